@@ -1,0 +1,173 @@
+"""The data block of a recipe."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from luthier.settings import Settings
+
+Task = Literal[
+    "single_sentence",
+    "pair",
+    "regression",
+    "token_labels",
+    "extractive_qa",
+    "multiple_choice",
+    "plain_text",
+    "prompt_response",
+]
+FileFormat = Literal["csv", "tsv", "jsonl", "json", "parquet", "txt", "conll"]
+SPLITS = ("train", "validation", "test")
+
+_COLUMNS_OF: dict[str, tuple[str, ...]] = {
+    "single_sentence": ("text", "label"),
+    "pair": ("text", "text_pair", "label"),
+    "regression": ("text", "text_pair", "label"),
+    "token_labels": ("tokens", "tags"),
+    "extractive_qa": ("question", "context", "answers"),
+    "multiple_choice": ("context", "choices", "label"),
+    "plain_text": ("text",),
+    "prompt_response": ("prompt", "response"),
+}
+_COLUMN_FIELDS = ("text", "text_pair", "label", "tokens", "tags", "context", "question", "answers", "choices")
+_COLUMN_FIELDS += ("prompt", "response")
+
+
+class DataSettings(Settings):
+    """Where the examples come from, what they mean, and which of them are used."""
+
+    source: str | None = Field(
+        None, description="One set with splits of its own: `data:sst2`, `hub:nyu-mll/glue:sst2`, `glue/rte`, `superglue/cb`."
+    )
+    train: str | None = Field(
+        None,
+        description="Training examples: a file (csv, tsv, jsonl, json, parquet, txt, conll; .gz; `archive.zip!member`), "
+        "`package:NAME/path`, `data:SET`, `hub:ID[:config][@revision]`, or a known set; `#split` picks a split of a set.",
+    )
+    validation: str | None = Field(None, description="Examples that choose between checkpoints; written like `train`.")
+    test: str | None = Field(None, description="Examples for the final score; written like `train`.")
+
+    task: Task | None = Field(None, description="What the examples are. Left out: known set, else inferred from the columns.")
+    text: str | None = Field(None, description="Column of the text, or of the first text of a pair (default `text`).")
+    text_pair: str | None = Field(None, description="Column of the second text of a pair (default `text_pair`).")
+    label: str | None = Field(None, description="Column of the label or score (default `label`).")
+    tokens: str | None = Field(None, description="Column of the list of words (default `tokens`).")
+    tags: str | None = Field(None, description="Column of the list of word labels (default `tags`).")
+    context: str | None = Field(None, description="Column of the passage or premise (default `context`).")
+    question: str | None = Field(None, description="Column of the question (default `question`).")
+    answers: str | None = Field(
+        None, description="Column of answers, `{text: [...], answer_start: [...]}` (default `answers`)."
+    )
+    choices: str | list[str] | None = Field(
+        None, description="Column with the list of choices, or the columns that hold one choice each (default `choices`)."
+    )
+    prompt: str | None = Field(None, description="Column of the prompt (default `prompt`).")
+    response: str | None = Field(None, description="Column of the response (default `response`).")
+
+    labelled: bool = Field(True, description="false: the examples carry no labels; the label column is not read.")
+    labels: list[str] | None = Field(
+        None, min_length=2, description="All labels in the order of their ids. Left out: from the known set, else sorted values."
+    )
+    label_map: dict[str, str] | None = Field(
+        None, description="Value in the file -> label. Values that are not named stay as they are."
+    )
+
+    format: FileFormat | None = Field(None, description="Format of the files, when their names do not tell.")
+    delimiter: str | None = Field(None, min_length=1, max_length=1, description="Field separator of csv and tsv files.")
+    column_names: list[str] | None = Field(
+        None, min_length=1, description="Names of the columns of csv and tsv files that have no header line."
+    )
+    encoding: str = Field("utf-8", description="Encoding of text files. A UTF-8 byte order mark is dropped.")
+    max_line_megabytes: float = Field(
+        8.0, gt=0, description="Longest line of a text file that is believed. Longer ones are an error that names the line."
+    )
+
+    max_length: int | None = Field(None, gt=0, description="Longest example in tokens. Left out: what the model allows.")
+    too_long: Literal["error", "truncate"] = Field(
+        "error", description="What happens to examples that are longer than `max_length`; truncation is reported."
+    )
+
+    limit: int | None = Field(None, gt=0, description="Use at most this many examples of every split, drawn with `subset_seed`.")
+    per_class: int | None = Field(None, gt=0, description="Train on this many examples of every label (k-shot).")
+    examples: int | None = Field(None, gt=0, description="Train on this many examples in total.")
+    subset_seed: int = Field(0, ge=0, description="Seed of the draw of training examples.")
+    validation_fraction: float | None = Field(
+        None, gt=0, lt=1, description="Cut this share off the training examples for validation, always with the same seed."
+    )
+    validation_examples: int | None = Field(
+        None,
+        gt=0,
+        description="Validate on the next n examples after the `examples` drawn for training; "
+        "the set's own validation split then becomes the test split (UniPELT, section 3.1).",
+    )
+
+    streaming: bool = Field(False, description="Read the training examples while training instead of loading them.")
+    buffer: int = Field(1000, gt=0, description="Examples in the shuffle buffer of a stream.")
+
+    def columns(self) -> dict[str, str | list[str]]:
+        """The columns named by the user."""
+        return {name: getattr(self, name) for name in _COLUMN_FIELDS if getattr(self, name) is not None}
+
+    @model_validator(mode="after")
+    def _sources_fit(self) -> DataSettings:
+        given = [name for name in SPLITS if getattr(self, name) is not None]
+        if self.source is None and not given:
+            raise ValueError("no data: give `source` (a set with its own splits), or `train` and others")
+        if self.source is not None and self.train is not None:
+            raise ValueError("`source` and `train` both name the training examples: keep one of them")
+        for i, one in enumerate(given):
+            for other in given[i + 1 :]:
+                if getattr(self, one) == getattr(self, other) and _is_one_table(getattr(self, one)):
+                    raise ValueError(f"`{one}` and `{other}` are the same examples: {getattr(self, one)}")
+        return self
+
+    @model_validator(mode="after")
+    def _subset_fits(self) -> DataSettings:
+        if self.per_class is not None and self.examples is not None:
+            raise ValueError("`per_class` and `examples` both size the training subset: keep one of them")
+        if self.validation_fraction is not None and self.validation_examples is not None:
+            raise ValueError("`validation_fraction` and `validation_examples` both cut a validation split: keep one of them")
+        if self.validation_examples is not None and self.examples is None:
+            raise ValueError("`validation_examples` are those after the first `examples`: set `examples` too")
+        for cut in ("validation_fraction", "validation_examples"):
+            if getattr(self, cut) is not None and self.validation is not None:
+                raise ValueError(f"`{cut}` cuts a validation split, but `validation` names one: keep one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _task_fits(self) -> DataSettings:
+        if self.task is not None:
+            allowed = _COLUMNS_OF[self.task]
+            for name in self.columns():
+                if name not in allowed:
+                    raise ValueError(f"`{name}` has no effect for task {self.task}, whose columns are {', '.join(allowed)}")
+            if self.task in ("regression", "extractive_qa", "plain_text", "prompt_response") and (self.labels or self.label_map):
+                raise ValueError(f"`labels` and `label_map` have no effect for task {self.task}")
+            if self.per_class is not None and self.task not in ("single_sentence", "pair"):
+                raise ValueError(f"`per_class` needs one label an example, which task {self.task} does not have")
+        if self.labels and len(set(self.labels)) != len(self.labels):
+            raise ValueError("`labels` names a label twice")
+        if not self.labelled and self.per_class is not None:
+            raise ValueError("`per_class` needs labels, but `labelled` is false")
+        return self
+
+    @model_validator(mode="after")
+    def _stream_fits(self) -> DataSettings:
+        if not self.streaming:
+            return self
+        for name in ("limit", "per_class", "examples", "validation_fraction", "validation_examples"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"`{name}` needs all examples at once, so it can't be used with `streaming`")
+        if self.task not in (None, "single_sentence", "pair", "regression", "plain_text", "prompt_response"):
+            raise ValueError(f"task {self.task} can't be streamed")
+        return self
+
+
+def _is_one_table(source: str) -> bool:
+    """Whether a source names one table of rows, and not a set that picks its own split for each use."""
+    if "#" in source:
+        return True
+    known = source.startswith(("hub:", "data:", "glue/", "superglue/"))
+    return not known and "." in source.rpartition("/")[2]

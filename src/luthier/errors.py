@@ -1,0 +1,69 @@
+"""Errors a user can act on: what was wrong, where, and what to do.
+
+The command line prints these without a traceback and exits with `exit_code`.
+"""
+
+from __future__ import annotations
+
+
+class LuthierError(Exception):
+    """Base of every error that is meant for the user.
+
+    Args:
+        what: what was wrong, as one sentence.
+        where: the file, row, column or recipe line it was found at.
+        fix: what the user can do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        self.what, self.where, self.fix = what, where, fix
+        lines = [f"{where}: {what}" if where else what]
+        if fix:
+            lines.append(f"  fix: {fix}")
+        super().__init__("\n".join(lines))
+
+
+class RecipeError(LuthierError):
+    """The recipe can't be run as written."""
+
+    exit_code = 2
+
+
+class DataError(LuthierError):
+    """A data source can't be read, or holds rows the task can't use."""
+
+    exit_code = 3
+
+
+class ModelError(LuthierError):
+    """A model can't be found, is damaged, or is refused for safety."""
+
+    exit_code = 4
+
+
+class TrainingError(LuthierError):
+    """Training stopped because going on would only waste time: NaN, inf, nothing to train."""
+
+    exit_code = 5
+
+
+class WorkspaceError(LuthierError):
+    """The run directory can't be used: not writable, full, locked, or from another recipe."""
+
+    exit_code = 6
+
+
+class InterruptedRunError(LuthierError):
+    """The run was asked to stop and left one whole checkpoint; the same command continues it."""
+
+    exit_code = 75
+
+
+def nearest(word: str, known: list[str] | tuple[str, ...]) -> str | None:
+    """The known word that a typo most likely meant, or None."""
+    import difflib
+
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return found[0] if found else None

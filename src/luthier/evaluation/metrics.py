@@ -1,0 +1,145 @@
+"""Scores of a task by name, from a kept library where one has them, with bootstrap intervals over rows."""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from luthier.errors import RecipeError
+
+LOWER_IS_BETTER = frozenset({"loss", "perplexity", "mean_squared_error", "expected_calibration_error"})
+
+
+def higher_is_better(name: str) -> bool:
+    """Whether more of a score is better, for any prefix such as `validation/`."""
+    return name.rpartition("/")[2] not in LOWER_IS_BETTER
+
+
+def _binary_f1(gold: np.ndarray, guess: np.ndarray) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(gold, guess, pos_label=1, zero_division=0))
+
+
+def _macro_f1(gold: np.ndarray, guess: np.ndarray) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(gold, guess, average="macro", zero_division=0))
+
+
+def _matthews(gold: np.ndarray, guess: np.ndarray) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(gold, guess))
+
+
+def _accuracy(gold: np.ndarray, guess: np.ndarray) -> float:
+    return float(np.mean(gold == guess))
+
+
+def _squared_error(gold: np.ndarray, guess: np.ndarray) -> float:
+    return float(np.mean((gold - guess) ** 2))
+
+
+def _correlation(kind: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    def score(gold: np.ndarray, guess: np.ndarray) -> float:
+        from scipy import stats
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", stats.ConstantInputWarning)
+            value = float(getattr(stats, kind)(gold, guess).statistic)
+        return 0.0 if math.isnan(value) else value
+
+    return score
+
+
+def _entity_f1(gold: list[list[str]], guess: list[list[str]]) -> float:
+    from seqeval.metrics import f1_score
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(f1_score(gold, guess, zero_division=0))
+
+
+def normalise_answer(text: str) -> str:
+    """Lower case, no punctuation, no articles, single blanks (SQuAD v1.1's rule)."""
+    text = "".join(c for c in text.lower() if c not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def exact_match(gold: list[list[str]], guess: list[str]) -> float:
+    """Share of answers that equal one of their references after `normalise_answer`."""
+    hits = [
+        any(normalise_answer(g) == normalise_answer(a) for g in golds)
+        for golds, a in zip(gold, guess, strict=True)
+    ]
+    return float(np.mean(hits))
+
+
+def answer_f1(gold: list[list[str]], guess: list[str]) -> float:
+    """Mean over answers of the best token-multiset F1 against their references (SQuAD v1.1)."""
+    return float(np.mean([max(_overlap(g, a) for g in golds) for golds, a in zip(gold, guess, strict=True)]))
+
+
+def _overlap(gold: str, guess: str) -> float:
+    wanted, given = normalise_answer(gold).split(), normalise_answer(guess).split()
+    if not wanted or not given:
+        return float(wanted == given)
+    common = sum((Counter(wanted) & Counter(given)).values())
+    return 2 * common / (len(wanted) + len(given))
+
+
+METRICS: dict[str, Callable[[Any, Any], float]] = {
+    "accuracy": _accuracy,
+    "f1": _binary_f1,
+    "macro_f1": _macro_f1,
+    "matthews_correlation": _matthews,
+    "pearson": _correlation("pearsonr"),
+    "spearman": _correlation("spearmanr"),
+    "mean_squared_error": _squared_error,
+    "seqeval_f1": _entity_f1,
+    "exact_match": exact_match,
+    "squad_f1": answer_f1,
+}
+
+
+def score(names: tuple[str, ...], gold: Any, guess: Any) -> dict[str, float]:
+    """Every named score of guesses against gold labels.
+
+    Raises:
+        RecipeError: an unknown name.
+    """
+    unknown = [n for n in names if n not in METRICS]
+    if unknown:
+        raise RecipeError(f"there is no metric called {unknown[0]!r}", fix=f"known: {', '.join(METRICS)}")
+    return {name: METRICS[name](gold, guess) for name in names}
+
+
+def bootstrap_interval(
+    statistic: Callable[[np.ndarray], float],
+    rows: int,
+    *,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """Percentile interval of a score over rows drawn with replacement.
+
+    Args:
+        statistic: row indices -> score.
+        rows: how many rows there are; fewer than 2 have no interval.
+    """
+    if rows < 2:
+        return None
+    generator = np.random.default_rng(seed)
+    drawn = [statistic(generator.integers(0, rows, rows)) for _ in range(draws)]
+    tail = (1 - level) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return float(low), float(high)

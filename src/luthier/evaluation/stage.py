@@ -1,0 +1,52 @@
+"""The `evaluate` stage: a tuned model and suites give scores with intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, create_model
+
+from luthier.data.settings import DataSettings
+from luthier.registry import STAGES, SUITES, import_folder, one_of
+from luthier.stages import Kind, Stage, StageInputs, StageOutputs
+
+import_folder("luthier.evaluation.suites")
+
+Data = Annotated[
+    DataSettings, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)
+]
+
+
+@STAGES.register
+class Evaluate(Stage):
+    """Judges the model by one suite after another."""
+
+    name: ClassVar[str] = "evaluate"
+    summary: ClassVar[str] = "judge the model: task scores, calibration, cost, and what the rooms add"
+    takes: ClassVar[tuple[Kind, ...]] = ("task",)
+    gives: ClassVar[Kind | None] = None
+
+    suites: Any = None
+    data: Data | None = Field(None, description="The data to judge on; null takes that of the stage before.")
+    split: Literal["auto", "train", "validation", "test"] = Field(
+        "auto", description="Which split: auto is test where there is one, else validation."
+    )
+    batch_size: int = Field(64, gt=0, description="Rows in one forward pass.")
+
+    @classmethod
+    def resolved(cls) -> type[Stage]:
+        about = "Suites by name, or mappings with their settings."
+        kind = list[one_of(SUITES)]  # type: ignore[misc]
+        field = (kind, Field(default_factory=lambda: ["task"], description=about, min_length=1))
+        return create_model("Evaluate", __base__=cls, __module__=__name__, suites=field)
+
+    def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
+        from luthier.data.sources import fingerprint_sources
+
+        return fingerprint_sources(self.data or inputs.data)
+
+    def run(self, inputs: StageInputs, folder: Path) -> StageOutputs:
+        from luthier.evaluation.run import run_evaluation
+
+        return run_evaluation(self, inputs, folder)

@@ -1,0 +1,115 @@
+"""What an evaluation suite looks at, and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from luthier.settings import Paper, Settings
+
+if TYPE_CHECKING:
+    from luthier.data.loading import TaskData
+    from luthier.evaluation.prediction import Predictions
+    from luthier.models.artifacts import ModelCard
+
+
+@dataclass
+class Subject:
+    """A model with the data it is judged on.
+
+    Attributes:
+        model, tokenizer, card: as loaded from an artefact.
+        task: the data, with its labels and metric names.
+        split: the split that is scored.
+        batch_size: rows in one forward pass.
+        seed: of bootstrap draws.
+        folder: of the model's artefact.
+        too_long: what happens to rows that are too long, `error` or `truncate`.
+    """
+
+    model: Any
+    tokenizer: Any
+    card: ModelCard
+    task: TaskData
+    split: str
+    batch_size: int
+    seed: int
+    folder: Path
+    too_long: str = "error"
+
+    @property
+    def schema(self) -> str:
+        return str(self.task.schema.name)
+
+    @cached_property
+    def rows(self) -> Any:
+        """The encoded rows of the split."""
+        return self.encode(self.task, self.split)
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """The model's outputs on the split, computed once for all suites."""
+        return self.predict(self.rows)
+
+    def encode(self, task: TaskData, split: str) -> Any:
+        """Encode a split of any data as the model was trained to see it."""
+        from luthier.data.encoding import encode
+        from luthier.models.inspect import model_max_length
+
+        encoded = encode(
+            task,
+            self.tokenizer,
+            max_length=self.card.max_length or model_max_length(self.model.config, self.tokenizer) or 512,
+            reserved=self.card.reserved_tokens,
+            too_long=self.too_long,
+            splits=(split,),
+        )
+        return encoded[split]
+
+    def predict(self, rows: Any, description: str | None = None) -> Predictions:
+        """Run the model over encoded rows."""
+        from luthier.data.encoding import make_collator
+        from luthier.evaluation.prediction import predict_rows
+        from luthier.progress import track
+
+        collator = make_collator(self.task.schema, self.tokenizer)
+        with track(description or f"evaluating on {self.split}", len(rows)) as bar:
+            return predict_rows(
+                self.model,
+                rows,
+                collator,
+                self.schema,
+                batch_size=self.batch_size,
+                shifted=is_shifted(self.schema, self.model.config),
+                on_batch=bar.update,
+            )
+
+
+@dataclass
+class SuiteResult:
+    """Scores of one suite. Names carry no split; the stage adds it where `per_split`."""
+
+    scores: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Suite(Settings):
+    """One view on a model. Registered with `@SUITES.register`."""
+
+    name: str
+    summary: ClassVar[str] = ""
+    paper: ClassVar[Paper | None] = None
+    schemas: ClassVar[tuple[str, ...] | None] = None
+
+    def run(self, subject: Subject) -> SuiteResult:
+        """Judge the subject."""
+        raise TypeError(f"{type(self).__name__} does not define run()")
+
+
+def is_shifted(schema: str, config: Any) -> bool:
+    """Whether the model's output at t is scored against the label at t + 1."""
+    return schema in ("prompt_response", "plain_text") and not getattr(config, "is_encoder_decoder", False)

@@ -1,0 +1,1 @@
+"""The evaluation suites that every kind of model can be judged by."""

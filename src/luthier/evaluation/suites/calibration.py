@@ -1,0 +1,56 @@
+"""Does the model know when it is right?"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.evaluation.subject import Subject, Suite, SuiteResult
+from luthier.registry import SUITES
+from luthier.settings import Paper
+
+
+@SUITES.register
+class CalibrationSuite(Suite):
+    """Expected calibration error, Brier score, and the bins of a reliability diagram."""
+
+    name: Literal["calibration"] = "calibration"
+    summary: ClassVar[str] = "expected calibration error, Brier score and a reliability diagram"
+    paper: ClassVar[Paper | None] = Paper(
+        title="On Calibration of Modern Neural Networks",
+        authors="Guo, Pleiss, Sun, Weinberger",
+        venue="ICML 2017",
+        url="https://arxiv.org/abs/1706.04599",
+    )
+    schemas: ClassVar[tuple[str, ...] | None] = ("single_sentence", "pair", "multiple_choice")
+
+    bins: int = Field(10, ge=2, description="Bins of confidence.")
+    binning: Literal["equal_width", "equal_mass"] = Field(
+        "equal_width", description="Bins of equal width, or with equal numbers of rows."
+    )
+
+    def run(self, subject: Subject) -> SuiteResult:
+        from dataclasses import asdict
+
+        from luthier.evaluation.calibration import brier_score, expected_calibration_error, reliability_bins
+        from luthier.evaluation.metrics import bootstrap_interval
+
+        probabilities, labels = subject.predictions.probabilities, subject.predictions.labels.astype(int)
+        confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+        interval = bootstrap_interval(
+            lambda i: expected_calibration_error(confidence[i], correct[i], self.bins, self.binning),
+            len(labels),
+            seed=subject.seed,
+        )
+        bins = reliability_bins(confidence, correct, self.bins, self.binning)
+        return SuiteResult(
+            scores={
+                "expected_calibration_error": expected_calibration_error(
+                    confidence, correct, self.bins, self.binning
+                ),
+                "brier_score": brier_score(probabilities, labels),
+            },
+            intervals={"expected_calibration_error": interval} if interval else {},
+            details={"calibration": {"binning": self.binning, "bins": [asdict(b) for b in bins]}},
+        )

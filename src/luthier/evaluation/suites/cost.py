@@ -1,0 +1,50 @@
+"""What the model costs to store and to run."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.evaluation.subject import Subject, Suite, SuiteResult
+from luthier.registry import SUITES
+
+
+@SUITES.register
+class CostSuite(Suite):
+    """Parameters, bytes on disk, time, memory and throughput of inference."""
+
+    name: Literal["cost"] = "cost"
+    summary: ClassVar[str] = "parameters, bytes on disk, peak memory, rows a second and latency of one row"
+
+    rows: int = Field(256, gt=0, description="Rows that throughput is measured on.")
+    single_rows: int = Field(16, gt=0, description="Rows that the latency of a single row is measured on.")
+
+    def run(self, subject: Subject) -> SuiteResult:
+        import statistics
+        import time
+
+        from luthier.meters import CostMeter
+        from luthier.models.inspect import bytes_on_disk, parameter_counts
+
+        rows = subject.rows.select(range(min(self.rows, len(subject.rows))))
+        subject.predict(rows.select(range(min(len(rows), subject.batch_size))), "warming up")
+        with CostMeter() as meter:
+            predictions = subject.predict(rows, "measuring throughput")
+        latencies = []
+        for index in range(min(self.single_rows, len(rows))):
+            started = time.perf_counter()
+            subject.predict(rows.select([index]), "measuring latency")
+            latencies.append(time.perf_counter() - started)
+        _, total = parameter_counts(subject.model)
+        return SuiteResult(
+            cost={
+                "total_parameters": total,
+                "bytes_on_disk": bytes_on_disk(subject.folder),
+                "seconds": meter.seconds,
+                "peak_memory_bytes": meter.peak_memory_bytes,
+                "tokens_per_second": predictions.tokens / meter.seconds,
+                "rows_per_second": len(rows) / meter.seconds,
+                "latency_seconds": statistics.median(latencies),
+            },
+        )

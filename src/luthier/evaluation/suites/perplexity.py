@@ -1,0 +1,27 @@
+"""How well a language model predicts text."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from luthier.evaluation.subject import Subject, Suite, SuiteResult
+from luthier.registry import SUITES
+
+
+@SUITES.register
+class PerplexitySuite(Suite):
+    """exp of the mean negative log-likelihood per scored token."""
+
+    name: Literal["perplexity"] = "perplexity"
+    summary: ClassVar[str] = "perplexity per scored token, with a bootstrap interval over rows"
+    schemas: ClassVar[tuple[str, ...] | None] = ("plain_text", "prompt_response")
+
+    def run(self, subject: Subject) -> SuiteResult:
+        from luthier.evaluation.scoring import task_intervals, task_scores
+
+        arguments = (subject.predictions, subject.task, subject.split, subject.rows)
+        return SuiteResult(
+            scores=task_scores(*arguments),
+            intervals=task_intervals(*arguments, draws=1000, seed=subject.seed),
+            details={"scored_tokens": int(subject.predictions.items.sum())},
+        )

@@ -1,0 +1,32 @@
+"""The metrics of the task itself."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.evaluation.subject import Subject, Suite, SuiteResult
+from luthier.registry import SUITES
+
+
+@SUITES.register
+class TaskSuite(Suite):
+    """Scores the model by its task's own metrics."""
+
+    name: Literal["task"] = "task"
+    summary: ClassVar[str] = (
+        "the task's own metrics (GLUE, SuperGLUE, seqeval, SQuAD), with bootstrap intervals"
+    )
+
+    draws: int = Field(1000, ge=100, description="Bootstrap draws behind each interval.")
+
+    def run(self, subject: Subject) -> SuiteResult:
+        from luthier.evaluation.scoring import task_intervals, task_scores
+
+        arguments = (subject.predictions, subject.task, subject.split, subject.rows)
+        return SuiteResult(
+            scores=task_scores(*arguments),
+            intervals=task_intervals(*arguments, draws=self.draws, seed=subject.seed),
+            details={"rows": len(subject.task.splits[subject.split])},
+        )

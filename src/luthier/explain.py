@@ -1,0 +1,128 @@
+"""What the parts of a recipe are, told from their own settings classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from luthier.errors import RecipeError, nearest
+from luthier.registry import METHODS, OBJECTIVES, STAGES, SUITES, Registry
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+KINDS: dict[str, Registry[Any]] = {
+    "methods": METHODS,
+    "objectives": OBJECTIVES,
+    "stages": STAGES,
+    "suites": SUITES,
+}
+
+
+def part_name(part: type[Any]) -> str:
+    """The name that recipes use."""
+    field = part.model_fields.get("name")
+    return str(field.default if field else part.name)
+
+
+def parts_table(kind: str | None = None) -> list[RenderableType]:
+    """One table per kind of part: name, what it is, where it was published."""
+    from rich.table import Table
+
+    tables = []
+    for name, registry in KINDS.items():
+        if kind not in (None, name) or not registry.names():
+            continue
+        table = Table(title=name, title_justify="left", box=None, pad_edge=False)
+        for column in ("name", "what it is", "paper"):
+            table.add_column(column, no_wrap=column == "name")
+        for part in registry:
+            paper = part.paper
+            table.add_row(
+                part_name(part),
+                part.summary,
+                f"{paper.authors.split(',')[0]} et al., {paper.venue}" if paper else "",
+            )
+        tables.append(table)
+    return tables
+
+
+def explanation(name: str) -> RenderableType:
+    """Everything about one part: what it is, its settings with defaults and meaning, its paper.
+
+    Raises:
+        RecipeError: there is no such part.
+    """
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    found = [(kind, registry.get(name)) for kind, registry in KINDS.items() if name in registry]
+    if not found:
+        known = sorted({n for registry in KINDS.values() for n in registry.names()})
+        guess = nearest(name, known)
+        raise RecipeError(
+            f"there is no part called {name!r}",
+            fix=f"did you mean {guess!r}?" if guess else "`luthier list` shows all parts",
+        )
+    shown: list[RenderableType] = []
+    for kind, part in found:
+        resolved = part.resolved() if hasattr(part, "resolved") else part
+        shown.append(
+            Text.assemble((name, "bold"), f"  ({kind.rstrip('s')})\n", part.summary, "\n", part.__doc__ or "")
+        )
+        rate = getattr(part, "default_learning_rate", None)
+        if rate:
+            shown.append(Text(f"learning rate where the recipe names none: {rate:g}"))
+        if part.paper:
+            shown.append(Text(f"paper: {part.paper}"))
+        table = Table("setting", "type", "default", "meaning", box=None, pad_edge=False)
+        for key, type_name, default, meaning in settings_rows(resolved):
+            table.add_row(key, type_name, default, meaning)
+        shown += [Text(), table]
+    return Group(*shown)
+
+
+def settings_rows(part: type[Any]) -> list[tuple[str, str, str, str]]:
+    """(key, type, default, meaning) of every setting of a part, as documentation shows them."""
+    schema = part.model_json_schema()
+    rows = []
+    for key, entry in schema.get("properties", {}).items():
+        if key == "name":
+            continue
+        field = part.model_fields[key]
+        default = "required" if field.is_required() else _plain(field.get_default(call_default_factory=True))
+        rows.append((key, _type_name(entry, schema), default, field.description or ""))
+    return rows
+
+
+def _type_name(entry: dict[str, Any], schema: dict[str, Any]) -> str:
+    if "$ref" in entry:
+        target = schema["$defs"][entry["$ref"].rpartition("/")[2]]
+        return "mapping" if target.get("type") == "object" else _type_name(target, schema)
+    if "enum" in entry:
+        return " | ".join(map(str, entry["enum"]))
+    if "const" in entry:
+        return str(entry["const"])
+    branches = entry.get("anyOf") or entry.get("oneOf")
+    if branches:
+        names = list(dict.fromkeys(_type_name(branch, schema) for branch in branches))
+        return " | ".join(names) if len(" | ".join(names)) < 60 else "name or mapping"
+    if entry.get("type") == "array":
+        return f"list of {_type_name(entry.get('items', {}), schema)}"
+    return {
+        "integer": "whole number",
+        "number": "number",
+        "string": "text",
+        "boolean": "true | false",
+        "null": "null",
+    }.get(str(entry.get("type")), "mapping" if entry.get("type") == "object" else "any")
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if hasattr(value, "model_fields"):
+        return part_name(type(value)) if "name" in type(value).model_fields else "see there"
+    return "[]" if value in ([], ()) else str(value)

@@ -1,0 +1,55 @@
+"""The cells of a comparison: every combination of the values a recipe lists."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from typing import Any
+
+from luthier.recipe import CompareSettings, RecipeBase, check_recipe, dump_yaml, set_key
+from luthier.yaml_text import parse_yaml
+
+
+def cells(compare: CompareSettings) -> list[dict[str, Any]]:
+    """Factors of every cell, `{key: value}`, the first key changing slowest."""
+    keys = list(compare.over)
+    return [dict(zip(keys, values, strict=True)) for values in itertools.product(*compare.over.values())]
+
+
+def cell_recipe(recipe: RecipeBase, factors: dict[str, Any]) -> RecipeBase:
+    """The recipe of one cell: the grid's, with the factors set and without the grid.
+
+    Raises:
+        RecipeError: a factor's key leads nowhere, or the recipe is not valid with it.
+    """
+    data = recipe.model_dump(mode="json", exclude_unset=True)
+    data.pop("compare", None)
+    for key, value in factors.items():
+        set_key(data, key, value, "compare.over")
+    return check_recipe(parse_yaml(dump_yaml(data), f"compare ({cell_name(factors)})"))
+
+
+def cell_name(factors: dict[str, Any]) -> str:
+    """A folder name for a cell: `method=lora,seed=13`."""
+    parts = [f"{key.rpartition('.')[2]}={_short(value)}" for key, value in factors.items()]
+    name = re.sub(r"[^A-Za-z0-9=,._+-]+", "-", ",".join(parts))
+    exact = len({p.partition("=")[0] for p in parts}) == len(parts) and all(
+        _plain(v) for v in factors.values()
+    )
+    if exact and len(name) <= 100:
+        return name
+    digest = hashlib.sha256(repr(sorted(factors.items(), key=str)).encode()).hexdigest()[:8]
+    return f"{name[:90]}-{digest}"
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, int | float | str) and re.fullmatch(r"[A-Za-z0-9._+-]*", str(value)) is not None
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        named = value.get("name")
+        rest = ",".join(f"{k}={v}" for k, v in value.items() if k != "name")
+        return f"{named}({rest})" if named else rest
+    return str(value)

@@ -1,0 +1,345 @@
+"""Saving and loading what Luthier makes: a model or a PEFT adapter, with tokenizer, card and manifest.
+
+A saved full model is also loaded by `AutoModelFor….from_pretrained(directory)`, a saved adapter by
+`peft.PeftModel.from_pretrained(base, directory)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.errors import ModelError, WorkspaceError
+from luthier.models.adapter_types import ADAPTER_LOADERS, ensure_adapter_type
+from luthier.models.card import CARD, ModelCard, read_card, write_card
+from luthier.models.heads import WITH_LABELS, HeadRequest
+from luthier.models.loading import load_model, load_tokenizer, local_folder, read_model, translate
+from luthier.models.manifest import verify_manifest, write_manifest
+from luthier.models.quiet import quiet_transformers
+from luthier.models.references import ModelSource, content_fingerprint, fingerprint, resolve
+from luthier.models.safety import check_configs, check_links
+from luthier.models.settings import Head, ModelSettings
+from luthier.models.tensors import check_safetensors, read_json
+from luthier.models.weights import new_modules, some
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+def save_artifact(
+    model: Any, tokenizer: PreTrainedTokenizerBase, directory: str | Path, card: ModelCard
+) -> Path:
+    """Save a model or a PEFT model. The directory appears whole or not at all; it replaces an older one.
+
+    Raises:
+        ModelError: an adapter would be saved without the new head that it was trained with.
+        WorkspaceError: the directory can't be written, or holds something that Luthier did not save.
+    """
+    directory = Path(directory).absolute()
+    if directory.exists() and any(directory.iterdir()) and not (directory / CARD).is_file():
+        raise WorkspaceError(
+            "the directory holds files that Luthier did not save",
+            where=str(directory),
+            fix="name another directory",
+        )
+    scratch: Path | None = None
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        scratch.chmod(0o755)
+        with quiet_transformers():
+            _write(model, tokenizer, scratch, card)
+        _flush(scratch)
+        _put_in_place(scratch, directory)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise WorkspaceError(
+            f"the model can't be saved: {reason}",
+            where=str(directory),
+            fix="free space, or name another directory",
+        ) from error
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return directory
+
+
+def load_artifact(
+    directory: str | Path,
+    *,
+    trainable: bool = False,
+    settings: ModelSettings | None = None,
+    base: ModelSettings | str | None = None,
+) -> tuple[Any, PreTrainedTokenizerBase, ModelCard]:
+    """Load what `save_artifact` saved, after comparing every file with the manifest.
+
+    Args:
+        directory: an artefact's own directory, that of a stage, or that of a run (its last finished stage).
+        trainable: for an adapter, whether it and its head can be trained on; the base stays frozen.
+            The parameters of a full model always can.
+        settings: number format and attention implementation; its `reference` is not used.
+        base: the model to put an adapter on, where it is no longer at the place that the card names.
+
+    Returns:
+        The model in eval mode, its tokenizer, and its card.
+
+    Raises:
+        ModelError: a file is missing or changed, or the base is not the one that the adapter was made for.
+    """
+    source = resolve(str(directory))
+    if source.kind != "artifact" or source.path is None:
+        raise ModelError(
+            "Luthier did not save this folder", where=str(directory), fix="use load_model for a plain model"
+        )
+    folder = source.path
+    check_links(folder)
+    verify_manifest(folder)
+    settings = settings or ModelSettings(reference=str(folder))
+    check_configs(folder, settings.allow)
+    card = read_card(folder)
+    tokenizer = load_tokenizer(settings.model_copy(update={"reference": str(folder), "gguf_file": None}))
+    if is_adapter(folder):
+        model = _load_adapter(
+            folder,
+            card,
+            base_settings(card, settings) if base is None else ModelSettings.model_validate(base),
+            trainable,
+        )
+    else:
+        own = settings.model_copy(update={"reference": str(folder), "gguf_file": None})
+        model = read_model(source, folder, own, HeadRequest(card.head, regression=card.regression))
+    return model, tokenizer, card
+
+
+def load(reference: ModelSettings | str, head: Head = "encoder") -> tuple[Any, PreTrainedTokenizerBase]:
+    """A model and its tokenizer: of a directory that Luthier saved, with its adapter, or of any reference.
+
+    Args:
+        head: for a model that Luthier did not save.
+    """
+    settings = ModelSettings.model_validate(reference)
+    source = resolve(settings)
+    if source.kind == "artifact":
+        model, tokenizer, _ = load_artifact(str(source.path), settings=settings)
+        return model, tokenizer
+    return load_model(settings, head), load_tokenizer(settings)
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether a saved directory holds an adapter rather than a full model."""
+    return (directory / ADAPTER_CONFIG).is_file()
+
+
+def base_settings(card: ModelCard, settings: ModelSettings) -> ModelSettings:
+    """Settings for the base that a card names; all but what names a model is taken from `settings`."""
+    return settings.model_copy(
+        update={"reference": card.base, "revision": None, "gguf_file": card.base_gguf_file}
+    )
+
+
+def merged_adapter(source: ModelSource, settings: ModelSettings, head: Head) -> Any:
+    """The plain model that a saved adapter and its base make together, for a next stage to start from.
+
+    Raises:
+        ModelError: the adapter has another head, or is of a kind that can't be merged.
+    """
+    folder = Path(str(source.path))
+    model, _, card = load_artifact(folder, settings=settings)
+    kind = read_json(folder / ADAPTER_CONFIG).get("peft_type")
+    if card.head != head:
+        raise ModelError(
+            f"the adapter has a {card.head} head, not {head}",
+            where=str(folder),
+            fix=f"start from its base, {card.base}",
+        )
+    if not hasattr(model, "merge_and_unload"):
+        raise ModelError(
+            f"a {kind} adapter can't be merged into its base, so nothing can be built on top of it",
+            where=str(folder),
+            fix=f"start from its base, {card.base}, or tune with a method that merges, such as lora",
+        )
+    plain = translate(model.merge_and_unload, source, f"the {kind} adapter can't be merged")
+    plain.requires_grad_(True)
+    return plain.eval()
+
+
+def _write(model: Any, tokenizer: Any, folder: Path, card: ModelCard) -> None:
+    if _is_peft(model):
+        _write_adapter(model, folder, card)
+    else:
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    _forget_paths(folder)
+    write_card(folder, _with_labels(card, model))
+    write_manifest(folder)
+
+
+def _with_labels(card: ModelCard, model: Any) -> ModelCard:
+    if card.labels is not None or card.regression or card.head not in WITH_LABELS:
+        return card
+    names = model.config.id2label
+    return dataclasses.replace(card, labels=[str(names[number]) for number in sorted(names)])
+
+
+def _is_peft(model: Any) -> bool:
+    from peft import PeftModel
+
+    return isinstance(model, PeftModel)
+
+
+def _write_adapter(model: Any, folder: Path, card: ModelCard) -> None:
+    active = model.active_adapter
+    model.save_pretrained(folder, selected_adapters=[active])
+    if active != "default":  # PEFT gives it a folder of its own
+        for path in list((folder / active).iterdir()):
+            path.replace(folder / path.name)
+        (folder / active).rmdir()
+    (folder / "README.md").unlink(missing_ok=True)
+    if card.head != "encoder":  # a bare encoder's hidden states don't pass through its new pooler
+        _check_new_parts_saved(model, folder)
+    base = resolve(card.base)
+    config = read_json(folder / ADAPTER_CONFIG)
+    config["base_model_name_or_path"] = base.hub_id or str(base.path)
+    config["revision"] = base.revision
+    (folder / ADAPTER_CONFIG).write_text(
+        json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
+
+
+def _check_new_parts_saved(model: Any, folder: Path) -> None:
+    """A head that was new when the base was loaded must be in the adapter's file, or it is lost."""
+    saved = check_safetensors(folder / ADAPTER_WEIGHTS)
+    new = getattr(model.get_base_model(), "luthier_new_parameters", ())
+    lost = [name for name in new if not any(key.endswith(name) for key in saved)]
+    if lost:
+        raise ModelError(
+            f"parts that the base model lacks are not part of the adapter and would be lost: {some(lost)}",
+            where=str(folder),
+            fix=f"make them part of it: modules_to_save={new_modules(model)}",
+        )
+
+
+def _forget_paths(folder: Path) -> None:
+    """Take the places that a model was loaded from out of its saved tokenizer configuration."""
+    path = folder / "tokenizer_config.json"
+    if path.is_file():
+        config = read_json(path)
+        for key in ("name_or_path", "tokenizer_file", "special_tokens_map_file"):
+            config.pop(key, None)
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _load_adapter(folder: Path, card: ModelCard, base: ModelSettings, trainable: bool) -> Any:
+    check_safetensors(folder / ADAPTER_WEIGHTS)
+    peft_type = str(read_json(folder / ADAPTER_CONFIG).get("peft_type"))
+    ensure_adapter_type(peft_type, str(folder / ADAPTER_CONFIG))
+    _refuse_other_base(folder, card, base)
+    labels = card.labels if not card.regression else None
+    body = load_model(base, card.head, labels=labels, regression=card.regression)
+    return attach_adapter(body, folder, trainable=trainable)
+
+
+def attach_adapter(body: Any, folder: Path, *, trainable: bool = False) -> Any:
+    """Put a saved adapter on its base.
+
+    PEFT's own prompt methods stand beside the text, as when they were trained. PEFT refuses to load them for
+    training: they are loaded for inference, and then made trainable. What is trained on is the prompt itself,
+    without the network that may have produced it.
+    """
+    from peft import PeftConfig, PeftModel
+
+    from luthier.models.prompt_placement import keep_prompt_beside_text
+
+    source = resolve(str(folder))
+    config = translate(
+        lambda: PeftConfig.from_pretrained(str(folder)), source, "the adapter's configuration can't be read"
+    )
+    prompt = bool(config.is_prompt_learning) and _type_name(config.peft_type) not in ADAPTER_LOADERS
+    if prompt:
+        keep_prompt_beside_text(body, config.task_type)
+    model: Any = translate(
+        lambda: PeftModel.from_pretrained(
+            body, str(folder), is_trainable=trainable and not prompt, config=config
+        ),
+        source,
+        "the adapter can't be put on its base",
+    )
+    if not trainable:
+        model.requires_grad_(False)
+    elif prompt:
+        for part in _adapter_parts(model):
+            part.requires_grad_(True)
+    return model.eval()
+
+
+def _type_name(peft_type: Any) -> str:
+    return str(getattr(peft_type, "value", peft_type))
+
+
+def _adapter_parts(model: Any) -> list[Any]:
+    from peft.utils.other import ModulesToSaveWrapper
+
+    name = model.active_adapter
+    heads = [
+        m.modules_to_save[name]
+        for m in model.modules()
+        if isinstance(m, ModulesToSaveWrapper) and name in m.modules_to_save
+    ]
+    return [model.prompt_encoder[name], *heads]
+
+
+def _refuse_other_base(folder: Path, card: ModelCard, base: ModelSettings) -> None:
+    try:
+        source = resolve(base)
+    except ModelError as error:
+        raise ModelError(
+            f"the adapter's base {card.base!r} is no longer there",
+            where=str(folder),
+            fix="put it back, or pass its new place as `base`",
+        ) from error
+    found = content_fingerprint(local_folder(source, base), source.gguf_file)
+    if card.base_fingerprint == found or (
+        source.kind == "hub" and card.base_fingerprint == fingerprint(source)
+    ):
+        return
+    raise ModelError(
+        f"adapter for another base: it was trained on {card.base} (fingerprint "
+        f"{card.base_fingerprint[:12]}), not on {base.reference} (fingerprint {found[:12]})",
+        where=str(folder),
+        fix=f"use the base it was trained on, {card.base}, as it was then",
+    )
+
+
+def _flush(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _put_in_place(scratch: Path, directory: Path) -> None:
+    aside = None
+    if directory.exists():
+        aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
+        directory.rename(aside)
+    scratch.rename(directory)
+    handle = os.open(directory.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    if aside is not None:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,115 @@
+"""The card `luthier.json` of a saved model: what it is, what it was made from, and how to use it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from luthier.errors import ModelError
+from luthier.models.hub import commit_of
+from luthier.models.references import fingerprint, resolve
+from luthier.models.settings import Head, ModelSettings
+from luthier.models.tensors import read_json
+
+CARD = "luthier.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What Luthier knows about a model it saved.
+
+    Attributes:
+        base: reference of the pretrained model it was made from, valid from any working directory.
+        base_fingerprint: `fingerprint` or `content_fingerprint` (`luthier.models.references`) of that model.
+        base_gguf_file: the GGUF file of that model, where its weights are one.
+        head: which head it has.
+        schema: name of the task schema of its training data.
+        labels: names of its outputs, in order.
+        regression: whether its one output is a number.
+        max_length: longest text, in tokens, that it was trained on.
+        reserved_tokens: positions that the tuning method fills itself.
+        method: the tuning method's settings.
+        data: where the training data came from.
+        metrics: scores at the time of saving.
+        format_version: of this file.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    base: str
+    base_fingerprint: str
+    head: Head
+    base_gguf_file: str | None = None
+    schema: str | None = None
+    labels: list[str] | None = None
+    regression: bool = False
+    max_length: int | None = None
+    reserved_tokens: int = 0
+    method: dict[str, Any] | None = None
+    data: dict[str, Any] | None = None
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+def describe(settings: ModelSettings | str, head: Head, **details: Any) -> ModelCard:
+    """A card for a model made from the one that `settings` name.
+
+    Args:
+        details: the card's further fields.
+
+    Raises:
+        ModelError: the base can't be found.
+    """
+    source = resolve(settings)
+    if source.kind == "hub":
+        source = dataclasses.replace(source, revision=commit_of(source))
+    return ModelCard(
+        base=source.portable,
+        base_fingerprint=fingerprint(source),
+        base_gguf_file=source.gguf_file,
+        head=head,
+        **details,
+    )
+
+
+def write_card(directory: Path, card: ModelCard) -> None:
+    """Write `luthier.json`."""
+    text = json.dumps(dataclasses.asdict(card), indent=1, ensure_ascii=False, sort_keys=True)
+    (directory / CARD).write_text(text + "\n", encoding="utf-8")
+
+
+def read_card(directory: Path) -> ModelCard:
+    """Read `luthier.json`.
+
+    Raises:
+        ModelError: it is missing, damaged, or of a newer format.
+    """
+    path = directory / CARD
+    if not path.is_file():
+        raise ModelError(
+            "luthier.json is missing: Luthier did not save this folder",
+            where=str(directory),
+            fix="load it as a plain model directory",
+        )
+    content = read_json(path)
+    version = content.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ModelError(
+            f"the model was saved by a newer Luthier (format {version})",
+            where=str(path),
+            fix="pip install -U luthier",
+        )
+    try:
+        return TypeAdapter(ModelCard).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ModelError(
+            f"`{key}`: {first['msg']}", where=str(path), fix="restore the file from a copy"
+        ) from error

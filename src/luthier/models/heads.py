@@ -1,0 +1,123 @@
+"""Heads: which transformers class makes one, whether an architecture has it, what its outputs are called."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.errors import ModelError, nearest
+from luthier.models.inspect import is_decoder, is_encoder_decoder
+from luthier.models.references import ModelSource
+from luthier.models.settings import Head
+
+log = logging.getLogger(__name__)
+
+AUTO_CLASSES: dict[str, str] = {
+    "sequence_classification": "AutoModelForSequenceClassification",
+    "token_classification": "AutoModelForTokenClassification",
+    "question_answering": "AutoModelForQuestionAnswering",
+    "multiple_choice": "AutoModelForMultipleChoice",
+    "causal_lm": "AutoModelForCausalLM",
+    "seq2seq_lm": "AutoModelForSeq2SeqLM",
+    "masked_lm": "AutoModelForMaskedLM",
+    "encoder": "AutoModel",
+}
+WITH_LABELS = frozenset({"sequence_classification", "token_classification"})
+
+
+@dataclass(frozen=True)
+class HeadRequest:
+    """The head that is wanted on a model, and what its outputs mean."""
+
+    head: Head
+    num_labels: int | None = None
+    labels: list[str] | None = None
+    regression: bool = False
+    config_overrides: dict[str, Any] | None = None
+
+    def configure(self, config: Any, source: ModelSource) -> Any:
+        """Write the request into a model's configuration.
+
+        Raises:
+            ModelError: the architecture has no such head, or no such configuration field.
+        """
+        check_head_fits(config, self.head, source)
+        self._override(config, source)
+        if self.head in WITH_LABELS:
+            self._name_outputs(config, source)
+        return config
+
+    def _override(self, config: Any, source: ModelSource) -> None:
+        for name, value in (self.config_overrides or {}).items():
+            if not hasattr(config, name):
+                guess = nearest(name, list(config.to_dict()))
+                raise ModelError(
+                    f"the configuration of {config.model_type} has no field {name!r}",
+                    where=source.reference,
+                    fix=f"did you mean {guess!r}?" if guess else f"remove {name!r}",
+                )
+            setattr(config, name, value)
+
+    def _name_outputs(self, config: Any, source: ModelSource) -> None:
+        labels, count = self.labels, self.num_labels
+        if labels is not None and len(set(labels)) != len(labels):
+            raise ValueError(f"labels are named twice: {labels}")
+        if labels is not None and count not in (None, len(labels)):
+            raise ValueError(f"num_labels is {count}, but {len(labels)} labels are named")
+        if self.regression:
+            config.num_labels = 1
+            config.problem_type = "regression"
+            return
+        if labels is not None:
+            _warn_of_other_order(config, labels, source)
+            config.id2label = dict(enumerate(labels))
+            config.label2id = {label: number for number, label in enumerate(labels)}
+        elif count is not None and count != config.num_labels:
+            config.num_labels = count
+        if self.head == "sequence_classification":
+            config.problem_type = "single_label_classification"
+
+
+def auto_class(head: str) -> Any:
+    """The transformers Auto class of a head."""
+    import transformers
+
+    if head not in AUTO_CLASSES:
+        guess = nearest(head, list(AUTO_CLASSES))
+        raise ModelError(
+            f"there is no head {head!r}",
+            fix=(f"did you mean {guess!r}? " if guess else "") + f"known: {', '.join(AUTO_CLASSES)}",
+        )
+    return getattr(transformers, AUTO_CLASSES[head])
+
+
+def check_head_fits(config: Any, head: str, source: ModelSource) -> None:
+    """Refuse a head that the architecture does not have, naming those it has."""
+    if _fits(config, head) or (hasattr(config, "auto_map") and head in AUTO_CLASSES):
+        return
+    fitting = [name for name in AUTO_CLASSES if _fits(config, name)]
+    raise ModelError(
+        f"a {config.model_type} model has no {head} head",
+        where=source.reference,
+        fix=f"it has: {', '.join(fitting) or 'none'}",
+    )
+
+
+def _fits(config: Any, head: str) -> bool:
+    if type(config) not in auto_class(head)._model_mapping:
+        return False
+    if head == "causal_lm":
+        return is_decoder(config)
+    return head != "seq2seq_lm" or is_encoder_decoder(config)
+
+
+def _warn_of_other_order(config: Any, labels: list[str], source: ModelSource) -> None:
+    own = [str(config.id2label[number]) for number in sorted(config.id2label)]
+    if own != labels and sorted(own) == sorted(labels):
+        log.warning(
+            "%s: the checkpoint's labels are %s; asking for %s gives a trained head's outputs other meanings",
+            source.reference,
+            own,
+            labels,
+        )

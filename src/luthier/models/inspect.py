@@ -1,0 +1,115 @@
+"""Facts about a model: its parameters, its embeddings, how long a text it takes, and its size on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
+_RELATIVE_POSITIONS = frozenset(
+    {"t5", "mt5", "umt5", "switch_transformers", "longt5", "bloom", "mpt", "xlnet", "mamba"}
+)
+_POSITIONS_AFTER_PADDING = frozenset(
+    {
+        "roberta",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "camembert",
+        "roberta-prelayernorm",
+        "longformer",
+        "data2vec-text",
+        "ibert",
+        "mpnet",
+        "xmod",
+        "esm",
+        "luke",
+    }
+)
+_NO_LIMIT = 10_000_000
+
+
+def parameter_counts(model: nn.Module) -> tuple[int, int]:
+    """Trainable and total parameters; a tensor that is used twice is counted once."""
+    parameters = list(model.parameters())
+    return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
+
+
+def base_of(model: Any) -> Any:
+    """The transformers model inside a PEFT model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def text_embeddings(model: Any) -> nn.Embedding:
+    """The token embedding table, of shape (vocabulary, hidden), with or without an adapter around it.
+
+    Raises:
+        ModelError: the model has none.
+    """
+    from torch import nn
+
+    found = base_of(model).get_input_embeddings()
+    found = getattr(found, "original_module", found)
+    found = getattr(found, "base_layer", found)
+    if not isinstance(found, nn.Embedding):
+        raise ModelError(f"{type(model).__name__} has no token embedding table that could be found")
+    return found
+
+
+def is_encoder_decoder(config: Any) -> bool:
+    """Whether the model has an encoder and a decoder, as T5 and BART do."""
+    return bool(getattr(config, "is_encoder_decoder", False))
+
+
+def is_decoder(config: Any) -> bool:
+    """Whether the model is a decoder alone, as GPT-2 and Llama are."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    if is_encoder_decoder(config):
+        return False
+    if getattr(config, "is_decoder", False):
+        return True
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+
+
+def model_max_length(config: Any, tokenizer: Any = None) -> int | None:
+    """The longest text, in tokens with the special ones, that the model takes; None where nothing limits it.
+
+    The number of positions counts, less those that RoBERTa-like models keep for padding. A tokenizer's own
+    limit counts only where it is smaller; its "no limit" (a huge number) and -1 are ignored.
+    """
+    limits = [_position_limit(config)]
+    if tokenizer is not None:
+        limits.append(_sane(getattr(tokenizer, "model_max_length", None)))
+    known = [limit for limit in limits if limit is not None]
+    return min(known) if known else None
+
+
+def _position_limit(config: Any) -> int | None:
+    kind = getattr(config, "model_type", "")
+    if kind in _RELATIVE_POSITIONS:
+        return None
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    for name in _POSITIONS:
+        limit = _sane(getattr(text, name, None))
+        if limit is not None:
+            break
+    else:
+        return None
+    if kind in _POSITIONS_AFTER_PADDING:
+        padding = getattr(config, "pad_token_id", None)
+        limit -= (1 if padding is None else padding) + 1
+    return limit
+
+
+def _sane(value: Any) -> int | None:
+    return int(value) if isinstance(value, int | float) and 0 < value < _NO_LIMIT else None
+
+
+def bytes_on_disk(directory: str | Path) -> int:
+    """Bytes of all files in a directory and below it."""
+    return sum(path.stat().st_size for path in Path(directory).rglob("*") if path.is_file())

@@ -1,0 +1,323 @@
+"""Loading tokenizers and models, after the checks of `luthier.models.safety`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.errors import ModelError
+from luthier.models.heads import HeadRequest, auto_class
+from luthier.models.inspect import is_decoder, is_encoder_decoder
+from luthier.models.quiet import quiet_transformers
+from luthier.models.references import ModelSource, resolve
+from luthier.models.safety import check_configs, check_model_folder
+from luthier.models.settings import Head, ModelSettings
+from luthier.models.weights import account_for, refuse_non_finite
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+
+def load_tokenizer(settings: ModelSettings | str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, with a padding token: one without gets its end-of-text token for padding.
+
+    Raises:
+        ModelError: there is none, it is refused for safety, or nothing can serve for padding.
+    """
+    from transformers import AutoTokenizer
+
+    settings = ModelSettings.model_validate(settings)
+    source = resolve(settings)
+    folder = _checked_folder(source, settings)
+    if source.gguf_file is None and not _has_tokenizer(folder):
+        raise ModelError(
+            "the model comes without a tokenizer",
+            where=str(folder),
+            fix="put its tokenizer.json beside config.json",
+        )
+    options = _options(source, settings)
+    tokenizer = translate(
+        lambda: AutoTokenizer.from_pretrained(str(folder), **options), source, "the tokenizer can't be read"
+    )
+    _give_padding(tokenizer, source)
+    return tokenizer
+
+
+def load_config(settings: ModelSettings | str) -> PreTrainedConfig:
+    """The configuration of a model, for a saved adapter that of its base; no weights are read or fetched.
+
+    Raises:
+        ModelError: it is not found, damaged, or refused for safety.
+    """
+    source, settings = _without_adapter(ModelSettings.model_validate(settings))
+    return _config(source, _checked_folder(source, settings), settings)
+
+
+def load_model(
+    settings: ModelSettings | str,
+    head: Head,
+    *,
+    num_labels: int | None = None,
+    labels: list[str] | None = None,
+    regression: bool = False,
+    seed: int = 0,
+    config_overrides: dict[str, Any] | None = None,
+) -> PreTrainedModel:
+    """A pretrained model with a head, in eval mode, with every parameter trainable.
+
+    What the checkpoint lacks (a new head) is drawn from `seed`; the caller's random state is left as it was.
+    The names of those parameters are kept as `model.luthier_new_parameters`.
+
+    Args:
+        settings: the model, or a reference to it. A saved adapter that can be merged gives the merged model.
+        num_labels: outputs of a classification head; default: as many as `labels`, or as the checkpoint has.
+        labels: their names, in order.
+        regression: one output, and mean squared error as the loss.
+        config_overrides: further fields of the model's configuration, such as dropout rates.
+
+    Raises:
+        ModelError: the model is not found, damaged, refused for safety, or has no such head; or weights below
+            the head are missing, of another shape, or not finite.
+    """
+    settings = ModelSettings.model_validate(settings)
+    source = resolve(settings)
+    if source.kind == "artifact":
+        from luthier.models.artifacts import is_adapter, merged_adapter
+
+        if is_adapter(local_folder(source, settings)):
+            return merged_adapter(source, settings, head)
+    folder = local_folder(source, settings)
+    _verify_origin(source, folder)
+    request = HeadRequest(head, num_labels, labels, regression, config_overrides)
+    return read_model(source, folder, settings, request, seed)
+
+
+def read_model(
+    source: ModelSource, folder: Path, settings: ModelSettings, request: HeadRequest, seed: int = 0
+) -> Any:
+    """Check a local model folder and read the model in it."""
+    contained = source.kind != "package"  # an installer may link a package's files into its own store
+    check_model_folder(folder, allow=settings.allow, gguf_file=source.gguf_file, contained=contained)
+    config = request.configure(_config(source, folder, settings), source)
+    model, info = _read_weights(source, folder, settings, request.head, config, seed)
+    account_for(model, info, source)
+    refuse_non_finite(model, source)
+    _set_padding(model, settings)
+    return model.eval()
+
+
+def empty_model(
+    settings: ModelSettings | str,
+    head: Head,
+    *,
+    num_labels: int | None = None,
+    labels: list[str] | None = None,
+    regression: bool = False,
+    config_overrides: dict[str, Any] | None = None,
+) -> PreTrainedModel:
+    """The model that `load_model` would give, on the meta device: every shape, no numbers, no weights read.
+
+    Raises:
+        ModelError: as `load_model`, as far as the configuration shows it.
+    """
+    import torch
+
+    source, settings = _without_adapter(ModelSettings.model_validate(settings))
+    request = HeadRequest(head, num_labels, labels, regression, config_overrides)
+    config = request.configure(_config(source, _checked_folder(source, settings), settings), source)
+    options = {"dtype": _dtype(settings), **_attention(settings)}
+    if options["dtype"] == "auto":
+        options["dtype"] = config.dtype or torch.float32
+    with torch.device("meta"):
+        return translate(
+            lambda: auto_class(head).from_config(config, **options), source, "the model can't be built"
+        )
+
+
+def local_folder(source: ModelSource, settings: ModelSettings, *, weights: bool = True) -> Path:
+    """Folder with the model's files; a hub model is checked and fetched first."""
+    if source.path is not None:
+        return source.path
+    from luthier.models.hub import fetch
+
+    return fetch(source, settings.allow, weights=weights)
+
+
+def translate(action: Callable[[], Any], source: ModelSource, what: str) -> Any:
+    """Run a loading step quietly; whatever a library raises becomes one sentence that names the model."""
+    try:
+        with quiet_transformers():
+            return action()
+    except ModelError:
+        raise
+    except MemoryError as error:
+        raise ModelError(
+            "the model does not fit into memory",
+            where=source.reference,
+            fix="use `dtype: bfloat16`, or a smaller model",
+        ) from error
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(error).__name__
+        fix = "check that the folder is whole and of a kind that transformers supports"
+        raise ModelError(f"{what}: {reason}", where=str(source.path or source.reference), fix=fix) from error
+
+
+def _without_adapter(settings: ModelSettings) -> tuple[ModelSource, ModelSettings]:
+    """The model itself, or the base of a saved adapter."""
+    source = resolve(settings)
+    if source.kind != "artifact":
+        return source, settings
+    from luthier.models.artifacts import base_settings, is_adapter
+    from luthier.models.card import read_card
+
+    folder = local_folder(source, settings)
+    if not is_adapter(folder):
+        return source, settings
+    return _without_adapter(base_settings(read_card(folder), settings))
+
+
+def _checked_folder(source: ModelSource, settings: ModelSettings) -> Path:
+    folder = local_folder(source, settings, weights=False)
+    check_configs(folder, settings.allow)
+    return folder
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any(
+        any(folder.glob(pattern)) for pattern in ("tokenizer*", "vocab*", "*.model", "*.spm", "*.tiktoken")
+    )
+
+
+def _verify_origin(source: ModelSource, folder: Path) -> None:
+    from luthier.models.manifest import verify_manifest, verify_package_files
+
+    if source.kind == "artifact":
+        verify_manifest(folder)
+    elif source.kind == "package":
+        verify_package_files(folder, source)
+    elif (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            "the folder holds a PEFT adapter, not a model by itself",
+            where=str(folder),
+            fix="name its base model here, and load the adapter on top of it",
+        )
+
+
+def _options(source: ModelSource, settings: ModelSettings) -> dict[str, Any]:
+    options: dict[str, Any] = {"trust_remote_code": "remote_code" in settings.allow, "local_files_only": True}
+    if source.gguf_file:
+        _require_gguf(source.reference)
+        options["gguf_file"] = source.gguf_file
+    return options
+
+
+def _config(source: ModelSource, folder: Path, settings: ModelSettings) -> Any:
+    from transformers import AutoConfig
+
+    options = _options(source, settings)
+    if source.gguf_file is None and not (folder / "config.json").is_file():
+        raise ModelError("config.json is missing", where=str(folder), fix="copy or download the model again")
+    config = translate(
+        lambda: AutoConfig.from_pretrained(str(folder), **options), source, "the configuration can't be read"
+    )
+    # A file does not choose the attention code: transformers may download what is named there.
+    config._attn_implementation = None
+    config._experts_implementation = None
+    return config
+
+
+def _dtype(settings: ModelSettings) -> Any:
+    import torch
+
+    return "auto" if settings.dtype == "auto" else getattr(torch, settings.dtype)
+
+
+def _attention(settings: ModelSettings) -> dict[str, Any]:
+    """The attention argument. What is not installed is refused here, since transformers would fetch it."""
+    name = settings.attention
+    if name == "auto":
+        return {}
+    if name.startswith("flash_attention"):
+        from transformers import utils
+
+        if not getattr(utils, f"is_flash_attn_{name[-1]}_available")():
+            raise ModelError(
+                f"`attention: {name}` needs the package flash-attn and a GPU that it supports",
+                where=settings.reference,
+                fix="install it, or use `attention: sdpa`",
+            )
+    return {"attn_implementation": name}
+
+
+def _read_weights(
+    source: ModelSource, folder: Path, settings: ModelSettings, head: Head, config: Any, seed: int
+) -> tuple[Any, dict[str, Any]]:
+    import torch
+
+    options = {
+        "config": config,
+        "dtype": _dtype(settings),
+        **_options(source, settings),
+        **_attention(settings),
+    }
+    if source.gguf_file:
+        from transformers import GgufConfig
+
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    else:
+        options["use_safetensors"] = any(folder.glob("*.safetensors"))
+
+    def read() -> Any:
+        return auto_class(head).from_pretrained(
+            str(folder), output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return translate(read, source, "the weights can't be read")
+
+
+def _set_padding(model: Any, settings: ModelSettings) -> None:
+    """Decoders often name no padding token; heads and batched generation need one."""
+    config = model.config
+    if getattr(config, "pad_token_id", None) is not None or not (
+        is_decoder(config) or is_encoder_decoder(config)
+    ):
+        return
+    source = resolve(settings)
+    if source.gguf_file or _has_tokenizer(local_folder(source, settings)):
+        config.pad_token_id = load_tokenizer(settings).pad_token_id
+    else:
+        end = getattr(config, "eos_token_id", None)
+        config.pad_token_id = end[0] if isinstance(end, list) else end
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.pad_token_id = config.pad_token_id
+
+
+def _give_padding(tokenizer: Any, source: ModelSource) -> None:
+    if tokenizer.pad_token_id is not None:
+        return
+    if tokenizer.eos_token is None:
+        raise ModelError(
+            "the tokenizer has no padding token, and no end-of-text token that could serve as one",
+            where=str(source.path or source.reference),
+            fix='add `"pad_token": "…"` with a token of its vocabulary to tokenizer_config.json',
+        )
+    tokenizer.pad_token = tokenizer.eos_token
+    log.info(
+        "%s: the tokenizer has no padding token; %r serves as one", source.reference, tokenizer.eos_token
+    )
+
+
+def _require_gguf(where: str) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError(
+            "reading GGUF files needs the package gguf", where=where, fix="pip install 'luthier[gguf]'"
+        )

@@ -1,0 +1,69 @@
+"""Prompts and padding: a prompt stands directly before the text, however much padding the batch needs.
+
+PEFT puts the prompt before the whole padded row and counts positions over the padding, so that in a decoder the
+distance between prompt and text, and with it every logit, depends on the other rows of the batch. A decoder that
+classifies reads the last position, which PEFT's input embeddings no longer let it find.
+
+Shapes: B examples, T positions of the input, P positions of prompt and cache before it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def keep_prompt_beside_text(model: nn.Module, task_type: str | None) -> None:
+    """Make a decoder's logits independent of padding under prompt, P- and prefix tuning; encoders need nothing.
+
+    Args:
+        model: the base model.
+        task_type: PEFT's; CAUSAL_LM takes positions from the attention mask, SEQ_CLS on a decoder that pools the
+            last position also moves padding to the left.
+    """
+    if getattr(model.config, "is_encoder_decoder", False) or not _takes_positions(model):
+        return
+    if task_type == "CAUSAL_LM":
+        hook = _count_positions
+    elif task_type == "SEQ_CLS" and hasattr(model, "score"):
+        hook = _pad_left
+    else:
+        return
+    if hook not in model._forward_pre_hooks.values():
+        model.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _takes_positions(model: nn.Module) -> bool:
+    return "position_ids" in inspect.signature(model.forward).parameters
+
+
+def positions_from_mask(mask: Tensor) -> Tensor:
+    """(B, P + T) attention mask -> (B, P + T) position of every token among those that are attended to."""
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def _inputs_of(kwargs: dict[str, Any]) -> Tensor | None:
+    embeds = kwargs.get("inputs_embeds")
+    return embeds if embeds is not None else kwargs.get("input_ids")
+
+
+def _count_positions(_model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    mask, inputs = kwargs.get("attention_mask"), _inputs_of(kwargs)
+    if mask is None or mask.ndim != 2 or inputs is None or kwargs.get("position_ids") is not None:
+        return None
+    positions = positions_from_mask(mask)[:, -inputs.shape[1] :]
+    return args, {**kwargs, "position_ids": positions}
+
+
+def _pad_left(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    mask, embeds = kwargs.get("attention_mask"), kwargs.get("inputs_embeds")
+    if mask is None or mask.ndim != 2 or embeds is None or embeds.shape[1] != mask.shape[1]:
+        return _count_positions(model, args, kwargs)
+    order = torch.argsort(mask, dim=1, stable=True)
+    moved = embeds.gather(1, order[..., None].expand_as(embeds))
+    return _count_positions(
+        model, args, {**kwargs, "inputs_embeds": moved, "attention_mask": mask.gather(1, order)}
+    )

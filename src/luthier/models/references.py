@@ -1,0 +1,289 @@
+"""What a model reference means, and a fingerprint of what it points at. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from luthier.errors import ModelError, nearest
+from luthier.models.hashing import combined_sha256
+from luthier.models.safety import TRAINER_STATE
+from luthier.models.settings import ModelSettings
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?")
+_PACKAGE = re.compile(r"[A-Za-z_][\w-]*")
+_DEPTH = 4
+_WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt")
+_CONTENT = re.compile(
+    r"(adapter_|generation_)?config\.json|(tokenizer|vocab|merges|special_tokens|added_tokens|chat_template)[^/]*"
+    r"|[^/]+\.(safetensors|index\.json|gguf|bin|pt|pth|ckpt|model|spm|tiktoken)"
+)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from.
+
+    Attributes:
+        kind: `artifact` is a directory that Luthier saved.
+        path: the folder with its files; None for a hub id.
+        gguf_file: name of the GGUF file in `path` that holds the weights; None where they are safetensors.
+        reference: as the user wrote it.
+    """
+
+    kind: Literal["hub", "directory", "package", "artifact"]
+    reference: str
+    path: Path | None = None
+    hub_id: str | None = None
+    revision: str | None = None
+    gguf_file: str | None = None
+
+    @property
+    def portable(self) -> str:
+        """A reference that, with `gguf_file`, finds the same model from any working directory."""
+        if self.kind == "hub":
+            return f"{self.hub_id}@{self.revision}" if self.revision else str(self.hub_id)
+        return self.reference if self.kind == "package" else str(self.path)
+
+
+def resolve(settings: ModelSettings | str) -> ModelSource:
+    """Find out what a reference names, without reading weights, importing packages or using the network.
+
+    Raises:
+        ModelError: it names nothing, several models, or a place outside the package it names.
+    """
+    settings = ModelSettings.model_validate(settings)
+    reference = settings.reference
+    if reference.startswith("package:"):
+        return _in_package(settings)
+    path = Path(reference).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return ModelSource("directory", reference, path=path.resolve().parent, gguf_file=path.name)
+    if path.is_dir():
+        return _in_directory(settings, path.resolve())
+    return _on_hub(settings)
+
+
+def fingerprint(source: ModelSource) -> str:
+    """SHA-256 that changes when the model does: over names and contents of its config, tokenizer and weight
+    files, or, for a hub id, over the id and the commit that its revision stands for.
+
+    Raises:
+        ModelError: the commit of a hub id can't be found out.
+    """
+    if source.kind == "hub":
+        from luthier.models.hub import commit_of
+
+        return hashlib.sha256(f"{source.hub_id}@{commit_of(source)}".encode()).hexdigest()
+    return content_fingerprint(_path_of(source), source.gguf_file)
+
+
+def content_fingerprint(folder: Path, gguf_file: str | None = None) -> str:
+    """SHA-256 over names and contents of the files in a model folder that decide what the model computes."""
+    files = [path for path in folder.iterdir() if _CONTENT.fullmatch(path.name) and path.is_file()]
+    files = [path for path in files if path.name not in TRAINER_STATE]
+    if gguf_file is not None:
+        files = [path for path in files if path.suffix not in _WEIGHTS or path.name == gguf_file]
+    elif any(path.suffix == ".safetensors" for path in files):
+        files = [path for path in files if path.suffix not in _WEIGHTS or path.suffix == ".safetensors"]
+    return combined_sha256(folder, files)
+
+
+def _path_of(source: ModelSource) -> Path:
+    if source.path is None:
+        raise ModelError("the model has no local folder", where=source.reference)
+    return source.path
+
+
+def _on_hub(settings: ModelSettings) -> ModelSource:
+    reference = settings.reference
+    name, _, revision = reference.partition("@")
+    looks_like_path = reference.startswith((".", "/", "~")) or "\\" in reference or reference.count("/") > 1
+    if looks_like_path or not _HUB_ID.fullmatch(name) or ".." in name or "--" in name:
+        raise ModelError("no such model directory", where=reference, fix=_similar_directory(reference))
+    if revision and settings.revision and revision != settings.revision:
+        raise ModelError(
+            f"two revisions are given, {revision!r} and {settings.revision!r}",
+            where=reference,
+            fix="leave one out",
+        )
+    file = settings.gguf_file
+    if file is not None and (Path(file).name != file or not file.endswith(".gguf")):
+        raise ModelError(
+            f"{file!r} is no name of a GGUF file", where=reference, fix="give a name that ends in .gguf"
+        )
+    return ModelSource("hub", reference, hub_id=name, revision=revision or settings.revision, gguf_file=file)
+
+
+def _similar_directory(reference: str) -> str:
+    parent = Path(reference).expanduser().parent
+    siblings = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
+    guess = nearest(Path(reference).name, siblings)
+    hint = f"did you mean {parent / guess}? " if guess else ""
+    return (
+        hint + "give a directory with config.json and *.safetensors, a hub id `org/name`, or `package:NAME`"
+    )
+
+
+def _in_directory(settings: ModelSettings, path: Path) -> ModelSource:
+    reference = settings.reference
+    if (path / "luthier.json").is_file():
+        return ModelSource("artifact", reference, path=path)
+    if (path / "model" / "luthier.json").is_file():
+        return ModelSource("artifact", reference, path=path / "model")
+    stages = sorted(p.parent for p in path.glob("[0-9][0-9]-*/done.json"))
+    finished = [stage / "model" for stage in stages if (stage / "model" / "luthier.json").is_file()]
+    if finished:
+        return ModelSource("artifact", reference, path=finished[-1])
+    if not (path / "config.json").is_file() and not settings.gguf_file and not list(path.glob("*.gguf")):
+        _refuse_folder_without_model(path)
+    return ModelSource("directory", reference, path=path, gguf_file=_gguf_in(path, settings))
+
+
+def _refuse_folder_without_model(path: Path) -> None:
+    if (path / "adapter_config.json").is_file():
+        return  # a stock PEFT adapter; loading says which base it needs
+    if (path / "cells").is_dir():
+        raise ModelError(
+            "this is a comparison of several runs",
+            where=str(path),
+            fix="name one of them: " + str(path / "cells" / "NAME"),
+        )
+    if list(path.glob("[0-9][0-9]-*")):
+        raise ModelError(
+            "this run has no finished stage with a model", where=str(path), fix="let the run finish first"
+        )
+    raise ModelError(
+        "the directory holds no model",
+        where=str(path),
+        fix="it needs config.json and *.safetensors, or a *.gguf file",
+    )
+
+
+def _gguf_in(folder: Path, settings: ModelSettings) -> str | None:
+    """The GGUF file to read, where the folder is to be read as one."""
+    named = settings.gguf_file
+    found = sorted(path.name for path in folder.glob("*.gguf"))
+    if named is not None:
+        if Path(named).name != named or named not in found:
+            guess = nearest(named, found)
+            raise ModelError(
+                f"there is no GGUF file {named!r}",
+                where=str(folder),
+                fix=(f"did you mean {guess!r}? " if guess else "") + f"found: {', '.join(found) or 'none'}",
+            )
+        return named
+    if not found or list(folder.glob("*.safetensors")):
+        return None
+    if len(found) > 1:
+        raise ModelError(
+            f"the folder holds {len(found)} GGUF files: {', '.join(found)}",
+            where=str(folder),
+            fix="name one with `gguf_file`",
+        )
+    return found[0]
+
+
+def _in_package(settings: ModelSettings) -> ModelSource:
+    reference = settings.reference
+    name, _, inner = reference.removeprefix("package:").partition("/")
+    if not _PACKAGE.fullmatch(name):
+        raise ModelError(
+            "that is no name of a package",
+            where=reference,
+            fix="write `package:NAME` or `package:NAME/folder`",
+        )
+    root = package_folder(name, reference)
+    if inner:
+        folder = (root / inner).resolve()
+        if inner.startswith("/") or ".." in inner.split("/") or not folder.is_relative_to(root.resolve()):
+            raise ModelError(
+                "a path inside a package can't leave the package",
+                where=reference,
+                fix="drop `..` and leading `/`",
+            )
+        if folder.is_file() and folder.suffix == ".gguf":
+            return ModelSource("package", reference, path=folder.parent, gguf_file=folder.name)
+        if not folder.is_dir():
+            raise ModelError("the package has no such folder", where=reference, fix=_choices(name, root))
+        root = folder
+    folder = _only_model_below(root, reference, name)
+    return ModelSource("package", reference, path=folder, gguf_file=_gguf_in(folder, settings))
+
+
+def package_folder(name: str, where: str) -> Path:
+    """Folder of an installed package, found without importing it. The distribution's name works as well.
+
+    Raises:
+        ModelError: it is not installed.
+    """
+    for candidate in _import_names(name):
+        try:
+            spec = importlib.util.find_spec(candidate)
+        except (ImportError, ValueError):
+            spec = None
+        if spec is not None and spec.submodule_search_locations:
+            return Path(next(iter(spec.submodule_search_locations)))
+    installed = [dist.name for dist in importlib.metadata.distributions() if dist.name]
+    guess = nearest(name, installed)
+    raise ModelError(
+        f"the Python package {name!r} is not installed",
+        where=where,
+        fix=(f"did you mean {guess!r}? " if guess else "")
+        + f"otherwise `pip install {name.replace('_', '-')}`",
+    )
+
+
+def _import_names(name: str) -> list[str]:
+    names = [name.replace("-", "_")]
+    try:
+        files = importlib.metadata.distribution(name).files or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    tops = {file.parts[0] for file in files if len(file.parts) > 1}
+    return names + sorted(top for top in tops if top.isidentifier() and top not in names)
+
+
+def _models_below(root: Path) -> list[Path]:
+    def visit(folder: Path, depth: int) -> list[Path]:
+        if _holds_model(folder):
+            return [folder]
+        if depth == _DEPTH:
+            return []
+        inner = sorted(p for p in folder.iterdir() if p.is_dir() and p.name != "__pycache__")
+        return [found for path in inner for found in visit(path, depth + 1)]
+
+    return visit(root, 0)
+
+
+def _holds_model(folder: Path) -> bool:
+    names = [path.name for path in folder.iterdir()]
+    safetensors = "config.json" in names and any(name.endswith(_WEIGHTS) for name in names)
+    return safetensors or any(name.endswith(".gguf") for name in names)
+
+
+def _only_model_below(root: Path, reference: str, name: str) -> Path:
+    found = _models_below(root)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ModelError(
+            "the package holds no model",
+            where=reference,
+            fix="it needs config.json beside *.safetensors, or a *.gguf file",
+        )
+    raise ModelError(
+        f"the package holds {len(found)} models",
+        where=reference,
+        fix=_choices(name, package_folder(name, reference)),
+    )
+
+
+def _choices(name: str, root: Path) -> str:
+    found = [f"package:{name}/{path.relative_to(root).as_posix()}" for path in _models_below(root)]
+    return "write one of: " + ", ".join(found) if found else "the package holds no model"

@@ -1,0 +1,56 @@
+"""Which model, and how it is loaded."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from luthier.settings import Settings
+
+Head = Literal[
+    "sequence_classification",
+    "token_classification",
+    "question_answering",
+    "multiple_choice",
+    "causal_lm",
+    "seq2seq_lm",
+    "masked_lm",
+    "encoder",
+]
+Danger = Literal["pickle", "remote_code"]
+
+
+class ModelSettings(Settings):
+    """A pretrained model. A plain string is short for `{reference: STRING}`."""
+
+    reference: str = Field(
+        min_length=1,
+        description="hub id `org/name` or `org/name@revision`, a local directory, `package:NAME` or "
+        "`package:NAME/folder` for weights in an installed Python package, or a directory that Luthier saved",
+    )
+    revision: str | None = Field(
+        default=None,
+        description="branch, tag or commit of a hub id; the same as writing `@revision` after it",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="float32", description="number format of the weights in memory; `auto` keeps that of the file"
+    )
+    attention: Literal[
+        "auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"
+    ] = Field(
+        default="auto", description="attention implementation; `auto` leaves the choice to transformers"
+    )
+    allow: tuple[Danger, ...] = Field(
+        default=(),
+        description="what is refused unless it is named here: `pickle` weights, and `remote_code`, which "
+        "runs Python that comes with the model",
+    )
+    gguf_file: str | None = Field(
+        default=None, description="which GGUF file of the folder to read, where there are several"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"reference": value} if isinstance(value, str) else value

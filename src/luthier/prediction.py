@@ -1,0 +1,182 @@
+"""Labels new text with a model that Luthier saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.errors import DataError
+
+if TYPE_CHECKING:
+    from luthier.evaluation.prediction import Predictions
+    from luthier.models.card import ModelCard
+
+
+def predict(
+    run: str | Path, texts: list[str], pairs: list[str] | None = None, *, batch_size: int = 64
+) -> list[dict[str, Any]]:
+    """Label texts. See `predict_texts`."""
+    return predict_texts(run, texts, pairs, batch_size=batch_size)
+
+
+def predict_texts(
+    run: str | Path, texts: list[str], pairs: list[str] | None = None, *, batch_size: int = 64
+) -> list[dict[str, Any]]:
+    """Label texts with a tuned model.
+
+    Args:
+        run: a run, cell, stage or model directory.
+        texts: N texts.
+        pairs: the N second texts, for a model of text pairs.
+        batch_size: texts in one forward pass.
+
+    Returns:
+        For each text `{"text", "label", "probability", "probabilities": {label: p}}`; `{"text", "score"}` for
+        regression; `{"text", "tokens", "labels"}` for token labels; `{"text", "response"}` for language models.
+
+    Raises:
+        ModelError: the directory holds no whole model.
+        DataError: a model of pairs without second texts, or the other way round.
+    """
+    from luthier.models.artifacts import load_artifact
+
+    model, tokenizer, card = load_artifact(run)
+    if (card.schema == "pair" or _had_pairs(card)) != (pairs is not None):
+        wanted = "pairs of texts" if pairs is None else "single texts"
+        raise DataError(
+            f"the model was trained on {wanted}",
+            where=str(run),
+            fix="give --pair for every --text" if pairs is None else "leave --pair out",
+        )
+    if pairs is not None and len(pairs) != len(texts):
+        raise DataError(
+            f"{len(texts)} texts but {len(pairs)} second texts", fix="give one --pair for every --text"
+        )
+    rows = [{"text": text} | ({"text_pair": pairs[i]} if pairs else {}) for i, text in enumerate(texts)]
+    return _predict(model, tokenizer, card, rows, batch_size)
+
+
+def predict_file(run: str | Path, file: str | Path, *, batch_size: int = 64) -> list[dict[str, Any]]:
+    """Label the rows of a file that has the text columns the model was trained on; a label column is not needed.
+
+    Raises:
+        DataError: the file can't be read, or lacks a column.
+    """
+    from luthier.data.loading import load_data
+    from luthier.data.settings import DataSettings
+    from luthier.models.artifacts import load_artifact
+
+    model, tokenizer, card = load_artifact(run)
+    data = card.data or {}
+    kept = (
+        "text",
+        "text_pair",
+        "tokens",
+        "context",
+        "question",
+        "choices",
+        "prompt",
+        "delimiter",
+        "column_names",
+        "encoding",
+    )
+    columns = {key: data[key] for key in kept if data.get(key) is not None}
+    settings = DataSettings(test=str(file), task=card.schema, labelled=False, **columns)
+    loaded = load_data(settings, splits=("test",)).splits["test"]
+    return _predict(model, tokenizer, card, list(loaded), batch_size)
+
+
+def _had_pairs(card: ModelCard) -> bool:
+    return bool(card.schema == "regression" and (card.data or {}).get("text_pair"))
+
+
+def _predict(
+    model: Any, tokenizer: Any, card: ModelCard, rows: list[dict[str, Any]], batch_size: int
+) -> list[dict[str, Any]]:
+    if card.schema in ("prompt_response", "plain_text"):
+        return [_generate(model, tokenizer, card, row) for row in rows]
+    from luthier.data.encoding import encode_rows, make_collator
+    from luthier.evaluation.prediction import predict_rows
+    from luthier.models.inspect import model_max_length
+    from luthier.progress import track
+
+    longest = card.max_length or model_max_length(model.config, tokenizer) or 512
+    numbered = [{**row, "row": row.get("row", i + 1)} for i, row in enumerate(rows)]
+    encoded = encode_rows(
+        numbered,
+        str(card.schema),
+        tokenizer,
+        max_length=longest,
+        reserved=card.reserved_tokens,
+        too_long="truncate",
+    )
+    with track("predicting", len(encoded)) as bar:
+        found = predict_rows(
+            model,
+            encoded,
+            make_collator(card.schema, tokenizer),
+            str(card.schema),
+            batch_size=batch_size,
+            on_batch=bar.update,
+        )
+    return _describe(found, numbered, encoded, card)
+
+
+def _describe(
+    found: Predictions, rows: list[dict[str, Any]], encoded: Any, card: ModelCard
+) -> list[dict[str, Any]]:
+    if card.schema == "regression":
+        return [_shown(row) | {"score": float(x[0])} for row, x in zip(rows, found.logits, strict=True)]
+    if card.schema == "token_labels":
+        return [
+            _tagged(row, logits, encoded[i], card)
+            for i, (row, logits) in enumerate(zip(rows, found.logits, strict=True))
+        ]
+    if card.schema == "extractive_qa":
+        from luthier.evaluation.answers import best_answers
+
+        examples = [{**row, "answers": {"text": []}} for row in rows]
+        _, answers = best_answers(found, examples, encoded)
+        return [_shown(row) | {"answer": answer} for row, answer in zip(rows, answers, strict=True)]
+    names = card.labels or [str(i) for i in range(found.logits.shape[1])]
+    return [_shown(row) | _classified(p, names) for row, p in zip(rows, found.probabilities, strict=True)]
+
+
+def _classified(probabilities: Any, names: list[str]) -> dict[str, Any]:
+    best = int(probabilities.argmax())
+    shares = {name: round(float(p), 6) for name, p in zip(names, probabilities, strict=False)}
+    return {
+        "label": names[best],
+        "probability": round(float(probabilities[best]), 6),
+        "probabilities": shares,
+    }
+
+
+def _tagged(row: dict[str, Any], logits: Any, encoded: dict[str, Any], card: ModelCard) -> dict[str, Any]:
+    names = card.labels or []
+    first = [i for i, label in enumerate(encoded["labels"]) if label != -100]
+    return {"tokens": row["tokens"], "labels": [names[int(logits[i].argmax())] for i in first]}
+
+
+def _generate(model: Any, tokenizer: Any, card: ModelCard, row: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    prompt = row.get("prompt") or row.get("text") or ""
+    if getattr(tokenizer, "chat_template", None) and card.schema == "prompt_response":
+        message = [{"role": "user", "content": prompt}]
+        inputs = tokenizer.apply_chat_template(
+            message, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+    else:
+        inputs = tokenizer(prompt, return_tensors="pt")
+    room = max(16, (card.max_length or 512) - inputs["input_ids"].shape[1] - card.reserved_tokens)
+    with torch.inference_mode():
+        out = model.generate(**inputs, max_new_tokens=min(256, room), do_sample=False)
+    start = 0 if getattr(model.config, "is_encoder_decoder", False) else inputs["input_ids"].shape[1]
+    return {"text": prompt, "response": tokenizer.decode(out[0][start:], skip_special_tokens=True)}
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        k: row[k] for k in ("text", "text_pair", "question", "context", "choices") if row.get(k) is not None
+    }

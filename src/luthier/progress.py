@@ -1,0 +1,84 @@
+"""Progress bars for long work, shared by everything that runs inside one display."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+_display: ContextVar[Any] = ContextVar("luthier_progress", default=None)
+
+
+@contextmanager
+def progress_display(enabled: bool = True) -> Iterator[None]:
+    """Show the bars of every `track` inside this block; a block inside another one joins it.
+
+    Where standard error is no terminal, each task prints one line when it ends instead of a moving bar.
+    """
+    if not enabled or _display.get() is not None:
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as progress:
+        token = _display.set((progress, console))
+        try:
+            yield
+        finally:
+            _display.reset(token)
+
+
+class Track:
+    """One task of a display."""
+
+    def __init__(self, description: str, total: float | None) -> None:
+        self.description, self.total, self.note = description, total, ""
+        shown = _display.get()
+        self._progress, self._console = shown if shown else (None, None)
+        self._task = (
+            self._progress.add_task(description, total=total, note="") if self._progress is not None else None
+        )
+
+    def update(self, completed: float, note: str | None = None) -> None:
+        """Set how much of `total` is done, and a short remark behind the bar."""
+        self.note = self.note if note is None else note
+        if self._progress is not None:
+            self._progress.update(self._task, completed=completed, note=self.note)
+
+    def close(self) -> None:
+        if self._progress is None:
+            return
+        if self._progress.disable:
+            done = f"{self.description}: {self.note}" if self.note else f"{self.description}: done"
+            self._console.print(done, markup=False, highlight=False)
+        self._progress.remove_task(self._task)
+        self._progress = None
+
+
+@contextmanager
+def track(description: str, total: float | None = None) -> Iterator[Track]:
+    """A task of the surrounding display, or a silent one where there is none."""
+    task = Track(description, total)
+    try:
+        yield task
+    finally:
+        task.close()

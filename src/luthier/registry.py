@@ -1,0 +1,133 @@
+"""Named parts that a recipe can ask for, and how they are found.
+
+A part registers itself when its module is imported. `discover()` imports, once, the `stage` module of every
+package in `luthier`, and every module that an installed distribution names in the entry-point group
+`luthier.plugins`. So a new method is one new file, here or in somebody else's package.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import pkgutil
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, Generic, TypeVar
+
+from luthier.errors import RecipeError, nearest
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Classes by the name that recipes use for them.
+
+    Args:
+        kind: what the entries are called in error messages.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, type[T]] = {}
+
+    def register(self, entry: type[T]) -> type[T]:
+        """Class decorator: file the class under the default of its `name` field.
+
+        Raises:
+            ValueError: another class already has that name.
+        """
+        name = _name_of(entry)
+        known = self._entries.get(name)
+        if known is not None and (known.__module__, known.__qualname__) != (
+            entry.__module__,
+            entry.__qualname__,
+        ):
+            raise ValueError(f"{self.kind} {name!r} is registered twice: {known} and {entry}")
+        self._entries[name] = entry
+        return entry
+
+    def get(self, name: str) -> type[T]:
+        """The class filed under `name`.
+
+        Raises:
+            RecipeError: there is none; names the nearest one.
+        """
+        discover()
+        if name not in self._entries:
+            guess = nearest(name, self.names())
+            raise RecipeError(
+                f"there is no {self.kind} called {name!r}",
+                fix=(f"did you mean {guess!r}? " if guess else "") + f"known: {', '.join(self.names())}",
+            )
+        return self._entries[name]
+
+    def names(self) -> list[str]:
+        """Every registered name, sorted."""
+        discover()
+        return sorted(self._entries)
+
+    def __iter__(self) -> Iterator[type[T]]:
+        return iter(self._entries[name] for name in self.names())
+
+    def __contains__(self, name: object) -> bool:
+        discover()
+        return name in self._entries
+
+
+def _name_of(entry: type[Any]) -> str:
+    fields = getattr(entry, "model_fields", None)
+    name = fields["name"].default if fields and "name" in fields else getattr(entry, "name", None)
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{entry} needs a `name` before it can be registered")
+    return name
+
+
+STAGES: Registry[Any] = Registry("stage")
+METHODS: Registry[Any] = Registry("tuning method")
+OBJECTIVES: Registry[Any] = Registry("training objective")
+SUITES: Registry[Any] = Registry("evaluation suite")
+
+
+@cache
+def discover() -> None:
+    """Import everything that registers parts. No module imported here may import torch."""
+    import luthier
+
+    for package in pkgutil.iter_modules(luthier.__path__):
+        if package.ispkg and importlib.util.find_spec(f"luthier.{package.name}.stage") is not None:
+            importlib.import_module(f"luthier.{package.name}.stage")
+    for plugin in importlib.metadata.entry_points(group="luthier.plugins"):
+        importlib.import_module(plugin.value)
+
+
+def import_folder(package: str) -> None:
+    """Import every module of a package, so that the parts in it register themselves."""
+    module = importlib.import_module(package)
+    for found in pkgutil.iter_modules(module.__path__):
+        importlib.import_module(f"{package}.{found.name}")
+
+
+def one_of(registry: Registry[Any]) -> Any:
+    """The type of a recipe field that holds one part of a registry.
+
+    A recipe writes the part's name alone, or a mapping with its `name` and settings.
+    """
+    from typing import Annotated, Union
+
+    from pydantic import BeforeValidator, Discriminator, Tag
+
+    members = tuple(Annotated[entry, Tag(_name_of(entry))] for entry in registry)
+    union = Union[members]  # type: ignore[valid-type]  # noqa: UP007
+    return Annotated[
+        union,
+        Discriminator(
+            lambda value: value.get("name") if isinstance(value, dict) else getattr(value, "name", None),
+            custom_error_type="unknown_part",
+            custom_error_message="there is no " + registry.kind + " called that",
+            custom_error_context={"known": registry.names(), "kind": registry.kind},
+        ),
+        BeforeValidator(
+            lambda value: {"name": value} if isinstance(value, str) else value, json_schema_input_type=Any
+        ),
+    ]

@@ -1,0 +1,292 @@
+"""Runs a recipe's stages one after another in a run directory, and continues what was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import LuthierError, RecipeError, WorkspaceError
+from luthier.files import unwritable, write_json, write_text
+from luthier.grid import cell_name, cell_recipe, cells
+from luthier.models.settings import ModelSettings
+from luthier.provenance import code_digest, environment
+from luthier.recipe import RecipeBase, check_recipe, load_recipe, recipe_yaml
+from luthier.secrets import expand, redact
+from luthier.stages import Kind, Stage, StageInputs
+from luthier.yaml_text import YamlText, dump_yaml
+
+logger = logging.getLogger(__name__)
+DONE = "done.json"
+
+
+@dataclass
+class StageRecord:
+    """One stage of a run.
+
+    Attributes:
+        name: of the stage.
+        folder: its place in the run directory.
+        metrics: content of its metrics.json.
+        cached: whether it had been done before and was not run again.
+    """
+
+    name: str
+    folder: Path
+    metrics: dict[str, Any]
+    cached: bool
+
+
+@dataclass
+class RunRecord:
+    """A finished run, or one cell of a grid.
+
+    Attributes:
+        folder: the run directory.
+        factors: what sets this cell apart; empty for a run that is no grid.
+        stages: in order; of a failed cell only those that finished.
+        error: what stopped the cell, or None.
+        cells: of a grid, its cells.
+    """
+
+    folder: Path
+    factors: dict[str, Any] = field(default_factory=dict)
+    stages: list[StageRecord] = field(default_factory=list)
+    error: str | None = None
+    cells: list[RunRecord] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """Stage folder name -> its metrics."""
+        return {s.folder.name: s.metrics for s in self.stages}
+
+
+def run(
+    recipe: str | Path | dict[str, Any] | RecipeBase,
+    overrides: list[str] | tuple[str, ...] = (),
+    *,
+    output: str | Path = "runs",
+    on_cell: Callable[[int, int, dict[str, Any]], None] | None = None,
+) -> RunRecord:
+    """Run a recipe; run it again to continue where a stopped run left off.
+
+    Args:
+        recipe: path of a YAML file, a mapping like its content, or a checked recipe.
+        overrides: `a.b=value` texts.
+        output: folder that the run directory is made in.
+        on_cell: called before each cell of a grid with its number, their count and its factors.
+
+    Returns:
+        The finished run. In a grid a cell that fails is recorded with its error, and the others go on.
+
+    Raises:
+        RecipeError, DataError, ModelError, TrainingError, WorkspaceError: what went wrong and what to do.
+        InterruptedRunError: a signal came; one whole checkpoint was written.
+    """
+    checked = as_recipe(recipe, overrides)
+    folder = Path(output) / checked.name
+    with locked(folder):
+        write_text(folder / "recipe.yaml", recipe_yaml(checked))
+        write_json(folder / "environment.json", environment())
+        if checked.compare is None:
+            return run_cell(checked, folder)
+        return _run_grid(checked, folder, on_cell)
+
+
+def as_recipe(
+    recipe: str | Path | dict[str, Any] | RecipeBase, overrides: list[str] | tuple[str, ...] = ()
+) -> RecipeBase:
+    """A checked recipe from a path, a mapping, or itself."""
+    if isinstance(recipe, RecipeBase):
+        if overrides:
+            return check_recipe(
+                YamlText("recipe", recipe.model_dump(mode="json", exclude_unset=True)), overrides
+            )
+        return recipe
+    if isinstance(recipe, dict):
+        return check_recipe(YamlText("recipe", json.loads(json.dumps(recipe))), overrides)
+    return load_recipe(recipe, overrides)
+
+
+def _run_grid(
+    recipe: RecipeBase, folder: Path, on_cell: Callable[[int, int, dict[str, Any]], None] | None
+) -> RunRecord:
+    assert recipe.compare is not None
+    record, every = RunRecord(folder), cells(recipe.compare)
+    for number, factors in enumerate(every):
+        if on_cell:
+            on_cell(number, len(every), factors)
+        place = folder / "cells" / cell_name(factors)
+        place.mkdir(parents=True, exist_ok=True)
+        write_json(place / "cell.json", {"factors": factors})
+        try:
+            cell = run_cell(cell_recipe(recipe, factors), place)
+        except (RecipeError, LuthierError) as error:
+            if error.exit_code in (WorkspaceError.exit_code, 75):
+                raise
+            logger.error("%s: %s", cell_name(factors), error)
+            write_json(place / "failed.json", {"error": str(error)})
+            cell = RunRecord(place, error=str(error))
+        cell.factors = factors
+        record.cells.append(cell)
+    if record.cells and all(cell.error for cell in record.cells):
+        raise LuthierError(
+            f"every cell of the grid failed; the first one said:\n{record.cells[0].error}", where=str(folder)
+        )
+    return record
+
+
+def run_cell(recipe: RecipeBase, folder: Path) -> RunRecord:
+    """Run the stages of one recipe in one folder."""
+    write_text(folder / "recipe.yaml", recipe_yaml(recipe))
+    record, previous = RunRecord(folder), ""
+    for position, (stage, inputs) in enumerate(chain(recipe, folder)):
+        place = folder / f"{position:02d}-{stage.name}"
+        active = with_secrets(stage)
+        key = stage_key(stage, active, inputs, previous)
+        done = read_done(place)
+        if done is not None and done["key"] == key:
+            logger.info("%s is done already", place)
+            record.stages.append(
+                StageRecord(stage.name, place, _read_json(place / "metrics.json"), cached=True)
+            )
+        else:
+            _set_aside_if_other(place, key)
+            record.stages.append(_run_stage(stage, active, inputs, place, key))
+        previous = key
+    (folder / "failed.json").unlink(missing_ok=True)
+    return record
+
+
+def chain(recipe: RecipeBase, folder: Path) -> Iterator[tuple[Stage, StageInputs]]:
+    """The stages with what each starts from. A stage's inputs are asked for only after the stage before has run."""
+    model, kind, data = ModelSettings.model_validate(expand(recipe.model.model_dump())), "pretrained", None
+    for position, stage in enumerate(recipe.stage_list()):
+        yield stage, StageInputs(model, _kind(kind), recipe.seed, data)
+        data = getattr(with_secrets(stage), "data", None) or data
+        if stage.gives is not None:
+            model = model.model_copy(
+                update={"reference": str((folder / f"{position:02d}-{stage.name}" / "model").resolve())}
+            )
+            kind = stage.gives
+
+
+def _kind(kind: str) -> Kind:
+    return kind  # type: ignore[return-value]
+
+
+def with_secrets(stage: Stage) -> Stage:
+    """The stage with every `${env:NAME}` filled in."""
+    return type(stage).model_validate(expand(stage.model_dump()))
+
+
+def stage_key(stage: Stage, active: Stage, inputs: StageInputs, previous: str) -> str:
+    """Hash of a stage's settings, its inputs, the seed and the code: equal keys mean equal results."""
+    from luthier.models.references import fingerprint, resolve
+
+    content = {
+        "stage": stage.name,
+        "settings": stage.model_dump(mode="json"),
+        "model": previous or fingerprint(resolve(inputs.model)),
+        "model_settings": inputs.model.model_dump(mode="json", exclude={"reference"}),
+        "external": active.external_inputs(inputs),
+        "seed": inputs.seed,
+        "code": code_digest(),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_done(place: Path) -> dict[str, Any] | None:
+    """The marker of a finished stage, if it is there and its artefact is whole."""
+    try:
+        done = _read_json(place / DONE)
+        hashed = done["files"]
+        whole = all((place / name).stat().st_size == size for name, size in hashed.items())
+        return done if whole and "key" in done else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _run_stage(stage: Stage, active: Stage, inputs: StageInputs, place: Path, key: str) -> StageRecord:
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(place, error) from error
+    write_json(place / "key.json", {"key": key})
+    write_text(
+        place / "stage.yaml", dump_yaml({stage.name: stage.model_dump(mode="json"), "seed": inputs.seed})
+    )
+    started = time.time()
+    try:
+        outputs = active.run(inputs, place)
+    except OSError as error:
+        raise unwritable(place, error) from error
+    write_json(place / "metrics.json", outputs.metrics)
+    shutil.rmtree(place / "checkpoints", ignore_errors=True)
+    files = {str(p.relative_to(place)): p.stat().st_size for p in sorted(place.rglob("*")) if _counts(p)}
+    write_json(place / DONE, {"key": key, "started": started, "finished": time.time(), "files": files})
+    metrics = json.loads(redact(json.dumps(outputs.metrics)))
+    return StageRecord(stage.name, place, metrics, cached=False)
+
+
+def _counts(path: Path) -> bool:
+    return path.is_file() and path.name != DONE and not path.name.startswith(".writing-")
+
+
+def _set_aside_if_other(place: Path, key: str) -> None:
+    """Keep what another recipe, seed or version left in a stage's place, out of the way."""
+    if not place.exists():
+        return
+    try:
+        earlier = _read_json(place / "key.json")["key"]
+    except (OSError, ValueError, KeyError, TypeError):
+        earlier = "unknown"
+    if earlier == key:
+        (place / DONE).unlink(missing_ok=True)
+        return
+    aside = place.parent / "replaced" / f"{place.name}-{earlier[:8]}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.parent.mkdir(exist_ok=True)
+    place.rename(aside)
+    logger.warning("%s was made by other settings or another version; it is now in %s", place, aside)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run directory, so that no second process writes into it.
+
+    Raises:
+        WorkspaceError: another process holds it, or it can't be written.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise WorkspaceError(
+            "another run is writing into this directory",
+            where=str(folder),
+            fix="wait for it to end, or choose another name or --output",
+        ) from None
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    data = json.loads(path.read_text(encoding="utf8"))
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} holds no mapping")
+    return data

@@ -1,0 +1,32 @@
+"""The base of every settings class: typed, frozen, and an unknown key is an error."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Settings(BaseModel):
+    """One typed block of a recipe. A field's `description` is its only documentation: help text, the JSON
+    schema and the recipe reference are all generated from it."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        protected_namespaces=(),
+        ser_json_inf_nan="constants",
+    )
+
+
+class Paper(BaseModel):
+    """Where a method was published."""
+
+    model_config = ConfigDict(frozen=True)
+
+    title: str
+    authors: str
+    venue: str
+    url: str
+
+    def __str__(self) -> str:
+        return f"{self.authors}, “{self.title}”, {self.venue} ({self.url})"

@@ -1,0 +1,161 @@
+"""What happens around the optimiser's steps: when to checkpoint, how to stop, what is logged and shown."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from luthier.jsonlines import JsonLog
+from luthier.progress import Track
+
+
+class StopRequest:
+    """Set by SIGTERM or Ctrl-C; a second Ctrl-C stops at once, without a checkpoint."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    @contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Take SIGTERM and SIGINT over for this block. Outside the main thread signals stay as they are."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        earlier = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield self
+        finally:
+            for number, handler in earlier.items():
+                signal.signal(number, handler)
+
+    def _receive(self, number: int, _frame: Any) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+class CheckpointCallback(TrainerCallback):
+    """Asks for a checkpoint every so many steps, at every epoch's end, and when the run is asked to stop.
+
+    A checkpoint due at the last step of an epoch waits for the epoch's own evaluation: a run that continues from
+    it starts with the next epoch and would otherwise miss that evaluation.
+    """
+
+    def __init__(self, every: int | str, stop: StopRequest) -> None:
+        self.every, self.stop, self._due, self._steps_per_epoch = every, stop, False, 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        batches = len(kwargs["train_dataloader"])
+        self._steps_per_epoch = max(1, math.ceil(batches / args.gradient_accumulation_steps))
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        due = bool(self.stop) or (isinstance(self.every, int) and state.global_step % self.every == 0)
+        if state.global_step % self._steps_per_epoch == 0:
+            self._due = due
+        elif due:
+            control.should_save = True
+        if self.stop:
+            control.should_training_stop = True
+        return control
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if state.global_step % self._steps_per_epoch == 0:
+            control.should_save = self._due or self.every == "epoch"
+        elif self.stop:
+            control.should_evaluate = control.should_save = control.should_log = False
+        self._due = False
+        return control
+
+
+class LogCallback(TrainerCallback):
+    """Appends what the Trainer reports to the run's log."""
+
+    def __init__(self, log: JsonLog) -> None:
+        self.log = log
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        event = "resume" if state.global_step else "start"
+        self.log.write(event, step=state.global_step, epoch=state.epoch or 0.0, max_steps=state.max_steps)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs is None or "train_runtime" in logs:
+            return
+        kept = {
+            k.removeprefix("eval_"): v for k, v in logs.items() if isinstance(v, int | float) and k != "epoch"
+        }
+        event = "evaluate" if any(k.startswith("eval_") for k in logs) else "log"
+        self.log.write(event, step=state.global_step, epoch=state.epoch, **kept)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.log.write("checkpoint", step=state.global_step, epoch=state.epoch)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.log.write("end", step=state.global_step, epoch=state.epoch)
+
+
+class ProgressCallback(TrainerCallback):
+    """Moves a progress bar and shows the last loss and score behind it."""
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+        self._track: Track | None = None
+        self._notes: dict[str, str] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._track = Track(self.description, state.max_steps)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._show(state)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for name, value in (logs or {}).items():
+            if name in ("loss",) or (name.startswith("eval_validation/") and not name.endswith("loss")):
+                self._notes[name.rpartition("/")[2]] = f"{value:.3f}"
+        self._show(state)
+
+    def close(self) -> None:
+        if self._track is not None:
+            self._track.close()
+
+    def _show(self, state: TrainerState) -> None:
+        if self._track is not None:
+            self._track.update(state.global_step, " ".join(f"{k} {v}" for k, v in self._notes.items()))

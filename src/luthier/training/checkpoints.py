@@ -1,0 +1,82 @@
+"""Checkpoints that are either whole or not there.
+
+A checkpoint is written into a hidden folder beside its place, every file is hashed into `manifest.json`, which
+is written last, and the folder is renamed. Whoever continues a run takes the newest folder whose files still
+have the hashes of its manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from luthier.files import sha256_of, sync, unwritable
+
+logger = logging.getLogger(__name__)
+MANIFEST = "manifest.json"
+PREFIX = "checkpoint-"
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[Path]:
+    """Yield a scratch folder that becomes `place` when the block ends without an error.
+
+    Raises:
+        WorkspaceError: the disk is full or can't be written; `place` is untouched.
+    """
+    scratch = place.with_name(f".writing-{place.name}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        scratch.mkdir(parents=True)
+        yield scratch
+        files = sorted(p for p in scratch.rglob("*") if p.is_file())
+        hashes = {str(p.relative_to(scratch)): sha256_of(p) for p in files}
+        for path in files:
+            sync(path)
+        manifest = scratch / MANIFEST
+        manifest.write_text(json.dumps({"files": hashes}, indent=1), encoding="utf8")
+        sync(manifest)
+        if place.exists():
+            shutil.rmtree(place)
+        scratch.rename(place)
+        sync(place.parent)
+    except OSError as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise unwritable(place, error) from error
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def is_whole(place: Path) -> bool:
+    """Whether every file of the manifest is there with the content that was written."""
+    try:
+        hashes = json.loads((place / MANIFEST).read_text(encoding="utf8"))["files"]
+        return all(sha256_of(place / name) == digest for name, digest in hashes.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def step_of(place: Path) -> int:
+    return int(place.name.removeprefix(PREFIX))
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The checkpoint with the highest step that is whole; torn ones are named in the log and passed over."""
+    places = [p for p in folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit()]
+    for place in sorted(places, key=step_of, reverse=True):
+        if is_whole(place):
+            return place
+        logger.warning("%s is damaged and is not used", place)
+    return None
+
+
+def remove_older(folder: Path, keep: Path) -> None:
+    """Delete every checkpoint but `keep`, and what an interrupted write left behind."""
+    for place in [*folder.glob(f"{PREFIX}*"), *folder.glob(f".writing-{PREFIX}*")]:
+        if place != keep:
+            shutil.rmtree(place, ignore_errors=True)

@@ -1,0 +1,211 @@
+"""One training job, from a model and rows to the best weights; stops and continues exactly."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sized
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+
+from luthier.errors import InterruptedRunError
+from luthier.jsonlines import JsonLog
+from luthier.meters import CostMeter
+from luthier.training.callbacks import CheckpointCallback, LogCallback, ProgressCallback, StopRequest
+from luthier.training.checkpoints import newest_whole
+from luthier.training.settings import TrainingSettings
+from luthier.training.trainer import BEST, LuthierTrainer, load_trainable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainingJob:
+    """Everything a training run needs.
+
+    Attributes:
+        model: what to train; parameters that require a gradient are trained.
+        schema: task schema, which decides on the loss.
+        shifted: whether the model predicts the next token.
+        rows: encoded training rows.
+        sampler: yields their indices, epoch by epoch.
+        collator: list of rows -> batch of tensors; a `row` entry names rows in error messages.
+        settings: how to train.
+        learning_rate: peak rate, for the tracker's benefit; the groups carry their own.
+        groups: optimiser groups.
+        folder: where checkpoints go; the same folder continues a stopped run.
+        log: the JSON-lines log; default `log.jsonl` in the folder.
+        seed: of dropout.
+        evaluator: model -> scores, or None.
+        primary: score to choose by, and whether higher is better.
+        mixin: a class put in front of the trainer, and its keyword arguments.
+    """
+
+    model: nn.Module
+    schema: str
+    shifted: bool
+    rows: Sized
+    sampler: Any
+    collator: Callable[[list[Any]], dict[str, Any]]
+    settings: TrainingSettings
+    learning_rate: float
+    groups: list[dict[str, Any]]
+    folder: Path
+    log: Path | None = None
+    seed: int = 0
+    evaluator: Callable[[nn.Module], dict[str, float]] | None = None
+    primary: tuple[str, bool] = ("validation/loss", False)
+    description: str = "training"
+    mixin: type | None = None
+    mixin_arguments: dict[str, Any] = field(default_factory=dict)
+    callbacks: list[TrainerCallback] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a finished job measured.
+
+    Attributes:
+        steps: optimiser steps taken in all, across stops.
+        best_step: step of the weights the model now holds.
+        scores: scores of the last evaluation of those weights.
+        seconds, tokens_per_second: of the whole job, evaluations included, across stops.
+        peak_memory_bytes: of this process's share of the job.
+    """
+
+    steps: int
+    best_step: int
+    scores: dict[str, float]
+    seconds: float
+    peak_memory_bytes: int
+    tokens_per_second: float
+
+
+def train(job: TrainingJob) -> TrainingResult:
+    """Run a job to its end, continuing from the newest whole checkpoint in its folder.
+
+    The model ends with the best evaluation's weights when `keep_best` is set and there was one.
+
+    Raises:
+        TrainingError: a loss or gradient is not finite, or nothing is trainable.
+        WorkspaceError: a checkpoint can't be written.
+        InterruptedRunError: SIGTERM or Ctrl-C came; a checkpoint was written.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    if job.settings.gradient_checkpointing:
+        _enable_gradient_checkpointing(job.model)
+    stop, bar = StopRequest(), ProgressCallback(job.description)
+    trainer = _trainer(job, stop, bar)
+    earlier = newest_whole(job.folder)
+    with stop.listening(), CostMeter() as meter:
+        try:
+            trainer.train(resume_from_checkpoint=str(earlier) if earlier else None)
+        finally:
+            bar.close()
+    seconds = trainer.seconds
+    if stop and trainer.state.global_step < trainer.state.max_steps:
+        raise InterruptedRunError(
+            f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; a checkpoint was written",
+            fix="run the same command again to continue",
+        )
+    best_step, scores = trainer.state.global_step, trainer.best.scores
+    if job.settings.keep_best and trainer.best.step and (job.folder / BEST).exists():
+        load_trainable(job.model, job.folder / BEST)
+        best_step = trainer.best.step
+    job.model.eval()
+    return TrainingResult(
+        steps=trainer.state.global_step,
+        best_step=best_step,
+        scores=scores,
+        seconds=seconds,
+        peak_memory_bytes=meter.peak_memory_bytes,
+        tokens_per_second=trainer.tokens_seen / seconds,
+    )
+
+
+def _trainer(job: TrainingJob, stop: StopRequest, bar: ProgressCallback) -> LuthierTrainer:
+    cls = (
+        type(f"{job.mixin.__name__}Trainer", (job.mixin, LuthierTrainer), {}) if job.mixin else LuthierTrainer
+    )
+    log = JsonLog(job.log or job.folder / "log.jsonl")
+    trainer: LuthierTrainer = cls(
+        model=job.model,
+        args=training_arguments(job),
+        schema=job.schema,
+        shifted=job.shifted,
+        sampler=job.sampler,
+        groups=job.groups,
+        evaluator=job.evaluator,
+        primary=job.primary,
+        patience=job.settings.patience,
+        train_dataset=job.rows,
+        eval_dataset=job.rows,
+        data_collator=job.collator,
+        callbacks=[
+            CheckpointCallback(job.settings.checkpoint_every, stop),
+            LogCallback(log),
+            bar,
+            *job.callbacks,
+        ],
+        **job.mixin_arguments,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def total_steps(settings: TrainingSettings, rows: int) -> int:
+    """Optimiser steps of a whole job over that many training rows."""
+    batches = math.ceil(rows / settings.batch_size)
+    return settings.max_steps or math.ceil(settings.epochs * math.ceil(batches / settings.accumulation))
+
+
+def training_arguments(job: TrainingJob) -> TrainingArguments:
+    """The Trainer's own settings. It neither saves nor picks the best model: `LuthierTrainer` does."""
+    s = job.settings
+    steps = total_steps(s, len(job.rows))
+    precision = resolve_precision(s.precision)
+    every = s.evaluate_every if job.evaluator is not None else "never"
+    return TrainingArguments(
+        output_dir=str(job.folder),
+        num_train_epochs=s.epochs,
+        max_steps=s.max_steps or -1,
+        per_device_train_batch_size=s.batch_size,
+        gradient_accumulation_steps=s.accumulation,
+        learning_rate=job.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if s.schedule == "constant" else s.schedule,
+        warmup_steps=math.ceil(s.warmup_ratio * steps),
+        max_grad_norm=s.max_grad_norm,
+        bf16=precision == "bfloat16",
+        fp16=precision == "float16",
+        eval_strategy={"never": "no", "epoch": "epoch"}.get(str(every), "steps"),
+        eval_steps=every if isinstance(every, int) else None,
+        save_strategy="no",
+        logging_steps=s.log_every,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        report_to=list(s.report_to) or "none",
+        seed=job.seed,
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
+    )
+
+
+def resolve_precision(wanted: str) -> str:
+    """What `auto` means on this machine."""
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+
+
+def _enable_gradient_checkpointing(model: nn.Module) -> None:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if hasattr(base, "config"):
+        base.config.use_cache = False

@@ -1,0 +1,80 @@
+"""How a model is trained: the settings every training stage shares."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from luthier.settings import Settings
+
+Tracker = Literal["tensorboard", "mlflow", "trackio", "wandb"]
+
+
+class TrainingSettings(Settings):
+    """Optimisation, evaluation and checkpoints."""
+
+    epochs: float = Field(3.0, gt=0, description="Passes over the training split.")
+    max_steps: int | None = Field(
+        None, gt=0, description="Optimiser steps to take, instead of `epochs`; null trains for `epochs`."
+    )
+    batch_size: int = Field(16, gt=0, description="Examples in one forward pass.")
+    accumulation: int = Field(
+        1,
+        gt=0,
+        description="Forward passes per optimiser step. 8 with batch_size 1 trains as 1 with batch_size 8 does.",
+    )
+    evaluation_batch_size: int = Field(64, gt=0, description="Examples in one forward pass of an evaluation.")
+    learning_rate: float | None = Field(
+        None, gt=0, description="Peak learning rate; null takes the method's own default, found by a sweep."
+    )
+    weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay, on matrices only.")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="How the learning rate falls after warm-up."
+    )
+    warmup_ratio: float = Field(
+        0.06, ge=0, lt=1, description="Share of all steps over which the rate rises from 0."
+    )
+    max_grad_norm: float = Field(
+        1.0, ge=0, description="Gradients are scaled down to this norm; 0 never clips."
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Arithmetic of the forward pass: auto is bfloat16 on an accelerator that has it, else float32.",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass: less memory, about a third more time."
+    )
+    group_by_length: bool = Field(
+        True, description="Draw batches of similar length, so that little is padded."
+    )
+    evaluate_every: int | Literal["epoch", "never"] = Field(
+        "epoch",
+        description="Optimiser steps between evaluations on the validation split, or `epoch`, or `never`.",
+    )
+    checkpoint_every: int | Literal["epoch"] = Field(
+        "epoch",
+        description="Optimiser steps between checkpoints that a stopped run continues from, or `epoch`.",
+    )
+    keep_best: bool = Field(
+        True, description="End with the weights of the best evaluation; false ends with the last step's."
+    )
+    patience: int | None = Field(
+        None,
+        gt=0,
+        description="Stop after this many evaluations without a better score; null never stops early.",
+    )
+    log_every: int = Field(10, gt=0, description="Optimiser steps between lines of the training log.")
+    report_to: list[Tracker] = Field(
+        default_factory=list, description="Experiment trackers to report to; each is an extra of its own."
+    )
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Self:
+        if isinstance(self.evaluate_every, int) and self.evaluate_every < 1:
+            raise ValueError("evaluate_every counts optimiser steps: give at least 1, or `epoch`, or `never`")
+        if isinstance(self.checkpoint_every, int) and self.checkpoint_every < 1:
+            raise ValueError("checkpoint_every counts optimiser steps: give at least 1, or `epoch`")
+        if self.patience is not None and self.evaluate_every == "never":
+            raise ValueError("patience needs evaluations, but evaluate_every is `never`")
+        return self

@@ -1,0 +1,307 @@
+"""transformers' Trainer, with whole checkpoints, exact resume, guards, and a loss that accumulation can't change."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+
+from luthier.errors import TrainingError
+from luthier.files import sync
+from luthier.training.checkpoints import PREFIX, remove_older, writing
+from luthier.training.loss import items_in, task_loss
+
+TRAINABLE, PROGRESS, EXTRA, BEST = (
+    "trainable.safetensors",
+    "progress.json",
+    "objective.pt",
+    "best.safetensors",
+)
+
+
+@dataclass
+class BestScore:
+    """The best evaluation so far.
+
+    Attributes:
+        score: its value, or None before the first evaluation.
+        step: the optimiser step it was made at.
+        since: evaluations since then.
+        scores: everything that evaluation returned.
+    """
+
+    score: float | None = None
+    step: int = 0
+    since: int = 0
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+class LuthierTrainer(Trainer):
+    """Trains the parameters that require a gradient.
+
+    Args:
+        model: any model whose forward returns logits.
+        args: the Trainer's arguments; saving and evaluation by the Trainer itself are off.
+        schema: the task schema, which decides on the loss.
+        shifted: whether the model predicts the next token.
+        sampler: yields row indices of the training set; has `set_epoch`.
+        groups: optimiser groups, each with its own learning rate.
+        evaluator: model -> scores, called at every evaluation; None never evaluates.
+        primary: name of the score to choose by, and whether higher is better.
+        patience: evaluations without a better score after which training stops.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        args: TrainingArguments,
+        schema: str,
+        shifted: bool,
+        sampler: Any,
+        groups: list[dict[str, Any]],
+        evaluator: Callable[[nn.Module], dict[str, float]] | None = None,
+        primary: tuple[str, bool] = ("validation/loss", False),
+        patience: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model=model, args=args, **kwargs)
+        self.schema, self.shifted = schema, shifted
+        self.evaluator, self.primary, self.patience = evaluator, primary, patience
+        self.best, self.tokens_seen = BestScore(), 0
+        self._seconds_before, self._started = 0.0, time.perf_counter()
+        self._sampler, self._groups = sampler, groups
+        self._rows: list[int] = []
+        self._resumed_progress: dict[str, Any] | None = None
+
+    # -- data, optimiser, loss -----------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self._sampler
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW over the given groups; a parameter that needs no gradient is in none of them."""
+        if self.optimizer is None:
+            groups = [g for g in self._groups if g["params"]]
+            if not groups:
+                raise TrainingError(
+                    "nothing is trainable", fix="choose a method that trains something, or train the head"
+                )
+            self.optimizer = torch.optim.AdamW(groups, lr=self.args.learning_rate)
+        return self.optimizer
+
+    def _get_num_items_in_batch(
+        self, batch_samples: list[dict[str, Any]], device: torch.device
+    ) -> Tensor | None:
+        count = torch.tensor(
+            float(sum(items_in(batch, self.schema, self.shifted) for batch in batch_samples)), device=device
+        )
+        if self.args.world_size > 1:
+            count = self.accelerator.gather(count.reshape(1)).sum()
+        return count.clamp(min=1.0)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        self._rows = []
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def loss_of(self, logits: Any, batch: dict[str, Any], items: Tensor | float | None) -> Tensor:
+        """Sum of the task loss over the batch divided by `items` (default: the batch's own), for mixins to build on."""
+        if items is None:
+            items = max(1, items_in(batch, self.schema, self.shifted))
+        scale = self.args.world_size if self.model.training else 1
+        return scale * task_loss(logits, batch, self.schema, shifted=self.shifted, items=items)
+
+    def logits_of(self, model: nn.Module, batch: dict[str, Any]) -> Any:
+        """The model's logits, or a pair of them for extractive answers. Labels are passed only where the model
+        derives its decoder input from them."""
+        hidden = {"labels", "start_positions", "end_positions"}
+        if getattr(self.model.config, "is_encoder_decoder", False) and self.schema in (
+            "prompt_response",
+            "plain_text",
+        ):
+            hidden = set()
+        outputs = model(**{k: v for k, v in batch.items() if k not in hidden})
+        return (
+            (outputs.start_logits, outputs.end_logits) if self.schema == "extractive_qa" else outputs.logits
+        )
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        logits = self.logits_of(model, inputs)
+        loss = self.loss_of(logits, inputs, num_items_in_batch)
+        return (loss, logits) if return_outputs else loss
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | None = None
+    ) -> Tensor:
+        rows = inputs.pop("row", None)
+        if rows is not None:
+            self._rows += rows.tolist()
+        if "attention_mask" in inputs:
+            self.tokens_seen += int(inputs["attention_mask"].sum())
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            shown = [] if rows is None else rows.tolist()
+            raise self._not_finite("loss", shown)
+        return loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The gradient's norm, which has to be finite before the optimiser may use it. Under float16 the loss scaler
+        skips such steps itself."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is None:
+            grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(grads)
+        if self.accelerator.scaler is None and not math.isfinite(float(norm)):
+            raise self._not_finite("gradient", self._rows)
+        return norm
+
+    def _not_finite(self, what: str, rows: list[int]) -> TrainingError:
+        bad = [
+            n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
+        ]
+        detail = f"; first seen in {bad[0]}" if what == "gradient" and bad else ""
+        listed = ", ".join(map(str, rows[:16])) + (" …" if len(rows) > 16 else "")
+        return TrainingError(
+            f"the {what} is not finite at step {self.state.global_step + 1}{detail}; nothing was updated by that step",
+            where=f"training rows {listed}" if rows else None,
+            fix="look at those rows, lower learning_rate, or use precision: float32; the last checkpoint is whole",
+        )
+
+    # -- evaluation ----------------------------------------------------------------------------------------
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        if self.evaluator is None:
+            return {}
+        scores = {f"eval_{k}": v for k, v in self.evaluator(self.model).items()}
+        self.log(dict(scores))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, scores)
+        return scores
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        name, higher = self.primary
+        score = metrics.get(f"eval_{name}")
+        if score is None or not math.isfinite(score):
+            return False
+        better = self.best.score is None or (score > self.best.score if higher else score < self.best.score)
+        if better:
+            scores = {k.removeprefix("eval_"): v for k, v in metrics.items()}
+            self.best = BestScore(score, self.state.global_step, 0, scores)
+            save_trainable(self.model, Path(self.args.output_dir) / BEST)
+        else:
+            self.best.since += 1
+            if self._out_of_patience():
+                self.control.should_training_stop = True
+        return better
+
+    # -- checkpoints ---------------------------------------------------------------------------------------
+
+    def objective_state(self) -> dict[str, Any]:
+        """What a training objective must find again after a stop: tensors, numbers and containers of them."""
+        return {}
+
+    def load_objective_state(self, state: dict[str, Any]) -> None:
+        """Take back what `objective_state` gave."""
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        folder = Path(self.args.output_dir)
+        place = folder / f"{PREFIX}{self.state.global_step}"
+        with writing(place) as scratch:
+            save_file(trainable_state(self.model), scratch / TRAINABLE)
+            self._save_optimizer_and_scheduler(str(scratch))
+            self._save_scaler(str(scratch))
+            self._save_rng_state(str(scratch))
+            self.state.save_to_json(str(scratch / "trainer_state.json"))
+            (scratch / PROGRESS).write_text(json.dumps(self._progress()), encoding="utf8")
+            state = self.objective_state()
+            if state:
+                torch.save(state, scratch / EXTRA)
+        remove_older(folder, place)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since training began, without the time between a stop and the start that continued it."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def _progress(self) -> dict[str, Any]:
+        return {
+            "running_loss": self._tr_loss.item(),
+            "total_loss": self._total_loss_scalar,
+            "last_logged": self._globalstep_last_logged,
+            "tokens_seen": self.tokens_seen,
+            "seconds": self.seconds,
+            "best": vars(self.best),
+        }
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        place = Path(resume_from_checkpoint)
+        load_trainable(self.model, place / TRAINABLE)
+        progress = json.loads((place / PROGRESS).read_text(encoding="utf8"))
+        self.tokens_seen, self.best = progress["tokens_seen"], BestScore(**progress["best"])
+        self._seconds_before = progress["seconds"]
+        self._resumed_progress = progress
+        if (place / EXTRA).exists():
+            self.load_objective_state(torch.load(place / EXTRA, weights_only=True))
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self._resumed_progress is not None:
+            saved, self._resumed_progress = self._resumed_progress, None
+            self._tr_loss.fill_(saved["running_loss"])
+            self._total_loss_scalar = saved["total_loss"]
+            self._globalstep_last_logged = saved["last_logged"]
+        if self._out_of_patience():
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def _out_of_patience(self) -> bool:
+        return self.patience is not None and self.best.since >= self.patience
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter that requires a gradient, by name."""
+    return {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def save_trainable(model: nn.Module, path: Path) -> None:
+    """Write the trainable parameters to one safetensors file that is either whole or not there."""
+    scratch = path.with_name(f".writing-{path.name}")
+    save_file(trainable_state(model), scratch)
+    sync(scratch)
+    scratch.rename(path)
+
+
+def load_trainable(model: nn.Module, path: Path) -> None:
+    """Put the parameters of such a file back.
+
+    Raises:
+        TrainingError: the file holds other parameters than the model trains.
+    """
+    saved, wanted = load_file(path), dict(model.named_parameters())
+    expected = {n for n, p in wanted.items() if p.requires_grad}
+    if saved.keys() != expected:
+        odd = sorted(saved.keys() ^ expected)
+        raise TrainingError(
+            f"the checkpoint holds other parameters than the model trains, {odd[0]} for one",
+            where=str(path),
+            fix="start the run afresh in another directory",
+        )
+    with torch.no_grad():
+        for name, value in saved.items():
+            wanted[name].copy_(value)

@@ -1,0 +1,17 @@
+"""Parameter-efficient tuning: the methods a recipe's `tune` stage can name, and PEFT tuners for those that PEFT lacks."""
+
+from __future__ import annotations
+
+from luthier._lazy import lazy_names
+
+_HOMES = {
+    "ResidualPromptConfig": "luthier.tuning.residual_prompt",
+    "fold_prompt": "luthier.tuning.residual_prompt",
+    "BottleneckConfig": "luthier.tuning.bottleneck",
+    "UniPELTConfig": "luthier.tuning.unipelt",
+    "InstancePromptConfig": "luthier.tuning.instance_prompt",
+    "TaskPrefixConfig": "luthier.tuning.task_prefix",
+    "SharedEncoder": "luthier.tuning.shared_encoder",
+}
+__all__ = list(_HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -1,0 +1,64 @@
+"""What every tuning method is: its settings, how it changes a model, and where it was published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from luthier.settings import Paper, Settings
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class MethodContext:
+    """What a method may need to know beside its own settings.
+
+    Attributes:
+        task_type: PEFT's task type: SEQ_CLS, TOKEN_CLS, QUESTION_ANS, CAUSAL_LM or SEQ_2_SEQ_LM.
+        seed: of the run; new parameters are drawn after `torch.manual_seed(seed)`.
+        tokenizer: of the model, for methods that start from text; None on a dry run without one.
+    """
+
+    task_type: str
+    seed: int = 0
+    tokenizer: Any = None
+
+
+class TuningMethod(Settings):
+    """One tuning method with its settings. Subclasses are registered with `@METHODS.register`.
+
+    A subclass gives `name` a literal type and default, sets the class variables, and defines `apply`.
+    """
+
+    name: str
+    summary: ClassVar[str] = ""
+    paper: ClassVar[Paper | None] = None
+    default_learning_rate: ClassVar[float] = 1e-3
+
+    def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
+        """Freeze, wrap or extend `model`; what should be trained has `requires_grad` afterwards.
+
+        The task head is trainable under every method.
+        """
+        raise TypeError(f"{type(self).__name__} does not define apply()")
+
+    def reserved_tokens(self) -> int:
+        """Positions of the model's context that the method fills itself, kept free when text is cut."""
+        return 0
+
+    def parameter_groups(
+        self, model: nn.Module, learning_rate: float, weight_decay: float
+    ) -> list[dict[str, Any]]:
+        """Optimiser groups over the trainable parameters: decay on matrices, none on biases and norms."""
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        return [
+            {
+                "params": [p for p in trainable if p.ndim >= 2],
+                "lr": learning_rate,
+                "weight_decay": weight_decay,
+            },
+            {"params": [p for p in trainable if p.ndim < 2], "lr": learning_rate, "weight_decay": 0.0},
+        ]

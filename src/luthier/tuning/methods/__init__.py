@@ -1,0 +1,1 @@
+"""One module a tuning method; importing it registers the method."""

@@ -1,0 +1,260 @@
+"""What the `tune` stage does, and its dry run."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from luthier.data.encoding import encode, make_collator
+from luthier.data.loading import TaskData, load_data
+from luthier.data.sampling import LengthBucketSampler
+from luthier.errors import DataError, RecipeError
+from luthier.evaluation.metrics import higher_is_better
+from luthier.evaluation.prediction import predict_rows
+from luthier.evaluation.scoring import task_scores
+from luthier.evaluation.subject import is_shifted
+from luthier.models.artifacts import save_artifact
+from luthier.models.card import ModelCard
+from luthier.models.inspect import bytes_on_disk, model_max_length, parameter_counts
+from luthier.models.loading import empty_model, load_config, load_model, load_tokenizer
+from luthier.models.references import fingerprint, resolve
+from luthier.progress import track
+from luthier.stages import StageInputs, StageOutputs, StagePlan, metrics_record
+from luthier.tasks import PEFT_TASK_TYPES, head_for
+from luthier.training.job import TrainingJob, TrainingResult, total_steps, train
+from luthier.tuning.method import MethodContext
+
+if TYPE_CHECKING:
+    from luthier.tuning.stage import Tune
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data, tokenizer and the facts about the model that both the dry run and the run need."""
+
+    task: TaskData
+    rows: dict[str, Any]
+    tokenizer: Any
+    head: str
+    max_length: int
+    shifted: bool
+
+    @property
+    def schema(self) -> str:
+        return str(self.task.schema.name)
+
+
+def run_tuning(stage: Tune, inputs: StageInputs, folder: Path) -> StageOutputs:
+    """Load, train, save. See `luthier.training.job.train` for what stops it."""
+    prepared = prepare(stage, inputs)
+    model = load_model(inputs.model, prepared.head, seed=inputs.seed, **label_arguments(prepared.task))
+    model = apply_method(stage, model, prepared, inputs.seed)
+    trainable, total = parameter_counts(model)
+    job = training_job(stage, inputs, prepared, model, folder)
+    result = train(job)
+    card = card_for(stage, inputs, prepared, result)
+    artifact = save_artifact(model, prepared.tokenizer, folder / "model", card)
+    cost = {
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "bytes_on_disk": bytes_on_disk(artifact),
+        "seconds": result.seconds,
+        "peak_memory_bytes": result.peak_memory_bytes,
+        "tokens_per_second": result.tokens_per_second,
+    }
+    details = {
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "learning_rate": stage.rate(),
+        "rows": {split: len(rows) for split, rows in prepared.rows.items()},
+        "labels": list(prepared.task.labels),
+    }
+    primary = f"validation/{primary_metric(prepared.task)[0]}" if result.scores else None
+    return StageOutputs(
+        metrics_record("tune", scores=result.scores, primary=primary, cost=cost, details=details), artifact
+    )
+
+
+def prepare(stage: Tune, inputs: StageInputs) -> Prepared:
+    """Read, check and encode the data.
+
+    Raises:
+        DataError: a row can't be used, or a row is too long and may not be cut.
+        RecipeError: the method leaves no room for text.
+    """
+    tokenizer, config = load_tokenizer(inputs.model), load_config(inputs.model)
+    task = load_data(stage.data, splits=("train", "validation"))
+    if "train" not in task.splits or not len(task.splits["train"]):
+        raise DataError("there are no training rows", fix="give data.train or data.source")
+    reserved = stage.method.reserved_tokens()
+    limit = model_max_length(config, tokenizer)
+    longest = min(
+        x for x in (stage.data.max_length, limit, 512 if stage.data.max_length is None else None) if x
+    )
+    if longest - reserved < 8:
+        raise RecipeError(
+            f"the method fills {reserved} of the {longest} positions, which leaves no room for text",
+            fix="shorten the prompt or raise data.max_length",
+        )
+    with track("encoding text"):
+        rows = encode(task, tokenizer, max_length=longest, reserved=reserved, too_long=stage.data.too_long)
+    schema = str(task.schema.name)
+    return Prepared(task, rows, tokenizer, head_for(schema, config), longest, is_shifted(schema, config))
+
+
+def label_arguments(task: TaskData) -> dict[str, Any]:
+    """What a new head has to know."""
+    schema = str(task.schema.name)
+    if schema == "regression":
+        return {"regression": True, "num_labels": 1}
+    return {"labels": list(task.labels)} if task.labels and schema != "multiple_choice" else {}
+
+
+def apply_method(
+    stage: Tune, model: Any, prepared: Prepared | None, seed: int, head: str | None = None
+) -> Any:
+    """Apply the tuning method; its new parameters depend on the seed alone."""
+    head = head or (prepared.head if prepared else "encoder")
+    tokenizer = prepared.tokenizer if prepared else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return stage.method.apply(model, MethodContext(PEFT_TASK_TYPES[head], seed, tokenizer))
+
+
+def primary_metric(task: TaskData) -> tuple[str, bool]:
+    """The score that the best weights are chosen by, and whether higher is better."""
+    name = task.metrics[0] if task.metrics else "loss"
+    return name, higher_is_better(name)
+
+
+def training_job(
+    stage: Tune, inputs: StageInputs, prepared: Prepared, model: Any, folder: Path
+) -> TrainingJob:
+    """The job that trains the model on the encoded rows."""
+    collator = make_collator(prepared.task.schema, prepared.tokenizer)
+    name, higher = primary_metric(prepared.task)
+    rows, lengths = prepared.rows["train"], list(prepared.rows["train"]["length"])
+    objective = stage.objective
+    return TrainingJob(
+        model=model,
+        schema=prepared.schema,
+        shifted=prepared.shifted,
+        rows=rows,
+        sampler=LengthBucketSampler(
+            lengths if stage.group_by_length else [0] * len(lengths),
+            batch_size=stage.batch_size,
+            accumulation=stage.accumulation,
+            seed=inputs.seed,
+        ),
+        collator=collator,
+        settings=stage,
+        learning_rate=stage.rate(),
+        groups=stage.method.parameter_groups(model, stage.rate(), stage.weight_decay),
+        folder=folder / "checkpoints",
+        log=folder / "log.jsonl",
+        seed=inputs.seed,
+        evaluator=validation_scorer(stage, prepared, collator),
+        primary=(f"validation/{name}", higher),
+        description=f"{stage.method.name} seed {inputs.seed}",
+        mixin=objective.trainer_mixin() if objective else None,
+        mixin_arguments={"objective": objective} if objective else {},
+    )
+
+
+def validation_scorer(stage: Tune, prepared: Prepared, collator: Any) -> Any:
+    """model -> scores on the validation split, or None where there is none."""
+    rows = prepared.rows.get("validation")
+    if rows is None or not len(rows) or stage.evaluate_every == "never":
+        return None
+
+    def scores(model: Any) -> dict[str, float]:
+        predictions = predict_rows(
+            model,
+            rows,
+            collator,
+            prepared.schema,
+            batch_size=stage.evaluation_batch_size,
+            shifted=prepared.shifted,
+        )
+        found = task_scores(predictions, prepared.task, "validation", rows)
+        return {f"validation/{name}": value for name, value in found.items()}
+
+    return scores
+
+
+def card_for(stage: Tune, inputs: StageInputs, prepared: Prepared, result: TrainingResult) -> ModelCard:
+    """The card of the saved model."""
+    return ModelCard(
+        base=inputs.model.reference,
+        base_fingerprint=fingerprint(resolve(inputs.model)),
+        head=prepared.head,  # type: ignore[arg-type]
+        schema=prepared.schema,
+        labels=list(prepared.task.labels) or None,
+        regression=prepared.schema == "regression",
+        max_length=prepared.max_length,
+        reserved_tokens=stage.method.reserved_tokens(),
+        method=stage.method.model_dump(mode="json"),
+        data=stage.data.model_dump(mode="json"),
+        metrics=result.scores,
+    )
+
+
+def plan_tuning(stage: Tune, inputs: StageInputs) -> StagePlan:
+    """Check the data, and build the model without its weights to count what would be trained."""
+    prepared = prepare(stage, inputs)
+    model = empty_model(inputs.model, prepared.head, **label_arguments(prepared.task))
+    with torch.device("meta"):
+        model = apply_method(stage, model, prepared, inputs.seed)
+    trainable, total = parameter_counts(model)
+    lengths = list(prepared.rows["train"]["length"])
+    steps = total_steps(stage, len(lengths))
+    tokens = sum(lengths) / len(lengths) * stage.batch_size * stage.accumulation
+    memory = memory_estimate(total, trainable, model.config, max(lengths) * stage.batch_size)
+    facts = {
+        "method": stage.method.name,
+        "rows": ", ".join(f"{split} {len(rows)}" for split, rows in prepared.rows.items()),
+        "task": f"{prepared.schema}, {len(prepared.task.labels)} labels"
+        if prepared.task.labels
+        else prepared.schema,
+        "longest row": f"{max(lengths)} of {prepared.max_length} tokens",
+        "parameters to train": f"{trainable:,} of {total:,} ({trainable / total:.2%})",
+        "learning rate": f"{stage.rate():g}",
+        "steps": f"{steps:,}",
+    }
+    return StagePlan(facts, seconds=time_estimate(model, total, tokens, steps), memory_bytes=memory)
+
+
+def memory_estimate(total: int, trainable: int, config: Any, tokens: int) -> int:
+    """Bytes: weights, gradients and two moments in float32, and activations of the longest batch.
+
+    Activations are counted as 16 numbers of the hidden width per token and layer, which is what a transformer
+    block of the usual shape keeps for its backward pass; libraries add about 400 MB.
+    """
+    width = getattr(config, "hidden_size", None) or getattr(config, "d_model", 768)
+    layers = getattr(config, "num_hidden_layers", None) or getattr(config, "num_layers", 12)
+    return int(4 * total + 12 * trainable + 4 * 16 * width * layers * tokens + 400e6)
+
+
+def time_estimate(model: Any, total: int, tokens: float, steps: int) -> float:
+    """Seconds: 6 operations per weight and token that is multiplied, at the speed of a measured matrix product."""
+    import time
+
+    embedded = sum(
+        p.numel() for n, p in model.named_parameters() if "embedding" in n or n.endswith("wte.weight")
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a = torch.randn(512, 512, device=device)
+    for _ in range(2):
+        started = time.perf_counter()
+        for _ in range(8):
+            a @ a
+        if device == "cuda":
+            torch.cuda.synchronize()
+        speed = 8 * 2 * 512**3 / (time.perf_counter() - started)
+    return 6 * (total - embedded) * tokens * steps / speed / 0.5

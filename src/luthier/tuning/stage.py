@@ -1,0 +1,72 @@
+"""The `tune` stage: a model, labelled text and a method give a tuned model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field, create_model
+
+from luthier.data.settings import DataSettings
+from luthier.registry import METHODS, OBJECTIVES, STAGES, import_folder, one_of
+from luthier.stages import Kind, Stage, StageInputs, StageOutputs, StagePlan
+from luthier.training.settings import TrainingSettings
+from luthier.tuning.method import TuningMethod
+
+if TYPE_CHECKING:
+    pass
+
+import_folder("luthier.tuning.methods")
+
+Data = Annotated[
+    DataSettings, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)
+]
+
+
+@STAGES.register
+class Tune(TrainingSettings, Stage):
+    """Trains a model on labelled text with one method."""
+
+    name: ClassVar[str] = "tune"
+    summary: ClassVar[str] = "train a model on labelled text, with any tuning method"
+    takes: ClassVar[tuple[Kind, ...]] = ("pretrained", "task")
+    gives: ClassVar[Kind | None] = "task"
+
+    data: Data = Field(description="The labelled text: a set's name, or a mapping with sources and columns.")
+    method: Any = None
+    objective: Any = None
+
+    @classmethod
+    def resolved(cls) -> type[Stage]:
+        method = (
+            one_of(METHODS),
+            Field("lora", description="Tuning method: its name, or a mapping with its settings."),
+        )
+        fields: dict[str, Any] = {"method": method}
+        if OBJECTIVES.names():
+            about = (
+                "Training objective: its name, or a mapping with its settings; null is the task's own loss."
+            )
+            fields["objective"] = (one_of(OBJECTIVES) | None, Field(None, description=about))
+        built = create_model("Tune", __base__=cls, __module__=__name__, **fields)
+        return built
+
+    def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
+        from luthier.data.sources import fingerprint_sources
+
+        return fingerprint_sources(self.data)
+
+    def plan(self, inputs: StageInputs) -> StagePlan:
+        from luthier.tuning.run import plan_tuning
+
+        return plan_tuning(self, inputs)
+
+    def run(self, inputs: StageInputs, folder: Path) -> StageOutputs:
+        from luthier.tuning.run import run_tuning
+
+        return run_tuning(self, inputs, folder)
+
+    def rate(self) -> float:
+        """The peak learning rate: the recipe's, or the method's own."""
+        method: TuningMethod = self.method
+        return self.learning_rate if self.learning_rate is not None else method.default_learning_rate

@@ -1,0 +1,134 @@
+"""YAML 1.2 with the line of every key, and duplicate keys found. `no` stays text and `1e-4` is a number."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+
+from luthier.errors import RecipeError
+
+Path = tuple[str | int, ...]
+
+
+@dataclass
+class YamlText:
+    """Parsed YAML.
+
+    Attributes:
+        name: of the file, for messages.
+        data: plain dicts, lists and scalars.
+        lines: path of keys and indices -> 1-based line.
+        problems: duplicate keys, each as `file:line: …`.
+    """
+
+    name: str
+    data: Any
+    lines: dict[Path, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    overridden: dict[Path, str] = field(default_factory=dict)
+
+    def override(self, path: Path, origin: str) -> None:
+        """Note that a path now comes from elsewhere."""
+        self.overridden[path] = origin
+
+    def place(self, path: Path) -> str:
+        """`file:line` of the nearest enclosing key that the text has."""
+        for end in range(len(path), -1, -1):
+            if path[:end] in self.overridden:
+                return self.overridden[path[:end]]
+            if path[:end] in self.lines:
+                return f"{self.name}:{self.lines[path[:end]]}"
+        return f"{self.name}:1"
+
+    def resolve(self, location: tuple[int | str, ...]) -> tuple[Path, int | str | None]:
+        """Turn a location of pydantic's, which also names union members, into a path of this text.
+
+        Returns:
+            The path as far as the text has it, and the last step of the location.
+        """
+        node, path = self.data, []
+        for step in location:
+            if (isinstance(node, dict) and step in node) or (
+                isinstance(node, list) and isinstance(step, int)
+            ):
+                node = node[step]  # type: ignore[index]
+                path.append(step)
+        return tuple(path), location[-1] if location else None
+
+
+def parse_yaml(text: str, name: str) -> YamlText:
+    """Parse YAML text.
+
+    Raises:
+        RecipeError: it is no YAML; names the line.
+    """
+    yaml = _reader()
+    try:
+        root = yaml.compose(io.StringIO(text))
+        result = YamlText(name, yaml.load(text) if text.strip() else None)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{name}:{mark.line + 1}" if mark else name
+        raise RecipeError(f"this is not YAML: {error.problem}", where=place, fix=_hint(text, mark)) from None
+    except YAMLError as error:
+        raise RecipeError(f"this is not YAML: {error}", where=name) from None
+    _walk(root, (), result)
+    return result
+
+
+def parse_value(text: str) -> Any:
+    """One value of a command line, read as YAML; what is no YAML is taken as text."""
+    try:
+        return _reader().load(text) if text.strip() else None
+    except YAMLError:
+        return text
+
+
+def dump_yaml(data: Any) -> str:
+    """Plain data as YAML, keys in their order."""
+    yaml = YAML(pure=True)
+    yaml.default_flow_style = False
+    yaml.allow_unicode = True
+    yaml.width = 110
+    stream = io.StringIO()
+    yaml.dump(data, stream)
+    return stream.getvalue()
+
+
+def _reader() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.allow_duplicate_keys = True
+    return yaml
+
+
+def _walk(node: Any, path: Path, result: YamlText) -> None:
+    if isinstance(node, MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            if not isinstance(key, ScalarNode):
+                continue
+            line, below = key.start_mark.line + 1, (*path, key.value)
+            if key.value in seen:
+                result.problems.append(
+                    f"{result.name}:{line}: {'.'.join(map(str, below))}: the key is given twice, "
+                    f"first in line {seen[key.value]}\n  fix: keep one of them"
+                )
+            seen[key.value] = line
+            result.lines[below] = line
+            _walk(value, below, result)
+    elif isinstance(node, SequenceNode):
+        for index, value in enumerate(node.value):
+            result.lines[(*path, index)] = value.start_mark.line + 1
+            _walk(value, (*path, index), result)
+
+
+def _hint(text: str, mark: Any) -> str:
+    lines = text.splitlines()
+    if mark and mark.line < len(lines) and "\t" in lines[mark.line]:
+        return "indent with blanks, not with tabs"
+    return "check the indentation, the colons and the brackets around this line"

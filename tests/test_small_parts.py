@@ -1,0 +1,66 @@
+"""Secrets, the append-only log, files, progress."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from luthier import secrets
+from luthier.errors import RecipeError, WorkspaceError
+from luthier.files import write_json, write_text
+from luthier.jsonlines import JsonLog, read_log
+from luthier.progress import progress_display, track
+
+
+def test_secrets_are_filled_in_and_blotted_out_everywhere(monkeypatch, tmp_path: Path):
+    monkeypatch.setenv("LUTHIER_TEST_TOKEN", "hunter2-hunter2")
+    value = {"a": ["x ${env:LUTHIER_TEST_TOKEN}"], "b": 3}
+    assert secrets.references(value) == {"LUTHIER_TEST_TOKEN"}
+    assert secrets.expand(value) == {"a": ["x hunter2-hunter2"], "b": 3}
+    write_json(tmp_path / "f.json", {"leak": "hunter2-hunter2"})
+    assert "hunter2" not in (tmp_path / "f.json").read_text()
+    JsonLog(tmp_path / "log.jsonl").write("log", text="hunter2-hunter2")
+    assert "hunter2" not in (tmp_path / "log.jsonl").read_text()
+
+
+def test_a_missing_variable_is_named(monkeypatch):
+    monkeypatch.delenv("LUTHIER_TEST_NONE", raising=False)
+    with pytest.raises(RecipeError, match="LUTHIER_TEST_NONE is not set"):
+        secrets.expand("${env:LUTHIER_TEST_NONE}")
+
+
+def test_the_log_survives_a_line_that_was_cut_short(tmp_path: Path):
+    log = JsonLog(tmp_path / "log.jsonl")
+    log.write("start", step=0)
+    with log.path.open("a") as file:
+        file.write('{"event": "log", "st')
+    log.write("log", step=1, loss=float("nan"))
+    events = read_log(log.path)
+    assert [e["event"] for e in events] == ["start", "log"]
+    assert events[1]["loss"] is None
+
+
+def test_writes_are_whole_or_nothing(tmp_path: Path):
+    place = tmp_path / "a.txt"
+    write_text(place, "first")
+    with pytest.raises(WorkspaceError):
+        write_text(place / "below" / "a.txt", "x")
+    assert place.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_bars_without_a_display_are_silent(capsys):
+    with track("work", 3) as bar:
+        bar.update(1, "note")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_without_a_terminal_each_task_ends_in_one_line(capsys):
+    with progress_display(), track("work", 3) as bar:
+        bar.update(3, "score 0.5")
+    assert capsys.readouterr().err == "work: score 0.5\n"
+
+
+def test_json_written_is_json(tmp_path: Path):
+    write_json(tmp_path / "x.json", {"a": [1, "é"]})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1, "é"]}

@@ -1,0 +1,58 @@
+"""A checkpoint is whole or it is not used."""
+
+from pathlib import Path
+
+import pytest
+
+from luthier.errors import WorkspaceError
+from luthier.training.checkpoints import is_whole, newest_whole, remove_older, writing
+
+
+def make(folder: Path, step: int) -> Path:
+    place = folder / f"checkpoint-{step}"
+    with writing(place) as scratch:
+        (scratch / "weights").write_bytes(b"w" * 100)
+        (scratch / "state").write_text(str(step))
+    return place
+
+
+def test_the_newest_whole_one_is_picked(tmp_path: Path):
+    make(tmp_path, 5), make(tmp_path, 10)
+    assert newest_whole(tmp_path).name == "checkpoint-10"
+
+
+@pytest.mark.parametrize("harm", ["truncate", "flip", "delete", "no manifest", "empty manifest"])
+def test_a_torn_one_is_passed_over(tmp_path: Path, harm: str):
+    make(tmp_path, 5)
+    newest = make(tmp_path, 10)
+    weights, manifest = newest / "weights", newest / "manifest.json"
+    {
+        "truncate": lambda: weights.write_bytes(b"w" * 50),
+        "flip": lambda: weights.write_bytes(b"w" * 99 + b"v"),
+        "delete": weights.unlink,
+        "no manifest": manifest.unlink,
+        "empty manifest": lambda: manifest.write_text(""),
+    }[harm]()
+    assert not is_whole(newest)
+    assert newest_whole(tmp_path).name == "checkpoint-5"
+
+
+def test_a_failed_write_leaves_the_older_one_alone(tmp_path: Path):
+    make(tmp_path, 5)
+    with pytest.raises(RuntimeError), writing(tmp_path / "checkpoint-10") as scratch:
+        (scratch / "weights").write_bytes(b"w")
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-5"]
+
+
+def test_a_full_disk_is_told_as_such(tmp_path: Path):
+    with pytest.raises(WorkspaceError, match="can't write here"), writing(tmp_path / "checkpoint-1"):
+        raise OSError(28, "No space left on device")
+
+
+def test_older_ones_and_leftovers_are_removed(tmp_path: Path):
+    make(tmp_path, 5)
+    newest = make(tmp_path, 10)
+    (tmp_path / ".writing-checkpoint-15").mkdir()
+    remove_older(tmp_path, newest)
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-10"]

@@ -1,0 +1,226 @@
+"""Training: accumulation changes nothing, a stopped run ends as one that never stopped, NaN stops before the update."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, TrainerCallback
+
+from luthier.errors import InterruptedRunError, TrainingError
+from luthier.jsonlines import read_log
+from luthier.training.job import TrainingJob, total_steps, train
+from luthier.training.settings import TrainingSettings
+from luthier.training.trainer import trainable_state
+
+ROWS = 20
+
+
+class Sampler:
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return ROWS
+
+    def __iter__(self):
+        return iter(torch.randperm(ROWS, generator=torch.Generator().manual_seed(self.epoch)).tolist())
+
+
+def tiny_model(dropout: float = 0.1) -> BertForSequenceClassification:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    return BertForSequenceClassification(config)
+
+
+def rows() -> list[dict]:
+    draw = torch.Generator().manual_seed(1)
+    ids = torch.randint(1, 50, (ROWS, 6), generator=draw)
+    return [{"input_ids": x, "labels": int(x.sum() % 2), "row": i + 1} for i, x in enumerate(ids)]
+
+
+def collate(batch: list[dict]) -> dict:
+    ids = torch.stack([b["input_ids"] for b in batch])
+    labels, numbers = (torch.tensor([b[k] for b in batch]) for k in ("labels", "row"))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "row": numbers}
+
+
+def make_job(folder: Path, model, callbacks=(), evaluator=None, **settings) -> TrainingJob:
+    defaults = {"epochs": 3, "batch_size": 4, "log_every": 1, "learning_rate": 1e-3}
+    return TrainingJob(
+        model=model,
+        schema="single_sentence",
+        shifted=False,
+        rows=rows(),
+        sampler=Sampler(),
+        collator=collate,
+        settings=TrainingSettings(**defaults | settings),
+        learning_rate=1e-3,
+        groups=[{"params": list(model.parameters()), "lr": 1e-3, "weight_decay": 0.01}],
+        folder=folder,
+        seed=3,
+        evaluator=evaluator,
+        primary=("validation/accuracy", True),
+        callbacks=list(callbacks),
+    )
+
+
+def train_accuracy(model) -> dict[str, float]:
+    batch = collate(rows())
+    was = model.training
+    model.eval()
+    with torch.inference_mode():
+        guess = model(batch["input_ids"]).logits.argmax(1)
+    model.train(was)
+    return {"validation/accuracy": (guess == batch["labels"]).float().mean().item()}
+
+
+class Trace(TrainerCallback):
+    """Keeps the weights after every step."""
+
+    def __init__(self) -> None:
+        self.weights = []
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+
+
+class At(TrainerCallback):
+    """Does something after a step."""
+
+    def __init__(self, step: int, action) -> None:
+        self.step, self.action = step, action
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.action()
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill() -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(4, 2), (2, 4), (1, 8)])
+def test_accumulation_changes_nothing_on_the_whole_trajectory(tmp_path: Path, batch: int, accumulation: int):
+    whole, split = Trace(), Trace()
+    train(make_job(tmp_path / "a", tiny_model(0.0), [whole], batch_size=8))
+    train(make_job(tmp_path / "b", tiny_model(0.0), [split], batch_size=batch, accumulation=accumulation))
+    assert len(whole.weights) == len(split.weights) == 9
+    for a, b in zip(whole.weights, split.weights, strict=True):
+        assert (a - b).abs().max() < 2e-6
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 7, 10, 14])
+@pytest.mark.parametrize("every", ["epoch", 3])
+def test_a_killed_run_ends_bit_for_bit_as_one_never_killed(tmp_path: Path, step: int, every):
+    settings = {"checkpoint_every": every, "log_every": 2}
+    straight = tiny_model()
+    expected = train(make_job(tmp_path / "a", straight, evaluator=train_accuracy, **settings))
+    with pytest.raises(Killed):
+        train(make_job(tmp_path / "b", tiny_model(), [At(step, kill)], evaluator=train_accuracy, **settings))
+    resumed = tiny_model()
+    found = train(make_job(tmp_path / "b", resumed, evaluator=train_accuracy, **settings))
+    assert (found.scores, found.best_step, found.steps) == (
+        expected.scores,
+        expected.best_step,
+        expected.steps,
+    )
+    for name, value in trainable_state(straight).items():
+        assert torch.equal(value, trainable_state(resumed)[name]), name
+    assert last_lines(tmp_path / "a") == last_lines(tmp_path / "b")
+
+
+def last_lines(folder: Path) -> dict:
+    kept = {}
+    for record in read_log(folder / "log.jsonl"):
+        if record["event"] in ("log", "evaluate"):
+            kept[record["event"], record["step"]] = {k: v for k, v in record.items() if k != "time"}
+    return kept
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("step", [2, 4, 5])
+def test_a_signal_leaves_one_checkpoint_and_the_next_call_continues(tmp_path: Path, number: int, step: int):
+    straight, resumed = tiny_model(), tiny_model()
+    train(make_job(tmp_path / "a", straight, evaluator=train_accuracy))
+    stopper = At(step, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(InterruptedRunError, match=f"step {step + 1} of 15"):
+        train(make_job(tmp_path / "b", tiny_model(), [stopper], evaluator=train_accuracy))
+    assert len(list((tmp_path / "b").glob("checkpoint-*"))) == 1
+    train(make_job(tmp_path / "b", resumed, evaluator=train_accuracy))
+    for name, value in trainable_state(straight).items():
+        assert torch.equal(value, trainable_state(resumed)[name]), name
+
+
+def test_nan_in_the_loss_names_step_and_rows_and_updates_nothing(tmp_path: Path):
+    model = tiny_model()
+
+    def poison() -> None:
+        model.classifier.bias.data.fill_(float("nan"))
+
+    with pytest.raises(TrainingError, match="the loss is not finite at step 3") as caught:
+        train(make_job(tmp_path, model, [At(2, poison)]))
+    assert "training rows" in str(caught.value)
+
+
+def test_inf_in_a_gradient_stops_before_the_update(tmp_path: Path):
+    model = tiny_model()
+    model.classifier.weight.register_hook(lambda grad: torch.full_like(grad, float("inf")))
+    before = model.classifier.bias.detach().clone()
+    with pytest.raises(
+        TrainingError, match=r"the gradient is not finite at step 1; first seen in classifier.weight"
+    ):
+        train(make_job(tmp_path, model))
+    assert torch.equal(model.classifier.bias, before)
+
+
+def test_patience_stops_early_and_the_best_weights_come_back(tmp_path: Path):
+    scores = iter([0.5, 0.9, 0.4, 0.3, 0.2])
+    seen = []
+
+    def scorer(model) -> dict[str, float]:
+        seen.append(model.classifier.bias.detach().clone())
+        return {"validation/accuracy": next(scores)}
+
+    model = tiny_model()
+    result = train(make_job(tmp_path, model, evaluator=scorer, epochs=5, patience=2))
+    assert (result.best_step, result.steps) == (10, 20)
+    assert torch.equal(model.classifier.bias, seen[1])
+
+
+def test_nothing_trainable_is_an_error(tmp_path: Path):
+    job = make_job(tmp_path, tiny_model())
+    job.groups = [{"params": [], "lr": 1e-3}]
+    with pytest.raises(TrainingError, match="nothing is trainable"):
+        train(job)
+
+
+def test_gradient_checkpointing_changes_no_weight(tmp_path: Path):
+    plain, recomputed = tiny_model(0.0), tiny_model(0.0)
+    train(make_job(tmp_path / "a", plain))
+    train(make_job(tmp_path / "b", recomputed, gradient_checkpointing=True))
+    for name, value in trainable_state(plain).items():
+        assert torch.allclose(value, trainable_state(recomputed)[name], atol=1e-6), name
+
+
+def test_steps_are_counted_as_the_trainer_counts_them(tmp_path: Path):
+    settings = {"batch_size": 3, "accumulation": 2, "epochs": 2}
+    assert train(make_job(tmp_path, tiny_model(), **settings)).steps == total_steps(
+        TrainingSettings(**settings), ROWS
+    )
