@@ -1,8 +1,8 @@
-"""Makes the demo's labelled text: sentences of film reviews with human sentiment scores, from a source package.
+"""Makes the demo's labelled text: film-review sentences with human sentiment scores, from a source package.
 
-The source distribution of vaderSentiment (MIT) carries the ground truth of Hutto and Gilbert, “VADER”, ICWSM 2014:
-10,605 sentences, each with the mean of twenty people's scores from -4 to 4. A sentence is positive above 0.5 and
-negative below -0.5; what lies between is left out. One fixed shuffle gives train, validation and test.
+The source distribution of vaderSentiment (MIT) carries the ground truth of Hutto and Gilbert, “VADER”, ICWSM
+2014: 10,605 sentences, each with the mean of twenty people's scores from -4 to 4. A sentence is positive above
+0.5 and negative below -0.5; what lies between is left out. One fixed shuffle gives train, validation and test.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from luthier import __version__
 from luthier.errors import LuthierError
 
 EXIT_CODES = """\
-exit codes: 0 done, 1 failed, 2 recipe or command line, 3 data, 4 model, 5 training stopped (NaN, nothing to train),
-6 run directory (locked, full, not writable), 75 stopped by a signal after one whole checkpoint: run the same command again
+exit codes: 0 done, 1 failed, 2 recipe or command line, 3 data, 4 model, 5 training (NaN, nothing to train),
+6 run directory (locked, full, not writable), 75 stopped by a signal after one whole checkpoint: the same
+command continues, 130 stopped at once by a second Ctrl-C
 """
 
 
@@ -169,6 +171,7 @@ def _quieten(verbose: bool) -> None:
     )
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not verbose:
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|accelerate")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("DATASETS_VERBOSITY", "error")

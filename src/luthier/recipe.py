@@ -118,9 +118,9 @@ def _parts() -> tuple[str, ...]:
 
 @lru_cache(maxsize=4)
 def _recipe_model(names: tuple[str, ...], parts: tuple[str, ...]) -> type[RecipeBase]:
-    items = tuple(Annotated[_stage_item(name), Tag(name)] for name in names)
-    union = Annotated[
-        Union[items],  # type: ignore[valid-type]  # noqa: UP007
+    items: Any = tuple(Annotated[_stage_item(name), Tag(name)] for name in names)
+    union: Any = Annotated[
+        Union[items],  # noqa: UP007
         Discriminator(
             _stage_name,
             custom_error_type="unknown_part",
@@ -128,22 +128,15 @@ def _recipe_model(names: tuple[str, ...], parts: tuple[str, ...]) -> type[Recipe
             custom_error_context={"known": list(names), "kind": "stage"},
         ),
     ]
-    field = (list[union], Field(description="What is done with the model, in order.", min_length=1))  # type: ignore[valid-type]
+    field: Any = (list[union], Field(description="What is done with the model, in order.", min_length=1))
     return create_model("Recipe", __base__=RecipeBase, __module__=__name__, stages=field)
 
 
 def _stage_item(name: str) -> type[BaseModel]:
-    stage = STAGES.get(name).resolved()
-    return create_model(
-        f"{name}_stage",
-        __config__=ConfigDict(extra="forbid", frozen=True),
-        **{
-            name: (
-                Annotated[stage, BeforeValidator(lambda v: {} if v is None else v)],
-                Field(description=stage.summary),
-            )
-        },
-    )
+    stage: Any = STAGES.get(name).resolved()
+    kind = Annotated[stage, BeforeValidator(lambda v: {} if v is None else v)]
+    fields: dict[str, Any] = {name: (kind, Field(description=stage.summary))}
+    return create_model(f"{name}_stage", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
 
 
 def _stage_name(value: Any) -> str | None:

@@ -108,6 +108,12 @@ def import_folder(package: str) -> None:
         importlib.import_module(f"{package}.{found.name}")
 
 
+class _Context(dict[str, Any]):
+    """A mapping that can be part of a type: `typing` hashes the members of a union."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
 def one_of(registry: Registry[Any]) -> Any:
     """The type of a recipe field that holds one part of a registry.
 
@@ -117,15 +123,15 @@ def one_of(registry: Registry[Any]) -> Any:
 
     from pydantic import BeforeValidator, Discriminator, Tag
 
-    members = tuple(Annotated[entry, Tag(_name_of(entry))] for entry in registry)
-    union = Union[members]  # type: ignore[valid-type]  # noqa: UP007
+    members: Any = tuple(Annotated[entry, Tag(_name_of(entry))] for entry in registry)
+    union: Any = Union[members]  # noqa: UP007
     return Annotated[
         union,
         Discriminator(
             lambda value: value.get("name") if isinstance(value, dict) else getattr(value, "name", None),
             custom_error_type="unknown_part",
             custom_error_message="there is no " + registry.kind + " called that",
-            custom_error_context={"known": registry.names(), "kind": registry.kind},
+            custom_error_context=_Context(known=registry.names(), kind=registry.kind),
         ),
         BeforeValidator(
             lambda value: {"name": value} if isinstance(value, str) else value, json_schema_input_type=Any

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-HEADS = {
+from luthier.models.settings import Head
+
+HEADS: dict[str, Head] = {
     "single_sentence": "sequence_classification",
     "pair": "sequence_classification",
     "regression": "sequence_classification",
@@ -12,7 +14,7 @@ HEADS = {
     "extractive_qa": "question_answering",
     "multiple_choice": "multiple_choice",
 }
-LANGUAGE_HEADS = {True: "seq2seq_lm", False: "causal_lm"}
+LANGUAGE_HEADS: dict[str, Head] = {True: "seq2seq_lm", False: "causal_lm"}
 PEFT_TASK_TYPES = {
     "sequence_classification": "SEQ_CLS",
     "multiple_choice": "SEQ_CLS",
@@ -23,7 +25,7 @@ PEFT_TASK_TYPES = {
 }
 
 
-def head_for(schema: str, config: Any) -> str:
+def head_for(schema: str, config: Any) -> Head:
     """The head that a task of this schema needs on a model with this configuration."""
     if schema in HEADS:
         return HEADS[schema]

@@ -12,8 +12,9 @@ _HOMES = {
     "source_fingerprint": "luthier.data.fingerprint",
     "encode": "luthier.data.encoding",
     "make_collator": "luthier.data.collating",
+    "encode_rows": "luthier.data.encoding",
     "LengthBucketSampler": "luthier.data.sampling",
     "ShuffledStream": "luthier.data.streaming",
 }
-__all__ = list(_HOMES)  # noqa: PLE0605
+__all__ = list(_HOMES)
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

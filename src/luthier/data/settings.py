@@ -31,25 +31,27 @@ _COLUMNS_OF: dict[str, tuple[str, ...]] = {
     "plain_text": ("text",),
     "prompt_response": ("prompt", "response"),
 }
-_COLUMN_FIELDS = ("text", "text_pair", "label", "tokens", "tags", "context", "question", "answers", "choices")
-_COLUMN_FIELDS += ("prompt", "response")
+_COLUMN_FIELDS = tuple(dict.fromkeys(name for columns in _COLUMNS_OF.values() for name in columns))
 
 
 class DataSettings(Settings):
     """Where the examples come from, what they mean, and which of them are used."""
 
     source: str | None = Field(
-        None, description="One set with splits of its own: `data:sst2`, `hub:nyu-mll/glue:sst2`, `glue/rte`, `superglue/cb`."
+        None,
+        description="A set with its own splits: `data:sst2`, `hub:nyu-mll/glue:sst2`, `glue/rte`, `superglue/cb`.",
     )
     train: str | None = Field(
         None,
-        description="Training examples: a file (csv, tsv, jsonl, json, parquet, txt, conll; .gz; `archive.zip!member`), "
-        "`package:NAME/path`, `data:SET`, `hub:ID[:config][@revision]`, or a known set; `#split` picks a split of a set.",
+        description="Training examples: a file (csv, tsv, jsonl, json, parquet, txt, conll; .gz; `some.zip!member`), "
+        "`package:NAME/path`, `data:SET`, `hub:ID[:config][@revision]`, or a known set; `#split` picks a set's split.",
     )
     validation: str | None = Field(None, description="Examples that choose between checkpoints; written like `train`.")
     test: str | None = Field(None, description="Examples for the final score; written like `train`.")
 
-    task: Task | None = Field(None, description="What the examples are. Left out: known set, else inferred from the columns.")
+    task: Task | None = Field(
+        None, description="What the examples are. Left out: known set, else inferred from the columns."
+    )
     text: str | None = Field(None, description="Column of the text, or of the first text of a pair (default `text`).")
     text_pair: str | None = Field(None, description="Column of the second text of a pair (default `text_pair`).")
     label: str | None = Field(None, description="Column of the label or score (default `label`).")
@@ -61,14 +63,17 @@ class DataSettings(Settings):
         None, description="Column of answers, `{text: [...], answer_start: [...]}` (default `answers`)."
     )
     choices: str | list[str] | None = Field(
-        None, description="Column with the list of choices, or the columns that hold one choice each (default `choices`)."
+        None,
+        description="Column with the list of choices, or the columns that hold one choice each (default `choices`).",
     )
     prompt: str | None = Field(None, description="Column of the prompt (default `prompt`).")
     response: str | None = Field(None, description="Column of the response (default `response`).")
 
     labelled: bool = Field(True, description="false: the examples carry no labels; the label column is not read.")
     labels: list[str] | None = Field(
-        None, min_length=2, description="All labels in the order of their ids. Left out: from the known set, else sorted values."
+        None,
+        min_length=2,
+        description="All labels in the order of their ids. Left out: from the known set, else sorted values.",
     )
     label_map: dict[str, str] | None = Field(
         None, description="Value in the file -> label. Values that are not named stay as they are."
@@ -81,20 +86,29 @@ class DataSettings(Settings):
     )
     encoding: str = Field("utf-8", description="Encoding of text files. A UTF-8 byte order mark is dropped.")
     max_line_megabytes: float = Field(
-        8.0, gt=0, description="Longest line of a text file that is believed. Longer ones are an error that names the line."
+        8.0,
+        gt=0,
+        description="Longest line of a text file that is believed. Longer ones are an error that names the line.",
     )
 
-    max_length: int | None = Field(None, gt=0, description="Longest example in tokens. Left out: what the model allows.")
+    max_length: int | None = Field(
+        None, gt=0, description="Longest example in tokens. Left out: what the model allows."
+    )
     too_long: Literal["error", "truncate"] = Field(
         "error", description="What happens to examples that are longer than `max_length`; truncation is reported."
     )
 
-    limit: int | None = Field(None, gt=0, description="Use at most this many examples of every split, drawn with `subset_seed`.")
+    limit: int | None = Field(
+        None, gt=0, description="Use at most this many examples of every split, drawn with `subset_seed`."
+    )
     per_class: int | None = Field(None, gt=0, description="Train on this many examples of every label (k-shot).")
     examples: int | None = Field(None, gt=0, description="Train on this many examples in total.")
     subset_seed: int = Field(0, ge=0, description="Seed of the draw of training examples.")
     validation_fraction: float | None = Field(
-        None, gt=0, lt=1, description="Cut this share off the training examples for validation, always with the same seed."
+        None,
+        gt=0,
+        lt=1,
+        description="Cut this share off the training examples for validation, always with the same seed.",
     )
     validation_examples: int | None = Field(
         None,
@@ -128,7 +142,9 @@ class DataSettings(Settings):
         if self.per_class is not None and self.examples is not None:
             raise ValueError("`per_class` and `examples` both size the training subset: keep one of them")
         if self.validation_fraction is not None and self.validation_examples is not None:
-            raise ValueError("`validation_fraction` and `validation_examples` both cut a validation split: keep one of them")
+            raise ValueError(
+                "`validation_fraction` and `validation_examples` both cut a validation split: keep one of them"
+            )
         if self.validation_examples is not None and self.examples is None:
             raise ValueError("`validation_examples` are those after the first `examples`: set `examples` too")
         for cut in ("validation_fraction", "validation_examples"):
@@ -142,8 +158,12 @@ class DataSettings(Settings):
             allowed = _COLUMNS_OF[self.task]
             for name in self.columns():
                 if name not in allowed:
-                    raise ValueError(f"`{name}` has no effect for task {self.task}, whose columns are {', '.join(allowed)}")
-            if self.task in ("regression", "extractive_qa", "plain_text", "prompt_response") and (self.labels or self.label_map):
+                    raise ValueError(
+                        f"`{name}` has no effect for task {self.task}, whose columns are {', '.join(allowed)}"
+                    )
+            if self.task in ("regression", "extractive_qa", "plain_text", "prompt_response") and (
+                self.labels or self.label_map
+            ):
                 raise ValueError(f"`labels` and `label_map` have no effect for task {self.task}")
             if self.per_class is not None and self.task not in ("single_sentence", "pair"):
                 raise ValueError(f"`per_class` needs one label an example, which task {self.task} does not have")

@@ -52,12 +52,15 @@ def task_intervals(
     gold, guess = gold_and_guess(predictions, task, split, rows)
     found = {}
     for name in task.metrics:
-        drawn = bootstrap_interval(
-            lambda i, n=name: METRICS[n](_at(gold, i), _at(guess, i)), len(gold), draws=draws, seed=seed
-        )
+        metric = METRICS[name]
+        drawn = bootstrap_interval(_resampled(metric, gold, guess), len(gold), draws=draws, seed=seed)
         if drawn:
             found[name] = drawn
     return found
+
+
+def _resampled(metric: Any, gold: Any, guess: Any) -> Any:
+    return lambda index: metric(_at(gold, index), _at(guess, index))
 
 
 def _at(values: Any, index: np.ndarray) -> Any:

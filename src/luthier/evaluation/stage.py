@@ -37,14 +37,14 @@ class Evaluate(Stage):
     @classmethod
     def resolved(cls) -> type[Stage]:
         about = "Suites by name, or mappings with their settings."
-        kind = list[one_of(SUITES)]  # type: ignore[misc]
-        field = (kind, Field(default_factory=lambda: ["task"], description=about, min_length=1))
+        field: Any = (list[one_of(SUITES)], Field(default_factory=lambda: ["task"], description=about, min_length=1))
         return create_model("Evaluate", __base__=cls, __module__=__name__, suites=field)
 
     def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
-        from luthier.data.sources import fingerprint_sources
+        from luthier.data.fingerprint import source_fingerprint
 
-        return fingerprint_sources(self.data or inputs.data)
+        settings = self.data or inputs.data
+        return {"data": source_fingerprint(settings)} if settings else {}
 
     def run(self, inputs: StageInputs, folder: Path) -> StageOutputs:
         from luthier.evaluation.run import run_evaluation

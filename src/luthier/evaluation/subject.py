@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from luthier.progress import track
 from luthier.settings import Paper, Settings
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class Subject:
     def encode(self, task: TaskData, split: str) -> Any:
         """Encode a split of any data as the model was trained to see it."""
         from luthier.data.encoding import encode
-        from luthier.models.inspect import model_max_length
+        from luthier.models.inspect import is_encoder_decoder, model_max_length
 
         encoded = encode(
             task,
@@ -64,27 +66,31 @@ class Subject:
             max_length=self.card.max_length or model_max_length(self.model.config, self.tokenizer) or 512,
             reserved=self.card.reserved_tokens,
             too_long=self.too_long,
+            encoder_decoder=is_encoder_decoder(self.model.config),
             splits=(split,),
         )
         return encoded[split]
 
-    def predict(self, rows: Any, description: str | None = None) -> Predictions:
+    def predict(self, rows: Any) -> Predictions:
+        """Run the model over encoded rows, with a progress bar."""
+        with track(f"evaluating on {self.split}", len(rows)) as bar:
+            return self.forward(rows, bar.update)
+
+    def forward(self, rows: Any, on_batch: Callable[[int], None] | None = None) -> Predictions:
         """Run the model over encoded rows."""
         from luthier.data.encoding import make_collator
         from luthier.evaluation.prediction import predict_rows
-        from luthier.progress import track
 
         collator = make_collator(self.task.schema, self.tokenizer)
-        with track(description or f"evaluating on {self.split}", len(rows)) as bar:
-            return predict_rows(
-                self.model,
-                rows,
-                collator,
-                self.schema,
-                batch_size=self.batch_size,
-                shifted=is_shifted(self.schema, self.model.config),
-                on_batch=bar.update,
-            )
+        return predict_rows(
+            self.model,
+            rows,
+            collator,
+            self.schema,
+            batch_size=self.batch_size,
+            shifted=is_shifted(self.schema, self.model.config),
+            on_batch=on_batch,
+        )
 
 
 @dataclass

@@ -42,13 +42,10 @@ def ensure_adapter_type(peft_type: str, where: str) -> None:
     if name in ADAPTER_LOADERS:
         importlib.import_module(ADAPTER_LOADERS[name])
         return
-    known_names = sorted(
-        {str(getattr(k, "value", k)) for k in PEFT_TYPE_TO_CONFIG_MAPPING} | set(ADAPTER_LOADERS)
-    )
+    known_names = sorted({str(getattr(k, "value", k)) for k in PEFT_TYPE_TO_CONFIG_MAPPING} | set(ADAPTER_LOADERS))
     guess = nearest(name, known_names)
     raise ModelError(
         f"nothing installed defines the adapter type {name!r}",
         where=where,
-        fix=(f"did you mean {guess}? " if guess else "")
-        + "install the package that defines it, or a newer luthier",
+        fix=(f"did you mean {guess}? " if guess else "") + "install the package that defines it, or a newer luthier",
     )

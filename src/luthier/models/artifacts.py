@@ -37,24 +37,19 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
-def save_artifact(
-    model: Any, tokenizer: PreTrainedTokenizerBase, directory: str | Path, card: ModelCard
-) -> Path:
+def save_artifact(model: Any, tokenizer: PreTrainedTokenizerBase, directory: str | Path, card: ModelCard) -> Path:
     """Save a model or a PEFT model. The directory appears whole or not at all; it replaces an older one.
 
     Raises:
         ModelError: an adapter would be saved without the new head that it was trained with.
         WorkspaceError: the directory can't be written, or holds something that Luthier did not save.
     """
+    from safetensors import SafetensorError
+
     directory = Path(directory).absolute()
-    if directory.exists() and any(directory.iterdir()) and not (directory / CARD).is_file():
-        raise WorkspaceError(
-            "the directory holds files that Luthier did not save",
-            where=str(directory),
-            fix="name another directory",
-        )
     scratch: Path | None = None
     try:
+        _refuse_foreign_files(directory)
         directory.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         scratch.chmod(0o755)
@@ -62,12 +57,10 @@ def save_artifact(
             _write(model, tokenizer, scratch, card)
         _flush(scratch)
         _put_in_place(scratch, directory)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise WorkspaceError(
-            f"the model can't be saved: {reason}",
-            where=str(directory),
-            fix="free space, or name another directory",
+            f"the model can't be saved: {reason}", where=str(directory), fix="free space, or name another directory"
         ) from error
     finally:
         if scratch is not None:
@@ -143,9 +136,7 @@ def is_adapter(directory: Path) -> bool:
 
 def base_settings(card: ModelCard, settings: ModelSettings) -> ModelSettings:
     """Settings for the base that a card names; all but what names a model is taken from `settings`."""
-    return settings.model_copy(
-        update={"reference": card.base, "revision": None, "gguf_file": card.base_gguf_file}
-    )
+    return settings.model_copy(update={"reference": card.base, "revision": None, "gguf_file": card.base_gguf_file})
 
 
 def merged_adapter(source: ModelSource, settings: ModelSettings, head: Head) -> Any:
@@ -172,6 +163,13 @@ def merged_adapter(source: ModelSource, settings: ModelSettings, head: Head) -> 
     plain = translate(model.merge_and_unload, source, f"the {kind} adapter can't be merged")
     plain.requires_grad_(True)
     return plain.eval()
+
+
+def _refuse_foreign_files(directory: Path) -> None:
+    if directory.exists() and not (directory / CARD).is_file() and (directory.is_file() or any(directory.iterdir())):
+        raise WorkspaceError(
+            "there is something that Luthier did not save", where=str(directory), fix="name another directory"
+        )
 
 
 def _write(model: Any, tokenizer: Any, folder: Path, card: ModelCard) -> None:
@@ -212,9 +210,7 @@ def _write_adapter(model: Any, folder: Path, card: ModelCard) -> None:
     config = read_json(folder / ADAPTER_CONFIG)
     config["base_model_name_or_path"] = base.hub_id or str(base.path)
     config["revision"] = base.revision
-    (folder / ADAPTER_CONFIG).write_text(
-        json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-    )
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _check_new_parts_saved(model: Any, folder: Path) -> None:
@@ -269,9 +265,7 @@ def attach_adapter(body: Any, folder: Path, *, trainable: bool = False) -> Any:
     if prompt:
         keep_prompt_beside_text(body, config.task_type)
     model: Any = translate(
-        lambda: PeftModel.from_pretrained(
-            body, str(folder), is_trainable=trainable and not prompt, config=config
-        ),
+        lambda: PeftModel.from_pretrained(body, str(folder), is_trainable=trainable and not prompt, config=config),
         source,
         "the adapter can't be put on its base",
     )
@@ -309,9 +303,7 @@ def _refuse_other_base(folder: Path, card: ModelCard, base: ModelSettings) -> No
             fix="put it back, or pass its new place as `base`",
         ) from error
     found = content_fingerprint(local_folder(source, base), source.gguf_file)
-    if card.base_fingerprint == found or (
-        source.kind == "hub" and card.base_fingerprint == fingerprint(source)
-    ):
+    if card.base_fingerprint == found or (source.kind == "hub" and card.base_fingerprint == fingerprint(source)):
         return
     raise ModelError(
         f"adapter for another base: it was trained on {card.base} (fingerprint "

@@ -110,6 +110,4 @@ def read_card(directory: Path) -> ModelCard:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise ModelError(
-            f"`{key}`: {first['msg']}", where=str(path), fix="restore the file from a copy"
-        ) from error
+        raise ModelError(f"`{key}`: {first['msg']}", where=str(path), fix="restore the file from a copy") from error

@@ -85,9 +85,7 @@ def _cached_snapshot(source: ModelSource) -> Path | None:
     repository = Path(constants.HF_HUB_CACHE) / f"models--{_id(source).replace('/', '--')}"
     revision = source.revision or "main"
     if ".." in revision.split("/") or revision.startswith("/"):
-        raise ModelError(
-            "that is no revision", where=source.reference, fix="name a branch, a tag or a commit"
-        )
+        raise ModelError("that is no revision", where=source.reference, fix="name a branch, a tag or a commit")
     reference = repository / "refs" / revision
     commit = reference.read_text().strip() if reference.is_file() else revision
     snapshot = repository / "snapshots" / commit
@@ -107,9 +105,7 @@ def _ask(source: ModelSource, question: Callable[[], T]) -> T:
         ) from error
     except errors.RevisionNotFoundError as error:
         fix = "name a branch, a tag or a commit that exists"
-        raise ModelError(
-            f"the model has no revision {source.revision!r}", where=source.reference, fix=fix
-        ) from error
+        raise ModelError(f"the model has no revision {source.revision!r}", where=source.reference, fix=fix) from error
     except errors.RepositoryNotFoundError as error:
         fix = "check the spelling of `org/name`, or of the directory; for a private model set HF_TOKEN"
         raise ModelError(

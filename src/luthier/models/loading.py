@@ -96,9 +96,7 @@ def load_model(
     return read_model(source, folder, settings, request, seed)
 
 
-def read_model(
-    source: ModelSource, folder: Path, settings: ModelSettings, request: HeadRequest, seed: int = 0
-) -> Any:
+def read_model(source: ModelSource, folder: Path, settings: ModelSettings, request: HeadRequest, seed: int = 0) -> Any:
     """Check a local model folder and read the model in it."""
     contained = source.kind != "package"  # an installer may link a package's files into its own store
     check_model_folder(folder, allow=settings.allow, gguf_file=source.gguf_file, contained=contained)
@@ -133,9 +131,7 @@ def empty_model(
     if options["dtype"] == "auto":
         options["dtype"] = config.dtype or torch.float32
     with torch.device("meta"):
-        return translate(
-            lambda: auto_class(head).from_config(config, **options), source, "the model can't be built"
-        )
+        return translate(lambda: auto_class(head).from_config(config, **options), source, "the model can't be built")
 
 
 def local_folder(source: ModelSource, settings: ModelSettings, *, weights: bool = True) -> Path:
@@ -188,9 +184,7 @@ def _checked_folder(source: ModelSource, settings: ModelSettings) -> Path:
 
 
 def _has_tokenizer(folder: Path) -> bool:
-    return any(
-        any(folder.glob(pattern)) for pattern in ("tokenizer*", "vocab*", "*.model", "*.spm", "*.tiktoken")
-    )
+    return any(any(folder.glob(pattern)) for pattern in ("tokenizer*", "vocab*", "*.model", "*.spm", "*.tiktoken"))
 
 
 def _verify_origin(source: ModelSource, folder: Path) -> None:
@@ -285,9 +279,7 @@ def _read_weights(
 def _set_padding(model: Any, settings: ModelSettings) -> None:
     """Decoders often name no padding token; heads and batched generation need one."""
     config = model.config
-    if getattr(config, "pad_token_id", None) is not None or not (
-        is_decoder(config) or is_encoder_decoder(config)
-    ):
+    if getattr(config, "pad_token_id", None) is not None or not (is_decoder(config) or is_encoder_decoder(config)):
         return
     source = resolve(settings)
     if source.gguf_file or _has_tokenizer(local_folder(source, settings)):
@@ -309,15 +301,11 @@ def _give_padding(tokenizer: Any, source: ModelSource) -> None:
             fix='add `"pad_token": "…"` with a token of its vocabulary to tokenizer_config.json',
         )
     tokenizer.pad_token = tokenizer.eos_token
-    log.info(
-        "%s: the tokenizer has no padding token; %r serves as one", source.reference, tokenizer.eos_token
-    )
+    log.info("%s: the tokenizer has no padding token; %r serves as one", source.reference, tokenizer.eos_token)
 
 
 def _require_gguf(where: str) -> None:
     import importlib.util
 
     if importlib.util.find_spec("gguf") is None:
-        raise ModelError(
-            "reading GGUF files needs the package gguf", where=where, fix="pip install 'luthier[gguf]'"
-        )
+        raise ModelError("reading GGUF files needs the package gguf", where=where, fix="pip install 'luthier[gguf]'")

@@ -88,11 +88,7 @@ def _recorded(folder: Path) -> dict[str, str]:
         found = {}
         for entry in importlib.metadata.distribution(name).files or []:
             path = Path(str(entry.locate()))
-            if (
-                path.name in entry.parts
-                and path.parent.resolve() == folder.resolve()
-                and entry.hash is not None
-            ):
+            if path.name in entry.parts and path.parent.resolve() == folder.resolve() and entry.hash is not None:
                 found[path.name] = entry.hash.value if entry.hash.mode == "sha256" else ""
         if found := {name: value for name, value in found.items() if value}:
             return found

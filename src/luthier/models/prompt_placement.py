@@ -10,6 +10,7 @@ Shapes: B examples, T positions of the input, P positions of prompt and cache be
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def keep_prompt_beside_text(model: nn.Module, task_type: str | None) -> None:
     if getattr(model.config, "is_encoder_decoder", False) or not _takes_positions(model):
         return
     if task_type == "CAUSAL_LM":
-        hook = _count_positions
+        hook: Callable[..., Any] = _count_positions
     elif task_type == "SEQ_CLS" and hasattr(model, "score"):
         hook = _pad_left
     else:
@@ -64,6 +65,4 @@ def _pad_left(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         return _count_positions(model, args, kwargs)
     order = torch.argsort(mask, dim=1, stable=True)
     moved = embeds.gather(1, order[..., None].expand_as(embeds))
-    return _count_positions(
-        model, args, {**kwargs, "inputs_embeds": moved, "attention_mask": mask.gather(1, order)}
-    )
+    return _count_positions(model, args, {**kwargs, "inputs_embeds": moved, "attention_mask": mask.gather(1, order)})

@@ -114,9 +114,7 @@ def _on_hub(settings: ModelSettings) -> ModelSource:
         )
     file = settings.gguf_file
     if file is not None and (Path(file).name != file or not file.endswith(".gguf")):
-        raise ModelError(
-            f"{file!r} is no name of a GGUF file", where=reference, fix="give a name that ends in .gguf"
-        )
+        raise ModelError(f"{file!r} is no name of a GGUF file", where=reference, fix="give a name that ends in .gguf")
     return ModelSource("hub", reference, hub_id=name, revision=revision or settings.revision, gguf_file=file)
 
 
@@ -125,9 +123,7 @@ def _similar_directory(reference: str) -> str:
     siblings = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
     guess = nearest(Path(reference).name, siblings)
     hint = f"did you mean {parent / guess}? " if guess else ""
-    return (
-        hint + "give a directory with config.json and *.safetensors, a hub id `org/name`, or `package:NAME`"
-    )
+    return hint + "give a directory with config.json and *.safetensors, a hub id `org/name`, or `package:NAME`"
 
 
 def _in_directory(settings: ModelSettings, path: Path) -> ModelSource:
@@ -155,9 +151,7 @@ def _refuse_folder_without_model(path: Path) -> None:
             fix="name one of them: " + str(path / "cells" / "NAME"),
         )
     if list(path.glob("[0-9][0-9]-*")):
-        raise ModelError(
-            "this run has no finished stage with a model", where=str(path), fix="let the run finish first"
-        )
+        raise ModelError("this run has no finished stage with a model", where=str(path), fix="let the run finish first")
     raise ModelError(
         "the directory holds no model",
         where=str(path),
@@ -234,8 +228,7 @@ def package_folder(name: str, where: str) -> Path:
     raise ModelError(
         f"the Python package {name!r} is not installed",
         where=where,
-        fix=(f"did you mean {guess!r}? " if guess else "")
-        + f"otherwise `pip install {name.replace('_', '-')}`",
+        fix=(f"did you mean {guess!r}? " if guess else "") + f"otherwise `pip install {name.replace('_', '-')}`",
     )
 
 

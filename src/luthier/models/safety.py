@@ -88,9 +88,7 @@ def check_config(config: dict[str, Any], path: Path, allow: Collection[str] = ()
                 "trust it, add `allow: [remote_code]` to the model",
             )
         if key in _FETCHES_CODE:
-            raise ModelError(
-                f"`{key}` {_FETCHES_CODE[key]}", where=where, fix=f"remove `{key}` from the file"
-            )
+            raise ModelError(f"`{key}` {_FETCHES_CODE[key]}", where=where, fix=f"remove `{key}` from the file")
         if _IMPLEMENTATION.fullmatch(key):
             _check_implementation(key, value, where)
         if key == "quantization_config":
@@ -186,9 +184,7 @@ def check_weight_names(names: Collection[str], where: str, allow: Collection[str
         return
     pickles = sorted(name for name in names if name.endswith(PICKLES) and name not in TRAINER_STATE)
     if not pickles:
-        raise ModelError(
-            "there are no weights (*.safetensors)", where=where, fix="copy or download the model again"
-        )
+        raise ModelError("there are no weights (*.safetensors)", where=where, fix="copy or download the model again")
     if "pickle" in allow:
         return
     raise ModelError(

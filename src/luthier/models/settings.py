@@ -36,9 +36,7 @@ class ModelSettings(Settings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="float32", description="number format of the weights in memory; `auto` keeps that of the file"
     )
-    attention: Literal[
-        "auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"
-    ] = Field(
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] = Field(
         default="auto", description="attention implementation; `auto` leaves the choice to transformers"
     )
     allow: tuple[Danger, ...] = Field(

@@ -91,9 +91,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ModelError(f"the file can't be read: {error.strerror}", where=str(path)) from error
     except UnicodeDecodeError as error:
-        raise ModelError(
-            f"the file is not UTF-8 (byte {error.start})", where=str(path), fix=_FETCH_AGAIN
-        ) from error
+        raise ModelError(f"the file is not UTF-8 (byte {error.start})", where=str(path), fix=_FETCH_AGAIN) from error
     except json.JSONDecodeError as error:
         where = f"{path}:{error.lineno}"
         raise ModelError(f"the file is not valid JSON: {error.msg}", where=where, fix=_FETCH_AGAIN) from error
@@ -110,9 +108,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if len(start) < 8 or length > min(_LONGEST_HEADER, size - 8):
-            raise ModelError(
-                "the file is cut short, or is no safetensors file", where=str(path), fix=_FETCH_AGAIN
-            )
+            raise ModelError("the file is cut short, or is no safetensors file", where=str(path), fix=_FETCH_AGAIN)
         raw = stream.read(length)
     try:
         header = json.loads(raw)

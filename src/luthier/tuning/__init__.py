@@ -7,6 +7,8 @@ from luthier._lazy import lazy_names
 _HOMES = {
     "ResidualPromptConfig": "luthier.tuning.residual_prompt",
     "fold_prompt": "luthier.tuning.residual_prompt",
+    "load_trainable_prompt": "luthier.tuning.residual_prompt",
+    "register": "luthier.tuning.peft_registration",
     "BottleneckConfig": "luthier.tuning.bottleneck",
     "UniPELTConfig": "luthier.tuning.unipelt",
     "InstancePromptConfig": "luthier.tuning.instance_prompt",

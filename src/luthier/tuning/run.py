@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,12 @@ from luthier.evaluation.prediction import predict_rows
 from luthier.evaluation.scoring import task_scores
 from luthier.evaluation.subject import is_shifted
 from luthier.models.artifacts import save_artifact
-from luthier.models.card import ModelCard
-from luthier.models.inspect import bytes_on_disk, model_max_length, parameter_counts
+from luthier.models.card import ModelCard, describe
+from luthier.models.inspect import bytes_on_disk, is_encoder_decoder, model_max_length, parameter_counts
 from luthier.models.loading import empty_model, load_config, load_model, load_tokenizer
-from luthier.models.references import fingerprint, resolve
+from luthier.models.settings import Head
 from luthier.progress import track
+from luthier.secrets import redact
 from luthier.stages import StageInputs, StageOutputs, StagePlan, metrics_record
 from luthier.tasks import PEFT_TASK_TYPES, head_for
 from luthier.training.job import TrainingJob, TrainingResult, total_steps, train
@@ -41,7 +43,7 @@ class Prepared:
     task: TaskData
     rows: dict[str, Any]
     tokenizer: Any
-    head: str
+    head: Head
     max_length: int
     shifted: bool
 
@@ -103,7 +105,14 @@ def prepare(stage: Tune, inputs: StageInputs) -> Prepared:
             fix="shorten the prompt or raise data.max_length",
         )
     with track("encoding text"):
-        rows = encode(task, tokenizer, max_length=longest, reserved=reserved, too_long=stage.data.too_long)
+        rows = encode(
+            task,
+            tokenizer,
+            max_length=longest,
+            reserved=reserved,
+            too_long=stage.data.too_long,
+            encoder_decoder=is_encoder_decoder(config),
+        )
     schema = str(task.schema.name)
     return Prepared(task, rows, tokenizer, head_for(schema, config), longest, is_shifted(schema, config))
 
@@ -190,17 +199,16 @@ def validation_scorer(stage: Tune, prepared: Prepared, collator: Any) -> Any:
 
 def card_for(stage: Tune, inputs: StageInputs, prepared: Prepared, result: TrainingResult) -> ModelCard:
     """The card of the saved model."""
-    return ModelCard(
-        base=inputs.model.reference,
-        base_fingerprint=fingerprint(resolve(inputs.model)),
-        head=prepared.head,  # type: ignore[arg-type]
+    return describe(
+        inputs.model,
+        prepared.head,
         schema=prepared.schema,
         labels=list(prepared.task.labels) or None,
         regression=prepared.schema == "regression",
         max_length=prepared.max_length,
         reserved_tokens=stage.method.reserved_tokens(),
         method=stage.method.model_dump(mode="json"),
-        data=stage.data.model_dump(mode="json"),
+        data=json.loads(redact(stage.data.model_dump_json())),
         metrics=result.scores,
     )
 
@@ -236,8 +244,8 @@ def memory_estimate(total: int, trainable: int, config: Any, tokens: int) -> int
     Activations are counted as 16 numbers of the hidden width per token and layer, which is what a transformer
     block of the usual shape keeps for its backward pass; libraries add about 400 MB.
     """
-    width = getattr(config, "hidden_size", None) or getattr(config, "d_model", 768)
-    layers = getattr(config, "num_hidden_layers", None) or getattr(config, "num_layers", 12)
+    width = int(getattr(config, "hidden_size", None) or getattr(config, "d_model", 768))
+    layers = int(getattr(config, "num_hidden_layers", None) or getattr(config, "num_layers", 12))
     return int(4 * total + 12 * trainable + 4 * 16 * width * layers * tokens + 400e6)
 
 

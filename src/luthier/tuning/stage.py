@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, create_model
 
@@ -12,9 +12,6 @@ from luthier.registry import METHODS, OBJECTIVES, STAGES, import_folder, one_of
 from luthier.stages import Kind, Stage, StageInputs, StageOutputs, StagePlan
 from luthier.training.settings import TrainingSettings
 from luthier.tuning.method import TuningMethod
-
-if TYPE_CHECKING:
-    pass
 
 import_folder("luthier.tuning.methods")
 
@@ -52,9 +49,9 @@ class Tune(TrainingSettings, Stage):
         return built
 
     def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
-        from luthier.data.sources import fingerprint_sources
+        from luthier.data.fingerprint import source_fingerprint
 
-        return fingerprint_sources(self.data)
+        return {"data": source_fingerprint(self.data)}
 
     def plan(self, inputs: StageInputs) -> StagePlan:
         from luthier.tuning.run import plan_tuning

@@ -28,13 +28,13 @@ class CostSuite(Suite):
         from luthier.models.inspect import bytes_on_disk, parameter_counts
 
         rows = subject.rows.select(range(min(self.rows, len(subject.rows))))
-        subject.predict(rows.select(range(min(len(rows), subject.batch_size))), "warming up")
+        subject.forward(rows.select(range(min(len(rows), subject.batch_size))))
         with CostMeter() as meter:
-            predictions = subject.predict(rows, "measuring throughput")
+            predictions = subject.predict(rows)
         latencies = []
         for index in range(min(self.single_rows, len(rows))):
             started = time.perf_counter()
-            subject.predict(rows.select([index]), "measuring latency")
+            subject.forward(rows.select([index]))
             latencies.append(time.perf_counter() - started)
         _, total = parameter_counts(subject.model)
         return SuiteResult(

@@ -49,9 +49,7 @@ class IA3(TuningMethod):
         from luthier.tuning.wrapping import wrap
 
         targets, feedforward = self._layers(model)
-        config = IA3Config(
-            task_type=context.task_type, target_modules=targets, feedforward_modules=feedforward
-        )
+        config = IA3Config(task_type=context.task_type, target_modules=targets, feedforward_modules=feedforward)
         return wrap(model, config, context)
 
     def _layers(self, model: PreTrainedModel) -> tuple[list[str] | None, list[str] | None]:

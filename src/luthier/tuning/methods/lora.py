@@ -37,9 +37,7 @@ class Lora(TuningMethod):
         "all attention projections where PEFT does not know the architecture.",
     )
     rank_stabilized: bool = Field(False, description="Scale by alpha / sqrt(rank) instead (rsLoRA).")
-    dora: bool = Field(
-        False, description="Train the length of every weight column apart from its direction (DoRA)."
-    )
+    dora: bool = Field(False, description="Train the length of every weight column apart from its direction (DoRA).")
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         """Wrap with PEFT's LoRA.

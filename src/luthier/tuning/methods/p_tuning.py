@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from luthier.registry import METHODS
 from luthier.settings import Paper
 from luthier.tuning.method import MethodContext
-from luthier.tuning.prompt_method import PromptMethod, check_prompts_fit, embeddings_of
+from luthier.tuning.prompt_method import PromptMethod, check_prompts_fit
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,21 +50,28 @@ class PTuning(PromptMethod):
         """
         from peft import PromptEncoderConfig
 
-        from luthier.models.prompt_placement import keep_prompt_beside_text
         from luthier.tuning.wrapping import wrap
 
         check_prompts_fit(model, context, self.name)
-        width = embeddings_of(model).embedding_dim
+        width = model.get_input_embeddings().embedding_dim
         lstm = {"encoder_num_layers": self.layers or 2, "encoder_dropout": self.dropout or 0.0}
         config = PromptEncoderConfig(
             task_type=context.task_type,
             num_virtual_tokens=self.length,
             num_transformer_submodules=1,
-            token_dim=width,
             encoder_hidden_size=self.hidden_size or width,
             encoder_reparameterization_type=self.reparameterization.upper(),
             **(lstm if self.reparameterization == "lstm" else {}),
         )
         wrapped = wrap(model, config, context)
-        keep_prompt_beside_text(model, context.task_type)
+        _free_network(wrapped)
         return wrapped
+
+
+def _free_network(model: Any) -> None:
+    """Undo that PEFT, which looks for a task head called `head` by the end of names, takes `mlp_head` for one."""
+    from peft.utils import ModulesToSaveWrapper
+
+    encoder = model.prompt_encoder["default"]
+    if isinstance(encoder.mlp_head, ModulesToSaveWrapper):
+        encoder.mlp_head = encoder.mlp_head.original_module.requires_grad_(True)

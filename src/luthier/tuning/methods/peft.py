@@ -28,9 +28,7 @@ class Peft(TuningMethod):
     paper: ClassVar[Paper | None] = None
     default_learning_rate: ClassVar[float] = 1e-3
     peft_type: str = Field(description="PEFT's name of the tuner: VERA, BOFT, LOHA, ...")
-    settings: dict[str, Any] = Field(
-        default_factory=dict, description="Fields of the tuner's PEFT configuration."
-    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="Fields of the tuner's PEFT configuration.")
 
     def reserved_tokens(self) -> int:
         return int(self.settings.get("num_virtual_tokens") or 0)
@@ -42,17 +40,13 @@ class Peft(TuningMethod):
             RecipeError: there is no such tuner, it has no such setting, or a value does not fit.
             ModelError: PEFT refuses the model.
         """
-        from luthier.models.prompt_placement import keep_prompt_beside_text
         from luthier.tuning.prompt_method import check_prompts_fit
         from luthier.tuning.wrapping import wrap
 
         config = self._config(model, context)
         if config.is_prompt_learning:
             check_prompts_fit(model, context, f"peft ({self.peft_type})")
-        wrapped = wrap(model, config, context)
-        if config.is_prompt_learning:
-            keep_prompt_beside_text(model, context.task_type)
-        return wrapped
+        return wrap(model, config, context)
 
     def _config(self, model: Any, context: MethodContext) -> Any:
         from luthier.tuning.targets import check_targets
@@ -64,8 +58,7 @@ class Peft(TuningMethod):
                 guess = nearest(name, known)
                 raise RecipeError(
                     f"{self.peft_type.upper()} has no setting {name!r}",
-                    fix=(f"did you mean {guess!r}? " if guess else "")
-                    + f"it has: {', '.join(sorted(known))}",
+                    fix=(f"did you mean {guess!r}? " if guess else "") + f"it has: {', '.join(sorted(known))}",
                 )
         try:
             config = config_cls(task_type=context.task_type, **self.settings)

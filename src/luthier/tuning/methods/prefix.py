@@ -35,9 +35,7 @@ class Prefix(PromptMethod):
     head_learning_rate: float | None = Field(
         5e-3, gt=0, description="Peak learning rate of the task head; null takes that of the prefix."
     )
-    projection: bool = Field(
-        False, description="Train a network that makes the keys and values, as in the paper."
-    )
+    projection: bool = Field(False, description="Train a network that makes the keys and values, as in the paper.")
     hidden_size: int | None = Field(None, gt=0, description="Width of that network; null takes the model's.")
 
     @model_validator(mode="after")
@@ -54,7 +52,6 @@ class Prefix(PromptMethod):
         """
         from peft import PrefixTuningConfig
 
-        from luthier.models.prompt_placement import keep_prompt_beside_text
         from luthier.tuning.wrapping import wrap
 
         check_prompts_fit(model, context, self.name)
@@ -67,7 +64,6 @@ class Prefix(PromptMethod):
             encoder_hidden_size=(self.hidden_size or width) if self.projection else None,
         )
         wrapped = wrap(model, config, context)
-        keep_prompt_beside_text(model, context.task_type)
         # Checkpointed layers drop the cache, and with it the prefix, in silence.
         model.supports_gradient_checkpointing = False
         return wrapped

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from luthier.registry import METHODS
 from luthier.settings import Paper
 from luthier.tuning.method import MethodContext
-from luthier.tuning.prompt_method import PromptMethod, check_prompts_fit, embeddings_of, text_ids
+from luthier.tuning.prompt_method import PromptMethod, check_prompts_fit, text_ids
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,9 +36,7 @@ class Prompt(PromptMethod):
         "vocabulary",
         description="What the prompt starts from: embeddings of tokens drawn from the vocabulary, of a text, or noise.",
     )
-    init_text: str | None = Field(
-        None, description="The text of `init: text`, cut or repeated to the length."
-    )
+    init_text: str | None = Field(None, description="The text of `init: text`, cut or repeated to the length.")
 
     @model_validator(mode="after")
     def _text_belongs_to_init(self) -> Self:
@@ -55,20 +53,16 @@ class Prompt(PromptMethod):
         import torch
         from peft import PromptTuningConfig
 
-        from luthier.models.prompt_placement import keep_prompt_beside_text
         from luthier.tuning.wrapping import wrap
 
         check_prompts_fit(model, context, self.name)
-        embeddings = embeddings_of(model)
         config = PromptTuningConfig(
             task_type=context.task_type,
             num_virtual_tokens=self.length,
             num_transformer_submodules=1,
-            token_dim=embeddings.embedding_dim,
         )
         wrapped = wrap(model, config, context)
-        keep_prompt_beside_text(model, context.task_type)
-        rows = self._first_rows(embeddings, context)
+        rows = self._first_rows(model.get_input_embeddings(), context)
         if rows is not None and not rows.is_meta:
             with torch.no_grad():
                 wrapped.prompt_encoder["default"].embedding.weight.copy_(rows)

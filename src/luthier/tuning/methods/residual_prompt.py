@@ -58,14 +58,13 @@ class ResidualPrompt(PromptMethod):
         None,
         description="LayerNorm at the end of the branch; null is true for mlp and mlp2, false for the others.",
     )
-    activation: Activation | None = Field(
-        None, description="Non-linearity of MLP and transformer; null is relu."
-    )
+    activation: Activation | None = Field(None, description="Non-linearity of MLP and transformer; null is relu.")
     dropout: float | None = Field(
         None,
         ge=0,
         lt=1,
-        description="Dropout in the network; null is 0 for MLPs and one LSTM layer, 0.05 for more and for the transformer.",
+        description="Dropout in the network; null is 0 for MLPs and one LSTM layer, 0.05 for more of those and "
+        "for the transformer.",
     )
     shared: bool | None = Field(
         None, description="One MLP for all prompt vectors; false gives each its own; null is true."
@@ -81,15 +80,11 @@ class ResidualPrompt(PromptMethod):
         description="What the prompt starts from: embeddings of tokens drawn from the vocabulary, "
         "uniform(-0.5, 0.5), embeddings of a text, or a tensor from a file.",
     )
-    init_text: str | None = Field(
-        None, description="The text of `init: text`, cut or repeated to the length."
-    )
+    init_text: str | None = Field(None, description="The text of `init: text`, cut or repeated to the length.")
     init_file: str | None = Field(
-        None, description="The safetensors file of `init: tensor`; it holds one tensor of length × width."
+        None, description="The safetensors file of `init: tensor`; it holds one tensor of length by width."
     )
-    freeze_dropout: bool = Field(
-        False, description="Switch the dropout of the frozen model off while training."
-    )
+    freeze_dropout: bool = Field(False, description="Switch the dropout of the frozen model off while training.")
 
     @model_validator(mode="after")
     def _options_have_effect(self) -> Self:

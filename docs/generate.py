@@ -1,0 +1,79 @@
+"""Writes docs/recipe.md from the settings classes, and docs/recipe.schema.json. `--check` only compares."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from luthier.explain import KINDS, part_name, settings_rows
+from luthier.recipe import CompareSettings, RecipeBase, json_schema
+from luthier.data.settings import DataSettings
+from luthier.models.settings import ModelSettings
+
+HEADER = """\
+# Recipe reference
+
+Generated from the settings classes by `make docs`; do not edit. The same text is behind `luthier explain NAME`,
+and `recipe.schema.json` beside this page gives editors completion and checks:
+put `# yaml-language-server: $schema=…/recipe.schema.json` on a recipe's first line.
+
+A stage is one key with its settings below it. A method, objective or suite is written as its name, or as a mapping with
+its `name` and settings. `${env:NAME}` anywhere in a text is filled in from the environment when the stage runs;
+what was filled in appears in no log, report or saved recipe. Any key can be set from the command line:
+`--set stages.0.tune.epochs=1`.
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="fail if a page is out of date, write nothing")
+    check = parser.parse_args().check
+    folder = Path(__file__).parent
+    pages = {
+        folder / "recipe.md": recipe_page(),
+        folder / "recipe.schema.json": json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n",
+    }
+    stale = [p for p, text in pages.items() if not p.exists() or p.read_text(encoding="utf8") != text]
+    if check:
+        for page in stale:
+            print(f"{page.name} is out of date: run `make docs`", file=sys.stderr)
+        return len(stale)
+    for page, text in pages.items():
+        page.write_text(text, encoding="utf8")
+    return 0
+
+
+def recipe_page() -> str:
+    """The whole page."""
+    parts = [HEADER, section("The recipe", RecipeBase, skip={"stages"}), section("model", ModelSettings)]
+    parts += [section("compare", CompareSettings), section("data", DataSettings)]
+    for kind, registry in KINDS.items():
+        if registry.names():
+            parts.append(f"## {kind.capitalize()}\n")
+        for part in registry:
+            resolved = part.resolved() if hasattr(part, "resolved") else part
+            parts.append(section(f"`{part_name(part)}`: {part.summary}", resolved, level=3, source=part))
+    return "\n".join(parts)
+
+
+def section(title: str, settings: type[Any], *, level: int = 2, skip: set[str] = frozenset(), source: Any = None) -> str:
+    """One settings class as a table."""
+    lines = [f"{'#' * level} {title}\n"]
+    if source is not None and source.paper is not None:
+        lines.append(f"Paper: {source.paper}\n")
+    rate = getattr(source, "default_learning_rate", None)
+    if rate:
+        lines.append(f"Learning rate where the recipe names none: {rate:g}\n")
+    rows = [row for row in settings_rows(settings) if row[0] not in skip]
+    if not rows:
+        return "\n".join([*lines, "No settings.\n"])
+    lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
+    lines += ["| `{}` | {} | {} | {} |".format(*(cell.replace("|", "\\|").replace("\n", " ") for cell in row)) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""The steps from rows as they were read to the splits of a task: cuts, labels, draws, tables."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.data.canonical import Columns
+from luthier.data.labels import LabelIds, check_labels, declared_labels, sorted_labels
+from luthier.data.origins import Origin
+from luthier.data.reading import RawSplit, Rows, canonical_rows
+from luthier.data.schemas import TaskSchema
+from luthier.data.settings import DataSettings
+from luthier.data.subsets import CUT_SEED, cut_shares, draw_examples, draw_per_class, first_of_order
+from luthier.data.table import Problems
+from luthier.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """What a split holds, for plans and reports.
+
+    Attributes:
+        rows: number of examples; None for a stream.
+        label_counts: label -> examples (token labels: words) that carry it.
+        source: as the user wrote it.
+        note: how the split was made, where that is not plain.
+    """
+
+    rows: int | None
+    label_counts: dict[str, int]
+    source: str
+    note: str
+
+
+def canonical_splits(
+    raw: dict[str, RawSplit], schema: TaskSchema, mappings: dict[str, Columns], settings: DataSettings
+) -> dict[str, Rows]:
+    found = {split: canonical_rows(one, schema, mappings[split], settings) for split, one in raw.items()}
+    return {split: rows for split, rows in found.items() if rows is not None}
+
+
+def with_cut_validation(rows: dict[str, Rows], settings: DataSettings) -> dict[str, Rows]:
+    share = settings.validation_fraction
+    if share is None or "train" not in rows:
+        return rows
+    if "validation" in rows:
+        raise DataError(
+            "the set has a validation split, so none is cut from training",
+            where=rows["validation"].where,
+            fix="leave `validation_fraction` out, or name the training split alone as `train`",
+        )
+    train = rows["train"]
+    parts = cut_shares(len(train), {"train": 1 - share, "validation": share}, train.where)
+    said = f"{share:g} of the training rows, cut with seed {CUT_SEED}"
+    _log.info("%s: validation is %s", train.where, said)
+    rest = f"without the {share:g} cut for validation"
+    return rows | {
+        "train": train.select(parts["train"], _joined(train.note, rest)),
+        "validation": train.select(parts["validation"], said),
+    }
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
+
+
+def label_names(
+    rows: dict[str, Rows], raw: dict[str, RawSplit], schema: TaskSchema, settings: DataSettings
+) -> list[str]:
+    if not schema.has_classes or not settings.labelled:
+        return list(settings.labels or []) if schema.has_classes else []
+    base = "train" if "train" in rows else next(iter(rows))
+    one = raw.get(base) or raw["train"]
+    known = one.origin.known if settings.task in (None, one.origin.known.task if one.origin.known else None) else None
+    labels = declared_labels(settings, known, one.table.labels)
+    if labels is None:
+        values = rows[base].columns[schema.label_column or ""]
+        tags = schema.label_column == "tags"
+        labels = sorted_labels([tag for row in values for tag in row] if tags else values, tags=tags)
+    check_labels(labels, rows[base].where)
+    return labels
+
+
+def set_label_ids(rows: dict[str, Rows], schema: TaskSchema, labels: list[str]) -> None:
+    column = schema.label_column
+    for one in rows.values():
+        if column is None or column not in one.columns:
+            continue
+        problems = Problems(one.where)
+        if schema.name == "multiple_choice":
+            one.columns[column] = _choice_ids(one, problems)
+        elif schema.has_classes:
+            one.columns[column] = _class_ids(one, column, LabelIds(labels), problems)
+        problems.raise_if_any("correct these labels, rename them with `label_map`, or name all labels with `labels`")
+
+
+def _class_ids(one: Rows, column: str, ids: LabelIds, problems: Problems) -> list[Any]:
+    found: list[Any] = []
+    for value, place in zip(one.columns[column], one.places, strict=True):
+        if isinstance(value, list):
+            found.append([ids.of(tag, place, one.label_column, problems) for tag in value])
+        else:
+            found.append(ids.of(value, place, one.label_column, problems))
+    return found
+
+
+def _choice_ids(one: Rows, problems: Problems) -> list[int]:
+    found = []
+    for value, choices, place in zip(one.columns["label"], one.columns["choices"], one.places, strict=True):
+        index = int(value) if value.isdigit() else -1
+        if not 0 <= index < len(choices):
+            message = f"{value!r} is not the index of a choice, 0 to {len(choices) - 1}"
+            problems.add(f"{place}, column {one.label_column!r}", message)
+        found.append(index)
+    return found
+
+
+def drawn(rows: dict[str, Rows], labels: list[str], settings: DataSettings) -> dict[str, Rows]:
+    seed = settings.subset_seed
+    if "train" in rows and settings.per_class is not None:
+        train = rows["train"]
+        if not labels or "label" not in train.columns:
+            raise DataError("`per_class` needs one label an example", where=train.where, fix="use `examples` instead")
+        drawn = draw_per_class(train.columns["label"], labels, settings.per_class, seed, train.where)
+        rows["train"] = train.select(drawn, _joined(train.note, f"{settings.per_class} of every label, seed {seed}"))
+    if "train" in rows and settings.examples is not None:
+        rows |= _first_examples(rows, settings.examples, settings.validation_examples or 0, seed)
+    if settings.limit is not None:
+        for split, one in rows.items():
+            if len(one) > settings.limit:
+                kept = first_of_order(len(one), settings.limit, seed)
+                rows[split] = one.select(kept, _joined(one.note, f"{settings.limit} of {len(one)} rows, seed {seed}"))
+    return rows
+
+
+def _first_examples(rows: dict[str, Rows], examples: int, following: int, seed: int) -> dict[str, Rows]:
+    train = rows["train"]
+    drawn, after = draw_examples(len(train), examples, seed, train.where, following)
+    found = {"train": train.select(drawn, _joined(train.note, f"the first {examples} in the order of seed {seed}"))}
+    if following:
+        said = f"the next {following} training rows in the order of seed {seed}"
+        found["validation"] = train.select(after, said)
+        own = rows.get("validation")
+        if own is not None and "test" not in rows:
+            found["test"] = own.select(list(range(len(own))), _joined(own.note, "the set's validation split"))
+    return found
+
+
+def check_choices(rows: dict[str, Rows], schema: TaskSchema) -> None:
+    if schema.name != "multiple_choice":
+        return
+    for one in rows.values():
+        counts = Counter(len(choices) for choices in one.columns["choices"])
+        usual = counts.most_common(1)[0][0]
+        problems = Problems(one.where)
+        for choices, place in zip(one.columns["choices"], one.places, strict=True):
+            if len(choices) != usual:
+                problems.add(place, f"has {len(choices)} choices, and most rows have {usual}")
+        problems.raise_if_any("give every row the same number of choices")
+
+
+def metric_names(origin: Origin, schema: TaskSchema, labels: list[str]) -> tuple[str, ...]:
+    known = origin.known
+    if known is not None and known.task == schema.name:
+        binary = len(labels) == 2 or not schema.has_classes
+        return tuple(m for m in known.metrics if m != "f1" or binary) or schema.metrics
+    return ("accuracy", "f1") if schema.metrics[0] == "accuracy" and len(labels) == 2 else schema.metrics
+
+
+def summary_of(one: Rows, schema: TaskSchema, labels: list[str]) -> SplitSummary:
+    values = one.columns.get(schema.label_column or "", []) if labels else []
+    flat = [tag for row in values for tag in row] if schema.label_column == "tags" else values
+    counts = Counter(flat)
+    return SplitSummary(len(one), {name: counts[i] for i, name in enumerate(labels)}, one.where, one.note)
+
+
+def dataset_of(one: Rows, schema: TaskSchema, fingerprint: str) -> Any:
+    import datasets
+    import pyarrow
+
+    strings, integers = pyarrow.list_(pyarrow.string()), pyarrow.list_(pyarrow.int64())
+    types = {
+        "row": pyarrow.int64(),
+        "label": pyarrow.float32() if schema.name == "regression" else pyarrow.int64(),
+        "tokens": strings,
+        "choices": strings,
+        "tags": integers,
+        "answers": pyarrow.struct([("text", strings), ("answer_start", integers)]),
+    }
+    arrays = {name: pyarrow.array(values, types.get(name, pyarrow.string())) for name, values in one.columns.items()}
+    return datasets.Dataset(pyarrow.table(arrays), fingerprint=hashlib.sha256(fingerprint.encode()).hexdigest()[:32])

@@ -1,0 +1,345 @@
+"""Texts -> token ids, one function a task.
+
+Each takes the canonical columns of N rows and gives columns of the same, or of another, number of rows. `row` carries
+the number of the source row along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from luthier.errors import DataError, ModelError
+
+IGNORED = -100
+Columns = Mapping[str, Sequence[Any]]
+Encoded = dict[str, list[Any]]
+_NAMED_ROWS = 5
+
+
+@dataclass
+class Encoder:
+    """How text becomes token ids.
+
+    Attributes:
+        tokenizer: of the model.
+        max_length: positions that the model may use.
+        reserved: positions kept free for the tuning method.
+        too_long: `error`, or `truncate`.
+        encoder_decoder: whether responses go to a decoder of their own.
+        where: the split, for messages.
+        cut: (row, tokens before the cut) of every row that was cut.
+    """
+
+    tokenizer: Any
+    max_length: int
+    reserved: int = 0
+    too_long: str = "error"
+    encoder_decoder: bool = False
+    where: str = "data"
+    cut: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def room(self) -> int:
+        """Tokens that a row may have."""
+        return self.max_length - self.reserved
+
+    def tokenize(self, texts: list[Any], pairs: list[Any] | None = None, **options: Any) -> Any:
+        """Call the tokenizer on a batch, without its own warnings about length."""
+        try:
+            return self.tokenizer(texts, pairs, verbose=False, **options)
+        except (AssertionError, NotImplementedError, TypeError) as error:
+            raise ModelError(
+                f"the tokenizer can't encode this task: {error}",
+                fix="load a fast tokenizer; byte-level ones need `add_prefix_space=True` for lists of words",
+            ) from error
+
+    def too_long_rows(self, rows: Sequence[int], lengths: Sequence[int]) -> list[int]:
+        """Indices of rows that have to be cut; they are noted in `cut`.
+
+        Raises:
+            DataError: there are some and they may not be cut, or a row has no tokens at all.
+        """
+        empty = [row for row, length in zip(rows, lengths, strict=True) if length == 0]
+        if empty:
+            raise DataError(f"row {empty[0]} becomes no tokens", where=self.where, fix="remove or correct the row")
+        over = [i for i, length in enumerate(lengths) if length > self.room]
+        if over and self.too_long == "error":
+            raise self.length_error([(rows[i], lengths[i]) for i in over], len(lengths))
+        self.cut += [(rows[i], lengths[i]) for i in over]
+        return over
+
+    def length_error(self, over: list[tuple[int, int]], total: int) -> DataError:
+        """What to say about (row, tokens) that are longer than the room."""
+        row, length = max(over, key=lambda pair: pair[1])
+        kept = f" ({self.max_length} less {self.reserved} kept for the tuning method)" if self.reserved else ""
+        named = ", ".join(str(number) for number, _ in over[:_NAMED_ROWS]) + (
+            ", ..." if len(over) > _NAMED_ROWS else ""
+        )
+        return DataError(
+            f"{len(over)} of {total} rows are longer than {self.room} tokens{kept}: rows {named}; "
+            f"the longest is row {row} with {length} tokens",
+            where=self.where,
+            fix="set `too_long: truncate` to cut them, raise `max_length` if the model allows, or shorten the texts",
+        )
+
+
+def encode_texts(columns: Columns, encoder: Encoder) -> Encoded:
+    """Single texts and pairs, for classification and regression."""
+    texts = list(columns["text"])
+    pairs = list(columns["text_pair"]) if "text_pair" in columns else None
+    rows = list(columns["row"])
+    encoded: Encoded = {key: list(value) for key, value in encoder.tokenize(texts, pairs).items()}
+    over = encoder.too_long_rows(rows, [len(ids) for ids in encoded["input_ids"]])
+    if over:
+        again = encoder.tokenize(
+            [texts[i] for i in over],
+            [pairs[i] for i in over] if pairs else None,
+            truncation=True,
+            max_length=encoder.room,
+        )
+        for key in encoded:
+            for i, value in zip(over, again[key], strict=True):
+                encoded[key][i] = value
+    if "label" in columns:
+        encoded["labels"] = list(columns["label"])
+    return _finished(encoded, rows)
+
+
+def encode_words(columns: Columns, encoder: Encoder) -> Encoded:
+    """Words with a label each: the first sub-word carries it, all else is ignored.
+
+    Without tags, label 0 marks the first sub-word of every word.
+    """
+    rows, words = list(columns["row"]), [list(tokens) for tokens in columns["tokens"]]
+    tags = columns.get("tags") or [[0] * len(tokens) for tokens in words]
+    batch = encoder.tokenize(words, is_split_into_words=True)
+    lengths = [len(ids) for ids in batch["input_ids"]]
+    if encoder.too_long_rows(rows, lengths):
+        batch = encoder.tokenize(words, is_split_into_words=True, truncation=True, max_length=encoder.room)
+    encoded: Encoded = {key: list(value) for key, value in batch.items()}
+    encoded["labels"] = [_word_labels(batch.word_ids(i), tags[i]) for i in range(len(rows))]
+    masked = [row for row, labels in zip(rows, encoded["labels"], strict=True) if all(x == IGNORED for x in labels)]
+    if masked:
+        raise DataError(
+            f"{len(masked)} rows have no labelled token left to learn from; the first is row {masked[0]}",
+            where=encoder.where,
+            fix="raise `max_length`, or remove these rows",
+        )
+    return _finished(encoded, rows)
+
+
+def _word_labels(words: list[int | None], tags: Sequence[int]) -> list[int]:
+    labels, previous = [], None
+    for word in words:
+        labels.append(IGNORED if word is None or word == previous else tags[word])
+        previous = word
+    return labels
+
+
+def encode_questions(columns: Columns, encoder: Encoder) -> Encoded:
+    """Questions with contexts, in overlapping windows.
+
+    Every window has `offsets`, the (start, end) characters of each token in the context, (-1, -1) outside of it, and,
+    with answers, `start_positions` and `end_positions`: those of the first token where the window lacks the answer.
+    """
+    rows, contexts = list(columns["row"]), list(columns["context"])
+    questions = [question.strip() for question in columns["question"]]
+    stride = max(1, encoder.room // 3)
+    lengths = [len(ids) for ids in encoder.tokenize(questions, [""] * len(questions))["input_ids"]]
+    over = [(rows[i], length) for i, length in enumerate(lengths) if length > encoder.room - stride - 1]
+    if over:
+        raise DataError(
+            f"the questions of {len(over)} rows leave no room for their context within {encoder.room} tokens; "
+            f"the first is row {over[0][0]} with {over[0][1]} tokens",
+            where=encoder.where,
+            fix="raise `max_length`, or shorten the questions",
+        )
+    batch = encoder.tokenize(
+        questions,
+        contexts,
+        truncation="only_second",
+        max_length=encoder.room,
+        stride=stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    source = batch.pop("overflow_to_sample_mapping")
+    offsets = batch.pop("offset_mapping")
+    encoded: Encoded = {key: list(value) for key, value in batch.items()}
+    encoded["offsets"] = [
+        [list(pair) if part == 1 else [-1, -1] for pair, part in zip(offsets[i], batch.sequence_ids(i), strict=True)]
+        for i in range(len(source))
+    ]
+    if "answers" in columns:
+        _place_answers(encoded, [columns["answers"][i] for i in source], [rows[i] for i in source], encoder)
+    return _finished(encoded, [rows[i] for i in source])
+
+
+def _place_answers(encoded: Encoded, answers: list[Any], rows: list[int], encoder: Encoder) -> None:
+    spans, answered, found = [], set(), set()
+    for offsets, answer, row in zip(encoded["offsets"], answers, rows, strict=True):
+        span = None
+        if answer["text"]:
+            answered.add(row)
+            first = answer["answer_start"][0]
+            span = _token_span(offsets, first, first + len(answer["text"][0]))
+            found |= {row} if span else set()
+        spans.append(span or (0, 0))
+    lost = sorted(answered - found)
+    if lost:
+        raise DataError(
+            f"the answers of {len(lost)} rows fit in no window of {encoder.room} tokens; the first is row {lost[0]}",
+            where=encoder.where,
+            fix="raise `max_length`, or remove these rows",
+        )
+    encoded["start_positions"] = [start for start, _ in spans]
+    encoded["end_positions"] = [end for _, end in spans]
+
+
+def _token_span(offsets: list[list[int]], first: int, last: int) -> tuple[int, int] | None:
+    inside = [i for i, (start, end) in enumerate(offsets) if start >= 0 and end > first and start < last]
+    if not inside or offsets[inside[0]][0] > first or offsets[inside[-1]][1] < last:
+        return None
+    return inside[0], inside[-1]
+
+
+def encode_choices(columns: Columns, encoder: Encoder) -> Encoded:
+    """A context with each of its choices: lists of C token lists."""
+    rows, choices = list(columns["row"]), list(columns["choices"])
+    owners = [i for i, some in enumerate(choices) for _ in some]
+    flat = encode_texts(
+        {
+            "text": [columns["context"][i] for i in owners],
+            "text_pair": [choice for some in choices for choice in some],
+            "row": [rows[i] for i in owners],
+        },
+        encoder,
+    )
+    nested: Encoded = {key: [[] for _ in rows] for key in flat if key not in ("row", "length")}
+    for key, groups in nested.items():
+        for owner, value in zip(owners, flat[key], strict=True):
+            groups[owner].append(value)
+    if "label" in columns:
+        nested["labels"] = list(columns["label"])
+    nested["row"] = rows
+    nested["length"] = [max(len(ids) for ids in group) for group in nested["input_ids"]]
+    return nested
+
+
+def encode_replies(columns: Columns, encoder: Encoder) -> Encoded:
+    """Prompts with responses; only the response is learned.
+
+    With a chat template the prompt is the user's turn. A row that has to be cut loses the start of its prompt first,
+    down to a quarter of the room, then the end of its response.
+    """
+    rows = list(columns["row"])
+    starts, ends = zip(*_turns(columns["prompt"], columns["response"], encoder.tokenizer), strict=True)
+    template = getattr(encoder.tokenizer, "chat_template", None) is not None
+    prompts = encoder.tokenize(list(starts), add_special_tokens=not template)["input_ids"]
+    replies = encoder.tokenize(list(ends), add_special_tokens=False)["input_ids"]
+    eos = encoder.tokenizer.eos_token_id
+    if encoder.encoder_decoder:
+        return _two_sided(rows, prompts, replies, eos, encoder)
+    if not template:
+        prompts = [ids[:-1] if eos is not None and ids[-1:] == [eos] else ids for ids in prompts]
+        replies = [[*ids, eos] if eos is not None else ids for ids in replies]
+    for i in encoder.too_long_rows(rows, [len(p) + len(r) for p, r in zip(prompts, replies, strict=True)]):
+        kept = max(encoder.room - len(replies[i]), encoder.room // 4)
+        prompts[i] = prompts[i][-kept:]
+        replies[i] = replies[i][: encoder.room - len(prompts[i])]
+    both = list(zip(prompts, replies, strict=True))
+    encoded: Encoded = {
+        "input_ids": [[*prompt, *reply] for prompt, reply in both],
+        "attention_mask": [[1] * (len(prompt) + len(reply)) for prompt, reply in both],
+        "labels": [[IGNORED] * len(prompt) + list(reply) for prompt, reply in both],
+    }
+    return _finished(encoded, rows)
+
+
+def _turns(prompts: Sequence[str], responses: Sequence[str], tokenizer: Any) -> Iterator[tuple[str, str]]:
+    for prompt, response in zip(prompts, responses, strict=True):
+        if getattr(tokenizer, "chat_template", None) is None:
+            yield prompt, response
+            continue
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        start = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template(turns, tokenize=False)
+        yield (start, whole.removeprefix(start)) if whole.startswith(start) else (start, response)
+
+
+def _two_sided(rows: list[int], prompts: Any, replies: Any, eos: int | None, encoder: Encoder) -> Encoded:
+    prompts = [list(ids) for ids in prompts]
+    replies = [[*ids, eos] if eos is not None else list(ids) for ids in replies]
+    for i in encoder.too_long_rows(rows, [max(len(p), len(r)) for p, r in zip(prompts, replies, strict=True)]):
+        prompts[i], replies[i] = prompts[i][: encoder.room], replies[i][: encoder.room]
+    masks = [[1] * len(ids) for ids in prompts]
+    return _finished({"input_ids": prompts, "attention_mask": masks, "labels": replies}, rows)
+
+
+def encode_blocks(columns: Columns, encoder: Encoder) -> Encoded:
+    """Texts one after another, parted by the end-of-text token, in blocks that fill the room; `row` is that of a
+    block's first token."""
+    blocks = list(packed_blocks(zip(columns["row"], columns["text"], strict=True), encoder))
+    return {key: [block[key] for block in blocks] for key in blocks[0]} if blocks else {}
+
+
+def packed_blocks(texts: Iterator[tuple[int, str]], encoder: Encoder, batch: int = 256) -> Iterator[dict[str, Any]]:
+    """Blocks of a run of (row, text), made as they are asked for. Only the last one may be shorter than the room; a
+    rest of a single token is left out, as it predicts nothing."""
+    end = encoder.tokenizer.eos_token_id
+    end = encoder.tokenizer.sep_token_id if end is None else end
+    ids: list[int] = []
+    owners: list[int] = []
+    for rows, group in _batches(texts, batch):
+        for row, tokens in zip(rows, encoder.tokenize(group, add_special_tokens=False)["input_ids"], strict=True):
+            tokens = [*tokens, end] if end is not None else tokens
+            ids += tokens
+            owners += [row] * len(tokens)
+        while len(ids) >= encoder.room:
+            yield _block(ids[: encoder.room], owners[0])
+            del ids[: encoder.room], owners[: encoder.room]
+    if len(ids) > 1:
+        yield _block(ids, owners[0])
+
+
+def _batches(texts: Iterator[tuple[int, str]], size: int) -> Iterator[tuple[list[int], list[str]]]:
+    rows: list[int] = []
+    group: list[str] = []
+    for row, text in texts:
+        rows.append(row)
+        group.append(text)
+        if len(rows) == size:
+            yield rows, group
+            rows, group = [], []
+    if rows:
+        yield rows, group
+
+
+def _block(ids: list[int], row: int) -> dict[str, Any]:
+    return {
+        "input_ids": list(ids),
+        "attention_mask": [1] * len(ids),
+        "labels": list(ids),
+        "row": row,
+        "length": len(ids),
+    }
+
+
+def _finished(encoded: Encoded, rows: list[int]) -> Encoded:
+    encoded["row"] = rows
+    encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
+    return encoded
+
+
+ENCODERS: dict[str, Callable[[Columns, Encoder], Encoded]] = {
+    "single_sentence": encode_texts,
+    "pair": encode_texts,
+    "regression": encode_texts,
+    "token_labels": encode_words,
+    "extractive_qa": encode_questions,
+    "multiple_choice": encode_choices,
+    "plain_text": encode_blocks,
+    "prompt_response": encode_replies,
+}

@@ -1,0 +1,71 @@
+"""How a set that is known by name is laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+CLASSES = ("accuracy", "macro_f1")
+SENTIMENT = ("negative", "positive")
+NLI = ("entailment", "neutral", "contradiction")
+
+
+@dataclass(frozen=True)
+class Files:
+    """The file or files of one split, relative to the set's folder.
+
+    Attributes:
+        paths: read one after another; rows are numbered through.
+        layout: name of the reader in `layouts`, or None for a usual format.
+        format: where the file's name does not tell it.
+        columns: names of the columns of a file without a header line.
+        argument: passed to the layout.
+    """
+
+    paths: tuple[str, ...]
+    layout: str | None = None
+    format: str | None = None
+    columns: tuple[str, ...] | None = None
+    argument: str | None = None
+
+
+@dataclass(frozen=True)
+class KnownSet:
+    """A set that a user can name without saying anything about its columns.
+
+    Attributes:
+        name: `glue/...`, `superglue/...` or `data/...`.
+        task: name of its schema.
+        columns: canonical column -> column in the file.
+        splits: split -> files, for a set on this machine, or -> split on the Hub.
+        labels: every label in the order of its id; None: sorted values of the training split, or what the layout gives.
+        label_map: value in the file -> label.
+        metrics: names, the primary one first.
+        folder: under the data folder; None for a set on the Hub.
+        hub: (id, configuration) on the Hub.
+        derive: name of a function in `layouts` that shapes the rows after reading.
+        cut: split that has to be cut, as there is no official one, and the shares of its parts.
+        evaluation_only: training on it is refused.
+        skips_unusable: the set as published has rows without text; they are left out, and the number is told.
+        note: what a user should know, shown with the data.
+    """
+
+    name: str
+    task: str
+    columns: Mapping[str, str]
+    splits: Mapping[str, Files | str]
+    labels: tuple[str, ...] | None = None
+    label_map: Mapping[str, str] = field(default_factory=dict)
+    metrics: tuple[str, ...] = CLASSES
+    folder: str | None = None
+    hub: tuple[str, str] | None = None
+    derive: str | None = None
+    cut: Mapping[str, float] | None = None
+    evaluation_only: bool = False
+    skips_unusable: bool = False
+    note: str = ""
+
+
+def numbered(labels: tuple[str, ...]) -> dict[str, str]:
+    """Label map of a file that holds ids: "0" -> first label, and so on."""
+    return {str(i): label for i, label in enumerate(labels)}

@@ -1,0 +1,99 @@
+"""From the data block of a recipe to checked examples in canonical columns."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from luthier.data.assembly import (
+    SplitSummary,
+    canonical_splits,
+    check_choices,
+    dataset_of,
+    drawn,
+    label_names,
+    metric_names,
+    set_label_ids,
+    summary_of,
+    with_cut_validation,
+)
+from luthier.data.fingerprint import source_fingerprint
+from luthier.data.origins import plan
+from luthier.data.reading import RawSplit, Rows, choose_schema, column_mapping, read_origin
+from luthier.data.schemas import TaskSchema
+from luthier.data.settings import SPLITS, DataSettings
+from luthier.errors import DataError
+
+
+@dataclass
+class TaskData:
+    """Checked examples.
+
+    Attributes:
+        schema: what the examples are.
+        splits: `datasets.Dataset` by split, `ShuffledStream` for streamed training, in canonical columns: those of the
+            schema, `label` (int64 id, or float32 score) where labelled, and `row`, the number in its file from 1.
+        labels: label names in the order of their ids; empty where the task has none.
+        metrics: metric names, the primary one first.
+        fingerprint: sha256 over the sources and the settings.
+        summary: per split.
+    """
+
+    schema: TaskSchema
+    splits: dict[str, Any]
+    labels: list[str]
+    metrics: tuple[str, ...]
+    fingerprint: str
+    summary: dict[str, SplitSummary] = field(default_factory=dict)
+
+
+def load_data(settings: DataSettings, *, splits: Sequence[str] = SPLITS) -> TaskData:
+    """Read, check and draw the examples that the settings describe.
+
+    Splits that the settings do not bring are left out. Labels get the same ids whichever splits are asked for.
+
+    Args:
+        settings: the data block.
+        splits: the splits that are wanted.
+
+    Raises:
+        DataError: a source can't be found or read, rows can't be used (all are listed), or there are too few.
+    """
+    origins = plan(settings)
+    if settings.streaming:
+        from luthier.data.streaming import load_stream
+
+        return load_stream(settings, origins, splits)
+    raw = {split: found for split, origin in origins.items() if (found := read_origin(origin, settings)) is not None}
+    user_files = any(one.origin.known is None for one in raw.values())
+    first = raw.get("train") or next(iter(raw.values()))
+    mappings = {split: column_mapping(one.origin, settings, user_files=user_files) for split, one in raw.items()}
+    schema = choose_schema(first, mappings[next(s for s in raw if raw[s] is first)], settings)
+    rows = canonical_splits(raw, schema, mappings, settings)
+    rows = with_cut_validation(rows, settings)
+    labels = label_names(rows, raw, schema, settings)
+    set_label_ids(rows, schema, labels)
+    rows = drawn(rows, labels, settings)
+    wanted = {split: rows[split] for split in SPLITS if split in rows and split in splits}
+    if not wanted:
+        raise DataError(f"there is no split {' or '.join(splits)}", fix=f"the data has: {', '.join(rows)}")
+    check_choices(wanted, schema)
+    fingerprint = _fingerprint(settings, wanted, raw)
+    return TaskData(
+        schema=schema,
+        splits={split: dataset_of(one, schema, f"{fingerprint}-{split}") for split, one in wanted.items()},
+        labels=labels,
+        metrics=metric_names(first.origin, schema, labels),
+        fingerprint=fingerprint,
+        summary={split: summary_of(one, schema, labels) for split, one in wanted.items()},
+    )
+
+
+def _fingerprint(settings: DataSettings, rows: dict[str, Rows], raw: dict[str, RawSplit]) -> str:
+    total = hashlib.sha256(source_fingerprint(settings).encode())
+    if any(one.origin.hub is not None for one in raw.values()):
+        for split, one in rows.items():
+            total.update(repr((split, sorted(one.columns.items()))).encode())
+    return total.hexdigest()

@@ -1,0 +1,117 @@
+"""Folding the network into the prompt: P <- Phi(P), written as a plain PEFT prompt-tuning checkpoint."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftConfig, PeftModel, PromptTuningConfig, get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from luthier.errors import ModelError
+from luthier.tuning.residual_prompt.config import ResidualPromptConfig
+from luthier.tuning.residual_prompt.encoder import STORED, ResidualPromptEncoder, encoder_of, own_state
+
+_CARRIED = (
+    "task_type",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "revision",
+    "num_virtual_tokens",
+    "token_dim",
+    "num_transformer_submodules",
+    "num_attention_heads",
+    "num_layers",
+    "modules_to_save",
+)
+
+
+@dataclass(frozen=True)
+class FoldedPrompt:
+    """A plain PEFT prompt-tuning adapter.
+
+    Attributes:
+        config: of stock PEFT.
+        state: `prompt_embeddings` (n, d) = Phi(P), and the task head's weights.
+    """
+
+    config: PromptTuningConfig
+    state: dict[str, Tensor]
+
+    def save(self, directory: str | Path) -> None:
+        """Write what `PeftModel.from_pretrained` of stock PEFT loads."""
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        self.config.save_pretrained(str(directory))
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in self.state.items()}
+        save_file(tensors, str(Path(directory) / SAFETENSORS_WEIGHTS_NAME), metadata={"format": "pt"})
+
+
+def fold_prompt(
+    model: PeftModel | str | Path, output_directory: str | Path | None = None, adapter_name: str = "default"
+) -> FoldedPrompt:
+    """Fold a residual prompt into a plain one with equal logits (paper, section 3: inference).
+
+    Args:
+        model: a `PeftModel`, which stays as it is, or the directory that its `save_pretrained` wrote; a directory
+            is folded without loading the base model.
+        output_directory: where the plain checkpoint goes; None writes nothing.
+        adapter_name: which of several adapters.
+
+    Raises:
+        ModelError: the directory is not a whole residual-prompt checkpoint, or the adapter is of another kind.
+    """
+    config, encoder, state = (
+        _of_model(model, adapter_name) if isinstance(model, PeftModel) else _stored(model, adapter_name)
+    )
+    was_training = encoder.training
+    encoder.eval()
+    with torch.no_grad():
+        prompt = encoder.prompt().detach().clone()
+    encoder.train(was_training)
+    plain = PromptTuningConfig(inference_mode=True, **{name: copy(getattr(config, name)) for name in _CARRIED})
+    heads = {name: tensor for name, tensor in state.items() if not name.startswith(STORED)}
+    folded = FoldedPrompt(plain, {"prompt_embeddings": prompt, **heads})
+    if output_directory is not None:
+        folded.save(output_directory)
+    return folded
+
+
+_Parts = tuple[ResidualPromptConfig, ResidualPromptEncoder, dict[str, Tensor]]
+
+
+def _of_model(model: PeftModel, adapter_name: str) -> _Parts:
+    config = model.peft_config.get(adapter_name)
+    if not isinstance(config, ResidualPromptConfig):
+        raise ModelError(
+            f"adapter {adapter_name!r} is not a residual prompt and can't be folded",
+            fix=f"name one of the model's adapters: {', '.join(model.peft_config)}",
+        )
+    state = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    return config, encoder_of(model, adapter_name), state
+
+
+def _stored(directory: str | Path, adapter_name: str) -> _Parts:
+    place = Path(directory)
+    if adapter_name != "default" and (place / adapter_name).is_dir():
+        place = place / adapter_name
+    try:
+        config = PeftConfig.from_pretrained(str(place))
+        state = load_file(str(place / SAFETENSORS_WEIGHTS_NAME))
+    except Exception as error:
+        raise ModelError(
+            f"this is not a whole residual-prompt checkpoint: {error}",
+            where=str(place),
+            fix="give the directory that save_pretrained wrote",
+        ) from error
+    if not isinstance(config, ResidualPromptConfig):
+        raise ModelError("this adapter is not a residual prompt and can't be folded", where=str(place))
+    encoder = ResidualPromptEncoder(config, None)
+    try:
+        encoder.load_state_dict(own_state(state))
+    except RuntimeError as error:
+        raise ModelError(f"weights and configuration disagree: {error}", where=str(place)) from error
+    return config, encoder, state

@@ -1,0 +1,168 @@
+"""The main job through the command line: a model, data and a method in; a tuned model and a report out."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+def test_run_leaves_a_whole_run_directory_and_a_model_that_loads_anywhere(workplace, capsys):
+    assert workplace.run() == 0
+    run = workplace.run_folder
+    for name in ("recipe.yaml", "environment.json", "report.html", "00-tune/log.jsonl", "00-tune/done.json"):
+        assert (run / name).exists(), name
+    assert not (run / "00-tune" / "checkpoints").exists()
+    scores = workplace.metrics("01-evaluate")["scores"]
+    assert scores["test/accuracy"] > 0.9
+    low, high = workplace.metrics("01-evaluate")["intervals"]["test/accuracy"]
+    assert low <= scores["test/accuracy"] <= high
+
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(run / "00-tune" / "model")
+    tokenizer = AutoTokenizer.from_pretrained(run / "00-tune" / "model")
+    guess = model(**tokenizer("a lovely bright film", return_tensors="pt")).logits.argmax().item()
+    assert model.config.id2label[guess] == "positive"
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_a_finished_stage_is_not_run_again_and_a_changed_one_is(workplace):
+    assert workplace.run() == 0
+    done = workplace.run_folder / "00-tune" / "done.json"
+    first = done.read_text()
+    assert workplace.run() == 0
+    assert done.read_text() == first
+    workplace.tune["epochs"] = 1
+    assert workplace.run() == 0
+    assert done.read_text() != first
+    assert len(list((workplace.run_folder / "replaced").iterdir())) == 2
+
+
+def test_changed_data_are_noticed(workplace):
+    assert workplace.run() == 0
+    first = (workplace.run_folder / "00-tune" / "done.json").read_text()
+    with (workplace.folder / "train.tsv").open("a") as file:
+        file.write("a fine film\tpositive\n")
+    assert workplace.run() == 0
+    assert (workplace.run_folder / "00-tune" / "done.json").read_text() != first
+
+
+def test_the_saved_recipe_can_itself_be_run_and_gives_the_same(workplace):
+    assert workplace.run() == 0
+    saved = workplace.run_folder / "recipe.yaml"
+    first = workplace.metrics()["scores"]
+    assert workplace.luthier("run", str(saved), "--output", str(workplace.folder / "again"), "--quiet") == 0
+    again = json.loads((workplace.folder / "again" / "small" / "00-tune" / "metrics.json").read_text())
+    assert again["scores"] == first
+
+
+def test_a_grid_prints_one_table_and_keeps_going_when_a_cell_fails(workplace, capsys):
+    bad = {"name": "peft", "peft_type": "LORA", "settings": {"target_modules": ["nothing_like_it"]}}
+    workplace.recipe["compare"] = {"over": {"stages.0.tune.method": ["head_only", "bitfit", bad], "seed": [1, 2]}}
+    assert workplace.run() == 0
+    captured = capsys.readouterr()
+    assert "head_only" in captured.out
+    assert "±" in captured.out
+    assert "failed" in captured.err
+    assert "nothing_like_it" in captured.err
+    assert len(list((workplace.run_folder / "cells").iterdir())) == 6
+    assert (workplace.run_folder / "report.html").exists()
+
+
+def test_plan_counts_parameters_and_writes_nothing(workplace, capsys):
+    assert workplace.luthier("plan", workplace.write(), "--output", str(workplace.folder / "runs")) == 0
+    out = capsys.readouterr().out
+    assert "to do" in out
+    assert "parameters to train" in out
+    assert not (workplace.folder / "runs").exists()
+    assert workplace.run() == 0
+    trained = workplace.metrics()["cost"]["trainable_parameters"]
+    assert f"{trained:,} of" in out
+    workplace.luthier("plan", workplace.write(), "--output", str(workplace.folder / "runs"))
+    assert "done already" in capsys.readouterr().out
+
+
+def test_predict_from_text_and_file(workplace, capsys):
+    assert workplace.run() == 0
+    capsys.readouterr()
+    run = str(workplace.run_folder)
+    assert workplace.luthier("predict", run, "--text", "a lovely bright film", "--text", "dull and grim") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["label"] for line in lines] == ["positive", "negative"]
+    assert sum(lines[0]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    Path("new.tsv").write_text("text\nclever and warm\n")
+    assert workplace.luthier("predict", run, "--file", "new.tsv", "--output", "out.jsonl") == 0
+    assert json.loads(Path("out.jsonl").read_text())["label"] == "positive"
+    assert workplace.luthier("predict", run, "--text", "x", "--pair", "y") == 3
+
+
+def test_predictions_do_not_depend_on_batch_mates(workplace, capsys):
+    assert workplace.run() == 0
+    from luthier.prediction import predict_texts
+
+    texts = ["a lovely film", "the plot was dull and the actor was tired and the scene was cold", "warm"]
+    alone = [predict_texts(workplace.run_folder, [t])[0]["probability"] for t in texts]
+    together = [p["probability"] for p in predict_texts(workplace.run_folder, texts)]
+    assert alone == pytest.approx(together, abs=1e-5)
+
+
+def test_init_writes_a_recipe_that_validates_and_runs(workplace, capsys):
+    arguments = ["--model", str(workplace.folder / "model"), "--data", str(workplace.folder / "train.tsv")]
+    assert workplace.luthier("init", "my.yaml", *arguments, "--method", "bitfit") == 0
+    assert workplace.luthier("validate", "my.yaml") == 0
+    assert workplace.luthier("init", "my.yaml") == 2
+    command = ["my.yaml", "--set", "stages.0.tune.data.max_length=64", "--set", "stages.0.tune.epochs=1"]
+    assert workplace.luthier("run", *command, "--quiet") == 0
+
+
+def test_the_python_entry_point_takes_a_mapping(workplace):
+    import luthier
+
+    record = luthier.run(workplace.recipe, output=workplace.folder / "runs")
+    assert record.metrics["01-evaluate"]["scores"]["test/accuracy"] > 0.9
+
+
+def test_secrets_stay_out_of_everything_that_is_written(workplace, monkeypatch):
+    monkeypatch.setenv("LUTHIER_TEST_PLACE", str(workplace.folder / "secret-place-4711"))
+    (workplace.folder / "train.tsv").rename(workplace.folder / "secret-place-4711.tsv")
+    workplace.tune["data"]["train"] = "${env:LUTHIER_TEST_PLACE}.tsv"
+    assert workplace.run() == 0
+    for path in workplace.run_folder.rglob("*"):
+        if path.is_file():
+            assert b"secret-place-4711" not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("verb", ["list", "doctor", "schema"])
+def test_information_verbs(workplace, verb, capsys):
+    assert workplace.luthier(verb) == 0
+    assert len(capsys.readouterr().out) > 200
+
+
+def test_explain_tells_settings_defaults_and_paper(workplace, capsys):
+    assert workplace.luthier("explain", "residual_prompt") == 0
+    out = capsys.readouterr().out
+    assert "bottleneck" in out
+    assert "Residual Prompt Tuning" in out
+    assert workplace.luthier("explain", "residual_promt") == 2
+    assert "did you mean 'residual_prompt'" in capsys.readouterr().err
+
+
+def test_a_method_from_outside_the_package_needs_no_edit_here(workplace, monkeypatch):
+    (workplace.folder / "my_method.py").write_text(
+        "from typing import ClassVar, Literal\n"
+        "from luthier.registry import METHODS\n"
+        "from luthier.tuning.method import TuningMethod\n\n\n"
+        "@METHODS.register\n"
+        "class HeadBias(TuningMethod):\n"
+        "    name: Literal['head_bias'] = 'head_bias'\n"
+        "    default_learning_rate: ClassVar[float] = 0.1\n\n"
+        "    def apply(self, model, context):\n"
+        "        for name, parameter in model.named_parameters():\n"
+        "            parameter.requires_grad = name == 'classifier.bias'\n"
+        "        return model\n"
+    )
+    monkeypatch.syspath_prepend(str(workplace.folder))
+    workplace.recipe["plugins"] = ["my_method"]
+    workplace.tune["method"] = "head_bias"
+    assert workplace.run() == 0
+    assert workplace.metrics()["cost"]["trainable_parameters"] == 2

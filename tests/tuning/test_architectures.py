@@ -1,0 +1,185 @@
+"""Heads, layers and prompts on architectures that name their parts differently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+
+from luthier.errors import ModelError, RecipeError
+from luthier.registry import METHODS, import_folder
+from luthier.tuning.heads import head_modules, train_only
+from luthier.tuning.method import MethodContext
+from luthier.tuning.targets import check_targets, default_targets, layer_names
+from tests.tuning.cases import base_model, token_ids
+
+import_folder("luthier.tuning.methods")
+SIZES = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+}
+MODERN = {**SIZES, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+DISTIL = {"vocab_size": 61, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 40}
+BUILDERS: dict[str, Callable[[], Any]] = {
+    "bert": lambda: hf.BertForSequenceClassification(hf.BertConfig(**SIZES)),
+    "roberta": lambda: hf.RobertaForSequenceClassification(hf.RobertaConfig(**SIZES)),
+    "electra": lambda: hf.ElectraForSequenceClassification(hf.ElectraConfig(embedding_size=16, **SIZES)),
+    "albert": lambda: hf.AlbertForSequenceClassification(hf.AlbertConfig(embedding_size=16, **SIZES)),
+    "distilbert": lambda: hf.DistilBertForSequenceClassification(hf.DistilBertConfig(**DISTIL)),
+    "modernbert": lambda: hf.ModernBertForSequenceClassification(hf.ModernBertConfig(**MODERN)),
+    "deberta": lambda: hf.DebertaV2ForSequenceClassification(hf.DebertaV2Config(**SIZES)),
+    "mpnet": lambda: hf.MPNetForSequenceClassification(hf.MPNetConfig(**SIZES)),
+    "gpt2": lambda: hf.GPT2ForSequenceClassification(
+        hf.GPT2Config(vocab_size=61, n_embd=32, n_layer=2, n_head=4, pad_token_id=0)
+    ),
+}
+WITHOUT_CACHE = ("albert", "distilbert", "modernbert", "deberta", "mpnet")
+WITHOUT_BIAS = ("modernbert",)
+
+
+def applied(name: str, model: Any, task_type: str = "SEQ_CLS", **settings: Any) -> Any:
+    return METHODS._entries[name](**settings).apply(model, MethodContext(task_type)).eval()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "head"),
+    [
+        ("bert", ["classifier"]),
+        ("distilbert", ["pre_classifier", "classifier"]),
+        ("modernbert", ["head", "classifier"]),
+        ("deberta", ["pooler", "classifier"]),
+        ("gpt2", ["score"]),
+    ],
+)
+def test_head_is_what_stands_outside_the_body(architecture: str, head: list[str]) -> None:
+    assert head_modules(BUILDERS[architecture](), "SEQ_CLS") == head
+
+
+def test_pooler_belongs_to_the_head_where_it_is_new() -> None:
+    model = BUILDERS["bert"]()
+    model.luthier_new_parameters = ("bert.pooler.dense.bias", "bert.pooler.dense.weight", "classifier.bias")
+    assert head_modules(model, "SEQ_CLS") == ["classifier", "bert.pooler"]
+    tuned = applied("lora", model)
+    trained = {name for name, p in tuned.named_parameters() if p.requires_grad}
+    assert "base_model.model.bert.pooler.modules_to_save.default.dense.weight" in trained
+
+
+def test_language_models_have_no_head_of_their_own() -> None:
+    assert head_modules(base_model("decoder"), "CAUSAL_LM") == []
+
+
+def test_train_only_freezes_the_rest() -> None:
+    model = BUILDERS["bert"]()
+    train_only(model, ["classifier"])
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.parametrize("architecture", list(BUILDERS))
+@pytest.mark.parametrize("method", ["bitfit", "lora", "ia3", "prompt", "p_tuning", "prefix", "residual_prompt"])
+def test_methods_on_other_architectures(architecture: str, method: str) -> None:
+    if (method == "prefix" and architecture in WITHOUT_CACHE) or (method == "bitfit" and architecture in WITHOUT_BIAS):
+        with pytest.raises(ModelError, match=r"keys and values|no such bias"):
+            applied(method, BUILDERS[architecture]())
+        return
+    head = head_modules(BUILDERS[architecture](), "SEQ_CLS")
+    model = applied(method, BUILDERS[architecture]())
+    ids = token_ids(2, 5)
+    model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=torch.tensor([0, 1])).loss.backward()
+    reached = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert all(any(f"{part}." in name for name in reached) for part in head)
+    assert any(not any(f"{part}." in name for part in head) for name in reached)
+
+
+def test_p_tunings_network_is_not_taken_for_a_head() -> None:
+    model = applied("p_tuning", BUILDERS["modernbert"]())
+    names = [name for name, _ in model.named_parameters()]
+    assert "prompt_encoder.default.mlp_head.0.weight" in names
+    assert any(name.startswith("base_model.head.modules_to_save.") for name in names)
+
+
+def test_gradient_checkpointing_under_a_prefix_is_refused() -> None:
+    model = BUILDERS["bert"]()
+    model.gradient_checkpointing_enable()
+    with pytest.raises(ModelError, match="gradient checkpointing"):
+        applied("prefix", model)
+    with pytest.raises(ValueError, match="checkpointing"):
+        applied("prefix", BUILDERS["bert"]()).gradient_checkpointing_enable()
+    assert METHODS._entries["prefix"].supports_gradient_checkpointing is False
+
+
+@pytest.mark.parametrize("method", ["prompt", "p_tuning", "prefix", "residual_prompt"])
+def test_models_that_need_token_ids_are_refused(method: str) -> None:
+    choices = hf.BertForMultipleChoice(hf.BertConfig(**SIZES))
+    with pytest.raises(ModelError, match="multiple-choice"):
+        applied(method, choices)
+    t5 = hf.T5Config(vocab_size=61, d_model=32, d_kv=8, d_ff=40, num_layers=1, num_heads=4, pad_token_id=0)
+    with pytest.raises(ModelError, match="encoder-decoder that classifies"):
+        applied(method, hf.T5ForSequenceClassification(t5))
+
+
+class WordTokenizer:
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": [3 + len(word) for word in text.split()]}
+
+
+@pytest.mark.parametrize("method", ["prompt", "residual_prompt"])
+def test_prompt_starts_from_text(method: str) -> None:
+    base = BUILDERS["bert"]()
+    words = base.get_input_embeddings().weight[[4, 5, 6, 4]].clone()
+    tuned = METHODS._entries[method](length=4, init="text", init_text="a bb ccc").apply(
+        base, MethodContext("SEQ_CLS", tokenizer=WordTokenizer())
+    )
+    assert torch.equal(tuned.prompt_encoder["default"].embedding.weight, words)
+
+
+@pytest.mark.parametrize("method", ["prompt", "residual_prompt"])
+def test_prompt_starts_from_vocabulary_rows(method: str) -> None:
+    base = BUILDERS["bert"]()
+    tuned = applied(method, base)
+    for row in tuned.prompt_encoder["default"].embedding.weight:
+        assert (base.get_input_embeddings().weight == row).all(-1).any()
+
+
+def test_prompt_head_and_network_have_their_own_rates() -> None:
+    method = METHODS._entries["residual_prompt"](head_learning_rate=0.3, network_learning_rate=0.2)
+    model = method.apply(BUILDERS["bert"](), MethodContext("SEQ_CLS"))
+    names = {id(p): name for name, p in model.named_parameters()}
+    rates = {
+        names[id(p)]: (group["lr"], group["weight_decay"])
+        for group in method.parameter_groups(model, 0.1, 0.01)
+        for p in group["params"]
+    }
+    assert rates["prompt_encoder.default.embedding.weight"] == (0.1, 0.0)
+    assert rates["prompt_encoder.default.network.up.weight"] == (0.2, 1e-5)
+    assert rates["prompt_encoder.default.network.up.bias"] == (0.2, 0.0)
+    assert rates["prompt_encoder.default.network.norm.gain"] == (0.2, 0.0)
+    assert rates["base_model.classifier.modules_to_save.default.weight"] == (0.3, 0.01)
+    assert rates["base_model.classifier.modules_to_save.default.bias"] == (0.3, 0.0)
+
+
+def test_layers_are_found_by_name() -> None:
+    model = BUILDERS["distilbert"]()
+    assert default_targets(model, {"distilbert": ["q_lin"]}, ("v_lin",)) is None
+    assert default_targets(model, {}, ("v_lin", "query", "q_lin")) == ["v_lin", "q_lin"]
+    assert {"q_lin", "lin1", "classifier"} <= set(layer_names(model))
+    check_targets(model, ["attention.q_lin", "lin1"])
+    with pytest.raises(RecipeError, match="did you mean 'q_lin'"):
+        check_targets(model, "q_linn")
+    with pytest.raises(ModelError, match="no attention projections"):
+        default_targets(model, {}, ("query",))
+
+
+def test_half_of_bitfit_is_fewer_biases() -> None:
+    counts = []
+    for targets in ("all", "query_and_feedforward"):
+        model = applied("bitfit", BUILDERS["bert"](), targets=targets)
+        counts.append(sorted(n for n, p in model.named_parameters() if p.requires_grad and n.startswith("bert.")))
+    assert all(name.endswith("bias") for name in counts[0])
+    layers = [f"bert.encoder.layer.{i}." for i in range(2)]
+    assert counts[1] == sorted(f"{at}{x}.bias" for at in layers for x in ("attention.self.query", "intermediate.dense"))
