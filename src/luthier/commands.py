@@ -16,7 +16,8 @@ def console(**arguments: Any) -> Any:
     """A rich console on standard output."""
     from rich.console import Console
 
-    return Console(highlight=False, **arguments)
+    plain = Console(highlight=False, **arguments)
+    return plain if plain.is_terminal else Console(highlight=False, width=max(plain.width, 110), **arguments)
 
 
 def init(arguments: argparse.Namespace) -> None:

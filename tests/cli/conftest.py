@@ -25,8 +25,8 @@ def tiny_model(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "model"
     folder.mkdir()
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD_WORDS, *BAD_WORDS, *PLAIN_WORDS]
-    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt"), model_max_length=64).save_pretrained(folder)
+    vocabulary = {word: index for index, word in enumerate(words)}
+    BertTokenizerFast(vocab=vocabulary, model_max_length=64).save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(words),
@@ -62,7 +62,7 @@ class Workplace:
     def __init__(self, folder: Path, model: Path) -> None:
         self.folder = folder
         shutil.copytree(model, folder / "model")
-        for split, count, seed in (("train", 64, 0), ("validation", 32, 1), ("test", 32, 2)):
+        for split, count, seed in (("train", 128, 0), ("validation", 32, 1), ("test", 32, 2)):
             write_tsv(folder / f"{split}.tsv", sentences(count, seed))
         self.recipe = {
             "name": "small",
@@ -72,9 +72,9 @@ class Workplace:
                     "tune": {
                         "method": "full",
                         "data": {s: str(folder / f"{s}.tsv") for s in ("train", "validation", "test")},
-                        "epochs": 2,
+                        "epochs": 4,
                         "batch_size": 8,
-                        "learning_rate": 3e-3,
+                        "learning_rate": 5e-3,
                     }
                 },
                 {"evaluate": {"suites": ["task", "calibration"]}},

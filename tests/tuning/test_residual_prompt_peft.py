@@ -221,6 +221,19 @@ def test_prompts_of_stock_peft_go_on(name: str, tmp_path: Path) -> None:
     assert model(**labelled("encoder")).loss > again(**labelled("encoder")).loss
 
 
+def test_a_trainable_prompt_joins_the_others(tmp_path: Path) -> None:
+    other = prompted(reparameterizer="lstm")
+    other.save_pretrained(tmp_path)
+    model = prompted()
+    first = logits_of(model, "encoder")
+    assert load_trainable_prompt(model, tmp_path, "second") is model
+    assert torch.equal(logits_of(model, "encoder"), logits_of(other, "encoder"))
+    train(model, "encoder", 1)
+    assert not torch.equal(logits_of(model, "encoder"), logits_of(other, "encoder"))
+    model.set_adapter("default")
+    assert torch.equal(logits_of(model, "encoder"), first)
+
+
 def test_only_prompts_are_loaded_by_it(tmp_path: Path) -> None:
     get_peft_model(base_model("encoder"), LoraConfig(task_type="SEQ_CLS")).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="LORA can't be loaded"):

@@ -48,14 +48,17 @@ def check_columns(wanted: Columns, present: list[str], where: str) -> None:
                 )
 
 
-def canonical_row(record: Mapping[str, Any], wanted: Columns) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """One row in canonical columns, labels still as text, and its problems as (column, message)."""
+def canonical_row(
+    schema: TaskSchema, record: Mapping[str, Any], wanted: Columns
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """One row in canonical columns, class labels still as text, and its problems as (column, message)."""
     row: dict[str, Any] = {}
     problems = []
     for canonical, source in wanted.items():
         value = record[source] if isinstance(source, str) else [record[name] for name in source]
         try:
-            row[canonical] = _CELLS[canonical](value)
+            cell = as_score if canonical == "label" and schema.name == "regression" else _CELLS[canonical]
+            row[canonical] = cell(value)
         except BadCellError as error:
             problems.append((source if isinstance(source, str) else ", ".join(source), str(error)))
     if not problems:

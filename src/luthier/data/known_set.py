@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 CLASSES = ("accuracy", "macro_f1")
 SENTIMENT = ("negative", "positive")
 NLI = ("entailment", "neutral", "contradiction")
+TEXT_AND_LABEL = {"text": "text", "label": "label"}
+PREMISE_AND_HYPOTHESIS = {"text": "premise", "text_pair": "hypothesis", "label": "label"}
+TRUTH = ("False", "True")
+ENTAILMENT = ("entailment", "not_entailment")
+NEWS = ("World", "Sports", "Business", "Sci/Tech")
+SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 
 @dataclass(frozen=True)
@@ -69,3 +76,26 @@ class KnownSet:
 def numbered(labels: tuple[str, ...]) -> dict[str, str]:
     """Label map of a file that holds ids: "0" -> first label, and so on."""
     return {str(i): label for i, label in enumerate(labels)}
+
+
+def public_set(
+    name: str, task: str, columns: Mapping[str, str], splits: Mapping[str, str | Files], **more: Any
+) -> KnownSet:
+    """A set in a folder under `LUTHIER_DATA`, the first part of its name unless `folder` says otherwise."""
+    files = {split: Files((f,)) if isinstance(f, str) else f for split, f in splits.items()}
+    folder = more.pop("folder", name.partition("/")[0])
+    return KnownSet(f"data/{name}", task, columns, files, folder=folder, **more)
+
+
+def three_files(prefix: str = "", validation: str = "dev", suffix: str = ".tsv") -> dict[str, str]:
+    """Files of the three usual splits."""
+    return {
+        "train": f"{prefix}train{suffix}",
+        "validation": f"{prefix}{validation}{suffix}",
+        "test": f"{prefix}test{suffix}",
+    }
+
+
+def laid_out(layout: str, *paths: str, argument: str | None = None) -> Files:
+    """Files that a function of `layouts` reads."""
+    return Files(paths, layout, argument=argument)

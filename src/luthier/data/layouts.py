@@ -159,7 +159,7 @@ def wic(table: Table) -> Table:
 
 
 def wsc(table: Table) -> Table:
-    """Winograd schema: the pronoun is marked with asterisks, as in T5 (Raffel et al. 2020, appendix D)."""
+    """Winograd schema: the pronoun is marked with asterisks, as T5 does it (Raffel et al. 2020)."""
     if "target" in table.columns:
         for key in ("span1_text", "span2_text", "span2_index"):
             table.columns[key] = [target[key] for target in table.columns["target"]]

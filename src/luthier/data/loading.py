@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,10 @@ from luthier.data.origins import plan
 from luthier.data.reading import RawSplit, Rows, choose_schema, column_mapping, read_origin
 from luthier.data.schemas import TaskSchema
 from luthier.data.settings import SPLITS, DataSettings
+from luthier.data.table import listing
 from luthier.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -80,6 +84,8 @@ def load_data(settings: DataSettings, *, splits: Sequence[str] = SPLITS) -> Task
     if not wanted:
         raise DataError(f"there is no split {' or '.join(splits)}", fix=f"the data has: {', '.join(rows)}")
     check_choices(wanted, schema)
+    summary = {split: summary_of(one, schema, labels) for split, one in wanted.items()}
+    _warn_of_unseen_labels(summary)
     fingerprint = _fingerprint(settings, wanted, raw)
     return TaskData(
         schema=schema,
@@ -87,8 +93,15 @@ def load_data(settings: DataSettings, *, splits: Sequence[str] = SPLITS) -> Task
         labels=labels,
         metrics=metric_names(first.origin, schema, labels),
         fingerprint=fingerprint,
-        summary={split: summary_of(one, schema, labels) for split, one in wanted.items()},
+        summary=summary,
     )
+
+
+def _warn_of_unseen_labels(summary: dict[str, SplitSummary]) -> None:
+    train = summary.get("train")
+    unseen = [label for label, count in train.label_counts.items() if not count] if train else []
+    if train and unseen:
+        _log.warning("%s: no training row has the label %s", train.source, listing(map(repr, unseen)))
 
 
 def _fingerprint(settings: DataSettings, rows: dict[str, Rows], raw: dict[str, RawSplit]) -> str:

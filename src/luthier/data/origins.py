@@ -72,6 +72,7 @@ def plan(settings: DataSettings) -> dict[str, Origin]:
             origins[split] = _origin(source, split)
     if "train" in origins:
         _refuse_training_on_evaluation_data(origins["train"])
+    _refuse_same_rows(origins)
     return {split: origins[split] for split in SPLITS if split in origins}
 
 
@@ -139,6 +140,32 @@ def _within_known_set(origin: Origin, known: KnownSet, wanted: str) -> Origin:
         where=origin.name,
         fix=f"{hint}it has: {', '.join(names)}; pick one with `#split`",
     )
+
+
+def _refuse_same_rows(origins: dict[str, Origin]) -> None:
+    seen: dict[object, str] = {}
+    for split, origin in origins.items():
+        rows = _identity(origin)
+        if rows in seen:
+            raise DataError(
+                f"`{seen[rows]}` and `{split}` are the same rows",
+                where=origin.name,
+                fix="name other examples for one of them, or another split of the set with `#split`",
+            )
+        seen[rows] = split
+
+
+def _identity(origin: Origin) -> object:
+    if origin.file is not None:
+        return origin.file.path.resolve(), origin.file.member
+    if origin.hub is not None:
+        return origin.hub.id, origin.hub.config, origin.hub.revision, origin.split
+    if origin.known is not None and origin.split is not None and origin.cut is None:
+        layout = origin.known.splits[origin.split]
+        files = [file.path.resolve() for file in origin.files]
+        if not isinstance(layout, str) and layout.argument is None and len(files) == 1:
+            return files[0], None
+    return origin.known.name if origin.known else origin.name, origin.split, origin.cut
 
 
 def _refuse_training_on_evaluation_data(origin: Origin) -> None:

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.data.canonical import Columns, as_score, canonical_row, check_columns, note, wanted_columns
+from luthier.data.canonical import Columns, canonical_row, check_columns, note, wanted_columns
 from luthier.data.hub_sets import read_hub_split
 from luthier.data.known_set import Files
 from luthier.data.labels import relabelled
@@ -197,7 +197,7 @@ def canonical_rows(raw: RawSplit, schema: TaskSchema, mapping: Columns, settings
     problems, kept, rows = Problems(table.name), [], []
     skips = origin.known is not None and origin.known.skips_unusable
     for index in raw.kept:
-        row, found = canonical_row(table.record(index), wanted)
+        row, found = canonical_row(schema, table.record(index), wanted)
         if found:
             note(problems, table.place(index), found)
         if not found or not skips:
@@ -216,13 +216,9 @@ def canonical_rows(raw: RawSplit, schema: TaskSchema, mapping: Columns, settings
 
 def _relabel(rows: Rows, schema: TaskSchema, origin: Origin, settings: DataSettings) -> None:
     column = schema.label_column
-    if column is None or column not in rows.columns:
+    if not schema.has_classes or column is None or column not in rows.columns:
         return
     values = rows.columns[column]
-    if schema.name == "regression":
-        rows.columns[column] = [as_score(value) for value in values]
-    if not schema.has_classes:
-        return
     known = origin.known.label_map if origin.known and settings.label is None else {}
     user = settings.label_map or {}
     if column == "tags":

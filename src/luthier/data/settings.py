@@ -114,7 +114,7 @@ class DataSettings(Settings):
         None,
         gt=0,
         description="Validate on the next n examples after the `examples` drawn for training; "
-        "the set's own validation split then becomes the test split (UniPELT, section 3.1).",
+        "the set's own validation split then becomes the test split (the protocol of UniPELT).",
     )
 
     streaming: bool = Field(False, description="Read the training examples while training instead of loading them.")

@@ -261,7 +261,7 @@ def _in_data_folder(source: str) -> Source:
         )
     if is_known(f"data/{name}") and member is None:
         return SetSource(f"data/{name}", split or None, source)
-    path = inside(folder, name, source)
+    path = inside(top, name.partition("/")[2], source)
     if path.is_dir():
         raise DataError(
             "is a folder whose layout is not known", where=source, fix=f"name a file in it: {listing(_files_in(path))}"

@@ -11,7 +11,7 @@ import datasets
 from torch.utils.data import IterableDataset, get_worker_info
 
 from luthier.data.assembly import SplitSummary, metric_names
-from luthier.data.canonical import Columns, as_score, canonical_row, check_columns, note, wanted_columns
+from luthier.data.canonical import Columns, canonical_row, check_columns, note, wanted_columns
 from luthier.data.encoders import ENCODERS, Encoder, packed_blocks
 from luthier.data.hub_sets import class_names, load_hub_split, named_record
 from luthier.data.labels import LabelIds, check_labels, declared_labels, relabelled
@@ -61,21 +61,19 @@ class CheckedRows:
             problems, where = Problems(self.where), place(read.number, read.line)
             if read.number == 1:
                 check_columns(self.wanted, list(read.cells), self.where)
-            row, found = canonical_row({name: read.cells.get(name) for name in self._columns()}, self.wanted)
+            row, found = canonical_row(
+                self.schema, {name: read.cells.get(name) for name in self._columns()}, self.wanted
+            )
             note(problems, where, found)
-            if not problems.count and "label" in row:
-                row["label"] = self._label(row["label"], ids, where, problems)
+            if not problems.count and "label" in row and self.labels:
+                label = relabelled(row["label"], self.known_map, self.user_map)
+                row["label"] = ids.of(label, where, str(self.wanted["label"]), problems)
             problems.raise_if_any("correct or remove this row")
             yield {"row": read.number, **row}
 
     def _columns(self) -> Iterator[str]:
         for source in self.wanted.values():
             yield from [source] if isinstance(source, str) else source
-
-    def _label(self, value: str, ids: LabelIds, where: str, problems: Problems) -> float | int:
-        if self.schema.name == "regression":
-            return as_score(value)
-        return ids.of(relabelled(value, self.known_map, self.user_map), where, str(self.wanted["label"]), problems)
 
 
 class ShuffledStream(IterableDataset[dict[str, Any]]):

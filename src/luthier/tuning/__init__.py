@@ -1,4 +1,4 @@
-"""Parameter-efficient tuning: the methods a recipe's `tune` stage can name, and PEFT tuners for those that PEFT lacks."""
+"""Parameter-efficient tuning: methods for a recipe's `tune` stage, and PEFT tuners for those that PEFT lacks."""
 
 from __future__ import annotations
 

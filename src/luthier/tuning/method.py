@@ -49,9 +49,7 @@ class TuningMethod(Settings):
         """Positions of the model's context that the method fills itself, kept free when text is cut."""
         return 0
 
-    def parameter_groups(
-        self, model: nn.Module, learning_rate: float, weight_decay: float
-    ) -> list[dict[str, Any]]:
+    def parameter_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Optimiser groups over the trainable parameters: decay on matrices, none on biases and norms."""
         trainable = [p for p in model.parameters() if p.requires_grad]
         return [

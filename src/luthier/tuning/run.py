@@ -96,9 +96,7 @@ def prepare(stage: Tune, inputs: StageInputs) -> Prepared:
         raise DataError("there are no training rows", fix="give data.train or data.source")
     reserved = stage.method.reserved_tokens()
     limit = model_max_length(config, tokenizer)
-    longest = min(
-        x for x in (stage.data.max_length, limit, 512 if stage.data.max_length is None else None) if x
-    )
+    longest = min(x for x in (stage.data.max_length, limit, 512 if stage.data.max_length is None else None) if x)
     if longest - reserved < 8:
         raise RecipeError(
             f"the method fills {reserved} of the {longest} positions, which leaves no room for text",
@@ -125,9 +123,7 @@ def label_arguments(task: TaskData) -> dict[str, Any]:
     return {"labels": list(task.labels)} if task.labels and schema != "multiple_choice" else {}
 
 
-def apply_method(
-    stage: Tune, model: Any, prepared: Prepared | None, seed: int, head: str | None = None
-) -> Any:
+def apply_method(stage: Tune, model: Any, prepared: Prepared | None, seed: int, head: str | None = None) -> Any:
     """Apply the tuning method; its new parameters depend on the seed alone."""
     head = head or (prepared.head if prepared else "encoder")
     tokenizer = prepared.tokenizer if prepared else None
@@ -142,9 +138,7 @@ def primary_metric(task: TaskData) -> tuple[str, bool]:
     return name, higher_is_better(name)
 
 
-def training_job(
-    stage: Tune, inputs: StageInputs, prepared: Prepared, model: Any, folder: Path
-) -> TrainingJob:
+def training_job(stage: Tune, inputs: StageInputs, prepared: Prepared, model: Any, folder: Path) -> TrainingJob:
     """The job that trains the model on the encoded rows."""
     collator = make_collator(prepared.task.schema, prepared.tokenizer)
     name, higher = primary_metric(prepared.task)
@@ -227,9 +221,7 @@ def plan_tuning(stage: Tune, inputs: StageInputs) -> StagePlan:
     facts = {
         "method": stage.method.name,
         "rows": ", ".join(f"{split} {len(rows)}" for split, rows in prepared.rows.items()),
-        "task": f"{prepared.schema}, {len(prepared.task.labels)} labels"
-        if prepared.task.labels
-        else prepared.schema,
+        "task": f"{prepared.schema}, {len(prepared.task.labels)} labels" if prepared.task.labels else prepared.schema,
         "longest row": f"{max(lengths)} of {prepared.max_length} tokens",
         "parameters to train": f"{trainable:,} of {total:,} ({trainable / total:.2%})",
         "learning rate": f"{stage.rate():g}",
@@ -253,9 +245,7 @@ def time_estimate(model: Any, total: int, tokens: float, steps: int) -> float:
     """Seconds: 6 operations per weight and token that is multiplied, at the speed of a measured matrix product."""
     import time
 
-    embedded = sum(
-        p.numel() for n, p in model.named_parameters() if "embedding" in n or n.endswith("wte.weight")
-    )
+    embedded = sum(p.numel() for n, p in model.named_parameters() if "embedding" in n or n.endswith("wte.weight"))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     a = torch.randn(512, 512, device=device)
     for _ in range(2):

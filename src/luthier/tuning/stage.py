@@ -15,9 +15,7 @@ from luthier.tuning.method import TuningMethod
 
 import_folder("luthier.tuning.methods")
 
-Data = Annotated[
-    DataSettings, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)
-]
+Data = Annotated[DataSettings, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)]
 
 
 @STAGES.register
@@ -41,9 +39,7 @@ class Tune(TrainingSettings, Stage):
         )
         fields: dict[str, Any] = {"method": method}
         if OBJECTIVES.names():
-            about = (
-                "Training objective: its name, or a mapping with its settings; null is the task's own loss."
-            )
+            about = "Training objective: its name, or a mapping with its settings; null is the task's own loss."
             fields["objective"] = (one_of(OBJECTIVES) | None, Field(None, description=about))
         built = create_model("Tune", __base__=cls, __module__=__name__, **fields)
         return built

@@ -33,7 +33,7 @@ class Prefix(PromptMethod):
     default_learning_rate: ClassVar[float] = 1e-2
     supports_gradient_checkpointing: ClassVar[bool] = False
     head_learning_rate: float | None = Field(
-        5e-3, gt=0, description="Peak learning rate of the task head; null takes that of the prefix."
+        1e-2, gt=0, description="Peak learning rate of the task head; null takes that of the prefix."
     )
     projection: bool = Field(False, description="Train a network that makes the keys and values, as in the paper.")
     hidden_size: int | None = Field(None, gt=0, description="Width of that network; null takes the model's.")

@@ -30,12 +30,12 @@ class ResidualPrompt(PromptMethod):
         title="Residual Prompt Tuning: Improving Prompt Tuning with Residual Reparameterization",
         authors="Razdaibiedina, Mao, Khabsa, Lewis, Hou, Ba, Almahairi",
         venue="Findings of ACL 2023",
-        url="https://aclanthology.org/2023.findings-acl.421/",
+        url="https://arxiv.org/abs/2305.03937",
     )
-    default_learning_rate: ClassVar[float] = 1e-2
+    default_learning_rate: ClassVar[float] = 3e-3
     length: int = Field(10, gt=0, description="Prompt length: trained vectors in front of the text.")
     head_learning_rate: float | None = Field(
-        5e-3, gt=0, description="Peak learning rate of the task head; null takes that of the prompt."
+        1e-2, gt=0, description="Peak learning rate of the task head; null takes that of the prompt."
     )
     network_learning_rate: float | None = Field(
         1e-3, gt=0, description="Peak learning rate of the network; null takes that of the prompt."

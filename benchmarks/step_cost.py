@@ -1,0 +1,96 @@
+"""Time and memory of one training step of every tuning method, as a ratio to full fine-tuning.
+
+Each measurement is a fresh process pinned to one core. Rounds are interleaved: every method once, then every
+method again, so that a slow minute of the machine falls on all of them. A step is forward, loss, backward, clipping
+and AdamW on a batch of real sentences from the demo's shape: 16 rows of 64 tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+import harness
+
+METHODS: dict[str, Any] = {
+    "full": "full",
+    "head_only": "head_only",
+    "bitfit": "bitfit",
+    "lora": "lora",
+    "ia3": "ia3",
+    "prefix 10": {"name": "prefix", "length": 10},
+    "p_tuning 10": {"name": "p_tuning", "length": 10},
+    "prompt 10": {"name": "prompt", "length": 10},
+    "residual_prompt 10": {"name": "residual_prompt", "length": 10},
+}
+ROUNDS, WARM_UP, STEPS, BATCH, LENGTH = 5, 3, 10, 16, 64
+SETTINGS = {"rounds": ROUNDS, "steps": STEPS, "batch": BATCH, "length": LENGTH, "model": harness.MINILM}
+
+
+def main() -> None:
+    if len(sys.argv) > 2 and sys.argv[1] == "--measure":
+        print(json.dumps(measure_here(json.loads(sys.argv[2]))))
+        return
+    cells = [{"method": name, "round": number} for number in range(ROUNDS) for name in METHODS]
+    harness.run_cells("step_cost", SETTINGS, cells, measure_apart, harness.arguments(__doc__))
+
+
+def measure_apart(cell: dict[str, Any]) -> dict[str, Any]:
+    """One measurement in a process of its own."""
+    command = [sys.executable, __file__, "--measure", json.dumps(METHODS[cell["method"]])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def measure_here(method: Any) -> dict[str, Any]:
+    """Median seconds of a step, and the peak resident size while stepping."""
+    harness.single_core()
+    import torch
+    from torch.nn import functional as F
+
+    from luthier.meters import CostMeter
+    from luthier.models.inspect import parameter_counts
+    from luthier.models.loading import load_model
+    from luthier.registry import METHODS as KNOWN
+    from luthier.tuning.method import MethodContext
+
+    chosen = {"name": method} if isinstance(method, str) else method
+    settings = KNOWN.get(chosen["name"]).model_validate(chosen)
+    torch.manual_seed(0)
+    model = load_model(harness.MINILM, "sequence_classification", labels=["a", "b"])
+    model = settings.apply(model, MethodContext("SEQ_CLS"))
+    model.train()
+    groups = settings.parameter_groups(model, 1e-4, 0.01)
+    optimiser = torch.optim.AdamW(groups)
+    ids = torch.randint(1000, 20000, (BATCH, LENGTH))
+    mask, labels = torch.ones_like(ids), torch.randint(0, 2, (BATCH,))
+    trained = [p for p in model.parameters() if p.requires_grad]
+
+    def step() -> None:
+        loss = F.cross_entropy(model(input_ids=ids, attention_mask=mask).logits, labels)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+
+    for _ in range(WARM_UP):
+        step()
+    seconds = []
+    with CostMeter() as meter:
+        for _ in range(STEPS):
+            started = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - started)
+    return {
+        "step_seconds": statistics.median(seconds),
+        "peak_memory_bytes": meter.peak_memory_bytes,
+        "trainable": parameter_counts(model)[0],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""How far two outputs of a classifier are apart.
+
+Shapes: B examples, T tokens, C classes, N rows that are compared.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORED = -100
+
+
+def comparable_rows(logits: Any, labels: Tensor | None) -> Tensor:
+    """The logits that count, one row for each decision.
+
+    Args:
+        logits: (B, C) or (B,); (B, P + T, C) for token labels with P prompt positions in front; a pair of (B, T)
+            for the start and end of an answer.
+        labels: (B, T) where tokens are labelled; positions with -100 are left out.
+
+    Returns:
+        (N, C), in at least float32.
+    """
+    if isinstance(logits, tuple | list):
+        logits = torch.cat([*logits], dim=0)
+    if logits.ndim == 1:
+        logits = logits[:, None]
+    if logits.ndim == 3 and labels is not None and labels.ndim == 2:
+        logits = logits[:, -labels.shape[1] :][labels.to(logits.device) != IGNORED]
+    logits = logits.reshape(-1, logits.shape[-1])
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def symmetric_divergence(perturbed: Tensor, clean: Tensor) -> Tensor:
+    """sum over rows of KL(perturbed || clean) + KL(clean || perturbed), in nats (RoAST, section 2: KLsum).
+
+    One output a row means regression; there it is the summed squared difference.
+
+    Args:
+        perturbed, clean: (N, C) logits.
+    """
+    if clean.shape[-1] == 1:
+        return (perturbed - clean).square().sum()
+    log_a, log_c = F.log_softmax(perturbed, dim=-1), F.log_softmax(clean, dim=-1)
+    return ((log_a.exp() - log_c.exp()) * (log_a - log_c)).sum()

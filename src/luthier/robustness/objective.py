@@ -1,0 +1,52 @@
+"""What a training objective is: settings that build the parts a trainer runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from luthier.settings import Paper, Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from luthier.robustness.parts.base import Part
+
+
+class Objective(Settings):
+    """One way to train a classifier. Subclasses are registered with `@OBJECTIVES.register`.
+
+    A subclass gives `name` a literal type and default, sets the class variables, and defines `parts`.
+    """
+
+    name: str
+    summary: ClassVar[str] = ""
+    paper: ClassVar[Paper | None] = None
+    needs_validation_logits: ClassVar[bool] = False
+
+    def parts(self) -> list[Part]:
+        """The parts of one run, in the order they act; exactly one of them gives the main loss."""
+        raise TypeError(f"{type(self).__name__} does not define parts()")
+
+    def trainer_mixin(self) -> type[Any]:
+        """The class to put in front of a Trainer; it takes `objective=` at construction."""
+        from luthier.robustness.trainer import ObjectiveMixin
+
+        return ObjectiveMixin
+
+    def configure(self, trainer: Any) -> None:
+        """Check that the objective fits the trainer; called once, when the trainer is made.
+
+        Raises:
+            TrainingError: the model or the arguments don't allow this objective.
+        """
+
+    def finish(self, model: nn.Module, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """What is done to the trained model, given its (N, C) logits and (N,) labels on the validation split.
+
+        Only called where `needs_validation_logits`.
+
+        Returns:
+            Numbers for the report.
+        """
+        return {}

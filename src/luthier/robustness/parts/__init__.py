@@ -1,0 +1,1 @@
+"""What objectives are composed of: terms of the loss, masks, schedules."""

@@ -1,0 +1,48 @@
+"""Sharpness-aware minimisation: the gradient at adversarially moved weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from luthier.robustness.parts.base import Part
+from luthier.robustness.scope import trainable_parameters
+from luthier.robustness.step import Step
+
+
+class WeightAscent(Part):
+    """The task loss at theta + rho g / ||g||, with g the gradient of the same batch at theta.
+
+    Each process, and each batch of an accumulated step, moves the weights by its own gradient.
+    """
+
+    def __init__(self, rho: float) -> None:
+        self.rho = rho
+        self._saved: list[tuple[Tensor, Tensor]] = []
+
+    def begin(self, trainer: Any) -> None:
+        self._trained = list(trainable_parameters(trainer.model).values())
+
+    @contextmanager
+    def around_batch(self, trainer: Any) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for p, old in self._saved:
+                    p.copy_(old)
+            self._saved = []
+
+    def loss(self, step: Step) -> Tensor:
+        with step.trainer.accelerator.no_sync(step.model):
+            gradients = step.gradients(step.run().loss, self._trained)
+        length = torch.stack([g.float().norm() for g in gradients]).norm()
+        with torch.no_grad():
+            for p, g in zip(self._trained, gradients, strict=True):
+                self._saved.append((p, p.detach().clone()))
+                p.add_(g * (self.rho / (length + 1e-12)).to(g.dtype))
+        return step.run().loss

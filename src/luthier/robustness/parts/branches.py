@@ -1,0 +1,62 @@
+"""A clean and a perturbed pass, and the divergence between them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from luthier.robustness.divergence import symmetric_divergence
+from luthier.robustness.parts.base import Part
+from luthier.robustness.perturbation import Perturbation, embedding_sites
+from luthier.robustness.step import Step
+
+
+class TwoBranches(Part):
+    """loss = clean_weight CE(clean) + perturbed_weight CE(perturbed) + divergence_weight KLsum(perturbed, clean).
+
+    Args:
+        perturbation: what happens to the embeddings of the second pass; None leaves them, so that only dropout differs.
+        clean_weight, perturbed_weight, divergence_weight: of the three terms.
+        reduction: the divergence is the sum over an optimiser step's rows, or their mean.
+        stop_gradient: whether the clean pass is a constant in the divergence.
+        perturb_after: where the embeddings are changed.
+    """
+
+    def __init__(
+        self,
+        perturbation: Perturbation | None,
+        *,
+        clean_weight: float,
+        perturbed_weight: float = 0.0,
+        divergence_weight: float,
+        reduction: Literal["sum", "batchmean"] = "sum",
+        stop_gradient: bool = False,
+        perturb_after: str = "auto",
+    ) -> None:
+        self.perturbation = perturbation
+        self.clean_weight, self.perturbed_weight, self.divergence_weight = (
+            clean_weight,
+            perturbed_weight,
+            divergence_weight,
+        )
+        self.reduction: Literal["sum", "mean"] = "sum" if reduction == "sum" else "mean"
+        self.stop_gradient, self.perturb_after = stop_gradient, perturb_after
+        self._sites: list[nn.Module] = []
+
+    def begin(self, trainer: Any) -> None:
+        if self.perturbation is not None:
+            self._sites = embedding_sites(trainer.model, self.perturb_after)
+
+    def loss(self, step: Step) -> Tensor:
+        # The probing pass is over, its activations freed, before the two passes that are kept.
+        change = self.perturbation.change(step, self._sites) if self.perturbation else None
+        clean = step.clean
+        perturbed = step.run(self._sites, change)
+        reference = clean.rows.detach() if self.stop_gradient else clean.rows
+        divergence = symmetric_divergence(perturbed.rows, reference)
+        return (
+            self.clean_weight * clean.loss
+            + self.perturbed_weight * perturbed.loss
+            + self.divergence_weight * step.over_examples(divergence, len(reference), self.reduction)
+        )

@@ -1,0 +1,325 @@
+"""The robustness report: one classifier, five scores (RoAST, section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from luthier.evaluation.calibration import Binning, expected_calibration_error, reliability_bins
+from luthier.evaluation.metrics import bootstrap_interval
+from luthier.robustness.metrics import (
+    BEST,
+    PERSPECTIVES,
+    Judged,
+    aggregate_improvement,
+    anomaly_scores,
+    average_rank,
+    cross_validated_ece,
+    judge,
+    mean_interval,
+    softmax,
+)
+
+EceTemperature = Literal["none", "cv", "release"]
+Score = Callable[[Sequence[Any]], np.ndarray]
+_TITLES = {
+    "accuracy": "in-distribution accuracy",
+    "shift": "accuracy under distribution shift",
+    "adversarial": "accuracy on adversarial sets",
+    "calibration": "expected calibration error",
+    "anomaly": "anomaly detection AUROC",
+}
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Texts with labels, or without for anomalies.
+
+    Attributes:
+        name: shown in the report; unique within it.
+        texts: whatever the scorer takes: strings, or pairs of them.
+        labels: (N,) class ids; None for anomalies.
+        two_way: an entailment set without a neutral class; see `metrics.judge`.
+    """
+
+    name: str
+    texts: Sequence[Any]
+    labels: np.ndarray | None = None
+    two_way: bool = False
+
+
+@dataclass
+class RobustnessReport:
+    """Scores a classifier on given sets from five sides.
+
+    A perspective without sets is left out. Calibration is the mean over all labelled sets; anomalies are told
+    from the rows of the last in-distribution set, or of `inside`.
+
+    Attributes:
+        in_distribution, shift, adversarial: labelled sets.
+        anomalies: sets whose rows don't belong to the task.
+        inside: the set that anomalies are told from; None takes the last of `in_distribution`.
+        bins, binning: of the calibration error; bins are right-closed.
+        ece_temperature: `none`; `cv` chooses a temperature by cross-validation; `release` repeats the released code's
+            error in doing so.
+        entailment: id of the class that two-way sets keep apart.
+        draws: bootstrap draws behind the intervals; 0 leaves them out.
+        seed: of folds and draws.
+    """
+
+    in_distribution: Sequence[EvaluationSet]
+    shift: Sequence[EvaluationSet] = ()
+    adversarial: Sequence[EvaluationSet] = ()
+    anomalies: Sequence[EvaluationSet] = ()
+    inside: EvaluationSet | None = None
+    bins: int = 10
+    binning: Binning = "equal_width"
+    ece_temperature: EceTemperature = "none"
+    entailment: int = 0
+    draws: int = 1000
+    seed: int = 0
+    _logits: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        labelled = [*self.in_distribution, *self.shift, *self.adversarial]
+        names = [s.name for s in [*labelled, *self.anomalies]]
+        if not self.in_distribution:
+            raise ValueError("the report needs at least one in-distribution set")
+        if len(set(names)) != len(names):
+            raise ValueError(f"two sets have the same name: {sorted(n for n in names if names.count(n) > 1)[0]!r}")
+        if unlabelled := [s.name for s in labelled if s.labels is None]:
+            raise ValueError(f"the set {unlabelled[0]!r} has no labels, which only anomalies may lack")
+
+    def run(self, scorer: Score) -> dict[str, Any]:
+        """Score everything.
+
+        Args:
+            scorer: texts -> (N, C) logits, `Scorer` for one.
+
+        Returns:
+            JSON: `perspectives` (name -> score), `intervals` (name -> [low, high]), `sets` and `anomalies` (one
+            record a set), `settings`, and `sections` (tables and plots for a page).
+        """
+        self._logits = {}
+        groups = {"accuracy": self.in_distribution, "shift": self.shift, "adversarial": self.adversarial}
+        perspectives: dict[str, float] = {}
+        intervals: dict[str, list[float]] = {}
+        records: list[dict[str, Any]] = []
+        everything: list[Judged] = []
+        for name, sets in groups.items():
+            judged = [self._judge(scorer, s) for s in sets]
+            records += [self._record(name, s, j) for s, j in zip(sets, judged, strict=True)]
+            everything += judged
+            if judged:
+                perspectives[name] = float(np.mean([j.accuracy for j in judged]))
+                self._add_interval(intervals, name, [(_accuracy_on(j), len(j.correct)) for j in judged])
+        perspectives["calibration"] = float(np.mean([r["ece"] for r in records]))
+        if self.ece_temperature == "none":
+            self._add_interval(intervals, "calibration", [(self._ece_on(j), len(j.correct)) for j in everything])
+        anomalies = self._anomalies(scorer, perspectives, intervals)
+        return {
+            "perspectives": {p: perspectives[p] for p in PERSPECTIVES if p in perspectives},
+            "intervals": intervals,
+            "sets": records,
+            "anomalies": anomalies,
+            "settings": {
+                "bins": self.bins,
+                "binning": self.binning,
+                "ece_temperature": self.ece_temperature,
+                "entailment": self.entailment,
+                "seed": self.seed,
+            },
+            "sections": sections(perspectives, records, anomalies),
+        }
+
+    def _scored(self, scorer: Score, one: EvaluationSet) -> np.ndarray:
+        if one.name not in self._logits:
+            self._logits[one.name] = np.asarray(scorer(one.texts))
+        return self._logits[one.name]
+
+    def _judge(self, scorer: Score, one: EvaluationSet, temperature: float = 1.0) -> Judged:
+        assert one.labels is not None
+        logits = self._scored(scorer, one)
+        return judge(logits, one.labels, temperature=temperature, two_way=one.two_way, entailment=self.entailment)
+
+    def _record(self, perspective: str, one: EvaluationSet, judged: Judged) -> dict[str, Any]:
+        record: dict[str, Any] = {
+            "perspective": perspective,
+            "name": one.name,
+            "rows": len(judged.correct),
+            "two_way": one.two_way,
+            "accuracy": judged.accuracy,
+        }
+        interval = self._interval(_accuracy_on(judged), len(judged.correct))
+        if interval:
+            record["accuracy_interval"] = list(interval)
+        if self.ece_temperature == "none":
+            record["ece"] = expected_calibration_error(judged.confidence, judged.correct, self.bins, self.binning)
+        else:
+            record["ece"], record["temperatures"] = cross_validated_ece(
+                lambda t: self._judge(lambda _: self._logits[one.name], one, t),
+                bins=self.bins,
+                binning=self.binning,
+                seed=self.seed,
+                release_compatible=self.ece_temperature == "release",
+            )
+        record["reliability"] = [
+            asdict(b) for b in reliability_bins(judged.confidence, judged.correct, self.bins, self.binning)
+        ]
+        return record
+
+    def _anomalies(
+        self, scorer: Score, perspectives: dict[str, float], intervals: dict[str, list[float]]
+    ) -> list[dict[str, Any]]:
+        if not self.anomalies:
+            return []
+        home = self.inside or self.in_distribution[-1]
+        inside = softmax(self._scored(scorer, home)).max(axis=1)
+        records, statistics = [], []
+        for one in self.anomalies:
+            outside = softmax(self._scored(scorer, one)).max(axis=1)
+            found = anomaly_scores(inside, outside)
+            records.append({"name": one.name, "inside": home.name, "rows": len(outside)} | asdict(found))
+            statistics.append((_auroc_on(inside, outside), len(inside) + len(outside)))
+        perspectives["anomaly"] = float(np.mean([r["auroc"] for r in records]))
+        self._add_interval(intervals, "anomaly", statistics)
+        return records
+
+    def _ece_on(self, judged: Judged) -> Callable[[np.ndarray], float]:
+        return lambda i: expected_calibration_error(judged.confidence[i], judged.correct[i], self.bins, self.binning)
+
+    def _interval(self, statistic: Callable[[np.ndarray], float], rows: int) -> tuple[float, float] | None:
+        return bootstrap_interval(statistic, rows, draws=self.draws, seed=self.seed) if self.draws else None
+
+    def _add_interval(
+        self, intervals: dict[str, list[float]], name: str, statistics: list[tuple[Callable[[np.ndarray], float], int]]
+    ) -> None:
+        found = mean_interval(statistics, draws=self.draws, seed=self.seed) if self.draws else None
+        if found:
+            intervals[name] = list(found)
+
+
+def _accuracy_on(judged: Judged) -> Callable[[np.ndarray], float]:
+    return lambda i: float(judged.correct[i].mean())
+
+
+def _auroc_on(inside: np.ndarray, outside: np.ndarray) -> Callable[[np.ndarray], float]:
+    """The statistic over redrawn rows of both groups together; a draw that misses one group scores chance."""
+    from scipy.stats import rankdata
+
+    score, is_anomaly = -np.r_[inside, outside], np.r_[np.zeros(len(inside), bool), np.ones(len(outside), bool)]
+
+    def auroc(rows: np.ndarray) -> float:
+        positive, ranks = is_anomaly[rows], rankdata(score[rows])
+        many, few = int(positive.sum()), int((~positive).sum())
+        if not many or not few:
+            return 0.5
+        return float((ranks[positive].sum() - many * (many + 1) / 2) / (many * few))
+
+    return auroc
+
+
+def compare(
+    reports: Mapping[str, Mapping[str, Any]],
+    vanilla: str = "vanilla",
+    form: Literal["gap_closed", "ratio"] = "gap_closed",
+) -> dict[str, Any]:
+    """Set several methods' reports beside each other.
+
+    Args:
+        reports: method -> what `RobustnessReport.run` gave, or anything with its `perspectives`.
+        vanilla: the method that the others are measured against.
+        form: of the aggregate; see `aggregate_improvement`.
+
+    Returns:
+        JSON: `rows` (method, perspectives, `aggregate`, `average_rank`), `form`, and `sections`.
+
+    Raises:
+        ValueError: there is no such method, or the perspectives differ.
+    """
+    if vanilla not in reports:
+        raise ValueError(f"there is no method {vanilla!r} among {', '.join(reports)}")
+    table = {m: dict(r["perspectives"]) for m, r in reports.items()}
+    ranks = average_rank(table)
+    rows = [
+        {
+            "method": m,
+            **scores,
+            "aggregate": aggregate_improvement(scores, table[vanilla], form),
+            "average_rank": ranks[m],
+        }
+        for m, scores in table.items()
+    ]
+    axes = [p for p in PERSPECTIVES if p in table[vanilla]]
+    return {
+        "form": form,
+        "rows": rows,
+        "sections": [
+            {
+                "title": f"Robustness against {vanilla}",
+                "text": f"Aggregate: mean of the {form.replace('_', ' ')} over the perspectives. "
+                f"Calibration is an error.",
+                "tables": [
+                    {
+                        "columns": ["method", *axes, f"aggregate ({form})", "average rank"],
+                        "rows": [[r["method"], *(r[a] for a in axes), r["aggregate"], r["average_rank"]] for r in rows],
+                    }
+                ],
+                "plots": [_radar({m: {a: table[m][a] for a in axes} for m in table})],
+            }
+        ],
+    }
+
+
+def sections(
+    perspectives: Mapping[str, float], records: Sequence[Mapping[str, Any]], anomalies: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Tables and plots of one report, as data that a page can draw."""
+    tables = [
+        {
+            "columns": ["perspective", "score"],
+            "rows": [[_TITLES[p], perspectives[p]] for p in PERSPECTIVES if p in perspectives],
+        },
+        {
+            "columns": ["perspective", "set", "rows", "accuracy", "ECE"],
+            "rows": [[r["perspective"], r["name"], r["rows"], r["accuracy"], r["ece"]] for r in records],
+        },
+    ]
+    if anomalies:
+        tables.append(
+            {
+                "columns": ["anomalies", "told from", "rows", "AUROC", "AUPR", "FPR95"],
+                "rows": [[r[k] for k in ("name", "inside", "rows", "auroc", "aupr", "fpr95")] for r in anomalies],
+            }
+        )
+    plots: list[dict[str, Any]] = [_radar({"this model": perspectives})]
+    plots.append(
+        {
+            "kind": "bars",
+            "title": "accuracy by set",
+            "y": "accuracy",
+            "labels": [r["name"] for r in records],
+            "series": [{"name": "accuracy", "values": [r["accuracy"] for r in records]}],
+            "intervals": [[r.get("accuracy_interval") for r in records]],
+        }
+    )
+    plots += [
+        {"kind": "reliability", "title": f"reliability on {r['name']}", "bins": r["reliability"]} for r in records
+    ]
+    return [{"title": "Robustness", "tables": tables, "plots": plots}]
+
+
+def _radar(series: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    axes = [p for p in PERSPECTIVES if all(p in scores for scores in series.values())]
+    return {
+        "kind": "radar",
+        "title": "five sides (calibration as 1 - ECE)",
+        "axes": axes,
+        "series": [
+            {"name": name, "values": [1 - scores[a] if BEST[a] == 0 else scores[a] for a in axes]}
+            for name, scores in series.items()
+        ],
+    }

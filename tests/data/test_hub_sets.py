@@ -1,0 +1,90 @@
+"""Sets on the Hub, with `datasets.load_dataset` replaced: no network."""
+
+import datasets
+import pytest
+
+from luthier.data.loading import load_data
+from luthier.data.settings import DataSettings
+from luthier.errors import DataError
+
+CLASSES = datasets.ClassLabel(names=["entailment", "not_entailment"])
+
+
+def split(labels, streaming=False):
+    features = datasets.Features(sentence1=datasets.Value("string"), sentence2=datasets.Value("string"), label=CLASSES)
+    rows = {"sentence1": [f"a{i}" for i in range(len(labels))], "sentence2": ["b"] * len(labels), "label": labels}
+    found = datasets.Dataset.from_dict(rows, features=features)
+    return found.to_iterable_dataset() if streaming else found
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    calls = []
+
+    def load_dataset(name, config, *, revision=None, streaming=False):
+        calls.append((name, config, revision))
+        return {
+            "train": split([0, 1, 1], streaming),
+            "validation": split([1, 0], streaming),
+            "test": split([-1, -1], streaming),
+        }
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return calls
+
+
+@pytest.mark.parametrize("source", ["glue/rte", "hub:nyu-mll/glue:rte", "nyu-mll/glue:rte", "hub:glue:rte"])
+def test_glue_is_known_by_name(hub, source):
+    data = load_data(DataSettings(source=source))
+    assert list(data.splits) == ["train", "validation"]
+    assert (data.schema.name, data.labels, data.metrics) == ("pair", ["entailment", "not_entailment"], ("accuracy",))
+    assert data.splits["train"][1] == {"row": 2, "text": "a1", "text_pair": "b", "label": 1}
+
+
+def test_any_set_with_named_columns(hub):
+    settings = DataSettings(source="hub:org/set@v2", text="sentence1", text_pair="sentence2")
+    data = load_data(settings)
+    assert hub == [("org/set", None, "v2")] * 3
+    assert data.labels == ["entailment", "not_entailment"]
+    assert list(data.splits) == ["train", "validation"], "a split whose labels are all hidden is left out"
+    with pytest.raises(DataError, match="has no label"):
+        load_data(DataSettings(train="hub:org/set", test="hub:org/set", text="sentence1", text_pair="sentence2"))
+
+
+def test_missing_split_is_told(hub):
+    with pytest.raises(DataError, match=r"no split 'dev2'(.|\n)*it has: train, validation, test"):
+        load_data(DataSettings(train="hub:org/set#dev2", text="sentence1"))
+
+
+def test_a_set_built_by_a_script_is_read_from_its_parquet_copy(monkeypatch):
+    calls = []
+
+    def load_dataset(name, config, *, revision=None, streaming=False):
+        calls.append(revision)
+        if revision is None:
+            raise RuntimeError("Dataset scripts are no longer supported, but found set.py")
+        return {"train": split([0, 1])}
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    load_data(DataSettings(train="hub:org/set", text="sentence1", text_pair="sentence2"))
+    assert calls == [None, "refs/convert/parquet"]
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionError("offline"), FileNotFoundError("no such set"), ValueError("bad config")]
+)
+def test_failures_of_the_hub_are_told(monkeypatch, error):
+    def load_dataset(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(DataError, match=f"'org/set' can't be loaded from the Hub: {type(error).__name__}"):
+        load_data(DataSettings(train="hub:org/set"))
+
+
+def test_streams_from_the_hub(hub):
+    settings = DataSettings(source="hub:org/set", text="sentence1", text_pair="sentence2", streaming=True, buffer=2)
+    data = load_data(settings, splits=("train", "validation"))
+    assert sorted(row["row"] for row in data.splits["train"]) == [1, 2, 3]
+    assert len(data.splits["validation"]) == 2
+    assert data.labels == ["entailment", "not_entailment"]

@@ -1,0 +1,210 @@
+import json
+
+import pytest
+
+from luthier.data.fingerprint import source_fingerprint
+from luthier.data.loading import load_data
+from luthier.data.settings import DataSettings
+from luthier.errors import DataError
+
+TRAIN = "text,label\ngood film,pos\nbad film,neg\nfine,pos\nawful,neg\n"
+
+
+def load(**fields):
+    return load_data(DataSettings(**fields))
+
+
+def jsonl(*records):
+    return "\n".join(json.dumps(record) for record in records)
+
+
+def test_single_sentences(write):
+    data = load(train=write("a.csv", TRAIN), test=write("b.csv", "text,label\nbad,neg\n"))
+    assert (data.schema.name, data.labels, data.metrics) == ("single_sentence", ["neg", "pos"], ("accuracy", "f1"))
+    assert data.splits["train"][0] == {"row": 1, "text": "good film", "label": 1}
+    assert data.splits["test"]["label"][:] == [0]
+    assert data.summary["train"].label_counts == {"neg": 2, "pos": 2}
+
+
+def test_one_row_is_enough_to_test_on_but_not_to_train_on(write):
+    one = write("a.csv", "text,label\ngood,pos\n")
+    assert load(train=write("b.csv", TRAIN), test=one).summary["test"].rows == 1
+    with pytest.raises(DataError, match="only one label: 'pos'"):
+        load(train=one)
+    with pytest.raises(DataError, match="1 rows are too few to cut off"):
+        load(train=one, labels=["neg", "pos"], validation_fraction=0.5)
+
+
+def test_named_columns_and_label_map(write):
+    path = write("a.tsv", 'polarity\tsentence\n1\tsays "hi"\n0\tno\n')
+    data = load(train=path, text="sentence", label="polarity", label_map={"1": "good", "0": "bad"})
+    assert data.labels == ["bad", "good"]
+    assert data.splits["train"][0] == {"row": 1, "text": 'says "hi"', "label": 1}
+
+
+def test_label_order_is_by_number_or_as_given(write):
+    path = write("a.csv", "text,label\na,10\nb,9\nc,2\n")
+    assert load(train=path).labels == ["2", "9", "10"]
+    assert load(train=path, labels=["10", "9", "2"]).splits["train"]["label"][:] == [0, 1, 2]
+
+
+def test_labels_are_the_same_whichever_split_is_asked_for(write):
+    settings = DataSettings(train=write("a.csv", TRAIN), test=write("b.csv", "text,label\nx,pos\n"))
+    assert load_data(settings, splits=("test",)).labels == load_data(settings).labels == ["neg", "pos"]
+    assert list(load_data(settings, splits=("test",)).splits) == ["test"]
+    with pytest.raises(DataError, match="no split validation"):
+        load_data(settings, splits=("validation",))
+
+
+def test_true_and_one_are_labels_however_they_are_written(write):
+    data = load(train=write("a.jsonl", jsonl({"text": "a", "label": 1.0}, {"text": "b", "label": 0})))
+    assert data.labels == ["0", "1"]
+    data = load(train=write("b.jsonl", jsonl({"text": "a", "label": True}, {"text": "b", "label": False})))
+    assert data.labels == ["False", "True"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("txt,label\na,x\nb,y\n", r"no column 'text'(.|\n)*did you mean 'txt'"),
+        ("text,lable\na,x\nb,y\n", r"no column 'label'(.|\n)*did you mean 'lable'"),
+        ("text,label\n,x\nb,y\n", r"row 1 \(line 2\), column 'text': holds no text"),
+        ("text,label\n  ,x\nb,y\n", r"row 1 \(line 2\), column 'text': holds no text"),
+        ("text,label\na,\nb,y\n", r"row 1 \(line 2\), column 'label': has no label"),
+    ],
+)
+def test_unusable_cells_are_named(write, content, told):
+    with pytest.raises(DataError, match=told):
+        load(train=write("a.csv", content), task="single_sentence")
+
+
+def test_missing_values_of_json_are_named(write):
+    rows = jsonl({"text": None, "label": "a"}, {"label": "b"}, {"text": 5, "label": "b"}, {"text": "x", "label": None})
+    with pytest.raises(DataError, match=r"4 problems(.|\n)*row 1, column 'text': is missing(.|\n)*row 3.*is not text"):
+        load(train=write("a.jsonl", rows + '\n{"text": "nan", "label": "a"}'))
+    with pytest.raises(DataError, match=r"row 2, column 'label': has no label"):
+        load(train=write("b.jsonl", '{"text": "a", "label": "x"}\n{"text": "b", "label": NaN}'))
+
+
+def test_labels_unknown_to_training_are_named(write):
+    with pytest.raises(
+        DataError, match=r"b\.csv: row 2 \(line 3\), column 'label': the label 'poz' .* did you mean 'pos'"
+    ):
+        load(train=write("a.csv", TRAIN), test=write("b.csv", "text,label\nx,pos\ny,poz\n"))
+
+
+def test_unlabelled_rows_can_be_read(write):
+    data = load(test=write("a.csv", "text\nhello\n"), labelled=False, task="single_sentence")
+    assert data.splits["test"][0] == {"row": 1, "text": "hello"}
+
+
+def test_pairs_and_regression(write):
+    rows = "a,b,score\none,two,0.5\nthree,four,1\n"
+    data = load(train=write("a.csv", rows), text="a", text_pair="b", label="score")
+    assert (data.schema.name, data.labels) == ("regression", [])
+    assert data.splits["train"][0] == {"row": 1, "text": "one", "text_pair": "two", "label": 0.5}
+    data = load(train=write("b.csv", "text,text_pair,label\na,b,1\nc,d,0\n"))
+    assert data.schema.name == "pair"
+    with pytest.raises(DataError, match=r"column 'label': holds 'much', which is not a finite number"):
+        load(train=write("c.csv", "text,label\na,1\nb,much\n"), task="regression")
+
+
+def test_token_labels(write):
+    data = load(train=write("a.conll", "Ada B-PER\nran O\n\nParis B-LOC\n"))
+    assert data.labels == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+    assert data.splits["train"][0] == {"row": 1, "tokens": ["Ada", "ran"], "tags": [3, 0]}
+    with pytest.raises(DataError, match="has 1 labels for 2 words"):
+        load(train=write("a.jsonl", jsonl({"tokens": ["a", "b"], "tags": ["O"]})))
+    with pytest.raises(DataError, match="the label 'B-ORG' is not one of"):
+        load(train=write("a.conll", "Ada B-PER\nran O\n"), test=write("b.conll", "Acme B-ORG\n"))
+
+
+def test_extractive_answers(write):
+    row = {"question": "who?", "context": "it was Ada", "answers": {"text": ["Ada"], "answer_start": [7]}}
+    data = load(train=write("a.jsonl", jsonl(row, {**row, "answers": {"text": [], "answer_start": []}})))
+    assert data.schema.name == "extractive_qa"
+    assert data.splits["train"][0]["answers"] == {"text": ["Ada"], "answer_start": [7]}
+    listed = {**row, "answers": [{"text": "Ada", "answer_start": 7}]}
+    assert load(train=write("b.jsonl", jsonl(listed))).splits["train"][0]["answers"]["answer_start"] == [7]
+    with pytest.raises(DataError, match=r"the answer 'Ada' is not at character 3"):
+        load(train=write("c.jsonl", jsonl({**row, "answers": {"text": ["Ada"], "answer_start": [3]}})))
+
+
+def test_multiple_choice(write):
+    rows = "context,one,two,label\nwhy?,a,b,1\nhow?,c,d,0\n"
+    data = load(train=write("a.csv", rows), choices=["one", "two"])
+    assert (data.schema.name, data.labels, data.metrics) == ("multiple_choice", [], ("accuracy",))
+    assert data.splits["train"][0] == {"row": 1, "context": "why?", "choices": ["a", "b"], "label": 1}
+    with pytest.raises(DataError, match="'2' is not the index of a choice, 0 to 1"):
+        load(train=write("b.csv", rows.replace("b,1", "b,2")), choices=["one", "two"])
+    three = {"context": "x", "choices": ["a", "b", "c"], "label": 0}
+    with pytest.raises(DataError, match="row 3: has 3 choices, and most rows have 2"):
+        load(train=write("c.jsonl", jsonl(*[{**three, "choices": ["a", "b"]}] * 2, three)))
+
+
+def test_language_data(write):
+    data = load(train=write("a.txt", "one\ntwo\n"))
+    assert (data.schema.name, data.splits["train"]["text"][:]) == ("plain_text", ["one", "two"])
+    data = load(train=write("a.jsonl", jsonl({"q": "hi", "a": "there"})), prompt="q", response="a")
+    assert data.splits["train"][0] == {"row": 1, "prompt": "hi", "response": "there"}
+
+
+def test_columns_that_fit_no_task_are_told(write):
+    with pytest.raises(DataError, match="the columns fit no task: a, b"):
+        load(train=write("a.csv", "a,b\n1,2\n"))
+
+
+ROWS = "text,label\n" + "".join(f"t{i},{'ab'[i % 2]}\n" for i in range(40))
+
+
+def test_subsets_and_cuts(write):
+    path = write("a.csv", ROWS)
+    assert load(train=path, per_class=3).summary["train"].label_counts == {"a": 3, "b": 3}
+    assert load(train=path, limit=5).summary["train"].rows == 5
+    assert (
+        load(train=path, examples=7).splits["train"]["row"]
+        != load(train=path, examples=7, subset_seed=1).splits["train"]["row"]
+    )
+    with pytest.raises(DataError, match="41 examples were asked for, but there are 40"):
+        load(train=path, examples=41)
+    with pytest.raises(DataError, match="'a' has 20, 'b' has 20"):
+        load(train=path, per_class=21)
+
+
+def test_the_cut_validation_does_not_move_with_the_subset_seed(write):
+    path = write("a.csv", ROWS)
+    one, other = (load(train=path, validation_fraction=0.25, examples=8, subset_seed=seed) for seed in (1, 2))
+    assert one.splits["validation"]["row"][:] == other.splits["validation"]["row"][:]
+    assert one.splits["train"]["row"][:] != other.splits["train"]["row"][:]
+    assert not set(one.splits["validation"]["row"]) & set(one.splits["train"]["row"])
+    assert one.summary["validation"].rows == 10
+    assert "cut with seed" in one.summary["validation"].note
+
+
+def test_next_examples_validate(write, tmp_path, monkeypatch):
+    data = load(train=write("a.csv", ROWS), examples=10, validation_examples=20)
+    rows = {split: set(data.splits[split]["row"]) for split in data.splits}
+    assert (len(rows["train"]), len(rows["validation"])) == (10, 20)
+    assert not rows["train"] & rows["validation"]
+
+
+def test_fingerprint_follows_content_and_settings(write):
+    path = write("a.csv", TRAIN)
+    settings = DataSettings(train=path)
+    first = source_fingerprint(settings)
+    assert load_data(settings).fingerprint == load_data(settings).fingerprint
+    assert source_fingerprint(DataSettings(train=path, limit=2)) != first
+    write("a.csv", TRAIN.replace("fine", "good"))
+    assert source_fingerprint(settings) != first
+
+
+def test_the_same_file_under_two_names_is_told(write, tmp_path, monkeypatch):
+    write("a.csv", TRAIN)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="`train` and `test` are the same rows"):
+        load(train="a.csv", test="./a.csv")
+
+
+def test_a_single_file_has_no_splits_of_its_own(write):
+    with pytest.raises(DataError, match="name it as `train`"):
+        load(source=write("a.csv", TRAIN))
