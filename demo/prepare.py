@@ -41,9 +41,7 @@ def read_rows(archive: Path) -> list[tuple[str, str]]:
         inner = outer.extractfile(next(m for m in outer if m.name.endswith("hutto_ICWSM_2014.tar.gz")))
         assert inner is not None
         with tarfile.open(fileobj=io.BytesIO(inner.read())) as data:
-            file = data.extractfile(
-                next(m for m in data if m.name.endswith("movieReviewSnippets_GroundTruth.txt"))
-            )
+            file = data.extractfile(next(m for m in data if m.name.endswith("movieReviewSnippets_GroundTruth.txt")))
             assert file is not None
             text = file.read().decode("utf8", "replace")
     rows = []

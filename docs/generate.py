@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from luthier.explain import KINDS, part_name, settings_rows
-from luthier.recipe import CompareSettings, RecipeBase, json_schema
 from luthier.data.settings import DataSettings
+from luthier.explain import KINDS, part_name, settings_rows
 from luthier.models.settings import ModelSettings
+from luthier.recipe import CompareSettings, RecipeBase, json_schema
 
 HEADER = """\
 # Recipe reference
@@ -48,7 +48,7 @@ def main() -> int:
 
 def recipe_page() -> str:
     """The whole page."""
-    parts = [HEADER, section("The recipe", RecipeBase, skip={"stages"}), section("model", ModelSettings)]
+    parts = [HEADER, section("The recipe", RecipeBase, skip=frozenset({"stages"})), section("model", ModelSettings)]
     parts += [section("compare", CompareSettings), section("data", DataSettings)]
     for kind, registry in KINDS.items():
         if registry.names():
@@ -59,7 +59,9 @@ def recipe_page() -> str:
     return "\n".join(parts)
 
 
-def section(title: str, settings: type[Any], *, level: int = 2, skip: set[str] = frozenset(), source: Any = None) -> str:
+def section(
+    title: str, settings: type[Any], *, level: int = 2, skip: frozenset[str] = frozenset(), source: Any = None
+) -> str:
     """One settings class as a table."""
     lines = [f"{'#' * level} {title}\n"]
     if source is not None and source.paper is not None:
@@ -71,7 +73,9 @@ def section(title: str, settings: type[Any], *, level: int = 2, skip: set[str] =
     if not rows:
         return "\n".join([*lines, "No settings.\n"])
     lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
-    lines += ["| `{}` | {} | {} | {} |".format(*(cell.replace("|", "\\|").replace("\n", " ") for cell in row)) for row in rows]
+    for key, *cells in rows:
+        told = " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
+        lines.append(f"| `{key}` | {told} |")
     return "\n".join(lines) + "\n"
 
 

@@ -84,10 +84,7 @@ def test_names_that_are_no_folder_are_refused(name):
 
 def test_stages_that_cannot_chain_are_refused_before_anything_runs():
     text = GOOD.replace("  - tune:", "  - evaluate: {suites: [task]}\n  - tune:")
-    assert (
-        "stage 0 (evaluate) can't follow what comes before it: it takes task, and gets pretrained"
-        in errors(text)
-    )
+    assert "stage 0 (evaluate) can't follow what comes before it: it takes task, and gets pretrained" in errors(text)
 
 
 def test_overrides_reach_into_lists_and_methods_given_by_name():
@@ -97,9 +94,7 @@ def test_overrides_reach_into_lists_and_methods_given_by_name():
 
 
 def test_a_wrong_override_is_blamed_on_the_command_line():
-    assert "--set stages.0.tune.epocs: stages.0.tune.epocs: unknown key" in errors(
-        GOOD, "stages.0.tune.epocs=1"
-    )
+    assert "--set stages.0.tune.epocs: stages.0.tune.epocs: unknown key" in errors(GOOD, "stages.0.tune.epocs=1")
     assert "write key=value" in errors(GOOD, "seed")
     assert "has no item 7" in errors(GOOD, "stages.7.tune.epochs=1")
 
@@ -112,10 +107,7 @@ def test_the_resolved_recipe_is_complete_and_means_the_same():
 
 
 def test_a_grid_has_every_combination_and_each_cell_is_checked():
-    text = (
-        GOOD
-        + "compare:\n  over:\n    stages.0.tune.method: [full, {name: lora, rank: 2}]\n    seed: [1, 2]\n"
-    )
+    text = GOOD + "compare:\n  over:\n    stages.0.tune.method: [full, {name: lora, rank: 2}]\n    seed: [1, 2]\n"
     recipe = check(text)
     every = cells(recipe.compare)
     assert [cell_name(f) for f in every][:2] == ["method=full,seed=1", "method=full,seed=2"]

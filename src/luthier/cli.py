@@ -45,14 +45,10 @@ def _add_recipe_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
     init.add_argument("--method", default="lora", help="tuning method to put into it (default: lora)")
     init.add_argument("--force", action="store_true", help="replace the file if it is there")
 
-    validate = _verb(
-        verbs, "validate", "check a recipe, all errors at once, without loading torch", "validate"
-    )
+    validate = _verb(verbs, "validate", "check a recipe, all errors at once, without loading torch", "validate")
     _recipe_arguments(validate)
 
-    plan = _verb(
-        verbs, "plan", "dry run: stages, what is cached, parameters to train, time and memory", "plan"
-    )
+    plan = _verb(verbs, "plan", "dry run: stages, what is cached, parameters to train, time and memory", "plan")
     _recipe_arguments(plan)
     plan.add_argument("--output", default="runs", help="folder of the run directories (default: runs)")
 
@@ -60,9 +56,7 @@ def _add_recipe_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
     _recipe_arguments(run)
     _run_arguments(run)
 
-    compare = _verb(
-        verbs, "compare", "run a grid of recipes and print one table, or compare finished runs", "compare"
-    )
+    compare = _verb(verbs, "compare", "run a grid of recipes and print one table, or compare finished runs", "compare")
     compare.add_argument("targets", nargs="+", metavar="RECIPE|RUN", help="one recipe, or run directories")
     compare.add_argument(
         "--over",
@@ -86,26 +80,16 @@ def _add_result_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
     predict.add_argument("run", metavar="RUN", help="run, cell, stage or model directory")
     source = predict.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", action="append", help="a text; repeatable")
-    source.add_argument(
-        "--file", help="csv, tsv, jsonl or txt file with the columns the model was trained on"
-    )
-    predict.add_argument(
-        "--pair", action="append", help="second text of each --text, for models of text pairs"
-    )
+    source.add_argument("--file", help="csv, tsv, jsonl or txt file with the columns the model was trained on")
+    predict.add_argument("--pair", action="append", help="second text of each --text, for models of text pairs")
     predict.add_argument("--output", help="JSON-lines file to write (default: standard output)")
     predict.add_argument("--batch-size", type=int, default=64, help="texts in one forward pass (default: 64)")
 
 
 def _add_information_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    listing = _verb(
-        verbs, "list", "methods, objectives, stages and suites, with the paper of each", "list_parts"
-    )
-    listing.add_argument(
-        "kind", nargs="?", choices=("methods", "objectives", "stages", "suites"), help="only these"
-    )
-    explain = _verb(
-        verbs, "explain", "what a method, stage or suite is: settings, defaults, paper", "explain"
-    )
+    listing = _verb(verbs, "list", "methods, objectives, stages and suites, with the paper of each", "list_parts")
+    listing.add_argument("kind", nargs="?", choices=("methods", "objectives", "stages", "suites"), help="only these")
+    explain = _verb(verbs, "explain", "what a method, stage or suite is: settings, defaults, paper", "explain")
     explain.add_argument("name", help="name of a method, objective, stage or suite")
     _verb(verbs, "doctor", "versions, accelerator, cores, memory and extras of this machine", "doctor")
     schema = _verb(verbs, "schema", "JSON schema of recipes, for editors", "schema")
@@ -188,9 +172,7 @@ def _unexpected(error: Exception, verbose: bool) -> int:
     import traceback
 
     if type(error).__name__ == "OutOfMemoryError":
-        return _fail(
-            "out of accelerator memory\n  fix: lower batch_size, or set gradient_checkpointing: true", 1
-        )
+        return _fail("out of accelerator memory\n  fix: lower batch_size, or set gradient_checkpointing: true", 1)
     place = Path("luthier-error.log")
     trace = "".join(traceback.format_exception(error))
     if verbose:

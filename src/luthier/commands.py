@@ -25,15 +25,11 @@ def init(arguments: argparse.Namespace) -> None:
 
     place = Path(arguments.path)
     if place.exists() and not arguments.force:
-        raise RecipeError(
-            "the file is there already", where=str(place), fix="name another one, or add --force"
-        )
+        raise RecipeError("the file is there already", where=str(place), fix="name another one, or add --force")
     from luthier.files import write_text
 
     write_text(place, starter_recipe(arguments.model, arguments.data, arguments.method))
-    console().print(
-        f"wrote {place}; next: luthier validate {place}, luthier plan {place}, luthier run {place}"
-    )
+    console().print(f"wrote {place}; next: luthier validate {place}, luthier plan {place}, luthier run {place}")
 
 
 def validate(arguments: argparse.Namespace) -> None:
@@ -119,9 +115,7 @@ def _run_and_show(recipe: RecipeBase, arguments: argparse.Namespace) -> None:
         console().print(f"report: {write_report([record.folder])}", soft_wrap=True)
     for cell in record.cells:
         if cell.error:
-            console(stderr=True).print(
-                f"failed: {cell.folder.name}: {cell.error}", markup=False, soft_wrap=True
-            )
+            console(stderr=True).print(f"failed: {cell.folder.name}: {cell.error}", markup=False, soft_wrap=True)
 
 
 def _show_table(folders: list[Path]) -> None:
@@ -134,9 +128,7 @@ def _show_table(folders: list[Path]) -> None:
 def report(arguments: argparse.Namespace) -> None:
     from luthier.report.html import write_report
 
-    place = write_report(
-        [Path(r) for r in arguments.runs], Path(arguments.output) if arguments.output else None
-    )
+    place = write_report([Path(r) for r in arguments.runs], Path(arguments.output) if arguments.output else None)
     console().print(f"wrote {place}", soft_wrap=True)
 
 
@@ -146,9 +138,7 @@ def predict(arguments: argparse.Namespace) -> None:
 
     with progress_display():
         if arguments.text:
-            found = predict_texts(
-                arguments.run, arguments.text, arguments.pair, batch_size=arguments.batch_size
-            )
+            found = predict_texts(arguments.run, arguments.text, arguments.pair, batch_size=arguments.batch_size)
         else:
             found = predict_file(arguments.run, arguments.file, batch_size=arguments.batch_size)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)

@@ -28,7 +28,7 @@ def parts_table(kind: str | None = None) -> list[RenderableType]:
     """One table per kind of part: name, what it is, where it was published."""
     from rich.table import Table
 
-    tables = []
+    tables: list[RenderableType] = []
     for name, registry in KINDS.items():
         if kind not in (None, name) or not registry.names():
             continue
@@ -67,9 +67,7 @@ def explanation(name: str) -> RenderableType:
     shown: list[RenderableType] = []
     for kind, part in found:
         resolved = part.resolved() if hasattr(part, "resolved") else part
-        shown.append(
-            Text.assemble((name, "bold"), f"  ({kind.rstrip('s')})\n", part.summary, "\n", part.__doc__ or "")
-        )
+        shown.append(Text.assemble((name, "bold"), f"  ({kind.rstrip('s')})\n", part.summary, "\n", part.__doc__ or ""))
         rate = getattr(part, "default_learning_rate", None)
         if rate:
             shown.append(Text(f"learning rate where the recipe names none: {rate:g}"))

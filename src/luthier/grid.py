@@ -34,9 +34,7 @@ def cell_name(factors: dict[str, Any]) -> str:
     """A folder name for a cell: `method=lora,seed=13`."""
     parts = [f"{key.rpartition('.')[2]}={_short(value)}" for key, value in factors.items()]
     name = re.sub(r"[^A-Za-z0-9=,._+-]+", "-", ",".join(parts))
-    exact = len({p.partition("=")[0] for p in parts}) == len(parts) and all(
-        _plain(v) for v in factors.values()
-    )
+    exact = len({p.partition("=")[0] for p in parts}) == len(parts) and all(_plain(v) for v in factors.values())
     if exact and len(name) <= 100:
         return name
     digest = hashlib.sha256(repr(sorted(factors.items(), key=str)).encode()).hexdigest()[:8]

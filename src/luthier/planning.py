@@ -55,9 +55,7 @@ def _plan_cell(recipe: RecipeBase, folder: Path, name: str) -> list[PlannedStage
         cached = known and done is not None and done["key"] == key
         known = known and cached
         first = position == 0
-        planned.append(
-            PlannedStage(name, place, cached, active.plan(inputs) if first and not cached else None)
-        )
+        planned.append(PlannedStage(name, place, cached, active.plan(inputs) if first and not cached else None))
         previous = key
     return planned
 

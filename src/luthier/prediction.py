@@ -49,9 +49,7 @@ def predict_texts(
             fix="give --pair for every --text" if pairs is None else "leave --pair out",
         )
     if pairs is not None and len(pairs) != len(texts):
-        raise DataError(
-            f"{len(texts)} texts but {len(pairs)} second texts", fix="give one --pair for every --text"
-        )
+        raise DataError(f"{len(texts)} texts but {len(pairs)} second texts", fix="give one --pair for every --text")
     rows = [{"text": text} | ({"text_pair": pairs[i]} if pairs else {}) for i, text in enumerate(texts)]
     return _predict(model, tokenizer, card, rows, batch_size)
 
@@ -114,7 +112,7 @@ def _predict(
         found = predict_rows(
             model,
             encoded,
-            make_collator(card.schema, tokenizer),
+            make_collator(str(card.schema), tokenizer),
             str(card.schema),
             batch_size=batch_size,
             on_batch=bar.update,
@@ -122,9 +120,7 @@ def _predict(
     return _describe(found, numbered, encoded, card)
 
 
-def _describe(
-    found: Predictions, rows: list[dict[str, Any]], encoded: Any, card: ModelCard
-) -> list[dict[str, Any]]:
+def _describe(found: Predictions, rows: list[dict[str, Any]], encoded: Any, card: ModelCard) -> list[dict[str, Any]]:
     if card.schema == "regression":
         return [_shown(row) | {"score": float(x[0])} for row, x in zip(rows, found.logits, strict=True)]
     if card.schema == "token_labels":
@@ -177,6 +173,4 @@ def _generate(model: Any, tokenizer: Any, card: ModelCard, row: dict[str, Any]) 
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        k: row[k] for k in ("text", "text_pair", "question", "context", "choices") if row.get(k) is not None
-    }
+    return {k: row[k] for k in ("text", "text_pair", "question", "context", "choices") if row.get(k) is not None}

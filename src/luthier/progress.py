@@ -52,11 +52,9 @@ class Track:
 
     def __init__(self, description: str, total: float | None) -> None:
         self.description, self.total, self.note = description, total, ""
-        shown = _display.get()
-        self._progress, self._console = shown if shown else (None, None)
-        self._task = (
-            self._progress.add_task(description, total=total, note="") if self._progress is not None else None
-        )
+        shown: tuple[Any, Any] = _display.get() or (None, None)
+        self._progress, self._console = shown
+        self._task = self._progress.add_task(description, total=total, note="") if self._progress is not None else None
 
     def update(self, completed: float, note: str | None = None) -> None:
         """Set how much of `total` is done, and a short remark behind the bar."""

@@ -26,7 +26,7 @@ from pydantic_core import ErrorDetails
 
 from luthier.errors import RecipeError
 from luthier.models.settings import ModelSettings
-from luthier.registry import STAGES
+from luthier.registry import STAGES, Context
 from luthier.settings import Settings
 from luthier.stages import Stage
 from luthier.yaml_text import YamlText, dump_yaml, parse_value, parse_yaml
@@ -38,7 +38,7 @@ class CompareSettings(Settings):
     """A grid: every combination of the listed values is run, and one table compares them."""
 
     over: dict[str, list[Any]] = Field(
-        description="Recipe keys, dotted, with the values to try: `stages.0.tune.method: [lora, full]`, `seed: [13, 17]`."
+        description="Dotted recipe keys with the values to try: `stages.0.tune.method: [lora, full]`, `seed: [13, 17]`."
     )
     baseline: str | None = Field(
         None, description="Which value the differences are taken to; null takes the first row of the grid."
@@ -59,18 +59,12 @@ class CompareSettings(Settings):
 class RecipeBase(Settings):
     """A whole recipe: one model, and the stages it goes through."""
 
-    name: str = Field(
-        description="Name of the run, and of its folder below `runs/`.", min_length=1, max_length=80
-    )
-    model: Annotated[
-        ModelSettings, BeforeValidator(lambda v: {"reference": v} if isinstance(v, str) else v)
-    ] = Field(
+    name: str = Field(description="Name of the run, and of its folder below `runs/`.", min_length=1, max_length=80)
+    model: Annotated[ModelSettings, BeforeValidator(lambda v: {"reference": v} if isinstance(v, str) else v)] = Field(
         description="Where to start: a hub id, a local directory, or `package:NAME` for weights inside an installed "
         "package; or a mapping with `reference` and more settings."
     )
-    seed: int = Field(
-        13, ge=0, lt=2**32, description="Seed of new parameters, dropout and the order of the data."
-    )
+    seed: int = Field(13, ge=0, lt=2**32, description="Seed of new parameters, dropout and the order of the data.")
     stages: list[Any]
     compare: CompareSettings | None = Field(None, description="Run a grid instead of one run, and compare.")
     plugins: list[str] = Field(
@@ -83,9 +77,7 @@ class RecipeBase(Settings):
     def _name_is_one_folder(cls, name: str) -> str:
         odd = set(name) & set('/\\:*?"<>|\0')
         if odd or name.startswith(".") or name.lower() in RESERVED_NAMES or name != name.strip():
-            raise ValueError(
-                "the name becomes a folder: no slashes, colons, wildcards, leading dot or outer blanks"
-            )
+            raise ValueError("the name becomes a folder: no slashes, colons, wildcards, leading dot or outer blanks")
         return name
 
     @model_validator(mode="after")
@@ -125,7 +117,7 @@ def _recipe_model(names: tuple[str, ...], parts: tuple[str, ...]) -> type[Recipe
             _stage_name,
             custom_error_type="unknown_part",
             custom_error_message="a stage is one key with its settings below it",
-            custom_error_context={"known": list(names), "kind": "stage"},
+            custom_error_context=Context(known=list(names), kind="stage"),
         ),
     ]
     field: Any = (list[union], Field(description="What is done with the model, in order.", min_length=1))
@@ -159,9 +151,7 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -
     try:
         text = place.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise RecipeError(
-            "there is no such recipe", where=str(place), fix="`luthier init` writes one"
-        ) from None
+        raise RecipeError("there is no such recipe", where=str(place), fix="`luthier init` writes one") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(
             f"the recipe can't be read: {error}", where=str(place), fix="recipes are UTF-8 text"
@@ -174,9 +164,7 @@ def check_recipe(source: YamlText, overrides: tuple[str, ...] | list[str] = ()) 
     import importlib
 
     if not isinstance(source.data, dict):
-        raise RecipeError(
-            "a recipe is a mapping of keys to values", where=source.name, fix="`luthier init` writes one"
-        )
+        raise RecipeError("a recipe is a mapping of keys to values", where=source.name, fix="`luthier init` writes one")
     problems = list(source.problems)
     for text in overrides:
         apply_override(source, text)
@@ -219,9 +207,7 @@ def set_key(data: Any, key: str, value: Any, where: str) -> None:
     last = parts[-1]
     if isinstance(data, list):
         if not last.isdigit() or int(last) >= len(data):
-            raise RecipeError(
-                f"{key}: the list has no item {last}", where=where, fix=f"items 0 to {len(data) - 1}"
-            )
+            raise RecipeError(f"{key}: the list has no item {last}", where=where, fix=f"items 0 to {len(data) - 1}")
         data[int(last)] = value
     elif isinstance(data, dict):
         data[last] = value
@@ -234,9 +220,7 @@ def _descend(data: Any, part: str, path: str, where: str) -> Any:
         if part.isdigit() and int(part) < len(data):
             holder, key = data, int(part)
         else:
-            raise RecipeError(
-                f"{path}: the list has no item {part}", where=where, fix=f"items 0 to {len(data) - 1}"
-            )
+            raise RecipeError(f"{path}: the list has no item {part}", where=where, fix=f"items 0 to {len(data) - 1}")
     elif isinstance(data, dict):
         holder, key = data, part  # type: ignore[assignment]
         data.setdefault(part, {})
@@ -280,9 +264,7 @@ def _explain(detail: ErrorDetails, source: YamlText, model: type[RecipeBase]) ->
     elif detail["type"] == "unknown_part":
         context = detail["ctx"]
         given = _stage_name(detail["input"]) if context["kind"] == "stage" else None
-        given = given or (
-            detail["input"].get("name") if isinstance(detail["input"], dict) else detail["input"]
-        )
+        given = given or (detail["input"].get("name") if isinstance(detail["input"], dict) else detail["input"])
         guess = difflib.get_close_matches(str(given), context["known"], n=1, cutoff=0.5)
         message = f"there is no {context['kind']} called {given!r}"
         fix = (f"did you mean {guess[0]!r}? " if guess else "") + f"known: {', '.join(context['known'])}"

@@ -108,7 +108,7 @@ def import_folder(package: str) -> None:
         importlib.import_module(f"{package}.{found.name}")
 
 
-class _Context(dict[str, Any]):
+class Context(dict[str, Any]):
     """A mapping that can be part of a type: `typing` hashes the members of a union."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
@@ -131,9 +131,7 @@ def one_of(registry: Registry[Any]) -> Any:
             lambda value: value.get("name") if isinstance(value, dict) else getattr(value, "name", None),
             custom_error_type="unknown_part",
             custom_error_message="there is no " + registry.kind + " called that",
-            custom_error_context=_Context(known=registry.names(), kind=registry.kind),
+            custom_error_context=Context(known=registry.names(), kind=registry.kind),
         ),
-        BeforeValidator(
-            lambda value: {"name": value} if isinstance(value, str) else value, json_schema_input_type=Any
-        ),
+        BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value, json_schema_input_type=Any),
     ]

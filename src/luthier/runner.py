@@ -106,9 +106,7 @@ def as_recipe(
     """A checked recipe from a path, a mapping, or itself."""
     if isinstance(recipe, RecipeBase):
         if overrides:
-            return check_recipe(
-                YamlText("recipe", recipe.model_dump(mode="json", exclude_unset=True)), overrides
-            )
+            return check_recipe(YamlText("recipe", recipe.model_dump(mode="json", exclude_unset=True)), overrides)
         return recipe
     if isinstance(recipe, dict):
         return check_recipe(YamlText("recipe", json.loads(json.dumps(recipe))), overrides)
@@ -154,9 +152,7 @@ def run_cell(recipe: RecipeBase, folder: Path) -> RunRecord:
         done = read_done(place)
         if done is not None and done["key"] == key:
             logger.info("%s is done already", place)
-            record.stages.append(
-                StageRecord(stage.name, place, _read_json(place / "metrics.json"), cached=True)
-            )
+            record.stages.append(StageRecord(stage.name, place, _read_json(place / "metrics.json"), cached=True))
         else:
             _set_aside_if_other(place, key)
             record.stages.append(_run_stage(stage, active, inputs, place, key))
@@ -220,9 +216,7 @@ def _run_stage(stage: Stage, active: Stage, inputs: StageInputs, place: Path, ke
     except OSError as error:
         raise unwritable(place, error) from error
     write_json(place / "key.json", {"key": key})
-    write_text(
-        place / "stage.yaml", dump_yaml({stage.name: stage.model_dump(mode="json"), "seed": inputs.seed})
-    )
+    write_text(place / "stage.yaml", dump_yaml({stage.name: stage.model_dump(mode="json"), "seed": inputs.seed}))
     started = time.time()
     try:
         outputs = active.run(inputs, place)

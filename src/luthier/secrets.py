@@ -50,8 +50,6 @@ def _lookup(match: re.Match[str]) -> str:
     name = match[1]
     secret = os.environ.get(name)
     if not secret:
-        raise RecipeError(
-            f"the environment variable {name} is not set", fix=f"export {name}=… before running"
-        )
+        raise RecipeError(f"the environment variable {name} is not set", fix=f"export {name}=… before running")
     _known.add(secret)
     return secret

@@ -14,7 +14,7 @@ HEADS: dict[str, Head] = {
     "extractive_qa": "question_answering",
     "multiple_choice": "multiple_choice",
 }
-LANGUAGE_HEADS: dict[str, Head] = {True: "seq2seq_lm", False: "causal_lm"}
+LANGUAGE_HEADS: dict[bool, Head] = {True: "seq2seq_lm", False: "causal_lm"}
 PEFT_TASK_TYPES = {
     "sequence_classification": "SEQ_CLS",
     "multiple_choice": "SEQ_CLS",

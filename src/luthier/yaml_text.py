@@ -53,9 +53,7 @@ class YamlText:
         """
         node, path = self.data, []
         for step in location:
-            if (isinstance(node, dict) and step in node) or (
-                isinstance(node, list) and isinstance(step, int)
-            ):
+            if (isinstance(node, dict) and step in node) or (isinstance(node, list) and isinstance(step, int)):
                 node = node[step]  # type: ignore[index]
                 path.append(step)
         return tuple(path), location[-1] if location else None

@@ -53,7 +53,9 @@ def test_every_objective_trains_every_kind_of_model(name: str, kind: str, tmp_pa
     assert all(p.requires_grad for p in model.parameters())
 
 
-def gradients(objective: Any, folder: Path, *, dropout: float = 0.0, seed: int = 1) -> tuple[float, dict[str, torch.Tensor]]:
+def gradients(
+    objective: Any, folder: Path, *, dropout: float = 0.0, seed: int = 1
+) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of one training step on the fixed batch, in double precision."""
     model = tiny.bert(dropout).double()
     trainer = tiny.trainer(model, objective, folder)
@@ -98,7 +100,9 @@ def test_weight_consistency_pulls_towards_the_start(tmp_path: Path) -> None:
     assert loss.item() == pytest.approx(0.25 * held * 0.01**2)
     loss.backward()
     query = "bert.encoder.layer.0.attention.self.query.weight"
-    torch.testing.assert_close(model.get_parameter(query).grad, 0.5 * (model.get_parameter(query) - start[query]).detach())
+    torch.testing.assert_close(
+        model.get_parameter(query).grad, 0.5 * (model.get_parameter(query) - start[query]).detach()
+    )
 
 
 def test_sam_takes_the_gradient_where_the_ascent_leads_and_puts_the_weights_back(tmp_path: Path) -> None:

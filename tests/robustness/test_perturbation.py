@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.robustness import tiny
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -32,6 +31,7 @@ from luthier.errors import TrainingError
 from luthier.robustness.divergence import comparable_rows, symmetric_divergence
 from luthier.robustness.perturbation import direction, embedding_sites, intervene
 from luthier.robustness.settings import AdvEmbedSettings
+from tests.robustness import tiny
 
 SMALL: dict[str, Any] = {
     "hidden_size": 16,
@@ -53,9 +53,7 @@ BLOCKS = [
     ),
     (
         ModernBertForSequenceClassification,
-        ModernBertConfig(
-            **SMALL, pad_token_id=0, cls_token_id=5, sep_token_id=6, bos_token_id=5, eos_token_id=6
-        ),
+        ModernBertConfig(**SMALL, pad_token_id=0, cls_token_id=5, sep_token_id=6, bos_token_id=5, eos_token_id=6),
         "model.embeddings",
         16,
     ),
@@ -66,7 +64,11 @@ WORDS = [
         GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=40, pad_token_id=0, bos_token_id=1, eos_token_id=1),
         "transformer.wte",
     ),
-    (XLNetForSequenceClassification, XLNetConfig(d_model=16, n_layer=1, n_head=2, d_inner=8, vocab_size=40), "transformer.word_embedding"),
+    (
+        XLNetForSequenceClassification,
+        XLNetConfig(d_model=16, n_layer=1, n_head=2, d_inner=8, vocab_size=40),
+        "transformer.word_embedding",
+    ),
     (
         BartForSequenceClassification,
         BartConfig(
@@ -152,7 +154,9 @@ def test_directions_match_their_definitions() -> None:
         for t in range(3):
             row = g[b, t]
             assert torch.equal(direction(g, "linf_token")[b, t], row / (max(abs(x) for x in row.tolist()) + 1e-8))
-            assert torch.allclose(direction(g, "l2_token")[b, t], row / (float((row**2).sum()) ** 0.5 + 1e-8), atol=1e-15)
+            assert torch.allclose(
+                direction(g, "l2_token")[b, t], row / (float((row**2).sum()) ** 0.5 + 1e-8), atol=1e-15
+            )
     assert torch.equal(direction(g, "sign"), g.sign())
     assert torch.allclose(direction(g, "l2_example").flatten(1).norm(dim=1), torch.ones(2, dtype=torch.float64))
 
@@ -164,7 +168,9 @@ def test_tokens_with_infinite_gradients_stay_where_they_are() -> None:
     assert direction(g, "linf_token")[0, 1].tolist() == pytest.approx([1, 1, 1])
 
 
-def reference_loss(model: Any, batch: dict[str, torch.Tensor], noise: torch.Tensor, s: AdvEmbedSettings) -> torch.Tensor:
+def reference_loss(
+    model: Any, batch: dict[str, torch.Tensor], noise: torch.Tensor, s: AdvEmbedSettings
+) -> torch.Tensor:
     """Section 2, written down once more, with the embedding block replaced instead of hooked."""
     block, labels = model.bert.embeddings, batch["labels"]
 

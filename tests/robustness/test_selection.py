@@ -108,7 +108,10 @@ def test_masking_multiplies_by_mask_over_probability() -> None:
 
 
 def test_scale_cap_and_no_scale() -> None:
-    for policy, largest in ((MaskPolicy(alpha=0.6, beta=1.0, scale_cap=2.0), 2.0), (MaskPolicy(unbiased_scale=False), 1.0)):
+    for policy, largest in (
+        (MaskPolicy(alpha=0.6, beta=1.0, scale_cap=2.0), 2.0),
+        (MaskPolicy(unbiased_scale=False), 1.0),
+    ):
         made = selection(policy)
         made.renew()
         factors = torch.cat([f.reshape(-1) for f in made.factors()])

@@ -39,9 +39,14 @@ def test_a_torn_one_is_passed_over(tmp_path: Path, harm: str):
 
 def test_a_failed_write_leaves_the_older_one_alone(tmp_path: Path):
     make(tmp_path, 5)
-    with pytest.raises(RuntimeError), writing(tmp_path / "checkpoint-10") as scratch:
-        (scratch / "weights").write_bytes(b"w")
-        raise RuntimeError
+
+    def fail() -> None:
+        with writing(tmp_path / "checkpoint-10") as scratch:
+            (scratch / "weights").write_bytes(b"w")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-5"]
 
 

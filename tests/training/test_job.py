@@ -183,9 +183,7 @@ def test_inf_in_a_gradient_stops_before_the_update(tmp_path: Path):
     model = tiny_model()
     model.classifier.weight.register_hook(lambda grad: torch.full_like(grad, float("inf")))
     before = model.classifier.bias.detach().clone()
-    with pytest.raises(
-        TrainingError, match=r"the gradient is not finite at step 1; first seen in classifier.weight"
-    ):
+    with pytest.raises(TrainingError, match=r"the gradient is not finite at step 1; first seen in classifier.weight"):
         train(make_job(tmp_path, model))
     assert torch.equal(model.classifier.bias, before)
 
@@ -221,6 +219,4 @@ def test_gradient_checkpointing_changes_no_weight(tmp_path: Path):
 
 def test_steps_are_counted_as_the_trainer_counts_them(tmp_path: Path):
     settings = {"batch_size": 3, "accumulation": 2, "epochs": 2}
-    assert train(make_job(tmp_path, tiny_model(), **settings)).steps == total_steps(
-        TrainingSettings(**settings), ROWS
-    )
+    assert train(make_job(tmp_path, tiny_model(), **settings)).steps == total_steps(TrainingSettings(**settings), ROWS)

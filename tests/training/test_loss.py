@@ -46,12 +46,8 @@ def test_answers_average_start_and_end():
     }
     start, end = LOGITS[..., 0], LOGITS[..., 1]
     items = items_in(batch, "extractive_qa", shifted=False)
-    expected = (
-        F.cross_entropy(start, batch["start_positions"]) + F.cross_entropy(end, batch["end_positions"])
-    ) / 2
-    assert torch.allclose(
-        task_loss((start, end), batch, "extractive_qa", shifted=False, items=items), expected
-    )
+    expected = (F.cross_entropy(start, batch["start_positions"]) + F.cross_entropy(end, batch["end_positions"])) / 2
+    assert torch.allclose(task_loss((start, end), batch, "extractive_qa", shifted=False, items=items), expected)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 6])

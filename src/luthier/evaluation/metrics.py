@@ -77,8 +77,7 @@ def normalise_answer(text: str) -> str:
 def exact_match(gold: list[list[str]], guess: list[str]) -> float:
     """Share of answers that equal one of their references after `normalise_answer`."""
     hits = [
-        any(normalise_answer(g) == normalise_answer(a) for g in golds)
-        for golds, a in zip(gold, guess, strict=True)
+        any(normalise_answer(g) == normalise_answer(a) for g in golds) for golds, a in zip(gold, guess, strict=True)
     ]
     return float(np.mean(hits))
 

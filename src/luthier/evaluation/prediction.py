@@ -141,9 +141,7 @@ def _token_scores(logits: Any, labels: Any) -> dict[str, Any]:
     return {"label": labels.cpu().numpy(), "nll": nll.item(), "items": int(labels.ne(IGNORED).sum())}
 
 
-def _language_outputs(
-    logits: Any, labels: Any, numbers: list[int], shifted: bool
-) -> Iterator[dict[str, Any]]:
+def _language_outputs(logits: Any, labels: Any, numbers: list[int], shifted: bool) -> Iterator[dict[str, Any]]:
     logits = logits[:, -labels.shape[1] :]
     if shifted:
         logits, labels = logits[:, :-1], labels[:, 1:]

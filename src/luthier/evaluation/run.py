@@ -53,9 +53,7 @@ def run_evaluation(stage: Evaluate, inputs: StageInputs, folder: Path) -> StageO
                     fix=f"it fits: {', '.join(suite.schemas)}",
                 )
             result = suite.run(subject)
-            log.write(
-                "evaluate", step=0, suite=suite.name, **{f"{split}/{k}": v for k, v in result.scores.items()}
-            )
+            log.write("evaluate", step=0, suite=suite.name, **{f"{split}/{k}": v for k, v in result.scores.items()})
             results.append(result)
     cost = {"seconds": meter.seconds, "peak_memory_bytes": meter.peak_memory_bytes}
     return StageOutputs(merge(results, split, task, cost))
@@ -77,9 +75,7 @@ def choose_split(task: TaskData, wanted: str) -> str:
     )
 
 
-def merge(
-    results: list[SuiteResult], split: str, task: TaskData, cost: dict[str, float]
-) -> dict[str, object]:
+def merge(results: list[SuiteResult], split: str, task: TaskData, cost: dict[str, float]) -> dict[str, object]:
     """One metrics record from all suites; score names get the split in front."""
     scores = {f"{split}/{k}": v for r in results for k, v in r.scores.items()}
     intervals = {f"{split}/{k}": v for r in results for k, v in r.intervals.items()}

@@ -76,9 +76,7 @@ def _tags(predictions: Predictions, labels: list[str]) -> tuple[list[list[str]],
     return gold, guess
 
 
-def _answers(
-    predictions: Predictions, task: TaskData, split: str, rows: Any
-) -> tuple[list[list[str]], list[str]]:
+def _answers(predictions: Predictions, task: TaskData, split: str, rows: Any) -> tuple[list[list[str]], list[str]]:
     from luthier.evaluation.answers import best_answers
 
     return best_answers(predictions, task.splits[split], rows)

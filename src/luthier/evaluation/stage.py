@@ -13,9 +13,7 @@ from luthier.stages import Kind, Stage, StageInputs, StageOutputs
 
 import_folder("luthier.evaluation.suites")
 
-Data = Annotated[
-    DataSettings, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)
-]
+Data = Annotated[DataSettings, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)]
 
 
 @STAGES.register
@@ -37,7 +35,8 @@ class Evaluate(Stage):
     @classmethod
     def resolved(cls) -> type[Stage]:
         about = "Suites by name, or mappings with their settings."
-        field: Any = (list[one_of(SUITES)], Field(default_factory=lambda: ["task"], description=about, min_length=1))
+        suite: Any = one_of(SUITES)
+        field: Any = (list[suite], Field(default_factory=lambda: ["task"], description=about, min_length=1))
         return create_model("Evaluate", __base__=cls, __module__=__name__, suites=field)
 
     def external_inputs(self, inputs: StageInputs) -> dict[str, str]:

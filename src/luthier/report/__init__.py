@@ -10,5 +10,5 @@ _HOMES = {
     "comparison_table": "luthier.report.tables",
     "write_report": "luthier.report.html",
 }
-__all__ = list(_HOMES)  # noqa: PLE0605
+__all__ = list(_HOMES)
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

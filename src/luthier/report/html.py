@@ -106,7 +106,10 @@ def comparison_plots(runs: list[Run], table: Table) -> list[tuple[str, str]]:
         title = f"{table.score_name}: mean, standard deviation, and every seed"
         plots.append((title, plot_bars(scored, title=title, x_label=table.score_name)))
     plots += _curve_plots(table)
-    for key, name, log in (("trainable_parameters", "trained parameters", True), ("seconds", "training seconds", False)):
+    for key, name, log in (
+        ("trainable_parameters", "trained parameters", True),
+        ("seconds", "training seconds", False),
+    ):
         points = _cost_points(table, key)
         if len(points) > 1:
             title = f"{table.score_name} against {name}"

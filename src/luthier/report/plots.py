@@ -197,8 +197,8 @@ def draw_section_plot(plot: Mapping[str, Any], title: str) -> str:
         values = {k: v if isinstance(v, list) else [v] for k, v in data["values"].items()}
         return plot_bars(values, title=title, x_label=str(data.get("x_label", "")))
     if kind == "lines":
-        labels = {"x_label": str(data.get("x_label", "")), "y_label": str(data.get("y_label", ""))}
-        return plot_lines({k: [v] for k, v in data["series"].items()}, title=title, **labels)
+        x_label, y_label = str(data.get("x_label", "")), str(data.get("y_label", ""))
+        return plot_lines({k: [v] for k, v in data["series"].items()}, title=title, x_label=x_label, y_label=y_label)
     if kind == "radar":
         return plot_radar(data["series"], title=title)
     if kind == "reliability":

@@ -114,4 +114,4 @@ def baseline_of(rows: list[Row], wanted: str | None) -> Row | None:
     """The row that differences are taken to: the one the recipe names, else the first with a score."""
     scored = [row for row in rows if row.scores]
     named = [row for row in scored if wanted and wanted in (row.label, *map(str, row.factors.values()))]
-    return (named or scored or [None])[0]
+    return next(iter(named or scored), None)

@@ -56,8 +56,8 @@ def comparison_table(runs: list[Run]) -> Table:
     rows = [row for run in runs for row in group_by_seed(run.cells, run.name)]
     if len(runs) > 1:
         names = [run.name for run in runs for _ in group_by_seed(run.cells, run.name)]
-        for row, name in zip(rows, names, strict=True):
-            row.label = row.label if row.label == name else f"{name}: {row.label}"
+        for row, run_name in zip(rows, names, strict=True):
+            row.label = row.label if row.label == run_name else f"{run_name}: {row.label}"
     baseline = baseline_of(rows, next((run.baseline for run in runs if run.baseline), None))
     lines = [Line(row, difference(row, baseline) if baseline else None, row is baseline) for row in rows]
     name = next((row.score_name for row in rows if row.score_name), None)

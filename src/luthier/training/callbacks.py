@@ -104,15 +104,11 @@ class LogCallback(TrainerCallback):
     ) -> None:
         if logs is None or "train_runtime" in logs:
             return
-        kept = {
-            k.removeprefix("eval_"): v for k, v in logs.items() if isinstance(v, int | float) and k != "epoch"
-        }
+        kept = {k.removeprefix("eval_"): v for k, v in logs.items() if isinstance(v, int | float) and k != "epoch"}
         event = "evaluate" if any(k.startswith("eval_") for k in logs) else "log"
         self.log.write(event, step=state.global_step, epoch=state.epoch, **kept)
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.log.write("checkpoint", step=state.global_step, epoch=state.epoch)
 
     def on_train_end(
@@ -134,9 +130,7 @@ class ProgressCallback(TrainerCallback):
     ) -> None:
         self._track = Track(self.description, state.max_steps)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._show(state)
 
     def on_log(

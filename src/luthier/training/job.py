@@ -129,9 +129,7 @@ def train(job: TrainingJob) -> TrainingResult:
 
 
 def _trainer(job: TrainingJob, stop: StopRequest, bar: ProgressCallback) -> LuthierTrainer:
-    cls = (
-        type(f"{job.mixin.__name__}Trainer", (job.mixin, LuthierTrainer), {}) if job.mixin else LuthierTrainer
-    )
+    cls = type(f"{job.mixin.__name__}Trainer", (job.mixin, LuthierTrainer), {}) if job.mixin else LuthierTrainer
     log = JsonLog(job.log or job.folder / "log.jsonl")
     trainer: LuthierTrainer = cls(
         model=job.model,
@@ -205,7 +203,7 @@ def resolve_precision(wanted: str) -> str:
 
 
 def _enable_gradient_checkpointing(model: nn.Module) -> None:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if hasattr(base, "config"):
         base.config.use_cache = False

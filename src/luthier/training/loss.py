@@ -62,6 +62,4 @@ def task_loss(logits: Any, batch: dict[str, Any], schema: str, *, shifted: bool,
 
 def _sum_ce(logits: Tensor, labels: Tensor) -> Tensor:
     flat = logits.float().reshape(-1, logits.shape[-1])
-    return F.cross_entropy(
-        flat, labels.reshape(-1).to(flat.device, torch.long), ignore_index=IGNORED, reduction="sum"
-    )
+    return F.cross_entropy(flat, labels.reshape(-1).to(flat.device, torch.long), ignore_index=IGNORED, reduction="sum")

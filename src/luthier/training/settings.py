@@ -32,12 +32,8 @@ class TrainingSettings(Settings):
     schedule: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="How the learning rate falls after warm-up."
     )
-    warmup_ratio: float = Field(
-        0.06, ge=0, lt=1, description="Share of all steps over which the rate rises from 0."
-    )
-    max_grad_norm: float = Field(
-        1.0, ge=0, description="Gradients are scaled down to this norm; 0 never clips."
-    )
+    warmup_ratio: float = Field(0.06, ge=0, lt=1, description="Share of all steps over which the rate rises from 0.")
+    max_grad_norm: float = Field(1.0, ge=0, description="Gradients are scaled down to this norm; 0 never clips.")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="Arithmetic of the forward pass: auto is bfloat16 on an accelerator that has it, else float32.",
@@ -45,9 +41,7 @@ class TrainingSettings(Settings):
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, about a third more time."
     )
-    group_by_length: bool = Field(
-        True, description="Draw batches of similar length, so that little is padded."
-    )
+    group_by_length: bool = Field(True, description="Draw batches of similar length, so that little is padded.")
     evaluate_every: int | Literal["epoch", "never"] = Field(
         "epoch",
         description="Optimiser steps between evaluations on the validation split, or `epoch`, or `never`.",

@@ -92,7 +92,7 @@ class LuthierTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW over the given groups; a parameter that needs no gradient is in none of them."""
-        if self.optimizer is None:
+        if self.optimizer is None:  # type: ignore[has-type]
             groups = [g for g in self._groups if g["params"]]
             if not groups:
                 raise TrainingError(
@@ -101,9 +101,7 @@ class LuthierTrainer(Trainer):
             self.optimizer = torch.optim.AdamW(groups, lr=self.args.learning_rate)
         return self.optimizer
 
-    def _get_num_items_in_batch(
-        self, batch_samples: list[dict[str, Any]], device: torch.device
-    ) -> Tensor | None:
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor | None:
         count = torch.tensor(
             float(sum(items_in(batch, self.schema, self.shifted) for batch in batch_samples)), device=device
         )
@@ -117,10 +115,9 @@ class LuthierTrainer(Trainer):
 
     def loss_of(self, logits: Any, batch: dict[str, Any], items: Tensor | float | None) -> Tensor:
         """Sum of the task loss over the batch divided by `items` (default: the batch's own), for mixins to build on."""
-        if items is None:
-            items = max(1, items_in(batch, self.schema, self.shifted))
+        count = float(items if items is not None else max(1, items_in(batch, self.schema, self.shifted)))
         scale = self.args.world_size if self.model.training else 1
-        return scale * task_loss(logits, batch, self.schema, shifted=self.shifted, items=items)
+        return scale * task_loss(logits, batch, self.schema, shifted=self.shifted, items=count)
 
     def logits_of(self, model: nn.Module, batch: dict[str, Any]) -> Any:
         """The model's logits, or a pair of them for extractive answers. Labels are passed only where the model
@@ -132,9 +129,7 @@ class LuthierTrainer(Trainer):
         ):
             hidden = set()
         outputs = model(**{k: v for k, v in batch.items() if k not in hidden})
-        return (
-            (outputs.start_logits, outputs.end_logits) if self.schema == "extractive_qa" else outputs.logits
-        )
+        return (outputs.start_logits, outputs.end_logits) if self.schema == "extractive_qa" else outputs.logits
 
     def compute_loss(
         self,
@@ -173,9 +168,7 @@ class LuthierTrainer(Trainer):
         return norm
 
     def _not_finite(self, what: str, rows: list[int]) -> TrainingError:
-        bad = [
-            n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
-        ]
+        bad = [n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
         detail = f"; first seen in {bad[0]}" if what == "gradient" and bad else ""
         listed = ", ".join(map(str, rows[:16])) + (" …" if len(rows) > 16 else "")
         return TrainingError(
@@ -191,7 +184,8 @@ class LuthierTrainer(Trainer):
             return {}
         scores = {f"eval_{k}": v for k, v in self.evaluator(self.model).items()}
         self.log(dict(scores))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, scores)
+        control = self.control  # type: ignore[has-type]
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, control, scores)
         return scores
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:

@@ -236,8 +236,8 @@ def memory_estimate(total: int, trainable: int, config: Any, tokens: int) -> int
     Activations are counted as 16 numbers of the hidden width per token and layer, which is what a transformer
     block of the usual shape keeps for its backward pass; libraries add about 400 MB.
     """
-    width = int(getattr(config, "hidden_size", None) or getattr(config, "d_model", 768))
-    layers = int(getattr(config, "num_hidden_layers", None) or getattr(config, "num_layers", 12))
+    width = getattr(config, "hidden_size", 768)
+    layers = getattr(config, "num_hidden_layers", 12)
     return int(4 * total + 12 * trainable + 4 * 16 * width * layers * tokens + 400e6)
 
 

@@ -46,9 +46,7 @@ class CalibrationSuite(Suite):
         bins = reliability_bins(confidence, correct, self.bins, self.binning)
         return SuiteResult(
             scores={
-                "expected_calibration_error": expected_calibration_error(
-                    confidence, correct, self.bins, self.binning
-                ),
+                "expected_calibration_error": expected_calibration_error(confidence, correct, self.bins, self.binning),
                 "brier_score": brier_score(probabilities, labels),
             },
             intervals={"expected_calibration_error": interval} if interval else {},

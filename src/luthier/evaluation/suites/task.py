@@ -15,9 +15,7 @@ class TaskSuite(Suite):
     """Scores the model by its task's own metrics."""
 
     name: Literal["task"] = "task"
-    summary: ClassVar[str] = (
-        "the task's own metrics (GLUE, SuperGLUE, seqeval, SQuAD), with bootstrap intervals"
-    )
+    summary: ClassVar[str] = "the task's own metrics (GLUE, SuperGLUE, seqeval, SQuAD), with bootstrap intervals"
 
     draws: int = Field(1000, ge=100, description="Bootstrap draws behind each interval.")
 

@@ -40,7 +40,7 @@ class WeightAscent(Part):
     def loss(self, step: Step) -> Tensor:
         with step.trainer.accelerator.no_sync(step.model):
             gradients = step.gradients(step.run().loss, self._trained)
-        length = torch.stack([g.float().norm() for g in gradients]).norm()
+        length = torch.stack([(g if g.dtype == torch.float64 else g.float()).norm() for g in gradients]).norm()
         with torch.no_grad():
             for p, g in zip(self._trained, gradients, strict=True):
                 self._saved.append((p, p.detach().clone()))

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from luthier.robustness import EvaluationSet, RobustnessReport
+from luthier.robustness.metrics import anomaly_scores, judge, softmax
+from luthier.robustness.report import compare
+
+
+def logits_for(texts: Any) -> np.ndarray:
+    """A classifier that reads its logits off the text."""
+    return np.array([[float(x) for x in text.split()] for text in texts])
+
+
+def made(name: str, seed: int, *, labelled: bool = True, two_way: bool = False, sharp: float = 2.0) -> EvaluationSet:
+    generator = np.random.default_rng(seed)
+    texts = [" ".join(f"{x:.3f}" for x in row) for row in generator.normal(size=(60, 3)) * sharp]
+    labels = logits_for(texts).argmax(axis=1)
+    labels[:15] = (labels[:15] + 1) % 3
+    return EvaluationSet(name, texts, labels if labelled else None, two_way)
+
+
+SETS: dict[str, Any] = {
+    "in_distribution": [made("dev", 0)],
+    "shift": [made("far", 1), made("two-way", 2, two_way=True)],
+    "adversarial": [made("attacked", 3)],
+    "anomalies": [made("elsewhere", 4, labelled=False, sharp=0.5), made("nowhere", 5, labelled=False)],
+}
+
+
+def test_five_scores_are_plain_means_over_their_sets() -> None:
+    report = RobustnessReport(**SETS, draws=50).run(logits_for)
+    judged = {
+        s.name: judge(logits_for(s.texts), s.labels, two_way=s.two_way)
+        for group in ("in_distribution", "shift", "adversarial")
+        for s in SETS[group]
+    }
+    found = report["perspectives"]
+    assert list(found) == ["accuracy", "shift", "adversarial", "calibration", "anomaly"]
+    assert found["accuracy"] == judged["dev"].accuracy == 0.75
+    assert found["shift"] == pytest.approx((judged["far"].accuracy + judged["two-way"].accuracy) / 2)
+    assert found["calibration"] == pytest.approx(np.mean([r["ece"] for r in report["sets"]]))
+    inside = softmax(logits_for(SETS["in_distribution"][0].texts)).max(axis=1)
+    areas = [anomaly_scores(inside, softmax(logits_for(s.texts)).max(axis=1)).auroc for s in SETS["anomalies"]]
+    assert found["anomaly"] == pytest.approx(np.mean(areas))
+    assert areas[0] > 0.7
+    for name, (low, high) in report["intervals"].items():
+        assert low <= found[name] <= high or name == "calibration"
+
+
+def test_the_report_is_json_and_carries_what_plots_need() -> None:
+    report = json.loads(json.dumps(RobustnessReport(**SETS, draws=20).run(logits_for)))
+    plots = report["sections"][0]["plots"]
+    assert [p["kind"] for p in plots] == ["radar", "bars", *["reliability"] * 4]
+    assert plots[0]["axes"] == list(report["perspectives"])
+    assert sum(b["count"] for b in plots[2]["bins"]) == 60
+
+
+def test_the_same_seed_gives_the_same_report_and_each_set_is_scored_once() -> None:
+    calls = []
+
+    def counted(texts: Any) -> np.ndarray:
+        calls.append(len(texts))
+        return logits_for(texts)
+
+    report = RobustnessReport(**SETS, draws=20)
+    assert report.run(counted) == RobustnessReport(**SETS, draws=20).run(logits_for)
+    assert len(calls) == 6
+
+
+def test_temperature_modes_are_named_and_differ() -> None:
+    found = {
+        mode: RobustnessReport(**SETS, draws=0, ece_temperature=mode).run(logits_for)
+        for mode in ("none", "cv", "release")
+    }
+    scores = {mode: r["perspectives"]["calibration"] for mode, r in found.items()}
+    assert len(set(scores.values())) == 3
+    assert found["cv"]["settings"]["ece_temperature"] == "cv"
+    assert len(found["cv"]["sets"][0]["temperatures"]) == 10
+
+
+def test_a_perspective_without_sets_is_left_out() -> None:
+    report = RobustnessReport(in_distribution=SETS["in_distribution"], draws=0).run(logits_for)
+    assert list(report["perspectives"]) == ["accuracy", "calibration"]
+    assert report["anomalies"] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"in_distribution": []}, "at least one"),
+        ({"shift": SETS["in_distribution"]}, "same name"),
+        ({"shift": [made("bare", 9, labelled=False)]}, "no labels"),
+    ],
+)
+def test_sets_that_make_no_report(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RobustnessReport(**SETS | changes)
+
+
+def test_methods_are_compared_under_a_named_form() -> None:
+    base = RobustnessReport(**SETS, draws=0).run(logits_for)
+    better = {"perspectives": {k: v * (0.5 if k == "calibration" else 1.1) for k, v in base["perspectives"].items()}}
+    for form in ("gap_closed", "ratio"):
+        table = compare({"vanilla": base, "better": better}, form=form)
+        one, two = table["rows"]
+        assert table["form"] == form
+        assert one["aggregate"] == 0.0
+        assert two["aggregate"] > 0
+        assert (one["average_rank"], two["average_rank"]) == (2.0, 1.0)
+        assert form in table["sections"][0]["tables"][0]["columns"][-2]
+    with pytest.raises(ValueError, match="no method"):
+        compare({"roast": base})
