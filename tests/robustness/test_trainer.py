@@ -254,11 +254,14 @@ def test_accumulated_importance_is_that_of_the_whole_step(tmp_path: Path) -> Non
     torch.testing.assert_close(seen[4], seen[1], atol=1e-12, rtol=1e-4)
 
 
-@pytest.mark.parametrize("stop_after", [2, 3, 4])
 @pytest.mark.parametrize(
-    "settings",
-    [RoastSettings(), RoastSettings(resample="step", mask_stage="update", scale_cap=3.0)],
-    ids=["epoch", "step"],
+    ("settings", "stop_after"),
+    [
+        (RoastSettings(), 2),
+        (RoastSettings(), 3),
+        (RoastSettings(resample="step", mask_stage="update", scale_cap=3.0), 4),
+    ],
+    ids=["inside an epoch", "between epochs", "a mask a step"],
 )
 def test_a_continued_run_equals_one_never_stopped(settings: Any, stop_after: int, tmp_path: Path) -> None:
     def run(folder: Path, resume: str | None = None, stop: int | None = None) -> tuple[Any, list[torch.Tensor]]:

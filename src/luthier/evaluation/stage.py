@@ -42,8 +42,8 @@ class Evaluate(Stage):
     def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
         from luthier.data.fingerprint import source_fingerprint
 
-        settings = self.data or inputs.data
-        return {"data": source_fingerprint(settings)} if settings else {}
+        sources = [self.data or inputs.data, *(s for suite in self.suites for s in suite.sources())]
+        return {f"data {number}": source_fingerprint(s) for number, s in enumerate(sources) if s is not None}
 
     def run(self, inputs: StageInputs, folder: Path) -> StageOutputs:
         from luthier.evaluation.run import run_evaluation

@@ -13,6 +13,7 @@ from luthier.settings import Paper, Settings
 
 if TYPE_CHECKING:
     from luthier.data.loading import TaskData
+    from luthier.data.settings import DataSettings
     from luthier.evaluation.prediction import Predictions
     from luthier.models.artifacts import ModelCard
 
@@ -110,6 +111,10 @@ class Suite(Settings):
     summary: ClassVar[str] = ""
     paper: ClassVar[Paper | None] = None
     schemas: ClassVar[tuple[str, ...] | None] = None
+
+    def sources(self) -> list[DataSettings]:
+        """Data that the suite reads beside the evaluated split; they are part of the stage's key."""
+        return []
 
     def run(self, subject: Subject) -> SuiteResult:
         """Judge the subject."""

@@ -260,15 +260,14 @@ def compare(
         "sections": [
             {
                 "title": f"Robustness against {vanilla}",
-                "text": f"Aggregate: mean of the {form.replace('_', ' ')} over the perspectives. "
-                f"Calibration is an error.",
-                "tables": [
-                    {
-                        "columns": ["method", *axes, f"aggregate ({form})", "average rank"],
-                        "rows": [[r["method"], *(r[a] for a in axes), r["aggregate"], r["average_rank"]] for r in rows],
-                    }
-                ],
-                "plots": [_radar({m: {a: table[m][a] for a in axes} for m in table})],
+                "text": f"Aggregate: mean of the {form.replace('_', ' ')} over the perspectives. Calibration is an error.",
+                "table": {
+                    "columns": ["method", *axes, f"aggregate ({form})", "average rank"],
+                    "rows": [
+                        _shown([r["method"], *(r[a] for a in axes), r["aggregate"], r["average_rank"]]) for r in rows
+                    ],
+                },
+                "plot": _radar({m: {a: table[m][a] for a in axes} for m in table}),
             }
         ],
     }
@@ -278,48 +277,50 @@ def sections(
     perspectives: Mapping[str, float], records: Sequence[Mapping[str, Any]], anomalies: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Tables and plots of one report, as data that a page can draw."""
-    tables = [
+    found: list[dict[str, Any]] = [
         {
-            "columns": ["perspective", "score"],
-            "rows": [[_TITLES[p], perspectives[p]] for p in PERSPECTIVES if p in perspectives],
+            "title": "Robustness: five sides",
+            "text": "On the plot calibration is shown as 1 minus the error, so that further out is better everywhere.",
+            "table": {
+                "columns": ["side", "score"],
+                "rows": [_shown([_TITLES[p], perspectives[p]]) for p in PERSPECTIVES if p in perspectives],
+            },
+            "plot": _radar({"this model": perspectives}),
         },
         {
-            "columns": ["perspective", "set", "rows", "accuracy", "ECE"],
-            "rows": [[r["perspective"], r["name"], r["rows"], r["accuracy"], r["ece"]] for r in records],
+            "title": "Robustness: accuracy by set",
+            "table": {
+                "columns": ["side", "set", "rows", "accuracy", "ECE"],
+                "rows": [_shown([r["perspective"], r["name"], r["rows"], r["accuracy"], r["ece"]]) for r in records],
+            },
+            "plot": {"kind": "bars", "values": {r["name"]: [r["accuracy"]] for r in records}, "x_label": "accuracy"},
         },
     ]
     if anomalies:
-        tables.append(
+        keys = ("name", "inside", "rows", "auroc", "aupr", "fpr95")
+        found.append(
             {
-                "columns": ["anomalies", "told from", "rows", "AUROC", "AUPR", "FPR95"],
-                "rows": [[r[k] for k in ("name", "inside", "rows", "auroc", "aupr", "fpr95")] for r in anomalies],
+                "title": "Robustness: anomaly detection",
+                "table": {
+                    "columns": ["anomalies", "told from", "rows", "AUROC", "AUPR", "FPR95"],
+                    "rows": [_shown([r[k] for k in keys]) for r in anomalies],
+                },
+                "plot": {"kind": "bars", "values": {r["name"]: [r["auroc"]] for r in anomalies}, "x_label": "AUROC"},
             }
         )
-    plots: list[dict[str, Any]] = [_radar({"this model": perspectives})]
-    plots.append(
-        {
-            "kind": "bars",
-            "title": "accuracy by set",
-            "y": "accuracy",
-            "labels": [r["name"] for r in records],
-            "series": [{"name": "accuracy", "values": [r["accuracy"] for r in records]}],
-            "intervals": [[r.get("accuracy_interval") for r in records]],
-        }
-    )
-    plots += [
-        {"kind": "reliability", "title": f"reliability on {r['name']}", "bins": r["reliability"]} for r in records
-    ]
-    return [{"title": "Robustness", "tables": tables, "plots": plots}]
+    reliable = ({"title": f"Reliability on {r['name']}", "bins": r["reliability"]} for r in records)
+    return found + [{"title": r["title"], "plot": {"kind": "reliability", "bins": r["bins"]}} for r in reliable]
+
+
+def _shown(values: list[Any]) -> list[Any]:
+    return [round(v, 4) if isinstance(v, float) else v for v in values]
 
 
 def _radar(series: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     axes = [p for p in PERSPECTIVES if all(p in scores for scores in series.values())]
     return {
         "kind": "radar",
-        "title": "five sides (calibration as 1 - ECE)",
-        "axes": axes,
-        "series": [
-            {"name": name, "values": [1 - scores[a] if BEST[a] == 0 else scores[a] for a in axes]}
-            for name, scores in series.items()
-        ],
+        "series": {
+            name: {a: 1 - scores[a] if BEST[a] == 0 else scores[a] for a in axes} for name, scores in series.items()
+        },
     }

