@@ -4,8 +4,8 @@ The paper's claims, at the scale of a 22.7 M sentence encoder and a 135 M decode
 a higher score; far less spread over learning rates; prompts ten times shorter at no loss; better in few-shot.
 
 - rates: four data sets, 20 examples a class, prompt length 10, five rates over two decades, three seeds;
-- lengths: 2, 10 and 100 at the rate that validation chose at length 10;
-- shots: 5, 20 and 100 examples a class at that rate;
+- lengths: 2, 10 and 100 on two of the sets, at the rate that validation chose at length 10;
+- shots: 5, 20 and 100 examples a class on the same two, at that rate;
 - decoder: SmolLM2-135M on one data set at two rates, three seeds.
 
 Both methods get the same number of steps, the same data and the same rate for the task head. Checkpoint and rate are
@@ -106,11 +106,12 @@ def best_rates(measured: Any) -> dict[tuple[str, str], float]:
 
 def length_and_shot_cells(chosen: dict[tuple[str, str], float]) -> list[dict[str, Any]]:
     variants = [(2, 20), (100, 20), (10, 5), (10, 100)]
+    sets = ("trec", "agnews")
     return [
         {"set": s, "method": m, "length": length, "shots": shots, "rate": chosen[s, m], "seed": seed}
         for seed in SEEDS
         for length, shots in variants
-        for s in SETS
+        for s in sets
         for m in METHODS
     ]
 

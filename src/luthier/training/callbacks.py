@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import has_length
 
 from luthier.jsonlines import JsonLog
 from luthier.progress import Track
@@ -56,6 +57,9 @@ class CheckpointCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if args.max_steps > 0 and not has_length(kwargs["train_dataloader"]):
+            self._steps_per_epoch = args.max_steps
+            return
         batches = len(kwargs["train_dataloader"])
         self._steps_per_epoch = max(1, math.ceil(batches / args.gradient_accumulation_steps))
 

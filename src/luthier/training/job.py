@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ class TrainingJob:
         model: what to train; parameters that require a gradient are trained.
         schema: task schema, which decides on the loss.
         shifted: whether the model predicts the next token.
-        rows: encoded training rows.
-        sampler: yields their indices, epoch by epoch.
+        rows: encoded training rows, or a stream of them that does not end.
+        sampler: yields their indices, epoch by epoch; None for a stream.
         collator: list of rows -> batch of tensors; a `row` entry names rows in error messages.
         settings: how to train.
         learning_rate: peak rate, for the tracker's benefit; the groups carry their own.
@@ -49,7 +49,7 @@ class TrainingJob:
     model: nn.Module
     schema: str
     shifted: bool
-    rows: Sized
+    rows: Any
     sampler: Any
     collator: Callable[[list[Any]], dict[str, Any]]
     settings: TrainingSettings
@@ -157,7 +157,7 @@ def _trainer(job: TrainingJob, stop: StopRequest, bar: ProgressCallback) -> Luth
 
 
 def total_steps(settings: TrainingSettings, rows: int) -> int:
-    """Optimiser steps of a whole job over that many training rows."""
+    """Optimiser steps of a whole job over that many training rows; a stream has no number, but `max_steps`."""
     batches = math.ceil(rows / settings.batch_size)
     return settings.max_steps or math.ceil(settings.epochs * math.ceil(batches / settings.accumulation))
 
@@ -165,7 +165,7 @@ def total_steps(settings: TrainingSettings, rows: int) -> int:
 def training_arguments(job: TrainingJob) -> TrainingArguments:
     """The Trainer's own settings. It neither saves nor picks the best model: `LuthierTrainer` does."""
     s = job.settings
-    steps = total_steps(s, len(job.rows))
+    steps = total_steps(s, 0 if job.sampler is None else len(job.rows))
     precision = resolve_precision(s.precision)
     every = s.evaluate_every if job.evaluator is not None else "never"
     return TrainingArguments(

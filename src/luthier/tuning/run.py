@@ -13,6 +13,7 @@ import torch
 from luthier.data.encoding import encode, make_collator
 from luthier.data.loading import TaskData, load_data
 from luthier.data.sampling import LengthBucketSampler
+from luthier.data.streaming import EndlessStream
 from luthier.errors import DataError, RecipeError
 from luthier.evaluation.metrics import higher_is_better
 from luthier.evaluation.prediction import predict_rows
@@ -75,7 +76,7 @@ def run_tuning(stage: Tune, inputs: StageInputs, folder: Path) -> StageOutputs:
         "steps": result.steps,
         "best_step": result.best_step,
         "learning_rate": stage.rate(),
-        "rows": {split: len(rows) for split, rows in prepared.rows.items()},
+        "rows": row_counts(prepared),
         "labels": list(prepared.task.labels),
         **({"objective": finished} if finished else {}),
     }
@@ -83,6 +84,11 @@ def run_tuning(stage: Tune, inputs: StageInputs, folder: Path) -> StageOutputs:
     return StageOutputs(
         metrics_record("tune", scores=result.scores, primary=primary, cost=cost, details=details), artifact
     )
+
+
+def row_counts(prepared: Prepared) -> dict[str, int | None]:
+    """Encoded rows of every split; None for a stream."""
+    return {split: len(rows) if hasattr(rows, "__len__") else None for split, rows in prepared.rows.items()}
 
 
 def prepare(stage: Tune, inputs: StageInputs) -> Prepared:
@@ -94,8 +100,10 @@ def prepare(stage: Tune, inputs: StageInputs) -> Prepared:
     """
     tokenizer, config = load_tokenizer(inputs.model), load_config(inputs.model)
     task = load_data(stage.data, splits=("train", "validation"))
-    if "train" not in task.splits or not len(task.splits["train"]):
+    if "train" not in task.splits or (not stage.data.streaming and not len(task.splits["train"])):
         raise DataError("there are no training rows", fix="give data.train or data.source")
+    if stage.data.streaming and stage.max_steps is None:
+        raise RecipeError("a stream has no end that epochs could count", fix="give tune.max_steps")
     reserved = stage.method.reserved_tokens()
     limit = model_max_length(config, tokenizer)
     longest = min(x for x in (stage.data.max_length, limit, 512 if stage.data.max_length is None else None) if x)
@@ -144,19 +152,13 @@ def training_job(stage: Tune, inputs: StageInputs, prepared: Prepared, model: An
     """The job that trains the model on the encoded rows."""
     collator = make_collator(prepared.task.schema, prepared.tokenizer)
     name, higher = primary_metric(prepared.task)
-    rows, lengths = prepared.rows["train"], list(prepared.rows["train"]["length"])
-    objective = stage.objective
+    rows, objective = prepared.rows["train"], stage.objective
     return TrainingJob(
         model=model,
         schema=prepared.schema,
         shifted=prepared.shifted,
-        rows=rows,
-        sampler=LengthBucketSampler(
-            lengths if stage.group_by_length else [0] * len(lengths),
-            batch_size=stage.batch_size,
-            accumulation=stage.accumulation,
-            seed=inputs.seed,
-        ),
+        rows=EndlessStream(rows) if stage.data.streaming else rows,
+        sampler=None if stage.data.streaming else row_sampler(stage, rows, inputs.seed),
         collator=collator,
         settings=stage,
         learning_rate=stage.rate(),
@@ -170,6 +172,12 @@ def training_job(stage: Tune, inputs: StageInputs, prepared: Prepared, model: An
         mixin=objective.trainer_mixin() if objective else None,
         mixin_arguments={"objective": objective} if objective else {},
     )
+
+
+def row_sampler(stage: Tune, rows: Any, seed: int) -> LengthBucketSampler:
+    """The order in which rows are trained on."""
+    lengths = list(rows["length"]) if stage.group_by_length else [0] * len(rows)
+    return LengthBucketSampler(lengths, batch_size=stage.batch_size, accumulation=stage.accumulation, seed=seed)
 
 
 def finish_objective(stage: Tune, prepared: Prepared, model: Any, job: TrainingJob) -> dict[str, float]:
@@ -232,13 +240,14 @@ def plan_tuning(stage: Tune, inputs: StageInputs) -> StagePlan:
     with torch.device("meta"):
         model = apply_method(stage, model, prepared, inputs.seed)
     trainable, total = parameter_counts(model)
-    lengths = list(prepared.rows["train"]["length"])
+    streamed = stage.data.streaming
+    lengths = [prepared.max_length] if streamed else list(prepared.rows["train"]["length"])
     steps = total_steps(stage, len(lengths))
     tokens = sum(lengths) / len(lengths) * stage.batch_size * stage.accumulation
     memory = memory_estimate(total, trainable, model.config, max(lengths) * stage.batch_size)
     facts = {
         "method": stage.method.name,
-        "rows": ", ".join(f"{split} {len(rows)}" for split, rows in prepared.rows.items()),
+        "rows": ", ".join(f"{k} {'streamed' if n is None else n}" for k, n in row_counts(prepared).items()),
         "task": f"{prepared.schema}, {len(prepared.task.labels)} labels" if prepared.task.labels else prepared.schema,
         "longest row": f"{max(lengths)} of {prepared.max_length} tokens",
         "parameters to train": f"{trainable:,} of {total:,} ({trainable / total:.2%})",
