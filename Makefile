@@ -31,6 +31,7 @@ demo: $(BIN)/luthier
 	$(BIN)/luthier run recipes/local/quickstart.yaml
 
 test: $(VENV)/.test
+	$(BIN)/python demo/prepare.py
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.lint

@@ -224,3 +224,13 @@ def test_a_diverging_run_stops_before_the_update_and_names_the_rows(workplace, c
 def test_a_report_about_nothing(workplace, capsys):
     assert workplace.luthier("report", str(workplace.folder)) == 6
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_tracker_that_is_not_installed_names_its_extra(workplace, capsys):
+    workplace.tune["report_to"] = ["mlflow"]
+    fails(workplace, capsys, 5, "mlflow", "pip install 'luthier[mlflow]'")
+
+
+def test_settings_that_exclude_each_other_are_refused_before_anything_runs(workplace, capsys):
+    workplace.tune.update(method="prefix", gradient_checkpointing=True)
+    fails(workplace, capsys, 2, "prefix does not work with gradient_checkpointing", verb="validate")

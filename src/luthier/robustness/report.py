@@ -260,7 +260,7 @@ def compare(
         "sections": [
             {
                 "title": f"Robustness against {vanilla}",
-                "text": f"Aggregate: mean of the {form.replace('_', ' ')} over the perspectives. Calibration is an error.",
+                "text": f"Aggregate: mean of the {form.replace('_', ' ')} over the sides. Calibration is an error.",
                 "table": {
                     "columns": ["method", *axes, f"aggregate ({form})", "average rank"],
                     "rows": [

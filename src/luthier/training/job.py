@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from luthier.errors import InterruptedRunError
+from luthier.errors import InterruptedRunError, TrainingError
 from luthier.jsonlines import JsonLog
 from luthier.meters import CostMeter
 from luthier.training.callbacks import CheckpointCallback, LogCallback, ProgressCallback, StopRequest
@@ -96,6 +97,7 @@ def train(job: TrainingJob) -> TrainingResult:
         WorkspaceError: a checkpoint can't be written.
         InterruptedRunError: SIGTERM or Ctrl-C came; a checkpoint was written.
     """
+    refuse_missing_trackers(job.settings.report_to)
     job.folder.mkdir(parents=True, exist_ok=True)
     if job.settings.gradient_checkpointing:
         _enable_gradient_checkpointing(job.model)
@@ -193,6 +195,19 @@ def training_arguments(job: TrainingJob) -> TrainingArguments:
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
     )
+
+
+def refuse_missing_trackers(trackers: Sequence[str]) -> None:
+    """Say which extra a tracker needs before any work is done.
+
+    Raises:
+        TrainingError: its package is not installed.
+    """
+    for name in trackers:
+        if importlib.util.find_spec(name) is None:
+            raise TrainingError(
+                f"report_to names {name}, which is not installed", fix=f"pip install 'luthier[{name}]', or leave it out"
+            )
 
 
 def resolve_precision(wanted: str) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BeforeValidator, Field, create_model
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from luthier.data.settings import DataSettings
 from luthier.registry import METHODS, OBJECTIVES, STAGES, import_folder, one_of
@@ -43,6 +43,12 @@ class Tune(TrainingSettings, Stage):
             fields["objective"] = (one_of(OBJECTIVES) | None, Field(None, description=about))
         built = create_model("Tune", __base__=cls, __module__=__name__, **fields)
         return built
+
+    @model_validator(mode="after")
+    def _method_allows_the_settings(self) -> Self:
+        if self.gradient_checkpointing and not getattr(self.method, "supports_gradient_checkpointing", True):
+            raise ValueError(f"{self.method.name} does not work with gradient_checkpointing: leave one of them out")
+        return self
 
     def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
         from luthier.data.fingerprint import source_fingerprint

@@ -1,0 +1,100 @@
+"""Every command and example of the README, and every shipped recipe, is run. Training is cut to two steps."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from luthier.cli import main
+from luthier.errors import RecipeError
+from luthier.recipe import load_recipe
+from luthier.registry import METHODS
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf8")
+SHORT = ["--set", "stages.0.tune.max_steps=2", "--set", "stages.0.tune.data.limit=24"]
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch) -> Path:
+    """A folder that sees the checkout's recipes and the demo's data, and is thrown away."""
+    if not (ROOT / ".cache" / "demo" / "train.tsv").exists():
+        subprocess.run([sys.executable, str(ROOT / "demo" / "prepare.py")], check=True)
+    for name in ("recipes", ".cache"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_commands_of_the_readme_run_in_their_order(checkout, capsys):
+    lines = [line.partition("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("luthier ")]
+    assert {c[0] for c in commands} >= {"init", "validate", "plan", "run", "compare", "predict"}
+    for command in commands:
+        more = [*SHORT, "--quiet"] if command[0] in ("run", "compare") else []
+        assert main([*command, *more]) == 0, (command, capsys.readouterr().err)
+    assert '"label"' in capsys.readouterr().out
+
+
+def test_the_python_example_runs(checkout, capsys):
+    (code,) = blocks("python")
+    short = code.replace('"epochs": 1', '"max_steps": 2').replace('"max_length": 96', '"limit": 24, "max_length": 96')
+    assert short.count("max_steps") == short.count("limit") == 1
+    exec(compile(short, "README.md", "exec"), {})
+    accuracy, label = capsys.readouterr().out.splitlines()[-2:]
+    assert 0 <= float(accuracy) <= 1
+    assert label in ("positive", "negative")
+
+
+def test_the_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for line in blocks("sh")[0].splitlines():
+        assert f"\n{line.split()[1]}:" in makefile
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
+
+
+def test_the_table_of_methods_is_complete():
+    listed = set(re.findall(r"^\| `(\w+)` \|", README, flags=re.M))
+    assert listed == set(METHODS.names())
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_shipped_recipes_are_valid(path: Path):
+    load_recipe(path)
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if p.parent.name == "local"], ids=lambda p: p.stem)
+def test_local_recipes_run(path: Path, checkout):
+    assert main(["run", str(path), *SHORT, "--quiet"]) == 0
+
+
+def test_generated_pages_are_up_to_date():
+    done = subprocess.run([sys.executable, str(ROOT / "docs" / "generate.py"), "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_example_of_a_new_method_works(tmp_path: Path, monkeypatch):
+    page = (ROOT / "docs" / "add_a_method.md").read_text(encoding="utf8")
+    code = re.search(r"```python\n(.*?)```", page, flags=re.S)[1]
+    (tmp_path / "norm_only_example.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(RecipeError):
+        METHODS.get("norm_only")
+    __import__("norm_only_example")
+    try:
+        assert METHODS.get("norm_only").model_fields["biases"].default is True
+    finally:
+        METHODS._entries.pop("norm_only")
