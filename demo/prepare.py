@@ -14,7 +14,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-SIZES = {"train": 1000, "validation": 500, "test": 2000}
+SIZES = {"train": 1000, "validation": 300, "test": 1000}
 PACKAGE, VERSION = "vaderSentiment", "3.3.2"
 
 

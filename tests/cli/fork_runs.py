@@ -12,9 +12,19 @@ import signal
 import sys
 import time
 
+import peft.tuners.lora
 import torch
+import transformers.models.bert.modeling_bert
+import transformers.trainer
 
+import luthier.evaluation.run
+import luthier.report.tables
+import luthier.tuning.residual_prompt
+import luthier.tuning.run
 from luthier.cli import main
+
+PAID_ONCE = (peft.tuners.lora, transformers.models.bert.modeling_bert, transformers.trainer, luthier.evaluation.run)
+PAID_ONCE += (luthier.report.tables, luthier.tuning.residual_prompt, luthier.tuning.run)
 
 
 def child(arguments: list[str]) -> int:

@@ -194,3 +194,15 @@ def test_a_streamed_run_trains_stops_and_continues_exactly(workplace, monkeypatc
     assert workplace.luthier(*command) == 0
     found = json.loads((workplace.folder / "other" / "small" / "00-tune" / "metrics.json").read_text())["scores"]
     assert found == expected
+
+
+@pytest.mark.parametrize("method", ["idpg", "unipelt", "bottleneck", "residual_prompt"])
+def test_our_own_tuners_train_save_and_predict(workplace, method, capsys):
+    workplace.tune.update(method=method, learning_rate=2e-2, epochs=6)
+    assert workplace.run() == 0
+    log = (workplace.run_folder / "00-tune" / "log.jsonl").read_text().splitlines()
+    losses = [line["validation/loss"] for line in map(json.loads, log) if line["event"] == "evaluate"]
+    assert len(set(losses)) == len(losses) == 6
+    capsys.readouterr()
+    assert workplace.luthier("predict", str(workplace.run_folder), "--text", "a lovely bright film") == 0
+    assert json.loads(capsys.readouterr().out)["label"] in ("positive", "negative")

@@ -69,6 +69,16 @@ CASES = [
     Case({"name": "residual_prompt", "length": 4, "reparameterizer": "lstm"}, PROMPT, on=("encoder",)),
     Case({"name": "residual_prompt", "length": 4, "reparameterizer": "transformer"}, PROMPT, on=("encoder",)),
     Case({"name": "residual_prompt", "length": 4, "reparameterizer": "none"}, PROMPT, on=("encoder",)),
+    Case({"name": "idpg", "dropout": 0.0}, ("instance_prompt",)),
+    Case({"name": "idpg", "dropout": 0.0, "insertion": "key_value"}, ("instance_prompt",), on=("encoder",)),
+    Case({"name": "idpg", "dropout": 0.0, "multi_layer": False}, ("instance_prompt",), on=("encoder", "decoder")),
+    Case({"name": "bottleneck", "bottleneck": 12}, (".bottleneck_parts.",)),
+    Case(
+        {"name": "bottleneck", "bottleneck": 12, "placement": "houlsby", "activation": "gelu"}, (".bottleneck_parts.",)
+    ),
+    Case({"name": "unipelt", "prefix_length": 4, "prefix_projection_width": 16}, (".unipelt_parts.",)),
+    Case({"name": "unipelt", "gates": "none", "prefix_projection": False}, (".unipelt_parts.",)),
+    Case({"name": "unipelt", "parts": ["lora", "bitfit"]}, (".unipelt_parts.",), on=("encoder",)),
     Case({"name": "peft", "peft_type": "LOHA", "settings": {"r": 2}}, (".hada_",)),
 ]
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 IGNORED = -100
+LANGUAGE = ("prompt_response", "plain_text")
 
 
 @dataclass
@@ -92,18 +93,29 @@ def predict_rows(
     return _gather(ordered, schema, tokens)
 
 
+def model_inputs(model: nn.Module, batch: dict[str, Any], schema: str) -> dict[str, Any]:
+    """What of a batch goes into the model's forward.
+
+    Labels stay out, except where an encoder-decoder derives its decoder input from them. A method whose forward
+    depends on where the answer begins says so by a `context_arguments` method.
+    """
+    hidden = {"labels", "start_positions", "end_positions", "row"}
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and schema in LANGUAGE:
+        hidden = {"row"}
+    inputs = {k: v for k, v in batch.items() if k not in hidden}
+    if schema in LANGUAGE and hasattr(model, "context_arguments"):
+        inputs |= model.context_arguments(batch["labels"], batch.get("attention_mask"))  # type: ignore[operator]
+    return inputs
+
+
 def _outputs(model: nn.Module, batch: dict[str, Any], schema: str, shifted: bool) -> Iterator[dict[str, Any]]:
     numbers = batch.pop("row").tolist()
-    hidden = {"labels", "start_positions", "end_positions"}
-    encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    if encoder_decoder and schema in ("prompt_response", "plain_text"):
-        hidden = set()
-    out = model(**{k: v for k, v in batch.items() if k not in hidden})
+    out = model(**model_inputs(model, batch, schema))
     if schema == "extractive_qa":
         yield from _answer_outputs(out, batch, numbers)
         return
     logits, labels = out.logits.float(), batch.get("labels")
-    if schema in ("prompt_response", "plain_text"):
+    if schema in LANGUAGE:
         yield from _language_outputs(logits, labels, numbers, shifted)
     elif schema == "token_labels":
         logits = logits[:, -batch["input_ids"].shape[1] :]
@@ -165,7 +177,7 @@ def _answer_outputs(out: Any, batch: dict[str, Any], numbers: list[int]) -> Iter
 def _gather(outputs: list[dict[str, Any]], schema: str, tokens: int) -> Predictions:
     logits: Any = [o["logits"] for o in outputs]
     labels: Any = [o["label"] for o in outputs]
-    if schema not in ("token_labels", "extractive_qa", "prompt_response", "plain_text"):
+    if schema not in ("token_labels", "extractive_qa", *LANGUAGE):
         logits = np.stack(logits).astype(np.float32)
         labels = None if any(label is None for label in labels) else np.array(labels)
     return Predictions(

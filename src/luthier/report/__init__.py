@@ -7,7 +7,19 @@ from luthier._lazy import lazy_names
 _HOMES = {
     "read_run": "luthier.report.results",
     "read_runs": "luthier.report.results",
+    "summarise": "luthier.report.statistics",
+    "paired_differences": "luthier.report.statistics",
     "comparison_table": "luthier.report.tables",
+    "print_table": "luthier.report.tables",
+    "to_markdown": "luthier.report.tables",
+    "to_csv": "luthier.report.tables",
+    "to_json": "luthier.report.tables",
+    "plot_lines": "luthier.report.plots",
+    "plot_bars": "luthier.report.plots",
+    "plot_scatter": "luthier.report.plots",
+    "plot_radar": "luthier.report.plots",
+    "plot_reliability": "luthier.report.plots",
+    "plot_heatmap": "luthier.report.plots",
     "write_report": "luthier.report.html",
 }
 __all__ = list(_HOMES)

@@ -1,18 +1,22 @@
-"""One self-contained HTML page about runs: no script is needed, nothing is loaded from outside, all text is escaped."""
+"""One self-contained HTML page about runs: no script, nothing loaded from outside, all text escaped."""
 
 from __future__ import annotations
 
-import logging
-import unicodedata
 from pathlib import Path
 from typing import Any
 
-from luthier.report.plots import draw_section_plot, plot_bars, plot_lines, plot_reliability, plot_scatter
-from luthier.report.results import Cell, Run, read_runs
-from luthier.report.tables import COSTS, Table, comparison_table, cost_text, difference_text
+from luthier.report.details import PlotBudget, describe_cell
+from luthier.report.findings import headline, states
+from luthier.report.plots import plot_bars, plot_lines, plot_scatter
+from luthier.report.results import Run, read_runs
+from luthier.report.statistics import higher_is_better
+from luthier.report.svg import COLOURS, DARK_COLOURS
+from luthier.report.tables import Line, Table, comparison_table
+from luthier.report.text import is_hidden, mark, visible
 
-logger = logging.getLogger(__name__)
-MOST_SAMPLES = 50
+MOST_SERIES = 10
+MOST_CURVES = 4
+_KEPT = "\n\t"
 
 
 def write_report(folders: list[Path], output: Path | None = None) -> Path:
@@ -23,7 +27,7 @@ def write_report(folders: list[Path], output: Path | None = None) -> Path:
         output: the file; default `report.html` in the first run directory.
 
     Returns:
-        The file that was written.
+        The file that was written, in one step: an older one stays whole until then.
 
     Raises:
         WorkspaceError: a folder is no run, or the file can't be written.
@@ -41,157 +45,119 @@ def render(runs: list[Run]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("luthier.report")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.finalize = visible
-    table = comparison_table(runs)
-    page = environment.get_template("report.html.j2")
-    return page.render(
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.finalize = _visible
+    environment.filters["marked"] = marked
+    table, budget = comparison_table(runs), PlotBudget()
+    return environment.get_template("report.html.j2").render(
         title=" and ".join(run.name for run in runs),
         headline=headline(table),
+        states=states(runs),
         table=table,
-        plots=comparison_plots(runs, table),
-        cells=[describe_cell(cell, run) for run in runs for cell in run.cells],
-        many=sum(len(run.cells) for run in runs) > 1,
+        columns=table.filled_columns(),
+        names=len(table.name_columns),
+        better="Higher" if higher_is_better(table.score_name) else "Lower",
+        plots=comparison_plots(table),
+        cells=[describe_cell(cell, run if len(runs) > 1 else None, budget) for run in runs for cell in run.cells],
         runs=runs,
         environments=[(run.name, environment_rows(run)) for run in runs],
+        colours=list(zip(COLOURS, DARK_COLOURS, strict=True)),
     )
 
 
-def visible(value: Any) -> Any:
-    """Control and direction-changing characters as visible marks; everything else as it is."""
-    if not isinstance(value, str) or hasattr(value, "__html__"):
-        return value
-    if value.isprintable():
-        return value
-    return "".join(c if c in "\n\t" or c.isprintable() or c == " " else _mark(c) for c in value)
+def _visible(value: Any) -> Any:
+    """Plain text without hidden characters; everything else as it is."""
+    return visible(value, keep=_KEPT) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
-def _mark(character: str) -> str:
-    return "" if unicodedata.category(character) == "Cs" else f"⟨U+{ord(character):04X}⟩"
+def marked(text: str) -> Any:
+    """Text with every hidden character as a mark that stands out, so that text which looks like a mark differs."""
+    from markupsafe import Markup, escape
+
+    pieces = (
+        Markup('<span class="mark">{}</span>').format(mark(c)) if is_hidden(c) and c not in _KEPT else escape(c)
+        for c in text
+    )
+    return escape(text) if text.isprintable() else Markup("").join(pieces)
 
 
-def headline(table: Table) -> str:
-    """What came out, in words that claim no more than the intervals do."""
-    scored = [line for line in table.lines if line.row.mean is not None]
-    if not scored:
-        return "No run has finished with a score."
-    from luthier.report.statistics import higher_is_better
-
-    name = table.score_name
-    if len(scored) == 1:
-        return f"{scored[0].row.label}: {name} {scored[0].row.mean:.4f}."
-    sign = 1 if higher_is_better(name) else -1
-    best = max(scored, key=lambda line: sign * (line.row.mean or 0.0))
-    text = f"Highest mean {name}: {best.row.label} with {best.row.mean:.4f}"
-    text = text if sign > 0 else text.replace("Highest", "Lowest")
-    gap = best.difference
-    if best.is_baseline:
-        rivals = [line for line in scored if line.difference and line.difference.decided]
-        return f"{text}, the baseline. {len(rivals)} of {len(scored) - 1} others differ from it beyond their intervals."
-    if gap is None:
-        return f"{text}. Nothing is paired with the baseline, so no difference can be stated."
-    if gap.interval is None:
-        return f"{text}. With one seed in common no difference to the baseline can be told from chance."
-    shown = f"{difference_text(gap)} over {gap.seeds} seeds"
-    if gap.decided:
-        return f"{text}; its difference to the baseline is {shown}."
-    return f"{text}; its difference to the baseline, {shown}, can't be told from chance."
-
-
-def comparison_plots(runs: list[Run], table: Table) -> list[tuple[str, str]]:
+def comparison_plots(table: Table) -> list[tuple[str, str]]:
     """(caption, SVG) of what several cells have in common."""
+    alike = [line for line in table.lines if line.row.score_name in (table.score_name, None)]
+    lines, note = _best(alike, table.score_name)
+    scored = {line.row.label: list(line.row.scores.values()) for line in lines if line.row.scores}
     plots = []
-    scored = {line.row.label: list(line.row.scores.values()) for line in table.lines if line.row.scores}
     if len(scored) > 1:
-        title = f"{table.score_name}: mean, standard deviation, and every seed"
-        plots.append((title, plot_bars(scored, title=title, x_label=table.score_name)))
-    plots += _curve_plots(table)
-    for key, name, log in (
-        ("trainable_parameters", "trained parameters", True),
-        ("seconds", "training seconds", False),
+        several = table.seeds > 1
+        caption = f"{table.score_name}: {'mean ± deviation, and every seed below it' if several else 'one seed each'}"
+        plots.append((caption + note, plot_bars(scored, title=caption, x_label=table.score_name)))
+    plots += [(caption + note, svg) for caption, svg in _curve_plots(lines, table)]
+    for key, name, unit in (
+        ("trainable_parameters", "trained parameters", 1.0),
+        ("seconds", "training seconds", 1.0),
+        ("peak_memory_bytes", "peak memory, GB", 1e9),
     ):
-        points = _cost_points(table, key)
+        points = _cost_points(lines, key, unit)
         if len(points) > 1:
             title = f"{table.score_name} against {name}"
-            labels = {"x_label": name, "y_label": table.score_name}
-            plots.append((title, plot_scatter(points, title=title, log_x=log, **labels)))
+            log = key == "trainable_parameters"
+            svg = plot_scatter(points, title=title, log_x=log, x_label=name, y_label=table.score_name)
+            plots.append((title + note, svg))
     return plots
 
 
-def _cost_points(table: Table, key: str) -> dict[str, list[tuple[float, float]]]:
+def _best(lines: list[Line], score_name: str) -> tuple[list[Line], str]:
+    """As many lines as the eye can tell apart, in the table's order, and a note where some are left out."""
+    if len(lines) <= MOST_SERIES:
+        return lines, ""
+    sign = 1 if higher_is_better(score_name) else -1
+    scored = [line for line in lines if line.row.mean is not None]
+    chosen = sorted(scored, key=lambda line: -sign * (line.row.mean or 0.0))[:MOST_SERIES]
+    kept = [line for line in lines if line.is_baseline or line in chosen]
+    return kept, f" (the best {MOST_SERIES} of {len(lines)}, and the baseline)"
+
+
+def _cost_points(lines: list[Line], key: str, unit: float) -> dict[str, list[tuple[float, float]]]:
     points: dict[str, list[tuple[float, float]]] = {}
-    for line in table.lines:
+    for line in lines:
         for seed, score in line.row.scores.items():
             cost = line.row.cells[seed].cost(key)
-            if cost:
-                points.setdefault(line.row.label, []).append((cost, score))
+            if cost and cost > 0:
+                points.setdefault(line.row.label, []).append((cost / unit, score))
     return points
 
 
-def _curve_plots(table: Table) -> list[tuple[str, str]]:
-    found: dict[str, dict[str, list[Any]]] = {}
-    for line in table.lines:
+def _curve_plots(lines: list[Line], table: Table) -> list[tuple[str, str]]:
+    """Training loss and validation scores over steps, those of the metric that the table shows first."""
+    found: dict[tuple[str, str], dict[str, list[Any]]] = {}
+    for line in lines:
         for cell in line.row.cells.values():
-            for curves in cell.curves.values():
+            for stage, curves in cell.curves.items():
                 for name, points in curves.items():
                     if len(points) > 1 and (name == "loss" or name.startswith("validation/")):
-                        found.setdefault(name, {}).setdefault(line.row.label, []).append(points)
-    order = sorted(found, key=lambda name: (name != "loss", name))[:4]
+                        found.setdefault((stage, name), {}).setdefault(line.row.label, []).append(points)
+    metric = table.score_name.rpartition("/")[2]
+    order = sorted(found, key=lambda k: (k[1] != "loss", k[1].rpartition("/")[2] != metric, k))[:MOST_CURVES]
+    several = len({stage for stage, _ in found}) > 1
     plots = []
-    for name in order:
+    for stage, name in order:
         title = "training loss" if name == "loss" else name
-        note = ": mean and range over seeds" if table.seeds > 1 else ""
-        svg = plot_lines(found[name], title=title + note, x_label="optimiser step", y_label=title)
-        plots.append((title + note, svg))
+        caption = (f"{stage}: " if several else "") + title
+        caption += ": mean and range over seeds" if any(len(runs) > 1 for runs in found[stage, name].values()) else ""
+        svg = plot_lines(found[stage, name], title=caption, x_label="optimiser step", y_label=title)
+        plots.append((caption, svg))
     return plots
 
 
-def describe_cell(cell: Cell, run: Run) -> dict[str, Any]:
-    """What the page tells about one cell."""
-    stages = []
-    for name, metrics in cell.stages.items():
-        intervals = metrics.get("intervals", {})
-        scores = [(k, f"{v:.4f}", _interval(intervals.get(k))) for k, v in metrics.get("scores", {}).items()]
-        costs = [(k, _cost(k, v)) for k, v in metrics.get("cost", {}).items()]
-        details = metrics.get("details", {})
-        stages.append({"name": name, "scores": scores, "costs": costs, "extras": _extras(details)})
-    return {"name": cell.name if run.name == cell.name else f"{run.name} / {cell.name}", "cell": cell, "stages": stages}
-
-
-def _interval(pair: Any) -> str:
-    return f"{pair[0]:.4f} to {pair[1]:.4f}" if pair else ""
-
-
-def _cost(key: str, value: float) -> str:
-    return cost_text(key, value) if key in COSTS else f"{value:,.4g}"
-
-
-def _extras(details: dict[str, Any]) -> list[dict[str, Any]]:
-    """Plots and tables that a stage adds: a reliability diagram, and its own sections."""
-    extras = []
-    bins = (details.get("calibration") or {}).get("bins")
-    if bins:
-        title = "Reliability: accuracy against confidence"
-        extras.append({"title": title, "svg": plot_reliability(bins, title=title)})
-    for section in details.get("sections") or []:
-        extra = {k: section[k] for k in ("title", "text", "table", "samples") if k in section}
-        extra.setdefault("title", "")
-        if "samples" in extra:
-            extra["samples"] = extra["samples"][:MOST_SAMPLES]
-        if "plot" in section:
-            try:
-                extra["svg"] = draw_section_plot(section["plot"], extra["title"])
-            except (KeyError, ValueError, TypeError) as error:
-                logger.warning("a plot of section %r can't be drawn: %s", extra["title"], error)
-        extras.append(extra)
-    return extras
-
-
 def environment_rows(run: Run) -> list[tuple[str, str]]:
-    """The run's environment, flat."""
+    """The run's environment, flat, bytes in GB."""
     rows = []
     for key, value in run.environment.items():
         if isinstance(value, dict):
             value = ", ".join(f"{k} {v}" for k, v in value.items())
-        rows.append((key.replace("_", " "), str(value)))
+        elif key.endswith("_bytes") and isinstance(value, int):
+            key, value = key.removesuffix("_bytes"), f"{value / 1e9:.1f} GB"
+        rows.append((key.replace("_", " "), "none" if value is None else str(value)))
     return rows

@@ -1,54 +1,16 @@
-"""Plots as SVG text, drawn by matplotlib: no script, nothing from outside, readable text, colours for every eye."""
+"""Plots as SVG text: learning curves, scores with their spread, cost against score, reliability, radar, heat map."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Okabe and Ito's colours, which stay apart under the common kinds of colour blindness; markers differ as well.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7A7A7A")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+from luthier.report.svg import COLOURS, INK, draw, label, style
+
 Points = Sequence[tuple[float, float]]
-
-
-def _draw(paint: Callable[[Any], None], title: str, size: tuple[float, float], polar: bool = False) -> str:
-    """One set of axes as an SVG element that scales with the page."""
-    import matplotlib
-
-    matplotlib.use("Agg", force=False)
-    from matplotlib.figure import Figure
-
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "luthier", "font.size": 10, "font.family": "sans-serif"}
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.add_subplot(projection="polar" if polar else None)
-        if not polar:
-            axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-        paint(axes)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = svg.replace("DejaVu Sans", "system-ui").replace("Bitstream Vera Sans", "system-ui")
-    return svg.replace("<svg", '<svg role="img"', 1).replace(">", f"><title>{plain(title)}</title>", 1)
-
-
-def plain(text: object) -> str:
-    """Text that is safe inside SVG and that matplotlib does not read as mathematics."""
-    cleaned = "".join(c if c.isprintable() else "�" for c in str(text))
-    return cleaned.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _label(text: object) -> str:
-    cleaned = "".join(c if c.isprintable() else "�" for c in str(text)).replace("$", r"\$")
-    return cleaned if len(cleaned) <= 40 else cleaned[:39] + "…"
+_MOST_WRITTEN_CELLS = 150
 
 
 def plot_lines(
@@ -58,26 +20,30 @@ def plot_lines(
 
     Args:
         series: label -> one list of (x, y) for each run.
+
+    Raises:
+        ValueError: there is no point.
     """
+    shared = {name: _by_x(runs) for name, runs in series.items()}
+    _finite([y for points in shared.values() for ys in points.values() for y in ys])
 
     def paint(axes: Any) -> None:
-        for number, (label, runs) in enumerate(series.items()):
-            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-            shared = _by_x(runs)
-            xs = sorted(shared)
-            means = [sum(shared[x]) / len(shared[x]) for x in xs]
+        for number, (name, points) in enumerate(shared.items()):
+            xs = sorted(points)
+            looks = style(number)
             few = max(1, len(xs) // 8)
-            axes.plot(xs, means, color=colour, marker=marker, markersize=4, markevery=few, label=_label(label))
-            if len(runs) > 1:
-                low, high = [min(shared[x]) for x in xs], [max(shared[x]) for x in xs]
-                axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
+            means = [statistics.fmean(points[x]) for x in xs]
+            axes.plot(xs, means, markersize=4, markevery=(number % few, few), linewidth=1.5, label=label(name), **looks)
+            if max(map(len, points.values())) > 1:
+                low, high = [min(points[x]) for x in xs], [max(points[x]) for x in xs]
+                axes.fill_between(xs, low, high, color=looks["color"], alpha=0.16, linewidth=0)
         if log_x:
-            axes.set_xscale("log")
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-        axes.legend(frameon=False, fontsize=9)
+            _logarithmic(axes.xaxis, [x for points in shared.values() for x in points])
+        axes.set_xlabel(label(x_label))
+        axes.set_ylabel(label(y_label))
 
-    return _draw(paint, title, (6.4, 3.6))
+    ends = [f"{name} ends at {statistics.fmean(points[max(points)]):.4g}" for name, points in shared.items() if points]
+    return draw(paint, title=title, description=_told(x_label, y_label, ends), size=_below(series), legend=True)
 
 
 def _by_x(runs: Sequence[Points]) -> dict[float, list[float]]:
@@ -94,103 +60,169 @@ def plot_bars(values: Mapping[str, Sequence[float]], *, title: str, x_label: str
     """One line per label: the mean of its values, their sample standard deviation, and every value as a dot.
 
     Marks instead of bars, because the axis does not start at zero.
+
+    Raises:
+        ValueError: a label has no value.
     """
-    labels = list(values)
+    means = {name: statistics.fmean(_finite(found)) for name, found in values.items()}
 
     def paint(axes: Any) -> None:
-        for number, label in enumerate(labels):
-            found = list(values[label])
-            mean = sum(found) / len(found)
-            spread = math.sqrt(sum((v - mean) ** 2 for v in found) / (len(found) - 1)) if len(found) > 1 else None
-            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-            axes.errorbar(mean, number, xerr=spread, color=colour, marker=marker, markersize=9, capsize=5)
-            axes.scatter(found, [number] * len(found), s=12, color="#222222", alpha=0.7, zorder=3)
-        axes.set_yticks(range(len(labels)), [_label(label) for label in labels])
-        axes.set_xlabel(x_label)
-        every = [v for found in values.values() for v in found]
-        room = (max(every) - min(every)) or abs(max(every)) or 1.0
-        axes.set_xlim(min(every) - 0.15 * room, max(every) + 0.15 * room)
-        axes.set_ylim(len(labels) - 0.4, -0.6)
+        for number, (name, found) in enumerate(values.items()):
+            looks = style(number) | {"linestyle": "none"}
+            spread = statistics.stdev(found) if len(found) > 1 else None
+            axes.errorbar(means[name], number, xerr=spread, markersize=8, capsize=4, linewidth=1.5, **looks)
+            if len(found) > 1:
+                axes.scatter(found, [number + 0.26] * len(found), s=10, color=INK, alpha=0.55, linewidths=0)
+        axes.set_yticks(range(len(values)), [label(name) for name in values])
+        axes.tick_params(axis="y", length=0)
+        axes.grid(False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(label(x_label))
+        axes.margins(x=0.08)
+        axes.set_ylim(len(values) - 0.4, -0.6)
 
-    return _draw(paint, title, (6.4, 0.9 + 0.42 * len(labels)))
+    told = [f"{name} {mean:.4g}" for name, mean in means.items()]
+    return draw(paint, title=title, description=_told(x_label, "", told), size=(4.7, 0.75 + 0.38 * len(values)))
 
 
 def plot_scatter(
-    points: Mapping[str, Sequence[tuple[float, float]]], *, title: str, x_label: str, y_label: str, log_x: bool
+    points: Mapping[str, Sequence[tuple[float, float]]], *, title: str, x_label: str, y_label: str, log_x: bool = False
 ) -> str:
-    """One marker for every (x, y), coloured by label."""
+    """One marker for every (x, y), coloured by label.
+
+    Raises:
+        ValueError: a label has no point.
+    """
+    sides = {name: list(zip(*_some(found), strict=True)) for name, found in points.items()}
+    centres = {name: [statistics.fmean(_finite(side)) for side in both] for name, both in sides.items()}
 
     def paint(axes: Any) -> None:
-        for number, (label, found) in enumerate(points.items()):
-            xs, ys = zip(*found, strict=True)
-            style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-            axes.scatter(xs, ys, s=42, alpha=0.85, label=_label(label), **style)
+        for number, name in enumerate(points):
+            looks = style(number)
+            del looks["linestyle"]
+            axes.scatter(*sides[name], s=34, alpha=0.8, linewidths=0, label=label(name), **looks)
         if log_x:
-            axes.set_xscale("log")
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-        axes.legend(frameon=False, fontsize=9)
+            _logarithmic(axes.xaxis, [x for found in points.values() for x, _ in found])
+        else:
+            axes.margins(x=0.08)
+        axes.set_xlabel(label(x_label))
+        axes.set_ylabel(label(y_label))
 
-    return _draw(paint, title, (6.4, 3.6))
+    told = [f"{name} {x:.4g}, {y:.4g}" for name, (x, y) in centres.items()]
+    return draw(paint, title=title, description=_told(x_label, y_label, told), size=_below(points), legend=True)
+
+
+def _logarithmic(axis: Any, values: Sequence[float]) -> None:
+    """A logarithmic axis with ticks like 1k and 20M, at least two of them."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    axis.axes.set_xscale("log")
+    low, high = min(values), max(values)
+    pad = max((high / low) ** 0.08, 1.3)
+    axis.axes.set_xlim(low / pad, high * pad)
+    axis.set_major_locator(LogLocator(subs=(1,) if high / low > 100 else (1, 2, 5)))
+    axis.set_major_formatter(EngFormatter(sep=""))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def plot_reliability(bins: Sequence[Mapping[str, float]], *, title: str) -> str:
-    """A reliability diagram: accuracy against confidence, marker area by the rows in the bin."""
+    """A reliability diagram: accuracy against confidence, marker area by the rows in the bin.
+
+    Args:
+        bins: `confidence`, `accuracy` (both 0..1) and `count` (rows) of each; empty ones are left out.
+
+    Raises:
+        ValueError: every bin is empty.
+    """
+    filled = [b for b in bins if b["count"]]
+    total = sum(_finite([b["count"] for b in filled]))
+    xs, ys = [b["confidence"] for b in filled], [b["accuracy"] for b in filled]
 
     def paint(axes: Any) -> None:
-        total = sum(b["count"] for b in bins) or 1
-        axes.plot([0, 1], [0, 1], color="#888888", linestyle="--", linewidth=1)
-        xs, ys = [b["confidence"] for b in bins], [b["accuracy"] for b in bins]
-        axes.plot(xs, ys, color=COLOURS[0], linewidth=1.2)
-        axes.scatter(xs, ys, s=[20 + 300 * b["count"] / total for b in bins], color=COLOURS[0], alpha=0.7)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1)
+        axes.plot([0, 1], [0, 1], color=INK, alpha=0.5, linestyle="--", linewidth=1)
+        axes.plot(xs, ys, color=COLOURS[0], linewidth=1.3)
+        areas = [18 + 260 * b["count"] / total for b in filled]
+        axes.scatter(xs, ys, s=areas, color=COLOURS[0], alpha=0.65, linewidths=0)
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(0, 1.02)
         axes.set_aspect("equal")
         axes.set_xlabel("confidence")
         axes.set_ylabel("accuracy")
 
-    return _draw(paint, title, (3.6, 3.6))
+    told = [f"{x:.2f}, {y:.2f} ({b['count']:.0f} rows)" for x, y, b in zip(xs, ys, filled, strict=True)]
+    return draw(paint, title=title, description=_told("confidence", "accuracy", told), size=(3.6, 3.5))
 
 
 def plot_radar(series: Mapping[str, Mapping[str, float]], *, title: str) -> str:
-    """One closed line per label over named axes, each axis from 0 to 1."""
-    names = list(next(iter(series.values())))
+    """One closed line per label over named axes that start at 0 and end at 1, or at the largest value above it.
+
+    Raises:
+        ValueError: the labels do not all have the same axes, or there are fewer than three.
+    """
+    names = list(next(iter(series.values()), {}))
+    if len(names) < 3 or any(set(values) != set(names) for values in series.values()):
+        raise ValueError("a radar needs at least three axes, and the same ones for every label")
 
     def paint(axes: Any) -> None:
         angles = [2 * math.pi * i / len(names) for i in range(len(names))]
-        for number, (label, values) in enumerate(series.items()):
-            ring = [values[name] for name in names]
-            colour = COLOURS[number % len(COLOURS)]
-            axes.plot([*angles, angles[0]], [*ring, ring[0]], color=colour, label=_label(label))
-            axes.fill(angles, ring, color=colour, alpha=0.08)
-        axes.set_xticks(angles, [_label(name) for name in names])
-        axes.set_ylim(0, 1)
-        axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.1, 1.05))
+        for number, (name, values) in enumerate(series.items()):
+            ring = [values[axis] for axis in names]
+            looks = style(number)
+            axes.plot([*angles, angles[0]], [*ring, ring[0]], markersize=4, linewidth=1.5, label=label(name), **looks)
+            axes.fill(angles, ring, color=looks["color"], alpha=0.08)
+        axes.set_theta_offset(math.pi / 2)
+        axes.set_xticks(angles, [label(name) for name in names])
+        axes.set_ylim(0, max(1.0, *(v for values in series.values() for v in values.values())))
+        axes.spines["polar"].set_visible(False)
+        axes.tick_params(axis="y", labelsize=7.5)
 
-    return _draw(paint, title, (6.0, 4.2), polar=True)
+    told = [f"{name}: " + ", ".join(f"{axis} {values[axis]:.3g}" for axis in names) for name, values in series.items()]
+    size = (4.7, 3.6 + 0.2 * len(series))
+    return draw(paint, title=title, description=_told("", "", told), size=size, polar=True, legend=len(series) > 1)
 
 
 def plot_heatmap(rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]], *, title: str) -> str:
-    """A grid of numbers, dark where they are large."""
+    """A grid of numbers, light where they are large, each written in its place where there are few.
+
+    Raises:
+        ValueError: the values do not fill the grid.
+    """
+    if not values or len(values) != len(rows) or any(len(line) != len(columns) for line in values):
+        raise ValueError("a heat map needs one list of values for every row, and one value for every column")
+    flat = _finite([v for line in values for v in line])
+    middle = (min(flat) + max(flat)) / 2
+
+    tilt = {"rotation": 40, "ha": "right"} if sum(len(label(c)) + 2 for c in columns) > 40 else {}
 
     def paint(axes: Any) -> None:
         axes.grid(False)
-        image = axes.imshow(values, aspect="auto", cmap="cividis")
-        axes.set_yticks(range(len(rows)), [_label(r) for r in rows])
-        axes.set_xticks(range(len(columns)), [_label(c) for c in columns], rotation=45, ha="right")
-        axes.figure.colorbar(image, ax=axes)
+        image = axes.pcolormesh(values, cmap="cividis", edgecolors="none")
+        axes.invert_yaxis()
+        axes.set_yticks([n + 0.5 for n in range(len(rows))], [label(r) for r in rows])
+        axes.set_xticks([n + 0.5 for n in range(len(columns))], [label(c) for c in columns], **tilt)
+        axes.tick_params(length=0)
+        if len(flat) > _MOST_WRITTEN_CELLS:
+            axes.figure.colorbar(image, ax=axes).solids.set_rasterized(False)
+            return
+        for y, line in enumerate(values):
+            for x, value in enumerate(line):
+                ink = "#000000" if value > middle else "#ffffff"
+                axes.text(x + 0.5, y + 0.5, f"{value:.3g}", ha="center", va="center", fontsize=8, color=ink)
 
-    return _draw(paint, title, (6.4, 1.6 + 0.3 * len(rows)))
+    told = [f"{name}: " + ", ".join(f"{v:.3g}" for v in line) for name, line in zip(rows, values, strict=True)]
+    size = (4.7, (2.4 if tilt else 0.6) + 0.3 * len(rows))
+    return draw(paint, title=title, description=_told("", "", told), size=size)
 
 
 def draw_section_plot(plot: Mapping[str, Any], title: str) -> str:
     """The plot that a stage asks for in `details.sections`.
 
     Args:
-        plot: `{kind: bars|lines|radar|reliability|heatmap, …}` with the arguments of the function of that name.
+        plot: `{kind: bars|lines|radar|reliability|heatmap, …}` with the arguments of the function of that name. A bar
+            may be one number; a line may be one list of points or one list for each seed.
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError, KeyError, TypeError, AttributeError: an unknown kind, or data that it can't draw.
     """
     kind, data = plot["kind"], {k: v for k, v in plot.items() if k != "kind"}
     if kind == "bars":
@@ -198,7 +230,8 @@ def draw_section_plot(plot: Mapping[str, Any], title: str) -> str:
         return plot_bars(values, title=title, x_label=str(data.get("x_label", "")))
     if kind == "lines":
         x_label, y_label = str(data.get("x_label", "")), str(data.get("y_label", ""))
-        return plot_lines({k: [v] for k, v in data["series"].items()}, title=title, x_label=x_label, y_label=y_label)
+        series = {k: v if _is_several(v) else [v] for k, v in data["series"].items()}
+        return plot_lines(series, title=title, x_label=x_label, y_label=y_label, log_x=bool(data.get("log_x")))
     if kind == "radar":
         return plot_radar(data["series"], title=title)
     if kind == "reliability":
@@ -206,3 +239,31 @@ def draw_section_plot(plot: Mapping[str, Any], title: str) -> str:
     if kind == "heatmap":
         return plot_heatmap(data["rows"], data["columns"], data["values"], title=title)
     raise ValueError(f"there is no plot of kind {kind!r}")
+
+
+def _is_several(points: Any) -> bool:
+    """Whether these are lists of points, not points."""
+    return bool(points) and isinstance(points[0][0], list | tuple)
+
+
+def _finite(values: Sequence[float]) -> Sequence[float]:
+    """The values, when there are any and all can be drawn."""
+    if not all(math.isfinite(v) for v in _some(values)):
+        raise ValueError("a value is no finite number")
+    return values
+
+
+def _some(values: Sequence[Any]) -> Sequence[Any]:
+    if not values:
+        raise ValueError("there is nothing to draw")
+    return values
+
+
+def _below(series: Mapping[str, Any]) -> tuple[float, float]:
+    """Room for a plot with its legend below."""
+    return 4.7, 2.75 + 0.19 * math.ceil(len(series) / 2)
+
+
+def _told(x_label: str, y_label: str, facts: Sequence[str]) -> str:
+    axes = " against ".join(part for part in (y_label, x_label) if part)
+    return f"{axes}. " * bool(axes) + "; ".join(facts[:40]) + "."

@@ -1,8 +1,11 @@
-"""Reads run directories: finished, failed and unfinished ones alike."""
+"""Reads run directories: finished, failed, unfinished and damaged ones alike."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +14,8 @@ from luthier.errors import WorkspaceError
 from luthier.jsonlines import read_log
 
 Status = Literal["finished", "failed", "unfinished"]
+Curves = dict[str, list[tuple[float, float]]]
+_NOT_SERIES = ("event", "time", "step", "epoch", "suite")
 
 
 @dataclass
@@ -20,32 +25,45 @@ class Cell:
     Attributes:
         name: of its folder.
         factors: what sets it apart, `{recipe key: value}`.
-        stages: stage folder name -> content of metrics.json.
+        stages: stage folder name -> content of metrics.json, of the stages that are done. `scores`, `intervals` and
+            `cost` hold finite numbers only.
         curves: stage folder name -> series name -> [(step, value)].
         status: whether every stage of its recipe is done.
         error: what stopped it.
+        seed: that of the cell, else that of its recipe.
+        problems: files that are torn or missing, in words.
     """
 
     name: str
     factors: dict[str, Any]
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    curves: dict[str, dict[str, list[tuple[float, float]]]] = field(default_factory=dict)
+    curves: dict[str, Curves] = field(default_factory=dict)
     status: Status = "finished"
     error: str | None = None
+    seed: Any = None
+    problems: list[str] = field(default_factory=list)
 
     @property
     def primary(self) -> tuple[str, float] | None:
         """Name and value of the score that a table shows first: that of the last stage that has one."""
         for metrics in reversed(list(self.stages.values())):
             name = metrics.get("primary")
-            if name and name in metrics.get("scores", {}):
+            if isinstance(name, str) and name in metrics["scores"]:
                 return name, metrics["scores"][name]
         return None
 
     def cost(self, key: str) -> float | None:
-        """A cost of the stage that trained, else of any stage."""
-        found = [m["cost"][key] for m in self.stages.values() if key in m.get("cost", {})]
-        return found[0] if found else None
+        """A cost of the stages that trained, or of the first that has it where none did.
+
+        Seconds add up over those stages, of peak memory the largest counts, of all else the last.
+        """
+        having = [m for m in self.stages.values() if key in m["cost"]]
+        trained = [m["cost"][key] for m in having if "trainable_parameters" in m["cost"]]
+        if not trained:
+            return having[0]["cost"][key] if having else None
+        if key == "seconds":
+            return math.fsum(trained)
+        return max(trained) if key == "peak_memory_bytes" else trained[-1]
 
 
 @dataclass
@@ -58,6 +76,7 @@ class Run:
         environment: content of environment.json.
         cells: one for a plain run.
         baseline: the value that differences are taken to, as the recipe names it.
+        problems: what is torn, missing or left out, in words.
     """
 
     name: str
@@ -66,6 +85,7 @@ class Run:
     environment: dict[str, Any]
     cells: list[Cell]
     baseline: str | None = None
+    problems: list[str] = field(default_factory=list)
 
 
 def read_runs(folders: list[Path]) -> list[Run]:
@@ -77,80 +97,176 @@ def read_run(folder: Path) -> Run:
     """Read a run directory; what is torn or missing in it is told in the result.
 
     Raises:
-        WorkspaceError: the folder is no run.
+        WorkspaceError: the folder is no run, or its recipe can't be opened.
     """
     folder = Path(folder)
     if not (folder / "recipe.yaml").is_file():
         raise WorkspaceError("this is no run directory", where=str(folder), fix="name a folder that `luthier run` made")
-    recipe = (folder / "recipe.yaml").read_text(encoding="utf8", errors="replace")
+    recipe = _text(folder / "recipe.yaml")
+    if recipe is None:
+        raise WorkspaceError("the recipe can't be opened", where=str(folder / "recipe.yaml"), fix="check its owner")
+    problems: list[str] = []
+    plan = _recipe_data(recipe, problems)
+    compare = _mapping(plan.get("compare"))
+    over = {k: v for k, v in _mapping(compare.get("over")).items() if isinstance(v, list)}
     places = sorted(p for p in (folder / "cells").glob("*") if p.is_dir())
-    cells = [_read_cell(p) for p in _in_grid_order(places, recipe)] if places else [_read_cell(folder)]
-    return Run(folder.name, folder, recipe, _json(folder / "environment.json"), cells, _baseline(recipe))
+    if over or (places and not plan):
+        cells = _read_grid(folder, places, over, problems)
+    else:
+        cells = [_read_cell(folder, plan)]
+    environment = _json(folder / "environment.json", problems)
+    baseline = compare.get("baseline")
+    name = folder.resolve().name
+    return Run(name, folder, recipe, environment, cells, None if baseline is None else str(baseline), problems)
 
 
-def _read_cell(folder: Path) -> Cell:
-    cell = Cell(folder.name, _json(folder / "cell.json").get("factors", {}))
-    for place in sorted(p for p in folder.glob("[0-9][0-9]-*") if p.is_dir()):
-        metrics = _json(place / "metrics.json")
-        if not (place / "done.json").is_file() or not metrics:
-            cell.status = "unfinished"
-        else:
-            cell.stages[place.name] = metrics
-        if (place / "log.jsonl").is_file():
-            cell.curves[place.name] = _curves(read_log(place / "log.jsonl"))
+def _read_grid(folder: Path, places: list[Path], over: Mapping[str, list[Any]], problems: list[str]) -> list[Cell]:
+    """Cells in the order of the grid's values, those that were never started included, those of another grid not."""
+    found: dict[str, Cell] = {}
+    for place in places:
+        recipe = _text(place / "recipe.yaml")
+        unread: list[str] = []
+        cell = _read_cell(place, _recipe_data(recipe, unread) if recipe else {})
+        if recipe is None and cell.status == "finished":
+            unread.append("recipe.yaml is missing")
+        cell.problems += unread
+        found[_key(cell.factors) if cell.factors else place.name] = cell
+    wanted = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())] if over else []
+    if not wanted:
+        return list(found.values())
+    cells = [found.pop(key) if (key := _key(factors)) in found else _not_started(factors) for factors in wanted]
+    nameless = [cell for cell in found.values() if not cell.factors]
+    if strangers := len(found) - len(nameless):
+        problems.append(f"{strangers} of the folders in cells/ belong to another grid and are left out")
+    problems += [f"cells/{cell.name} does not say which cell it is and is left out" for cell in nameless]
+    return cells
+
+
+def _not_started(factors: dict[str, Any]) -> Cell:
+    name = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in factors.items())
+    return Cell(name, factors, status="unfinished", seed=factors.get("seed"), problems=["it has not been started"])
+
+
+def _read_cell(folder: Path, plan: Mapping[str, Any]) -> Cell:
+    problems: list[str] = []
+    described = _json(folder / "cell.json", problems) if folder.parent.name == "cells" else {}
+    cell = Cell(folder.name, _mapping(described.get("factors")), problems=problems)
+    cell.seed = cell.factors.get("seed", plan.get("seed"))
+    for name in _stage_names(folder, plan):
+        _read_stage(folder / name, cell)
     if (folder / "failed.json").is_file():
-        cell.status, cell.error = "failed", str(_json(folder / "failed.json").get("error", "unknown error"))
+        told = _json(folder / "failed.json", problems).get("error")
+        cell.status, cell.error = "failed", str(told or "the cell failed; its error could not be read")
     elif not cell.stages:
         cell.status = "unfinished"
     return cell
 
 
-def _curves(records: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+def _read_stage(place: Path, cell: Cell) -> None:
+    if (place / "done.json").is_file():
+        metrics = _json(place / "metrics.json", cell.problems)
+        if metrics:
+            cell.stages[place.name] = _checked(metrics, place, cell.problems)
+        else:
+            cell.status = "unfinished"
+    else:
+        cell.status = "unfinished"
+        if place.is_dir():
+            cell.problems.append(f"{place.name} has begun and is not done")
+    if (place / "log.jsonl").is_file():
+        try:
+            cell.curves[place.name] = _curves(read_log(place / "log.jsonl"))
+        except (OSError, RecursionError) as error:
+            cell.problems.append(f"{place.name}/log.jsonl can't be read: {error}")
+
+
+def _stage_names(folder: Path, plan: Mapping[str, Any]) -> list[str]:
+    """Folders of the stages that the recipe names; those that are there, where it names none."""
+    stages = plan.get("stages")
+    if not isinstance(stages, list) or not stages:
+        return sorted(p.name for p in folder.glob("[0-9][0-9]-*") if p.is_dir())
+    names = [next(iter(stage), "") if isinstance(stage, dict) else stage for stage in stages]
+    return [f"{number:02d}-{name}" for number, name in enumerate(names)]
+
+
+def _checked(metrics: dict[str, Any], place: Path, problems: list[str]) -> dict[str, Any]:
+    """Metrics whose scores, intervals and costs are finite numbers; what is none is told and left out."""
+    checked = metrics | {"details": _mapping(metrics.get("details"))}
+    for part in ("scores", "cost"):
+        values = _mapping(metrics.get(part))
+        checked[part] = {name: float(value) for name, value in values.items() if _is_number(value)}
+        problems += [
+            f"{place.name}: {name} is {value}, not a number" for name, value in values.items() if not _is_number(value)
+        ]
+    intervals = _mapping(metrics.get("intervals"))
+    checked["intervals"] = {
+        name: (float(pair[0]), float(pair[1]))
+        for name, pair in intervals.items()
+        if isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair))
+    }
+    return checked
+
+
+def _curves(records: list[dict[str, Any]]) -> Curves:
     """Series by name; after a resume the last record of a step counts."""
     series: dict[str, dict[float, float]] = {}
     for record in records:
-        if record.get("event") not in ("log", "evaluate") or not isinstance(record.get("step"), int):
+        if record.get("event") not in ("log", "evaluate") or not _is_number(record.get("step")):
             continue
         for name, value in record.items():
-            if name in ("event", "time", "step", "epoch", "suite") or not isinstance(value, int | float):
-                continue
-            series.setdefault(name, {})[record["step"]] = float(value)
+            if name not in _NOT_SERIES and _is_number(value):
+                series.setdefault(name, {})[record["step"]] = float(value)
     return {name: sorted(points.items()) for name, points in series.items()}
 
 
-def _recipe_data(text: str) -> dict[str, Any]:
+def _recipe_data(text: str, problems: list[str]) -> dict[str, Any]:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     try:
         data = YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
+    except (YAMLError, ValueError, RecursionError):
+        problems.append("recipe.yaml is torn or no YAML")
         return {}
-    return data if isinstance(data, dict) else {}
+    return _mapping(data)
 
 
-def _baseline(text: str) -> str | None:
-    compare = _recipe_data(text).get("compare") or {}
-    return compare.get("baseline")
-
-
-def _in_grid_order(places: list[Path], text: str) -> list[Path]:
-    """Cells in the order of the grid's values, not of their names."""
-    over = (_recipe_data(text).get("compare") or {}).get("over") or {}
-
-    def position(place: Path) -> tuple[int, ...]:
-        factors = _json(place / "cell.json").get("factors", {})
-        return tuple(
-            values.index(factors[key]) if key in factors and factors[key] in values else len(values)
-            for key, values in over.items()
-        )
-
-    return sorted(places, key=position)
-
-
-def _json(path: Path) -> dict[str, Any]:
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
     try:
-        data = json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError):
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return {str(k): v for k, v in value.items()} if isinstance(value, dict) else {}
+
+
+def _key(factors: Mapping[str, Any]) -> str:
+    return json.dumps(factors, sort_keys=True, default=str)
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf8", errors="replace")
+    except OSError:
+        return None
+
+
+def _json(path: Path, problems: list[str]) -> dict[str, Any]:
+    """The object in a file; an empty one, and a problem told, where it is missing or torn."""
+    place = f"{path.parent.name}/{path.name}"
+    text = _text(path)
+    if text is None:
+        problems.append(f"{place} is missing")
         return {}
-    return data if isinstance(data, dict) else {}
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict):
+        problems.append(f"{place} is torn")
+        return {}
+    return data

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from luthier.report.results import Cell
 
-LOWER_IS_BETTER = ("loss", "perplexity", "error", "seconds", "memory", "bytes", "parameters", "brier_score")
+LOWER_IS_BETTER = frozenset(
+    {"loss", "perplexity", "error", "ece", "mce", "nll", "brier", "fpr", "fpr95", "wer", "latency"}
+    | {"seconds", "memory", "bytes", "parameters"}
+)
+_NO_SPREAD = 1e-12
 
 
 def higher_is_better(name: str) -> bool:
-    """Whether more of a score or cost is better."""
-    return not any(word in name.rpartition("/")[2] for word in LOWER_IS_BETTER)
+    """Whether more of a score or cost is better, by the words of its name: `test/expected_calibration_error`."""
+    return LOWER_IS_BETTER.isdisjoint(re.split(r"[^a-z0-9]+", name.rpartition("/")[2].lower()))
 
 
 @dataclass
 class Row:
-    """Cells that differ in their seed alone.
+    """Cells that are repeats of each other: they differ in their seed alone, or in factors that were averaged over.
 
     Attributes:
         label: the factors in words.
-        factors: without the seed.
-        cells: seed -> cell.
+        factors: those that set the row apart.
+        cells: repeat (the seed, as a rule) -> cell.
         score_name: the score that `scores` holds.
-        scores: seed -> score.
+        scores: repeat -> score, of the finished cells.
     """
 
     label: str
@@ -36,53 +42,83 @@ class Row:
     scores: dict[Any, float] = field(default_factory=dict)
 
     @property
+    def n(self) -> int:
+        return len(self.scores)
+
+    @property
     def mean(self) -> float | None:
         return statistics.fmean(self.scores.values()) if self.scores else None
 
     @property
     def deviation(self) -> float | None:
-        """Sample standard deviation over seeds, None for fewer than two."""
-        return statistics.stdev(self.scores.values()) if len(self.scores) > 1 else None
+        """Sample standard deviation (divisor n - 1), None for fewer than two scores."""
+        return statistics.stdev(self.scores.values()) if self.n > 1 else None
 
     def mean_cost(self, key: str) -> float | None:
         found = [c for c in (cell.cost(key) for cell in self.cells.values()) if c is not None]
         return statistics.fmean(found) if found else None
 
 
+def value_text(value: Any) -> str:
+    """A factor's value in few words: `lora`, or `lora, rank 8` for a method with settings."""
+    if isinstance(value, dict):
+        rest = ", ".join(f"{k} {v}" for k, v in value.items() if k != "name")
+        return ", ".join(part for part in (str(value.get("name", "")), rest) if part)
+    return "default" if value is None else str(value)
+
+
 def label_of(factors: dict[str, Any]) -> str:
-    """Factors in few words: the value alone, or `key value` for numbers."""
-    words = []
-    for key, value in factors.items():
-        if isinstance(value, dict):
-            rest = ", ".join(f"{k} {v}" for k, v in value.items() if k != "name")
-            words.append(f"{value.get('name', '')} {rest}".strip())
-        elif isinstance(value, str):
-            words.append(value)
-        else:
-            words.append(f"{key.rpartition('.')[2]} {value}")
-    return ", ".join(words)
+    """Factors in few words: a text alone, `key value` for numbers."""
+    alone = (str, dict)
+    return ", ".join(
+        value_text(value) if isinstance(value, alone) else f"{key.rpartition('.')[2]} {value_text(value)}"
+        for key, value in factors.items()
+    )
 
 
-def group_by_seed(cells: list[Cell], fallback: str) -> list[Row]:
-    """One row for all cells that differ in their seed alone, in the order they come."""
+def summarise(cells: Sequence[Cell], by: Sequence[str] | None = None, fallback: str = "run") -> list[Row]:
+    """One row for all cells with equal factors, in the order they come.
+
+    Args:
+        cells: of one run.
+        by: the factors that set rows apart; None takes all but the seed.
+        fallback: label of a row without factors.
+    """
     rows: dict[str, Row] = {}
-    for number, cell in enumerate(cells):
-        factors = {k: v for k, v in cell.factors.items() if k != "seed"}
-        row = rows.setdefault(
-            json.dumps(factors, sort_keys=True, default=str), Row(label_of(factors) or fallback, factors)
-        )
-        seed = cell.factors.get("seed", number)
-        row.cells[seed] = cell
+    for cell in cells:
+        factors = {k: v for k, v in cell.factors.items() if (k in by if by is not None else k != "seed")}
+        row = rows.setdefault(_text(factors), Row(label_of(factors) or fallback, factors))
+        repeat = _repeat(cell, factors)
+        row.cells[repeat] = cell
         if cell.status == "finished" and cell.primary:
-            row.score_name, row.scores[seed] = cell.primary
+            name, score = cell.primary
+            row.score_name = row.score_name or name
+            if name == row.score_name:
+                row.scores[repeat] = score
     return list(rows.values())
+
+
+def _repeat(cell: Cell, factors: dict[str, Any]) -> Any:
+    """What a cell is paired by: its seed, and the factors that do not set its row apart."""
+    rest = {k: v for k, v in cell.factors.items() if k not in factors and k != "seed"}
+    if not rest and isinstance(cell.seed, str | int | float | None):
+        return cell.seed
+    return _text({"seed": cell.seed, **rest})
+
+
+def _text(factors: dict[str, Any]) -> str:
+    return json.dumps(factors, sort_keys=True, default=str)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean paired difference of a row to the baseline over common seeds, with a 95 % t interval.
+    """Mean paired difference of a row to another over common seeds, with a 95 % interval.
 
-    `interval` is None for fewer than two common seeds.
+    Attributes:
+        mean: of the differences.
+        interval: Student's t interval of that mean, `n - 1` degrees of freedom. None for fewer than two pairs, and
+            where all differences are equal, since no spread says nothing of what another seed would give.
+        seeds: how many pairs.
     """
 
     mean: float
@@ -96,13 +132,16 @@ class Difference:
 
 
 def difference(row: Row, baseline: Row) -> Difference | None:
-    """The paired difference of two rows; None without a common seed."""
+    """The paired difference of two rows; None for a row and itself, other scores, or no seed in common.
+
+    The interval is Student's t at every n: with the few seeds that one can afford a bootstrap over them is too narrow.
+    """
     seeds = [s for s in row.scores if s in baseline.scores]
-    if not seeds or row is baseline:
+    if not seeds or row is baseline or row.score_name != baseline.score_name:
         return None
     gaps = [row.scores[s] - baseline.scores[s] for s in seeds]
     mean = statistics.fmean(gaps)
-    if len(gaps) < 2:
+    if len(gaps) < 2 or statistics.stdev(gaps) < _NO_SPREAD:
         return Difference(mean, None, len(gaps))
     from scipy.stats import t
 
@@ -110,8 +149,19 @@ def difference(row: Row, baseline: Row) -> Difference | None:
     return Difference(mean, (mean - half, mean + half), len(gaps))
 
 
-def baseline_of(rows: list[Row], wanted: str | None) -> Row | None:
+def paired_differences(rows: Sequence[Row], baseline: Row | None) -> list[Difference | None]:
+    """The difference of every row to the baseline, in their order. See `difference`."""
+    return [difference(row, baseline) if baseline is not None else None for row in rows]
+
+
+def baseline_of(rows: Sequence[Row], wanted: str | None) -> Row | None:
     """The row that differences are taken to: the one the recipe names, else the first with a score."""
     scored = [row for row in rows if row.scores]
-    named = [row for row in scored if wanted and wanted in (row.label, *map(str, row.factors.values()))]
+    named = [row for row in scored if wanted and wanted in names_of(row)]
     return next(iter(named or scored), None)
+
+
+def names_of(row: Row) -> set[str]:
+    """Everything that a recipe may call a row: its label, and the values and names among its factors."""
+    values = list(row.factors.values())
+    return {row.label, *map(str, values), *(str(v.get("name")) for v in values if isinstance(v, dict))}

@@ -1,12 +1,16 @@
-"""The comparison table: for the terminal, for Markdown and as data."""
+"""The comparison table: for the terminal, for Markdown and CSV, and as data."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from luthier.report.results import Run
-from luthier.report.statistics import Difference, Row, baseline_of, difference, group_by_seed
+from luthier.report.statistics import Difference, Row, baseline_of, names_of, paired_differences, summarise, value_text
+from luthier.report.text import one_line
 
 COSTS = {
     "trainable_parameters": "trained",
@@ -15,113 +19,224 @@ COSTS = {
     "tokens_per_second": "tokens/s",
     "bytes_on_disk": "on disk",
 }
+_SPARED_FIRST = ("on disk", "tokens/s")
+_FORMULA = ("=", "+", "-", "@")
 
 
 @dataclass
 class Line:
-    """One line of the table: a row of cells, its difference to the baseline, and whether it is the baseline."""
+    """One line of the table: a row of cells, its difference to the baseline, and whether it is the baseline.
+
+    `names` holds a text for each of the table's `name_columns`.
+    """
 
     row: Row
     difference: Difference | None
     is_baseline: bool
+    names: list[str]
 
 
 @dataclass
 class Table:
-    """All lines, and the name of the score they show."""
+    """All lines, and the score that they show.
+
+    Attributes:
+        score_name: of the baseline, or of the first line that has a score.
+        lines: in the order of the grid.
+        seeds: the most cells that a line has.
+        name_columns: headings of the columns that tell the lines apart: one a factor, or `run`.
+        notes: what a reader has to know of the lines, in words.
+    """
 
     score_name: str
     lines: list[Line]
     seeds: int
+    name_columns: list[str]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def columns(self) -> list[str]:
-        return ["", self.score_name, "difference (95 %)", *COSTS.values()]
+        return [*self.name_columns, self.score_name, "difference [95 %]", *COSTS.values()]
 
     def cells(self) -> list[list[str]]:
-        """The text of every cell."""
+        """The text of every cell, hidden characters made visible."""
         return [
             [
-                line.row.label,
-                score_text(line.row),
+                *map(one_line, line.names),
+                score_text(line.row, self.score_name),
                 "baseline" if line.is_baseline else difference_text(line.difference),
                 *(cost_text(key, line.row.mean_cost(key)) for key in COSTS),
             ]
             for line in self.lines
         ]
 
+    def filled_columns(self) -> list[int]:
+        """Positions of the columns that any line has a text in; the names and the score always count."""
+        cells, always = self.cells(), len(self.name_columns) + 1
+        return [n for n in range(len(self.columns)) if n < always or any(line[n] for line in cells)]
 
-def comparison_table(runs: list[Run]) -> Table:
+
+def comparison_table(runs: Sequence[Run]) -> Table:
     """One line for every set of cells that differ in their seed alone, over all runs."""
-    rows = [row for run in runs for row in group_by_seed(run.cells, run.name)]
+    titles = _unlike([run.name if len({r.name for r in runs}) == len(runs) else str(run.folder) for run in runs])
+    pairs = [(title, row) for title, run in zip(titles, runs, strict=True) for row in summarise(run.cells, None, title)]
+    rows = [row for _, row in pairs]
+    keys = list(dict.fromkeys(key for row in rows for key in row.factors))
+    with_run = len(runs) > 1 or not keys
     if len(runs) > 1:
-        names = [run.name for run in runs for _ in group_by_seed(run.cells, run.name)]
-        for row, run_name in zip(rows, names, strict=True):
-            row.label = row.label if row.label == run_name else f"{run_name}: {row.label}"
-    baseline = baseline_of(rows, next((run.baseline for run in runs if run.baseline), None))
-    lines = [Line(row, difference(row, baseline) if baseline else None, row is baseline) for row in rows]
-    name = next((row.score_name for row in rows if row.score_name), None)
-    return Table(name or "score", lines, max((len(row.cells) for row in rows), default=0))
+        for title, row in pairs:
+            row.label = row.label if row.label == title else f"{title}: {row.label}"
+    for row, label in zip(rows, _unlike([row.label for row in rows]), strict=True):
+        row.label = label
+    wanted = next((run.baseline for run in runs if run.baseline), None)
+    baseline = baseline_of(rows, wanted) if len(rows) > 1 else None
+    lines = [
+        Line(row, gap, row is baseline, [title] * with_run + [_factor_text(row, key) for key in keys])
+        for (title, row), gap in zip(pairs, paired_differences(rows, baseline), strict=True)
+    ]
+    name = (baseline.score_name if baseline else rows[0].score_name if rows else None) or "score"
+    columns = ["run"] * with_run + _short_names(keys)
+    return Table(name, lines, max((len(row.cells) for row in rows), default=0), columns, _notes(rows, wanted, baseline))
 
 
-def score_text(row: Row) -> str:
+def _notes(rows: Sequence[Row], wanted: str | None, baseline: Row | None) -> list[str]:
+    notes = []
+    names = list(dict.fromkeys(row.score_name for row in rows if row.score_name))
+    if len(names) > 1:
+        notes.append(f"Lines show different scores ({', '.join(names)}); only lines with the same score are compared.")
+    if wanted and baseline and wanted not in names_of(baseline):
+        notes.append(f"The recipe's baseline {wanted} has no score; {baseline.label} stands in for it.")
+    return notes
+
+
+def _factor_text(row: Row, key: str) -> str:
+    return value_text(row.factors[key]) if key in row.factors else ""
+
+
+def _short_names(keys: Sequence[str]) -> list[str]:
+    """The last part of every dotted key, or the whole key where two would be alike."""
+    short = [key.rpartition(".")[2] for key in keys]
+    return [name if short.count(name) == 1 else key for name, key in zip(short, keys, strict=True)]
+
+
+def _unlike(labels: Sequence[str]) -> list[str]:
+    """Labels with a number behind those that were there before."""
+    seen: dict[str, int] = {}
+    found = []
+    for label in labels:
+        seen[label] = seen.get(label, 0) + 1
+        found.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
+    return found
+
+
+def score_text(row: Row, score_name: str) -> str:
     """Mean ± sample standard deviation over the seeds, or why there is none."""
     if row.mean is None:
         states = sorted({cell.status for cell in row.cells.values()})
         return ", ".join(states) if states != ["finished"] else "no score"
     text = f"{row.mean:.4f}" if row.deviation is None else f"{row.mean:.4f} ± {row.deviation:.4f}"
-    missing = len(row.cells) - len(row.scores)
-    return f"{text} ({missing} of {len(row.cells)} seeds missing)" if missing else text
+    if row.score_name != score_name:
+        text = f"{one_line(row.score_name)} {text}"
+    return text if row.n == len(row.cells) else f"{text} ({row.n} of {len(row.cells)})"
 
 
 def difference_text(found: Difference | None) -> str:
+    """A difference with its interval: `+0.031 [+0.010, +0.052]`."""
     if found is None:
         return ""
     if found.interval is None:
-        return f"{found.mean:+.4f}"
+        return f"{found.mean:+.3f}"
     return f"{found.mean:+.3f} [{found.interval[0]:+.3f}, {found.interval[1]:+.3f}]"
 
 
 def cost_text(key: str, value: float | None) -> str:
-    """A cost with its unit."""
+    """A cost with its unit; bytes in decimal units."""
     if value is None:
         return ""
     if "bytes" in key:
-        return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
+        if value >= 1e9:
+            return f"{value / 1e9:,.2f} GB"
+        return f"{value / 1e6:,.1f} MB" if value >= 1e6 else f"{value / 1e3:,.1f} kB"
     return f"{value:,.1f}" if key == "seconds" else f"{value:,.0f}"
 
 
 def print_table(table: Table, console: Any) -> None:
-    """Show the table in a terminal, without the last two costs, which the report has."""
+    """Show the table in a terminal; where it is too narrow the last costs are left to the report."""
+    from rich.text import Text
+
+    names = len(table.name_columns)
+    difference = names + 1
+    kept = [n for n in table.filled_columns() if n != difference]
+    kept += [difference] * (difference in table.filled_columns())
+    shown = _rich_table(table, kept)
+    for spared in _SPARED_FIRST:
+        if console.measure(shown, options=console.options.update(max_width=10_000)).maximum <= console.width:
+            break
+        kept = [n for n in kept if table.columns[n] != spared]
+        shown = _rich_table(table, kept)
+    console.print(shown)
+    if table.seeds > 1:
+        text = f"mean ± sample standard deviation over {table.seeds} seeds; differences paired by seed"
+        console.print(Text(text))
+    for note in table.notes:
+        console.print(Text(one_line(note, 500)))
+
+
+def _rich_table(table: Table, kept: Sequence[int]) -> Any:
     from rich.table import Table as RichTable
     from rich.text import Text
 
+    names = len(table.name_columns)
     shown = RichTable(box=None, pad_edge=False, header_style="bold")
-    order = (0, 1, 3, 4, 5, 2)
-    for number in order:
-        shown.add_column(table.columns[number], justify="left" if number == 0 else "right", no_wrap=number != 2)
+    for n in kept:
+        side: Literal["left", "right"] = "left" if n < names else "right"
+        shown.add_column(Text(one_line(table.columns[n])), justify=side, no_wrap=n != names + 1)
     for cells in table.cells():
-        shown.add_row(*(Text(cells[number]) for number in order))
-    console.print(shown)
-    if table.seeds > 1:
-        console.print(f"mean ± sample standard deviation over {table.seeds} seeds; differences paired by seed")
+        shown.add_row(*(Text(cells[n]) for n in kept))
+    return shown
 
 
 def to_markdown(table: Table) -> str:
-    """The table as Markdown."""
-    lines = [table.columns, ["---"] * len(table.columns), *table.cells()]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    """The table as Markdown: numbers to the right, nothing in it read as markup."""
+    rule = ["---" if n < len(table.name_columns) else "--:" for n in range(len(table.columns))]
+    written = [list(map(_markdown, line)) for line in (table.columns, *table.cells())]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (written[0], rule, *written[1:])) + "\n"
+
+
+def _markdown(text: str) -> str:
+    text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{c}" if c in "\\|`*" else c for c in text).replace("](", "]\\(")
+
+
+def to_csv(table: Table) -> str:
+    """The table as CSV with plain numbers: the same as `to_json` but for each seed."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    ends = ["difference_low", "difference_high"]
+    writer.writerow([*table.name_columns, "score", "mean", "deviation", "n", "difference", *ends, *COSTS])
+    for line, data in zip(table.lines, to_json(table), strict=True):
+        numbers = [data[key] for key in ("mean", "deviation", "n", "difference")]
+        interval = data["interval"] or (None, None)
+        costs = [data[key] for key in COSTS]
+        writer.writerow([*map(_spreadsheet, line.names), data["score"], *numbers, *interval, *costs])
+    return out.getvalue()
+
+
+def _spreadsheet(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def to_json(table: Table) -> list[dict[str, Any]]:
-    """The table as data: one mapping a line, with every seed's score."""
+    """The table as data: one mapping a line, with every seed's score and the number `n` of them."""
     return [
         {
             "label": line.row.label,
             "factors": line.row.factors,
-            "score": table.score_name,
+            "score": line.row.score_name or table.score_name,
             "mean": line.row.mean,
             "deviation": line.row.deviation,
+            "n": line.row.n,
             "seeds": {str(k): v for k, v in line.row.scores.items()},
             "baseline": line.is_baseline,
             "difference": line.difference.mean if line.difference else None,

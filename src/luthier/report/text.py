@@ -1,0 +1,32 @@
+"""Text from data, models and attacks, made fit to be looked at: nothing hidden, nothing that changes direction."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+# Control, format (direction, zero width), lone surrogates, private use, unassigned, line and paragraph separators.
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def is_hidden(character: str) -> bool:
+    """Whether a character shows as nothing, or changes how its neighbours show."""
+    return unicodedata.category(character) in _HIDDEN
+
+
+def mark(character: str) -> str:
+    """The visible stand-in of a hidden character: `⟨U+202E⟩`."""
+    return f"⟨U+{ord(character):04X}⟩"
+
+
+def visible(text: str, keep: str = "") -> str:
+    """Text with every hidden character replaced by its mark, but for those in `keep`."""
+    if text.isprintable():
+        return text
+    return "".join(mark(c) if is_hidden(c) and c not in keep else c for c in text)
+
+
+def one_line(value: Any, longest: int = 80) -> str:
+    """A value as one visible line of at most `longest` characters."""
+    text = visible(str(value))
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -1,0 +1,165 @@
+"""The generator: a bottleneck network that turns a sentence vector into prompt vectors.
+
+Shapes: B examples, n PHM order, r rank, m bottleneck, t prompt vectors, d model width, g sentence vector width,
+K layers that get a prompt. Source: Wu et al., NAACL 2022, section 3 and equations 3 to 6.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from luthier.tuning.instance_prompt.config import InstancePromptConfig, check_order
+
+PHM_STD, DNN_STD, BIAS_RANGE = 0.05, 0.02, 0.5
+
+
+class PHMLinear(nn.Module):
+    """x W with W = sum over i of A_i (x) B_i, a sum of n Kronecker products.
+
+    W is only formed where that takes fewer multiplications than two contractions with the factors.
+
+    Attributes:
+        a: A, (n, n, n), or None where the caller passes it.
+        b: B, (n, in / n, out / n), or None where it is the product of `s` and `t`.
+        s, t: (n, in / n, r) and (n, r, out / n) of the low-rank form, B_i = S_i T_i.
+    """
+
+    def __init__(self, inputs: int, outputs: int, order: int, *, rank: int | None = None, own_a: bool = True) -> None:
+        """Raises ValueError where `order` does not divide both widths."""
+        super().__init__()
+        if inputs % order or outputs % order:
+            raise ValueError(f"order {order} must divide the widths {inputs} and {outputs}")
+        self.inputs, self.outputs, self.order, self.rank = inputs, outputs, order, rank
+        rows, columns = inputs // order, outputs // order
+        self.a = nn.Parameter(torch.empty(order, order, order)) if own_a else None
+        self.b = nn.Parameter(torch.empty(order, rows, columns)) if rank is None else None
+        self.s = nn.Parameter(torch.empty(order, rows, rank)) if rank is not None else None
+        self.t = nn.Parameter(torch.empty(order, rank, columns)) if rank is not None else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """A and B from N(0, 0.05); S and T so that their product has that deviation."""
+        if self.a is not None:
+            nn.init.normal_(self.a, std=PHM_STD)
+        if self.b is not None:
+            nn.init.normal_(self.b, std=PHM_STD)
+        if self.s is not None and self.t is not None:
+            for factor in (self.s, self.t):
+                nn.init.normal_(factor, std=math.sqrt(PHM_STD / math.sqrt(factor.shape[-1 if factor is self.s else 1])))
+
+    def right_factors(self) -> Tensor:
+        """B: (n, in / n, out / n)."""
+        if self.b is not None:
+            return self.b
+        assert self.s is not None
+        assert self.t is not None
+        return torch.bmm(self.s, self.t)
+
+    def matrix(self, a: Tensor | None = None) -> Tensor:
+        """W: (in, out)."""
+        a = self.a if a is None else a
+        return torch.einsum("iac,ipq->apcq", a, self.right_factors()).reshape(self.inputs, self.outputs)
+
+    def forward(self, x: Tensor, a: Tensor | None = None) -> Tensor:
+        """(B, in) -> (B, out); `a` (n, n, n) stands in for a missing own A."""
+        a = self.a if a is None else a
+        if self._forming_is_cheaper(x.shape[0]):
+            return x @ self.matrix(a)
+        blocks = x.reshape(-1, self.order, self.inputs // self.order)
+        if self.inputs <= self.outputs and self.b is not None:
+            mixed = torch.einsum("zap,iac->zcip", blocks, a).flatten(2)
+            return (mixed @ self.b.flatten(0, 1)).flatten(1)
+        return torch.einsum("zaiq,iac->zcq", self._right(blocks), a).flatten(1)
+
+    def _right(self, blocks: Tensor) -> Tensor:
+        """(B, n, in / n) -> (B, n, n, out / n), every block times every B_i."""
+        if self.b is not None:
+            return (blocks @ self.b.transpose(0, 1).flatten(1)).unflatten(-1, (self.order, -1))
+        assert self.s is not None
+        assert self.t is not None
+        narrow = (blocks @ self.s.transpose(0, 1).flatten(1)).unflatten(-1, (self.order, -1))
+        return torch.einsum("zair,irq->zaiq", narrow, self.t)
+
+    def _forming_is_cheaper(self, rows: int) -> bool:
+        formed = (self.order + rows) * self.inputs * self.outputs
+        if self.rank is not None:
+            low = self.rank * (self.inputs + self.outputs * self.order)
+            return formed < rows * self.order * (low + self.order * self.outputs)
+        return formed < rows * (self.inputs * self.outputs + self.order**2 * min(self.inputs, self.outputs))
+
+
+class Bottleneck(nn.Module):
+    """W2 gelu(drop(W1 drop(s) + b1)): (B, g) -> (B, out), without the output's bias."""
+
+    def __init__(self, config: InstancePromptConfig, inputs: int, outputs: int) -> None:
+        super().__init__()
+        m, self.dropout = config.bottleneck, config.dropout
+        self.a: nn.Parameter | None = None
+        self.down_bias = nn.Parameter(torch.zeros(m))
+        if not config.uses_phm:
+            self.down: nn.Module = nn.Linear(inputs, m, bias=False)
+            self.up: nn.Module = nn.Linear(m, outputs, bias=False)
+            for matrix in (self.down, self.up):
+                nn.init.normal_(matrix.weight, std=DNN_STD)
+            return
+        order, rank = config.phm_order, config.phm_rank if config.generator == "low_rank_phm" else None
+        if config.share_a:
+            self.a = nn.Parameter(torch.empty(order, order, order).normal_(std=PHM_STD))
+        self.down = PHMLinear(inputs, m, order, rank=rank, own_a=not config.share_a)
+        self.up = PHMLinear(m, outputs, order, rank=rank, own_a=not config.share_a)
+        nn.init.normal_(self.down_bias, std=PHM_STD)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        shared = () if self.a is None else (self.a,)
+        dropped = functional.dropout(vectors, self.dropout, self.training)
+        hidden = self.down(dropped, *shared) + self.down_bias
+        return self.up(functional.gelu(functional.dropout(hidden, self.dropout, self.training)), *shared)
+
+
+class PromptGenerator(nn.Module):
+    """G_b for all K layers.
+
+    Attributes:
+        networks: one bottleneck, or K of them where nothing is shared.
+        bias: the layers' own prompts, (K, t d), or (1, t d) where all is shared.
+        norms: LayerNorms over the generated vectors, as many as networks; None without.
+    """
+
+    def __init__(self, config: InstancePromptConfig, vector_width: int, model_width: int, layers: int) -> None:
+        """Raises ValueError where the order does not divide the widths, or a residual does not fit."""
+        super().__init__()
+        check_order(config, vector_width, model_width)
+        if config.residual and vector_width != model_width:
+            raise ValueError(
+                f"residual adds sentence vectors of width {vector_width} to prompts of width {model_width}: "
+                "leave it out"
+            )
+        outputs = config.vectors_per_layer * model_width
+        networks = layers if config.sharing == "none" else 1
+        self.vector_width, self.model_width, self.residual = vector_width, model_width, config.residual
+        self.networks = nn.ModuleList(Bottleneck(config, vector_width, outputs) for _ in range(networks))
+        self.bias = nn.Parameter(torch.empty(1 if config.sharing == "shared" else layers, outputs))
+        nn.init.uniform_(self.bias, -BIAS_RANGE, BIAS_RANGE)
+        self.norms = nn.ModuleList(nn.LayerNorm(model_width) for _ in range(networks)) if config.layer_norm else None
+
+    def forward(self, vectors: Tensor, layer: int) -> Tensor:
+        """Sentence vectors (B, g) -> the prompt of the layer-th of the K layers, (B, t, d).
+
+        Raises:
+            ValueError: the vectors have another width.
+        """
+        if vectors.shape[-1] != self.vector_width:
+            raise ValueError(
+                f"sentence vectors are {vectors.shape[-1]} wide, but the generator takes {self.vector_width}"
+            )
+        vectors = vectors.to(self.bias.dtype)
+        network = layer if len(self.networks) > 1 else 0
+        made = self.networks[network](vectors) + self.bias[layer if len(self.bias) > 1 else 0]
+        prompt = made.unflatten(-1, (-1, self.model_width))
+        if self.norms is not None:
+            prompt = self.norms[network](prompt)
+        return prompt + vectors[:, None] if self.residual else prompt

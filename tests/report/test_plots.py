@@ -1,0 +1,142 @@
+"""Plots: well-formed, harmless, readable, and honest about what they can't draw."""
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from luthier.report.plots import draw_section_plot, plot_bars, plot_heatmap, plot_lines, plot_radar, plot_scatter
+from luthier.report.svg import COLOURS, DARK_COLOURS, style
+
+from .fixtures import BINS, HOSTILE
+
+PLOTS = {
+    "bars": {"kind": "bars", "values": {HOSTILE: 0.3, "b": [0.4, 0.5]}, "x_label": HOSTILE},
+    "lines": {"kind": "lines", "series": {HOSTILE: [[0, 1], [1, 2]], "b": [[[0, 1]], [[0, 2]]]}, "y_label": HOSTILE},
+    "log lines": {"kind": "lines", "series": {"a": [[1, 1], [900, 2]]}, "log_x": True},
+    "radar": {
+        "kind": "radar",
+        "series": {HOSTILE: {"a": 0.5, HOSTILE: 0.2, "c": 1.4}, "y": {"a": 1, HOSTILE: 0, "c": 0}},
+    },
+    "reliability": {"kind": "reliability", "bins": BINS},
+    "heatmap": {"kind": "heatmap", "rows": [HOSTILE], "columns": [HOSTILE, "d"], "values": [[1, 2]]},
+    "large heatmap": {"kind": "heatmap", "rows": [*"ab"], "columns": [*"x" * 90], "values": [[*range(90)]] * 2},
+}
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_every_plot_is_well_formed_and_harmless(name: str):
+    svg = draw_section_plot(PLOTS[name], HOSTILE)
+    root = ElementTree.fromstring(svg)
+    tags = [element.tag.rpartition("}")[2] for element in root.iter()]
+    assert not {"script", "foreignObject", "image", "style", "a", "metadata"} & set(tags)
+    assert tags[:3] == ["svg", "title", "desc"]
+    assert root[0].text.startswith("<script>alert(1)</script></style>&⟨U+202E⟩evil⟨U+0000⟩long")
+    assert len(root[1].text) > 5
+    assert "text" in tags
+    references = [v for e in root.iter() for k, v in e.attrib.items() if k.rpartition("}")[2] == "href"]
+    assert all(reference.startswith("#") for reference in references)
+    assert "\u202e" not in svg
+
+
+def test_references_lead_somewhere_and_no_two_plots_share_a_name():
+    drawn = [draw_section_plot(plot, name) for name, plot in PLOTS.items()]
+    names = [set(re.findall(r' id="([^"]+)"', svg)) for svg in drawn]
+    for svg, own in zip(drawn, names, strict=True):
+        assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg)) <= own
+    assert len(set.union(*names)) == sum(map(len, names))
+
+
+def test_text_is_text_and_no_mathematics():
+    svg = plot_bars({"<b>$x^2$": [0.1, 0.2]}, title="<t>", x_label="score")
+    assert "<title>&lt;t&gt;</title><desc>score. &lt;b&gt;$x^2$ 0.15.</desc>" in svg
+    assert "&lt;b&gt;$x^2$</text>" in svg
+    assert "score</text>" in svg
+
+
+def test_the_same_plot_is_the_same_text():
+    assert draw_section_plot(PLOTS["lines"], "t") == draw_section_plot(PLOTS["lines"], "t")
+
+
+def test_a_page_can_set_every_colour():
+    series = {str(n): [[(0.0, float(n)), (1.0, n + 1.0)]] for n in range(len(COLOURS))}
+    svg = plot_lines(series, title="t", x_label="x", y_label="y")
+    assert set(re.findall(r"#[0-9a-f]{6}\b", svg)) <= set(COLOURS)
+    assert all(f"var(--series-{n}, {colour})" in svg for n, colour in enumerate(COLOURS))
+    assert "currentColor" in svg
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours (WCAG 2)."""
+
+    def light(colour: str) -> float:
+        parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((light(one), light(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_colours_can_be_seen_and_series_told_apart():
+    assert all(contrast(colour, "#15171b") >= 4.5 for colour in DARK_COLOURS)
+    assert all(contrast(colour, "#ffffff") >= 2.0 for colour in COLOURS)
+    assert len({tuple(style(n).values()) for n in range(32)}) == 32
+
+
+def test_a_band_is_drawn_for_several_seeds_only():
+    one = plot_lines({"a": [[(0, 1), (1, 2)]]}, title="t", x_label="x", y_label="y")
+    two = plot_lines({"a": [[(0, 1), (1, 2)], [(0, 2), (1, 3)]]}, title="t", x_label="x", y_label="y")
+    assert "FillBetween" not in one
+    assert "FillBetween" in two
+    assert "a ends at 2.5" in two
+
+
+@pytest.mark.parametrize("xs", [(770.0, 900.0), (1e3, 2e7), (5.0, 5.0)])
+def test_a_logarithmic_axis_has_plain_ticks(xs: tuple[float, float]):
+    points = {str(n): [(x, 0.5)] for n, x in enumerate(xs)}
+    svg = plot_scatter(points, title="t", x_label="x", y_label="y", log_x=True)
+    ticks = [t for t in re.findall(r">([^<>]+)</text>", svg) if re.fullmatch(r"[\d.]+[kM]?", t)]
+    assert len(ticks) >= 4
+    assert "mathdefault" not in svg
+
+
+@pytest.mark.parametrize(
+    "plot",
+    [
+        {"kind": "pie"},
+        {},
+        {"kind": "bars"},
+        {"kind": "bars", "values": {"a": []}},
+        {"kind": "bars", "values": {"a": [float("nan")]}},
+        {"kind": "bars", "values": {"a": "x"}},
+        {"kind": "lines", "series": {}},
+        {"kind": "lines", "series": {"a": []}},
+        {"kind": "radar", "series": {}},
+        {"kind": "radar", "series": {"a": {"x": 1, "y": 1}}},
+        {"kind": "reliability", "bins": [{"confidence": 1, "accuracy": 1, "count": 0}]},
+        {"kind": "heatmap", "rows": ["a"], "columns": ["b"], "values": [[1, 2]]},
+        {"kind": "heatmap", "rows": [], "columns": [], "values": []},
+    ],
+)
+def test_what_cannot_be_drawn_is_an_error(plot: dict):
+    with pytest.raises((ValueError, KeyError, TypeError, AttributeError)):
+        draw_section_plot(plot, "t")
+
+
+def test_every_label_needs_the_same_axes():
+    with pytest.raises(ValueError, match="same ones"):
+        plot_radar({"a": {"x": 1, "y": 1, "z": 1}, "b": {"x": 1, "y": 1, "w": 1}}, title="t")
+
+
+def test_few_numbers_are_written_into_a_heat_map():
+    assert ">0.25</text>" in plot_heatmap(["r"], ["c", "d"], [[0.25, 1]], title="t")
+
+
+def test_plots_leave_the_users_backend_alone(tmp_path: Path):
+    import matplotlib
+
+    before = matplotlib.rcParams["backend"], matplotlib.rcParams["svg.fonttype"]
+    plot_bars({"a": [1.0]}, title="t", x_label="x")
+    assert (matplotlib.rcParams["backend"], matplotlib.rcParams["svg.fonttype"]) == before

@@ -1,0 +1,196 @@
+"""The comparison table, and what is said of it."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from luthier.report.findings import headline, states
+from luthier.report.results import read_run, read_runs
+from luthier.report.tables import comparison_table, cost_text, print_table, to_csv, to_json, to_markdown
+
+from .fixtures import METHODS, cell_folder, fail, grid, write_recipe, write_stage
+
+
+def set_scores(folder: Path, scores: dict[tuple[str, int], float], name: str = "validation/accuracy") -> None:
+    for (method, seed), score in scores.items():
+        path = cell_folder(folder, method, seed) / "00-tune" / "metrics.json"
+        metrics = json.loads(path.read_text()) | {"scores": {name: score}, "primary": name}
+        path.write_text(json.dumps(metrics))
+
+
+def flat(folder: Path, values: dict[str, tuple[float, ...]], name: str = "validation/accuracy") -> Path:
+    """A grid whose scores are given, one for each seed."""
+    grid(folder, seeds=tuple(range(1, 1 + len(next(iter(values.values()))))))
+    set_scores(folder, {(m, n + 1): s for m, found in values.items() for n, s in enumerate(found)}, name)
+    return folder
+
+
+def printed(folder: Path, width: int) -> str:
+    out = io.StringIO()
+    print_table(comparison_table([read_run(folder)]), Console(file=out, width=width))
+    return out.getvalue()
+
+
+def test_lines_columns_and_missing_seeds(tmp_path: Path):
+    folder = grid(tmp_path / "grid")
+    fail(folder, "lora", 3, "nan")
+    for seed in (1, 2, 3):
+        fail(folder, "prompt", seed, "nan")
+    table = comparison_table([read_run(folder)])
+    assert table.columns[:3] == ["method", "validation/accuracy", "difference [95 %]"]
+    lines = table.cells()
+    assert [line[0] for line in lines] == list(METHODS)
+    assert lines[0][2] == "baseline"
+    assert lines[1][1].endswith("(2 of 3)")
+    assert lines[2][1] == "failed"
+    assert states([read_run(folder)]) == "12 runs: 8 finished, 4 failed."
+
+
+def test_every_factor_has_its_column(tmp_path: Path):
+    folder = grid(tmp_path / "grid")
+    for cell in (folder / "cells").iterdir():
+        factors = json.loads((cell / "cell.json").read_text())["factors"]
+        (cell / "cell.json").write_text(json.dumps({"factors": {**factors, "stages.0.tune.learning_rate": 0.1}}))
+    (folder / "recipe.yaml").write_text("name: [")
+    table = comparison_table([read_run(folder)])
+    assert table.name_columns == ["method", "learning_rate"]
+    assert table.cells()[0][:2] == ["full", "0.1"]
+
+
+def test_one_seed_has_no_interval_and_no_claim(tmp_path: Path):
+    table = comparison_table([read_run(grid(tmp_path / "grid", seeds=(1,)))])
+    assert all(line.difference is None or line.difference.interval is None for line in table.lines)
+    assert "±" not in to_markdown(table)
+    assert "no difference can be told" in headline(table)
+
+
+SAME = {"lora": (0.1, 0.1, 0.1), "prompt": (0.1, 0.1, 0.1)}
+
+
+def test_the_headline_claims_no_more_than_the_interval(tmp_path: Path):
+    clear = flat(tmp_path / "a", {**SAME, "full": (0.5, 0.52, 0.51), "residual_prompt": (0.7, 0.73, 0.71)})
+    text = headline(comparison_table([read_run(clear)]))
+    assert text.startswith("Highest mean validation/accuracy: residual_prompt, 0.7133 ± 0.0153 over 3 seeds.")
+    assert "Against the baseline, full: +0.203 [" in text
+    assert "can be told" not in text
+    close = flat(
+        tmp_path / "b", {"lora": (0.1, 0.1), "prompt": (0.1, 0.1), "full": (0.5, 0.6), "residual_prompt": (0.64, 0.53)}
+    )
+    assert "no difference can be told at n = 2 seeds" in headline(comparison_table([read_run(close)]))
+
+
+def test_the_headline_where_lower_is_better_and_where_all_are_equal(tmp_path: Path):
+    values = {**SAME, "full": (9.0, 9.1, 9.2), "residual_prompt": (8.0, 8.3, 8.1)}
+    folder = flat(tmp_path / "a", values | dict.fromkeys(SAME, (12.0, 12.1, 12.0)), "test/perplexity")
+    assert headline(comparison_table([read_run(folder)])).startswith("Lowest mean test/perplexity: residual_prompt")
+    folder = flat(tmp_path / "b", dict.fromkeys(METHODS, (0.5, 0.5)))
+    assert headline(comparison_table([read_run(folder)])).startswith(
+        "Equal mean validation/accuracy 0.5000: full, lora"
+    )
+
+
+def test_equal_gaps_are_not_sold_as_certain(tmp_path: Path):
+    folder = flat(tmp_path / "a", {**SAME, "full": (0.5, 0.6, 0.7), "residual_prompt": (0.6, 0.7, 0.8)})
+    assert "no interval can be given" in headline(comparison_table([read_run(folder)]))
+
+
+def test_nothing_finished(tmp_path: Path):
+    folder = grid(tmp_path / "grid")
+    for method in METHODS:
+        for seed in (1, 2, 3):
+            fail(folder, method, seed, "nan")
+    table = comparison_table([read_run(folder)])
+    assert headline(table) == "No run has finished with a score."
+    assert to_json(table)[0]["mean"] is None
+
+
+def test_the_recipe_can_name_the_baseline_and_is_told_where_it_has_no_score(tmp_path: Path):
+    folder = grid(tmp_path / "grid")
+    text = (folder / "recipe.yaml").read_text().replace("{over:", "{baseline: lora, over:")
+    (folder / "recipe.yaml").write_text(text)
+    assert [line.is_baseline for line in comparison_table([read_run(folder)]).lines] == [False, True, False, False]
+    for seed in (1, 2, 3):
+        fail(folder, "lora", seed, "nan")
+    table = comparison_table([read_run(folder)])
+    assert table.lines[0].is_baseline
+    assert table.notes == ["The recipe's baseline lora has no score; full stands in for it."]
+
+
+def test_lines_with_another_score_are_shown_and_not_compared(tmp_path: Path):
+    folder = grid(tmp_path / "grid")
+    set_scores(folder, {("lora", seed): 30.0 + seed for seed in (1, 2, 3)}, "test/perplexity")
+    table = comparison_table([read_run(folder)])
+    assert table.lines[1].difference is None
+    assert table.cells()[1][1].startswith("test/perplexity 32.0000")
+    assert "only lines with the same score are compared" in table.notes[0]
+    assert "lora" not in headline(table)
+
+
+def test_several_runs_with_one_name_stay_apart(tmp_path: Path):
+    places = [tmp_path / "a" / "plain", tmp_path / "b" / "plain", tmp_path / "c" / "plain"]
+    for number, place in enumerate(places):
+        write_stage(place / "00-tune", 0.8 + number / 100)
+        write_recipe(place, f"name: plain\nseed: {number // 2}\nstages: [{{tune: {{}}}}]\n")
+    table = comparison_table(read_runs(places))
+    assert len({line.row.label for line in table.lines}) == 3
+    assert table.lines[1].difference.mean == pytest.approx(0.01)
+    assert table.lines[2].difference is None
+
+
+def test_a_plain_run_is_one_line(tmp_path: Path):
+    write_stage(tmp_path / "plain" / "00-tune", 0.8)
+    write_recipe(tmp_path / "plain", "name: plain\n")
+    table = comparison_table([read_run(tmp_path / "plain")])
+    assert table.cells()[0][:2] == ["plain", "0.8000"]
+    assert states([read_run(tmp_path / "plain")]) == ""
+
+
+def test_a_wide_terminal_shows_all_and_a_narrow_one_spares_costs(tmp_path: Path):
+    folder = grid(tmp_path / "grid")
+    wide, narrow = printed(folder, 160), printed(folder, 80)
+    assert "tokens/s" in wide
+    assert "on disk" in wide
+    assert "tokens/s" not in narrow
+    assert all(method in narrow for method in METHODS)
+    assert max(map(len, narrow.splitlines())) <= 80
+
+
+def test_a_terminal_gets_no_escape_codes_and_no_markup_from_names(tmp_path: Path):
+    folder = tmp_path / "[red]x[red]\x1b[31m"
+    write_stage(folder / "00-tune", 0.8)
+    write_recipe(folder, "name: x\n")
+    text = printed(folder, 160)
+    assert "\x1b" not in text
+    assert "[red]x[red]⟨U+001B⟩[31m" in text
+
+
+def test_markdown_csv_and_json_of_hostile_names(tmp_path: Path):
+    folder = tmp_path / "=1|<b>\n`x`"
+    write_stage(folder / "00-tune", 0.8)
+    write_recipe(folder, "name: x\n")
+    table = comparison_table([read_run(folder)])
+    line = to_markdown(table).splitlines()[2]
+    assert line.startswith(r"| =1\|&lt;b&gt;⟨U+000A⟩\`x\` | 0.8000 |")
+    (read,) = csv.DictReader(io.StringIO(to_csv(table)))
+    assert read["run"] == "'=1|<b>\n`x`"
+    assert float(read["mean"]) == 0.8
+
+
+def test_table_as_data_and_text(tmp_path: Path):
+    table = comparison_table([read_run(grid(tmp_path / "grid"))])
+    data = json.loads(json.dumps(to_json(table)))
+    assert data[0]["seeds"].keys() == {"1", "2", "3"}
+    assert data[1]["interval"][0] < data[1]["difference"] < data[1]["interval"][1]
+    assert to_markdown(table).count("\n") == 2 + len(METHODS)
+    rows = list(csv.DictReader(io.StringIO(to_csv(table))))
+    assert [row["method"] for row in rows] == list(METHODS)
+    assert float(rows[3]["trainable_parameters"]) == 313_362
+
+
+@pytest.mark.parametrize(("value", "text"), [(1.5e9, "1.50 GB"), (2e6, "2.0 MB"), (33_800, "33.8 kB"), (0, "0.0 kB")])
+def test_bytes_have_a_unit_that_fits(value: float, text: str):
+    assert cost_text("bytes_on_disk", value) == text
