@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import LuthierError, RecipeError, WorkspaceError
+from luthier.errors import InterruptedRunError, LuthierError, WorkspaceError
 from luthier.files import unwritable, write_json, write_text
 from luthier.grid import cell_name, cell_recipe, cells
 from luthier.models.settings import ModelSettings
@@ -25,6 +25,8 @@ from luthier.yaml_text import YamlText, dump_yaml
 
 logger = logging.getLogger(__name__)
 DONE = "done.json"
+# Errors after which the same command goes on: they say nothing about the recipe.
+GOES_ON = (WorkspaceError.exit_code, InterruptedRunError.exit_code)
 
 
 @dataclass
@@ -96,7 +98,12 @@ def run(
         write_text(folder / "recipe.yaml", recipe_yaml(checked))
         write_json(folder / "environment.json", environment())
         if checked.compare is None:
-            return run_cell(checked, folder)
+            try:
+                return run_cell(checked, folder)
+            except LuthierError as error:
+                if error.exit_code not in GOES_ON:
+                    write_json(folder / "failed.json", {"error": str(error)})
+                raise
         return _run_grid(checked, folder, on_cell)
 
 
@@ -126,8 +133,8 @@ def _run_grid(
         write_json(place / "cell.json", {"factors": factors})
         try:
             cell = run_cell(cell_recipe(recipe, factors), place)
-        except (RecipeError, LuthierError) as error:
-            if error.exit_code in (WorkspaceError.exit_code, 75):
+        except LuthierError as error:
+            if error.exit_code in GOES_ON:
                 raise
             logger.error("%s: %s", cell_name(factors), error)
             write_json(place / "failed.json", {"error": str(error)})

@@ -234,3 +234,14 @@ def test_a_tracker_that_is_not_installed_names_its_extra(workplace, capsys):
 def test_settings_that_exclude_each_other_are_refused_before_anything_runs(workplace, capsys):
     workplace.tune.update(method="prefix", gradient_checkpointing=True)
     fails(workplace, capsys, 2, "prefix does not work with gradient_checkpointing", verb="validate")
+
+
+def test_a_failed_run_says_so_in_its_report_and_can_be_mended(workplace, capsys):
+    workplace.tune["learning_rate"] = 1e30
+    workplace.tune["max_grad_norm"] = 0
+    fails(workplace, capsys, 5)
+    assert workplace.luthier("report", str(workplace.run_folder)) == 0
+    assert "not finite at step" in (workplace.run_folder / "report.html").read_text()
+    workplace.tune["learning_rate"] = 5e-3
+    assert workplace.run() == 0
+    assert "not finite at step" not in (workplace.run_folder / "report.html").read_text()
