@@ -13,11 +13,13 @@ from luthier.recipe import RecipeBase, check_recipe, json_schema, load_recipe
 
 
 def console(**arguments: Any) -> Any:
-    """A rich console on standard output."""
+    """A rich console on standard output that prints brackets as they are; wide enough for a table in a pipe."""
     from rich.console import Console
 
-    plain = Console(highlight=False, **arguments)
-    return plain if plain.is_terminal else Console(highlight=False, width=max(plain.width, 110), **arguments)
+    shown = Console(highlight=False, markup=False, **arguments)
+    return (
+        shown if shown.is_terminal else Console(highlight=False, markup=False, width=max(shown.width, 110), **arguments)
+    )
 
 
 def init(arguments: argparse.Namespace) -> None:

@@ -62,12 +62,10 @@ def _plan_cell(recipe: RecipeBase, folder: Path, name: str) -> list[PlannedStage
 
 def print_plan(planned: list[PlannedStage], console: Any) -> None:
     """Show a dry run, one stage after another, and the totals."""
-    from rich.markup import escape
-
     seconds, memory = 0.0, 0
     for stage in planned:
         state = "done already" if stage.cached else "to do"
-        console.print(f"[bold]{escape(str(stage.folder))}[/bold]  {state}", soft_wrap=True)
+        console.print(f"{stage.folder}  {state}", style="bold", soft_wrap=True)
         if stage.problem:
             console.print(f"  can't run: {stage.problem}", markup=False)
         if stage.plan is None:

@@ -8,25 +8,32 @@ _TEMPLATE = """\
 # A Luthier recipe. Check it with `luthier validate`, look ahead with `luthier plan`, run it with `luthier run`.
 # Every key and its default: docs/recipe.md, or `luthier explain tune`.
 
-name: {name}                 # the run's folder: runs/{name}
+# Name of the run, and of its folder: runs/{name}
+name: {name}
+# A hub id, a local directory, or package:NAME for weights inside an installed package.
 model: {model}
-                               # a hub id, a local directory, or package:NAME for weights in an installed package
-seed: 13                       # of new parameters, dropout and the order of the data
+# Seed of new parameters, dropout and the order of the data.
+seed: 13
 
 stages:
   - tune:
-      method: {method}            # {methods}
-                               # or with settings: {{name: lora, rank: 16}}; see `luthier explain {method}`
+      # One of: {methods}.
+      # With settings: {{name: lora, rank: 16}}; `luthier explain {method}` lists them.
+      method: {method}
       data:
         train: {train}
-        validation_fraction: 0.1   # or name a file: validation: dev.tsv
-        text: text             # column with the text
-        label: label           # column with the label
-        max_length: 128        # in tokens; longer rows are refused unless the next line allows it
+        # Or name a file: `validation: dev.tsv`.
+        validation_fraction: 0.1
+        # Columns of the text and its label.
+        text: text
+        label: label
+        # In tokens; longer rows are refused unless the next line allows them to be cut.
+        max_length: 128
         too_long: truncate
       epochs: 3
       batch_size: 16
-      # learning_rate: 5e-4    # left out: the method's own default
+      # Left out, the learning rate is the method's own default.
+      # learning_rate: 5e-4
   - evaluate:
       suites: [task, calibration, cost]
 

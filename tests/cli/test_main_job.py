@@ -138,6 +138,11 @@ def test_information_verbs(workplace, verb, capsys):
     assert len(capsys.readouterr().out) > 200
 
 
+def test_brackets_reach_the_user(workplace, capsys):
+    assert workplace.luthier("doctor") == 0
+    assert "pip install 'luthier[" in capsys.readouterr().out
+
+
 def test_explain_tells_settings_defaults_and_paper(workplace, capsys):
     assert workplace.luthier("explain", "residual_prompt") == 0
     out = capsys.readouterr().out
