@@ -60,7 +60,7 @@ class RecipeBase(Settings):
     """A whole recipe: one model, and the stages it goes through."""
 
     name: str = Field(description="Name of the run, and of its folder below `runs/`.", min_length=1, max_length=80)
-    model: Annotated[ModelSettings, BeforeValidator(lambda v: {"reference": v} if isinstance(v, str) else v)] = Field(
+    model: ModelSettings = Field(
         description="Where to start: a hub id, a local directory, or `package:NAME` for weights inside an installed "
         "package; or a mapping with `reference` and more settings."
     )

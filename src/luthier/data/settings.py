@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -123,6 +123,11 @@ class DataSettings(Settings):
     def columns(self) -> dict[str, str | list[str]]:
         """The columns named by the user."""
         return {name: getattr(self, name) for name in _COLUMN_FIELDS if getattr(self, name) is not None}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _sources_fit(self) -> DataSettings:

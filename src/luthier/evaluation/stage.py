@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, create_model
+from pydantic import Field, create_model
 
 from luthier.data.settings import DataSettings
 from luthier.registry import STAGES, SUITES, import_folder, one_of
 from luthier.stages import Kind, Stage, StageInputs, StageOutputs
 
 import_folder("luthier.evaluation.suites")
-
-Data = Annotated[DataSettings, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)]
 
 
 @STAGES.register
@@ -26,7 +24,7 @@ class Evaluate(Stage):
     gives: ClassVar[Kind | None] = None
 
     suites: Any = None
-    data: Data | None = Field(None, description="The data to judge on; null takes that of the stage before.")
+    data: DataSettings | None = Field(None, description="The data to judge on; null takes that of the stage before.")
     split: Literal["auto", "train", "validation", "test"] = Field(
         "auto", description="Which split: auto is test where there is one, else validation."
     )

@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import ModelError, WorkspaceError
+from luthier.files import sync
 from luthier.models.adapter_types import ADAPTER_LOADERS, ensure_adapter_type
 from luthier.models.card import CARD, ModelCard, read_card, write_card
 from luthier.models.heads import WITH_LABELS, HeadRequest
@@ -315,11 +315,7 @@ def _refuse_other_base(folder: Path, card: ModelCard, base: ModelSettings) -> No
 
 def _flush(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync(path)
 
 
 def _put_in_place(scratch: Path, directory: Path) -> None:
@@ -328,10 +324,6 @@ def _put_in_place(scratch: Path, directory: Path) -> None:
         aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
         directory.rename(aside)
     scratch.rename(directory)
-    handle = os.open(directory.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(directory.parent)
     if aside is not None:
         shutil.rmtree(aside, ignore_errors=True)

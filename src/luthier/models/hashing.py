@@ -7,24 +7,16 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-_CHUNK = 1 << 22
+from luthier.files import sha256_of
+
 _WORTH_REMEMBERING = 1 << 24
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, read now."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def remembered_sha256(path: Path) -> str:
     """SHA-256 of a file's content; that of a large file is remembered by its path, size and times."""
     stat = path.stat()
     if stat.st_size < _WORTH_REMEMBERING:
-        return file_sha256(path)
+        return sha256_of(path)
     identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
     note = cache_directory() / "sha256" / hashlib.sha256(identity.encode()).hexdigest()
     try:
@@ -33,7 +25,7 @@ def remembered_sha256(path: Path) -> str:
             return known
     except OSError:
         pass
-    digest = file_sha256(path)
+    digest = sha256_of(path)
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
         scratch = note.with_name(f"{note.name}.{os.getpid()}")

@@ -8,7 +8,8 @@ import json
 from pathlib import Path, PurePosixPath
 
 from luthier.errors import ModelError
-from luthier.models.hashing import file_sha256, remembered_sha256
+from luthier.files import sha256_of
+from luthier.models.hashing import remembered_sha256
 from luthier.models.references import ModelSource
 from luthier.models.tensors import read_json
 
@@ -19,7 +20,7 @@ _DAMAGED = "the file changed after it was saved: restore it from a copy, or run 
 def write_manifest(directory: Path) -> None:
     """Write `manifest.json` over all files that are in the directory now."""
     files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
-    digests = {path.relative_to(directory).as_posix(): file_sha256(path) for path in files}
+    digests = {path.relative_to(directory).as_posix(): sha256_of(path) for path in files}
     (directory / MANIFEST).write_text(json.dumps({"sha256": digests}, indent=1) + "\n", encoding="utf-8")
 
 
@@ -50,7 +51,7 @@ def verify_manifest(directory: Path) -> None:
     for name, digest in sorted(digests.items()):
         if not (directory / name).is_file():
             raise ModelError("the file is missing", where=str(directory / name), fix=_DAMAGED)
-        if file_sha256(directory / name) != digest:
+        if sha256_of(directory / name) != digest:
             raise ModelError(
                 "the file does not match its SHA-256 in manifest.json",
                 where=str(directory / name),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from luthier.data.settings import DataSettings
 from luthier.evaluation.subject import Subject, Suite, SuiteResult
@@ -15,7 +15,6 @@ from luthier.settings import Paper, Settings
 if TYPE_CHECKING:
     from luthier.robustness.report import EvaluationSet
 
-Data = Annotated[DataSettings, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)]
 SCORE_NAMES = {
     "accuracy": "robustness/accuracy",
     "shift": "robustness/shift_accuracy",
@@ -29,7 +28,7 @@ class RobustnessSet(Settings):
     """One data set of the report."""
 
     name: str = Field(description="What the report calls it.")
-    data: Data = Field(description="Where the rows come from; `label_map` takes its labels to the model's.")
+    data: DataSettings = Field(description="Where the rows come from; `label_map` takes its labels to the model's.")
     split: Literal["train", "validation", "test"] | None = Field(
         None, description="Which split is scored; null is test where there is one, else validation, else train."
     )

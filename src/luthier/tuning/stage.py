@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import BeforeValidator, Field, create_model, model_validator
+from pydantic import Field, create_model, model_validator
 
 from luthier.data.settings import DataSettings
 from luthier.registry import METHODS, OBJECTIVES, STAGES, import_folder, one_of
@@ -14,8 +14,6 @@ from luthier.training.settings import TrainingSettings
 from luthier.tuning.method import TuningMethod
 
 import_folder("luthier.tuning.methods")
-
-Data = Annotated[DataSettings, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)]
 
 
 @STAGES.register
@@ -27,7 +25,7 @@ class Tune(TrainingSettings, Stage):
     takes: ClassVar[tuple[Kind, ...]] = ("pretrained", "task")
     gives: ClassVar[Kind | None] = "task"
 
-    data: Data = Field(description="The labelled text: a set's name, or a mapping with sources and columns.")
+    data: DataSettings = Field(description="The labelled text: a set's name, or a mapping with sources and columns.")
     method: Any = None
     objective: Any = None
 
