@@ -1,7 +1,8 @@
-"""Chooses the default learning rate of every tuning method.
+"""Chooses the default learning rates of every tuning method.
 
-Every method is trained at three or four rates on two data sets that no other benchmark reports. The rate with
-the best mean validation accuracy becomes the method's default in `src/luthier/tuning/methods/`.
+Every method is trained at three or four rates on two data sets that no other benchmark reports; methods whose prompt
+is small beside the task head also at two rates of the head. The rates with the best mean validation accuracy become
+the method's defaults in `src/luthier/tuning/methods/`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ SETS = {
     "mr": {"source": "data:mr", "per_class": 150, "max_length": 96, "too_long": "truncate"},
     "atis": {"source": "data:atis", "examples": 800, "max_length": 64, "too_long": "truncate"},
 }
-SEEDS = (1,)
+SEEDS = (1, 2)
 STEPS = 100
-SMALL, MIDDLE, LARGE = (5e-5, 1e-4, 3e-4), (3e-4, 1e-3, 3e-3, 1e-2), (1e-3, 3e-3, 1e-2, 1e-1)
+SMALL, MIDDLE, LARGE = (5e-5, 1e-4, 3e-4), (3e-4, 1e-3, 3e-3, 1e-2), (1e-3, 1e-2, 1e-1, 3e-1)
 RATES: dict[str, tuple[float, ...]] = {
+    "prompt": LARGE,
+    "residual_prompt": LARGE,
+    "idpg": MIDDLE,
     "full": SMALL,
     "head_only": MIDDLE,
     "bitfit": MIDDLE,
@@ -25,9 +29,10 @@ RATES: dict[str, tuple[float, ...]] = {
     "ia3": MIDDLE,
     "prefix": MIDDLE,
     "p_tuning": MIDDLE,
-    "prompt": LARGE,
-    "residual_prompt": LARGE,
+    "bottleneck": MIDDLE,
+    "unipelt": MIDDLE,
 }
+HEAD_RATES: dict[str, tuple[float, ...]] = dict.fromkeys(("prompt", "residual_prompt"), (1e-3, 1e-2))
 SETTINGS = {"sets": SETS, "steps": STEPS, "batch_size": 8, "model": harness.MINILM}
 
 
@@ -35,23 +40,24 @@ def main() -> None:
     bench = harness.Bench()
 
     def measure(cell: dict[str, Any]) -> dict[str, Any]:
-        data = SETS[cell["set"]] | {"limit": 300}
+        head = {"head_learning_rate": cell["head_rate"]} if "head_rate" in cell else {}
         tune = {
-            "method": cell["method"],
-            "data": data,
+            "method": {"name": cell["method"]} | head,
+            "data": SETS[cell["set"]] | {"limit": 300},
             "max_steps": STEPS,
             "batch_size": 8,
             "learning_rate": cell["rate"],
-            "evaluate_every": 100,
+            "evaluate_every": STEPS,
         }
         return bench.tune(tune, cell["seed"], test=None)
 
     cells = [
-        {"set": name, "method": method, "rate": rate, "seed": seed}
-        for name in SETS
-        for method, rates in RATES.items()
-        for rate in rates
+        {"set": name, "method": method, "rate": rate, **head, "seed": seed}
         for seed in SEEDS
+        for method, rates in RATES.items()
+        for name in SETS
+        for rate in rates
+        for head in ([{"head_rate": r} for r in HEAD_RATES[method]] if method in HEAD_RATES else [{}])
     ]
     harness.run_cells("defaults", SETTINGS, cells, measure, harness.arguments(__doc__))
 
