@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +226,7 @@ def _run_stage(stage: Stage, active: Stage, inputs: StageInputs, place: Path, ke
     write_text(place / "stage.yaml", dump_yaml({stage.name: stage.model_dump(mode="json"), "seed": inputs.seed}))
     started = time.time()
     try:
-        outputs = active.run(inputs, place)
+        outputs = active.run(replace(inputs, key=key), place)
     except OSError as error:
         raise unwritable(place, error) from error
     write_json(place / "metrics.json", outputs.metrics)

@@ -27,12 +27,15 @@ class StageInputs:
         kind: `pretrained` (no head of a task), `task` (a model with the head of a task), `encoder`.
         seed: of the run.
         data: settings of the data the stage before was run on, for stages that default to it.
+        key: of the stage (`luthier.runner.stage_key`); empty in a dry run. What a stopped run left behind under
+            another key belongs to other settings.
     """
 
     model: ModelSettings
     kind: Kind
     seed: int
     data: Any = None
+    key: str = ""
 
 
 @dataclass

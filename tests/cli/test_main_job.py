@@ -211,3 +211,40 @@ def test_our_own_tuners_train_save_and_predict(workplace, method, capsys):
     capsys.readouterr()
     assert workplace.luthier("predict", str(workplace.run_folder), "--text", "a lovely bright film") == 0
     assert json.loads(capsys.readouterr().out)["label"] in ("positive", "negative")
+
+
+def test_checkpoints_of_other_settings_are_never_continued_from(workplace, monkeypatch):
+    import os
+    import shutil
+    import signal
+
+    from luthier.training.trainer import LuthierTrainer
+
+    step, calls = LuthierTrainer.training_step, []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args, **kwargs)
+
+    def command(output):
+        return ["run", workplace.write(), "--quiet", "--no-report", "--output", str(workplace.folder / output)]
+
+    monkeypatch.setattr(LuthierTrainer, "training_step", interrupted)
+    workplace.tune["learning_rate"] = 1e-4
+    stop_at = 0
+    assert workplace.luthier(*command("straight")) == 0
+    calls, stop_at = [], 10
+    assert workplace.luthier(*command("stopped")) == 75
+    workplace.tune["learning_rate"], calls, stop_at = 1e-2, [], 30
+    assert workplace.luthier(*command("other")) == 75
+    late, stopped = (workplace.folder / name / "small" / "00-tune" / "checkpoints" for name in ("other", "stopped"))
+    shutil.copytree(late, stopped, dirs_exist_ok=True)
+    workplace.tune["learning_rate"], stop_at = 1e-4, 0
+    assert workplace.luthier(*command("stopped")) == 0
+    ends = [
+        json.loads((workplace.folder / name / "small" / "00-tune" / "metrics.json").read_text())["scores"]
+        for name in ("straight", "stopped")
+    ]
+    assert ends[0] == ends[1]

@@ -166,7 +166,7 @@ def training_job(stage: Tune, inputs: StageInputs, prepared: Prepared, model: An
         settings=stage,
         learning_rate=stage.rate(),
         groups=stage.method.parameter_groups(model, stage.rate(), stage.weight_decay),
-        folder=folder / "checkpoints",
+        folder=folder / "checkpoints" / inputs.key[:16],
         log=folder / "log.jsonl",
         seed=inputs.seed,
         evaluator=validation_scorer(stage, prepared, collator),
