@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from luthier.errors import DataError
 from luthier.files import write_json
 from luthier.provenance import environment
@@ -27,6 +29,7 @@ def arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--only", help="run only cells whose name contains this")
     parser.add_argument("--minutes", type=float, help="stop after this long; the next call continues")
     parser.add_argument("--list", action="store_true", help="print the cells, run nothing")
+    parser.add_argument("--share", default="1/1", help="I/N: every N-th cell from the I-th on, for N processes at once")
     return parser.parse_args()
 
 
@@ -40,13 +43,15 @@ def run_cells(
     """Measure every cell that has no result yet, writing `results/<claim>.json` after each.
 
     A result counts only under the settings it was made with: other settings start the file afresh, beside the old one.
+    Several processes may write to one file.
     """
     place = RESULTS / f"{claim}.json"
     done = _read(place, settings)
     every, started = list(cells), time.monotonic()
+    share, shares = map(int, options.share.split("/"))
     for number, cell in enumerate(every):
         name = cell_name(cell)
-        if name in done["cells"] or (options.only and options.only not in name):
+        if name in done["cells"] or (options.only and options.only not in name) or number % shares != share - 1:
             continue
         if options.list:
             print(name)
@@ -61,9 +66,11 @@ def run_cells(
             print(f"skipped {name}: {error}", file=sys.stderr)
             continue
         seconds = round(time.perf_counter() - begun, 2)
-        done["cells"][name] = {"cell": cell, **measured, "wall_seconds": seconds}
-        done["environment"] = environment()
-        write_json(place, done)
+        with FileLock(f"{place}.lock"):
+            done = _read(place, settings)
+            done["cells"][name] = {"cell": cell, **measured, "wall_seconds": seconds}
+            done["environment"] = environment()
+            write_json(place, done)
         print(f"[{number + 1}/{len(every)}] {name}: {summary(measured)} in {seconds:.0f} s", flush=True)
     return done
 
