@@ -24,7 +24,7 @@ SETS: dict[str, dict[str, Any]] = {
     "agnews": {"source": "data:agnews"},
     "sst2": {"source": "data:sst2"},
 }
-COMMON = {"max_length": 64, "too_long": "truncate", "limit": 200}
+COMMON = {"max_length": 64, "too_long": "truncate", "evaluation_limit": 200}
 # As in the paper, the network learns at the prompt's own rate; the task head's rate is the same for both methods.
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "prompt": {"name": "prompt", "head_learning_rate": 5e-3},
@@ -70,8 +70,8 @@ def main() -> None:
         return bench.tune(tune_block(cell), cell["seed"])
 
     done = harness.run_cells("residual_prompt", SETTINGS, rate_cells(), measure, options)
-    chosen = best_rates(done["cells"].values())
-    if len(chosen) == len(SETS) * len(METHODS):
+    if all(harness.cell_name(cell) in done["cells"] for cell in rate_cells()):
+        chosen = best_rates(done["cells"].values())
         harness.run_cells("residual_prompt", SETTINGS, length_and_shot_cells(chosen), measure, options)
 
 

@@ -131,12 +131,17 @@ def drawn(rows: dict[str, Rows], labels: list[str], settings: DataSettings) -> d
         rows["train"] = train.select(drawn, _joined(train.note, f"{settings.per_class} of every label, seed {seed}"))
     if "train" in rows and settings.examples is not None:
         rows |= _first_examples(rows, settings.examples, settings.validation_examples or 0, seed)
-    if settings.limit is not None:
-        for split, one in rows.items():
-            if len(one) > settings.limit:
-                kept = first_of_order(len(one), settings.limit, seed)
-                rows[split] = one.select(kept, _joined(one.note, f"{settings.limit} of {len(one)} rows, seed {seed}"))
+    for split, one in rows.items():
+        most = _most_rows(settings, split)
+        if most is not None and len(one) > most:
+            kept = first_of_order(len(one), most, seed)
+            rows[split] = one.select(kept, _joined(one.note, f"{most} of {len(one)} rows, seed {seed}"))
     return rows
+
+
+def _most_rows(settings: DataSettings, split: str) -> int | None:
+    limits = [settings.limit, settings.evaluation_limit if split != "train" else None]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _first_examples(rows: dict[str, Rows], examples: int, following: int, seed: int) -> dict[str, Rows]:

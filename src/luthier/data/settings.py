@@ -101,6 +101,9 @@ class DataSettings(Settings):
     limit: int | None = Field(
         None, gt=0, description="Use at most this many examples of every split, drawn with `subset_seed`."
     )
+    evaluation_limit: int | None = Field(
+        None, gt=0, description="Use at most this many validation and test examples, drawn with `subset_seed`."
+    )
     per_class: int | None = Field(None, gt=0, description="Train on this many examples of every label (k-shot).")
     examples: int | None = Field(None, gt=0, description="Train on this many examples in total.")
     subset_seed: int = Field(0, ge=0, description="Seed of the draw of training examples.")
@@ -182,7 +185,7 @@ class DataSettings(Settings):
     def _stream_fits(self) -> DataSettings:
         if not self.streaming:
             return self
-        for name in ("limit", "per_class", "examples", "validation_fraction", "validation_examples"):
+        for name in ("limit", "evaluation_limit", "per_class", "examples", "validation_fraction", "validation_examples"):
             if getattr(self, name) is not None:
                 raise ValueError(f"`{name}` needs all examples at once, so it can't be used with `streaming`")
         if self.task not in (None, "single_sentence", "pair", "regression", "plain_text", "prompt_response"):
