@@ -12,8 +12,8 @@ from typing import Any
 import harness
 
 SETS = {
-    "mr": {"source": "data:mr", "per_class": 150, "max_length": 96, "too_long": "truncate"},
-    "atis": {"source": "data:atis", "examples": 800, "max_length": 64, "too_long": "truncate"},
+    "mr": {"source": "data:mr", "per_class": 150, "max_length": 96},
+    "atis": {"source": "data:atis", "examples": 800, "validation_fraction": 0.1, "max_length": 64},
 }
 SEEDS = (1, 2)
 STEPS = 100
@@ -33,7 +33,8 @@ RATES: dict[str, tuple[float, ...]] = {
     "unipelt": MIDDLE,
 }
 HEAD_RATES: dict[str, tuple[float, ...]] = dict.fromkeys(("prompt", "residual_prompt"), (1e-3, 1e-2))
-SETTINGS = {"sets": SETS, "steps": STEPS, "batch_size": 8, "model": harness.MINILM}
+COMMON = {"too_long": "truncate", "evaluation_limit": 300}
+SETTINGS = {"sets": SETS, "common": COMMON, "steps": STEPS, "batch_size": 8, "model": harness.MINILM}
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
         head = {"head_learning_rate": cell["head_rate"]} if "head_rate" in cell else {}
         tune = {
             "method": {"name": cell["method"]} | head,
-            "data": SETS[cell["set"]] | {"limit": 300},
+            "data": SETS[cell["set"]] | COMMON,
             "max_steps": STEPS,
             "batch_size": 8,
             "learning_rate": cell["rate"],

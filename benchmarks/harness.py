@@ -110,7 +110,7 @@ class Bench:
         from luthier.evaluation.scoring import task_scores
         from luthier.models.inspect import parameter_counts
         from luthier.training.job import train
-        from luthier.tuning.run import apply_method, training_job
+        from luthier.tuning.run import apply_method, primary_metric, training_job
 
         stage, inputs = self._stage(tune, seed)
         prepared = self._prepare(stage, inputs)
@@ -119,6 +119,7 @@ class Bench:
             job = training_job(stage, inputs, prepared, model, Path(folder))
             result = train(job)
         found = {
+            "primary": primary_metric(prepared.task)[0],
             "trainable": parameter_counts(model)[0],
             "seconds": round(result.seconds, 3),
             "best_step": result.best_step,

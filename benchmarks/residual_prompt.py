@@ -17,6 +17,7 @@ import statistics
 from typing import Any
 
 import harness
+from tables import Cells, gap, grouped, pick, plot_file, spread, table, test_scores
 
 SETS: dict[str, dict[str, Any]] = {
     "trec": {"source": "data:trec"},
@@ -106,6 +107,99 @@ def length_and_shot_cells(chosen: dict[tuple[str, str], float]) -> list[dict[str
         for s in sets
         for m in METHODS
     ]
+
+
+# -- the page ------------------------------------------------------------------------------------------------
+
+
+def page(cells: Cells) -> str:
+    """Rates, lengths and shots."""
+    rates = pick(cells, length=10, shots=20)
+    parts = [
+        "## Residual Prompt Tuning against prompt tuning\n",
+        "Test accuracy on 200 rows a set, mean ± sample standard deviation over seeds. The paper's claims: a higher "
+        "score, less spread over learning rates, shorter prompts at no loss.\n",
+        "### Learning rates (prompt length 10, 20 examples a class)\n",
+        rate_table(rates),
+        rate_plot(rates),
+        "### Score at the rate that validation chose, and spread over rates\n",
+        chosen_table(rates),
+    ]
+    for title, key, fixed in (
+        ("Prompt length", "length", {"shots": 20}),
+        ("Examples a class", "shots", {"length": 10}),
+    ):
+        found = variant_table(cells, key, fixed)
+        if found:
+            parts += [f"### {title}\n", found]
+    return "\n".join(parts)
+
+
+def rate_table(cells: Cells) -> str:
+    rates = sorted({e["cell"]["rate"] for e in cells})
+    rows = []
+    for (name, method), entries in grouped(cells, "set", "method").items():
+        by_rate = [test_scores(pick(entries, rate=r)) for r in rates]
+        rows.append([name, method, *(spread(scores) if scores else "" for scores in by_rate)])
+    return table(["set", "method", *(f"{r:g}" for r in rates)], sorted(rows))
+
+
+def rate_plot(cells: Cells) -> str:
+    from luthier.report.plots import plot_lines
+
+    links = []
+    for (name,), entries in grouped(cells, "set").items():
+        series = {}
+        for (method,), found in grouped(entries, "method").items():
+            seeds = grouped(found, "seed").values()
+            series[method] = [sorted((e["cell"]["rate"], e["test_accuracy"]) for e in seed) for seed in seeds]
+        svg = plot_lines(
+            series, title=f"{name}: test accuracy over rates", x_label="learning rate", y_label="accuracy", log_x=True
+        )
+        links.append(plot_file(f"rates-{name}", svg))
+    return "\n".join(links) + "\n"
+
+
+def chosen_table(cells: Cells) -> str:
+    rows = []
+    for (name,), entries in grouped(cells, "set").items():
+        line, chosen = [name], {}
+        for method in ("prompt", "residual_prompt"):
+            by_rate = {r[0]: found for r, found in grouped(pick(entries, method=method), "rate").items()}
+            if not by_rate:
+                break
+            best = max(by_rate, key=lambda r: statistics.fmean(e["validation_accuracy"] for e in by_rate[r]))
+            means = [statistics.fmean(test_scores(found)) for found in by_rate.values()]
+            chosen[method] = {e["cell"]["seed"]: e["test_accuracy"] for e in by_rate[best]}
+            line += [spread(list(chosen[method].values())), f"{best:g}", f"{max(means) - min(means):.3f}"]
+        if len(chosen) == 2:
+            rows.append([*line, gap(chosen["prompt"], chosen["residual_prompt"])])
+    columns = [
+        "set",
+        "prompt",
+        "rate",
+        "range over rates",
+        "residual_prompt",
+        "rate",
+        "range over rates",
+        "difference (95 %)",
+    ]
+    return table(columns, rows)
+
+
+def variant_table(cells: Cells, key: str, fixed: dict[str, Any]) -> str:
+    """Scores over one key, at the rates that the cells of another value of it were run with."""
+    others = [e for e in pick(cells, **fixed) if e["cell"][key] != {"length": 10, "shots": 20}[key]]
+    rows = []
+    for (name, method, rate), entries in sorted(grouped(others, "set", "method", "rate").items()):
+        base = pick(cells, set=name, method=method, rate=rate, length=10, shots=20)
+        values = sorted({e["cell"][key] for e in [*entries, *base]})
+        found = [test_scores([e for e in [*entries, *base] if e["cell"][key] == v]) for v in values]
+        rows.append([name, method, f"{rate:g}", *(f"{v}: {spread(s)}" for v, s in zip(values, found, strict=True))])
+    if not rows:
+        return ""
+    most = max(len(row) for row in rows) - 3
+    return table(["set", "method", "rate", *[key] * most], [row + [""] * (most + 3 - len(row)) for row in rows])
 
 
 if __name__ == "__main__":

@@ -1,21 +1,19 @@
 """Writes RESULTS.md and its plots from the files in `results/`. Nothing in that page is written by hand.
 
-`python benchmarks/summarise.py`
+`python benchmarks/summarise.py`. Every script has a `page` function that turns its cells into its part.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
-import statistics
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from harness import RESULTS
 
 PAGE = Path(__file__).parent.parent / "RESULTS.md"
-PLOTS = RESULTS / "plots"
-Cells = list[dict[str, Any]]
+SCRIPTS = ("residual_prompt", "residual_prompt_decoder", "unipelt", "idpg", "step_cost", "defaults")
 HEADER = """\
 # Results
 
@@ -27,13 +25,13 @@ and continues where it was. Data sets are public ones, found under the folder th
 
 
 def main() -> None:
-    PLOTS.mkdir(parents=True, exist_ok=True)
     parts = [HEADER]
-    for claim, write in WRITERS.items():
+    for claim in SCRIPTS:
         place = RESULTS / f"{claim}.json"
         if place.exists():
             found = json.loads(place.read_text(encoding="utf8"))
-            parts += [write(list(found["cells"].values())), machine(found["environment"])]
+            page = importlib.import_module(claim).page
+            parts += [page(list(found["cells"].values())), machine(found["environment"])]
     PAGE.write_text("\n".join(parts), encoding="utf8")
 
 
@@ -46,210 +44,6 @@ def machine(environment: dict[str, Any]) -> str:
         f"{environment['memory_bytes'] / 1e9:.0f} GB, no accelerator. Python {environment['python']}, {versions}, "
         f"revision `{(environment['git_revision'] or 'unknown')[:10]}`.\n"
     )
-
-
-def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    columns = list(columns)
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def spread(values: list[float]) -> str:
-    """Mean ± sample standard deviation."""
-    mean = statistics.fmean(values)
-    return f"{mean:.3f} ± {statistics.stdev(values):.3f}" if len(values) > 1 else f"{mean:.3f} (one seed)"
-
-
-def grouped(cells: Cells, *keys: str) -> dict[tuple[Any, ...], Cells]:
-    """Entries by the values of some keys of their cell, in the order they come."""
-    found: dict[tuple[Any, ...], Cells] = {}
-    for entry in cells:
-        found.setdefault(tuple(entry["cell"].get(k) for k in keys), []).append(entry)
-    return found
-
-
-def pick(cells: Cells, **wanted: Any) -> Cells:
-    return [e for e in cells if all(e["cell"].get(k) == v for k, v in wanted.items())]
-
-
-def test_scores(cells: Cells) -> list[float]:
-    return [e["test_accuracy"] for e in cells]
-
-
-# -- Residual Prompt Tuning ----------------------------------------------------------------------------------
-
-
-def residual_prompt(cells: Cells) -> str:
-    """Rates, lengths and shots."""
-    rates = pick(cells, length=10, shots=20)
-    parts = [
-        "## Residual Prompt Tuning against prompt tuning\n",
-        "Test accuracy on 200 rows a set, mean ± sample standard deviation over seeds. The paper's claims: a higher "
-        "score, less spread over learning rates, shorter prompts at no loss.\n",
-        "### Learning rates (prompt length 10, 20 examples a class)\n",
-        rate_table(rates),
-        rate_plot(rates),
-        "### Score at the rate that validation chose, and spread over rates\n",
-        chosen_table(rates),
-    ]
-    for title, key, fixed in (
-        ("Prompt length", "length", {"shots": 20}),
-        ("Examples a class", "shots", {"length": 10}),
-    ):
-        found = variant_table(cells, key, fixed)
-        if found:
-            parts += [f"### {title}\n", found]
-    return "\n".join(parts)
-
-
-def decoder(cells: Cells) -> str:
-    """The same on a decoder."""
-    parts = [
-        "### The same on SmolLM2-135M, SST-2, prompt length 10, 20 examples a class\n",
-        "Test accuracy on 100 rows, three seeds.\n",
-        rate_table(cells),
-        chosen_table(cells),
-    ]
-    return "\n".join(parts)
-
-
-def rate_table(cells: Cells) -> str:
-    rates = sorted({e["cell"]["rate"] for e in cells})
-    rows = []
-    for (name, method), entries in grouped(cells, "set", "method").items():
-        by_rate = [test_scores(pick(entries, rate=r)) for r in rates]
-        rows.append([name, method, *(spread(scores) if scores else "" for scores in by_rate)])
-    return table(["set", "method", *(f"{r:g}" for r in rates)], sorted(rows))
-
-
-def rate_plot(cells: Cells) -> str:
-    from luthier.report.plots import plot_lines
-
-    links = []
-    for (name,), entries in grouped(cells, "set").items():
-        series = {}
-        for (method,), found in grouped(entries, "method").items():
-            by_seed = grouped(found, "seed").values()
-            series[method] = [sorted((e["cell"]["rate"], e["test_accuracy"]) for e in seed) for seed in by_seed]
-        svg = plot_lines(
-            series, title=f"{name}: test accuracy over rates", x_label="learning rate", y_label="accuracy", log_x=True
-        )
-        (PLOTS / f"rates-{name}.svg").write_text(standalone(svg), encoding="utf8")
-        links.append(f"![{name}](benchmarks/results/plots/rates-{name}.svg)")
-    return "\n".join(links) + "\n"
-
-
-def standalone(svg: str) -> str:
-    """An inline SVG as a file of its own, on a white ground."""
-    return svg.replace("<svg", '<svg style="background:#fff" width="640"', 1)
-
-
-def chosen_table(cells: Cells) -> str:
-    rows = []
-    for (name,), entries in grouped(cells, "set").items():
-        line, chosen = [name], {}
-        for method in ("prompt", "residual_prompt"):
-            by_rate = {r[0]: found for r, found in grouped(pick(entries, method=method), "rate").items()}
-            if not by_rate:
-                break
-            best = max(by_rate, key=lambda r: statistics.fmean(e["validation_accuracy"] for e in by_rate[r]))
-            means = [statistics.fmean(test_scores(found)) for found in by_rate.values()]
-            chosen[method] = {e["cell"]["seed"]: e["test_accuracy"] for e in by_rate[best]}
-            line += [spread(list(chosen[method].values())), f"{best:g}", f"{max(means) - min(means):.3f}"]
-        if len(chosen) == 2:
-            rows.append([*line, gap(chosen["prompt"], chosen["residual_prompt"])])
-    columns = [
-        "set",
-        "prompt",
-        "rate",
-        "range over rates",
-        "residual_prompt",
-        "rate",
-        "range over rates",
-        "difference (95 %)",
-    ]
-    return table(columns, rows)
-
-
-def gap(first: dict[Any, float], second: dict[Any, float]) -> str:
-    """Mean paired difference with a 95 % t interval over common seeds."""
-    from scipy.stats import t
-
-    gaps = [second[s] - first[s] for s in first if s in second]
-    mean = statistics.fmean(gaps)
-    if len(gaps) < 2:
-        return f"{mean:+.3f} (one seed)"
-    half = float(t.ppf(0.975, len(gaps) - 1)) * statistics.stdev(gaps) / len(gaps) ** 0.5
-    return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
-
-
-def variant_table(cells: Cells, key: str, fixed: dict[str, Any]) -> str:
-    """Scores over one key, at the rates that the cells of another value of it were run with."""
-    others = [e for e in pick(cells, **fixed) if e["cell"][key] != {"length": 10, "shots": 20}[key]]
-    rows = []
-    for (name, method, rate), entries in sorted(grouped(others, "set", "method", "rate").items()):
-        base = pick(cells, set=name, method=method, rate=rate, length=10, shots=20)
-        values = sorted({e["cell"][key] for e in [*entries, *base]})
-        found = [test_scores([e for e in [*entries, *base] if e["cell"][key] == v]) for v in values]
-        rows.append([name, method, f"{rate:g}", *(f"{v}: {spread(s)}" for v, s in zip(values, found, strict=True))])
-    if not rows:
-        return ""
-    most = max(len(row) for row in rows) - 3
-    return table(["set", "method", "rate", *[key] * most], [row + [""] * (most + 3 - len(row)) for row in rows])
-
-
-# -- cost of a step ------------------------------------------------------------------------------------------
-
-
-def step_cost(cells: Cells) -> str:
-    rows, full = [], None
-    for (method,), entries in grouped(cells, "method").items():
-        seconds = [e["step_seconds"] for e in entries]
-        memory = statistics.median(e["peak_memory_bytes"] for e in entries)
-        if full is None:
-            full = {e["cell"]["round"]: e["step_seconds"] for e in entries}, memory
-        ratios = [e["step_seconds"] / full[0][e["cell"]["round"]] for e in entries if e["cell"]["round"] in full[0]]
-        rows.append(
-            [
-                method,
-                f"{entries[0]['trainable']:,}",
-                f"{statistics.median(seconds):.3f} s",
-                f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
-                f"{memory / 1e6:,.0f} MB",
-                f"{memory / full[1]:.2f}",
-            ]
-        )
-    columns = ["method", "trained", "step (median)", "against full (range of rounds)", "peak memory", "against full"]
-    about = (
-        "## Cost of a training step\n\nMiniLM (22.7 M parameters), 16 rows of 64 tokens, one pinned core, a fresh "
-        "process for every measurement, methods in turn. Peak memory is the whole process, libraries included.\n"
-    )
-    return about + "\n" + table(columns, rows)
-
-
-# -- default learning rates ----------------------------------------------------------------------------------
-
-
-def defaults(cells: Cells) -> str:
-    rows = []
-    for (method,), entries in grouped(cells, "method").items():
-        by_rate = {r[0]: [e["validation_accuracy"] for e in found] for r, found in grouped(entries, "rate").items()}
-        best = max(by_rate, key=lambda r: statistics.fmean(by_rate[r]))
-        shown = ", ".join(f"{r:g}: {statistics.fmean(v):.3f}" for r, v in by_rate.items())
-        rows.append([method, f"{best:g}", shown])
-    about = (
-        "## Default learning rates\n\nMean validation accuracy over two data sets at each rate; the best became the "
-        "default.\n"
-    )
-    return about + "\n" + table(["method", "best", "all"], rows)
-
-
-WRITERS: dict[str, Callable[[Cells], str]] = {
-    "residual_prompt": residual_prompt,
-    "residual_prompt_decoder": decoder,
-    "step_cost": step_cost,
-    "defaults": defaults,
-}
 
 
 if __name__ == "__main__":
