@@ -7,13 +7,15 @@ the method's defaults in `src/luthier/tuning/methods/`.
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 import harness
+from tables import Cells, grouped, table
 
 SETS = {
-    "mr": {"source": "data:mr", "per_class": 150, "max_length": 96},
     "atis": {"source": "data:atis", "examples": 800, "validation_fraction": 0.1, "max_length": 64},
+    "mr": {"source": "data:mr", "per_class": 150, "max_length": 96},
 }
 SEEDS = (1, 2)
 STEPS = 100
@@ -55,12 +57,36 @@ def main() -> None:
     cells = [
         {"set": name, "method": method, "rate": rate, **head, "seed": seed}
         for seed in SEEDS
-        for method, rates in RATES.items()
         for name in SETS
+        for method, rates in RATES.items()
         for rate in rates
         for head in ([{"head_rate": r} for r in HEAD_RATES[method]] if method in HEAD_RATES else [{}])
     ]
     harness.run_cells("defaults", SETTINGS, cells, measure, harness.arguments(__doc__))
+
+
+def page(cells: Cells) -> str:
+    """Validation accuracy at every rate."""
+    rows = []
+    for (method,), entries in grouped(cells, "method").items():
+        by_rate = {r: per_set(found) for r, found in grouped(entries, "rate", "head_rate").items()}
+        best = max(by_rate, key=lambda r: statistics.fmean(by_rate[r].values()))
+        for rate, scores in by_rate.items():
+            shown = " / ".join(f"{r:g}" for r in rate if r is not None)
+            means = [f"{scores[name]:.3f}" if name in scores else "" for name in SETS]
+            rows.append([method, f"**{shown}**" if rate == best else shown, *means])
+    about = (
+        "## Default learning rates\n\nValidation accuracy after 100 steps at each rate (where there are two: of the "
+        "prompt / of the head), mean over seeds. The rate with the best mean over the sets, in bold, became the "
+        "default.\n"
+    )
+    return about + "\n" + table(["method", "rate", *SETS], rows)
+
+
+def per_set(cells: Cells) -> dict[str, float]:
+    """Mean validation accuracy of every set."""
+    found = grouped(cells, "set")
+    return {name: statistics.fmean(e["validation_accuracy"] for e in entries) for (name,), entries in found.items()}
 
 
 if __name__ == "__main__":
