@@ -101,16 +101,29 @@ class Bench:
         self._bases: dict[str, Any] = {}
         self._prepared: dict[str, Any] = {}
 
-    def tune(self, tune: dict[str, Any], seed: int, *, test: str | None = "test") -> dict[str, Any]:
+    def tune(
+        self,
+        tune: dict[str, Any],
+        seed: int,
+        *,
+        test: str | None = "test",
+        judge: Callable[[Any, Any], dict[str, Any]] | None = None,
+    ) -> dict[str, Any]:
         """Train by a `tune` block; scores of the best validation weights on `validation`, and on `test`.
 
         The weights are chosen on the validation rows; the test rows are only scored.
+
+        Args:
+            tune: as in a recipe.
+            seed: of the run.
+            test: the split that is scored at the end; None leaves it out.
+            judge: model and prepared data -> more to keep.
         """
         from luthier.evaluation.prediction import predict_rows
         from luthier.evaluation.scoring import task_scores
         from luthier.models.inspect import parameter_counts
         from luthier.training.job import train
-        from luthier.tuning.run import apply_method, primary_metric, training_job
+        from luthier.tuning.run import apply_method, finish_objective, primary_metric, training_job
 
         stage, inputs = self._stage(tune, seed)
         prepared = self._prepare(stage, inputs)
@@ -118,6 +131,7 @@ class Bench:
         with tempfile.TemporaryDirectory(prefix="luthier-benchmark-") as folder:
             job = training_job(stage, inputs, prepared, model, Path(folder))
             result = train(job)
+        finish_objective(stage, prepared, model, job)
         found = {
             "primary": primary_metric(prepared.task)[0],
             "trainable": parameter_counts(model)[0],
@@ -130,7 +144,7 @@ class Bench:
             predictions = predict_rows(model, rows, job.collator, prepared.schema, shifted=prepared.shifted)
             scores = task_scores(predictions, task, test, rows)
             found |= {f"test_{k}": round(v, 5) for k, v in scores.items()}
-        return found
+        return found | (judge(model, prepared) if judge else {})
 
     def _stage(self, tune: dict[str, Any], seed: int) -> tuple[Any, Any]:
         from luthier.recipe import check_recipe
