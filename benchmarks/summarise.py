@@ -13,7 +13,16 @@ from typing import Any
 from harness import RESULTS
 
 PAGE = Path(__file__).parent.parent / "RESULTS.md"
-SCRIPTS = ("residual_prompt", "residual_prompt_decoder", "unipelt", "idpg", "step_cost", "defaults")
+SCRIPTS = (
+    "residual_prompt",
+    "residual_prompt_decoder",
+    "unipelt",
+    "idpg",
+    "step_cost",
+    "peer_cost",
+    "roast",
+    "defaults",
+)
 HEADER = """\
 # Results
 
