@@ -14,7 +14,7 @@ import harness
 from tables import Cells, grouped, table
 
 SETS = {
-    "atis": {"source": "data:atis", "examples": 800, "validation_fraction": 0.1, "max_length": 64},
+    "reuters_r8": {"source": "data:reuters_r8", "per_class": 30, "validation_fraction": 0.1, "max_length": 64},
     "mr": {"source": "data:mr", "per_class": 150, "max_length": 96},
 }
 SEEDS = (1, 2)
