@@ -45,7 +45,7 @@ def run_cells(
     A result counts only under the settings it was made with: other settings start the file afresh, beside the old one.
     Several processes may write to one file.
     """
-    place = RESULTS / f"{claim}.json"
+    place, settings = RESULTS / f"{claim}.json", json.loads(json.dumps(settings))
     done = _read(place, settings)
     every, started = list(cells), time.monotonic()
     share, shares = map(int, options.share.split("/"))
