@@ -1,8 +1,8 @@
 """Chooses the default learning rates of every tuning method.
 
-Every method is trained at three or four rates on two data sets that no other benchmark reports; methods whose prompt
-is small beside the task head also at two rates of the head and from two starts. The settings with the best mean validation accuracy become
-the method's defaults in `src/luthier/tuning/methods/`.
+Every method is trained at three or four rates on two data sets that no other benchmark reports; prompts, which are
+small beside the task head, also at two rates of the head and from two starts. What has the best mean validation
+accuracy becomes the method's default in `src/luthier/tuning/methods/`.
 """
 
 from __future__ import annotations
