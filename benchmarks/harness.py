@@ -125,9 +125,8 @@ class Bench:
         from luthier.training.job import train
         from luthier.tuning.run import apply_method, finish_objective, primary_metric, training_job
 
-        stage, inputs = self._stage(tune, seed)
-        prepared = self._prepare(stage, inputs)
-        model = apply_method(stage, self._base(inputs, prepared, seed), prepared, seed)
+        stage, inputs, prepared, base = self.ready(tune, seed)
+        model = apply_method(stage, base, prepared, seed)
         with tempfile.TemporaryDirectory(prefix="luthier-benchmark-") as folder:
             job = training_job(stage, inputs, prepared, model, Path(folder))
             result = train(job)
@@ -145,6 +144,12 @@ class Bench:
             scores = task_scores(predictions, task, test, rows)
             found |= {f"test_{k}": round(v, 5) for k, v in scores.items()}
         return found | (judge(model, prepared) if judge else {})
+
+    def ready(self, tune: dict[str, Any], seed: int) -> tuple[Any, Any, Any, Any]:
+        """The checked stage, its inputs, the encoded data and an untouched base model."""
+        stage, inputs = self._stage(tune, seed)
+        prepared = self._prepare(stage, inputs)
+        return stage, inputs, prepared, self._base(inputs, prepared, seed)
 
     def _stage(self, tune: dict[str, Any], seed: int) -> tuple[Any, Any]:
         from luthier.recipe import check_recipe

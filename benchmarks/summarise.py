@@ -21,6 +21,7 @@ SCRIPTS = (
     "step_cost",
     "peer_cost",
     "roast",
+    "roast_cost",
     "defaults",
 )
 HEADER = """\
