@@ -76,8 +76,9 @@ def page(cells: Cells) -> str:
     rows = []
     for (method,), entries in grouped(cells, "method").items():
         by_rate = {r: per_set(found) for r, found in grouped(entries, "rate", "head_rate", "init").items()}
-        best = max(by_rate, key=lambda r: statistics.fmean(by_rate[r].values()))
-        for rate, scores in by_rate.items():
+        whole = {r: statistics.fmean(scores.values()) for r, scores in by_rate.items() if len(scores) == len(SETS)}
+        best = max(whole, key=lambda r: whole[r], default=None)
+        for rate, scores in sorted(by_rate.items(), key=str):
             shown = " / ".join(f"{r:g}" if isinstance(r, float) else r for r in rate if r is not None)
             means = [f"{scores[name]:.3f}" if name in scores else "" for name in SETS]
             rows.append([method, f"**{shown}**" if rate == best else shown, *means])

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from luthier.errors import DataError
 from luthier.files import write_json
@@ -29,7 +31,6 @@ def arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--only", help="run only cells whose name contains this")
     parser.add_argument("--minutes", type=float, help="stop after this long; the next call continues")
     parser.add_argument("--list", action="store_true", help="print the cells, run nothing")
-    parser.add_argument("--share", default="1/1", help="I/N: every N-th cell from the I-th on, for N processes at once")
     return parser.parse_args()
 
 
@@ -43,15 +44,14 @@ def run_cells(
     """Measure every cell that has no result yet, writing `results/<claim>.json` after each.
 
     A result counts only under the settings it was made with: other settings start the file afresh, beside the old one.
-    Several processes may write to one file.
+    The same command may run several times at once: each takes the cells that no other has begun.
     """
     place, settings = RESULTS / f"{claim}.json", json.loads(json.dumps(settings))
     done = _read(place, settings)
     every, started = list(cells), time.monotonic()
-    share, shares = map(int, options.share.split("/"))
     for number, cell in enumerate(every):
         name = cell_name(cell)
-        if name in done["cells"] or (options.only and options.only not in name) or number % shares != share - 1:
+        if name in done["cells"] or (options.only and options.only not in name):
             continue
         if options.list:
             print(name)
@@ -59,20 +59,45 @@ def run_cells(
         if options.minutes and time.monotonic() - started > 60 * options.minutes:
             print("time is up; run again to continue", file=sys.stderr)
             break
-        begun = time.perf_counter()
-        try:
-            measured = measure(cell)
-        except DataError as error:
-            print(f"skipped {name}: {error}", file=sys.stderr)
-            continue
-        seconds = round(time.perf_counter() - begun, 2)
-        with FileLock(f"{place}.lock"):
+        with begun(place, name) as free:
             done = _read(place, settings)
-            done["cells"][name] = {"cell": cell, **measured, "wall_seconds": seconds}
-            done["environment"] = environment()
-            write_json(place, done)
+            if not free or name in done["cells"]:
+                continue
+            begin = time.perf_counter()
+            try:
+                measured = measure(cell)
+            except DataError as error:
+                print(f"skipped {name}: {error}", file=sys.stderr)
+                continue
+            seconds = round(time.perf_counter() - begin, 2)
+            with FileLock(lock_of(place, "")):
+                done = _read(place, settings)
+                done["cells"][name] = {"cell": cell, **measured, "wall_seconds": seconds}
+                done["environment"] = environment()
+                write_json(place, done)
         print(f"[{number + 1}/{len(every)}] {name}: {summary(measured)} in {seconds:.0f} s", flush=True)
-    return done
+    return _read(place, settings)
+
+
+@contextmanager
+def begun(place: Path, name: str) -> Iterator[bool]:
+    """Hold a cell while it is measured; false where another process does. A process that dies lets go."""
+    lock = FileLock(lock_of(place, name), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def lock_of(place: Path, name: str) -> Path:
+    folder = Path(tempfile.gettempdir()) / "luthier-benchmarks"
+    folder.mkdir(exist_ok=True)
+    return folder / hashlib.sha256(f"{place} {name}".encode()).hexdigest()[:24]
 
 
 def cell_name(cell: dict[str, Any]) -> str:
