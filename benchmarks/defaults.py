@@ -34,12 +34,7 @@ RATES: dict[str, tuple[float, ...]] = {
     "bottleneck": MIDDLE,
     "unipelt": MIDDLE,
 }
-PROMPTS = ("prompt", "residual_prompt")
-PROMPT_VARIANTS: list[dict[str, Any]] = [
-    {"head_rate": 1e-3},
-    {"head_rate": 1e-2},
-    {"head_rate": 1e-2, "init": "random"},
-]
+OTHER_STARTS = {"prompt": "random", "residual_prompt": "uniform"}
 COMMON = {"too_long": "truncate", "evaluation_limit": 300}
 SETTINGS = {"sets": SETS, "common": COMMON, "steps": STEPS, "batch_size": 8, "model": harness.MINILM}
 
@@ -66,9 +61,16 @@ def main() -> None:
         for name in SETS
         for method, rates in RATES.items()
         for rate in rates
-        for variant in (PROMPT_VARIANTS if method in PROMPTS else [{}])
+        for variant in variants(method)
     ]
     harness.run_cells("defaults", SETTINGS, cells, measure, harness.arguments(__doc__))
+
+
+def variants(method: str) -> list[dict[str, Any]]:
+    """What else is varied at each rate."""
+    if method not in OTHER_STARTS:
+        return [{}]
+    return [{"head_rate": 1e-3}, {"head_rate": 1e-2}, {"head_rate": 1e-2, "init": OTHER_STARTS[method]}]
 
 
 def page(cells: Cells) -> str:
