@@ -25,7 +25,9 @@ SETS: dict[str, dict[str, Any]] = {
     "agnews": {"source": "data:agnews"},
     "sst2": {"source": "data:sst2"},
 }
-COMMON = {"max_length": 64, "too_long": "truncate", "evaluation_limit": 200}
+COMMON = {"too_long": "truncate", "evaluation_limit": 200}
+# Of a text, whatever the prompt takes beside it.
+TEXT_TOKENS = 54
 # As in the paper, the network learns at the prompt's own rate; the task head's rate is the same for both methods.
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "prompt": {"name": "prompt", "head_learning_rate": 5e-3},
@@ -39,6 +41,7 @@ SETTINGS = {
     "methods": METHOD_SETTINGS,
     "sets": SETS,
     "common": COMMON,
+    "text_tokens": TEXT_TOKENS,
     "steps": STEPS,
     "batch": BATCH,
 }
@@ -46,7 +49,8 @@ SETTINGS = {
 
 def tune_block(cell: dict[str, Any]) -> dict[str, Any]:
     """The recipe block of a cell."""
-    data = SETS[cell["set"]] | COMMON | {"per_class": cell["shots"], "subset_seed": cell["seed"]}
+    size = {"per_class": cell["shots"], "subset_seed": cell["seed"], "max_length": TEXT_TOKENS + cell["length"]}
+    data = SETS[cell["set"]] | COMMON | size
     return {
         "method": METHOD_SETTINGS[cell["method"]] | {"length": cell["length"]},
         "data": with_validation(data, cell),
