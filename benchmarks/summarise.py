@@ -18,6 +18,7 @@ SCRIPTS = (
     "residual_prompt_decoder",
     "unipelt",
     "idpg",
+    "task_prefixes",
     "step_cost",
     "peer_cost",
     "roast",
