@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from luthier.comparison import CompareSettings, SearchSettings, TuningPreset
 from luthier.data.settings import DataSettings
 from luthier.explain import KINDS, part_name, settings_rows
 from luthier.models.settings import ModelSettings
-from luthier.recipe import CompareSettings, RecipeBase, json_schema
+from luthier.recipe import RecipeBase, json_schema
 
 HEADER = """\
 # Recipe reference
@@ -49,7 +50,8 @@ def main() -> int:
 def recipe_page() -> str:
     """The whole page."""
     parts = [HEADER, section("The recipe", RecipeBase, skip=frozenset({"stages"})), section("model", ModelSettings)]
-    parts += [section("compare", CompareSettings), section("data", DataSettings)]
+    parts += [section("compare", CompareSettings), section("compare.preset", TuningPreset, level=3)]
+    parts += [section("compare.search", SearchSettings, level=3), section("data", DataSettings)]
     for kind, registry in KINDS.items():
         if registry.names():
             parts.append(f"## {kind.capitalize()}\n")

@@ -68,6 +68,7 @@ def _add_recipe_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
     compare.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="set a recipe key"
     )
+    _preset_arguments(compare)
     _run_arguments(compare)
 
 
@@ -114,6 +115,21 @@ def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         metavar="KEY=VALUE",
         help="set a recipe key; repeatable",
+    )
+
+
+def _preset_arguments(compare: argparse.ArgumentParser) -> None:
+    preset = compare.add_argument_group("presets", "settings of `compare.preset`, in place of the recipe's own")
+    preset.add_argument(
+        "--preset", choices=("tuning",), help="tuning: all tuning methods under one budget, and which to take"
+    )
+    preset.add_argument("--methods", metavar="A,B", help="the methods to run, in place of all")
+    preset.add_argument("--seeds", type=int, metavar="N", help="seeds of every method (default: 3)")
+    budget = preset.add_mutually_exclusive_group()
+    budget.add_argument("--budget-steps", type=int, metavar="N", help="optimiser steps of every run")
+    budget.add_argument("--budget-minutes", type=float, metavar="M", help="minutes that every run may train")
+    preset.add_argument(
+        "--prefer", choices=("parameters", "seconds"), help="what is cheap, among methods that are level with the best"
     )
 
 

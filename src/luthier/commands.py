@@ -39,9 +39,9 @@ def validate(arguments: argparse.Namespace) -> None:
     names = " → ".join(stage.name for stage in recipe.stage_list())
     cells = ""
     if recipe.compare is not None:
-        from luthier.grid import cells as grid_cells
+        from luthier.grid import run_count
 
-        cells = f", a grid of {len(grid_cells(recipe.compare))} runs"
+        cells = f", {'a search' if recipe.compare.search else 'a grid'} of {run_count(recipe.compare)} runs"
     console().print(f"{arguments.recipe} is valid: {names}{cells}", soft_wrap=True)
 
 
@@ -67,39 +67,62 @@ def compare(arguments: argparse.Namespace) -> None:
     if len(arguments.targets) > 1:
         raise RecipeError("give one recipe, or only run directories", where=" ".join(arguments.targets))
     recipe = load_recipe(arguments.targets[0], arguments.overrides)
-    if arguments.over:
-        recipe = _with_grid(recipe, arguments.over)
+    preset = _preset_settings(arguments)
+    if arguments.over or preset:
+        recipe = _with_comparison(recipe, arguments.over, preset)
     if recipe.compare is None:
         raise RecipeError(
             "the recipe has nothing to compare",
             where=arguments.targets[0],
-            fix="add a compare block, or --over stages.0.tune.method=full,lora --over seed=13,17",
+            fix="add a compare block, or --over stages.0.tune.method=full,lora --over seed=13,17, or --preset tuning",
         )
     _run_and_show(recipe, arguments)
 
 
-def _with_grid(recipe: RecipeBase, over: list[str]) -> RecipeBase:
+def _preset_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of the preset."""
+    from luthier.yaml_text import parse_value
+
+    given = {
+        "name": arguments.preset,
+        "methods": None if arguments.methods is None else parse_value(f"[{arguments.methods}]"),
+        "seeds": arguments.seeds,
+        "steps": arguments.budget_steps,
+        "minutes": arguments.budget_minutes,
+        "prefer": arguments.prefer,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _with_comparison(recipe: RecipeBase, over: list[str], preset: dict[str, Any]) -> RecipeBase:
+    """The recipe with the comparison of the command line in place of its own; a preset keeps what is not given."""
     from luthier.yaml_text import dump_yaml, parse_value, parse_yaml
 
-    grid = {}
+    grid: dict[str, Any] = {}
     for text in over:
         key, equals, values = text.partition("=")
         if not equals:
             raise RecipeError(f"--over {text}: write KEY=A,B", fix="for example --over seed=13,17,23")
         grid[key] = parse_value(f"[{values}]")
-    data = recipe.model_dump(mode="json", exclude_unset=True) | {"compare": {"over": grid}}
-    return check_recipe(parse_yaml(dump_yaml(data), "--over"))
+    own = recipe.compare.preset if recipe.compare else None
+    if preset and own is None and "name" not in preset:
+        raise RecipeError(f"--{next(iter(preset))} is a setting of a preset", fix="add --preset tuning")
+    comparison: dict[str, Any] = {"over": grid}
+    if preset:
+        kept = own.model_dump(mode="json", exclude_unset=True) if own else {}
+        if {"steps", "minutes"} & preset.keys():
+            kept = {key: value for key, value in kept.items() if key not in ("steps", "minutes")}
+        comparison["preset"] = kept | preset
+    data = recipe.model_dump(mode="json", exclude_unset=True) | {"compare": comparison}
+    return check_recipe(parse_yaml(dump_yaml(data), "--preset" if preset else "--over"))
 
 
 def _run_and_show(recipe: RecipeBase, arguments: argparse.Namespace) -> None:
     from luthier import runner
+    from luthier.grid import run_count
     from luthier.progress import progress_display, track
 
-    cells = 1
-    if recipe.compare is not None:
-        from luthier.grid import cells as grid_cells
-
-        cells = len(grid_cells(recipe.compare))
+    cells = run_count(recipe.compare)
     with progress_display(not arguments.quiet), track(recipe.name, cells) as bar:
 
         def on_cell(number: int, _count: int, factors: dict[str, Any]) -> None:
@@ -115,16 +138,31 @@ def _run_and_show(recipe: RecipeBase, arguments: argparse.Namespace) -> None:
         from luthier.report.html import write_report
 
         console().print(f"report: {write_report([record.folder])}", soft_wrap=True)
-    for cell in record.cells:
+    told = recipe.compare is not None and recipe.compare.chooses
+    for cell in [] if told else record.cells:
         if cell.error:
             console(stderr=True).print(f"failed: {cell.folder.name}: {cell.error}", markup=False, soft_wrap=True)
 
 
 def _show_table(folders: list[Path]) -> None:
+    from luthier.comparing import CHOSEN
+    from luthier.report.choice import recommend
     from luthier.report.results import read_runs
     from luthier.report.tables import comparison_table, print_table
 
-    print_table(comparison_table(read_runs(folders)), console())
+    runs = read_runs(folders)
+    print_table(comparison_table(runs), console())
+    for run in runs:
+        choice = recommend(run)
+        if choice is None:
+            continue
+        console().print(f"{run.name}: {choice.lead}" if len(runs) > 1 else choice.lead, style="bold")
+        for text in choice.reasons:
+            console().print(text)
+        for label, reason in choice.left_out:
+            console().print(f"Left out: {label}: {reason}", soft_wrap=True)
+        if (run.folder / CHOSEN).exists():
+            console().print(f"to run it alone: luthier run {run.folder / CHOSEN}", soft_wrap=True)
 
 
 def report(arguments: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 EXTRAS = {
     "gguf": "gguf",
+    "search": "optuna",
     "tensorboard": "tensorboard",
     "mlflow": "mlflow",
     "trackio": "trackio",

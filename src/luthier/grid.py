@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import re
 from typing import Any
 
-from luthier.recipe import CompareSettings, RecipeBase, check_recipe, dump_yaml, set_key
+from luthier.comparison import CompareSettings
+from luthier.recipe import RecipeBase, check_recipe, dump_yaml, set_key
 from luthier.yaml_text import parse_yaml
 
 
 def cells(compare: CompareSettings) -> list[dict[str, Any]]:
-    """Factors of every cell, `{key: value}`, the first key changing slowest."""
+    """Factors of every cell of a grid, `{key: value}`, the first key changing slowest."""
     keys = list(compare.over)
     return [dict(zip(keys, values, strict=True)) for values in itertools.product(*compare.over.values())]
+
+
+def run_count(compare: CompareSettings | None) -> int:
+    """How many runs a comparison has at most; 1 without one."""
+    if compare is None:
+        return 1
+    return compare.search.trials if compare.search else len(cells(compare))
 
 
 def cell_recipe(recipe: RecipeBase, factors: dict[str, Any]) -> RecipeBase:
@@ -25,8 +34,9 @@ def cell_recipe(recipe: RecipeBase, factors: dict[str, Any]) -> RecipeBase:
     """
     data = recipe.model_dump(mode="json", exclude_unset=True)
     data.pop("compare", None)
-    for key, value in factors.items():
-        set_key(data, key, value, "compare.over")
+    # A key that lies inside another one is set after it.
+    for key, value in sorted(factors.items(), key=lambda item: item[0].count(".")):
+        set_key(data, key, copy.deepcopy(value), "compare.over")
     return check_recipe(parse_yaml(dump_yaml(data), f"compare ({cell_name(factors)})"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,10 @@ def plan_recipe(recipe: RecipeBase, output: Path) -> list[PlannedStage]:
     if recipe.compare is None:
         return _plan_cell(recipe, folder, "")
     planned = []
+    if recipe.compare.search is not None:
+        first = {key: ends[0] for key, ends in recipe.compare.search.ends().items()}
+        planned = _plan_cell(cell_recipe(recipe, first), folder / "cells" / cell_name(first), "a trial")
+        return [_repeated(stage, recipe.compare.search.trials) for stage in planned]
     for number, factors in enumerate(cells(recipe.compare)):
         name = cell_name(factors)
         try:
@@ -43,6 +47,15 @@ def plan_recipe(recipe: RecipeBase, output: Path) -> list[PlannedStage]:
                 raise
             planned.append(PlannedStage(name, folder / "cells" / name, False, None, str(error)))
     return planned
+
+
+def _repeated(stage: PlannedStage, trials: int) -> PlannedStage:
+    """A stage of one trial, planned for all of them."""
+    if stage.plan is None:
+        return stage
+    facts = {"trials": f"up to {trials}, of which this is one", **stage.plan.facts}
+    seconds = None if stage.plan.seconds is None else trials * stage.plan.seconds
+    return replace(stage, plan=StagePlan(facts, seconds, stage.plan.memory_bytes))
 
 
 def _plan_cell(recipe: RecipeBase, folder: Path, name: str) -> list[PlannedStage]:

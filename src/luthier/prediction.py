@@ -31,7 +31,8 @@ def predict_texts(
         batch_size: texts in one forward pass.
 
     Returns:
-        For each text `{"text", "label", "probability", "probabilities": {label: p}}`; `{"text", "score"}` for
+        For each text `{"text", "label", "probability", "probabilities": {label: p}}`; `{"text", "label", "response"}`
+        where the label is read off what the model writes, null where that is none; `{"text", "score"}` for
         regression; `{"text", "tokens", "labels"}` for token labels; `{"text", "response"}` for language models.
 
     Raises:
@@ -94,8 +95,9 @@ def _predict(
     if card.schema in ("prompt_response", "plain_text"):
         return [_generate(model, tokenizer, card, row) for row in rows]
     from luthier.data.encoding import encode_rows, make_collator
+    from luthier.evaluation.label_scoring import predict_labels
     from luthier.evaluation.prediction import predict_rows
-    from luthier.models.inspect import model_max_length
+    from luthier.models.inspect import is_encoder_decoder, model_max_length
     from luthier.progress import track
 
     longest = card.max_length or model_max_length(model.config, tokenizer) or 512
@@ -107,16 +109,18 @@ def _predict(
         max_length=longest,
         reserved=card.reserved_tokens,
         too_long="truncate",
+        encoder_decoder=is_encoder_decoder(model.config),
+        form=card.text_form,
     )
+    schema = str(card.schema)
     with track("predicting", len(encoded)) as bar:
-        found = predict_rows(
-            model,
-            encoded,
-            make_collator(str(card.schema), tokenizer),
-            str(card.schema),
-            batch_size=batch_size,
-            on_batch=bar.update,
-        )
+        if card.text_form is not None:
+            found = predict_labels(
+                model, encoded, card.text_form, schema, tokenizer, batch_size=batch_size, on_batch=bar.update
+            )
+        else:
+            collator = make_collator(schema, tokenizer)
+            found = predict_rows(model, encoded, collator, schema, batch_size=batch_size, on_batch=bar.update)
     return _describe(found, numbered, encoded, card)
 
 
@@ -134,8 +138,18 @@ def _describe(found: Predictions, rows: list[dict[str, Any]], encoded: Any, card
         examples = [{**row, "answers": {"text": []}} for row in rows]
         _, answers = best_answers(found, examples, encoded)
         return [_shown(row) | {"answer": answer} for row, answer in zip(rows, answers, strict=True)]
+    if found.guesses is not None:
+        return [
+            _shown(row) | {"label": _name(card, guess), "response": text}
+            for row, guess, text in zip(rows, found.guesses, found.extras["texts"], strict=True)
+        ]
     names = card.labels or [str(i) for i in range(found.logits.shape[1])]
     return [_shown(row) | _classified(p, names) for row, p in zip(rows, found.probabilities, strict=True)]
+
+
+def _name(card: ModelCard, guess: Any) -> str | None:
+    labels = card.text_form.labels if card.text_form else ()
+    return labels[int(guess)] if labels and int(guess) >= 0 else None
 
 
 def _classified(probabilities: Any, names: list[str]) -> dict[str, Any]:

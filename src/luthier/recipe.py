@@ -6,6 +6,7 @@ Loading a recipe imports neither torch nor transformers.
 from __future__ import annotations
 
 import difflib
+import itertools
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Self, Union, get_args
@@ -24,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from luthier.comparison import CompareSettings, SearchSettings, with_preset
 from luthier.errors import RecipeError
 from luthier.models.settings import ModelSettings
 from luthier.registry import STAGES, Context
@@ -32,28 +34,8 @@ from luthier.stages import Stage
 from luthier.yaml_text import YamlText, dump_yaml, parse_value, parse_yaml
 
 RESERVED_NAMES = {"con", "prn", "aux", "nul"}
-
-
-class CompareSettings(Settings):
-    """A grid: every combination of the listed values is run, and one table compares them."""
-
-    over: dict[str, list[Any]] = Field(
-        description="Dotted recipe keys with the values to try: `stages.0.tune.method: [lora, full]`, `seed: [13, 17]`."
-    )
-    baseline: str | None = Field(
-        None, description="Which value the differences are taken to; null takes the first row of the grid."
-    )
-
-    @field_validator("over")
-    @classmethod
-    def _something_to_compare(cls, over: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        empty = [key for key, values in over.items() if not values]
-        if not over or empty:
-            raise ValueError(f"give at least one value for {empty[0] if empty else 'one key'}")
-        for key, values in over.items():
-            if any(a == b for i, a in enumerate(values) for b in values[:i]):
-                raise ValueError(f"{key} lists a value twice")
-        return over
+# Of choices for the other keys of a search, tried before one is called wrong.
+MOST_COMBINATIONS = 32
 
 
 class RecipeBase(Settings):
@@ -175,11 +157,12 @@ def check_recipe(source: YamlText, overrides: tuple[str, ...] | list[str] = ()) 
             problems.append(f"{source.place(('plugins',))}: plugins: {plugin} can't be imported: {error}")
     model = recipe_model()
     try:
-        recipe = model.model_validate(source.data)
+        recipe = _expanded(model.model_validate(source.data), model)
+        problems += _grid_problems(recipe, source)
     except ValidationError as error:
         problems += [_explain(detail, source, model) for detail in error.errors()]
-    else:
-        problems += _grid_problems(recipe, source)
+    except RecipeError as error:
+        problems.append(f"{source.place(('compare', 'preset'))}: compare.preset: {error}")
     if problems:
         many = "1 error" if len(problems) == 1 else f"{len(problems)} errors"
         raise RecipeError(f"{many} in the recipe\n" + "\n".join(problems), where=source.name)
@@ -237,19 +220,57 @@ def _step(part: str) -> str | int:
     return int(part) if part.isdigit() else part
 
 
+def _expanded(recipe: RecipeBase, model: type[RecipeBase]) -> RecipeBase:
+    """The recipe with the grid of its preset written out."""
+    if recipe.compare is None or recipe.compare.preset is None:
+        return recipe
+    data = recipe.model_dump(mode="json", exclude_unset=True)
+    return model.model_validate(with_preset(data, recipe.compare.preset, recipe.seed))
+
+
 def _grid_problems(recipe: RecipeBase, source: YamlText) -> list[str]:
+    """What is wrong with the cells; of a preset, which leaves out what can't run, only where no cell can run."""
     if recipe.compare is None:
         return []
-    from luthier.grid import cell_recipe, cells
+    from luthier.grid import cells
 
-    problems = []
-    for factors in cells(recipe.compare):
-        try:
-            cell_recipe(recipe, factors)
-        except RecipeError as error:
-            shown = ", ".join(f"{k}={v}" for k, v in factors.items())
-            problems.append(f"{source.place(('compare', 'over'))}: compare.over: with {shown}: {error.what}")
+    if recipe.compare.search is not None:
+        return _search_problems(recipe, recipe.compare.search, source)
+    tried = [(factors, _cell_problem(recipe, factors)) for factors in cells(recipe.compare)]
+    wrong = [_told_of(factors, problem, "over", source) for factors, problem in tried if problem]
+    return [] if recipe.compare.preset and len(wrong) < len(tried) else wrong[:5]
+
+
+def _search_problems(recipe: RecipeBase, search: SearchSettings, source: YamlText) -> list[str]:
+    """Choices, and ends of ranges, that are wrong with whatever is chosen for the other keys."""
+    ends, problems = search.ends(), []
+    for key, choices in ends.items():
+        others = {k: v for k, v in ends.items() if k != key}
+        for choice in choices:
+            combinations = itertools.islice(itertools.product(*others.values()), MOST_COMBINATIONS)
+            found = (
+                _cell_problem(recipe, {key: choice, **dict(zip(others, values, strict=True))})
+                for values in combinations
+            )
+            first = next(found)
+            if first and all(found):
+                problems.append(_told_of({key: choice}, first, "search.space", source))
     return problems[:5]
+
+
+def _cell_problem(recipe: RecipeBase, factors: dict[str, Any]) -> str | None:
+    from luthier.grid import cell_recipe
+
+    try:
+        cell_recipe(recipe, factors)
+    except RecipeError as error:
+        return error.what
+    return None
+
+
+def _told_of(factors: dict[str, Any], problem: str, key: str, source: YamlText) -> str:
+    shown = ", ".join(f"{k}={v}" for k, v in factors.items())
+    return f"{source.place(('compare', *key.split('.')))}: compare.{key}: with {shown}: {problem}"
 
 
 def _explain(detail: ErrorDetails, source: YamlText, model: type[RecipeBase]) -> str:

@@ -15,7 +15,6 @@ from typing import Any
 
 from luthier.errors import InterruptedRunError, LuthierError, WorkspaceError
 from luthier.files import unwritable, write_json, write_text
-from luthier.grid import cell_name, cell_recipe, cells
 from luthier.models.settings import ModelSettings
 from luthier.provenance import code_digest, environment
 from luthier.recipe import RecipeBase, check_recipe, load_recipe, recipe_yaml
@@ -24,7 +23,7 @@ from luthier.stages import Kind, Stage, StageInputs
 from luthier.yaml_text import YamlText, dump_yaml
 
 logger = logging.getLogger(__name__)
-DONE = "done.json"
+DONE, FAILED = "done.json", "failed.json"
 # Errors after which the same command goes on: they say nothing about the recipe.
 GOES_ON = (WorkspaceError.exit_code, InterruptedRunError.exit_code)
 
@@ -55,6 +54,7 @@ class RunRecord:
         factors: what sets this cell apart; empty for a run that is no grid.
         stages: in order; of a failed cell only those that finished.
         error: what stopped the cell, or None.
+        pruned: whether that was the search which the cell is a trial of.
         cells: of a grid, its cells.
     """
 
@@ -62,6 +62,7 @@ class RunRecord:
     factors: dict[str, Any] = field(default_factory=dict)
     stages: list[StageRecord] = field(default_factory=list)
     error: str | None = None
+    pruned: bool = False
     cells: list[RunRecord] = field(default_factory=list)
 
     @property
@@ -102,9 +103,11 @@ def run(
                 return run_cell(checked, folder)
             except LuthierError as error:
                 if error.exit_code not in GOES_ON:
-                    write_json(folder / "failed.json", {"error": str(error)})
+                    write_json(folder / FAILED, {"error": str(error)})
                 raise
-        return _run_grid(checked, folder, on_cell)
+        from luthier.comparing import run_comparison
+
+        return run_comparison(checked, folder, on_cell)
 
 
 def as_recipe(
@@ -118,34 +121,6 @@ def as_recipe(
     if isinstance(recipe, dict):
         return check_recipe(YamlText("recipe", json.loads(json.dumps(recipe))), overrides)
     return load_recipe(recipe, overrides)
-
-
-def _run_grid(
-    recipe: RecipeBase, folder: Path, on_cell: Callable[[int, int, dict[str, Any]], None] | None
-) -> RunRecord:
-    assert recipe.compare is not None
-    record, every = RunRecord(folder), cells(recipe.compare)
-    for number, factors in enumerate(every):
-        if on_cell:
-            on_cell(number, len(every), factors)
-        place = folder / "cells" / cell_name(factors)
-        place.mkdir(parents=True, exist_ok=True)
-        write_json(place / "cell.json", {"factors": factors})
-        try:
-            cell = run_cell(cell_recipe(recipe, factors), place)
-        except LuthierError as error:
-            if error.exit_code in GOES_ON:
-                raise
-            logger.error("%s: %s", cell_name(factors), error)
-            write_json(place / "failed.json", {"error": str(error)})
-            cell = RunRecord(place, error=str(error))
-        cell.factors = factors
-        record.cells.append(cell)
-    if record.cells and all(cell.error for cell in record.cells):
-        raise LuthierError(
-            f"every cell of the grid failed; the first one said:\n{record.cells[0].error}", where=str(folder)
-        )
-    return record
 
 
 def run_cell(recipe: RecipeBase, folder: Path) -> RunRecord:
@@ -164,7 +139,7 @@ def run_cell(recipe: RecipeBase, folder: Path) -> RunRecord:
             _set_aside_if_other(place, key)
             record.stages.append(_run_stage(stage, active, inputs, place, key))
         previous = key
-    (folder / "failed.json").unlink(missing_ok=True)
+    (folder / FAILED).unlink(missing_ok=True)
     return record
 
 

@@ -1,7 +1,11 @@
+import re
 from pathlib import Path
+
+import yaml
 
 from luthier.data.catalogue import known_sets
 from luthier.data.settings import SPLITS, DataSettings
+from luthier.recipe import load_recipe
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 
@@ -30,6 +34,24 @@ def test_every_source_field_is_described():
         "examples",
         "per_class",
         "streaming",
+        "as_text",
+        "template",
+        "verbalizers",
+        "number_step",
+        "label_scoring",
     ):
         assert name in DataSettings.model_fields
         assert f"`{name}" in PAGE
+
+
+def test_its_recipes_and_data_blocks_are_valid(tmp_path):
+    blocks = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.S)
+    recipes = [block for block in blocks if "stages:" in block]
+    assert recipes
+    assert len(blocks) > len(recipes)
+    for block in blocks:
+        if block in recipes:
+            (tmp_path / "recipe.yaml").write_text(block)
+            load_recipe(tmp_path / "recipe.yaml")
+        else:
+            DataSettings.model_validate(yaml.safe_load(block)["data"])

@@ -41,6 +41,29 @@ def test_glue_is_known_by_name(hub, source):
     assert data.splits["train"][1] == {"row": 2, "text": "a1", "text_pair": "b", "label": 1}
 
 
+def test_record_is_known_by_name(monkeypatch):
+    rows = {
+        "passage": ["Ann met Bo."],
+        "query": ["@placeholder was met"],
+        "entities": [["Ann", "Bo"]],
+        "answers": [["Bo"]],
+        "idx": [{"passage": 3, "query": 7}],
+    }
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: {"train": datasets.Dataset.from_dict(rows)})
+    data = load_data(DataSettings(train="superglue/record"))
+    assert data.metrics == ("squad_f1", "exact_match")
+    assert data.splits["train"][1] == {
+        "row": 2,
+        "text": "Ann met Bo.",
+        "text_pair": "Bo was met",
+        "label": 1,
+        "group": "3-7",
+        "candidate": "Bo",
+        "question": "@placeholder was met",
+        "choices": ["Ann", "Bo"],
+    }
+
+
 def test_any_set_with_named_columns(hub):
     settings = DataSettings(source="hub:org/set@v2", text="sentence1", text_pair="sentence2")
     data = load_data(settings)

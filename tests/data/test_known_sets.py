@@ -5,8 +5,10 @@ import json
 import pytest
 
 from luthier.data.catalogue import known_sets
+from luthier.data.layouts import shape
 from luthier.data.loading import load_data
 from luthier.data.settings import DataSettings
+from luthier.data.table import Table
 from luthier.errors import DataError
 
 
@@ -127,6 +129,67 @@ def test_answers_of_one_question_share_a_group(write, folder):
         write(f"superglue/MultiRC/{split}.jsonl", json.dumps(row))
     found = load(source="data:superglue/multirc").splits["train"]
     assert found[1] == {"row": 2, "text": "story", "text_pair": "q? b", "label": 0, "group": "7-3"}
+
+
+def questions(write, passages, per_passage=3, per_question=4):
+    """MultiRC files with questions of several answers."""
+    lines = []
+    for i in range(passages):
+        asked = [
+            {
+                "question": f"q{q}?",
+                "idx": q,
+                "answers": [{"text": f"a{a}", "label": a % 2} for a in range(per_question)],
+            }
+            for q in range(per_passage)
+        ]
+        lines.append(json.dumps({"idx": i, "passage": {"text": "story", "questions": asked}}))
+    for split in ("train_32", "val", "dev32"):
+        write(f"superglue/MultiRC/{split}.jsonl", "\n".join(lines))
+
+
+@pytest.mark.parametrize("cut", [{"limit": 30}, {"evaluation_limit": 30}, {"validation_fraction": 0.3}])
+def test_draws_keep_the_answers_of_a_question_together(write, folder, cut):
+    questions(write, 8)
+    source = (
+        {"train": "data:superglue/multirc"} if "validation_fraction" in cut else {"source": "data:superglue/multirc"}
+    )
+    data = load(**source, **cut)
+    assert data.metrics == ("f1", "question_exact_match", "accuracy")
+    validation = data.splits["validation"]
+    assert len(validation) == 28
+    sizes = [list(validation["group"]).count(group) for group in set(validation["group"])]
+    assert sizes == [4] * 7
+    with pytest.raises(DataError, match="part rows of one question"):
+        load(source="data:superglue/multirc", examples=10, validation_examples=10)
+
+
+def record_rows():
+    """The same two queries as on the Hub and as in the official files."""
+    text = "Ann met Bo in Oslo.\n@highlight\nBo was late"
+    spans = [{"start": 0, "end": 2}, {"start": 8, "end": 9}, {"start": 14, "end": 17}, {"start": 31, "end": 32}]
+    answers = {"@placeholder was late": ["Bo"], "Ann went to @placeholder": ["Oslo"]}
+    flat = {
+        "passage": [text, text],
+        "query": list(answers),
+        "entities": [["Ann", "Bo", "Oslo"]] * 2,
+        "answers": list(answers.values()),
+        "idx": [{"passage": 5, "query": 0}, {"passage": 5, "query": 1}],
+    }
+    asked = [{"query": q, "idx": i, "answers": [{"text": a[0]}]} for i, (q, a) in enumerate(answers.items())]
+    nested = {"passage": [{"text": text, "entities": spans}], "idx": [5], "qas": [asked]}
+    return flat, nested
+
+
+@pytest.mark.parametrize("layout", [0, 1])
+def test_record_has_a_row_for_every_candidate(layout):
+    table = shape("record", Table("record", record_rows()[layout]))
+    rows = [table.record(i) for i in range(6)]
+    assert [r["candidate"] for r in rows] == ["Ann", "Bo", "Oslo"] * 2
+    assert [r["label"] for r in rows] == ["False", "True", "False", "False", "False", "True"]
+    assert [r["group"] for r in rows] == ["5-0"] * 3 + ["5-1"] * 3
+    assert rows[1]["filled"] == "Bo was late"
+    assert rows[0]["text"] == "Ann met Bo in Oslo. Bo was late"
 
 
 def test_entities_become_tags_and_the_longer_one_wins(write, folder):

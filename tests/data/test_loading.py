@@ -162,7 +162,8 @@ def test_subsets_and_cuts(write):
     assert load(train=path, per_class=3).summary["train"].label_counts == {"a": 3, "b": 3}
     assert load(train=path, limit=5).summary["train"].rows == 5
     both = load(train=path, validation_fraction=0.5, evaluation_limit=2).summary
-    assert both["validation"].rows == 2 and both["train"].rows > 2
+    assert both["validation"].rows == 2
+    assert both["train"].rows > 2
     assert (
         load(train=path, examples=7).splits["train"]["row"]
         != load(train=path, examples=7, subset_seed=1).splits["train"]["row"]

@@ -5,7 +5,7 @@ import pytest
 
 from luthier.errors import RecipeError
 from luthier.evaluation.calibration import brier_score, expected_calibration_error, reliability_bins
-from luthier.evaluation.metrics import answer_f1, bootstrap_interval, exact_match, higher_is_better, score
+from luthier.evaluation.metrics import answer_f1, bootstrap_interval, exact_match, score
 
 GOLD, GUESS = np.array([1, 1, 0, 0, 1, 0]), np.array([1, 0, 0, 0, 1, 1])
 
@@ -37,11 +37,6 @@ def test_answers_by_the_squad_rules():
 def test_unknown_metric_is_named():
     with pytest.raises(RecipeError, match="acuracy"):
         score(("acuracy",), GOLD, GUESS)
-
-
-def test_directions():
-    assert higher_is_better("validation/accuracy")
-    assert not higher_is_better("test/perplexity")
 
 
 def test_bootstrap_covers_the_score_and_needs_two_rows():

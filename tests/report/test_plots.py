@@ -15,6 +15,7 @@ PLOTS = {
     "bars": {"kind": "bars", "values": {HOSTILE: 0.3, "b": [0.4, 0.5]}, "x_label": HOSTILE},
     "lines": {"kind": "lines", "series": {HOSTILE: [[0, 1], [1, 2]], "b": [[[0, 1]], [[0, 2]]]}, "y_label": HOSTILE},
     "log lines": {"kind": "lines", "series": {"a": [[1, 1], [900, 2]]}, "log_x": True},
+    "bands": {"kind": "bands", "series": {HOSTILE: [[1, 0.5, 0.1], [2, 0.4, 0.0]], "b": [[1, 0.2, 0]]}, "x_label": "x"},
     "radar": {
         "kind": "radar",
         "series": {HOSTILE: {"a": 0.5, HOSTILE: 0.2, "c": 1.4}, "y": {"a": 1, HOSTILE: 0, "c": 0}},

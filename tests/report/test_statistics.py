@@ -10,7 +10,6 @@ from luthier.report.results import Cell, read_run
 from luthier.report.statistics import (
     baseline_of,
     difference,
-    higher_is_better,
     label_of,
     paired_differences,
     summarise,
@@ -87,16 +86,3 @@ def test_the_baseline_is_named_or_the_first_with_a_score():
 def test_labels():
     assert label_of({"x.method": {"name": "lora", "rank": 8}, "x.rate": 0.1}) == "lora, rank 8, rate 0.1"
     assert label_of({"x.rate": None}) == "rate default"
-
-
-@pytest.mark.parametrize("name", ["test/accuracy", "glue/mcc", "auroc", "aupr", "tokens_per_second"])
-def test_higher_is_better(name: str):
-    assert higher_is_better(name)
-
-
-LOWER = "validation/loss perplexity test/expected_calibration_error ece seconds brier_score fpr95 peak_memory_bytes"
-
-
-@pytest.mark.parametrize("name", LOWER.split())
-def test_lower_is_better(name: str):
-    assert not higher_is_better(name)

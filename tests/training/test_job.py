@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, TrainerCallback
+from transformers import BertConfig, BertForSequenceClassification, TrainerCallback, get_scheduler
 
 from luthier.errors import InterruptedRunError, TrainingError
 from luthier.jsonlines import read_log
 from luthier.training.job import TrainingJob, total_steps, train
+from luthier.training.schedule import share_of_rate
 from luthier.training.settings import TrainingSettings
-from luthier.training.trainer import trainable_state
+from luthier.training.trainer import LuthierTrainer, trainable_state
 
 ROWS = 20
 
@@ -220,3 +221,50 @@ def test_gradient_checkpointing_changes_no_weight(tmp_path: Path):
 def test_steps_are_counted_as_the_trainer_counts_them(tmp_path: Path):
     settings = {"batch_size": 3, "accumulation": 2, "epochs": 2}
     assert train(make_job(tmp_path, tiny_model(), **settings)).steps == total_steps(TrainingSettings(**settings), ROWS)
+
+
+@pytest.fixture
+def step_clock(monkeypatch):
+    """A clock on which every optimiser step takes six seconds."""
+    monkeypatch.setattr(LuthierTrainer, "seconds", property(lambda self: max(6.0 * self.state.global_step, 0.1)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "evaluated"),
+    [
+        ({"max_minutes": 1.2}, 12, [5, 10, 12]),
+        ({"max_minutes": 1.2, "evaluate_every": 8}, 12, [8, 12]),
+        ({"max_minutes": 1.2, "max_steps": 7}, 7, [5, 7]),
+        ({"max_minutes": 0.5, "epochs": 1, "evaluate_every": 5}, 5, [5]),
+    ],
+    ids=str,
+)
+def test_a_time_limit_ends_training_with_an_evaluation(tmp_path: Path, step_clock, settings, steps, evaluated):
+    result = train(make_job(tmp_path, tiny_model(), evaluator=train_accuracy, **settings))
+    assert result.steps == steps
+    log = read_log(tmp_path / "log.jsonl")
+    assert [line["step"] for line in log if line["event"] == "evaluate"] == evaluated
+
+
+def test_under_a_time_limit_the_rate_falls_with_the_time(tmp_path: Path, step_clock):
+    train(make_job(tmp_path, tiny_model(), max_minutes=2, warmup_ratio=0.25))
+    rates = [line["learning_rate"] for line in read_log(tmp_path / "log.jsonl") if "learning_rate" in line]
+    # The rate of a step is set at the end of the one before, when the clock has not yet counted that one.
+    assert rates[2:] == pytest.approx([1e-3 * min(step / 5, (20 - step) / 15) for step in range(1, 19)], rel=1e-6)
+
+
+def test_a_killed_run_under_a_time_limit_uses_only_what_time_is_left(tmp_path: Path, step_clock):
+    with pytest.raises(Killed):
+        train(make_job(tmp_path, tiny_model(), [At(8, kill)], max_minutes=1.2, checkpoint_every=3))
+    result = train(make_job(tmp_path, tiny_model(), max_minutes=1.2, checkpoint_every=3))
+    assert result.steps == 12
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant_with_warmup"])
+def test_the_schedule_has_the_shape_of_the_trainers_own(kind: str):
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    stock = get_scheduler(kind, optimiser, num_warmup_steps=3, num_training_steps=12)
+    for step in range(12):
+        assert share_of_rate(kind, 3 / 12, step / 12) == pytest.approx(stock.get_last_lr()[0], abs=1e-12)
+        optimiser.step()
+        stock.step()

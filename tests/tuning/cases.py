@@ -79,6 +79,11 @@ CASES = [
     Case({"name": "unipelt", "prefix_length": 4, "prefix_projection_width": 16}, (".unipelt_parts.",)),
     Case({"name": "unipelt", "gates": "none", "prefix_projection": False}, (".unipelt_parts.",)),
     Case({"name": "unipelt", "parts": ["lora", "bitfit"]}, (".unipelt_parts.",), on=("encoder",)),
+    Case({"name": "task_prefix"}, (".task_prefix_parts.",)),
+    Case(
+        {"name": "task_prefix", "prefix_length": 3, "projection": True, "projection_width": 16, "layers": [1]},
+        (".task_prefix_parts.",),
+    ),
     Case({"name": "peft", "peft_type": "LOHA", "settings": {"r": 2}}, (".hada_",)),
 ]
 

@@ -72,8 +72,20 @@ def generated(generator: Any, s: Tensor, layer: int) -> Tensor:
     return (hidden @ kron_sum(net.up.a, net.up.b) + generator.bias[layer]).view(-1, len(s))
 
 
-def reference(model: Any, ids: list[int], *, at: int | None, multi: bool, previous: bool, generator: Any) -> Tensor:
-    """Logits of one unpadded row; `at` is the column of the prompt, None runs the bare model."""
+def reference(
+    model: Any,
+    ids: list[int],
+    *,
+    at: int | None,
+    multi: bool,
+    previous: bool,
+    generator: Any,
+    with_prompt: tuple[int, ...] = (),
+) -> Tensor:
+    """Logits of one unpadded row; `at` is the column of the prompt, None runs the bare model.
+
+    `with_prompt` are tokens that follow the text in the passes with a prompt only.
+    """
     w = {name.split(".", 1)[1]: p for name, p in model.named_parameters() if name.startswith(("bert.", "roberta."))}
     first_position = PAD + 1 if hasattr(model, "roberta") else 0
 
@@ -84,7 +96,8 @@ def reference(model: Any, ids: list[int], *, at: int | None, multi: bool, previo
         return F.layer_norm(x, (WIDTH,), w[f"{name}.weight"], w[f"{name}.bias"], 1e-12)
 
     def body(prompt: Tensor | None, s: Tensor | None) -> Tensor:
-        h = w["embeddings.word_embeddings.weight"][ids]
+        tokens = ids if prompt is None else [*ids, *with_prompt]
+        h = w["embeddings.word_embeddings.weight"][tokens]
         if prompt is not None:
             h = torch.cat([h[:at], prompt, h[at:]])
         h = h + w["embeddings.position_embeddings.weight"][first_position : first_position + len(h)]

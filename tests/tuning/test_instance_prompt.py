@@ -12,7 +12,7 @@ from transformers import RobertaConfig, RobertaModel
 from luthier.tuning.instance_prompt import InstancePromptConfig, PHMLinear
 from luthier.tuning.instance_prompt.model import build_generator
 from luthier.tuning.instance_prompt.trunk import find_trunk
-from tests.tuning.instance_prompt_models import LAYERS, WIDTH, encoder, kron_sum, pairs, reference, tuned
+from tests.tuning.instance_prompt_models import LAYERS, SEPARATOR, WIDTH, encoder, kron_sum, pairs, reference, tuned
 
 LENGTHS = [(4, 2), (2, 6), (5, 5)]
 
@@ -64,6 +64,8 @@ def test_a_phm_layer_forms_its_matrix_only_for_many_rows():
         (1, False, "first_pass"),
         (2, True, "previous_layer"),
         (3, True, "first_pass"),
+        (4, True, "previous_layer"),
+        (4, False, "first_pass"),
     ],
 )
 def test_the_model_equals_the_reference(kind: str, position: int, multi: bool, source: str):
@@ -75,8 +77,10 @@ def test_the_model_equals_the_reference(kind: str, position: int, multi: bool, s
     generator = model.base_model.prompt_layer.instance_prompt_generators["default"]
     for row, (a, b) in enumerate(LENGTHS):
         ids = batch["input_ids"][row, : a + b + 4].tolist()
-        at = {0: 1, 1: a + 1, 2: a + 3, 3: a + b + 3}[position]
-        wanted = reference(bare, ids, at=at, multi=multi, previous=source == "previous_layer", generator=generator)
+        at = {0: 1, 1: a + 1, 2: a + 3, 3: a + b + 3, 4: a + b + 5}[position]
+        settings = {"multi": multi, "previous": source == "previous_layer", "generator": generator}
+        ends = (SEPARATOR, SEPARATOR) if position == 4 else ()
+        wanted = reference(bare, ids, at=at, **settings, with_prompt=ends)
         torch.testing.assert_close(logits[row], wanted, rtol=1e-10, atol=1e-10)
 
 
@@ -152,6 +156,35 @@ def test_key_value_vectors_pass_through_the_projections():
     torch.testing.assert_close(logits, bare(**batch).logits, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("lengths", [LENGTHS, LENGTHS[:1]], ids=["ragged", "even"])
+@pytest.mark.parametrize("first_layer", [0, 1])
+def test_a_prompt_in_its_own_segment_keeps_its_separators(lengths: list[tuple[int, int]], first_layer: int):
+    """In the first prompted layer the prompt stands between two separators; in those above, only it is replaced."""
+    base = encoder()
+    model = tuned(
+        base, position=4, insertion="replace", vector_source="first_pass", separator_token_id=2, first_layer=first_layer
+    )
+    trunk, batch, seen = model.base_model.prompt_layer.trunk, pairs(lengths), {}
+    for index, layer in enumerate(trunk.layers):
+        layer.register_forward_pre_hook(lambda _, args, index=index: seen.__setitem__(index, args[0]))
+    bare = {}
+    with model.disable_adapter():
+        s = model.get_base_model().roberta(**batch).last_hidden_state[:, 0]
+        bare |= seen
+    model(**batch)
+    generator = model.base_model.prompt_layer.instance_prompt_generators["default"]
+    for row, (a, b) in enumerate(lengths):
+        start = a + b + 5
+        for slot, index in enumerate(range(max(1, first_layer), LAYERS)):
+            made = generator(s, slot + (first_layer == 0))
+            torch.testing.assert_close(seen[index][row, start : start + 3], made[row], rtol=1e-10, atol=1e-10)
+            separators = seen[index][row, [start - 1, start + 3]]
+            assert not torch.isclose(separators, made[row, :2]).any()
+        if first_layer:
+            text = slice(0, a + b + 4)
+            torch.testing.assert_close(seen[1][row, text], bare[1][row, text], rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("norm", [True, False])
 def test_residual_and_layer_norm_follow_the_generated_prompt(norm: bool):
     plain, changed = tuned(encoder()), tuned(encoder(), residual=True, layer_norm=norm)
@@ -225,7 +258,7 @@ def test_an_order_that_divides_not_every_width_is_refused_with_those_that_do(opt
     ("options", "complaint"),
     [
         ({"generator": "cnn"}, "phm, dnn, low_rank_phm"),
-        ({"position": 4}, "-1, 0, 1, 2, 3"),
+        ({"position": 5}, "-1, 0, 1, 2, 3, 4"),
         ({"prompt_length": 0}, "at least 1"),
         ({"position": -1}, "use 0"),
         ({"dropout": 1.0}, "below 1"),

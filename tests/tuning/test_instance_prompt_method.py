@@ -52,6 +52,7 @@ def test_the_order_is_chosen_to_divide_the_widths():
 def test_positions_are_reserved_where_the_prompt_takes_some():
     assert InstancePrompt(length=7).reserved_tokens() == 7
     assert InstancePrompt(length=7, insertion="key_value").reserved_tokens() == 0
+    assert InstancePrompt(length=7, position=4).reserved_tokens() == 9
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_positions_are_reserved_where_the_prompt_takes_some():
         {"generator": "dnn", "order": 4},
         {"rank": 2},
         {"bottleneck": 10, "order": 4},
-        {"position": 4},
+        {"position": 5},
         {"insertion": "key_value", "position": 0},
         {"lenght": 5},
     ],

@@ -306,6 +306,11 @@ def test_a_separator_that_is_not_known_is_asked_for():
         get_peft_model(base_model("decoder"), InstancePromptConfig(position=1))
 
 
+def test_a_causal_model_takes_no_prompt_behind_its_text():
+    with pytest.raises(ValueError, match="a causal model does not see it"):
+        get_peft_model(base_model("decoder"), InstancePromptConfig(position=4, separator_token_id=2))
+
+
 def test_half_precision_gives_half_precision():
     model = get_peft_model(
         base_model("decoder").to(torch.bfloat16), InstancePromptConfig(task_type="CAUSAL_LM", dropout=0.0)

@@ -45,7 +45,8 @@ def canonical_splits(
     return {split: rows for split, rows in found.items() if rows is not None}
 
 
-def with_cut_validation(rows: dict[str, Rows], settings: DataSettings) -> dict[str, Rows]:
+def with_cut_validation(rows: dict[str, Rows], settings: DataSettings, by_group: bool = False) -> dict[str, Rows]:
+    """Cut the validation split that the settings ask for; `by_group` keeps the rows of a question together."""
     share = settings.validation_fraction
     if share is None or "train" not in rows:
         return rows
@@ -56,7 +57,9 @@ def with_cut_validation(rows: dict[str, Rows], settings: DataSettings) -> dict[s
             fix="leave `validation_fraction` out, or name the training split alone as `train`",
         )
     train = rows["train"]
-    parts = cut_shares(len(train), {"train": 1 - share, "validation": share}, train.where)
+    units = _units(train, by_group)
+    cut = cut_shares(len(units), {"train": 1 - share, "validation": share}, train.where)
+    parts = {name: sorted(row for unit in chosen for row in units[unit]) for name, chosen in cut.items()}
     said = f"{share:g} of the training rows, cut with seed {CUT_SEED}"
     _log.info("%s: validation is %s", train.where, said)
     rest = f"without the {share:g} cut for validation"
@@ -64,6 +67,16 @@ def with_cut_validation(rows: dict[str, Rows], settings: DataSettings) -> dict[s
         "train": train.select(parts["train"], _joined(train.note, rest)),
         "validation": train.select(parts["validation"], said),
     }
+
+
+def _units(one: Rows, by_group: bool) -> list[list[int]]:
+    """0-based rows of everything that a draw takes or leaves whole, in file order."""
+    if not by_group or "group" not in one.columns:
+        return [[row] for row in range(len(one))]
+    found: dict[str, list[int]] = {}
+    for row, group in enumerate(one.columns["group"]):
+        found.setdefault(group, []).append(row)
+    return list(found.values())
 
 
 def _joined(*notes: str) -> str:
@@ -121,8 +134,15 @@ def _choice_ids(one: Rows, problems: Problems) -> list[int]:
     return found
 
 
-def drawn(rows: dict[str, Rows], labels: list[str], settings: DataSettings) -> dict[str, Rows]:
+def drawn(rows: dict[str, Rows], labels: list[str], settings: DataSettings, by_group: bool = False) -> dict[str, Rows]:
+    """Draw the subsets that the settings ask for; `by_group` has limits keep the rows of a question together."""
     seed = settings.subset_seed
+    if by_group and settings.validation_examples is not None:
+        raise DataError(
+            "`validation_examples` would part rows of one question, which are scored together",
+            where=rows["train"].where if "train" in rows else None,
+            fix="use `validation_fraction`, which keeps them together",
+        )
     if "train" in rows and settings.per_class is not None:
         train = rows["train"]
         if not labels or "label" not in train.columns:
@@ -134,8 +154,8 @@ def drawn(rows: dict[str, Rows], labels: list[str], settings: DataSettings) -> d
     for split, one in rows.items():
         most = _most_rows(settings, split)
         if most is not None and len(one) > most:
-            kept = first_of_order(len(one), most, seed)
-            rows[split] = one.select(kept, _joined(one.note, f"{most} of {len(one)} rows, seed {seed}"))
+            kept = first_of_order(_units(one, by_group), most, seed)
+            rows[split] = one.select(kept, _joined(one.note, f"{len(kept)} of {len(one)} rows, seed {seed}"))
     return rows
 
 

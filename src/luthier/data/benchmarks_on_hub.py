@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from luthier.data.known_set import NLI, SENTIMENT, KnownSet
+from luthier.data.known_set import ENTAILMENT, NLI, SENTIMENT, KnownSet
+from luthier.data.superglue import SUPERGLUE
 
 _BOTH = {"train": "train", "validation": "validation"}
-_ENTAILMENT = ("entailment", "not_entailment")
-_TRUTH = ("False", "True")
 
 
 def _glue(
@@ -25,9 +24,10 @@ def _glue(
     )
 
 
-def _superglue(name: str, columns: dict[str, str], metrics: tuple[str, ...], **more: Any) -> KnownSet:
-    settings: dict[str, Any] = {"task": "pair", "splits": _BOTH, "labels": _TRUTH} | more
-    return KnownSet(f"superglue/{name}", columns=columns, metrics=metrics, hub=("aps/super_glue", name), **settings)
+_SUPERGLUE_NOTES = {
+    "multirc": "column `group` joins the answers of one question",
+    "record": "one row a candidate entity; column `group` joins those of one query",
+}
 
 
 HUB_SETS: tuple[KnownSet, ...] = (
@@ -54,41 +54,17 @@ HUB_SETS: tuple[KnownSet, ...] = (
         },
         note="validation is the matched half; `glue/mnli#validation_mismatched` is the other",
     ),
-    _glue("qnli", ("question", "sentence"), _ENTAILMENT, ("accuracy",)),
-    _glue("rte", ("sentence1", "sentence2"), _ENTAILMENT, ("accuracy",)),
+    _glue("qnli", ("question", "sentence"), ENTAILMENT, ("accuracy",)),
+    _glue("rte", ("sentence1", "sentence2"), ENTAILMENT, ("accuracy",)),
     _glue("wnli", ("sentence1", "sentence2"), ("not_entailment", "entailment"), ("accuracy",)),
-    _superglue("boolq", {"text": "question", "text_pair": "passage", "label": "label"}, ("accuracy",)),
-    _superglue(
-        "cb",
-        {"text": "premise", "text_pair": "hypothesis", "label": "label"},
-        ("accuracy", "macro_f1"),
-        labels=("entailment", "contradiction", "neutral"),
-    ),
-    _superglue(
-        "copa",
-        {"context": "context", "choices": "choices", "label": "label"},
-        ("accuracy",),
-        task="multiple_choice",
-        labels=None,
-        derive="copa",
-    ),
-    _superglue(
-        "multirc",
-        {"text": "paragraph", "text_pair": "question_and_answer", "label": "label", "group": "group"},
-        ("f1", "accuracy"),
-        derive="multirc",
-        note="column `group` joins the answers of one question",
-    ),
-    _superglue(
-        "rte",
-        {"text": "premise", "text_pair": "hypothesis", "label": "label"},
-        ("accuracy",),
-        labels=_ENTAILMENT,
-    ),
-    _superglue(
-        "wic", {"text": "word_and_sentence", "text_pair": "sentence2", "label": "label"}, ("accuracy",), derive="wic"
-    ),
-    _superglue(
-        "wsc", {"text": "marked_text", "text_pair": "span1_text", "label": "label"}, ("accuracy",), derive="wsc"
+    *(
+        KnownSet(
+            f"superglue/{name}",
+            splits=_BOTH,
+            hub=("aps/super_glue", name),
+            note=_SUPERGLUE_NOTES.get(name, ""),
+            **shape,
+        )
+        for name, shape in SUPERGLUE.items()
     ),
 )

@@ -14,7 +14,8 @@ from luthier.errors import DataError, nearest
 
 Columns = Mapping[str, str | list[str]]
 Cell = Callable[[Any], Any]
-_TEXTS = {"text", "text_pair", "context", "question", "prompt", "response"}
+_COMPANIONS = ("group", "candidate", "question", "choices")
+_TEXTS = {"candidate", "text", "text_pair", "context", "question", "prompt", "response"}
 
 
 class BadCellError(ValueError):
@@ -26,7 +27,7 @@ def wanted_columns(schema: TaskSchema, mapping: Columns, labelled: bool) -> dict
     needed = list(schema.columns)
     if schema.label_column and labelled:
         needed.append(schema.label_column)
-    optional = [name for name in ("text_pair", "group") if name in mapping and name not in needed]
+    optional = [name for name in ("text_pair", *_COMPANIONS) if name in mapping and name not in needed]
     if schema.name not in ("regression",) and "text_pair" in optional:
         optional.remove("text_pair")
     return {name: mapping.get(name, name) for name in needed + optional}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from luthier.data.text_form import TextForm
 from luthier.errors import DataError, ModelError
 
 IGNORED = -100
@@ -29,6 +30,7 @@ class Encoder:
         too_long: `error`, or `truncate`.
         encoder_decoder: whether responses go to a decoder of their own.
         where: the split, for messages.
+        form: how the task is posed as text, or None.
         cut: (row, tokens before the cut) of every row that was cut.
     """
 
@@ -38,6 +40,7 @@ class Encoder:
     too_long: str = "error"
     encoder_decoder: bool = False
     where: str = "data"
+    form: TextForm | None = None
     cut: list[tuple[int, int]] = field(default_factory=list)
 
     @property
@@ -235,7 +238,7 @@ def encode_replies(columns: Columns, encoder: Encoder) -> Encoded:
     down to a quarter of the room, then the end of its response.
     """
     rows = list(columns["row"])
-    starts, ends = zip(*_turns(columns["prompt"], columns["response"], encoder.tokenizer), strict=True)
+    starts, ends = zip(*turns(columns["prompt"], columns["response"], encoder.tokenizer), strict=True)
     template = getattr(encoder.tokenizer, "chat_template", None) is not None
     prompts = encoder.tokenize(list(starts), add_special_tokens=not template)["input_ids"]
     replies = encoder.tokenize(list(ends), add_special_tokens=False)["input_ids"]
@@ -258,14 +261,15 @@ def encode_replies(columns: Columns, encoder: Encoder) -> Encoded:
     return _finished(encoded, rows)
 
 
-def _turns(prompts: Sequence[str], responses: Sequence[str], tokenizer: Any) -> Iterator[tuple[str, str]]:
+def turns(prompts: Sequence[str], responses: Sequence[str], tokenizer: Any) -> Iterator[tuple[str, str]]:
+    """Prompts and responses as the tokenizer's chat template writes them, or as they are where it has none."""
     for prompt, response in zip(prompts, responses, strict=True):
         if getattr(tokenizer, "chat_template", None) is None:
             yield prompt, response
             continue
-        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-        start = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template(turns, tokenize=False)
+        both = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        start = tokenizer.apply_chat_template(both[:1], tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template(both, tokenize=False)
         yield (start, whole.removeprefix(start)) if whole.startswith(start) else (start, response)
 
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from luthier.data.collating import make_collator, with_pad_token
-from luthier.data.encoders import ENCODERS, Encoded, Encoder
+from luthier.data.encoders import Encoded, Encoder
+from luthier.data.label_text import encoder_of
+from luthier.data.text_form import TextForm
 from luthier.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,7 +44,8 @@ def encode(
     Returns:
         By split, a `datasets.Dataset` with `input_ids`, `attention_mask`, `token_type_ids` where the tokenizer gives
         them, `labels` where there are labels, `row` and `length` (tokens). Multiple choice nests lists by choice;
-        extractive answers have `start_positions`, `end_positions` and `offsets` and may have several windows a row.
+        extractive answers have `start_positions`, `end_positions` and `offsets` and may have several windows a row; a
+        task that is posed as text has the columns of `luthier.data.label_text`.
         A streamed split stays a stream.
 
     Raises:
@@ -53,7 +56,7 @@ def encode(
     for split in data.splits if splits is None else splits:
         if split not in data.splits:
             raise DataError(f"there is no split {split!r}", fix=f"the data has: {', '.join(data.splits)}")
-        options = Encoder(tokenizer, max_length, reserved, too_long, encoder_decoder, f"split {split!r}")
+        options = Encoder(tokenizer, max_length, reserved, too_long, encoder_decoder, f"split {split!r}", data.form)
         rows = data.splits[split]
         if hasattr(rows, "encoded"):
             found[split] = rows.encoded(options)
@@ -72,6 +75,7 @@ def encode_rows(
     reserved: int = 0,
     too_long: str = "error",
     encoder_decoder: bool = False,
+    form: TextForm | None = None,
 ) -> Any:
     """Encode rows that are no part of a loaded set, as `encode` does.
 
@@ -79,6 +83,7 @@ def encode_rows(
         rows: canonical columns, with `row` or without; all rows have the same ones.
         schema: name of the task schema.
         tokenizer, max_length, reserved, too_long, encoder_decoder: as in `encode`.
+        form: how the task is posed as text, or None.
 
     Returns:
         A `datasets.Dataset`.
@@ -90,7 +95,7 @@ def encode_rows(
         raise DataError("there are no rows to encode")
     columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in rows[0]}
     columns.setdefault("row", list(range(1, len(rows) + 1)))
-    options = Encoder(tokenizer, max_length, reserved, too_long, encoder_decoder, "rows")
+    options = Encoder(tokenizer, max_length, reserved, too_long, encoder_decoder, "rows", form)
     return _encode_columns(columns, schema, options, repr(columns))
 
 
@@ -100,7 +105,7 @@ def _encode_columns(columns: dict[str, list[Any]], schema: str, options: Encoder
             f"{options.reserved} of {options.max_length} positions are reserved, which leaves no room for text"
         )
     with_pad_token(options.tokenizer)
-    encoded = ENCODERS[schema](columns, options)
+    encoded = encoder_of(schema, options)(columns, options)
     if options.cut:
         row, length = max(options.cut, key=lambda pair: pair[1])
         _log.warning(
@@ -112,7 +117,7 @@ def _encode_columns(columns: dict[str, list[Any]], schema: str, options: Encoder
             row,
             length,
         )
-    return _dataset(encoded, f"{content}-{options.where}-{options.room}")
+    return _dataset(encoded, f"{content}-{options.where}-{options.room}-{options.form}")
 
 
 def _dataset(encoded: Encoded, content: str) -> Any:

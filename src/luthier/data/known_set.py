@@ -72,6 +72,11 @@ class KnownSet:
     skips_unusable: bool = False
     note: str = ""
 
+    @property
+    def scored_by_group(self) -> bool:
+        """Whether a score is of all rows of a question together, so that no draw may part them."""
+        return "question_exact_match" in self.metrics or "candidate" in self.columns
+
 
 def numbered(labels: tuple[str, ...]) -> dict[str, str]:
     """Label map of a file that holds ids: "0" -> first label, and so on."""

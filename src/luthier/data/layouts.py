@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from luthier.data.known_set import Files
@@ -151,6 +151,39 @@ def multirc(table: Table) -> Table:
     return table
 
 
+def record(table: Table) -> Table:
+    """One row a candidate entity of a query. Takes both the nested rows of the official files and the flat ones of the
+    Hub; highlights follow the passage as further sentences."""
+    rows = []
+    for passage, query, group, entities, answers in _record_queries(table):
+        candidates = list(dict.fromkeys(entities))
+        shared = {"text": passage.replace("\n@highlight\n", " "), "query": query, "candidates": candidates}
+        rows += [
+            shared
+            | {"group": group, "candidate": candidate, "filled": query.replace("@placeholder", candidate)}
+            | {"label": str(candidate in answers)}
+            for candidate in candidates
+        ]
+    return Table.of_records(table.name, rows)
+
+
+def _record_queries(table: Table) -> Iterator[tuple[str, str, str, list[str], list[str]]]:
+    """Passage, query, group, entities and answers of every query of ReCoRD."""
+    c = table.columns
+    if "qas" not in c:
+        for passage, query, index, entities, answers in zip(
+            c["passage"], c["query"], c["idx"], c["entities"], c["answers"], strict=True
+        ):
+            yield passage, query, f"{index['passage']}-{index['query']}", entities, answers
+        return
+    for passage, index, questions in zip(c["passage"], c["idx"], c["qas"], strict=True):
+        text = passage["text"]
+        entities = [text[span["start"] : span["end"] + 1] for span in passage["entities"]]
+        for question in questions:
+            answers = [answer["text"] for answer in question["answers"]]
+            yield text, question["query"], f"{index}-{question['idx']}", entities, answers
+
+
 def wic(table: Table) -> Table:
     """Word in context: the word stands before the first sentence."""
     both = zip(table.columns["word"], table.columns["sentence1"], strict=True)
@@ -210,7 +243,7 @@ LAYOUTS: dict[str, Layout] = {
     )
 }
 DERIVED: dict[str, Callable[[Table], Table]] = {
-    f.__name__: f for f in (copa, multirc, wic, wsc, group_of_newsgroups, instruction)
+    f.__name__: f for f in (copa, multirc, record, wic, wsc, group_of_newsgroups, instruction)
 }
 
 

@@ -22,10 +22,12 @@ from luthier.data.assembly import (
 )
 from luthier.data.fingerprint import source_fingerprint
 from luthier.data.origins import plan
+from luthier.data.posing import pose
 from luthier.data.reading import RawSplit, Rows, choose_schema, column_mapping, read_origin
 from luthier.data.schemas import TaskSchema
 from luthier.data.settings import SPLITS, DataSettings
 from luthier.data.table import listing
+from luthier.data.text_form import TextForm
 from luthier.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class TaskData:
         metrics: metric names, the primary one first.
         fingerprint: sha256 over the sources and the settings.
         summary: per split.
+        form: how the task is posed as text, or None.
     """
 
     schema: TaskSchema
@@ -51,6 +54,12 @@ class TaskData:
     metrics: tuple[str, ...]
     fingerprint: str
     summary: dict[str, SplitSummary] = field(default_factory=dict)
+    form: TextForm | None = None
+
+    @property
+    def encoded_schema(self) -> str:
+        """The schema of the rows that a model is fed: that of the task, or of prompts with responses."""
+        return str(self.schema.name) if self.form is None else "prompt_response"
 
 
 def load_data(settings: DataSettings, *, splits: Sequence[str] = SPLITS) -> TaskData:
@@ -76,10 +85,22 @@ def load_data(settings: DataSettings, *, splits: Sequence[str] = SPLITS) -> Task
     mappings = {split: column_mapping(one.origin, settings, user_files=user_files) for split, one in raw.items()}
     schema = choose_schema(first, mappings[next(s for s in raw if raw[s] is first)], settings)
     rows = canonical_splits(raw, schema, mappings, settings)
-    rows = with_cut_validation(rows, settings)
+    by_group = first.origin.known is not None and first.origin.known.scored_by_group
+    rows = with_cut_validation(rows, settings, by_group)
     labels = label_names(rows, raw, schema, settings)
     set_label_ids(rows, schema, labels)
-    rows = drawn(rows, labels, settings)
+    base = "train" if "train" in rows else next(iter(rows))
+    origin = raw[base].origin
+    form = pose(
+        settings,
+        origin.known,
+        schema,
+        labels,
+        mappings[base],
+        examples=rows[base].columns,
+        where=rows[base].where,
+    )
+    rows = drawn(rows, labels, settings, by_group)
     wanted = {split: rows[split] for split in SPLITS if split in rows and split in splits}
     if not wanted:
         raise DataError(f"there is no split {' or '.join(splits)}", fix=f"the data has: {', '.join(rows)}")
@@ -94,6 +115,7 @@ def load_data(settings: DataSettings, *, splits: Sequence[str] = SPLITS) -> Task
         metrics=metric_names(first.origin, schema, labels),
         fingerprint=fingerprint,
         summary=summary,
+        form=form,
     )
 
 

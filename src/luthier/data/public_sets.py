@@ -12,7 +12,6 @@ from luthier.data.known_set import (
     SENTIMENT,
     SHARES,
     TEXT_AND_LABEL,
-    TRUTH,
     Files,
     KnownSet,
     laid_out,
@@ -21,12 +20,21 @@ from luthier.data.known_set import (
     three_files,
 )
 from luthier.data.shifted_sets import SHIFTED_SETS
+from luthier.data.superglue import SUPERGLUE
 
 _WORDS = {"tokens": "tokens", "tags": "tags"}
 _REPLY = {"text": "prompt", "text_pair": "response", "label": "label"}
 _BINARY_NLI = ("not_entailment", "entailment")
 _PARAPHRASE = ("not_equivalent", "equivalent")
 _JUDGED = ("safe", "unsafe")
+_FEW_SHOT_FOLDERS = {
+    "boolq": "BoolQ",
+    "cb": "CB",
+    "copa": "COPA",
+    "multirc": "MultiRC",
+    "wic": "WiC",
+    "wsc": "WSC",
+}
 
 
 def _sentences() -> Iterable[KnownSet]:
@@ -221,50 +229,19 @@ def _pairs() -> Iterable[KnownSet]:
 
 
 def _few_shot_superglue() -> Iterable[KnownSet]:
-    def few(task: str) -> dict[str, str]:
-        return {"train": f"{task}/train_32.jsonl", "validation": f"{task}/val.jsonl", "dev32": f"{task}/dev32.jsonl"}
-
-    note = "train holds 32 rows, `#dev32` 32 more; validation is the official one"
-    pair = {"text": "question", "text_pair": "passage", "label": "label"}
-    yield public_set("superglue/boolq", "pair", pair, few("BoolQ"), labels=TRUTH, metrics=("accuracy",), note=note)
-    yield public_set(
-        "superglue/cb",
-        "pair",
-        PREMISE_AND_HYPOTHESIS,
-        few("CB") | {"train": "CB/train.jsonl", "train_32": "CB/train_32.jsonl"},
-        labels=("entailment", "contradiction", "neutral"),
-        note="train is the whole official one (250); `#train_32` and `#dev32` are the few-shot splits",
-    )
-    choices = {"context": "context", "choices": "choices", "label": "label"}
-    yield public_set(
-        "superglue/copa", "multiple_choice", choices, few("COPA"), metrics=("accuracy",), derive="copa", note=note
-    )
-    yield public_set(
-        "superglue/multirc",
-        "pair",
-        {"text": "paragraph", "text_pair": "question_and_answer", "label": "label", "group": "group"},
-        few("MultiRC"),
-        labels=TRUTH,
-        label_map=numbered(TRUTH),
-        metrics=("f1", "accuracy"),
-        derive="multirc",
-        note="32 training paragraphs, one row an answer; column `group` joins the answers of one question",
-    )
-    words = {"text": "word_and_sentence", "text_pair": "sentence2", "label": "label"}
-    yield public_set(
-        "superglue/wic", "pair", words, few("WiC"), labels=TRUTH, metrics=("accuracy",), derive="wic", note=note
-    )
-    spans = {"text": "marked_text", "text_pair": "span1_text", "label": "label"}
-    yield public_set(
-        "superglue/wsc",
-        "pair",
-        spans,
-        few("WSC"),
-        labels=TRUTH,
-        metrics=("accuracy",),
-        derive="wsc",
-        note=f"{note}; all 32 training rows are true, so no classifier can be trained on them alone",
-    )
+    few = "train holds 32 rows, `#dev32` 32 more; validation is the official one"
+    notes = {
+        "cb": "train is the whole official one (250); `#train_32` and `#dev32` are the few-shot splits",
+        "multirc": "32 training paragraphs, one row an answer; column `group` joins the answers of one question",
+        "wsc": f"{few}; all 32 training rows are true, so no classifier can be trained on them alone",
+    }
+    for name, folder in _FEW_SHOT_FOLDERS.items():
+        paths = {"train": "train_32", "validation": "val", "dev32": "dev32"}
+        if name == "cb":
+            paths |= {"train": "train", "train_32": "train_32"}
+        splits = {split: f"{folder}/{path}.jsonl" for split, path in paths.items()}
+        yield public_set(f"superglue/{name}", splits=splits, note=notes.get(name, few), **SUPERGLUE[name])
+    choices = SUPERGLUE["copa"]["columns"]
     for language in ("et", "ht", "id", "it", "qu", "sw", "ta", "th", "tr", "vi", "zh"):
         splits = {"validation": f"{language}/val.{language}.jsonl", "test": f"{language}/test.{language}.jsonl"}
         yield public_set(f"xcopa/{language}", "multiple_choice", choices, splits, metrics=("accuracy",), derive="copa")

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from luthier.data.text_form import TEXT_TASKS, template_columns
 from luthier.settings import Settings
 
 Task = Literal[
@@ -77,6 +78,32 @@ class DataSettings(Settings):
     )
     label_map: dict[str, str] | None = Field(
         None, description="Value in the file -> label. Values that are not named stay as they are."
+    )
+
+    as_text: bool = Field(
+        False,
+        description="Pose the task as text: a language model reads a prompt and answers with the label's text. "
+        "For tasks single_sentence, pair, regression and multiple_choice.",
+    )
+    template: str | None = Field(
+        None,
+        description="The prompt of `as_text`, as in `question: {text} passage: {text_pair}`, with the columns {text}, "
+        "{text_pair}, {context}, {choices}. Left out: the known set's, else every text after its column's name.",
+    )
+    verbalizers: dict[str, str] | None = Field(
+        None,
+        description="Label -> the text that `as_text` has the model answer. Labels that are not named answer as "
+        "themselves; choices are named by their index, 0, 1, ..., and answer choice1, choice2, ...",
+    )
+    number_step: float | None = Field(
+        None,
+        gt=0,
+        description="`as_text` with task regression: scores are rounded to a multiple of this (default 0.2).",
+    )
+    label_scoring: Literal["likelihood", "generate"] = Field(
+        "likelihood",
+        description="How the answer of `as_text` is found: `likelihood` takes the label whose text is the most likely, "
+        "`generate` decodes greedily and takes the label whose text comes out, which gives no probabilities.",
     )
 
     format: FileFormat | None = Field(None, description="Format of the files, when their names do not tell.")
@@ -182,10 +209,27 @@ class DataSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _text_fits(self) -> DataSettings:
+        given = [name for name in ("template", "verbalizers", "number_step") if getattr(self, name) is not None]
+        given += ["label_scoring"] if self.label_scoring != "likelihood" else []
+        if given and not self.as_text:
+            raise ValueError(f"`{given[0]}` has no effect without `as_text: true`")
+        if self.as_text and self.task not in (None, *TEXT_TASKS):
+            raise ValueError(f"task {self.task} can't be posed as text: `as_text` is for {', '.join(TEXT_TASKS)}")
+        if self.number_step is not None and self.task not in (None, "regression"):
+            raise ValueError(f"`number_step` has no effect for task {self.task}")
+        if self.verbalizers is not None and self.task == "regression":
+            raise ValueError("`verbalizers` have no effect for task regression, whose answers are numbers")
+        if self.template is not None:
+            template_columns(self.template)
+        return self
+
+    @model_validator(mode="after")
     def _stream_fits(self) -> DataSettings:
         if not self.streaming:
             return self
-        for name in ("limit", "evaluation_limit", "per_class", "examples", "validation_fraction", "validation_examples"):
+        whole = ("limit", "evaluation_limit", "per_class", "examples", "validation_fraction", "validation_examples")
+        for name in whole:
             if getattr(self, name) is not None:
                 raise ValueError(f"`{name}` needs all examples at once, so it can't be used with `streaming`")
         if self.task not in (None, "single_sentence", "pair", "regression", "plain_text", "prompt_response"):

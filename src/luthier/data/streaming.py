@@ -12,11 +12,13 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from luthier.data.assembly import SplitSummary, metric_names
 from luthier.data.canonical import Columns, canonical_row, check_columns, note, wanted_columns
-from luthier.data.encoders import ENCODERS, Encoder, packed_blocks
+from luthier.data.encoders import Encoder, packed_blocks
 from luthier.data.hub_sets import class_names, load_hub_split, named_record
+from luthier.data.label_text import encoder_of
 from luthier.data.labels import LabelIds, check_labels, declared_labels, relabelled
 from luthier.data.loading import TaskData, load_data
 from luthier.data.origins import Origin
+from luthier.data.posing import pose
 from luthier.data.readers import Row, iterate_rows
 from luthier.data.reading import RawSplit, choose_schema, column_mapping, options_of
 from luthier.data.schemas import TaskSchema
@@ -162,7 +164,7 @@ class ShuffledStream(IterableDataset[dict[str, Any]]):
 
 def _encoded_rows(rows: Iterator[dict[str, Any]], schema: str, options: Encoder) -> Iterator[dict[str, Any]]:
     while group := list(itertools.islice(rows, _ENCODED_TOGETHER)):
-        encoded = ENCODERS[schema]({name: [row[name] for row in group] for name in group[0]}, options)
+        encoded = encoder_of(schema, options)({name: [row[name] for row in group] for name in group[0]}, options)
         for i in range(len(group)):
             yield {name: values[i] for name, values in encoded.items()}
 
@@ -224,7 +226,9 @@ def load_stream(settings: DataSettings, origins: Mapping[str, Origin], splits: S
     )
     check_columns(rows.wanted, list(first), origin.name)
     stream = ShuffledStream(rows, seed=settings.subset_seed, buffer=settings.buffer, schema=schema.name)
-    return _with_whole_splits(stream, settings, origins, splits, schema, labels)
+    found = _with_whole_splits(stream, settings, origins, splits, schema, labels)
+    found.form = pose(settings, known, schema, labels, mapping, examples={}, where=origin.name)
+    return found
 
 
 def _with_whole_splits(

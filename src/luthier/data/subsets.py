@@ -22,9 +22,15 @@ def shuffled_indices(rows: int, seed: int) -> list[int]:
     return order
 
 
-def first_of_order(rows: int, count: int, seed: int) -> list[int]:
-    """At most `count` rows of a seeded order, in file order."""
-    return sorted(shuffled_indices(rows, seed)[:count])
+def first_of_order(units: Sequence[Sequence[int]], count: int, seed: int) -> list[int]:
+    """At most `count` rows of a seeded order of units, in file order; units are not parted, and one is always taken."""
+    order = shuffled_indices(len(units), seed)
+    taken = list(units[order[0]])
+    for unit in order[1:]:
+        if len(taken) + len(units[unit]) > count:
+            break
+        taken += units[unit]
+    return sorted(taken)
 
 
 def draw_examples(rows: int, examples: int, seed: int, where: str, following: int = 0) -> tuple[list[int], list[int]]:

@@ -14,24 +14,19 @@ import numpy as np
 
 from luthier.errors import RecipeError
 
-LOWER_IS_BETTER = frozenset({"loss", "perplexity", "mean_squared_error", "expected_calibration_error"})
-
-
-def higher_is_better(name: str) -> bool:
-    """Whether more of a score is better, for any prefix such as `validation/`."""
-    return name.rpartition("/")[2] not in LOWER_IS_BETTER
-
 
 def _binary_f1(gold: np.ndarray, guess: np.ndarray) -> float:
     from sklearn.metrics import f1_score
 
-    return float(f1_score(gold, guess, pos_label=1, zero_division=0))
+    # As the average of one class, so that guesses may also be -1, none of the labels.
+    return float(f1_score(gold, guess, labels=[1], average="macro", zero_division=0))
 
 
 def _macro_f1(gold: np.ndarray, guess: np.ndarray) -> float:
     from sklearn.metrics import f1_score
 
-    return float(f1_score(gold, guess, average="macro", zero_division=0))
+    labels = np.setdiff1d(np.union1d(gold, guess), [-1])
+    return float(f1_score(gold, guess, labels=labels, average="macro", zero_division=0))
 
 
 def _matthews(gold: np.ndarray, guess: np.ndarray) -> float:
@@ -95,6 +90,18 @@ def _overlap(gold: str, guess: str) -> float:
     return 2 * common / (len(wanted) + len(given))
 
 
+def question_exact_match(gold: np.ndarray, guess: np.ndarray, groups: np.ndarray) -> float:
+    """Share of questions all of whose answers are judged right (Khashabi et al., NAACL 2018).
+
+    Args:
+        gold, guess: (N,) labels of the answers.
+        groups: (N,) number of the question each answer belongs to, from 0.
+    """
+    wrong = np.bincount(groups, weights=gold != guess)
+    asked = np.bincount(groups) > 0
+    return float(np.mean(wrong[asked] == 0))
+
+
 METRICS: dict[str, Callable[[Any, Any], float]] = {
     "accuracy": _accuracy,
     "f1": _binary_f1,
@@ -107,18 +114,30 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
     "exact_match": exact_match,
     "squad_f1": answer_f1,
 }
+GROUPED_METRICS: dict[str, Callable[[Any, Any, np.ndarray], float]] = {"question_exact_match": question_exact_match}
 
 
-def score(names: tuple[str, ...], gold: Any, guess: Any) -> dict[str, float]:
+def score(names: tuple[str, ...], gold: Any, guess: Any, groups: np.ndarray | None = None) -> dict[str, float]:
     """Every named score of guesses against gold labels.
 
+    Args:
+        names: of metrics.
+        gold, guess: in the form that the metrics take; class guesses may be -1, none of the labels.
+        groups: (N,) number of the question that each row belongs to, for metrics of whole questions.
+
     Raises:
-        RecipeError: an unknown name.
+        RecipeError: an unknown name, or a metric of whole questions without them.
     """
-    unknown = [n for n in names if n not in METRICS]
+    known = METRICS if groups is None else METRICS | GROUPED_METRICS
+    unknown = [n for n in names if n not in known]
+    if unknown and unknown[0] in GROUPED_METRICS:
+        raise RecipeError(f"the metric {unknown[0]!r} needs a column `group` that joins the rows of a question")
     if unknown:
-        raise RecipeError(f"there is no metric called {unknown[0]!r}", fix=f"known: {', '.join(METRICS)}")
-    return {name: METRICS[name](gold, guess) for name in names}
+        raise RecipeError(f"there is no metric called {unknown[0]!r}", fix=f"known: {', '.join(known)}")
+    found = {name: METRICS[name](gold, guess) for name in names if name in METRICS}
+    if groups is not None:
+        found |= {name: GROUPED_METRICS[name](gold, guess, groups) for name in names if name in GROUPED_METRICS}
+    return {name: found[name] for name in names}
 
 
 def bootstrap_interval(

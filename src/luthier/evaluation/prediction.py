@@ -28,6 +28,7 @@ class Predictions:
             labels; pairs of (T,) arrays for answers; empty for language models.
         labels: (N,) for classification, choices and regression; per row (T,) arrays for token labels.
         rows: (N,) row numbers in the source file.
+        guesses: where a model wrote its answers: (N,) class ids, -1 for none of the labels, or texts; else None.
         nll, items: (N,) summed negative log-likelihood in nats, and how many labels it is over.
         tokens: input tokens fed through the model, padding not counted.
     """
@@ -39,6 +40,7 @@ class Predictions:
     nll: np.ndarray
     items: np.ndarray
     tokens: int = 0
+    guesses: np.ndarray | None = None
     extras: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -91,6 +93,11 @@ def predict_rows(
         model.train(was_training)
     ordered = [row for _, row in sorted(collected, key=lambda item: item[0])]
     return _gather(ordered, schema, tokens)
+
+
+def is_shifted(schema: str, config: Any) -> bool:
+    """Whether the model's output at t is scored against the label at t + 1."""
+    return schema in LANGUAGE and not getattr(config, "is_encoder_decoder", False)
 
 
 def model_inputs(model: nn.Module, batch: dict[str, Any], schema: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,9 @@ from luthier.evaluation.subject import Subject, SuiteResult
 from luthier.jsonlines import JsonLog
 from luthier.meters import CostMeter
 from luthier.models.artifacts import load_artifact
+from luthier.models.card import ModelCard
 from luthier.stages import StageInputs, StageOutputs, metrics_record
+from luthier.tasks import LANGUAGE_HEADS
 
 if TYPE_CHECKING:
     from luthier.evaluation.stage import Evaluate
@@ -31,7 +34,7 @@ def run_evaluation(stage: Evaluate, inputs: StageInputs, folder: Path) -> StageO
     model, tokenizer, card = load_artifact(inputs.model.reference, settings=inputs.model)
     if settings.labels is None and card.labels:
         settings = settings.model_copy(update={"labels": list(card.labels)})
-    task = load_data(settings, splits=("train", "validation", "test"))
+    task = with_text_form(load_data(settings, splits=("train", "validation", "test")), card, stage.data)
     split = choose_split(task, stage.split)
     subject = Subject(
         model=model,
@@ -52,11 +55,33 @@ def run_evaluation(stage: Evaluate, inputs: StageInputs, folder: Path) -> StageO
                     f"the {suite.name} suite does not fit a {subject.schema} task",
                     fix=f"it fits: {', '.join(suite.schemas)}",
                 )
+            if suite.needs_probabilities and task.form is not None and task.form.scoring == "generate":
+                raise RecipeError(
+                    f"the {suite.name} suite needs probabilities, which `label_scoring: generate` does not give",
+                    fix="use `label_scoring: likelihood`, or leave the suite out",
+                )
             result = suite.run(subject)
             log.write("evaluate", step=0, suite=suite.name, **{f"{split}/{k}": v for k, v in result.scores.items()})
             results.append(result)
     cost = {"seconds": meter.seconds, "peak_memory_bytes": meter.peak_memory_bytes}
     return StageOutputs(merge(results, split, task, cost))
+
+
+def with_text_form(task: TaskData, card: ModelCard, own: DataSettings | None) -> TaskData:
+    """The data, posed as text where the model was trained so, in the form of that training unless the data's own
+    settings ask for one.
+
+    Raises:
+        RecipeError: the data are posed as text and the model has no language-model head.
+        DataError: the labels are not those of the training.
+    """
+    if task.form is not None and card.head not in LANGUAGE_HEADS.values():
+        raise RecipeError(
+            f"`as_text` needs a language-model head, and the model has a {card.head} head", fix="leave `as_text` out"
+        )
+    if card.text_form is None or (own is not None and own.as_text):
+        return task
+    return replace(task, form=card.text_form.for_labels(task.labels))
 
 
 def choose_split(task: TaskData, wanted: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -57,10 +57,13 @@ class Subject:
         return self.predict(self.rows)
 
     def encode(self, task: TaskData, split: str) -> Any:
-        """Encode a split of any data as the model was trained to see it."""
+        """Encode a split of any data as the model was trained to see it; without a text form of its own, it is posed
+        in that of the data that are judged on."""
         from luthier.data.encoding import encode
         from luthier.models.inspect import is_encoder_decoder, model_max_length
 
+        if task.form is None and self.task.form is not None:
+            task = replace(task, form=self.task.form)
         encoded = encode(
             task,
             self.tokenizer,
@@ -79,19 +82,9 @@ class Subject:
 
     def forward(self, rows: Any, on_batch: Callable[[int], None] | None = None) -> Predictions:
         """Run the model over encoded rows."""
-        from luthier.data.encoding import make_collator
-        from luthier.evaluation.prediction import predict_rows
+        from luthier.evaluation.label_scoring import predict_task
 
-        collator = make_collator(self.task.schema, self.tokenizer)
-        return predict_rows(
-            self.model,
-            rows,
-            collator,
-            self.schema,
-            batch_size=self.batch_size,
-            shifted=is_shifted(self.schema, self.model.config),
-            on_batch=on_batch,
-        )
+        return predict_task(self.model, rows, self.task, self.tokenizer, batch_size=self.batch_size, on_batch=on_batch)
 
 
 @dataclass
@@ -111,6 +104,7 @@ class Suite(Settings):
     summary: ClassVar[str] = ""
     paper: ClassVar[Paper | None] = None
     schemas: ClassVar[tuple[str, ...] | None] = None
+    needs_probabilities: ClassVar[bool] = False
 
     def sources(self) -> list[DataSettings]:
         """Data that the suite reads beside the evaluated split; they are part of the stage's key."""
@@ -119,8 +113,3 @@ class Suite(Settings):
     def run(self, subject: Subject) -> SuiteResult:
         """Judge the subject."""
         raise TypeError(f"{type(self).__name__} does not define run()")
-
-
-def is_shifted(schema: str, config: Any) -> bool:
-    """Whether the model's output at t is scored against the label at t + 1."""
-    return schema in ("prompt_response", "plain_text") and not getattr(config, "is_encoder_decoder", False)

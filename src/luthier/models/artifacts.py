@@ -11,6 +11,8 @@ import json
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,18 @@ def save_artifact(model: Any, tokenizer: PreTrainedTokenizerBase, directory: str
         ModelError: an adapter would be saved without the new head that it was trained with.
         WorkspaceError: the directory can't be written, or holds something that Luthier did not save.
     """
+    with whole_artifact(directory) as scratch, quiet_transformers():
+        _write(model, tokenizer, scratch, card)
+    return Path(directory).absolute()
+
+
+@contextmanager
+def whole_artifact(directory: str | Path) -> Iterator[Path]:
+    """A scratch folder that takes the place of `directory` when the block ends, and goes away when it fails.
+
+    Raises:
+        WorkspaceError: the directory can't be written, or holds something that Luthier did not save.
+    """
     from safetensors import SafetensorError
 
     directory = Path(directory).absolute()
@@ -53,8 +67,7 @@ def save_artifact(model: Any, tokenizer: PreTrainedTokenizerBase, directory: str
         directory.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         scratch.chmod(0o755)
-        with quiet_transformers():
-            _write(model, tokenizer, scratch, card)
+        yield scratch
         _flush(scratch)
         _put_in_place(scratch, directory)
     except (OSError, SafetensorError) as error:
@@ -65,7 +78,6 @@ def save_artifact(model: Any, tokenizer: PreTrainedTokenizerBase, directory: str
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
-    return directory
 
 
 def load_artifact(
@@ -101,6 +113,12 @@ def load_artifact(
     settings = settings or ModelSettings(reference=str(folder))
     check_configs(folder, settings.allow)
     card = read_card(folder)
+    if not is_adapter(folder) and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"the folder holds no model, but a {(card.method or {}).get('name')} on the model {card.base}",
+            where=str(folder),
+            fix="load it with what made it",
+        )
     tokenizer = load_tokenizer(settings.model_copy(update={"reference": str(folder), "gguf_file": None}))
     if is_adapter(folder):
         model = _load_adapter(
@@ -240,7 +258,7 @@ def _load_adapter(folder: Path, card: ModelCard, base: ModelSettings, trainable:
     check_safetensors(folder / ADAPTER_WEIGHTS)
     peft_type = str(read_json(folder / ADAPTER_CONFIG).get("peft_type"))
     ensure_adapter_type(peft_type, str(folder / ADAPTER_CONFIG))
-    _refuse_other_base(folder, card, base)
+    refuse_other_base(folder, card, base)
     labels = card.labels if not card.regression else None
     body = load_model(base, card.head, labels=labels, regression=card.regression)
     return attach_adapter(body, folder, trainable=trainable)
@@ -293,7 +311,12 @@ def _adapter_parts(model: Any) -> list[Any]:
     return [model.prompt_encoder[name], *heads]
 
 
-def _refuse_other_base(folder: Path, card: ModelCard, base: ModelSettings) -> None:
+def refuse_other_base(folder: Path, card: ModelCard, base: ModelSettings) -> None:
+    """Compare the base that a card names with the model that `base` finds.
+
+    Raises:
+        ModelError: they differ, or there is none.
+    """
     try:
         source = resolve(base)
     except ModelError as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from luthier.data.text_form import TextForm
 from luthier.errors import ModelError
 from luthier.models.hub import commit_of
 from luthier.models.references import fingerprint, resolve
@@ -36,6 +37,7 @@ class ModelCard:
         reserved_tokens: positions that the tuning method fills itself.
         method: the tuning method's settings.
         data: where the training data came from.
+        text_form: how the task is posed as text, where it is.
         metrics: scores at the time of saving.
         format_version: of this file.
     """
@@ -53,6 +55,7 @@ class ModelCard:
     reserved_tokens: int = 0
     method: dict[str, Any] | None = None
     data: dict[str, Any] | None = None
+    text_form: TextForm | None = None
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 

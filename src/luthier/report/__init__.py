@@ -15,12 +15,14 @@ _HOMES = {
     "to_csv": "luthier.report.tables",
     "to_json": "luthier.report.tables",
     "plot_lines": "luthier.report.plots",
+    "plot_bands": "luthier.report.plots",
     "plot_bars": "luthier.report.plots",
     "plot_scatter": "luthier.report.plots",
     "plot_radar": "luthier.report.plots",
     "plot_reliability": "luthier.report.plots",
     "plot_heatmap": "luthier.report.plots",
     "write_report": "luthier.report.html",
+    "recommend": "luthier.report.choice",
 }
 __all__ = list(_HOMES)
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

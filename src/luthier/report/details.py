@@ -6,9 +6,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from luthier.metric_names import higher_is_better
 from luthier.report.plots import draw_section_plot
 from luthier.report.results import Cell, Run
-from luthier.report.statistics import higher_is_better
 from luthier.report.tables import COSTS, cost_text
 
 logger = logging.getLogger(__name__)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from luthier.metric_names import higher_is_better
 from luthier.report.results import Run
-from luthier.report.statistics import Row, difference, higher_is_better
+from luthier.report.statistics import Row, difference
 from luthier.report.tables import Table, difference_text
 
 
@@ -59,5 +60,5 @@ def states(runs: Sequence[Run]) -> str:
     counts = Counter(cell.status for run in runs for cell in run.cells)
     if counts.total() == counts["finished"] == 1:
         return ""
-    parts = [f"{counts[state]} {state}" for state in ("finished", "failed", "unfinished") if counts[state]]
+    parts = [f"{counts[state]} {state}" for state in ("finished", "failed", "pruned", "unfinished") if counts[state]]
     return f"{counts.total()} {'run' if counts.total() == 1 else 'runs'}: {', '.join(parts)}."

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from luthier.metric_names import higher_is_better
+from luthier.report.choice import recommend
 from luthier.report.details import PlotBudget, describe_cell
 from luthier.report.findings import headline, states
 from luthier.report.plots import plot_bars, plot_lines, plot_scatter
 from luthier.report.results import Run, read_runs
-from luthier.report.statistics import higher_is_better
 from luthier.report.svg import COLOURS, DARK_COLOURS
 from luthier.report.tables import Line, Table, comparison_table
 from luthier.report.text import is_hidden, mark, visible
@@ -51,9 +52,11 @@ def render(runs: list[Run]) -> str:
     environment.finalize = _visible
     environment.filters["marked"] = marked
     table, budget = comparison_table(runs), PlotBudget()
+    choices = [(run, choice) for run in runs if (choice := recommend(run)) is not None]
     return environment.get_template("report.html.j2").render(
         title=" and ".join(run.name for run in runs),
-        headline=headline(table),
+        headline=next((choice.lead for _, choice in choices if len(runs) == 1), headline(table)),
+        choices=[(run.name, choice) for run, choice in choices],
         states=states(runs),
         table=table,
         columns=table.filled_columns(),

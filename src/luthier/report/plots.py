@@ -46,6 +46,34 @@ def plot_lines(
     return draw(paint, title=title, description=_told(x_label, y_label, ends), size=_below(series), legend=True)
 
 
+def plot_bands(
+    series: Mapping[str, Sequence[tuple[float, float, float]]], *, title: str, x_label: str, y_label: str
+) -> str:
+    """Lines in bands of one deviation to either side, over whole numbers.
+
+    Args:
+        series: label -> (x, mean, deviation) of every point, in the order of x.
+
+    Raises:
+        ValueError: there is no point.
+    """
+    _finite([number for points in series.values() for point in points for number in point])
+
+    def paint(axes: Any) -> None:
+        for number, (name, points) in enumerate(series.items()):
+            xs, means, deviations = zip(*points, strict=True)
+            looks = style(number)
+            axes.plot(xs, means, markersize=4.5, linewidth=1.5, label=label(name), **looks)
+            low, high = ([m + sign * d for m, d in zip(means, deviations, strict=True)] for sign in (-1, 1))
+            axes.fill_between(xs, low, high, color=looks["color"], alpha=0.16, linewidth=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlabel(label(x_label))
+        axes.set_ylabel(label(y_label))
+
+    told = [f"{name} " + ", ".join(f"{m:.3g} ± {d:.2g}" for _, m, d in points) for name, points in series.items()]
+    return draw(paint, title=title, description=_told(x_label, y_label, told), size=_below(series), legend=True)
+
+
 def _by_x(runs: Sequence[Points]) -> dict[float, list[float]]:
     """Values by x, at the xs that all runs share where there are any."""
     shared: dict[float, list[float]] = {}
@@ -218,8 +246,8 @@ def draw_section_plot(plot: Mapping[str, Any], title: str) -> str:
     """The plot that a stage asks for in `details.sections`.
 
     Args:
-        plot: `{kind: bars|lines|radar|reliability|heatmap, …}` with the arguments of the function of that name. A bar
-            may be one number; a line may be one list of points or one list for each seed.
+        plot: `{kind: bars|lines|bands|radar|reliability|heatmap, …}` with the arguments of the function of that name.
+            A bar may be one number; a line may be one list of points or one list for each seed.
 
     Raises:
         ValueError, KeyError, TypeError, AttributeError: an unknown kind, or data that it can't draw.
@@ -232,6 +260,9 @@ def draw_section_plot(plot: Mapping[str, Any], title: str) -> str:
         x_label, y_label = str(data.get("x_label", "")), str(data.get("y_label", ""))
         series = {k: v if _is_several(v) else [v] for k, v in data["series"].items()}
         return plot_lines(series, title=title, x_label=x_label, y_label=y_label, log_x=bool(data.get("log_x")))
+    if kind == "bands":
+        x_label, y_label = str(data.get("x_label", "")), str(data.get("y_label", ""))
+        return plot_bands(data["series"], title=title, x_label=x_label, y_label=y_label)
     if kind == "radar":
         return plot_radar(data["series"], title=title)
     if kind == "reliability":

@@ -13,8 +13,9 @@ from typing import Any, Literal
 from luthier.errors import WorkspaceError
 from luthier.jsonlines import read_log
 
-Status = Literal["finished", "failed", "unfinished"]
+Status = Literal["finished", "failed", "pruned", "unfinished"]
 Curves = dict[str, list[tuple[float, float]]]
+TRIALS = "trials.jsonl"
 _NOT_SERIES = ("event", "time", "step", "epoch", "suite")
 
 
@@ -28,7 +29,7 @@ class Cell:
         stages: stage folder name -> content of metrics.json, of the stages that are done. `scores`, `intervals` and
             `cost` hold finite numbers only.
         curves: stage folder name -> series name -> [(step, value)].
-        status: whether every stage of its recipe is done.
+        status: whether every stage of its recipe is done; `pruned` where a search ended it early.
         error: what stopped it.
         seed: that of the cell, else that of its recipe.
         problems: files that are torn or missing, in words.
@@ -76,6 +77,7 @@ class Run:
         environment: content of environment.json.
         cells: one for a plain run.
         baseline: the value that differences are taken to, as the recipe names it.
+        compare: the recipe's block of that name.
         problems: what is torn, missing or left out, in words.
     """
 
@@ -86,6 +88,7 @@ class Run:
     cells: list[Cell]
     baseline: str | None = None
     problems: list[str] = field(default_factory=list)
+    compare: dict[str, Any] = field(default_factory=dict)
 
 
 def read_runs(folders: list[Path]) -> list[Run]:
@@ -110,18 +113,34 @@ def read_run(folder: Path) -> Run:
     compare = _mapping(plan.get("compare"))
     over = {k: v for k, v in _mapping(compare.get("over")).items() if isinstance(v, list)}
     places = sorted(p for p in (folder / "cells").glob("*") if p.is_dir())
-    if over or (places and not plan):
-        cells = _read_grid(folder, places, over, problems)
+    if over or compare.get("search") or (places and not plan):
+        wanted = _trials(folder) if compare.get("search") else _combinations(over)
+        cells = _read_grid(folder, places, wanted, problems)
     else:
         cells = [_read_cell(folder, plan)]
     environment = _json(folder / "environment.json", problems)
     baseline = compare.get("baseline")
     name = folder.resolve().name
-    return Run(name, folder, recipe, environment, cells, None if baseline is None else str(baseline), problems)
+    baseline = None if baseline is None else str(baseline)
+    return Run(name, folder, recipe, environment, cells, baseline, problems, compare)
 
 
-def _read_grid(folder: Path, places: list[Path], over: Mapping[str, list[Any]], problems: list[str]) -> list[Cell]:
-    """Cells in the order of the grid's values, those that were never started included, those of another grid not."""
+def _combinations(over: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())] if over else []
+
+
+def _trials(folder: Path) -> list[dict[str, Any]]:
+    """Factors of the trials that a search has begun, each once, in their order."""
+    try:
+        records = read_log(folder / TRIALS)
+    except (OSError, RecursionError):
+        return []
+    factors = [_mapping(record.get("factors")) for record in records if record.get("event") == "ask"]
+    return list({_key(one): one for one in factors}.values())
+
+
+def _read_grid(folder: Path, places: list[Path], wanted: list[dict[str, Any]], problems: list[str]) -> list[Cell]:
+    """Cells in the wanted order, those that were never started included, those of another grid not."""
     found: dict[str, Cell] = {}
     for place in places:
         recipe = _text(place / "recipe.yaml")
@@ -131,7 +150,6 @@ def _read_grid(folder: Path, places: list[Path], over: Mapping[str, list[Any]], 
             unread.append("recipe.yaml is missing")
         cell.problems += unread
         found[_key(cell.factors) if cell.factors else place.name] = cell
-    wanted = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())] if over else []
     if not wanted:
         return list(found.values())
     cells = [found.pop(key) if (key := _key(factors)) in found else _not_started(factors) for factors in wanted]
@@ -155,8 +173,9 @@ def _read_cell(folder: Path, plan: Mapping[str, Any]) -> Cell:
     for name in _stage_names(folder, plan):
         _read_stage(folder / name, cell)
     if (folder / "failed.json").is_file():
-        told = _json(folder / "failed.json", problems).get("error")
-        cell.status, cell.error = "failed", str(told or "the cell failed; its error could not be read")
+        failure = _json(folder / "failed.json", problems)
+        cell.status = "pruned" if failure.get("pruned") is True else "failed"
+        cell.error = str(failure.get("error") or "the cell failed; its error could not be read")
     elif not cell.stages:
         cell.status = "unfinished"
     return cell

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from luthier.report.results import Cell
 
-LOWER_IS_BETTER = frozenset(
-    {"loss", "perplexity", "error", "ece", "mce", "nll", "brier", "fpr", "fpr95", "wer", "latency"}
-    | {"seconds", "memory", "bytes", "parameters"}
-)
 _NO_SPREAD = 1e-12
-
-
-def higher_is_better(name: str) -> bool:
-    """Whether more of a score or cost is better, by the words of its name: `test/expected_calibration_error`."""
-    return LOWER_IS_BETTER.isdisjoint(re.split(r"[^a-z0-9]+", name.rpartition("/")[2].lower()))
 
 
 @dataclass
@@ -76,13 +66,19 @@ def label_of(factors: dict[str, Any]) -> str:
     )
 
 
-def summarise(cells: Sequence[Cell], by: Sequence[str] | None = None, fallback: str = "run") -> list[Row]:
+def summarise(
+    cells: Sequence[Cell],
+    by: Sequence[str] | None = None,
+    fallback: str = "run",
+    score: Callable[[Cell], tuple[str, float] | None] = lambda cell: cell.primary,
+) -> list[Row]:
     """One row for all cells with equal factors, in the order they come.
 
     Args:
         cells: of one run.
         by: the factors that set rows apart; None takes all but the seed.
         fallback: label of a row without factors.
+        score: name and value of a finished cell's score; default the one that a table shows first.
     """
     rows: dict[str, Row] = {}
     for cell in cells:
@@ -90,11 +86,11 @@ def summarise(cells: Sequence[Cell], by: Sequence[str] | None = None, fallback: 
         row = rows.setdefault(_text(factors), Row(label_of(factors) or fallback, factors))
         repeat = _repeat(cell, factors)
         row.cells[repeat] = cell
-        if cell.status == "finished" and cell.primary:
-            name, score = cell.primary
-            row.score_name = row.score_name or name
-            if name == row.score_name:
-                row.scores[repeat] = score
+        found = score(cell) if cell.status == "finished" else None
+        if found is not None:
+            row.score_name = row.score_name or found[0]
+            if found[0] == row.score_name:
+                row.scores[repeat] = found[1]
     return list(rows.values())
 
 

@@ -59,6 +59,7 @@ class RobustnessSuite(Suite):
     summary: ClassVar[str] = "five scores: accuracy, shift, adversarial, calibration, anomaly detection"
     paper: ClassVar[Paper | None] = ROAST_PAPER
     schemas: ClassVar[tuple[str, ...] | None] = ("single_sentence", "pair")
+    needs_probabilities: ClassVar[bool] = True
 
     in_distribution: list[RobustnessSet] = Field(
         default_factory=list, description="Further sets like the evaluated split, which always comes first."
@@ -142,9 +143,15 @@ class RobustnessSuite(Suite):
     def _attacked(self, subject: Subject, attack: AttackSettings) -> EvaluationSet:
         import numpy as np
 
+        from luthier.errors import RecipeError
         from luthier.robustness.attacks.run import attacked_texts
         from luthier.robustness.report import EvaluationSet
 
+        if subject.task.form is not None:
+            raise RecipeError(
+                "attacks at run time read a classification head, and the model answers in text",
+                fix="leave `attacks` out of the robustness suite; sets under `adversarial` work",
+            )
         rows = subject.task.splits[subject.split].select(
             range(min(attack.rows, len(subject.task.splits[subject.split])))
         )

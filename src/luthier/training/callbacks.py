@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import has_length
+from transformers.trainer_utils import IntervalStrategy, has_length
 
 from luthier.jsonlines import JsonLog
 from luthier.progress import Track
@@ -86,6 +86,25 @@ class CheckpointCallback(TrainerCallback):
         return control
 
 
+class TimeLimitCallback(TrainerCallback):
+    """Ends training when its time is up, after one more evaluation.
+
+    Args:
+        trainer: a `LuthierTrainer`, which knows how much of its time is used.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if self.trainer.time_used >= 1:
+            control.should_training_stop = True
+            control.should_evaluate = control.should_evaluate or args.eval_strategy == IntervalStrategy.STEPS
+        return control
+
+
 class LogCallback(TrainerCallback):
     """Appends what the Trainer reports to the run's log."""
 
@@ -128,11 +147,16 @@ class ProgressCallback(TrainerCallback):
         self.description = description
         self._track: Track | None = None
         self._notes: dict[str, str] = {}
+        self._seconds: tuple[Callable[[], float], float] | None = None
+
+    def count_seconds(self, clock: Callable[[], float], limit: float) -> None:
+        """Show the seconds that a clock tells, of so many, in place of steps."""
+        self._seconds = clock, limit
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._track = Track(self.description, state.max_steps)
+        self._track = Track(self.description, round(self._seconds[1]) if self._seconds else state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._show(state)
@@ -156,4 +180,5 @@ class ProgressCallback(TrainerCallback):
 
     def _show(self, state: TrainerState) -> None:
         if self._track is not None:
-            self._track.update(state.global_step, " ".join(f"{k} {v}" for k, v in self._notes.items()))
+            done = min(self._seconds[0](), self._seconds[1]) if self._seconds else state.global_step
+            self._track.update(done, " ".join(f"{k} {v}" for k, v in self._notes.items()))

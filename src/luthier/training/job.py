@@ -17,12 +17,20 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from luthier.errors import InterruptedRunError, TrainingError
 from luthier.jsonlines import JsonLog
 from luthier.meters import CostMeter
-from luthier.training.callbacks import CheckpointCallback, LogCallback, ProgressCallback, StopRequest
+from luthier.training.callbacks import (
+    CheckpointCallback,
+    LogCallback,
+    ProgressCallback,
+    StopRequest,
+    TimeLimitCallback,
+)
 from luthier.training.checkpoints import newest_whole
 from luthier.training.settings import TrainingSettings
 from luthier.training.trainer import BEST, LuthierTrainer, load_trainable
 
 logger = logging.getLogger(__name__)
+# More steps than any run takes: those of a run that only its time limit ends.
+UNBOUNDED = 10**9
 
 
 @dataclass
@@ -133,6 +141,7 @@ def train(job: TrainingJob) -> TrainingResult:
 def _trainer(job: TrainingJob, stop: StopRequest, bar: ProgressCallback) -> LuthierTrainer:
     cls = type(f"{job.mixin.__name__}Trainer", (job.mixin, LuthierTrainer), {}) if job.mixin else LuthierTrainer
     log = JsonLog(job.log or job.folder / "log.jsonl")
+    limit = 60 * job.settings.max_minutes if job.settings.max_minutes else None
     trainer: LuthierTrainer = cls(
         model=job.model,
         args=training_arguments(job),
@@ -143,6 +152,7 @@ def _trainer(job: TrainingJob, stop: StopRequest, bar: ProgressCallback) -> Luth
         evaluator=job.evaluator,
         primary=job.primary,
         patience=job.settings.patience,
+        time_limit=limit,
         train_dataset=job.rows,
         eval_dataset=job.rows,
         data_collator=job.collator,
@@ -155,13 +165,18 @@ def _trainer(job: TrainingJob, stop: StopRequest, bar: ProgressCallback) -> Luth
         **job.mixin_arguments,
     )
     trainer.remove_callback(PrinterCallback)
+    if limit is not None:
+        trainer.add_callback(TimeLimitCallback(trainer))
+        bar.count_seconds(lambda: trainer.seconds, limit)
     return trainer
 
 
 def total_steps(settings: TrainingSettings, rows: int) -> int:
     """Optimiser steps of a whole job over that many training rows; a stream has no number, but `max_steps`."""
+    if settings.max_steps or settings.max_minutes:
+        return settings.max_steps or UNBOUNDED
     batches = math.ceil(rows / settings.batch_size)
-    return settings.max_steps or math.ceil(settings.epochs * math.ceil(batches / settings.accumulation))
+    return math.ceil(settings.epochs * math.ceil(batches / settings.accumulation))
 
 
 def training_arguments(job: TrainingJob) -> TrainingArguments:
@@ -173,7 +188,7 @@ def training_arguments(job: TrainingJob) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(job.folder),
         num_train_epochs=s.epochs,
-        max_steps=s.max_steps or -1,
+        max_steps=steps if s.max_steps or s.max_minutes else -1,
         per_device_train_batch_size=s.batch_size,
         gradient_accumulation_steps=s.accumulation,
         learning_rate=job.learning_rate,

@@ -18,6 +18,12 @@ class TrainingSettings(Settings):
     max_steps: int | None = Field(
         None, gt=0, description="Optimiser steps to take, instead of `epochs`; null trains for `epochs`."
     )
+    max_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="Minutes to train, evaluations included, instead of `epochs`; the learning rate falls with the "
+        "time used. With `max_steps` too, what comes first ends the training. Such a run can't be repeated bit for bit.",
+    )
     batch_size: int = Field(16, gt=0, description="Examples in one forward pass.")
     accumulation: int = Field(
         1,

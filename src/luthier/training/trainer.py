@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainingArguments
 
 from luthier.errors import TrainingError
@@ -20,6 +21,8 @@ from luthier.evaluation.prediction import model_inputs
 from luthier.files import sync
 from luthier.training.checkpoints import PREFIX, remove_older, writing
 from luthier.training.loss import items_in, task_loss
+from luthier.training.schedule import share_of_rate
+from luthier.training.watch import tell_watcher
 
 TRAINABLE, PROGRESS, EXTRA, BEST = (
     "trainable.safetensors",
@@ -59,6 +62,7 @@ class LuthierTrainer(Trainer):
         evaluator: model -> scores, called at every evaluation; None never evaluates.
         primary: name of the score to choose by, and whether higher is better.
         patience: evaluations without a better score after which training stops.
+        time_limit: seconds over which the learning rate falls, where it does not fall over the steps alone.
     """
 
     loss_is_scaled_for_ga = True
@@ -75,12 +79,13 @@ class LuthierTrainer(Trainer):
         evaluator: Callable[[nn.Module], dict[str, float]] | None = None,
         primary: tuple[str, bool] = ("validation/loss", False),
         patience: int | None = None,
+        time_limit: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(model=model, args=args, **kwargs)
         self.schema, self.shifted = schema, shifted
         self.evaluator, self.primary, self.patience = evaluator, primary, patience
-        self.best, self.tokens_seen = BestScore(), 0
+        self.best, self.tokens_seen, self.time_limit = BestScore(), 0, time_limit
         self._seconds_before, self._started = 0.0, time.perf_counter()
         self._sampler, self._groups = sampler, groups
         self._rows: list[int] = []
@@ -101,6 +106,19 @@ class LuthierTrainer(Trainer):
                 )
             self.optimizer = torch.optim.AdamW(groups, lr=self.args.learning_rate)
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The Trainer's own schedule; under a time limit, the same shape over the time or the steps used."""
+        if self.time_limit is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        warmup = self.args.get_warmup_steps(num_training_steps) / num_training_steps
+        kind = self.args.lr_scheduler_type.value
+
+        def factor(step: int) -> float:
+            return share_of_rate(kind, warmup, max(self.time_used, step / num_training_steps))
+
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+        return self.lr_scheduler
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor | None:
         count = torch.tensor(
@@ -180,6 +198,8 @@ class LuthierTrainer(Trainer):
         self.log(dict(scores))
         control = self.control  # type: ignore[has-type]
         self.control = self.callback_handler.on_evaluate(self.args, self.state, control, scores)
+        if (main := scores.get(f"eval_{self.primary[0]}")) is not None:
+            tell_watcher(self.state.global_step, self.primary[0], main)
         return scores
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
@@ -226,6 +246,11 @@ class LuthierTrainer(Trainer):
     def seconds(self) -> float:
         """Seconds since training began, without the time between a stop and the start that continued it."""
         return self._seconds_before + time.perf_counter() - self._started
+
+    @property
+    def time_used(self) -> float:
+        """Share of the time limit that is used, 0 where there is none."""
+        return self.seconds / self.time_limit if self.time_limit else 0.0
 
     def _progress(self) -> dict[str, Any]:
         return {

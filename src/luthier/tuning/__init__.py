@@ -12,6 +12,8 @@ _HOMES = {
     "BottleneckConfig": "luthier.tuning.bottleneck",
     "UniPELTConfig": "luthier.tuning.unipelt",
     "InstancePromptConfig": "luthier.tuning.instance_prompt",
+    "TaskPrefixConfig": "luthier.tuning.task_prefix",
+    "SharedEncoder": "luthier.tuning.task_prefix.shared_encoder",
 }
 __all__ = list(_HOMES)
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

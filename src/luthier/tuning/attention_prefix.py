@@ -10,6 +10,7 @@ decoding without. DeBERTa-v2, which does not look its attention function up, is 
 
     serve_prefixes(model, [attention])                 # once; attention: e.g. model.encoder.layer[0].attention.self
     add_provider(attention, provider)                  # any number; they stand side by side, in this order
+    observe(attention, observer)                       # sees the shares that the prefixes take
     remove_provider(attention, provider)
     stop_serving(model)                                # the stock functions again
 
@@ -39,6 +40,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
 PROVIDERS = "luthier_prefix_providers"
+OBSERVER = "luthier_prefix_observer"
 _NAMES = {"sdpa": "luthier_prefix_sdpa", "eager": "luthier_prefix_eager"}
 _STOCK = {ours: stock for stock, ours in _NAMES.items()}
 
@@ -62,6 +64,7 @@ class KeyValuePrefix:
 
 
 PrefixProvider = Callable[[nn.Module], Sequence[KeyValuePrefix]]
+PrefixObserver = Callable[[Sequence[KeyValuePrefix], torch.Tensor], None]
 
 
 def add_provider(attention: nn.Module, provider: PrefixProvider) -> None:
@@ -84,6 +87,17 @@ def active_prefixes(attention: nn.Module) -> list[KeyValuePrefix]:
         for prefix in provider(attention)
         if prefix.log_weight != -math.inf
     ]
+
+
+def observe(attention: nn.Module, observer: PrefixObserver | None) -> None:
+    """Let `observer` see how a served module's attention is shared out, or None to stop.
+
+    At every call that has prefixes it gets them and the probabilities (B, H, T, L + S) without dropout, whose first
+    columns are those of the prefixes. They are computed for it, at the cost of one more attention.
+    """
+    attention.__dict__.pop(OBSERVER, None)
+    if observer is not None:
+        attention.__dict__[OBSERVER] = observer
 
 
 def serve_prefixes(model: nn.Module, attentions: Iterable[nn.Module]) -> None:
@@ -221,6 +235,8 @@ def _attend(
     if bias is not None:
         kwargs["position_bias"] = F.pad(bias, (prefix_length(prefixes), 0))
     joined = join(prefixes, query, key, value)
+    if (observer := module.__dict__.get(OBSERVER)) is not None:
+        observer(prefixes, _probabilities(*joined[:2], mask, kwargs["scaling"], kwargs.get("position_bias")))
     output, weights = stock(module, *joined, mask, **kwargs)
     return split_output(prefixes, output), weights
 
@@ -291,6 +307,19 @@ def split_output(prefixes: Sequence[KeyValuePrefix], output: torch.Tensor) -> to
     for gate, share in zip(gates, shares, strict=True):
         total = torch.addcmul(total, share, gate[:, :, None].to(share.dtype))
     return total
+
+
+def _probabilities(
+    query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """(B, H, T, d), (B, G, S, d) -> (B, H, T, S)."""
+    scores = query @ key.repeat_interleave(query.shape[1] // key.shape[1], dim=1).transpose(-1, -2) * scaling
+    scores = scores if bias is None else scores + bias
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    elif mask is not None:
+        scores = scores + mask
+    return scores.softmax(dim=-1)
 
 
 def _at_slot(states: torch.Tensor, slot: int, slots: int, examples: int) -> torch.Tensor:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
 
-from luthier.tuning.attention_prefix import active_prefixes, join, prefix_length, split_output, widen_mask
+from luthier.tuning.attention_prefix import OBSERVER, active_prefixes, join, prefix_length, split_output, widen_mask
 
 
 def is_disentangled(attention: nn.Module) -> bool:
@@ -82,6 +82,9 @@ def attend(
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     else:
         scores = scores + mask
-    probabilities = module.dropout(scores.softmax(dim=-1))
+    shares = scores.softmax(dim=-1)
+    if (observer := module.__dict__.get(OBSERVER)) is not None:
+        observer(prefixes, shares)
+    probabilities = module.dropout(shares)
     output = split_output(prefixes, (probabilities @ joined_value).transpose(1, 2))
     return output.flatten(2), probabilities if output_attentions else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -48,6 +49,15 @@ class TuningMethod(Settings):
     def reserved_tokens(self) -> int:
         """Positions of the model's context that the method fills itself, kept free when text is cut."""
         return 0
+
+    def examine(self, model: nn.Module, forward: Callable[[int], None]) -> dict[str, Any]:
+        """What a trained model tells about the method: more `details` for metrics.json, `sections` of the report too.
+
+        Args:
+            model: what was trained.
+            forward: feeds the first so many validation rows through it, in evaluation mode.
+        """
+        return {}
 
     def parameter_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Optimiser groups over the trainable parameters: decay on matrices, none on biases and norms."""

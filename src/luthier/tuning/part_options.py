@@ -1,7 +1,9 @@
-"""Values and combinations that the settings of bottleneck adapters and UniPELT may have, checked without torch."""
+"""Values and combinations that the settings of bottleneck adapters, UniPELT and task prefixes may have, checked without
+torch."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, get_args
 
 Placement = Literal["pfeiffer", "houlsby"]
@@ -56,6 +58,29 @@ def check_unipelt(options: Any) -> None:
         raise ValueError("adapter_reduction and adapter_bottleneck both set the hidden width: give one of them")
     _check_gates(options)
     _check_idle(options)
+
+
+def check_task_prefix(options: Any) -> None:
+    """Check the settings of a task prefix.
+
+    Raises:
+        ValueError: a value out of range, or one that would have no effect.
+    """
+    _at_least(options, 1, "prefix_length", "projection_width")
+    _positive(options, "init_std")
+    weight = getattr(options, "weight", 1.0)
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"weight is {weight}, but must be a number from 0 on")
+    for name in ("layers", "sites"):
+        if getattr(options, name) == []:
+            raise ValueError(f"{name} is empty")
+    if min(options.layers or [0]) < 0:
+        raise ValueError(f"layers has {min(options.layers)}, but layers are counted from 0")
+    for site in options.sites or ():
+        if site not in get_args(Site):
+            raise ValueError(f"sites has {site!r}, but knows only {', '.join(get_args(Site))}")
+    if options.projection_width != PROJECTION_WIDTH and not options.projection:
+        raise ValueError("projection_width would have no effect without projection: leave it out")
 
 
 def gate_of(gates: Any, part: str) -> str | float:

@@ -67,7 +67,7 @@ def check_prompts_fit(model: Any, context: MethodContext, method: str) -> None:
     if getattr(model.config, "is_encoder_decoder", False) and context.task_type == "SEQ_CLS":
         raise ModelError(
             f"{method} can't be put on an encoder-decoder that classifies: it finds the end of the text by its token",
-            fix="pose the task as text to text, or use lora, ia3 or full",
+            fix="pose the task as text with `data.as_text: true`, or use lora, ia3 or full",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,21 +16,21 @@ from luthier.data.loading import TaskData, load_data
 from luthier.data.sampling import LengthBucketSampler
 from luthier.data.streaming import EndlessStream
 from luthier.errors import DataError, RecipeError
-from luthier.evaluation.metrics import higher_is_better
-from luthier.evaluation.prediction import predict_rows
+from luthier.evaluation.label_scoring import predict_task
+from luthier.evaluation.prediction import is_shifted, predict_rows
 from luthier.evaluation.scoring import task_scores
-from luthier.evaluation.subject import is_shifted
+from luthier.metric_names import higher_is_better
 from luthier.models.artifacts import save_artifact
 from luthier.models.card import ModelCard, describe
 from luthier.models.hashing import cache_directory
-from luthier.models.inspect import bytes_on_disk, is_encoder_decoder, model_max_length, parameter_counts
+from luthier.models.inspect import bytes_on_disk, is_decoder, is_encoder_decoder, model_max_length, parameter_counts
 from luthier.models.loading import empty_model, load_config, load_model, load_tokenizer
 from luthier.models.settings import Head
 from luthier.progress import track
 from luthier.secrets import redact
 from luthier.stages import StageInputs, StageOutputs, StagePlan, metrics_record
 from luthier.tasks import PEFT_TASK_TYPES, head_for
-from luthier.training.job import TrainingJob, TrainingResult, total_steps, train
+from luthier.training.job import UNBOUNDED, TrainingJob, TrainingResult, total_steps, train
 from luthier.tuning.method import MethodContext
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class Prepared:
 
     @property
     def schema(self) -> str:
-        return str(self.task.schema.name)
+        """The schema of the encoded rows."""
+        return self.task.encoded_schema
 
 
 def run_tuning(stage: Tune, inputs: StageInputs, folder: Path) -> StageOutputs:
@@ -82,6 +84,8 @@ def run_tuning(stage: Tune, inputs: StageInputs, folder: Path) -> StageOutputs:
         "rows": row_counts(prepared),
         "labels": list(prepared.task.labels),
         **({"objective": finished} if finished else {}),
+        **method_details(stage, prepared, model, job),
+        **(correct_rows(stage, prepared, model) if result.scores else {}),
     }
     primary = f"validation/{primary_metric(prepared.task)[0]}" if result.scores else None
     return StageOutputs(
@@ -103,10 +107,12 @@ def prepare(stage: Tune, inputs: StageInputs) -> Prepared:
     """
     tokenizer, config = load_tokenizer(inputs.model), load_config(inputs.model)
     task = load_data(stage.data, splits=("train", "validation"))
+    if task.form is not None:
+        check_answers_in_text(stage, config)
     if "train" not in task.splits or (not stage.data.streaming and not len(task.splits["train"])):
         raise DataError("there are no training rows", fix="give data.train or data.source")
-    if stage.data.streaming and stage.max_steps is None:
-        raise RecipeError("a stream has no end that epochs could count", fix="give tune.max_steps")
+    if stage.data.streaming and stage.max_steps is None and stage.max_minutes is None:
+        raise RecipeError("a stream has no end that epochs could count", fix="give tune.max_steps or tune.max_minutes")
     reserved = stage.method.reserved_tokens()
     limit = model_max_length(config, tokenizer)
     longest = min(x for x in (stage.data.max_length, limit, 512 if stage.data.max_length is None else None) if x)
@@ -124,13 +130,35 @@ def prepare(stage: Tune, inputs: StageInputs) -> Prepared:
             too_long=stage.data.too_long,
             encoder_decoder=is_encoder_decoder(config),
         )
-    schema = str(task.schema.name)
+    if task.form is not None and task.form.ranks_candidates:
+        rows["train"] = rows["train"].select([i for i, answer in enumerate(rows["train"]["answer"]) if answer >= 0])
+    schema = task.encoded_schema
     return Prepared(task, rows, tokenizer, head_for(schema, config), longest, is_shifted(schema, config))
 
 
+def check_answers_in_text(stage: Tune, config: Any) -> None:
+    """Refuse what needs a classification head where the task is posed as text.
+
+    Raises:
+        RecipeError: the model does not write text, or the objective changes the head.
+    """
+    if not (is_decoder(config) or is_encoder_decoder(config)):
+        raise RecipeError(
+            f"`as_text` needs a model that writes text, which a {config.model_type} model does not",
+            fix="leave `as_text` out, so that it gets a classification head, or take a decoder or an encoder-decoder",
+        )
+    if stage.objective is not None and stage.objective.needs_validation_logits:
+        raise RecipeError(
+            f"the objective {stage.objective.name} changes a classification head, which `as_text` does without",
+            fix="leave one of them out",
+        )
+
+
 def label_arguments(task: TaskData) -> dict[str, Any]:
-    """What a new head has to know."""
+    """What a new head has to know; a language model's own head needs nothing."""
     schema = str(task.schema.name)
+    if task.form is not None:
+        return {}
     if schema == "regression":
         return {"regression": True, "num_labels": 1}
     return {"labels": list(task.labels)} if task.labels and schema != "multiple_choice" else {}
@@ -153,7 +181,7 @@ def primary_metric(task: TaskData) -> tuple[str, bool]:
 
 def training_job(stage: Tune, inputs: StageInputs, prepared: Prepared, model: Any, folder: Path) -> TrainingJob:
     """The job that trains the model on the encoded rows."""
-    collator = make_collator(prepared.task.schema, prepared.tokenizer)
+    collator = make_collator(prepared.schema, prepared.tokenizer)
     name, higher = primary_metric(prepared.task)
     rows, objective = prepared.rows["train"], stage.objective
     return TrainingJob(
@@ -169,7 +197,7 @@ def training_job(stage: Tune, inputs: StageInputs, prepared: Prepared, model: An
         folder=folder / "checkpoints" / inputs.key[:16],
         log=folder / "log.jsonl",
         seed=inputs.seed,
-        evaluator=validation_scorer(stage, prepared, collator),
+        evaluator=validation_scorer(stage, prepared),
         primary=(f"validation/{name}", higher),
         description=f"{stage.method.name} seed {inputs.seed}",
         mixin=objective.trainer_mixin() if objective else None,
@@ -199,20 +227,42 @@ def finish_objective(stage: Tune, prepared: Prepared, model: Any, job: TrainingJ
     return dict(stage.objective.finish(model, found.logits, found.labels))
 
 
-def validation_scorer(stage: Tune, prepared: Prepared, collator: Any) -> Any:
+def method_details(stage: Tune, prepared: Prepared, model: Any, job: TrainingJob) -> dict[str, Any]:
+    """What the method tells about the trained model, given its validation rows."""
+    rows = prepared.rows.get("validation")
+    if rows is None or not len(rows):
+        return {}
+
+    def forward(most: int) -> None:
+        some, size = rows.select(range(min(most, len(rows)))), stage.evaluation_batch_size
+        predict_rows(model, some, job.collator, prepared.schema, batch_size=size, shifted=prepared.shifted)
+
+    details: dict[str, Any] = stage.method.examine(model, forward)
+    return details
+
+
+def correct_rows(stage: Tune, prepared: Prepared, model: Any) -> dict[str, str]:
+    """Which validation rows the trained model got right, a 1 or 0 for each in their order, where that makes its main
+    score: so that two runs can be compared row by row."""
+    if primary_metric(prepared.task)[0] != "accuracy" or prepared.task.form is not None:
+        return {}
+    rows, size = prepared.rows["validation"], stage.evaluation_batch_size
+    found = predict_task(model, rows, prepared.task, prepared.tokenizer, batch_size=size)
+    if found.labels is None or getattr(found.logits, "ndim", 0) != 2:
+        return {}
+    right = found.logits.argmax(axis=1) == found.labels
+    return {"validation_correct": "".join("1" if one else "0" for one in right)}
+
+
+def validation_scorer(stage: Tune, prepared: Prepared) -> Any:
     """model -> scores on the validation split, or None where there is none."""
     rows = prepared.rows.get("validation")
     if rows is None or not len(rows) or stage.evaluate_every == "never":
         return None
 
     def scores(model: Any) -> dict[str, float]:
-        predictions = predict_rows(
-            model,
-            rows,
-            collator,
-            prepared.schema,
-            batch_size=stage.evaluation_batch_size,
-            shifted=prepared.shifted,
+        predictions = predict_task(
+            model, rows, prepared.task, prepared.tokenizer, batch_size=stage.evaluation_batch_size
         )
         found = task_scores(predictions, prepared.task, "validation", rows)
         return {f"validation/{name}": value for name, value in found.items()}
@@ -225,9 +275,10 @@ def card_for(stage: Tune, inputs: StageInputs, prepared: Prepared, result: Train
     return describe(
         inputs.model,
         prepared.head,
-        schema=prepared.schema,
+        schema=str(prepared.task.schema.name),
         labels=list(prepared.task.labels) or None,
         regression=prepared.schema == "regression",
+        text_form=prepared.task.form,
         max_length=prepared.max_length,
         reserved_tokens=stage.method.reserved_tokens(),
         method=stage.method.model_dump(mode="json"),
@@ -251,13 +302,20 @@ def plan_tuning(stage: Tune, inputs: StageInputs) -> StagePlan:
     facts = {
         "method": stage.method.name,
         "rows": ", ".join(f"{k} {'streamed' if n is None else n}" for k, n in row_counts(prepared).items()),
-        "task": f"{prepared.schema}, {len(prepared.task.labels)} labels" if prepared.task.labels else prepared.schema,
+        "task": described_task(prepared.task),
         "longest row": f"{max(lengths)} of {prepared.max_length} tokens",
         "parameters to train": f"{trainable:,} of {total:,} ({trainable / total:.2%})",
         "learning rate": f"{stage.rate():g}",
-        "steps": f"{steps:,}",
+        "steps": f"{steps:,}" if steps < UNBOUNDED else f"what {stage.max_minutes:g} minutes allow",
     }
-    return StagePlan(facts, seconds=time_estimate(model, total, tokens, steps), memory_bytes=memory)
+    limit = 60 * stage.max_minutes if stage.max_minutes else math.inf
+    return StagePlan(facts, min(limit, time_estimate(model, total, tokens, steps)), memory)
+
+
+def described_task(task: TaskData) -> str:
+    """The task in a few words."""
+    labels = f", {len(task.labels)} labels" if task.labels else ""
+    return f"{task.schema.name}{labels}" + (f', as text: "{task.form.template}"' if task.form else "")
 
 
 def memory_estimate(total: int, trainable: int, config: Any, tokens: int) -> int:

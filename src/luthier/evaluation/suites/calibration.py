@@ -24,6 +24,7 @@ class CalibrationSuite(Suite):
         url="https://arxiv.org/abs/1706.04599",
     )
     schemas: ClassVar[tuple[str, ...] | None] = ("single_sentence", "pair", "multiple_choice")
+    needs_probabilities: ClassVar[bool] = True
 
     bins: int = Field(10, ge=2, description="Bins of confidence.")
     binning: Literal["equal_width", "equal_mass"] = Field(

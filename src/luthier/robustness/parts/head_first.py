@@ -12,7 +12,7 @@ from luthier.robustness.scope import backbone_parameters, head_parameters
 
 
 class HeadFirst(Part):
-    """Keeps everything but the head still for the first share of all optimiser steps (LP-FT).
+    """Keeps everything but the head still for the first share of all optimiser steps, or of the time allowed (LP-FT).
 
     Parameters without a gradient are left alone by the optimiser, weight decay included.
     """
@@ -32,7 +32,8 @@ class HeadFirst(Part):
             raise TrainingError(f"the model has no {missing}", fix="use another objective than lp_ft")
 
     def _head_only(self, trainer: Any) -> bool:
-        return bool(trainer.state.global_step < round(self.fraction * trainer.state.max_steps))
+        early = trainer.state.global_step < round(self.fraction * trainer.state.max_steps)
+        return bool(early and getattr(trainer, "time_used", 0.0) < self.fraction)
 
     @contextmanager
     def around_batch(self, trainer: Any) -> Iterator[None]:

@@ -10,13 +10,15 @@ from peft import PeftConfig
 from peft.utils import PeftType
 from peft.utils.constants import DUMMY_TARGET_MODULES
 
+from luthier.tuning.instance_prompt.placement import OWN_SEGMENT
+
 CHOICES = {
     "generator": ("phm", "dnn", "low_rank_phm"),
     "sharing": ("layer_bias", "shared", "none"),
     "insertion": ("add", "replace", "key_value"),
     "vector_source": ("previous_layer", "first_pass", "given", "static"),
     "pooling": ("first", "last", "mean", None),
-    "position": (-1, 0, 1, 2, 3, None),
+    "position": (-1, 0, 1, 2, 3, 4, None),
 }
 
 
@@ -81,12 +83,13 @@ class InstancePromptConfig(PeftConfig):
         default=None,
         metadata={
             "help": "Where the prompt stands: -1 before the text (not in encoders like BERT), 0 after its first "
-            "token, 1 before the first separator, 2 after the second, 3 before the last. None is 0 for encoders like "
-            "BERT and -1 for all others."
+            "token, 1 before the first separator, 2 after the second, 3 before the last, 4 as a segment of its own "
+            "behind the text, between two more separators (not in causal models). None is 0 for encoders like BERT "
+            "and -1 for all others."
         },
     )
     separator_token_id: int | None = field(
-        default=None, metadata={"help": "The separator of positions 1 to 3; None reads it from the model's config."}
+        default=None, metadata={"help": "The separator of positions 1 to 4; None reads it from the model's config."}
     )
     dropout: float = field(default=0.1, metadata={"help": "Dropout on the generator's input and hidden layer."})
     layer_norm: bool = field(default=False, metadata={"help": "LayerNorm over every generated vector."})
@@ -129,9 +132,14 @@ class InstancePromptConfig(PeftConfig):
         return self.prompt_length * (2 if self.insertion == "key_value" else 1)
 
     @property
+    def margin(self) -> int:
+        """Separators on either side of the prompt that come with it."""
+        return 1 if self.position == OWN_SEGMENT else 0
+
+    @property
     def inserted(self) -> int:
-        """Positions that the prompt takes in the sequence."""
-        return 0 if self.insertion == "key_value" else self.prompt_length
+        """Positions that the prompt takes in the sequence, its own separators included."""
+        return 0 if self.insertion == "key_value" else self.prompt_length + 2 * self.margin
 
     def _check_idle_options(self) -> None:
         idle = {

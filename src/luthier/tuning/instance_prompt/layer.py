@@ -185,7 +185,7 @@ class InstancePromptLayer(nn.Module, BaseTunerLayer):
             return call
         assert config.position is not None
         at = insertion_columns(config.position, full, call.get("input_ids"), config.separator_token_id)
-        placement = Placement(at, width, config.inserted)
+        placement = Placement(at, width, config.inserted, config.margin)
         running.placement, running.last = placement, placement.moved(last)
         running.mask = placement.insert(full, full.new_zeros(len(full), config.inserted))
         return self._lengthened(call, embeds, mask, full, running)
@@ -197,10 +197,13 @@ class InstancePromptLayer(nn.Module, BaseTunerLayer):
         assert placement is not None
         hidden = config.first_layer > 0
         if hidden:
-            prompt = embeds.new_zeros(len(embeds), config.inserted, embeds.shape[2])
+            prompt = embeds.new_zeros(len(embeds), config.prompt_length, embeds.shape[2])
         else:
             assert running.vectors is not None
             prompt = running.generator(running.vectors, 0).to(embeds.dtype)
+        if config.margin:
+            separator = self._separator(config, embeds)
+            prompt = torch.cat([separator, prompt, separator], 1)
         call = {**call, "inputs_embeds": placement.insert(embeds, prompt)}
         call.pop("input_ids", None)
         prompt_mask = full.new_full((len(full), config.inserted), 0 if hidden else 1)
@@ -216,6 +219,12 @@ class InstancePromptLayer(nn.Module, BaseTunerLayer):
             before = types.gather(1, (placement.at - 1).clamp(min=0)[:, None])
             call["token_type_ids"] = placement.insert(types, before.expand(-1, config.inserted))
         return call
+
+    def _separator(self, config: InstancePromptConfig, embeds: Tensor) -> Tensor:
+        """(B, margin, d) embeddings of the separator."""
+        assert config.separator_token_id is not None
+        ids = torch.full((1, config.margin), config.separator_token_id, device=embeds.device)
+        return self.trunk.embed({"input_ids": ids}).to(embeds.dtype).expand(len(embeds), -1, -1)
 
     def _positions(self, placement: Placement, mask: Tensor, given: Tensor | None, *, moved: bool) -> Tensor | None:
         """Text behind the prompt moves by its length, unless the prompt is hidden from the first layers."""

@@ -13,7 +13,7 @@ from luthier.tuning.instance_prompt import key_value
 from luthier.tuning.instance_prompt.config import InstancePromptConfig
 from luthier.tuning.instance_prompt.generator import PromptGenerator
 from luthier.tuning.instance_prompt.layer import InstancePromptLayer
-from luthier.tuning.instance_prompt.placement import AFTER_FIRST, BEFORE_TEXT, context_columns
+from luthier.tuning.instance_prompt.placement import AFTER_FIRST, BEFORE_TEXT, OWN_SEGMENT, context_columns
 from luthier.tuning.instance_prompt.trunk import Trunk, find_trunk
 
 CHILD, GENERATORS = "instance_prompt", "instance_prompt_generators"
@@ -137,6 +137,10 @@ def fit(config: InstancePromptConfig, trunk: Trunk) -> None:
         position = AFTER_FIRST if trunk.has_first_token else BEFORE_TEXT
     if position == BEFORE_TEXT and trunk.has_first_token:
         raise ValueError("position -1 would put the prompt in front of the token that stands for the text: use 0")
+    if position == OWN_SEGMENT and trunk.causal:
+        raise ValueError(
+            "position 4 would put the prompt behind the text, where a causal model does not see it: use -1"
+        )
     separator = config.separator_token_id
     if position is not None and position > AFTER_FIRST and separator is None:
         separator = getattr(trunk.config, "sep_token_id", None)

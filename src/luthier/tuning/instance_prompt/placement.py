@@ -1,6 +1,7 @@
 """Where the prompt stands in each row, and moving between sequences with and without it.
 
-Shapes: B examples, T columns of the caller's sequence, t prompt positions, L = T + t. The prompt may stand at
+Shapes: B examples, T columns of the caller's sequence, t inserted positions, L = T + t, k of the t that the
+generator makes (all, but for a margin of fixed ones on either side). The prompt may stand at
 another column in every row; where it stands at the same one in all rows, slices are used instead of gathers.
 """
 
@@ -9,20 +10,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BEFORE_TEXT, AFTER_FIRST, BEFORE_SEPARATOR, AFTER_SECOND_SEPARATOR, BEFORE_LAST_SEPARATOR = -1, 0, 1, 2, 3
+BEFORE_TEXT, AFTER_FIRST, BEFORE_SEPARATOR, AFTER_SECOND_SEPARATOR, BEFORE_LAST_SEPARATOR, OWN_SEGMENT = range(-1, 5)
 
 
 class Placement:
-    """t prompt positions put in front of column `at` of each row.
+    """t positions put in front of column `at` of each row.
 
     Args:
         at: (B,) columns, int64, each from 0 to T.
         width: T.
         length: t.
+        margin: positions at either end of the t that hold the same in every layer's input, k = t - 2 margin.
     """
 
-    def __init__(self, at: Tensor, width: int, length: int) -> None:
-        self.at, self.width, self.length = at, width, length
+    def __init__(self, at: Tensor, width: int, length: int, margin: int = 0) -> None:
+        self.at, self.width, self.length, self.margin = at, width, length, margin
         self.same: int | None = None
         if not torch.compiler.is_compiling() and not at.is_meta and bool((at == at[0]).all()):
             self.same = int(at[0])
@@ -45,19 +47,20 @@ class Placement:
         return _gather(sequence, self.moved(column))
 
     def prompt_of(self, sequence: Tensor) -> Tensor:
-        """(B, L, ...) -> (B, t, ...), the prompt alone."""
+        """(B, L, ...) -> (B, t, ...), what was inserted."""
         return _gather(sequence, self.columns())
 
     def write(self, sequence: Tensor, prompt: Tensor, *, add: bool) -> Tensor:
-        """The sequence (B, L, d) with the prompt (B, t, d) added to, or put in place of, what its positions hold."""
+        """The sequence (B, L, d) with the prompt (B, k, d) added to, or put in place of, what its positions hold."""
         if self.same is not None:
-            before, there, after = sequence.tensor_split((self.same, self.same + self.length), 1)
+            start = self.same + self.margin
+            before, there, after = sequence.tensor_split((start, start + prompt.shape[1]), 1)
             return torch.cat([before, there + prompt if add else prompt, after], 1)
-        columns = self.columns()[..., None].expand_as(prompt)
+        columns = self.columns()[:, self.margin : self.length - self.margin, None].expand_as(prompt)
         return sequence.scatter_add(1, columns, prompt) if add else sequence.scatter(1, columns, prompt)
 
     def columns(self) -> Tensor:
-        """(B, t) columns of the prompt, of L."""
+        """(B, t) columns of what was inserted, of L."""
         return self.at[:, None] + torch.arange(self.length, device=self.at.device)
 
     def moved(self, column: Tensor) -> Tensor:
@@ -66,7 +69,7 @@ class Placement:
         return column + self.length * (column >= at)
 
     def is_prompt(self) -> Tensor:
-        """(B, L), true at the prompt."""
+        """(B, L), true at what was inserted."""
         column = torch.arange(self.width + self.length, device=self.at.device)[None]
         return (column >= self.at[:, None]) & (column < self.at[:, None] + self.length)
 
@@ -74,13 +77,13 @@ class Placement:
 def insertion_columns(position: int, mask: Tensor, ids: Tensor | None, separator: int | None) -> Tensor:
     """The column of each row that the prompt is put in front of.
 
-    A row without separators takes the end of its text; one with a single separator stands for its second too.
+    A row without separators takes the end of its text; where there is one, it stands for the second too.
 
     Args:
         position: as in `InstancePromptConfig.position`.
         mask: (B, T), 1 at real tokens.
-        ids: (B, T) token ids, needed for positions 1 to 3.
-        separator: the separator's id, needed for positions 1 to 3.
+        ids: (B, T) token ids, needed for positions 1 to 4.
+        separator: the separator's id, needed for positions 1 to 4.
 
     Returns:
         (B,) int64.
@@ -102,7 +105,8 @@ def insertion_columns(position: int, mask: Tensor, ids: Tensor | None, separator
     seen, total = found.int().cumsum(1), found.sum(1)
     number = {BEFORE_SEPARATOR: torch.ones_like(total), AFTER_SECOND_SEPARATOR: total.clamp(max=2)}.get(position, total)
     column = (found & (seen == number[:, None])).int().argmax(1)
-    return torch.where(total > 0, column + (1 if position == AFTER_SECOND_SEPARATOR else 0), end)
+    behind = 1 if position in (AFTER_SECOND_SEPARATOR, OWN_SEGMENT) else 0
+    return torch.where(total > 0, column + behind, end)
 
 
 def last_columns(mask: Tensor) -> Tensor:

@@ -67,10 +67,11 @@ class InstancePrompt(PromptMethod):
     pooling: Literal["first", "last", "mean"] | None = Field(
         None, description="The token that stands for the text; null takes first, last or mean by architecture."
     )
-    position: Literal[-1, 0, 1, 2, 3] | None = Field(
+    position: Literal[-1, 0, 1, 2, 3, 4] | None = Field(
         None,
         description="Prompt before the text (-1), after its first token (0), before the first separator (1), after the "
-        "second (2) or before the last (3); null is 0 for encoders and -1 for all others.",
+        "second (2), before the last (3), or as a segment of its own behind the text, between two more separators (4); "
+        "null is 0 for encoders and -1 for all others.",
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout in the generator.")
     layer_norm: bool = Field(False, description="LayerNorm over every generated vector.")
@@ -99,7 +100,9 @@ class InstancePrompt(PromptMethod):
         return self
 
     def reserved_tokens(self) -> int:
-        return 0 if self.insertion == "key_value" else self.length
+        if self.insertion == "key_value":
+            return 0
+        return self.length + 2 if self.position == 4 else self.length
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         """Wrap with the instance prompt.

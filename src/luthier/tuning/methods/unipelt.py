@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -82,6 +83,10 @@ class UniPELT(TuningMethod):
     adapter_dropout: float = Field(0.0, description="Dropout after the adapter's non-linearity.")
     drop_first_layers: int = Field(0, description="The first k layers of every stack get no adapter and no prefix.")
 
+    recorded_examples: int = Field(
+        256, ge=0, description="Validation examples whose gate values are recorded after training; 0 records none."
+    )
+
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
         check_unipelt(self)
@@ -97,5 +102,17 @@ class UniPELT(TuningMethod):
         from luthier.tuning.unipelt import UniPELTConfig
         from luthier.tuning.wrapping import wrap
 
-        options = self.model_dump(exclude={"name"})
+        options = self.model_dump(exclude={"name", "recorded_examples"})
         return wrap(model, UniPELTConfig(task_type=context.task_type, **options), context)
+
+    def examine(self, model: nn.Module, forward: Callable[[int], None]) -> dict[str, Any]:
+        """`gates`, a row for each learned gate of each layer (`GateRecord.rows`), and a plot of them."""
+        from luthier.tuning.unipelt import record_gates
+        from luthier.tuning.unipelt.gate_sections import gate_sections
+
+        if not self.recorded_examples:
+            return {}
+        with record_gates(model) as record:
+            forward(self.recorded_examples)
+        rows = record.rows()
+        return {"gates": rows, "sections": gate_sections(rows)} if rows else {}

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from luthier.tuning.blocks import Attention, Block, Projection
 from luthier.tuning.bottleneck.adapter import Bottleneck
 from luthier.tuning.part_options import LEARNED, NO_GATE
+from luthier.tuning.prefix_table import FlatPrefix, PrefixTable, ProjectedPrefix
 from luthier.tuning.unipelt.config import UniPELTConfig
 from luthier.tuning.unipelt.gates import CentralGate, Gate
 
@@ -34,47 +35,6 @@ class LowRank(nn.Module):
         """(B, T, inputs) -> (B, T, outputs), times a number or a factor (B, 1 or T, 1)."""
         # The factor meets the r inner numbers of a token, not its D outer ones.
         return F.linear(F.linear(states.to(self.a.dtype), self.a) * factor, self.b)
-
-
-class PrefixTable(nn.Module):
-    """The table E (L, D) and the first half of the network, which all layers of a stack share: tanh(W_1 E + b_1)."""
-
-    def __init__(self, length: int, width: int, hidden: int, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.empty(length, width, device=device, dtype=dtype).normal_(std=0.02))
-        self.hidden = _linear(width, hidden, device, dtype)
-
-    def forward(self) -> torch.Tensor:
-        """(L, hidden)."""
-        return torch.tanh(self.hidden(self.table))
-
-
-class FlatPrefix(nn.Module):
-    """Keys and values of one attention module, each (L, G d)."""
-
-    def __init__(self, key: torch.Tensor, value: torch.Tensor) -> None:
-        super().__init__()
-        self.key, self.value = nn.Parameter(key), nn.Parameter(value)
-
-    def forward(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.key, self.value
-
-
-class ProjectedPrefix(nn.Module):
-    """Keys and values as rows of the network's last linear layer, W_2 tanh(W_1 E + b_1) + b_2.
-
-    The rows of W_2 that belong to one layer are a parameter of that layer; together they are the paper's one matrix.
-    """
-
-    def __init__(self, shared: PrefixTable, width: int, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__()
-        # In a tuple: the shared half is a child of the stack.
-        self._shared = (shared,)
-        self.up = _linear(shared.hidden.out_features, 2 * width, device, dtype)
-
-    def forward(self) -> tuple[torch.Tensor, torch.Tensor]:
-        key, value = self.up(self._shared[0]()).chunk(2, dim=-1)
-        return key, value
 
 
 class Parts(nn.Module):
@@ -113,9 +73,7 @@ class Parts(nn.Module):
         """
         width = attention.key_value_heads * attention.head_width
         if shared is None:
-            shape = (self.config.prefix_length, width)
-            key, value = (torch.empty(shape, **self._place).normal_(std=0.02) for _ in range(2))
-            self.prefix[site] = FlatPrefix(key, value)
+            self.prefix[site] = FlatPrefix.drawn(self.config.prefix_length, width, **self._place)
         else:
             self.prefix[site] = ProjectedPrefix(shared, width, **self._place)
         inputs = attention.projections["query"].inputs
@@ -191,10 +149,3 @@ def bias_terms(block: Block, skip: tuple[str, ...]) -> list[tuple[str, int]]:
     if not found:
         raise ValueError("the layers of this model have no bias terms, so that bitfit has nothing to train")
     return found
-
-
-def _linear(inputs: int, outputs: int, device: torch.device, dtype: torch.dtype) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs, device=device, dtype=dtype)
-    nn.init.normal_(layer.weight, std=0.02)
-    nn.init.zeros_(layer.bias)
-    return layer

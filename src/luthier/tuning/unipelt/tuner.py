@@ -12,9 +12,10 @@ from luthier.tuning.attached import AttachedTuner, placement
 from luthier.tuning.attention_prefix import serve_prefixes, stop_serving
 from luthier.tuning.blocks import Block
 from luthier.tuning.part_options import PROJECTION_WIDTH
+from luthier.tuning.prefix_table import FlatPrefix, ProjectedPrefix
 from luthier.tuning.unipelt.config import UniPELTConfig
 from luthier.tuning.unipelt.layer import UniPELTLayer
-from luthier.tuning.unipelt.parts import FlatPrefix, Parts, ProjectedPrefix
+from luthier.tuning.unipelt.parts import Parts
 from luthier.tuning.unipelt.stack import UniPELTStack
 
 
@@ -37,7 +38,8 @@ class UniPELTModel(AttachedTuner):
         for site, attention in block.attentions.items():
             if config.has_prefix(block, site):
                 stack = self._stack(block, adapter_name)
-                shared = stack.table(adapter_name, site, block, config) if config.prefix_projection else None
+                sizes = config.prefix_length, config.prefix_projection_width
+                shared = stack.table(adapter_name, site, block, *sizes) if config.prefix_projection else None
                 parts.add_prefix(site, attention, shared)
                 serve_prefixes(self.model, [attention.module])
         layer.add(adapter_name, parts, block)
@@ -78,9 +80,7 @@ def fold_prefix(model: Any, adapter_name: str | None = None) -> Any:
     for parts in _parts_of(model, name):
         for site, prefix in parts.prefix.items():
             if isinstance(prefix, ProjectedPrefix):
-                flat = FlatPrefix(*(states.clone() for states in prefix()))
-                flat.requires_grad_(prefix.up.weight.requires_grad)
-                parts.prefix[site] = flat
+                parts.prefix[site] = prefix.folded()
     for module in model.modules():
         if isinstance(module, UniPELTStack) and name in module.parts:
             module.parts[name] = nn.ModuleDict()

@@ -1,0 +1,226 @@
+"""What a recipe can compare: a grid over its keys, the field of tuning methods under one budget, or a search."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+
+from luthier.errors import RecipeError
+from luthier.registry import METHODS
+from luthier.settings import Settings
+
+FIELD = (
+    "head_only",
+    "bitfit",
+    "lora",
+    "prefix",
+    "prompt",
+    "residual_prompt",
+    "idpg",
+    "bottleneck",
+    "unipelt",
+    "full",
+)
+Prefer = Literal["parameters", "seconds"]
+
+
+class TuningPreset(Settings):
+    """The field of tuning methods under one budget and over several seeds, and a recommendation."""
+
+    name: Literal["tuning"] = Field("tuning", description="Which preset.")
+    methods: list[Any] = Field(
+        list(FIELD), min_length=1, description="Tuning methods: their names, or mappings with their settings."
+    )
+    seeds: int | list[int] = Field(
+        3, description="How many seeds, counted from the recipe's own, or which. One seed can tell nothing."
+    )
+    steps: int | None = Field(
+        None, gt=0, description="Optimiser steps of every run, which see the same batches; null keeps the recipe's own."
+    )
+    minutes: float | None = Field(
+        None, gt=0, description="Minutes that every run may train, evaluations included, in place of steps."
+    )
+    prefer: Prefer = Field(
+        "parameters",
+        description="Which is recommended of the methods that can't be told from the best: the one with the fewest "
+        "trained parameters, or the one that took the fewest seconds.",
+    )
+
+    @field_validator("methods")
+    @classmethod
+    def _methods_exist(cls, methods: list[Any]) -> list[Any]:
+        for method in methods:
+            settings = {"name": method} if isinstance(method, str) else method
+            if not isinstance(settings, dict) or "name" not in settings:
+                raise ValueError(f"{method!r} is neither a method's name nor a mapping with its name")
+            try:
+                METHODS.get(str(settings["name"])).model_validate(settings)
+            except RecipeError as error:
+                raise ValueError(str(error)) from None
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(map(str, (settings["name"], *first["loc"])))
+                raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+        return methods
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_count(cls, seeds: int | list[int]) -> int | list[int]:
+        given = seeds if isinstance(seeds, list) else [seeds]
+        if not given or (isinstance(seeds, int) and seeds < 1) or len(set(given)) < len(given):
+            raise ValueError("give how many seeds, at least 1, or a list of different ones")
+        return seeds
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if self.steps and self.minutes:
+            raise ValueError("give steps or minutes: there is one budget")
+        return self
+
+    def seed_list(self, first: int) -> list[int]:
+        """The seeds, counted from `first` where only their number is given."""
+        if isinstance(self.seeds, list):
+            return self.seeds
+        return [(first + number) % 2**32 for number in range(self.seeds)]
+
+
+class Range(Settings):
+    """Numbers between two ends: whole ones where both ends are whole."""
+
+    low: int | float = Field(description="Lower end, included.")
+    high: int | float = Field(description="Upper end, included.")
+    log: bool = Field(False, description="Spread evenly over the orders of magnitude.")
+    step: int | float | None = Field(
+        None, gt=0, description="Distance of neighbouring numbers; null takes all between."
+    )
+
+    @model_validator(mode="after")
+    def _ends_in_order(self) -> Self:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"low has to be below high, not {self.low} and {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a range over orders of magnitude has to lie above 0, and low is {self.low}")
+        if self.log and self.step is not None:
+            raise ValueError("give log or step")
+        if self.whole and isinstance(self.step, float):
+            raise ValueError("the ends are whole numbers, so step has to be one too")
+        return self
+
+    @property
+    def whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+
+class SearchSettings(Settings):
+    """A search over recipe keys by validation score, with Optuna (`pip install 'luthier[search]'`)."""
+
+    space: dict[str, list[Any] | Range] = Field(
+        min_length=1,
+        description="Dotted recipe keys with the values to choose from, or `{low, high}` with `log` or `step`.",
+    )
+    trials: int = Field(20, gt=0, description="Runs in all, those of an earlier, stopped search included.")
+    sampler: Literal["tpe", "random"] = Field(
+        "tpe", description="What is tried next: by a model of the trials so far (tpe), or drawn (random)."
+    )
+    pruner: Literal["median", "none"] = Field(
+        "median",
+        description="median ends a trial whose best validation score so far is below the median of the earlier trials "
+        "at the same step, from the sixth trial on.",
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the sampler.")
+
+    @field_validator("space")
+    @classmethod
+    def _choices_differ(cls, space: dict[str, list[Any] | Range]) -> dict[str, list[Any] | Range]:
+        refuse_repeats({key: values for key, values in space.items() if isinstance(values, list)})
+        return space
+
+    def ends(self) -> dict[str, list[Any]]:
+        """The choices of every key, or the two ends of its range."""
+        return {key: among if isinstance(among, list) else [among.low, among.high] for key, among in self.space.items()}
+
+
+class CompareSettings(Settings):
+    """A grid: every combination of the listed values is run, and one table compares them. Or a preset, or a search."""
+
+    over: dict[str, list[Any]] = Field(
+        default_factory=dict,
+        description="Dotted recipe keys with the values to try: `stages.0.tune.method: [lora, full]`, "
+        "`seed: [13, 17]`.",
+    )
+    preset: Annotated[
+        TuningPreset | None,
+        BeforeValidator(
+            lambda v: {"name": v} if isinstance(v, str) else v,
+            json_schema_input_type=Literal["tuning"] | TuningPreset | None,
+        ),
+    ] = Field(
+        None,
+        description="`tuning`: the field of tuning methods with their own learning rates under one budget, and a "
+        "recommendation; or a mapping with its settings. It fills in `over`, where more keys may stand.",
+    )
+    search: SearchSettings | None = Field(
+        None, description="A search in place of a grid; it chooses by validation score."
+    )
+    baseline: str | None = Field(
+        None, description="Which value the differences are taken to; null takes the first row of the grid."
+    )
+
+    @field_validator("over")
+    @classmethod
+    def _values_differ(cls, over: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        refuse_repeats(over)
+        return over
+
+    @model_validator(mode="after")
+    def _something_to_compare(self) -> Self:
+        if not (self.over or self.preset or self.search):
+            raise ValueError("there is nothing to compare: give over, preset or search")
+        if self.search and (self.over or self.preset):
+            raise ValueError("search stands alone: leave over and preset out, or put their keys into its space")
+        return self
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the comparison ends with a choice by validation score."""
+        return self.preset is not None or self.search is not None
+
+
+def refuse_repeats(over: dict[str, list[Any]]) -> None:
+    """Raises ValueError where a key has no value, or one twice."""
+    for key, values in over.items():
+        if not values:
+            raise ValueError(f"give at least one value for {key}")
+        if any(a == b and type(a) is type(b) for i, a in enumerate(values) for b in values[:i]):
+            raise ValueError(f"{key} lists a value twice")
+
+
+def with_preset(data: dict[str, Any], preset: TuningPreset, seed: int) -> dict[str, Any]:
+    """A recipe's data with the grid that its preset stands for, its budget, and the methods' own learning rates.
+
+    Args:
+        data: of a recipe, its `compare` block included. It is changed.
+        preset: of that block.
+        seed: of the recipe.
+
+    Raises:
+        RecipeError: there is no tune stage, or `over` has other methods or seeds than the preset.
+    """
+    places = [n for n, stage in enumerate(data["stages"]) if "tune" in stage]
+    if not places:
+        raise RecipeError("the preset compares tuning methods, and the recipe has no tune stage", fix="add one")
+    over = data["compare"].setdefault("over", {})
+    for key, values in ((f"stages.{places[-1]}.tune.method", preset.methods), ("seed", preset.seed_list(seed))):
+        if over.setdefault(key, values) != values:
+            raise RecipeError(
+                f"compare.over.{key} is not what the preset fills in there",
+                fix="give methods and seeds in the preset alone: `preset: {name: tuning, methods: [...], seeds: 3}`",
+            )
+    data["compare"]["over"] = {key: over[key] for key in sorted(over, key=lambda key: key == "seed")}
+    stage = data["stages"][places[-1]]["tune"]
+    stage["learning_rate"] = None
+    if preset.steps or preset.minutes:
+        stage |= {"max_steps": preset.steps, "max_minutes": preset.minutes}
+    return data

@@ -1,0 +1,254 @@
+"""What a comparison that chooses comes to: the best by validation score, what can't be told from it, and the cheapest
+of those. Test scores play no part."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from luthier.metric_names import higher_is_better
+from luthier.report.results import Cell, Run, read_run
+from luthier.report.statistics import Difference, Row, difference, summarise
+from luthier.report.tables import cost_text, difference_text, score_text
+from luthier.report.text import one_line
+
+_COSTS = {"parameters": "trainable_parameters", "seconds": "seconds"}
+_MOST_SHOWN = 100
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One line of the choice.
+
+    Attributes:
+        row: its validation scores by seed.
+        gap: the paired difference of the best to it, and its interval; None for the best itself, and where they have
+            no two seeds in common.
+        by_rows: whether the interval counts in that other validation rows would have been other ones.
+    """
+
+    row: Row
+    gap: Difference | None = None
+    by_rows: bool = False
+
+    @property
+    def level(self) -> bool:
+        """Whether it can't be told from the best."""
+        return self.gap is None or not self.gap.decided
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and why.
+
+    Attributes:
+        kind: `preset` chooses among methods over seeds, `search` among trials of one seed.
+        score_name: the validation score.
+        contenders: best first.
+        chosen: None where nothing can be told.
+        prefer: parameters or seconds, which decides among those that are level.
+        left_out: (label, reason) of what failed.
+        unfinished: how many cells are not done yet.
+    """
+
+    kind: Literal["preset", "search"]
+    score_name: str | None = None
+    contenders: list[Contender] = field(default_factory=list)
+    chosen: Row | None = None
+    prefer: str = "parameters"
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    unfinished: int = 0
+
+    @property
+    def lead(self) -> str:
+        """The choice in one sentence."""
+        if self.chosen is not None:
+            if self.kind == "search":
+                of = f"{len(self.contenders)} finished trial" + ("s" if len(self.contenders) > 1 else "")
+                return f"Best of {of}: {self.chosen.label}, {self.score_name} {self.chosen.mean:.4f}."
+            return f"Recommended: {self.chosen.label}."
+        if not self.contenders:
+            return "Nothing can be recommended: no run has finished with a validation score."
+        best = self.contenders[0].row
+        return (
+            "Nothing can be recommended: with one seed no method can be told from another. "
+            f"Highest {self.score_name} of that seed: {best.label}, {best.mean:.4f}."
+        )
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why, and what the choice does not say."""
+        if self.chosen is None:
+            return ["Give at least two seeds; three or more tell smaller differences."] if self.contenders else []
+        told = [self._caveat()] if self.kind == "search" else [self._comparison(), self._price(), self._caveat()]
+        if len(self.contenders) > _MOST_SHOWN:
+            told.append(f"The best {_MOST_SHOWN} of {len(self.contenders)} are shown.")
+        if self.unfinished:
+            told.append(f"{self.unfinished} of the runs are not finished: this may change.")
+        return [text for text in told if text]
+
+    def _comparison(self) -> str:
+        best, level = self.contenders[0].row, [c for c in self.contenders[1:] if c.level]
+        word = "Highest" if higher_is_better(self.score_name or "") else "Lowest"
+        text = f"{word} mean {self.score_name}: {best.label}, {best.mean:.4f} ± {best.deviation or 0:.4f} "
+        text += f"over {best.n} seeds. "
+        if len(self.contenders) == 1:
+            return text + "No other method has finished."
+        if not level:
+            return text + "Every other method is told apart from it."
+        apart = "; all others are" if len(level) < len(self.contenders) - 1 else ""
+        return text + f"Can't be told apart from it: {', '.join(c.row.label for c in level)}{apart}."
+
+    def _price(self) -> str:
+        assert self.chosen is not None
+        if not any(c.level for c in self.contenders[1:]):
+            return ""
+        parameters, seconds = (self.chosen.mean_cost(key) for key in _COSTS.values())
+        sizes = (
+            f"{cost_text('trainable_parameters', parameters)} parameters",
+            f"{cost_text('seconds', seconds)} seconds",
+        )
+        least = "trains the fewest parameters" if self.prefer == "parameters" else "takes the least time"
+        return f"Of these, {self.chosen.label} {least}: {sizes[0]}, {sizes[1]} a run."
+
+    def _caveat(self) -> str:
+        if self.kind == "search":
+            return (
+                "Chosen by the validation score alone. The best of many trials on the same rows looks better than it "
+                "is; rows that took no part in the choice tell how good it is."
+            )
+        of = (
+            "other seeds and other rows"
+            if all(c.by_rows for c in self.contenders[1:])
+            else "other seeds on the same rows"
+        )
+        return (
+            "Chosen by validation scores alone. Two methods are told apart where the 95 % interval of their paired "
+            f"difference leaves out 0: it speaks of {of}, and for one pair at a time."
+        )
+
+    def table(self) -> dict[str, Any]:
+        """Columns and rows for the page; every cell as (text, whether it is a number)."""
+        head, *gaps = ("method", "best minus this [95 %]", "told apart") if self.kind == "preset" else ("trial",)
+        rows = []
+        for contender in self.contenders[:_MOST_SHOWN]:
+            row, first = contender.row, contender is self.contenders[0]
+            told = "best" if first else "no" if contender.level else "yes"
+            cells = [(one_line(row.label), False), (score_text(row, str(self.score_name)), True)]
+            cells += [(difference_text(contender.gap), True), (told, False)] if gaps else []
+            cells += [(cost_text(key, row.mean_cost(key)), True) for key in _COSTS.values()]
+            rows.append([*cells, ("chosen" if row is self.chosen else "", False)])
+        return {"columns": [head, self.score_name, *gaps, "trained", "seconds", ""], "rows": rows, "left_out": 0}
+
+
+def recommend(run: Run | Path | str) -> Choice | None:
+    """What a finished preset or search comes to; None for a run that chooses nothing.
+
+    Raises:
+        WorkspaceError: the folder is no run.
+    """
+    run = run if isinstance(run, Run) else read_run(Path(run))
+    preset, search = (run.compare.get(key) for key in ("preset", "search"))
+    if not preset and not search:
+        return None
+    kind: Literal["preset", "search"] = "search" if search else "preset"
+    rows = summarise(run.cells, None, run.name, score=validation_score)
+    entered = [row for row in rows if row.scores and not any(cell.status == "failed" for cell in row.cells.values())]
+    name = next((row.score_name for row in entered), None)
+    prefer = str(preset.get("prefer") or "parameters") if isinstance(preset, dict) else "parameters"
+    ranked = _ranked([row for row in entered if row.score_name == name], name)
+    contenders = _contenders(ranked)
+    several = kind == "preset" and any(row.n > 1 for row in ranked)
+    chosen = None
+    if ranked and kind == "search":
+        chosen = ranked[0]
+    elif several:
+        chosen = cheapest([c.row for c in contenders if c.level], prefer)
+    unfinished = sum(cell.status == "unfinished" for cell in run.cells)
+    return Choice(kind, name, contenders, chosen, prefer, _left_out(rows), unfinished)
+
+
+def validation_score(cell: Cell) -> tuple[str, float] | None:
+    """Name and value of the last stage's main score on the validation split."""
+    return validation_score_of(list(cell.stages.values()))
+
+
+def validation_score_of(stages: Sequence[Mapping[str, Any]]) -> tuple[str, float] | None:
+    """The same from the metrics of a run's stages."""
+    for metrics in reversed(stages):
+        name = metrics.get("primary")
+        if isinstance(name, str) and name.startswith("validation/") and name in metrics["scores"]:
+            return name, float(metrics["scores"][name])
+    return None
+
+
+def cheapest(rows: Iterable[Row], prefer: str) -> Row | None:
+    """The row that costs least, the better one of two that cost the same; rows come best first."""
+    key = _COSTS[prefer if prefer in _COSTS else "parameters"]
+    costs = [(row.mean_cost(key), row) for row in rows]
+    known = [(cost, row) for cost, row in costs if cost is not None]
+    return min(known, key=lambda pair: pair[0])[1] if known else next((row for _, row in costs), None)
+
+
+def _ranked(rows: list[Row], score_name: str | None) -> list[Row]:
+    """Rows with the most seeds first, and of those the best first."""
+    sign = -1 if higher_is_better(score_name or "") else 1
+    return sorted(rows, key=lambda row: (-row.n, sign * (row.mean or 0.0)))
+
+
+def _contenders(ranked: list[Row]) -> list[Contender]:
+    """Every row with its distance to the best."""
+    if not ranked:
+        return []
+    best, *others = ranked
+    return [Contender(best), *(_against(best, row) for row in others)]
+
+
+def _against(best: Row, row: Row) -> Contender:
+    """The mean difference over common seeds. Its interval adds Student's t over the seeds and, where both sides have
+    them, over the validation rows (each a mean over the seeds) as the sides of a right angle."""
+    gap = difference(best, row)
+    if gap is None or gap.seeds < 2:
+        return Contender(row)
+    over_seeds = 0.0 if gap.interval is None else gap.interval[1] - gap.mean
+    over_rows = _half_over_rows(best, row)
+    half = math.hypot(over_seeds, over_rows or 0.0)
+    return Contender(row, Difference(gap.mean, (gap.mean - half, gap.mean + half), gap.seeds), over_rows is not None)
+
+
+def _half_over_rows(best: Row, row: Row) -> float | None:
+    """Half the width of the 95 % t interval of the mean difference of two rows' outcomes over validation examples."""
+    seeds = [seed for seed in row.scores if seed in best.scores]
+    pairs = [(_outcomes(best.cells[seed]), _outcomes(row.cells[seed])) for seed in seeds]
+    sizes = {len(outcomes) for pair in pairs for outcomes in pair}
+    if len(sizes) != 1 or min(sizes) < 2:
+        return None
+    count = sizes.pop()
+    gaps = [sum(int(a[n]) - int(b[n]) for a, b in pairs) / len(pairs) for n in range(count)]
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, count - 1)) * statistics.stdev(gaps) / count**0.5
+
+
+def _outcomes(cell: Cell) -> str:
+    """A 1 or 0 for every validation row, from the last stage that tells; empty where none does."""
+    for metrics in reversed(list(cell.stages.values())):
+        told = metrics["details"].get("validation_correct")
+        if isinstance(told, str) and told and not set(told) - {"0", "1"}:
+            return told
+    return ""
+
+
+def _left_out(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Rows of which a cell failed, each with the first reason."""
+    found = []
+    for row in rows:
+        failed = [cell for cell in row.cells.values() if cell.status == "failed"]
+        if failed:
+            some = f"{len(failed)} of {len(row.cells)} runs failed: " if len(failed) < len(row.cells) else ""
+            found.append((row.label, some + str(failed[0].error)))
+    return found

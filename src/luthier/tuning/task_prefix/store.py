@@ -1,0 +1,82 @@
+"""Representations on disk, computed once.
+
+Shapes: N texts, D width.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from luthier.files import write_json
+from luthier.training.stored_arrays import STORED, check_dtype, identity, packed, unpacked, whole_folder
+from luthier.tuning.task_prefix.encoder import PrefixEncoder
+from luthier.tuning.task_prefix.texts import Texts
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1
+
+
+class RepresentationStore:
+    """A folder of representations, each set of texts under each representation in a folder of its own.
+
+    What is stored is found again by the encoder's fingerprint, the number format and the texts in their order. So a
+    combination with another task, another weight or another pooling never reads the vectors of this one.
+
+    Args:
+        directory: where they are kept.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+
+    def vectors(self, encoder: PrefixEncoder, texts: Texts, *, dtype: str = "float32", **options: Any) -> np.ndarray:
+        """Representations (N, D), float32, computed when they are not there yet.
+
+        Args:
+            encoder: makes them.
+            texts: N texts or pairs.
+            dtype: of the stored numbers: float32, which is memory-mapped and read-only, or bfloat16.
+            options: of `PrefixEncoder.batches`: batch_size, batched and too_long.
+
+        Raises:
+            ValueError: an unknown dtype.
+            DataError: as `PrefixEncoder.encode`.
+            WorkspaceError: the directory can't be written.
+        """
+        check_dtype(dtype)
+        if not len(texts):
+            return encoder.encode(texts)
+        said = (json.dumps(text, default=repr) for text in texts)
+        folder = self.directory / identity([str(_FORMAT), encoder.fingerprint, dtype, *said])
+        shape = (len(texts), encoder.width)
+        if (found := _opened(folder, shape, dtype)) is not None:
+            return found
+        logger.info("computing %d representations", len(texts))
+        with whole_folder(folder) as scratch:
+            array = np.lib.format.open_memmap(scratch / "vectors.npy", mode="w+", dtype=STORED[dtype], shape=shape)
+            for places, vectors in encoder.batches(texts, **options):
+                array[places] = packed(vectors, dtype)
+            array.flush()
+            write_json(scratch / "about.json", {"format": _FORMAT, "dtype": dtype, "fingerprint": encoder.fingerprint})
+        stored = _opened(folder, shape, dtype)
+        assert stored is not None
+        return stored
+
+
+def _opened(folder: Path, shape: tuple[int, int], dtype: str) -> np.ndarray | None:
+    """The vectors of a folder that is whole, else None."""
+    if not (folder / "about.json").is_file():
+        return None
+    try:
+        array = np.load(folder / "vectors.npy", mmap_mode="r")
+    except (OSError, ValueError):
+        return None
+    if array.shape != shape or array.dtype != STORED[dtype]:
+        return None
+    return array if dtype == "float32" else unpacked(array, dtype).numpy()

@@ -1,0 +1,165 @@
+"""`compare --preset tuning`: the field of methods under one budget, and which of them to take."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from luthier.recipe import load_recipe
+from luthier.report import recommend
+
+FEW = ["--preset", "tuning", "--methods", "head_only,bitfit", "--budget-steps", "6"]
+
+
+@pytest.fixture
+def place(workplace):
+    workplace.tune.update(learning_rate=0.5, epochs=1)
+    evaluation = workplace.recipe["stages"].pop()
+    workplace.with_evaluation = lambda: workplace.recipe["stages"].append(evaluation)
+    workplace.compare = lambda *more: workplace.luthier(
+        "compare", workplace.write(), "--output", str(workplace.folder / "runs"), "--quiet", *more
+    )
+    return workplace
+
+
+def recipes(place) -> list[dict]:
+    return [load_recipe(path) for path in sorted(place.run_folder.glob("cells/*/recipe.yaml"))]
+
+
+def test_the_field_runs_under_one_budget_with_its_own_rates_and_is_judged_by_validation(place, capsys):
+    place.with_evaluation()
+    assert place.compare(*FEW, "--seeds", "2") == 0
+    ran = recipes(place)
+    assert len(ran) == 4
+    assert {(tune.max_steps, tune.learning_rate) for recipe in ran for tune in recipe.stage_list()[:1]} == {(6, None)}
+    assert {recipe.seed for recipe in ran} == {13, 14}
+    choice = recommend(place.run_folder)
+    assert choice.score_name == "validation/accuracy"
+    assert {c.row.label for c in choice.contenders} == {"head_only", "bitfit"}
+    cells = place.run_folder / "cells"
+    scores = {
+        seed: json.loads((cells / f"method=bitfit,seed={seed}" / "00-tune" / "metrics.json").read_text())["scores"]
+        for seed in (13, 14)
+    }
+    details = json.loads((cells / "method=bitfit,seed=13" / "00-tune" / "metrics.json").read_text())["details"]
+    right = details["validation_correct"]
+    assert len(right) == 32
+    assert right.count("1") / 32 == scores[13]["validation/accuracy"]
+    bitfit = next(c.row for c in choice.contenders if c.row.label == "bitfit")
+    assert bitfit.scores == {seed: found["validation/accuracy"] for seed, found in scores.items()}
+    out = capsys.readouterr().out
+    assert f"Recommended: {choice.chosen.label}." in out
+    assert "Chosen by validation scores alone." in out
+    page = (place.run_folder / "report.html").read_text(encoding="utf8")
+    assert page.index("Recommendation</h2>") < page.index("Scores and cost</h2>")
+    assert f'<p class="lead">Recommended: {choice.chosen.label}.' in page
+
+
+def test_the_recommended_recipe_runs_alone_and_gives_its_cell_again(place, capsys):
+    assert place.compare(*FEW, "--seeds", "2") == 0
+    best = place.run_folder / "best.yaml"
+    assert f"luthier run {best}" in capsys.readouterr().out
+    assert place.luthier("run", str(best), "--quiet", "--output", str(place.folder / "again")) == 0
+    chosen = recommend(place.run_folder).chosen
+    alone = json.loads((place.folder / "again" / "small-best" / "00-tune" / "metrics.json").read_text())
+    assert alone["scores"]["validation/accuracy"] == chosen.scores[13]
+
+
+def test_one_seed_tells_nothing(place, capsys):
+    assert place.compare(*FEW, "--seeds", "1") == 0
+    out = capsys.readouterr().out
+    assert "Nothing can be recommended: with one seed no method can be told from another." in out
+    assert not (place.run_folder / "best.yaml").exists()
+
+
+def test_methods_that_can_not_run_are_listed_with_the_reason(place, capsys):
+    place.tune.update(gradient_checkpointing=True)
+    odd = "{name: peft, peft_type: LORA, settings: {target_modules: [nothing_like_it]}}"
+    assert place.compare("--preset", "tuning", "--methods", f"prefix,head_only,{odd}", "--seeds", "2") == 0
+    choice = recommend(place.run_folder)
+    told = dict(choice.left_out)
+    assert "does not work with gradient_checkpointing" in told["prefix"]
+    assert any("nothing_like_it" in reason for label, reason in told.items() if label.startswith("peft"))
+    assert {c.row.label for c in choice.contenders} == {"head_only"}
+    assert "Left out: prefix" in capsys.readouterr().out
+    assert "Left out:" in (place.run_folder / "report.html").read_text(encoding="utf8")
+
+
+def test_a_method_that_breaks_in_a_library_is_left_out_too(place, monkeypatch):
+    from luthier.tuning.methods.bitfit import BitFit
+
+    def broken(*_):
+        raise TypeError("unexpected keyword")
+
+    monkeypatch.setattr(BitFit, "apply", broken)
+    assert place.compare(*FEW, "--seeds", "2") == 0
+    ((label, reason),) = recommend(place.run_folder).left_out
+    assert label == "bitfit"
+    assert "unexpected TypeError: unexpected keyword" in reason
+    assert "raise TypeError" in (place.run_folder / "cells" / "method=bitfit,seed=13" / "traceback.txt").read_text()
+
+
+def test_a_finished_comparison_is_not_run_again_and_a_saved_one_means_the_same(place):
+    assert place.compare(*FEW, "--seeds", "2") == 0
+    done = {path: path.read_text() for path in place.run_folder.glob("cells/*/00-tune/done.json")}
+    assert len(done) == 4
+    saved = place.run_folder / "recipe.yaml"
+    again = Path("again.yaml")
+    again.write_text(saved.read_text())
+    assert place.luthier("run", str(again), "--quiet", "--output", str(place.folder / "runs")) == 0
+    assert {path: path.read_text() for path in place.run_folder.glob("cells/*/00-tune/done.json")} == done
+    assert saved.read_text() == again.read_text()
+
+
+def test_the_recipe_can_hold_the_preset_and_the_command_line_changes_it(place, capsys):
+    methods = ["head_only", {"name": "lora", "rank": 2}]
+    place.recipe["compare"] = {"preset": {"name": "tuning", "methods": methods, "seeds": [5, 6], "minutes": 0.02}}
+    recipe = load_recipe(place.write())
+    assert recipe.compare.over == {"stages.0.tune.method": methods, "seed": [5, 6]}
+    assert (recipe.stage_list()[0].max_minutes, recipe.stage_list()[0].max_steps) == (0.02, None)
+    assert place.compare("--budget-steps", "4", "--seeds", "1") == 0
+    assert len(recipes(place)) == 2
+    assert recipes(place)[0].stage_list()[0].max_steps == 4
+    assert recipes(place)[0].stage_list()[0].max_minutes is None
+
+
+def test_python_runs_the_preset_too(place):
+    import luthier
+
+    settings = {"name": "tuning", "methods": ["head_only", "bitfit"], "seeds": 2, "steps": 4, "prefer": "seconds"}
+    record = luthier.run(place.recipe | {"compare": {"preset": settings}}, output=place.folder / "runs")
+    assert len(record.cells) == 4
+    assert recommend(record.folder).prefer == "seconds"
+
+
+def test_without_validation_the_first_run_says_so(place, capsys):
+    del place.tune["data"]["validation"]
+    assert place.compare(*FEW, "--seeds", "2") == 2
+    assert "chooses by validation score, and the run has none" in capsys.readouterr().err
+    assert len(list((place.run_folder / "cells").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "tuning", "--methods", "lroa"], "did you mean 'lora'"),
+        (["--preset", "tuning", "--methods", "{name: lora, rnk: 3}"], "lora.rnk: Extra inputs"),
+        (["--preset", "tuning", "--seeds", "0"], "at least 1"),
+        (["--preset", "tuning", "--over", "seed=1,2"], "not what the preset fills in"),
+        (["--seeds", "2"], "add --preset tuning"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_told(place, capsys, arguments, message):
+    assert place.compare(*arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not place.run_folder.exists()
+
+
+def test_validate_and_plan_know_the_preset(place, capsys):
+    place.recipe["compare"] = {"preset": "tuning"}
+    assert place.luthier("validate", place.write()) == 0
+    assert "a grid of 30 runs" in capsys.readouterr().out
+    place.recipe["compare"] = {"preset": {"name": "tuning", "methods": ["head_only", "bitfit"], "seeds": 1}}
+    assert place.luthier("plan", place.write(), "--output", str(place.folder / "runs")) == 0
+    assert capsys.readouterr().out.count("parameters to train") == 2

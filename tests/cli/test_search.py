@@ -1,0 +1,177 @@
+"""A search with Optuna through the command line: by validation score, and exact after a stop."""
+
+import builtins
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from luthier.jsonlines import read_log
+from luthier.recipe import load_recipe
+from luthier.report import recommend
+from luthier.training.trainer import LuthierTrainer
+
+SPACE = {
+    "stages.0.tune.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
+    "stages.0.tune.method": ["bitfit", {"name": "lora", "rank": 2}],
+}
+
+
+@pytest.fixture
+def place(workplace):
+    workplace.recipe["stages"].pop()
+    workplace.tune.update(max_steps=8, evaluate_every=4, learning_rate=None)
+    workplace.recipe["compare"] = {"search": {"trials": 5, "space": SPACE}}
+    workplace.search = lambda output="runs", *more: workplace.luthier(
+        "run", workplace.write(), "--quiet", "--output", str(workplace.folder / output), *more
+    )
+    return workplace
+
+
+def tried(place, output="runs") -> list[dict]:
+    return [r["factors"] for r in read_log(place.folder / output / "small" / "trials.jsonl") if r["event"] == "ask"]
+
+
+def test_a_search_tries_its_space_and_leaves_the_best_as_a_recipe(place, capsys):
+    assert place.search() == 0
+    factors = tried(place)
+    assert len(factors) == 5
+    assert all(1e-4 <= f["stages.0.tune.learning_rate"] <= 1e-1 for f in factors)
+    assert {json.dumps(f["stages.0.tune.method"]) for f in factors} == {'"bitfit"', '{"name": "lora", "rank": 2}'}
+    choice = recommend(place.run_folder)
+    scores = [
+        json.loads(path.read_text())["scores"]["validation/accuracy"]
+        for path in place.run_folder.glob("cells/*/00-tune/metrics.json")
+    ]
+    assert len(choice.contenders) == len(scores) >= 4
+    assert choice.contenders[0].row.mean == max(scores)
+    best = load_recipe(place.run_folder / "best.yaml")
+    assert best.stage_list()[0].learning_rate == choice.chosen.factors["stages.0.tune.learning_rate"]
+    assert "Best of " in capsys.readouterr().out
+    page = (place.run_folder / "report.html").read_text(encoding="utf8")
+    assert page.index("Best settings</h2>") < page.index("Scores and cost</h2>")
+
+
+def test_more_trials_go_on_from_those_there_are(place):
+    place.recipe["compare"]["search"]["trials"] = 2
+    assert place.search("short", "--no-report") == 0
+    done = {p: p.read_text() for p in (place.folder / "short").rglob("done.json")}
+    place.recipe["compare"]["search"]["trials"] = 4
+    assert place.search("short", "--no-report") == 0
+    assert place.search("long", "--no-report") == 0
+    assert tried(place, "short") == tried(place, "long")
+    assert {p: p.read_text() for p in done} == done
+
+
+def test_a_search_killed_again_and_again_is_one_that_was_never_killed(place):
+    """kill -9 at random moments; the trials, their factors and their scores come out the same."""
+    place.tune["checkpoint_every"] = 2
+    recipe = place.write()
+    commands = [["run", recipe, "--quiet", "--no-report", "--output", str(place.folder / n)] for n in ("a", "b")]
+    script = str(Path(__file__).with_name("fork_runs.py"))
+    arguments = [sys.executable, script, *map(json.dumps, commands), "5"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=280, cwd=place.folder)
+    outcome = json.loads(done.stdout.splitlines()[-1])
+    assert outcome["straight"] == outcome["code"] == 0, done.stderr
+    assert outcome["died"] >= 2
+    assert tried(place, "a") == tried(place, "b")
+    scores = [
+        {p.parent.parent.name: json.loads(p.read_text())["scores"] for p in (place.folder / n).rglob("metrics.json")}
+        for n in ("a", "b")
+    ]
+    assert scores[0] == scores[1]
+    assert len(scores[0]) >= 4
+
+
+def test_poor_trials_are_ended_early_and_a_stopped_search_ends_the_same_ones(place, monkeypatch, capsys):
+    """The score of a trial is its learning rate's rank, so that the pruner has clear cases."""
+    import luthier.tuning.run as run
+
+    def by_rate(stage, prepared):
+        return lambda model: {"validation/accuracy": stage.learning_rate, "validation/loss": 1.0}
+
+    monkeypatch.setattr(run, "validation_scorer", by_rate)
+    place.recipe["compare"]["search"].update(trials=9, sampler="random", space={k: SPACE[k] for k in list(SPACE)[:1]})
+    assert place.search("straight") == 0
+    out = capsys.readouterr().out
+    straight = place.folder / "straight" / "small"
+    pruned = [r["trial"] for r in read_log(straight / "trials.jsonl") if r["event"] == "pruned"]
+    rates = [f["stages.0.tune.learning_rate"] for f in tried(place, "straight")]
+    assert pruned
+    for trial in range(5, 9):
+        earlier = sorted(rates[:trial])
+        middle = (earlier[(trial - 1) // 2] + earlier[trial // 2]) / 2
+        assert (trial in pruned) == (rates[trial] < middle)
+    assert recommend(straight).chosen.factors["stages.0.tune.learning_rate"] == max(rates)
+    assert f"{len(pruned)} pruned" in (straight / "report.html").read_text(encoding="utf8")
+    assert "pruned" in out
+
+    step, calls = LuthierTrainer.training_step, []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) in (10, 8 * 5 + 3, 8 * 5 + 9):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(LuthierTrainer, "training_step", interrupted)
+    codes = [place.search("stopped") for _ in range(4)]
+    assert codes == [75, 75, 75, 0]
+    stopped = place.folder / "stopped" / "small"
+    assert [r["trial"] for r in read_log(stopped / "trials.jsonl") if r["event"] == "pruned"] == pruned
+    assert tried(place, "stopped") == tried(place, "straight")
+
+
+def test_trials_of_another_search_are_put_aside(place):
+    place.recipe["compare"]["search"]["trials"] = 2
+    assert place.search("runs", "--no-report") == 0
+    first = tried(place)
+    place.recipe["compare"]["search"]["seed"] = 5
+    assert place.search("runs", "--no-report") == 0
+    assert tried(place) != first
+    assert len(list((place.run_folder / "replaced").glob("trials-*.jsonl"))) == 1
+    assert len(recommend(place.run_folder).contenders) == 2
+
+
+def test_without_optuna_the_extra_is_named(place, monkeypatch, capsys):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == "optuna":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert place.search() == 2
+    assert "pip install 'luthier[search]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": {"stages.0.tune.learning_rat": [1, 2]}}, "unknown key 'learning_rat'"),
+        ({"space": {"stages.0.tune.method": ["bitfit", "lroa"]}}, "there is no tuning method called 'lroa'"),
+        ({"space": {"stages.0.tune.learning_rate": {"low": 0, "high": 1, "log": True}}}, "has to lie above 0"),
+        ({"space": {"stages.0.tune.learning_rate": {"low": 2, "high": 1}}}, "low has to be below high"),
+        ({"space": {"seed": [1, 1]}}, "lists a value twice"),
+        ({"space": {}}, "at least 1 item"),
+        ({"trials": 0}, "greater than 0"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_told(place, capsys, changes, message):
+    place.recipe["compare"]["search"].update(changes)
+    assert place.luthier("validate", place.write()) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_plan_and_validate_know_the_search(place, capsys):
+    assert place.luthier("validate", place.write()) == 0
+    assert "a search of 5 runs" in capsys.readouterr().out
+    assert place.luthier("plan", place.write(), "--output", str(place.folder / "runs")) == 0
+    assert "up to 5, of which this is one" in capsys.readouterr().out
+    assert not (place.folder / "runs").exists()

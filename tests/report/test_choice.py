@@ -1,0 +1,181 @@
+"""What a comparison recommends: by validation scores alone, and the cheapest of what can't be told from the best."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import t
+
+from luthier.report.choice import cheapest, recommend
+from luthier.report.html import write_report
+
+from .fixtures import HOSTILE, TRAINED, add_evaluation, cell_folder, fail, grid, write_recipe, write_stage
+
+SEEDS = (1, 2, 3)
+
+
+def preset_run(folder: Path, scores: dict[str, list[float]], **settings: object) -> Path:
+    """A finished preset: validation scores by method and seed."""
+    seeds = list(range(1, 1 + max(map(len, scores.values()))))
+    over = json.dumps({"stages.0.tune.method": list(scores), "seed": seeds})
+    preset = json.dumps({"name": "tuning", **settings})
+    write_recipe(folder, f"name: x\nstages: [{{tune: {{}}}}]\ncompare: {{preset: {preset}, over: {over}}}\n")
+    for method, found in scores.items():
+        for seed, score in zip(seeds, found, strict=False):
+            cell = cell_folder(folder, method, seed)
+            write_stage(cell / "00-tune", score, method=method, seed=seed)
+            write_recipe(cell, f"seed: {seed}\nstages: [{{tune: {{}}}}]\n")
+            (cell / "cell.json").write_text(json.dumps({"factors": {"stages.0.tune.method": method, "seed": seed}}))
+    return folder
+
+
+CLOSE = {
+    "full": [0.80, 0.84, 0.82],
+    "lora": [0.81, 0.82, 0.82],
+    "prompt": [0.60, 0.63, 0.62],
+    "residual_prompt": [0.79, 0.84, 0.81],
+}
+
+
+def test_the_cheapest_of_those_that_can_not_be_told_from_the_best(tmp_path: Path):
+    choice = recommend(preset_run(tmp_path / "run", CLOSE))
+    assert [c.row.label for c in choice.contenders] == ["full", "lora", "residual_prompt", "prompt"]
+    assert [c.level for c in choice.contenders] == [True, True, True, False]
+    assert min(("full", "lora", "residual_prompt"), key=TRAINED.get) == choice.chosen.label == "lora"
+    assert choice.lead == "Recommended: lora."
+    text = " ".join(choice.reasons)
+    assert "Can't be told apart from it: lora, residual_prompt; all others are." in text
+    assert "lora trains the fewest parameters: 295,682 parameters" in text
+
+
+def correct(folder: Path, method: str, seed: int, outcomes: str) -> None:
+    place = cell_folder(folder, method, seed) / "00-tune" / "metrics.json"
+    metrics = json.loads(place.read_text())
+    metrics["details"]["validation_correct"] = outcomes
+    place.write_text(json.dumps(metrics))
+
+
+def test_what_every_seed_says_alike_is_told_apart_where_the_rows_do_not_speak_against_it(tmp_path: Path):
+    scores = {"full": [0.9, 0.9], "prompt": [0.8, 0.8]}
+    assert recommend(preset_run(tmp_path / "bare", scores)).chosen.label == "full"
+    for rows, chosen in ((10, "prompt"), (1000, "full")):
+        folder = preset_run(tmp_path / str(rows), scores)
+        for seed in (1, 2):
+            correct(folder, "full", seed, "1" * (rows * 9 // 10) + "0" * (rows // 10))
+            correct(folder, "prompt", seed, "1" * (rows * 8 // 10) + "0" * (rows * 2 // 10))
+        choice = recommend(folder)
+        assert choice.chosen.label == chosen
+        assert choice.contenders[1].by_rows
+        assert "other seeds and other rows" in choice.reasons[-1]
+
+
+def test_the_interval_is_that_of_seeds_and_rows_together(tmp_path: Path):
+    folder = preset_run(tmp_path / "run", {"full": [0.75, 1.0, 0.75], "prompt": [0.5, 0.5, 0.25]})
+    outcomes = {"full": ["1110", "1111", "0111"], "prompt": ["1010", "0101", "0001"]}
+    for method, found in outcomes.items():
+        for seed, told in zip(SEEDS, found, strict=True):
+            correct(folder, method, seed, told)
+    gaps = np.array(
+        [[int(x) - int(y) for x, y in zip(*pair, strict=True)] for pair in zip(*outcomes.values(), strict=True)]
+    )
+    seeds, rows = gaps.mean(axis=1), gaps.mean(axis=0)
+    half = np.hypot(*(t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5 for x in (seeds, rows)))
+    found = recommend(folder).contenders[1].gap
+    assert found.mean == pytest.approx(gaps.mean())
+    assert found.interval == pytest.approx((gaps.mean() - half, gaps.mean() + half))
+
+
+@pytest.mark.parametrize("outcomes", ["", "2", "11111", None, 3])
+def test_rows_that_do_not_pair_are_left_out_of_the_interval(tmp_path: Path, outcomes: object):
+    folder = preset_run(tmp_path / "run", CLOSE)
+    for method in CLOSE:
+        for seed in SEEDS:
+            correct(folder, method, seed, "1010" if (method, seed) != ("full", 2) else outcomes)
+    assert not any(c.by_rows for c in recommend(folder).contenders)
+
+
+def test_seconds_decide_where_they_are_preferred(tmp_path: Path):
+    folder = preset_run(tmp_path / "run", CLOSE, prefer="seconds")
+    for seed in SEEDS:
+        place = cell_folder(folder, "full", seed) / "00-tune" / "metrics.json"
+        metrics = json.loads(place.read_text())
+        metrics["cost"]["seconds"] = 1.0
+        place.write_text(json.dumps(metrics))
+    choice = recommend(folder)
+    assert choice.chosen.label == "full"
+    assert "full takes the least time" in " ".join(choice.reasons)
+
+
+def test_test_scores_play_no_part(tmp_path: Path):
+    folder = preset_run(tmp_path / "run", CLOSE)
+    before = recommend(folder)
+    for method in CLOSE:
+        for seed in SEEDS:
+            add_evaluation(folder, method, seed, {})
+            place = cell_folder(folder, method, seed) / "01-evaluate" / "metrics.json"
+            score = 0.99 if method == "prompt" else 0.1
+            place.write_text(place.read_text().replace("0.72", str(score)))
+    after = recommend(folder)
+    assert after.chosen.label == before.chosen.label
+    assert [c.row.scores for c in after.contenders] == [c.row.scores for c in before.contenders]
+    page = write_report([folder]).read_text(encoding="utf8")
+    assert "Recommended: lora." in page
+    assert "Highest mean test" not in page
+
+
+def test_one_seed_recommends_nothing(tmp_path: Path):
+    choice = recommend(preset_run(tmp_path / "run", {"full": [0.9], "prompt": [0.5]}))
+    assert choice.chosen is None
+    assert "with one seed no method can be told from another" in choice.lead
+    assert "full, 0.9000" in choice.lead
+
+
+def test_what_failed_is_left_out_with_its_reason_and_escaped(tmp_path: Path):
+    folder = preset_run(tmp_path / "run", CLOSE)
+    fail(folder, "full", 2, HOSTILE)
+    choice = recommend(folder)
+    assert choice.left_out == [("full", f"1 of 3 runs failed: {HOSTILE}")]
+    assert "full" not in {c.row.label for c in choice.contenders}
+    page = write_report([folder]).read_text(encoding="utf8")
+    assert "<script>" not in page
+    assert "1 of 3 runs failed: &lt;script&gt;" in page
+
+
+def test_an_unfinished_comparison_says_so(tmp_path: Path):
+    folder = preset_run(tmp_path / "run", CLOSE)
+    (cell_folder(folder, "lora", 3) / "00-tune" / "done.json").unlink()
+    choice = recommend(folder)
+    assert choice.unfinished == 1
+    assert "1 of the runs are not finished: this may change." in choice.reasons
+
+
+def test_a_lower_loss_is_better(tmp_path: Path):
+    folder = preset_run(tmp_path / "run", {"full": [0.3, 0.31, 0.29], "prompt": [0.6, 0.65, 0.62]})
+    for place in folder.rglob("metrics.json"):
+        place.write_text(place.read_text().replace('"primary": "validation/accuracy"', '"primary": "validation/loss"'))
+    choice = recommend(folder)
+    assert choice.contenders[0].row.label == "prompt"
+    assert choice.reasons[0].startswith("Lowest mean validation/loss: prompt")
+
+
+def test_a_plain_grid_recommends_nothing(tmp_path: Path):
+    assert recommend(grid(tmp_path / "grid")) is None
+    assert "Recommendation" not in write_report([tmp_path / "grid"]).read_text(encoding="utf8")
+
+
+def test_a_preset_without_any_score(tmp_path: Path):
+    folder = tmp_path / "run"
+    write_recipe(folder, "name: x\nstages: [{tune: {}}]\ncompare: {preset: {name: tuning}, over: {seed: [1]}}\n")
+    assert "no run has finished with a validation score" in recommend(folder).lead
+    write_report([folder])
+
+
+def test_costs_that_nobody_knows_leave_the_best():
+    assert cheapest([], "parameters") is None
+
+
+@pytest.mark.parametrize("compare", ["{preset: 3}", "{search: [1]}", "{search: {}}", "{preset: {prefer: [x]}}"])
+def test_a_block_of_another_shape_is_no_crash(tmp_path: Path, compare: str):
+    write_recipe(tmp_path / "run", f"name: x\nstages: [{{tune: {{}}}}]\ncompare: {compare}\n")
+    write_report([tmp_path / "run"])
