@@ -148,14 +148,16 @@ class Bench:
         from luthier.evaluation.scoring import task_scores
         from luthier.models.inspect import parameter_counts
         from luthier.training.job import train
+        from luthier.tuning.frozen import computed_once
         from luthier.tuning.run import apply_method, finish_objective, primary_metric, training_job
 
         stage, inputs, prepared, base = self.ready(tune, seed)
         model = apply_method(stage, base, prepared, seed)
         with tempfile.TemporaryDirectory(prefix="luthier-benchmark-") as folder:
             job = training_job(stage, inputs, prepared, model, Path(folder))
-            result = train(job)
-        finish_objective(stage, prepared, model, job)
+            with computed_once(stage, prepared, job):
+                result = train(job)
+                finish_objective(stage, prepared, model, job)
         found = {
             "primary": primary_metric(prepared.task)[0],
             "trainable": parameter_counts(model)[0],

@@ -20,6 +20,7 @@ SCRIPTS = (
     "idpg",
     "task_prefixes",
     "step_cost",
+    "trunk_cache",
     "peer_cost",
     "roast",
     "roast_cost",

@@ -7,6 +7,7 @@ import pytest
 
 from luthier.recipe import load_recipe
 from luthier.report import recommend
+from luthier.training.trainer import LuthierTrainer
 
 FEW = ["--preset", "tuning", "--methods", "head_only,bitfit", "--budget-steps", "6"]
 
@@ -121,6 +122,14 @@ def test_the_recipe_can_hold_the_preset_and_the_command_line_changes_it(place, c
     assert len(recipes(place)) == 2
     assert recipes(place)[0].stage_list()[0].max_steps == 4
     assert recipes(place)[0].stage_list()[0].max_minutes is None
+
+
+def test_a_budget_of_time(place, monkeypatch):
+    monkeypatch.setattr(LuthierTrainer, "seconds", property(lambda self: max(6.0 * self.state.global_step, 0.1)))
+    assert place.compare(*FEW[:-2], "--budget-minutes", "0.5", "--seeds", "2") == 0
+    steps = [json.loads(p.read_text())["details"]["steps"] for p in place.run_folder.rglob("metrics.json")]
+    assert steps == [5, 5, 5, 5]
+    assert recommend(place.run_folder).chosen is not None
 
 
 def test_python_runs_the_preset_too(place):

@@ -70,10 +70,11 @@ def test_more_trials_go_on_from_those_there_are(place):
 def test_a_search_killed_again_and_again_is_one_that_was_never_killed(place):
     """kill -9 at random moments; the trials, their factors and their scores come out the same."""
     place.tune["checkpoint_every"] = 2
+    place.recipe["compare"]["search"]["trials"] = 3
     recipe = place.write()
     commands = [["run", recipe, "--quiet", "--no-report", "--output", str(place.folder / n)] for n in ("a", "b")]
     script = str(Path(__file__).with_name("fork_runs.py"))
-    arguments = [sys.executable, script, *map(json.dumps, commands), "5"]
+    arguments = [sys.executable, script, *map(json.dumps, commands), "4"]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=280, cwd=place.folder)
     outcome = json.loads(done.stdout.splitlines()[-1])
     assert outcome["straight"] == outcome["code"] == 0, done.stderr
@@ -84,7 +85,7 @@ def test_a_search_killed_again_and_again_is_one_that_was_never_killed(place):
         for n in ("a", "b")
     ]
     assert scores[0] == scores[1]
-    assert len(scores[0]) >= 4
+    assert len(scores[0]) >= 2
 
 
 def test_poor_trials_are_ended_early_and_a_stopped_search_ends_the_same_ones(place, monkeypatch, capsys):

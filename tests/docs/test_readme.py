@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_the_commands_of_the_readme_run_in_their_order(checkout, capsys):
     assert {c[0] for c in commands} >= {"init", "validate", "plan", "run", "compare", "predict"}
     for command in commands:
         more = [*SHORT, "--quiet"] if command[0] in ("run", "compare") else []
-        command = ["2" if before == "--budget-steps" else word for before, word in zip(["", *command], command)]
+        command = ["2" if before == "--budget-steps" else word for before, word in pairwise(["", *command])]
         assert main([*command, *more]) == 0, (command, capsys.readouterr().err)
     assert '"label"' in capsys.readouterr().out
 

@@ -18,7 +18,6 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
-from transformers.utils import ModelOutput
 
 from luthier.errors import WorkspaceError
 from luthier.files import write_json
+from luthier.training.split_point import TARGETS, names_of, output_of, replayed, tensor_of, with_tensors
 from luthier.training.stored_arrays import (
     STORED,
     check_dtype,
@@ -45,8 +43,7 @@ from luthier.training.stored_arrays import (
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1
-_HIDDEN_LABELS = ("labels", "start_positions", "end_positions", "row")
-Collator = Callable[[Sequence[Mapping[str, Any]]], dict[str, Tensor]]
+Collator = Callable[[list[Any]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -241,10 +238,10 @@ def _fill(
     places = [0] * len(fields)
     for batch in (*head, *rest):
         with torch.no_grad():
-            output = _output_of(model, split_point, batch)
+            output = output_of(model, split_point, batch)
         real = batch["attention_mask"].bool()
         for i, (field, array) in enumerate(zip(fields, arrays, strict=True)):
-            values = _tensor(output, field.name)
+            values = tensor_of(output, field.name)
             values = values[real] if field.form == "tokens" else values[:, 0] if field.form == "first" else values
             array[places[i] : places[i] + len(values)] = packed(values, dtype)
             places[i] += len(values)
@@ -263,17 +260,17 @@ def read_fields(model: Any, split_point: str, batch: dict[str, Tensor]) -> list[
     leaves: dict[str, Tensor] = {}
 
     def cut(_module: nn.Module, _args: Any, output: Any) -> Any:
-        for name in _names(output):
-            value = _tensor(output, name)
+        for name in names_of(output):
+            value = tensor_of(output, name)
             if value.requires_grad:
                 raise ValueError(f"a trained parameter runs before the split point {split_point!r}")
             leaves[name] = value.detach().clone().requires_grad_()
-        return _with_tensors(output, leaves)
+        return with_tensors(output, leaves)
 
     handle = module.register_forward_hook(cut)
     try:
         with evaluating(model), torch.enable_grad():
-            outputs = model(**{k: v for k, v in batch.items() if k not in _HIDDEN_LABELS})
+            outputs = model(**{k: v for k, v in batch.items() if k not in TARGETS})
     finally:
         handle.remove()
     if "logits" not in outputs:
@@ -312,89 +309,8 @@ class TrainOnFeatures(nn.Module):
     def forward(self, indices: Sequence[int], **batch: Any) -> Any:
         """The model's own output for the rows of the data set with these indices, collated in `batch`."""
         values = self.features.batch(indices, batch["attention_mask"])
-        with _replayed(self.model, self.split_point, _replay(values, batch["attention_mask"])):
+        with replayed(self.model, self.split_point, values, batch["attention_mask"]):
             return self.model(**{k: v for k, v in batch.items() if k != "row"})
-
-
-@contextmanager
-def _replayed(model: Any, split_point: str, output: Any) -> Iterator[None]:
-    with ExitStack() as changed:
-        for earlier in _earlier_layers(model, split_point):
-            changed.enter_context(_forward(earlier, lambda hidden, *_args, **_kwargs: hidden))
-        changed.enter_context(_forward(model.get_submodule(split_point), lambda *_args, **_kwargs: output))
-        yield
-
-
-def _replay(values: dict[str, Tensor], mask: Tensor) -> Any:
-    """The split point's output with what is stored of it; the rest of the model reads nothing else."""
-    if "" in values:
-        return values[""]
-    if "last_hidden_state" in values:
-        return BaseModelOutputWithPoolingAndCrossAttentions(**values)
-    # Models find the pooled output by its place behind the hidden states.
-    nothing = next(iter(values.values())).new_zeros(1, 1, 1).expand(*mask.shape, 1)
-    return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=nothing, **values)
-
-
-@contextmanager
-def _forward(module: nn.Module, replacement: Callable[..., Any]) -> Iterator[None]:
-    before = module.__dict__.get("forward")
-    module.__dict__["forward"] = replacement
-    try:
-        yield
-    finally:
-        del module.__dict__["forward"]
-        if before is not None:
-            module.__dict__["forward"] = before
-
-
-def _earlier_layers(model: Any, split_point: str) -> list[nn.Module]:
-    parent, _, last = split_point.rpartition(".")
-    siblings = model.get_submodule(parent) if parent else None
-    return list(siblings)[: int(last)] if isinstance(siblings, nn.ModuleList) else []
-
-
-def _output_of(model: Any, split_point: str, batch: dict[str, Tensor]) -> Any:
-    caught: list[Any] = []
-
-    def stop(_module: nn.Module, _args: Any, output: Any) -> None:
-        caught.append(output)
-        raise _Reached
-
-    handle = model.get_submodule(split_point).register_forward_hook(stop)
-    try:
-        with evaluating(model):
-            model(**{k: v for k, v in batch.items() if k not in _HIDDEN_LABELS})
-    except _Reached:
-        return caught[0]
-    finally:
-        handle.remove()
-    raise ValueError(f"the model does not run {split_point!r}")
-
-
-class _Reached(Exception):  # noqa: N818 - ends a forward pass early, which is no error
-    pass
-
-
-def _names(output: Any) -> list[str]:
-    if isinstance(output, Tensor):
-        return [""]
-    if isinstance(output, ModelOutput):
-        return [name for name in ("last_hidden_state", "pooler_output") if output.get(name) is not None]
-    raise ValueError(f"a split point gives a tensor or a model's output, not a {type(output).__name__}")
-
-
-def _tensor(output: Any, name: str) -> Tensor:
-    value: Tensor = output if name == "" else output[name]
-    return value
-
-
-def _with_tensors(output: Any, values: dict[str, Tensor]) -> Any:
-    if "" in values:
-        return values[""]
-    for name, value in values.items():
-        output[name] = value
-    return output
 
 
 def _bytes(folder: Path) -> int:

@@ -31,6 +31,7 @@ from luthier.secrets import redact
 from luthier.stages import StageInputs, StageOutputs, StagePlan, metrics_record
 from luthier.tasks import PEFT_TASK_TYPES, head_for
 from luthier.training.job import UNBOUNDED, TrainingJob, TrainingResult, total_steps, train
+from luthier.tuning.frozen import computed_once, freeze_head, frozen_up_to, head_parameters
 from luthier.tuning.method import MethodContext
 
 if TYPE_CHECKING:
@@ -65,8 +66,12 @@ def run_tuning(stage: Tune, inputs: StageInputs, folder: Path) -> StageOutputs:
     if hasattr(stage.method, "precompute") and not stage.data.streaming:
         stage.method.precompute(model, list(prepared.rows.values()), cache_directory() / "sentence-vectors")
     job = training_job(stage, inputs, prepared, model, folder)
-    result = train(job)
-    finished = finish_objective(stage, prepared, model, job)
+    with computed_once(stage, prepared, job):
+        result = train(job)
+        finished = finish_objective(stage, prepared, model, job)
+        told = method_details(stage, prepared, model, job)
+        if result.scores:
+            told |= correct_rows(stage, prepared, model)
     card = card_for(stage, inputs, prepared, result)
     artifact = save_artifact(model, prepared.tokenizer, folder / "model", card)
     cost = {
@@ -84,8 +89,7 @@ def run_tuning(stage: Tune, inputs: StageInputs, folder: Path) -> StageOutputs:
         "rows": row_counts(prepared),
         "labels": list(prepared.task.labels),
         **({"objective": finished} if finished else {}),
-        **method_details(stage, prepared, model, job),
-        **(correct_rows(stage, prepared, model) if result.scores else {}),
+        **told,
     }
     primary = f"validation/{primary_metric(prepared.task)[0]}" if result.scores else None
     return StageOutputs(
@@ -170,7 +174,12 @@ def apply_method(stage: Tune, model: Any, prepared: Prepared | None, seed: int, 
     tokenizer = prepared.tokenizer if prepared else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return stage.method.apply(model, MethodContext(PEFT_TASK_TYPES[head], seed, tokenizer))
+        context = MethodContext(PEFT_TASK_TYPES[head], seed, tokenizer)
+        parts = [] if stage.train_head else head_parameters(model, context.task_type)
+        tuned = stage.method.apply(model, context)
+    if not stage.train_head:
+        freeze_head(tuned, parts)
+    return tuned
 
 
 def primary_metric(task: TaskData) -> tuple[str, bool]:
@@ -299,12 +308,14 @@ def plan_tuning(stage: Tune, inputs: StageInputs) -> StagePlan:
     steps = total_steps(stage, len(lengths))
     tokens = sum(lengths) / len(lengths) * stage.batch_size * stage.accumulation
     memory = memory_estimate(total, trainable, model.config, max(lengths) * stage.batch_size)
+    split = frozen_up_to(model) if stage.cache_trunk else None
     facts = {
         "method": stage.method.name,
         "rows": ", ".join(f"{k} {'streamed' if n is None else n}" for k, n in row_counts(prepared).items()),
         "task": described_task(prepared.task),
         "longest row": f"{max(lengths)} of {prepared.max_length} tokens",
         "parameters to train": f"{trainable:,} of {total:,} ({trainable / total:.2%})",
+        **({"computed once": f"what runs up to {split}"} if split else {}),
         "learning rate": f"{stage.rate():g}",
         "steps": f"{steps:,}" if steps < UNBOUNDED else f"what {stage.max_minutes:g} minutes allow",
     }

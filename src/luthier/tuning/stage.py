@@ -26,6 +26,17 @@ class Tune(TrainingSettings, Stage):
     gives: ClassVar[Kind | None] = "task"
 
     data: DataSettings = Field(description="The labelled text: a set's name, or a mapping with sources and columns.")
+    train_head: bool = Field(
+        True, description="false freezes the task head at its first, random values, as some published baselines do."
+    )
+    cache_trunk: bool = Field(
+        True,
+        description="Compute the frozen part below everything that is trained once and keep its outputs on disk, where "
+        "there is such a part: under `head_only` and adapters that begin above the first layers.",
+    )
+    cache_gigabytes: float = Field(
+        10.0, gt=0, description="What these outputs may take, of all runs together; the least recently used go first."
+    )
     method: Any = None
     objective: Any = None
 

@@ -28,7 +28,7 @@ class BitFit(TuningMethod):
         venue="ACL 2022",
         url="https://aclanthology.org/2022.acl-short.1/",
     )
-    default_learning_rate: ClassVar[float] = 1e-3
+    default_learning_rate: ClassVar[float] = 3e-3
     targets: Literal["all", "query_and_feedforward"] = Field(
         "all",
         description="Which biases: all of them, or only those of the attention queries and of the wide "

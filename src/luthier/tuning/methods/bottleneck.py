@@ -31,7 +31,7 @@ class BottleneckAdapter(TuningMethod):
         venue="ICML 2019",
         url="https://proceedings.mlr.press/v97/houlsby19a.html",
     )
-    default_learning_rate: ClassVar[float] = 1e-4
+    default_learning_rate: ClassVar[float] = 3e-3
     placement: Placement = Field(
         "pfeiffer",
         description="pfeiffer: one adapter a layer, after the feed-forward part. houlsby: two a layer, after the "

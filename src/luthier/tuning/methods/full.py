@@ -25,7 +25,7 @@ class Full(TuningMethod):
         venue="NAACL 2019",
         url="https://aclanthology.org/N19-1423/",
     )
-    default_learning_rate: ClassVar[float] = 5e-5
+    default_learning_rate: ClassVar[float] = 1e-4
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         model.requires_grad_(True)

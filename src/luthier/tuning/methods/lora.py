@@ -27,7 +27,7 @@ class Lora(TuningMethod):
         venue="ICLR 2022",
         url="https://openreview.net/forum?id=nZeVKeeFYf9",
     )
-    default_learning_rate: ClassVar[float] = 1e-3
+    default_learning_rate: ClassVar[float] = 3e-3
     rank: int = Field(8, gt=0, description="Rank of the addition.")
     alpha: float = Field(16.0, gt=0, description="The addition is scaled by alpha / rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the addition's input.")

@@ -32,7 +32,7 @@ class ResidualPrompt(PromptMethod):
         venue="Findings of ACL 2023",
         url="https://arxiv.org/abs/2305.03937",
     )
-    default_learning_rate: ClassVar[float] = 3e-3
+    default_learning_rate: ClassVar[float] = 1e-3
     length: int = Field(10, gt=0, description="Prompt length: trained vectors in front of the text.")
     head_learning_rate: float | None = Field(
         1e-2, gt=0, description="Peak learning rate of the task head; null takes that of the prompt."
@@ -76,7 +76,7 @@ class ResidualPrompt(PromptMethod):
         None, gt=0, description="Layers of the LSTM, null is 1; or of the transformer, null is 2."
     )
     init: Literal["vocabulary", "uniform", "text", "tensor"] = Field(
-        "vocabulary",
+        "uniform",
         description="What the prompt starts from: embeddings of tokens drawn from the vocabulary, "
         "uniform(-0.5, 0.5), embeddings of a text, or a tensor from a file.",
     )
