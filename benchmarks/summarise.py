@@ -19,6 +19,7 @@ SCRIPTS = (
     "unipelt",
     "idpg",
     "task_prefixes",
+    "many_heads",
     "step_cost",
     "trunk_cache",
     "peer_cost",
