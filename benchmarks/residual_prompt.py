@@ -14,10 +14,11 @@ chosen on validation rows alone; the test rows are only scored.
 from __future__ import annotations
 
 import statistics
+from dataclasses import dataclass
 from typing import Any
 
 import harness
-from tables import Cells, gap, grouped, pick, plot_file, spread, table, test_scores
+from tables import Cells, gap, grouped, paired, pick, plot_file, spread, table, test_scores
 
 SETS: dict[str, dict[str, Any]] = {
     "trec": {"source": "data:trec"},
@@ -174,31 +175,53 @@ def rate_plot(cells: Cells) -> str:
     return "\n".join(links) + "\n"
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """A method on a set, at the rate that validation chose.
+
+    Attributes:
+        rate: the rate.
+        scores: seed -> test score.
+        range: of the mean test scores over all rates.
+    """
+
+    rate: float
+    scores: dict[int, float]
+    range: float
+
+
+def chosen_by_validation(cells: Cells) -> dict[str, dict[str, Chosen]]:
+    """Set -> method -> what validation chose, of sets that have both methods."""
+    found: dict[str, dict[str, Chosen]] = {}
+    for (name, method), entries in grouped(cells, "set", "method").items():
+        by_rate = {r[0]: some for r, some in grouped(entries, "rate").items()}
+        best = max(by_rate, key=lambda r: statistics.fmean(e["validation_accuracy"] for e in by_rate[r]))
+        means = [statistics.fmean(test_scores(some)) for some in by_rate.values()]
+        scores = {e["cell"]["seed"]: e["test_accuracy"] for e in by_rate[best]}
+        found.setdefault(name, {})[method] = Chosen(best, scores, max(means) - min(means))
+    return {name: methods for name, methods in found.items() if len(methods) == len(METHODS)}
+
+
 def chosen_table(cells: Cells) -> str:
-    rows = []
-    for (name,), entries in grouped(cells, "set").items():
-        line, chosen = [name], {}
-        for method in ("prompt", "residual_prompt"):
-            by_rate = {r[0]: found for r, found in grouped(pick(entries, method=method), "rate").items()}
-            if not by_rate:
-                break
-            best = max(by_rate, key=lambda r: statistics.fmean(e["validation_accuracy"] for e in by_rate[r]))
-            means = [statistics.fmean(test_scores(found)) for found in by_rate.values()]
-            chosen[method] = {e["cell"]["seed"]: e["test_accuracy"] for e in by_rate[best]}
-            line += [spread(list(chosen[method].values())), f"{best:g}", f"{max(means) - min(means):.3f}"]
-        if len(chosen) == 2:
-            rows.append([*line, gap(chosen["prompt"], chosen["residual_prompt"])])
-    columns = [
-        "set",
-        "prompt",
-        "rate",
-        "range over rates",
-        "residual_prompt",
-        "rate",
-        "range over rates",
-        "difference (95 %)",
-    ]
-    return table(columns, rows)
+    """Scores at the chosen rates, with what they say about the claims in words."""
+    chosen, rows = chosen_by_validation(cells), []
+    for name, methods in chosen.items():
+        shown = [[spread(list(m.scores.values())), f"{m.rate:g}", f"{m.range:.3f}"] for m in methods.values()]
+        rows.append([name, *shown[0], *shown[1], gap(methods["prompt"].scores, methods["residual_prompt"].scores)])
+    columns = ["set", *(c for m in METHODS for c in (m, "rate", "range over rates")), "difference (95 %)"]
+    return table(columns, rows) + "\n" + verdict(list(chosen.values()))
+
+
+def verdict(chosen: list[dict[str, Chosen]]) -> str:
+    """What the numbers say about a higher score and less spread."""
+    gaps = [paired(one["prompt"].scores, one["residual_prompt"].scores) for one in chosen]
+    decided = [g for g in gaps if g is not None and g.decided]
+    higher = sum(g.mean > 0 for g in decided)
+    narrower = sum(one["residual_prompt"].range < one["prompt"].range for one in chosen)
+    return (
+        f"Higher score: of {len(chosen)} sets the interval leaves 0 out on {len(decided)}, {higher} of them in favour of "
+        f"Residual Prompt Tuning. Less spread over rates: on {narrower} of {len(chosen)} sets.\n"
+    )
 
 
 def variant_table(cells: Cells, key: str, fixed: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from luthier.report.statistics import Row, difference
+from luthier.report.statistics import Difference, Row, difference
 
 PLOTS = Path(__file__).parent / "results" / "plots"
 Cells = list[dict[str, Any]]
@@ -52,9 +52,14 @@ def by_seed(cells: Cells) -> dict[Any, float]:
     return {e["cell"]["seed"]: test_score(e) for e in cells}
 
 
+def paired(first: dict[Any, float], second: dict[Any, float]) -> Difference | None:
+    """How much higher the second is, over common seeds."""
+    return difference(Row("", {}, scores=second), Row("", {}, scores=first))
+
+
 def gap(first: dict[Any, float], second: dict[Any, float]) -> str:
     """Mean paired difference with a 95 % t interval over common seeds."""
-    found = difference(Row("", {}, scores=second), Row("", {}, scores=first))
+    found = paired(first, second)
     if found is None:
         return ""
     if found.interval is None:
