@@ -219,7 +219,7 @@ def verdict(chosen: list[dict[str, Chosen]]) -> str:
     higher = sum(g.mean > 0 for g in decided)
     narrower = sum(one["residual_prompt"].range < one["prompt"].range for one in chosen)
     return (
-        f"Higher score: of {len(chosen)} sets the interval leaves 0 out on {len(decided)}, {higher} of them in favour of "
+        f"Higher score: of {len(chosen)} sets the interval leaves 0 out on {len(decided)}, {higher} in favour of "
         f"Residual Prompt Tuning. Less spread over rates: on {narrower} of {len(chosen)} sets.\n"
     )
 
