@@ -168,6 +168,9 @@ def test_a_method_from_outside_the_package_needs_no_edit_here(workplace, monkeyp
     )
     monkeypatch.syspath_prepend(str(workplace.folder))
     workplace.recipe["plugins"] = ["my_method"]
+    from luthier.registry import METHODS
+
+    monkeypatch.setattr(METHODS, "_entries", {name: METHODS.get(name) for name in METHODS.names()})
     workplace.tune["method"] = "head_bias"
     assert workplace.run() == 0
     assert workplace.metrics()["cost"]["trainable_parameters"] == 2

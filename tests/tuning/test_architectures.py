@@ -141,7 +141,7 @@ def test_prompt_starts_from_text(method: str) -> None:
 @pytest.mark.parametrize("method", ["prompt", "residual_prompt"])
 def test_prompt_starts_from_vocabulary_rows(method: str) -> None:
     base = BUILDERS["bert"]()
-    tuned = applied(method, base)
+    tuned = applied(method, base, init="vocabulary")
     for row in tuned.prompt_encoder["default"].embedding.weight:
         assert (base.get_input_embeddings().weight == row).all(-1).any()
 

@@ -130,7 +130,8 @@ def test_a_frozen_head_stays_and_is_saved(place, method):
         fresh = first_head(place, seed)
         assert heads[seed].equal(fresh)
         model, _, _ = load_artifact(record.folder / "00-tune" / "model")
-        own = next(p for n, p in model.named_parameters() if n.endswith(("classifier.weight", "modules_to_save.default.weight")))
+        names = ("classifier.weight", "modules_to_save.default.weight")
+        own = next(p for n, p in model.named_parameters() if n.endswith(names))
         assert own.detach().equal(fresh)
     assert not heads[1].equal(heads[2])
 

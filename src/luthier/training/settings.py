@@ -22,7 +22,7 @@ class TrainingSettings(Settings):
         None,
         gt=0,
         description="Minutes to train, evaluations included, instead of `epochs`; the learning rate falls with the "
-        "time used. With `max_steps` too, what comes first ends the training. Such a run can't be repeated bit for bit.",
+        "time used. With `max_steps` too, what comes first ends it. Such a run can't be repeated bit for bit.",
     )
     batch_size: int = Field(16, gt=0, description="Examples in one forward pass.")
     accumulation: int = Field(
