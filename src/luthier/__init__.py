@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from luthier._lazy import lazy_names
+from luthier._peft_import import watch_peft
 
 __version__ = "0.1.0"
 
@@ -14,3 +15,5 @@ _HOMES = {
 }
 __all__ = ["__version__", *_HOMES]
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)
+
+watch_peft()

@@ -86,6 +86,11 @@ def _add_result_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
     predict.add_argument("--output", help="JSON-lines file to write (default: standard output)")
     predict.add_argument("--batch-size", type=int, default=64, help="texts in one forward pass (default: 64)")
 
+    export = _verb(verbs, "export", "write a tuned prompt or prefix as one safetensors file for serving", "export")
+    export.add_argument("run", metavar="RUN", help="run, cell, stage or model directory")
+    export.add_argument("--to", required=True, metavar="FILE", help="safetensors file to write")
+    export.add_argument("--force", action="store_true", help="replace the file if it is there")
+
 
 def _add_information_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     listing = _verb(verbs, "list", "methods, objectives, stages and suites, with the paper of each", "list_parts")

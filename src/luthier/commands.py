@@ -191,6 +191,13 @@ def predict(arguments: argparse.Namespace) -> None:
         sys.stdout.write(lines)
 
 
+def export(arguments: argparse.Namespace) -> None:
+    from luthier.tuning.export import export_prompt
+
+    place = export_prompt(arguments.run, arguments.to, overwrite=arguments.force)
+    console().print(f"wrote {place}", soft_wrap=True)
+
+
 def list_parts(arguments: argparse.Namespace) -> None:
     from luthier.explain import parts_table
 

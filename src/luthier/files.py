@@ -34,10 +34,19 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         WorkspaceError: the place can't be written or the disk is full; what was there is untouched.
     """
+    write_bytes(path, redact(text).encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file in one step.
+
+    Raises:
+        WorkspaceError: the place can't be written or the disk is full; what was there is untouched.
+    """
     scratch = path.with_name(f".writing-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(redact(text), encoding="utf8")
+        scratch.write_bytes(content)
         sync(scratch)
         scratch.replace(path)
     except OSError as error:

@@ -176,7 +176,7 @@ def merged_adapter(source: ModelSource, settings: ModelSettings, head: Head) -> 
         raise ModelError(
             f"a {kind} adapter can't be merged into its base, so nothing can be built on top of it",
             where=str(folder),
-            fix=f"start from its base, {card.base}, or tune with a method that merges, such as lora",
+            fix=f"start from its base, {card.base}, or train the adapter itself on with `continue_adapter: true`",
         )
     plain = translate(model.merge_and_unload, source, f"the {kind} adapter can't be merged")
     plain.requires_grad_(True)

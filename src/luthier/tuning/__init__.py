@@ -7,6 +7,7 @@ from luthier._lazy import lazy_names
 _HOMES = {
     "ResidualPromptConfig": "luthier.tuning.residual_prompt",
     "fold_prompt": "luthier.tuning.residual_prompt",
+    "export_prompt": "luthier.tuning.export",
     "load_trainable_prompt": "luthier.tuning.residual_prompt",
     "register": "luthier.tuning.peft_registration",
     "BottleneckConfig": "luthier.tuning.bottleneck",

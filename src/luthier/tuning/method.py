@@ -38,6 +38,8 @@ class TuningMethod(Settings):
     summary: ClassVar[str] = ""
     paper: ClassVar[Paper | None] = None
     default_learning_rate: ClassVar[float] = 1e-3
+    # Settings, beside learning rates and weight decays, that an adapter may be trained on with other values of.
+    may_change: ClassVar[tuple[str, ...]] = ()
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         """Freeze, wrap or extend `model`; what should be trained has `requires_grad` afterwards.

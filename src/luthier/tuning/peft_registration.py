@@ -37,9 +37,10 @@ def register_tuner(name: str, config_cls: type[Any], tuner_cls: type[Any], prefi
 
 
 def register() -> None:
-    """Make every tuner of this package known to PEFT, so that `PeftModel.from_pretrained` loads its checkpoints.
+    """Make every tuner of this package known to PEFT at once.
 
-    Importing a config class does the same for its own tuner; this is for programs that only load.
+    Importing a config class does it for its own tuner, and so does PEFT when it loads a checkpoint of ours after
+    `import luthier`; this is for programs that look through PEFT's tables themselves.
     """
     import importlib
     import pkgutil

@@ -31,6 +31,7 @@ from luthier.secrets import redact
 from luthier.stages import StageInputs, StageOutputs, StagePlan, metrics_record
 from luthier.tasks import PEFT_TASK_TYPES, head_for
 from luthier.training.job import UNBOUNDED, TrainingJob, TrainingResult, total_steps, train
+from luthier.tuning.continuing import check_continues, continued_model, without_networks
 from luthier.tuning.frozen import computed_once, freeze_head, frozen_up_to, head_parameters
 from luthier.tuning.method import MethodContext
 
@@ -60,8 +61,11 @@ class Prepared:
 def run_tuning(stage: Tune, inputs: StageInputs, folder: Path) -> StageOutputs:
     """Load, train, save. See `luthier.training.job.train` for what stops it."""
     prepared = prepare(stage, inputs)
-    model = load_model(inputs.model, prepared.head, seed=inputs.seed, **label_arguments(prepared.task))
-    model = apply_method(stage, model, prepared, inputs.seed)
+    if stage.continue_adapter:
+        model, inputs = continued_model(stage, inputs, prepared)
+    else:
+        model = load_model(inputs.model, prepared.head, seed=inputs.seed, **label_arguments(prepared.task))
+        model = apply_method(stage, model, prepared, inputs.seed)
     trainable, total = parameter_counts(model)
     if hasattr(stage.method, "precompute") and not stage.data.streaming:
         stage.method.precompute(model, list(prepared.rows.values()), cache_directory() / "sentence-vectors")
@@ -302,6 +306,9 @@ def plan_tuning(stage: Tune, inputs: StageInputs) -> StagePlan:
     model = empty_model(inputs.model, prepared.head, **label_arguments(prepared.task))
     with torch.device("meta"):
         model = apply_method(stage, model, prepared, inputs.seed)
+    if stage.continue_adapter:
+        check_continues(stage, inputs, prepared)
+        without_networks(model)
     trainable, total = parameter_counts(model)
     streamed = stage.data.streaming
     lengths = [prepared.max_length] if streamed else list(prepared.rows["train"]["length"])

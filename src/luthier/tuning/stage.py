@@ -29,6 +29,11 @@ class Tune(TrainingSettings, Stage):
     train_head: bool = Field(
         True, description="false freezes the task head at its first, random values, as some published baselines do."
     )
+    continue_adapter: bool = Field(
+        False,
+        description="The model is an adapter that the same method made: train it on, with its task head. false merges "
+        "an adapter that can be merged into its base and starts the method afresh on the result, and refuses others.",
+    )
     cache_trunk: bool = Field(
         True,
         description="Compute the frozen part below everything that is trained once and keep its outputs on disk, where "

@@ -34,6 +34,7 @@ class InstancePrompt(PromptMethod):
         url="https://aclanthology.org/2022.naacl-main.403/",
     )
     default_learning_rate: ClassVar[float] = 1e-2
+    may_change: ClassVar[tuple[str, ...]] = ("cache_vectors",)
     length: int = Field(5, gt=0, description="Prompt length: generated vectors.")
     multi_layer: bool = Field(True, description="A prompt for every layer; false inserts one at the first layer only.")
     first_layer: int = Field(0, ge=0, description="First layer that sees a prompt.")
