@@ -7,6 +7,7 @@ the targets, and a new source task costs the training of one prefix. Pairs are e
 
 from __future__ import annotations
 
+import random
 import statistics
 import tempfile
 import time
@@ -107,32 +108,66 @@ def encoder_of(models: dict[str, Any], *, combine: str = "joint", pooling: str =
 
 
 def multi_task(bench: harness.Bench, seed: int) -> dict[str, Any]:
-    """Fine-tune the whole model on all sources at once, freeze it, and read the targets from it."""
-    from luthier.tuning.multi_task import train_multi_task
+    """Fine-tune the whole model on all sources at once, freeze it, and read the targets from it.
 
+    Batches are drawn from the sources in equal parts; each source has a linear head on the first token.
+    """
     from luthier.tuning import SharedEncoder
 
-    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        sources = {name: source(name, seed) for name in SOURCES}
-        train_multi_task(
-            harness.MINILM,
-            sources,
-            folder,
-            max_steps=STEPS * len(SOURCES),
-            batch_size=BATCH,
-            pooling="first",
-            seed=seed,
-        )
+        started = time.perf_counter()
+        train_together(seed, folder)
         seconds = time.perf_counter() - started
-        scores = {
-            f"multi-task model, {pooling}": on_targets(
-                SharedEncoder(str(folder), pooling=pooling, max_length=64),
-                seed,  # type: ignore[arg-type]
-            )
-            for pooling in ("first", "mean")
-        }
+        scores = {}
+        for pooling in ("first", "mean"):
+            encoder = SharedEncoder(folder, pooling=pooling, max_length=64)  # type: ignore[arg-type]
+            scores[f"multi-task model, {pooling}"] = on_targets(encoder, seed)
     return {"scores": scores, "update_seconds": seconds}
+
+
+def train_together(seed: int, folder: str) -> None:
+    """Train one model on all sources and save it."""
+    import torch
+    from torch.nn import functional as F
+    from transformers import get_linear_schedule_with_warmup
+
+    from luthier.models.artifacts import load
+    from luthier.registry import METHODS
+
+    torch.manual_seed(seed)
+    model, tokenizer = load(harness.MINILM)
+    sources = {name: labelled(source(name, seed)) for name in SOURCES}
+    heads = {name: torch.nn.Linear(model.config.hidden_size, max(ids) + 1) for name, (_, ids) in sources.items()}
+    rate = METHODS.get("full").default_learning_rate
+    own = [p for head in heads.values() for p in head.parameters()]
+    optimiser = torch.optim.AdamW([{"params": model.parameters(), "lr": rate}, {"params": own, "lr": 10 * rate}])
+    steps, draw = STEPS * len(SOURCES), random.Random(seed)
+    schedule = get_linear_schedule_with_warmup(optimiser, round(0.06 * steps), steps)
+    model.train()
+    for step in range(steps):
+        name = SOURCES[step % len(SOURCES)]
+        texts, ids = sources[name]
+        picked = draw.sample(range(len(texts)), BATCH)
+        columns = list(zip(*(texts[i] for i in picked), strict=True))
+        batch = tokenizer(*map(list, columns), truncation=True, max_length=64, padding=True, return_tensors="pt")
+        logits = heads[name](model(**batch).last_hidden_state[:, 0])
+        F.cross_entropy(logits, torch.tensor([ids[i] for i in picked])).backward()
+        torch.nn.utils.clip_grad_norm_([*model.parameters(), *own], 1.0)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad()
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def labelled(settings: dict[str, Any]) -> tuple[list[tuple[str, ...]], list[int]]:
+    """Texts, alone or in pairs, and label ids of a source's training rows."""
+    from luthier.data.loading import load_data
+    from luthier.data.settings import DataSettings
+
+    rows = load_data(DataSettings(**settings), splits=("train",)).splits["train"]
+    columns = [rows[c] for c in ("text", "text_pair") if c in rows.column_names]
+    return list(zip(*columns, strict=True)), list(rows["label"])
 
 
 def fine_tuning(bench: harness.Bench, seed: int) -> dict[str, Any]:
