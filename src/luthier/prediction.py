@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.embedding import is_shared_encoder, paired, shared_encoder, texts_of_file
 from luthier.errors import DataError
 
 if TYPE_CHECKING:
     from luthier.evaluation.prediction import Predictions
     from luthier.models.card import ModelCard
+    from luthier.tuning.task_prefix.shared_encoder import SharedEncoder
 
 
 def predict(
@@ -33,7 +35,8 @@ def predict_texts(
     Returns:
         For each text `{"text", "label", "probability", "probabilities": {label: p}}`; `{"text", "label", "response"}`
         where the label is read off what the model writes, null where that is none; `{"text", "score"}` for
-        regression; `{"text", "tokens", "labels"}` for token labels; `{"text", "response"}` for language models.
+        regression; `{"text", "tokens", "labels"}` for token labels; `{"text", "response"}` for language models;
+        `{"text", "heads": {name: {"label", "probability", "probabilities"}}}` for an encoder with many heads.
 
     Raises:
         ModelError: the directory holds no whole model.
@@ -41,6 +44,8 @@ def predict_texts(
     """
     from luthier.models.artifacts import load_artifact
 
+    if is_shared_encoder(run):
+        return _many_heads(shared_encoder(run), paired(texts, pairs), batch_size)
     model, tokenizer, card = load_artifact(run)
     if (card.schema == "pair" or _had_pairs(card)) != (pairs is not None):
         wanted = "pairs of texts" if pairs is None else "single texts"
@@ -49,14 +54,16 @@ def predict_texts(
             where=str(run),
             fix="give --pair for every --text" if pairs is None else "leave --pair out",
         )
-    if pairs is not None and len(pairs) != len(texts):
-        raise DataError(f"{len(texts)} texts but {len(pairs)} second texts", fix="give one --pair for every --text")
-    rows = [{"text": text} | ({"text_pair": pairs[i]} if pairs else {}) for i, text in enumerate(texts)]
+    rows = [
+        {"text": one} if isinstance(one, str) else {"text": one[0], "text_pair": one[1]} for one in paired(texts, pairs)
+    ]
     return _predict(model, tokenizer, card, rows, batch_size)
 
 
 def predict_file(run: str | Path, file: str | Path, *, batch_size: int = 64) -> list[dict[str, Any]]:
     """Label the rows of a file that has the text columns the model was trained on; a label column is not needed.
+
+    For an encoder with many heads the columns are `text`, and `text_pair` where every head reads pairs.
 
     Raises:
         DataError: the file can't be read, or lacks a column.
@@ -65,6 +72,10 @@ def predict_file(run: str | Path, file: str | Path, *, batch_size: int = 64) -> 
     from luthier.data.settings import DataSettings
     from luthier.models.artifacts import load_artifact
 
+    if is_shared_encoder(run):
+        encoder = shared_encoder(run)
+        in_pairs = bool(encoder.heads) and all(head.pairs for head in encoder.heads.values())
+        return _many_heads(encoder, texts_of_file(file, text_pair="text_pair" if in_pairs else None), batch_size)
     model, tokenizer, card = load_artifact(run)
     data = card.data or {}
     kept = (
@@ -83,6 +94,20 @@ def predict_file(run: str | Path, file: str | Path, *, batch_size: int = 64) -> 
     settings = DataSettings(test=str(file), task=card.schema, labelled=False, **columns)
     loaded = load_data(settings, splits=("test",)).splits["test"]
     return _predict(model, tokenizer, card, list(loaded), batch_size)
+
+
+def _many_heads(encoder: SharedEncoder, texts: Any, batch_size: int) -> list[dict[str, Any]]:
+    found = encoder.predict(texts, batch_size=batch_size)
+    rows: list[dict[str, Any]] = [
+        {"text": one} if isinstance(one, str) else {"text": one[0], "text_pair": one[1]} for one in texts
+    ]
+    for number, row in enumerate(rows):
+        row["heads"] = {}
+        for name, head in found.items():
+            chances = dict(zip(encoder.heads[name].labels, map(float, head.probabilities[number]), strict=True))
+            label = head.labels[number]
+            row["heads"][name] = {"label": label, "probability": chances[label], "probabilities": chances}
+    return rows
 
 
 def _had_pairs(card: ModelCard) -> bool:

@@ -1,7 +1,7 @@
 """Named parts that a recipe can ask for, and how they are found.
 
-A part registers itself when its module is imported. `discover()` imports, once, the `stage` module of every
-package in `luthier`, and every module that an installed distribution names in the entry-point group
+A part registers itself when its module is imported. `discover()` imports, once, the modules `stage` and `…_stage` of
+every package in `luthier`, and every module that an installed distribution names in the entry-point group
 `luthier.plugins`. So a new method is one new file, here or in somebody else's package.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import importlib.util
 import pkgutil
 from collections.abc import Iterator
 from functools import cache
@@ -95,8 +94,10 @@ def discover() -> None:
     import luthier
 
     for package in pkgutil.iter_modules(luthier.__path__):
-        if package.ispkg and importlib.util.find_spec(f"luthier.{package.name}.stage") is not None:
-            importlib.import_module(f"luthier.{package.name}.stage")
+        folder = [f"{parent}/{package.name}" for parent in luthier.__path__]
+        for module in pkgutil.iter_modules(folder) if package.ispkg else ():
+            if module.name == "stage" or module.name.endswith("_stage"):
+                importlib.import_module(f"luthier.{package.name}.{module.name}")
     for plugin in importlib.metadata.entry_points(group="luthier.plugins"):
         importlib.import_module(plugin.value)
 

@@ -11,7 +11,7 @@ import pytest
 
 from luthier.errors import DataError, ModelError, WorkspaceError
 from luthier.tuning import SharedEncoder
-from luthier.tuning.task_prefix.heads import HEADS, LinearHead, MLPHead, read_head
+from luthier.tuning.task_prefix.heads import HEADS, PENALTIES, LinearHead, MLPHead, read_head
 from luthier.tuning.task_prefix.store import RepresentationStore
 from tests.tuning.task_prefix_models import TEXTS, saved_model, with_prefix
 
@@ -86,9 +86,39 @@ def test_a_head_is_kept_in_a_file(encoder: SharedEncoder, kind: str, tmp_path: P
     assert np.array_equal(loaded.logits(vectors), head.logits(vectors))
 
 
+def test_the_penalty_is_the_one_that_cross_validation_prefers(encoder: SharedEncoder) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    draw = np.random.default_rng(1)
+    vectors = draw.normal(size=(60, 20)).astype(np.float32)
+    for noise in (0.1, 3.0):
+        labels = ["yes" if x else "no" for x in vectors[:, 0] + noise * draw.normal(size=60) > 0]
+        folds = StratifiedKFold(5, shuffle=True, random_state=0)
+        losses = {
+            l2: -cross_val_score(
+                make_pipeline(StandardScaler(), LogisticRegression(C=1 / l2, max_iter=1000)),
+                vectors,
+                labels,
+                cv=folds,
+                scoring="neg_log_loss",
+            ).mean()
+            for l2 in PENALTIES
+        }
+        best = min(losses, key=lambda l2: losses[l2])
+        chosen = LinearHead.fit(vectors, labels, representation=encoder.representation)
+        given = LinearHead.fit(vectors, labels, representation=encoder.representation, l2=best)
+        np.testing.assert_array_equal(chosen.layers[0][0], given.layers[0][0])
+
+
 def test_many_heads_take_one_pass(encoder: SharedEncoder, tmp_path: Path) -> None:
     for number in range(5):
-        encoder.fit_head(f"task{number}", TEXTS, LABELS[number:] + LABELS[:number], kind=("linear", "mlp")[number % 2])
+        labels = LABELS[number:] + LABELS[:number]
+        encoder.fit_head(
+            f"task{number}", TEXTS, labels, kind=("linear", "mlp")[number % 2], **({"l2": 1.0}, {})[number % 2]
+        )
     passes = passes_of(encoder)
     found = encoder.predict(TEXTS)
     assert len(passes) == 1
@@ -108,7 +138,7 @@ def test_many_heads_take_one_pass(encoder: SharedEncoder, tmp_path: Path) -> Non
 
 
 def test_a_head_of_another_representation_is_refused(encoder: SharedEncoder, bert: Path, tmp_path: Path) -> None:
-    head = encoder.fit_head("sentiment", TEXTS, LABELS)
+    head = encoder.fit_head("sentiment", TEXTS, LABELS, l2=1.0)
     prefix = with_prefix(bert, seed=ord("a"))
 
     def refused(message: str) -> None:

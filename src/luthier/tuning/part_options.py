@@ -4,6 +4,7 @@ torch."""
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Literal, get_args
 
 Placement = Literal["pfeiffer", "houlsby"]
@@ -17,6 +18,9 @@ GateKind = Literal["learned", "none"]
 LEARNED: GateKind = "learned"
 NO_GATE: GateKind = "none"
 PROJECTION_WIDTH = 512
+# Tasks and heads of a shared encoder are saved under their names.
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+FILE_NAME_RULE = "use letters, digits, `_`, `-` and `.`, 100 at most"
 
 
 def check_bottleneck(options: Any) -> None:

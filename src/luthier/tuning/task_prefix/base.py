@@ -6,7 +6,6 @@ Shapes: B texts, D width.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from luthier.models.safety import check_configs, check_links
 from luthier.models.settings import ModelSettings
 from luthier.models.tensors import check_safetensors, read_json
 from luthier.tuning.instance_prompt.trunk import Trunk, bare_pass, find_trunk
+from luthier.tuning.part_options import FILE_NAME, FILE_NAME_RULE
 from luthier.tuning.task_prefix.config import TaskPrefixConfig
 from luthier.tuning.task_prefix.rack import PrefixRack
 from luthier.tuning.task_prefix.states import TaskPrefix, prefix_of_adapter
@@ -34,7 +34,6 @@ from luthier.tuning.task_prefix.tuner import PARTS
 _LONGEST = 512
 # Parts that are trained with a head, and the prefixes themselves.
 _NOT_OF_THE_BODY = (f"{PARTS}.", "modules_to_save.", "original_module.", "pooler.")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 @dataclass
@@ -186,7 +185,5 @@ def check_name(name: str, kind: str) -> None:
     Raises:
         ModelError: it has characters beside letters, digits, `_`, `-` and `.`.
     """
-    if not _NAME.fullmatch(name):
-        raise ModelError(
-            f"{name!r} can't be the name of a {kind}", fix="use letters, digits, `_`, `-` and `.`, 100 at most"
-        )
+    if not FILE_NAME.fullmatch(name):
+        raise ModelError(f"{name!r} can't be the name of a {kind}", fix=FILE_NAME_RULE)

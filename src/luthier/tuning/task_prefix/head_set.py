@@ -43,17 +43,29 @@ class HeadSet:
         check_known(name, self._heads, "head")
         del self._heads[name]
 
-    def chosen(self, names: Sequence[str] | None, now: Representation) -> dict[str, Head]:
-        """The named heads; None is all.
+    def chosen(self, names: Sequence[str] | None, now: Representation, pairs: bool | None = None) -> dict[str, Head]:
+        """The named heads; None is all that read what is given.
+
+        Args:
+            pairs: whether pairs of texts are given; None where that is not known.
 
         Raises:
-            ModelError: there is none, or one was trained on another representation than `now`.
+            ModelError: there is none, or one was trained on another representation than `now`, or reads pairs where
+                single texts are given, or the other way round.
         """
         if not self._heads:
             raise ModelError("the encoder has no heads", fix="train one with fit_head")
         for name in names or ():
             check_known(name, self._heads, "head")
         found = {name: self._heads[name] for name in (self._heads if names is None else names)}
+        fitting = {name: head for name, head in found.items() if pairs is None or head.pairs == pairs}
+        if found and (not fitting or (names is not None and len(fitting) < len(found))):
+            other = next(name for name in found if name not in fitting)
+            kinds = ("single texts", "pairs of texts")
+            raise ModelError(
+                f"the head {other!r} was trained on {kinds[not pairs]}, and {kinds[bool(pairs)]} are given"
+            )
+        found = fitting
         for name, head in found.items():
             check_fits(name, head, now)
         return found

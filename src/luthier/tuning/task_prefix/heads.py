@@ -22,6 +22,8 @@ from luthier.tuning.task_prefix.representation import Representation
 
 logger = logging.getLogger(__name__)
 
+# What the weight of the squared coefficients is chosen among.
+PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 _FORMAT = 1
 _ENTRY = "luthier"
 Layer = tuple[np.ndarray, np.ndarray]
@@ -47,12 +49,14 @@ class Head:
         labels: C class names.
         layers: weight (inputs, outputs) and bias (outputs,) of each layer, float32; ReLU stands between them.
         representation: what it was trained on.
+        pairs: whether those were pairs of texts.
     """
 
     kind: ClassVar[str] = ""
     labels: tuple[str, ...]
     layers: tuple[Layer, ...]
     representation: Representation
+    pairs: bool = False
 
     @property
     def width(self) -> int:
@@ -93,6 +97,7 @@ class Head:
             "kind": self.kind,
             "labels": list(self.labels),
             "representation": asdict(self.representation),
+            "pairs": self.pairs,
         }
         tensors = {
             f"{number}.{name}": np.ascontiguousarray(x)
@@ -115,7 +120,7 @@ class LinearHead(Head):
         labels: Sequence[str],
         *,
         representation: Representation,
-        l2: float = 1.0,
+        l2: float | None = None,
         standardise: bool = True,
         max_iterations: int = 1000,
     ) -> Self:
@@ -125,7 +130,8 @@ class LinearHead(Head):
             vectors: (N, D).
             labels: N class names.
             representation: of the encoder that made the vectors (`SharedEncoder.representation`).
-            l2: weight of the squared norm of the coefficients against the summed loss.
+            l2: weight of the squared norm of the coefficients against the summed loss; None takes that of `PENALTIES`
+                with the lowest loss in five-fold cross-validation.
             standardise: give every column mean 0 and deviation 1 before; the head takes raw vectors all the same.
             max_iterations: of the optimiser (L-BFGS).
 
@@ -134,7 +140,9 @@ class LinearHead(Head):
         """
         from sklearn.linear_model import LogisticRegression
 
-        _positive(l2=l2, max_iterations=max_iterations)
+        _positive(l2=1.0 if l2 is None else l2, max_iterations=max_iterations)
+        if l2 is None:
+            l2 = _chosen_penalty(vectors, labels, standardise, max_iterations)
         model = LogisticRegression(C=1 / l2, max_iter=max_iterations)
         scale = _fitted(model, vectors, labels, standardise)
         return cls(tuple(map(str, model.classes_)), _layers([model.coef_.T], [model.intercept_], scale), representation)
@@ -208,10 +216,37 @@ def read_head(path: Path) -> Head:
         about = json.loads(text or "")
         layers = tuple((tensors[f"{n}.weight"], tensors[f"{n}.bias"]) for n in range(len(tensors) // 2))
         made = TypeAdapter(Representation).validate_python(about["representation"])
-        head: Head = HEADS[about["kind"]](tuple(map(str, about["labels"])), layers, made)
+        labels, pairs = tuple(map(str, about["labels"])), bool(about.get("pairs"))
+        head: Head = HEADS[about["kind"]](labels, layers, made, pairs)
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise ModelError("the file holds no head", where=str(path), fix="train it again") from error
     return head
+
+
+def _chosen_penalty(vectors: np.ndarray, labels: Sequence[str], standardise: bool, max_iterations: int) -> float:
+    """The penalty with the lowest log loss over rows that were left out; 1 where no class has two rows."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold
+
+    names = np.array([str(label) for label in labels])
+    folds = min(5, max((int((names == name).sum()) for name in set(names)), default=0))
+    if folds < 2 or np.ndim(vectors) != 2 or len(vectors) != len(names) or not np.isfinite(vectors).all():
+        return 1.0
+    losses = dict.fromkeys(PENALTIES, 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a class with fewer rows than folds
+        splits = list(StratifiedKFold(folds, shuffle=True, random_state=0).split(vectors, names))
+    for fitted, left_out in splits:
+        if len(set(names[fitted])) < 2:
+            continue
+        for penalty in PENALTIES:
+            model = LogisticRegression(C=1 / penalty, max_iter=max_iterations)
+            scale = _fitted(model, vectors[fitted], names[fitted], standardise)
+            chances = model.predict_proba(scale.transform(np.asarray(vectors[left_out], dtype=np.float64)))
+            column = {name: number for number, name in enumerate(model.classes_)}
+            right = [chances[i, column[name]] if name in column else 0.0 for i, name in enumerate(names[left_out])]
+            losses[penalty] -= float(np.log(np.maximum(right, 1e-6)).sum())
+    return min(PENALTIES, key=lambda penalty: losses[penalty])
 
 
 def _fitted(model: Any, vectors: np.ndarray, labels: Sequence[str], standardise: bool) -> Any:

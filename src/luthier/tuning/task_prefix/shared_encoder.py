@@ -6,6 +6,7 @@ Source: Huang et al., Findings of EMNLP 2023. Shapes: N texts, D width of a repr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,7 +27,7 @@ from luthier.tuning.task_prefix.saving import (
     read_prefixes,
     save_combination,
 )
-from luthier.tuning.task_prefix.texts import Texts
+from luthier.tuning.task_prefix.texts import Texts, are_pairs
 
 
 class SharedEncoder(PrefixEncoder):
@@ -88,6 +89,7 @@ class SharedEncoder(PrefixEncoder):
         keep = store.vectors if store is not None else type(self).encode
         vectors = keep(self, texts, batch_size=batch_size)
         head: Head = HEADS[kind].fit(vectors, labels, representation=self.representation, **options)
+        head = replace(head, pairs=are_pairs(texts))
         self.add_head(name, head)
         return head
 
@@ -114,14 +116,15 @@ class SharedEncoder(PrefixEncoder):
         """What every head says about every text; each text is encoded once, however many heads there are.
 
         Args:
-            heads: names of those to ask; None asks all.
+            heads: names of those to ask; None asks all that were trained on texts of this kind, single or pairs.
 
         Raises:
-            ModelError: there is no head, or one was trained on another representation.
+            ModelError: there is no such head, or one was trained on another representation.
             DataError: as `encode`.
         """
-        self._heads.chosen(heads, self.representation)
-        return self.predict_vectors(self.encode(texts, batch_size=batch_size, too_long=too_long), heads=heads)
+        chosen = self._heads.chosen(heads, self.representation, are_pairs(texts))
+        vectors = self.encode(texts, batch_size=batch_size, too_long=too_long)
+        return self.predict_vectors(vectors, heads=list(chosen))
 
     def predict_vectors(self, vectors: np.ndarray, *, heads: Sequence[str] | None = None) -> dict[str, HeadPrediction]:
         """As `predict`, from representations (N, D) that this encoder made."""

@@ -49,11 +49,16 @@ def batches_of(
             bar.update(start + len(places))
 
 
+def are_pairs(texts: Texts) -> bool:
+    """Whether these are pairs of texts."""
+    return bool(len(texts)) and not isinstance(texts[0], str)
+
+
 def _rows(texts: Texts) -> tuple[list[dict[str, str]], str]:
     if isinstance(texts, str):
         raise DataError("a single text was given where a list of them is expected", fix="put it in a list: [text]")
     rows: list[dict[str, str]] = []
-    pairs = bool(len(texts)) and not isinstance(texts[0], str)
+    pairs = are_pairs(texts)
     for number, entry in enumerate(texts, 1):
         parts: list[Any] = list(entry) if isinstance(entry, tuple | list) else [entry]
         if len(parts) != 1 + pairs or not all(isinstance(part, str) for part in parts):
