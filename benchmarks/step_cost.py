@@ -27,6 +27,10 @@ METHODS: dict[str, Any] = {
     "p_tuning 10": {"name": "p_tuning", "length": 10},
     "prompt 10": {"name": "prompt", "length": 10},
     "residual_prompt 10": {"name": "residual_prompt", "length": 10},
+    "idpg 10": {"name": "idpg", "length": 10},
+    "task_prefix 10": {"name": "task_prefix", "length": 10},
+    "bottleneck": {"name": "bottleneck", "reduction": 16},
+    "unipelt": "unipelt",
 }
 ROUNDS, WARM_UP, STEPS, BATCH, LENGTH = 5, 3, 10, 16, 64
 SETTINGS = {"rounds": ROUNDS, "steps": STEPS, "batch": BATCH, "length": LENGTH, "model": harness.MINILM}
