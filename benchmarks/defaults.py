@@ -33,6 +33,7 @@ RATES: dict[str, tuple[float, ...]] = {
     "p_tuning": MIDDLE,
     "bottleneck": MIDDLE,
     "unipelt": MIDDLE,
+    "task_prefix": MIDDLE,
 }
 OTHER_STARTS = {"prompt": "random", "residual_prompt": "uniform"}
 COMMON = {"too_long": "truncate", "evaluation_limit": 300}

@@ -28,7 +28,8 @@ METHODS: dict[str, Any] = {
     "prompt 10": {"name": "prompt", "length": 10},
     "residual_prompt 10": {"name": "residual_prompt", "length": 10},
     "idpg 10": {"name": "idpg", "length": 10},
-    "task_prefix 10": {"name": "task_prefix", "length": 10},
+    "idpg 10, encodings stored": {"name": "idpg", "length": 10},
+    "task_prefix 10": {"name": "task_prefix", "prefix_length": 10},
     "bottleneck": {"name": "bottleneck", "reduction": 16},
     "unipelt": "unipelt",
 }
@@ -38,7 +39,7 @@ SETTINGS = {"rounds": ROUNDS, "steps": STEPS, "batch": BATCH, "length": LENGTH, 
 
 def main() -> None:
     if len(sys.argv) > 2 and sys.argv[1] == "--measure":
-        print(json.dumps(measure_here(json.loads(sys.argv[2]))))
+        print(json.dumps(measure_here(sys.argv[2])))
         return
     cells = [{"method": name, "round": number} for number in range(ROUNDS) for name in METHODS]
     harness.run_cells("step_cost", SETTINGS, cells, measure_apart, harness.arguments(__doc__))
@@ -46,12 +47,12 @@ def main() -> None:
 
 def measure_apart(cell: dict[str, Any]) -> dict[str, Any]:
     """One measurement in a process of its own."""
-    command = [sys.executable, __file__, "--measure", json.dumps(METHODS[cell["method"]])]
+    command = [sys.executable, __file__, "--measure", cell["method"]]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure_here(method: Any) -> dict[str, Any]:
+def measure_here(name: str) -> dict[str, Any]:
     """Median seconds of a step, and the peak resident size while stepping."""
     harness.single_core()
     import torch
@@ -63,6 +64,7 @@ def measure_here(method: Any) -> dict[str, Any]:
     from luthier.registry import METHODS as KNOWN
     from luthier.tuning.method import MethodContext
 
+    method = METHODS[name]
     chosen = {"name": method} if isinstance(method, str) else method
     settings = KNOWN.get(chosen["name"]).model_validate(chosen)
     torch.manual_seed(0)
@@ -73,10 +75,12 @@ def measure_here(method: Any) -> dict[str, Any]:
     optimiser = torch.optim.AdamW(groups)
     ids = torch.randint(1000, 20000, (BATCH, LENGTH))
     mask, labels = torch.ones_like(ids), torch.randint(0, 2, (BATCH,))
+    # What `tune` hands IDPG from its store, instead of a pass of the frozen model.
+    stored = {"sentence_vectors": torch.randn(BATCH, model.config.hidden_size)} if name.endswith("stored") else {}
     trained = [p for p in model.parameters() if p.requires_grad]
 
     def step() -> None:
-        loss = F.cross_entropy(model(input_ids=ids, attention_mask=mask).logits, labels)
+        loss = F.cross_entropy(model(input_ids=ids, attention_mask=mask, **stored).logits, labels)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()

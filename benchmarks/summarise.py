@@ -17,6 +17,7 @@ SCRIPTS = (
     "residual_prompt",
     "residual_prompt_decoder",
     "unipelt",
+    "frozen_head",
     "idpg",
     "task_prefixes",
     "many_heads",

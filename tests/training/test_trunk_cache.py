@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from luthier.errors import WorkspaceError
-from luthier.training.trunk_cache import Features, TrainOnFeatures, TrunkCache, cached_features, head_split, read_fields
+from luthier.training.split_point import replayed
+from luthier.training.trunk_cache import Features, TrunkCache, cached_features, head_split, read_fields
 
 SHAPE = {
     "vocab_size": 50,
@@ -93,7 +94,6 @@ def test_training_on_features_is_bit_for_bit_training_without_them(kind: str, tm
         data = rows()
         if cached:
             features = cached_features(model, split, data, 3, cache=TrunkCache(tmp_path), collator=collate)
-            trained = TrainOnFeatures(model, split, features)
             layer = getattr(model.base_model, "encoder", model.base_model)
             (layer.layer if hasattr(layer, "layer") else layer.layers)[0].register_forward_hook(_fail)
         optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
@@ -103,7 +103,7 @@ def test_training_on_features_is_bit_for_bit_training_without_them(kind: str, tm
                 batch = collate([data[i] for i in place])
                 batch |= labels_for(kind, batch)
                 if cached:
-                    loss = trained(list(place), **batch).loss
+                    loss = on_features(model, split, features, place, batch).loss
                 else:
                     batch.pop("row")
                     loss = model(**batch).loss
@@ -116,6 +116,12 @@ def test_training_on_features_is_bit_for_bit_training_without_them(kind: str, tm
     assert losses[0] == losses[1]
     assert losses[0][0] != losses[0][-2]
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def on_features(model: Any, split: str, features: Any, place: Any, batch: dict[str, Any]) -> Any:
+    values = features.batch(list(place), batch["attention_mask"])
+    with replayed(model, split, values, batch["attention_mask"]):
+        return model(**{k: v for k, v in batch.items() if k != "row"})
 
 
 def _fail(module: Any, args: Any, output: Any) -> None:
@@ -144,7 +150,7 @@ def test_other_batches_agree_to_rounding(tmp_path: Path):
     features = cached_features(model, split, rows(), 2, cache=TrunkCache(tmp_path), collator=collate)
     place = [4, 0, 1]
     batch = collate([rows()[i] for i in place])
-    got = TrainOnFeatures(model, split, features)(place, **batch).logits
+    got = on_features(model, split, features, place, batch).logits
     batch.pop("row")
     real = batch["attention_mask"].bool()
     torch.testing.assert_close(got[real], model(**batch).logits[real], rtol=1e-4, atol=1e-5)

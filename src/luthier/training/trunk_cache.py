@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from luthier.errors import WorkspaceError
 from luthier.files import write_json
-from luthier.training.split_point import TARGETS, names_of, output_of, replayed, tensor_of, with_tensors
+from luthier.training.split_point import TARGETS, names_of, output_of, tensor_of, with_tensors
 from luthier.training.stored_arrays import (
     STORED,
     check_dtype,
@@ -289,28 +289,6 @@ def read_fields(model: Any, split_point: str, batch: dict[str, Tensor]) -> list[
     if not fields:
         raise ValueError(f"nothing that {split_point!r} gives is read by the rest of the model")
     return fields
-
-
-class TrainOnFeatures(nn.Module):
-    """The model behind a split point: takes a batch and the rows' indices, and runs only what is not stored.
-
-    It shares the model's parameters, so that training it trains the model.
-
-    Args:
-        model: as given to `cached_features`.
-        split_point: likewise.
-        features: what it returned.
-    """
-
-    def __init__(self, model: Any, split_point: str, features: Features) -> None:
-        super().__init__()
-        self.model, self.split_point, self.features = model, split_point, features
-
-    def forward(self, indices: Sequence[int], **batch: Any) -> Any:
-        """The model's own output for the rows of the data set with these indices, collated in `batch`."""
-        values = self.features.batch(indices, batch["attention_mask"])
-        with replayed(self.model, self.split_point, values, batch["attention_mask"]):
-            return self.model(**{k: v for k, v in batch.items() if k != "row"})
 
 
 def _bytes(folder: Path) -> int:

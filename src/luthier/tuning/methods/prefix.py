@@ -76,7 +76,7 @@ def _check_cache(model: Any) -> None:
             f"prefix can't be put on a {model.config.model_type} model, which takes no keys and values from outside",
             fix="use prompt, residual_prompt or lora",
         )
-    if getattr(model, "is_gradient_checkpointing", False):
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         raise ModelError(
             "prefix does not work with gradient checkpointing: the layers would drop the trained keys and values",
             fix="set gradient_checkpointing to false, or use prompt, residual_prompt or lora",
