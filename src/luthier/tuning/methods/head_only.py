@@ -26,7 +26,7 @@ class HeadOnly(TuningMethod):
         venue="ICLR 2017 workshop",
         url="https://arxiv.org/abs/1610.01644",
     )
-    default_learning_rate: ClassVar[float] = 1e-2
+    default_learning_rate: ClassVar[float] = 3e-2
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         """Freeze all but the head.

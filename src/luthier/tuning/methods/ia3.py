@@ -27,7 +27,7 @@ class IA3(TuningMethod):
         venue="NeurIPS 2022",
         url="https://arxiv.org/abs/2205.05638",
     )
-    default_learning_rate: ClassVar[float] = 1e-2
+    default_learning_rate: ClassVar[float] = 3e-2
     target_modules: list[str] | None = Field(
         None, description="Names of the layers to rescale; null takes keys, values and feed-forward outputs."
     )

@@ -30,7 +30,7 @@ class Prefix(PromptMethod):
         venue="ACL 2021",
         url="https://aclanthology.org/2021.acl-long.353/",
     )
-    default_learning_rate: ClassVar[float] = 1e-2
+    default_learning_rate: ClassVar[float] = 3e-2
     supports_gradient_checkpointing: ClassVar[bool] = False
     head_learning_rate: float | None = Field(
         1e-2, gt=0, description="Peak learning rate of the task head; null takes that of the prefix."

@@ -36,7 +36,7 @@ class TaskPrefix(TuningMethod):
         venue="Findings of EMNLP 2023",
         url="https://aclanthology.org/2023.findings-emnlp.497/",
     )
-    default_learning_rate: ClassVar[float] = 1e-2
+    default_learning_rate: ClassVar[float] = 1e-1
     prefix_length: int = Field(5, description="Prefix columns.")
     projection: bool = Field(False, description="Make the prefix from one table by a network while training.")
     projection_width: int = Field(PROJECTION_WIDTH, description="Hidden width of that network.")

@@ -44,7 +44,7 @@ class UniPELT(TuningMethod):
         venue="ACL 2022",
         url="https://aclanthology.org/2022.acl-long.433/",
     )
-    default_learning_rate: ClassVar[float] = 1e-2
+    default_learning_rate: ClassVar[float] = 3e-3
     may_change: ClassVar[tuple[str, ...]] = ("recorded_examples",)
     parts: list[Part] = Field(
         ["adapter", "prefix", "lora"], description="Any of adapter, prefix, lora and bitfit (shifts of bias terms)."
