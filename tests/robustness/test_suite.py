@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
 from luthier.data.loading import load_data
@@ -18,7 +19,7 @@ from luthier.evaluation.subject import Subject
 from luthier.models.card import ModelCard
 from luthier.registry import OBJECTIVES, SUITES
 from luthier.robustness.settings import RoastSettings
-from luthier.robustness.suite import RobustnessSuite
+from luthier.robustness.suite import AttackSettings, RobustnessSuite
 from luthier.training.job import TrainingJob, train
 from luthier.training.settings import TrainingSettings
 from tests.robustness import tiny
@@ -162,3 +163,9 @@ def test_in_our_own_trainer_accumulation_changes_nothing(tmp_path: Path) -> None
         trained.append(one.model)
     for n, p in trained[0].named_parameters():
         torch.testing.assert_close(trained[1].get_parameter(n), p, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("settings", [{"kind": "characters", "order": "mask"}, {"kind": "rewrites", "rate": 0.2}])
+def test_an_attack_refuses_what_it_would_not_use(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="would have no effect"):
+        AttackSettings(**settings)

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 import luthier
 from luthier.errors import ModelError
 from luthier.models.artifacts import load_artifact
+from luthier.registry import METHODS
 from luthier.tuning import SharedEncoder
 from luthier.tuning.method import MethodContext
 from luthier.tuning.methods.task_prefix import TaskPrefix
@@ -95,8 +96,15 @@ def test_importing_the_method_loads_no_torch() -> None:
     assert found.stdout.strip() == "False"
 
 
+@pytest.mark.parametrize("method", ["prefix", "task_prefix"])
+def test_the_rate_of_a_network_needs_one(method: str) -> None:
+    with pytest.raises(ValidationError, match="network_learning_rate would have no effect"):
+        METHODS.get(method)(network_learning_rate=2e-3)
+    METHODS.get(method)(network_learning_rate=2e-3, projection=True)
+
+
 def test_keys_and_values_are_not_decayed() -> None:
-    method = TaskPrefix(projection=True, projection_width=8, head_learning_rate=2e-3)
+    method = TaskPrefix(projection=True, projection_width=8, head_learning_rate=2e-3, network_learning_rate=5e-3)
     model = method.apply(base_model("encoder"), MethodContext(ARCHITECTURES["encoder"].task_type))
     grouped = {id(p): group for group in method.parameter_groups(model, 0.01, 0.1) for p in group["params"]}
     rates: dict[str, tuple[float, float]] = {}
@@ -104,7 +112,7 @@ def test_keys_and_values_are_not_decayed() -> None:
         if p.requires_grad:
             rates[name.rpartition(".self.")[2]] = (grouped[id(p)]["lr"], grouped[id(p)]["weight_decay"])
     assert rates["table"] == (0.01, 0.0)
-    assert rates["up.weight"] == (0.01, 0.1)
+    assert rates["up.weight"] == (5e-3, 0.1)
     assert next(rate for name, rate in rates.items() if "classifier" in name and "weight" in name) == (2e-3, 0.1)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from luthier.data.settings import DataSettings
 from luthier.evaluation.subject import Subject, Suite, SuiteResult
@@ -49,6 +49,14 @@ class AttackSettings(Settings):
     order: Literal["delete", "mask", "weighted"] = Field(
         "delete", description="Which words are substituted first: as in TextFooler, BERT-Attack or PWWS."
     )
+
+    @model_validator(mode="after")
+    def _options_have_effect(self) -> Self:
+        if self.order != "delete" and self.kind != "substitution":
+            raise ValueError(f"order would have no effect on {self.kind}: leave it out")
+        if self.rate != 0.1 and self.kind == "rewrites":
+            raise ValueError("rate would have no effect on rewrites: leave it out")
+        return self
 
 
 @SUITES.register

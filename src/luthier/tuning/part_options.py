@@ -18,6 +18,7 @@ GateKind = Literal["learned", "none"]
 LEARNED: GateKind = "learned"
 NO_GATE: GateKind = "none"
 PROJECTION_WIDTH = 512
+NETWORK_RATE = 1e-3
 # Tasks and heads of a shared encoder are saved under their names.
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 FILE_NAME_RULE = "use letters, digits, `_`, `-` and `.`, 100 at most"
@@ -85,6 +86,16 @@ def check_task_prefix(options: Any) -> None:
             raise ValueError(f"sites has {site!r}, but knows only {', '.join(get_args(Site))}")
     if options.projection_width != PROJECTION_WIDTH and not options.projection:
         raise ValueError("projection_width would have no effect without projection: leave it out")
+
+
+def check_network_rate(options: Any) -> None:
+    """Check that the learning rate of the network behind a prefix is set only where there is one.
+
+    Raises:
+        ValueError: the rate would have no effect.
+    """
+    if options.network_learning_rate != NETWORK_RATE and not options.projection:
+        raise ValueError("network_learning_rate would have no effect without projection: leave it out")
 
 
 def gate_of(gates: Any, part: str) -> str | float:

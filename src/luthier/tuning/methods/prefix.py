@@ -11,6 +11,7 @@ from luthier.errors import ModelError
 from luthier.registry import METHODS
 from luthier.settings import Paper
 from luthier.tuning.method import MethodContext
+from luthier.tuning.part_options import NETWORK_RATE, check_network_rate
 from luthier.tuning.prompt_method import PromptMethod, check_prompts_fit
 
 if TYPE_CHECKING:
@@ -37,12 +38,19 @@ class Prefix(PromptMethod):
     )
     projection: bool = Field(False, description="Train a network that makes the keys and values, as in the paper.")
     hidden_size: int | None = Field(None, gt=0, description="Width of that network; null takes the model's.")
+    network_learning_rate: float | None = Field(
+        NETWORK_RATE, gt=0, description="Peak learning rate of that network; null takes that of the prefix."
+    )
 
     @model_validator(mode="after")
     def _options_have_effect(self) -> Self:
         if self.hidden_size is not None and not self.projection:
             raise ValueError("hidden_size belongs to `projection: true`")
+        check_network_rate(self)
         return self
+
+    def network_schedule(self, learning_rate: float, weight_decay: float) -> tuple[float, float]:
+        return self.network_learning_rate or learning_rate, weight_decay
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         """Wrap with PEFT's prefix tuning.

@@ -10,7 +10,13 @@ from luthier.models.adapter_types import register_adapter_type
 from luthier.registry import METHODS
 from luthier.settings import Paper
 from luthier.tuning.method import MethodContext, TuningMethod
-from luthier.tuning.part_options import PROJECTION_WIDTH, Site, check_task_prefix
+from luthier.tuning.part_options import (
+    NETWORK_RATE,
+    PROJECTION_WIDTH,
+    Site,
+    check_network_rate,
+    check_task_prefix,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,6 +46,9 @@ class TaskPrefix(TuningMethod):
     prefix_length: int = Field(5, description="Prefix columns.")
     projection: bool = Field(False, description="Make the prefix from one table by a network while training.")
     projection_width: int = Field(PROJECTION_WIDTH, description="Hidden width of that network.")
+    network_learning_rate: float | None = Field(
+        NETWORK_RATE, gt=0, description="Peak learning rate of that network; null takes that of the prefix."
+    )
     layers: list[int] | None = Field(
         None, description="Numbers, from 0, of the layers of every stack that get a prefix; null is all."
     )
@@ -54,6 +63,7 @@ class TaskPrefix(TuningMethod):
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
         check_task_prefix(self)
+        check_network_rate(self)
         return self
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
@@ -66,11 +76,11 @@ class TaskPrefix(TuningMethod):
         from luthier.tuning.task_prefix import TaskPrefixConfig
         from luthier.tuning.wrapping import wrap
 
-        options = self.model_dump(exclude={"name", "head_learning_rate"})
+        options = self.model_dump(exclude={"name", "head_learning_rate", "network_learning_rate"})
         return wrap(model, TaskPrefixConfig(task_type=context.task_type, **options), context)
 
     def parameter_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Prefix and head with their own rates; keys and values are vectors of their own and are not decayed."""
+        """Prefix, network and head with their own rates; keys and values stand for themselves and are not decayed."""
         from luthier.tuning.wrapping import HEAD_MARK, groups, trainable
 
         named = trainable(model)
@@ -79,6 +89,6 @@ class TaskPrefix(TuningMethod):
         network = [(name, p) for name, p in named if HEAD_MARK not in name and not name.endswith(_TABLES)]
         return groups(
             (tables, learning_rate, 0.0),
-            (network, learning_rate, weight_decay),
+            (network, self.network_learning_rate or learning_rate, weight_decay),
             (head, self.head_learning_rate or learning_rate, weight_decay),
         )
