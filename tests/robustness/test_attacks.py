@@ -151,3 +151,8 @@ def test_the_wrapper_needs_textattack_and_gives_probabilities(minilm: Any, monke
     assert found.shape == (2, 2)
     np.testing.assert_allclose(found.sum(axis=1), 1.0)
     assert type(wrapper).__mro__[1].__name__ == "ModelWrapper"
+
+
+def test_of_a_short_text_one_word_may_change() -> None:
+    result = WordSubstitution(toy, swaps, max_changed=0.1).attack("A great film.", 1)
+    assert (result.attacked, result.changed, result.success) == ("A poor film.", 1, True)

@@ -8,7 +8,7 @@ import pytest
 
 from luthier.report.plots import draw_section_plot
 from luthier.robustness import EvaluationSet, RobustnessReport
-from luthier.robustness.metrics import anomaly_scores, judge, softmax
+from luthier.robustness.metrics import aggregate_improvement, anomaly_scores, judge, softmax
 from luthier.robustness.report import compare
 
 
@@ -106,16 +106,21 @@ def test_sets_that_make_no_report(changes: dict[str, Any], message: str) -> None
         RobustnessReport(**SETS | changes)
 
 
-def test_methods_are_compared_under_a_named_form() -> None:
+def test_methods_are_compared_under_both_named_forms() -> None:
     base = RobustnessReport(**SETS, draws=0).run(logits_for)
     better = {"perspectives": {k: v * (0.5 if k == "calibration" else 1.1) for k, v in base["perspectives"].items()}}
+    table = compare({"vanilla": base, "better": better})
+    one, two = table["rows"]
+    before, after = base["perspectives"], better["perspectives"]
     for form in ("gap_closed", "ratio"):
-        table = compare({"vanilla": base, "better": better}, form=form)
-        one, two = table["rows"]
-        assert table["form"] == form
-        assert one["aggregate"] == 0.0
-        assert two["aggregate"] > 0
-        assert (one["average_rank"], two["average_rank"]) == (2.0, 1.0)
-        assert form in table["sections"][0]["table"]["columns"][-2]
+        assert one[form] == 0.0
+        assert two[form] == aggregate_improvement(after, before, form) > 0
+    assert two["gap_closed"] != two["ratio"]
+    assert (one["average_rank"], two["average_rank"]) == (2.0, 1.0)
+    assert table["sections"][0]["table"]["columns"][-3:] == ["gap closed", "ratio", "average rank"]
+    with pytest.raises(ValueError, match="not judged from the same sides"):
+        compare({"vanilla": base, "other": {"perspectives": {"accuracy": 0.5}}})
+    perfect = {"perspectives": {"accuracy": 1.0}}
+    assert compare({"vanilla": perfect, "other": perfect})["rows"][1]["gap_closed"] is None
     with pytest.raises(ValueError, match="no method"):
         compare({"roast": base})

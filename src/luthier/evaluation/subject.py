@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -113,3 +113,13 @@ class Suite(Settings):
     def run(self, subject: Subject) -> SuiteResult:
         """Judge the subject."""
         raise TypeError(f"{type(self).__name__} does not define run()")
+
+    @classmethod
+    def across(cls, found: Mapping[str, Sequence[Any]], baseline: str) -> list[dict[str, Any]]:
+        """What the suite tells about several models together, as sections of a comparison's page.
+
+        Args:
+            found: line of the comparison -> what the suite left under its own name in `details`, once for every seed.
+            baseline: the line that the others are compared with.
+        """
+        return []

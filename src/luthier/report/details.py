@@ -9,7 +9,7 @@ from typing import Any
 from luthier.metric_names import higher_is_better
 from luthier.report.plots import draw_section_plot
 from luthier.report.results import Cell, Run
-from luthier.report.tables import COSTS, cost_text
+from luthier.report.tables import COSTS, Line, Table, cost_text
 
 logger = logging.getLogger(__name__)
 MOST_SAMPLES = 50
@@ -34,6 +34,27 @@ class PlotBudget:
             return {"note": f"The plot can't be drawn: {error}"}
         self.left -= 1
         return {"svg": svg}
+
+
+def across_lines(table: Table, budget: PlotBudget) -> list[dict[str, Any]]:
+    """What the evaluation suites tell about all lines of a comparison together."""
+    from luthier.registry import SUITES
+
+    baseline = next((line.row.label for line in table.lines if line.is_baseline), None)
+    sections = []
+    for name in SUITES.names() if baseline is not None else ():
+        found = {line.row.label: of for line in table.lines if (of := _details_of(line, name))}
+        if baseline in found and len(found) > 1:
+            try:
+                sections += SUITES.get(name).across(found, baseline)
+            except (KeyError, ValueError, TypeError, AttributeError) as error:
+                logger.warning("the lines can't be compared by the suite %r: %s", name, error)
+    return [_section(section, budget) for section in sections]
+
+
+def _details_of(line: Line, name: str) -> list[Any]:
+    stages = [stage for cell in line.row.cells.values() for stage in cell.stages.values()]
+    return [stage["details"][name] for stage in stages if name in stage["details"]]
 
 
 def describe_cell(cell: Cell, run: Run | None, budget: PlotBudget) -> dict[str, Any]:

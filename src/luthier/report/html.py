@@ -7,7 +7,7 @@ from typing import Any
 
 from luthier.metric_names import higher_is_better
 from luthier.report.choice import recommend
-from luthier.report.details import PlotBudget, describe_cell
+from luthier.report.details import PlotBudget, across_lines, describe_cell
 from luthier.report.findings import headline, states
 from luthier.report.plots import plot_bars, plot_lines, plot_scatter
 from luthier.report.results import Run, read_runs
@@ -63,6 +63,7 @@ def render(runs: list[Run]) -> str:
         names=len(table.name_columns),
         better="Higher" if higher_is_better(table.score_name) else "Lower",
         plots=comparison_plots(table),
+        across=across_lines(table, budget),
         cells=[describe_cell(cell, run if len(runs) > 1 else None, budget) for run in runs for cell in run.cells],
         runs=runs,
         environments=[(run.name, environment_rows(run)) for run in runs],

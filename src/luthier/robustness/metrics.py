@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -18,6 +18,7 @@ BEST = {"accuracy": 1.0, "shift": 1.0, "adversarial": 1.0, "calibration": 0.0, "
 TEMPERATURES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 FOLDS = 10
 Aggregate = Literal["gap_closed", "ratio"]
+AGGREGATES: tuple[Aggregate, ...] = get_args(Aggregate)
 
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:

@@ -11,8 +11,10 @@ import numpy as np
 from luthier.evaluation.calibration import Binning, expected_calibration_error, reliability_bins
 from luthier.evaluation.metrics import bootstrap_interval
 from luthier.robustness.metrics import (
+    AGGREGATES,
     BEST,
     PERSPECTIVES,
+    Aggregate,
     Judged,
     aggregate_improvement,
     anomaly_scores,
@@ -222,20 +224,16 @@ def _auroc_on(inside: np.ndarray, outside: np.ndarray) -> Callable[[np.ndarray],
     return auroc
 
 
-def compare(
-    reports: Mapping[str, Mapping[str, Any]],
-    vanilla: str = "vanilla",
-    form: Literal["gap_closed", "ratio"] = "gap_closed",
-) -> dict[str, Any]:
+def compare(reports: Mapping[str, Mapping[str, Any]], vanilla: str = "vanilla") -> dict[str, Any]:
     """Set several methods' reports beside each other.
 
     Args:
         reports: method -> what `RobustnessReport.run` gave, or anything with its `perspectives`.
         vanilla: the method that the others are measured against.
-        form: of the aggregate; see `aggregate_improvement`.
 
     Returns:
-        JSON: `rows` (method, perspectives, `aggregate`, `average_rank`), `form`, and `sections`.
+        JSON: `rows` (method, perspectives, `average_rank`, and `gap_closed` and `ratio`, the two forms of
+        `aggregate_improvement`, None where a form is not defined), and `sections`.
 
     Raises:
         ValueError: there is no such method, or the perspectives differ.
@@ -243,34 +241,39 @@ def compare(
     if vanilla not in reports:
         raise ValueError(f"there is no method {vanilla!r} among {', '.join(reports)}")
     table = {m: dict(r["perspectives"]) for m, r in reports.items()}
+    if any(set(scores) != set(table[vanilla]) for scores in table.values()):
+        raise ValueError("the methods were not judged from the same sides")
     ranks = average_rank(table)
     rows = [
-        {
-            "method": m,
-            **scores,
-            "aggregate": aggregate_improvement(scores, table[vanilla], form),
-            "average_rank": ranks[m],
-        }
+        {"method": m, **scores, **{form: _aggregate(scores, table[vanilla], form) for form in AGGREGATES}}
+        | {"average_rank": ranks[m]}
         for m, scores in table.items()
     ]
     axes = [p for p in PERSPECTIVES if p in table[vanilla]]
+    shown = ("method", *axes, *AGGREGATES, "average_rank")
     return {
-        "form": form,
         "rows": rows,
         "sections": [
             {
                 "title": f"Robustness against {vanilla}",
-                "text": f"Aggregate: mean of the {form.replace('_', ' ')} over the sides. Calibration is an error.",
+                "text": "The aggregates are means over the sides: of the share closed of the gap to a perfect score "
+                "(gap closed), and of the relative change (ratio). On the same numbers they can differ by more than a "
+                "factor of two. Calibration is an error; on the plot it is shown as 1 minus the error.",
                 "table": {
-                    "columns": ["method", *axes, f"aggregate ({form})", "average rank"],
-                    "rows": [
-                        _shown([r["method"], *(r[a] for a in axes), r["aggregate"], r["average_rank"]]) for r in rows
-                    ],
+                    "columns": [name.replace("_", " ") for name in shown],
+                    "rows": [_shown([row[name] for name in shown]) for row in rows],
                 },
-                "plot": _radar({m: {a: table[m][a] for a in axes} for m in table}),
+                **_radar({m: {a: table[m][a] for a in axes} for m in table}),
             }
         ],
     }
+
+
+def _aggregate(scores: Mapping[str, float], vanilla: Mapping[str, float], form: Aggregate) -> float | None:
+    try:
+        return aggregate_improvement(scores, vanilla, form)
+    except ValueError:
+        return None
 
 
 def sections(
@@ -280,12 +283,12 @@ def sections(
     found: list[dict[str, Any]] = [
         {
             "title": "Robustness: five sides",
-            "text": "On the plot calibration is shown as 1 minus the error, so that further out is better everywhere.",
+            "text": "On a plot calibration is shown as 1 minus the error, so that further out is better everywhere.",
             "table": {
                 "columns": ["side", "score"],
                 "rows": [_shown([_TITLES[p], perspectives[p]]) for p in PERSPECTIVES if p in perspectives],
             },
-            "plot": _radar({"this model": perspectives}),
+            **_radar({"this model": perspectives}),
         },
         {
             "title": "Robustness: accuracy by set",
@@ -317,10 +320,9 @@ def _shown(values: list[Any]) -> list[Any]:
 
 
 def _radar(series: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """`plot`, where there are sides enough for one."""
     axes = [p for p in PERSPECTIVES if all(p in scores for scores in series.values())]
-    return {
-        "kind": "radar",
-        "series": {
-            name: {a: 1 - scores[a] if BEST[a] == 0 else scores[a] for a in axes} for name, scores in series.items()
-        },
-    }
+    if len(axes) < 3:
+        return {}
+    shown = {name: {a: 1 - s[a] if BEST[a] == 0 else s[a] for a in axes} for name, s in series.items()}
+    return {"plot": {"kind": "radar", "series": shown}}

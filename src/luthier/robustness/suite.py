@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -45,7 +46,13 @@ class AttackSettings(Settings):
         "against the model."
     )
     rows: int = Field(200, gt=0, description="Rows to change, from the start of the split.")
-    rate: float = Field(0.1, gt=0, le=1, description="Share of words with a typing error, or most words to substitute.")
+    rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Share of words with a typing error (null: 0.1), or most words to substitute (null: 0.4); at least "
+        "one word.",
+    )
     order: Literal["delete", "mask", "weighted"] = Field(
         "delete", description="Which words are substituted first: as in TextFooler, BERT-Attack or PWWS."
     )
@@ -54,7 +61,7 @@ class AttackSettings(Settings):
     def _options_have_effect(self) -> Self:
         if self.order != "delete" and self.kind != "substitution":
             raise ValueError(f"order would have no effect on {self.kind}: leave it out")
-        if self.rate != 0.1 and self.kind == "rewrites":
+        if self.rate is not None and self.kind == "rewrites":
             raise ValueError("rate would have no effect on rewrites: leave it out")
         return self
 
@@ -128,6 +135,22 @@ class RobustnessSuite(Suite):
             intervals={SCORE_NAMES[p]: (v[0], v[1]) for p, v in found["intervals"].items()},
             details={"robustness": {k: v for k, v in found.items() if k != "sections"}, "sections": found["sections"]},
         )
+
+    @classmethod
+    def across(cls, found: Mapping[str, Sequence[Any]], baseline: str) -> list[dict[str, Any]]:
+        """The five scores of every line, means over seeds, with both aggregates and the mean rank."""
+        from luthier.robustness.report import compare
+
+        means = {
+            line: {
+                side: sum(one["perspectives"][side] for one in seeds) / len(seeds) for side in seeds[0]["perspectives"]
+            }
+            for line, seeds in found.items()
+        }
+        made: list[dict[str, Any]] = compare({line: {"perspectives": m} for line, m in means.items()}, baseline)[
+            "sections"
+        ]
+        return made
 
     def _load(self, subject: Subject, one: RobustnessSet, *, labelled: bool = True) -> EvaluationSet:
         from luthier.data.loading import load_data

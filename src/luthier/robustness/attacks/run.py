@@ -13,6 +13,8 @@ from luthier.robustness.attacks.rewrites import rewrite
 from luthier.robustness.attacks.substitution import Order, WordSubstitution
 from luthier.robustness.scoring import Scorer, Text
 
+MISTYPED, SUBSTITUTED = 0.1, 0.4
+
 
 def attacked_texts(
     texts: Sequence[Text],
@@ -20,7 +22,7 @@ def attacked_texts(
     scorer: Scorer,
     *,
     kind: Literal["characters", "rewrites", "substitution"],
-    rate: float = 0.1,
+    rate: float | None = None,
     order: Order = "delete",
     seed: int = 0,
 ) -> list[Text]:
@@ -31,7 +33,7 @@ def attacked_texts(
         labels: (N,) right classes.
         scorer: the model under attack; its own input embeddings give the substitutes.
         kind: typing errors, rewrites by rule, or word substitutions.
-        rate: share of words with a typing error, or largest share of words substituted.
+        rate: share of words with a typing error, or largest share of words substituted; None takes 0.1 and 0.4.
         order: how substitution ranks words.
         seed: of errors and rewrites.
     """
@@ -41,13 +43,13 @@ def attacked_texts(
             scorer.probabilities,
             EmbeddingNeighbours(scorer.model, scorer.tokenizer),
             order=order,
-            max_changed=rate,
+            max_changed=rate or SUBSTITUTED,
             unknown=unknown,
         )
         return [result.attacked for result in attack.attack_all(texts, labels.tolist())]
     changed: list[Text] = []
     for text in texts:
         last = text if isinstance(text, str) else text[-1]
-        new = corrupt(last, rate=rate, seed=seed) if kind == "characters" else rewrite(last, seed=seed)
+        new = corrupt(last, rate=rate or MISTYPED, seed=seed) if kind == "characters" else rewrite(last, seed=seed)
         changed.append(new if isinstance(text, str) else (text[0], new))
     return changed

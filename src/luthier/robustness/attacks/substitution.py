@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from luthier.progress import track
 from luthier.robustness.scoring import Text
 
 Order = Literal["delete", "mask", "weighted"]
@@ -134,7 +135,7 @@ class WordSubstitution:
         probabilities: texts -> (N, C), `Scorer.probabilities` for one.
         candidates: words, position -> substitutes.
         order: how words are ranked.
-        max_changed: largest share of words that may change.
+        max_changed: largest share of words that may change; one word always may.
         unknown: what stands for a masked word.
         similarity: original, changed -> number; substitutes below `min_similarity` are not taken.
         min_similarity: see `similarity`.
@@ -158,7 +159,7 @@ class WordSubstitution:
         search = _Search(self, text, label)
         if search.first.argmax() != label:
             return AttackResult(text, text, label, False, True, 0, search.queries)
-        budget = int(self.max_changed * len(search.spans))
+        budget = max(1, int(self.max_changed * len(search.spans)))
         for at in search.ranked():
             if search.changed >= budget:
                 break
@@ -170,7 +171,12 @@ class WordSubstitution:
 
     def attack_all(self, texts: Sequence[Text], labels: Sequence[int]) -> list[AttackResult]:
         """Attack every text."""
-        return [self.attack(text, int(label)) for text, label in zip(texts, labels, strict=True)]
+        found: list[AttackResult] = []
+        with track("word substitution", len(texts)) as bar:
+            for text, label in zip(texts, labels, strict=True):
+                found.append(self.attack(text, int(label)))
+                bar.update(len(found), f"{sum(one.success for one in found)} broken")
+        return found
 
 
 class _Search:

@@ -1,8 +1,9 @@
 """A classifier in the form that TextAttack's recipes and command attack.
 
 TextAttack 0.3.11 imports flair, whose releases need transformers below 5, so the two don't fit into one environment
-with this library as published. Where `import textattack` works, a file like this serves its command,
-`textattack attack --model-from-file model.py --recipe textfooler ...`:
+with this library as published. A model tuned whole is a folder that TextAttack's command reads from an environment of
+its own: `textattack attack --model-from-huggingface FOLDER ...`. Where `import textattack` works beside this library, a
+file like this serves the command for any model, `textattack attack --model-from-file model.py ...`:
 
     from luthier.robustness.attacks import as_textattack_wrapper
     model = as_textattack_wrapper(classifier, tokenizer)
