@@ -340,3 +340,29 @@ def test_recipe_method_passes_its_settings_on() -> None:
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     assert any("classifier" in name for name in names)
     ensure_adapter_type("UNIPELT", "here")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "prefix_rate"),
+    [
+        ("bert", {}, 1e-3),
+        ("t5", {"prefix_learning_rate": 4e-3}, 4e-3),
+        ("bert", {"prefix_projection": False}, 0.01),
+        ("bert", {"prefix_projection": False, "prefix_learning_rate": 0.03}, 0.03),
+    ],
+)
+def test_the_prefix_has_its_own_learning_rate(kind: str, settings: dict[str, Any], prefix_rate: float) -> None:
+    method = UniPELT(**settings)
+    model = method.apply(build(kind), MethodContext(task_type(kind), seed=3))
+    grouped = method.parameter_groups(model, 0.01, 0.1)
+    rates = {id(p): group["lr"] for group in grouped for p in group["params"]}
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    assert len(rates) == sum(len(group["params"]) for group in grouped) == len(trained)
+    for name, p in trained:
+        of_prefix = ".prefix." in name or name.endswith((".table", ".hidden.weight", ".hidden.bias"))
+        assert rates[id(p)] == (prefix_rate if of_prefix else 0.01), name
+
+
+def test_a_rate_for_a_prefix_needs_one() -> None:
+    with pytest.raises(ValueError, match="prefix_learning_rate would have no effect"):
+        UniPELT(parts=["lora"], prefix_learning_rate=1e-3)

@@ -111,3 +111,9 @@ def _linear(inputs: int, outputs: int, device: torch.device, dtype: torch.dtype)
     nn.init.normal_(layer.weight, std=0.02)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def prefix_parameters(model: nn.Module) -> set[int]:
+    """Ids of the parameters that make prefixes: keys and values, or the tables and networks behind them."""
+    kinds = (PrefixTable, FlatPrefix, ProjectedPrefix)
+    return {id(p) for m in model.modules() if isinstance(m, kinds) for p in m.parameters()}

@@ -33,7 +33,7 @@ class InstancePrompt(PromptMethod):
         venue="NAACL 2022",
         url="https://aclanthology.org/2022.naacl-main.403/",
     )
-    default_learning_rate: ClassVar[float] = 3e-2
+    default_learning_rate: ClassVar[float] = 1e-2
     may_change: ClassVar[tuple[str, ...]] = ("cache_vectors",)
     length: int = Field(5, gt=0, description="Prompt length: generated vectors.")
     multi_layer: bool = Field(True, description="A prompt for every layer; false inserts one at the first layer only.")

@@ -12,6 +12,7 @@ from luthier.registry import METHODS
 from luthier.settings import Paper
 from luthier.tuning.method import MethodContext, TuningMethod
 from luthier.tuning.part_options import (
+    NETWORK_RATE,
     PROJECTION_WIDTH,
     Activation,
     GateKind,
@@ -84,6 +85,12 @@ class UniPELT(TuningMethod):
     adapter_dropout: float = Field(0.0, description="Dropout after the adapter's non-linearity.")
     drop_first_layers: int = Field(0, description="The first k layers of every stack get no adapter and no prefix.")
 
+    prefix_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="Peak learning rate of the prefix. Null is 0.001 where a network makes it, since a higher one can "
+        "wreck the network in the middle of a training, else that of the other parts.",
+    )
     recorded_examples: int = Field(
         256, ge=0, description="Validation examples whose gate values are recorded after training; 0 records none."
     )
@@ -91,6 +98,8 @@ class UniPELT(TuningMethod):
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
         check_unipelt(self)
+        if self.prefix_learning_rate is not None and "prefix" not in self.parts:
+            raise ValueError("prefix_learning_rate would have no effect without the part prefix: leave it out")
         return self
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
@@ -103,8 +112,20 @@ class UniPELT(TuningMethod):
         from luthier.tuning.unipelt import UniPELTConfig
         from luthier.tuning.wrapping import wrap
 
-        options = self.model_dump(exclude={"name", "recorded_examples"})
+        options = self.model_dump(exclude={"name", "recorded_examples", "prefix_learning_rate"})
         return wrap(model, UniPELTConfig(task_type=context.task_type, **options), context)
+
+    def parameter_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """The prefix with its own rate, all else with the other."""
+        from luthier.tuning.prefix_table import prefix_parameters
+        from luthier.tuning.wrapping import groups, trainable
+
+        named, prefix = trainable(model), prefix_parameters(model)
+        rate = self.prefix_learning_rate or (NETWORK_RATE if self.prefix_projection else learning_rate)
+        return groups(
+            ([(name, p) for name, p in named if id(p) not in prefix], learning_rate, weight_decay),
+            ([(name, p) for name, p in named if id(p) in prefix], rate, weight_decay),
+        )
 
     def examine(self, model: nn.Module, forward: Callable[[int], None]) -> dict[str, Any]:
         """`gates`, a row for each learned gate of each layer (`GateRecord.rows`), and a plot of them."""
