@@ -61,6 +61,12 @@ def test_without_a_terminal_each_task_ends_in_one_line(capsys):
     assert capsys.readouterr().err == "work: score 0.5\n"
 
 
+def test_work_that_is_cut_short_is_not_called_done(capsys):
+    with pytest.raises(ValueError, match="broken"), progress_display(), track("work"):
+        raise ValueError("broken")
+    assert capsys.readouterr().err == "work: stopped\n"
+
+
 def test_json_written_is_json(tmp_path: Path):
     write_json(tmp_path / "x.json", {"a": [1, "é"]})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1, "é"]}

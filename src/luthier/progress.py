@@ -62,11 +62,12 @@ class Track:
         if self._progress is not None:
             self._progress.update(self._task, completed=completed, note=self.note)
 
-    def close(self) -> None:
+    def close(self, ending: str = "done") -> None:
+        """Take the bar away; `ending` is told where no bar is shown and there is no remark."""
         if self._progress is None:
             return
         if self._progress.disable:
-            done = f"{self.description}: {self.note}" if self.note else f"{self.description}: done"
+            done = f"{self.description}: {self.note or ending}"
             self._console.print(done, markup=False, highlight=False)
         self._progress.remove_task(self._task)
         self._progress = None
@@ -78,5 +79,7 @@ def track(description: str, total: float | None = None) -> Iterator[Track]:
     task = Track(description, total)
     try:
         yield task
-    finally:
-        task.close()
+    except BaseException:
+        task.close("stopped")
+        raise
+    task.close()

@@ -228,7 +228,7 @@ def package_folder(name: str, where: str) -> Path:
     raise ModelError(
         f"the Python package {name!r} is not installed",
         where=where,
-        fix=(f"did you mean {guess!r}? " if guess else "") + f"otherwise `pip install {name.replace('_', '-')}`",
+        fix=(f"did you mean {guess!r}? otherwise " if guess else "") + f"`pip install {name.replace('_', '-')}`",
     )
 
 
