@@ -68,6 +68,8 @@ def _plan_cell(recipe: RecipeBase, folder: Path, name: str) -> list[PlannedStage
         cached = known and done is not None and done["key"] == key
         known = known and cached
         first = position == 0
+        if not cached:
+            active.check(inputs)
         planned.append(PlannedStage(name, place, cached, active.plan(inputs) if first and not cached else None))
         previous = key
     return planned

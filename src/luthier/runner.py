@@ -128,6 +128,9 @@ def run_cell(recipe: RecipeBase, folder: Path) -> RunRecord:
     write_text(folder / "recipe.yaml", recipe_yaml(recipe))
     record, previous = RunRecord(folder), ""
     for position, (stage, inputs) in enumerate(chain(recipe, folder)):
+        if read_done(folder / f"{position:02d}-{stage.name}") is None:
+            with_secrets(stage).check(inputs)
+    for position, (stage, inputs) in enumerate(chain(recipe, folder)):
         place = folder / f"{position:02d}-{stage.name}"
         active = with_secrets(stage)
         key = stage_key(stage, active, inputs, previous)

@@ -84,6 +84,13 @@ class Stage(Settings):
         """Fingerprints of everything the stage reads beside the model, for its key."""
         return {}
 
+    def check(self, inputs: StageInputs) -> None:
+        """Find what is wrong with the stage's own data before any stage runs; the model may not be there yet.
+
+        Raises:
+            DataError, RecipeError: what `run` would raise.
+        """
+
     def plan(self, inputs: StageInputs) -> StagePlan:
         """The dry run."""
         return StagePlan()

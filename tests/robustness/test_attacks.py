@@ -156,3 +156,9 @@ def test_the_wrapper_needs_textattack_and_gives_probabilities(minilm: Any, monke
 def test_of_a_short_text_one_word_may_change() -> None:
     result = WordSubstitution(toy, swaps, max_changed=0.1).attack("A great film.", 1)
     assert (result.attacked, result.changed, result.success) == ("A big film.", 1, True)
+
+
+@pytest.mark.parametrize("label", [2, -1, "positive"])
+def test_a_label_that_is_no_class_is_refused(label: Any) -> None:
+    with pytest.raises(ValueError, match="is no number of the classifier's 2 classes"):
+        WordSubstitution(toy, swaps).attack("A great film.", label)

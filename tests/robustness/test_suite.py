@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 
 from luthier.data.loading import load_data
 from luthier.data.settings import DataSettings
-from luthier.errors import RecipeError
+from luthier.errors import DataError, RecipeError
 from luthier.evaluation.subject import Subject
 from luthier.models.card import ModelCard
 from luthier.registry import OBJECTIVES, SUITES
@@ -28,6 +28,16 @@ GOOD, BAD = (
     ["a warm and funny film", "simply great acting", "i loved it"],
     ["a dull mess", "awful in every way", "i hated it"],
 )
+
+
+PAIRS = [
+    ("a dog runs", "an animal moves", "entailment"),
+    ("a dog runs", "a cat sleeps", "contradiction"),
+    ("a dog runs", "the dog is brown", "neutral"),
+    ("two men talk", "people talk", "entailment"),
+    ("two men talk", "nobody talks", "contradiction"),
+    ("two men talk", "they are old", "neutral"),
+]
 
 
 def file(folder: Path, name: str, rows: list[dict[str, str]]) -> str:
@@ -81,10 +91,24 @@ def test_the_suite_scores_given_sets_attacks_and_anomalies(subject: Subject, tmp
     }
     assert scores["robustness/shift_accuracy"] == scores["robustness/accuracy"]
     report = result.details["robustness"]
-    assert [s["name"] for s in report["sets"]] == ["test", "other", "test under characters", "test under substitution"]
+    attacked = ["test under characters", "test under substitution (rate 0.5)"]
+    assert [s["name"] for s in report["sets"]] == ["test", "other", *attacked]
+    by_name = {s["name"]: s for s in report["sets"]}
+    for record, rows in zip(report["attacks"], (6, 2), strict=True):
+        assert record["accuracy"] == by_name[record["name"]]["accuracy"]
+        assert (record["rows"], record["changed"] <= rows) == (rows, True)
+    assert report["attacks"][0]["clean_accuracy"] == by_name["test"]["accuracy"]
+    assert result.details["sections"][-1]["samples"][0]["before"] == GOOD[0]
     assert report["settings"]["select_on"] == "held_out"
     assert result.details["sections"][0]["plot"]["kind"] == "radar"
     assert [s.test for s in suite.sources()] == [other, news]
+
+
+def test_a_labelled_set_without_labels_is_named(subject: Subject, tmp_path: Path) -> None:
+    bare = file(tmp_path, "bare.jsonl", [{"text": "stocks fell on tuesday"}])
+    suite = RobustnessSuite.model_validate({"shift": [{"name": "elsewhere", "data": {"test": bare}}]})
+    with pytest.raises(DataError, match="'elsewhere' has no labels"):
+        suite.run(subject)
 
 
 def test_the_room_registers_its_parts() -> None:
@@ -163,6 +187,55 @@ def test_in_our_own_trainer_accumulation_changes_nothing(tmp_path: Path) -> None
         trained.append(one.model)
     for n, p in trained[0].named_parameters():
         torch.testing.assert_close(trained[1].get_parameter(n), p, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shift": [{"name": "a", "data": {"test": "FILE", "max_length": 9}}]}, "data.max_length would have no effect"),
+        (
+            {"shift": [{"name": "a", "data": {"test": "FILE", "labels": ["x", "y"]}}]},
+            "data.labels would have no effect",
+        ),
+        ({"shift": [{"name": "", "data": {"test": "FILE"}}]}, "at least 1 character"),
+        ({"shift": [{"name": "a", "data": {"test": "FILE"}}] * 2}, "two sets called 'a'"),
+        ({"attacks": [{"kind": "characters"}] * 2}, "two sets called 'characters'"),
+        ({"anomalies": [{"name": "a", "data": {"test": "FILE"}, "two_way": True}]}, "two_way would have no effect"),
+    ],
+)
+def test_settings_that_fit_no_suite(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        RobustnessSuite.model_validate(settings)
+
+
+def test_what_is_wrong_with_the_sets_is_found_before_anything_is_trained(tmp_path: Path) -> None:
+    rows = [{"text": a, "text_pair": b, "label": label} for a, b, label in PAIRS]
+    main = DataSettings(train=file(tmp_path, "main.jsonl", rows), task="pair")
+    hans = file(tmp_path, "hans.jsonl", [r | {"label": r["label"].replace("neutral", "other")} for r in rows])
+    empty, path = file(tmp_path, "empty.jsonl", []), str(tmp_path / "missing.jsonl")
+
+    def check(data: dict[str, Any], **more: Any) -> None:
+        one = {"name": "a", "data": data | {"task": "pair"}}
+        RobustnessSuite.model_validate({"adversarial": [one | more.pop("set", {})], **more}).check(main)
+
+    two_way = {"two_way": True}
+    check({"train": hans, "label_map": {"other": "neutral"}}, set=two_way)
+    with pytest.raises(DataError, match="other"):
+        check({"train": hans})
+    with pytest.raises(RecipeError, match="has no class 'entails'"):
+        check({"train": hans, "label_map": {"other": "neutral"}}, set=two_way, entailment="entails")
+    with pytest.raises(DataError, match="6 rows, too few for the 10 folds"):
+        check({"train": hans, "label_map": {"other": "neutral"}}, ece_temperature="cv")
+    for bad in (empty, path):
+        with pytest.raises(DataError):
+            check({"train": bad})
+
+
+def test_two_way_sets_keep_the_class_that_is_called_entailment(subject: Subject) -> None:
+    suite = RobustnessSuite.model_validate(
+        {"adversarial": [{"name": "a", "data": {"test": "x.jsonl"}, "two_way": True}]}
+    )
+    assert suite._entailment_of(["contradiction", "entailment", "neutral"]) == 1
 
 
 @pytest.mark.parametrize("settings", [{"kind": "characters", "order": "mask"}, {"kind": "rewrites", "rate": 0.2}])

@@ -29,6 +29,7 @@ def encode(
     too_long: str = "error",
     splits: Sequence[str] | None = None,
     encoder_decoder: bool = False,
+    named: str | None = None,
 ) -> dict[str, Any]:
     """Encode splits for a model.
 
@@ -40,6 +41,7 @@ def encode(
         too_long: `error` names the rows that are longer; `truncate` cuts them and logs how many.
         splits: which ones; all by default.
         encoder_decoder: prompt/response only: responses become the labels of a decoder of its own.
+        named: what messages call the rows; the split's name by default.
 
     Returns:
         By split, a `datasets.Dataset` with `input_ids`, `attention_mask`, `token_type_ids` where the tokenizer gives
@@ -56,7 +58,8 @@ def encode(
     for split in data.splits if splits is None else splits:
         if split not in data.splits:
             raise DataError(f"there is no split {split!r}", fix=f"the data has: {', '.join(data.splits)}")
-        options = Encoder(tokenizer, max_length, reserved, too_long, encoder_decoder, f"split {split!r}", data.form)
+        where = named or f"split {split!r}"
+        options = Encoder(tokenizer, max_length, reserved, too_long, encoder_decoder, where, data.form)
         rows = data.splits[split]
         if hasattr(rows, "encoded"):
             found[split] = rows.encoded(options)

@@ -43,6 +43,11 @@ class Evaluate(Stage):
         sources = [self.data or inputs.data, *(s for suite in self.suites for s in suite.sources())]
         return {f"data {number}": source_fingerprint(s) for number, s in enumerate(sources) if s is not None}
 
+    def check(self, inputs: StageInputs) -> None:
+        data = self.data or inputs.data
+        for suite in self.suites if data is not None else ():
+            suite.check(data)
+
     def run(self, inputs: StageInputs, folder: Path) -> StageOutputs:
         from luthier.evaluation.run import run_evaluation
 

@@ -56,9 +56,16 @@ class Subject:
         """The model's outputs on the split, computed once for all suites."""
         return self.predict(self.rows)
 
-    def encode(self, task: TaskData, split: str) -> Any:
+    def encode(self, task: TaskData, split: str, *, named: str | None = None, too_long: str | None = None) -> Any:
         """Encode a split of any data as the model was trained to see it; without a text form of its own, it is posed
-        in that of the data that are judged on."""
+        in that of the data that are judged on.
+
+        Args:
+            task: the data.
+            split: of it.
+            named: what messages call the rows.
+            too_long: what happens to rows that are too long; None is what happens to those that are judged on.
+        """
         from luthier.data.encoding import encode
         from luthier.models.inspect import is_encoder_decoder, model_max_length
 
@@ -69,9 +76,10 @@ class Subject:
             self.tokenizer,
             max_length=self.card.max_length or model_max_length(self.model.config, self.tokenizer) or 512,
             reserved=self.card.reserved_tokens,
-            too_long=self.too_long,
+            too_long=too_long or self.too_long,
             encoder_decoder=is_encoder_decoder(self.model.config),
             splits=(split,),
+            named=named,
         )
         return encoded[split]
 
@@ -109,6 +117,16 @@ class Suite(Settings):
     def sources(self) -> list[DataSettings]:
         """Data that the suite reads beside the evaluated split; they are part of the stage's key."""
         return []
+
+    def check(self, data: DataSettings) -> None:
+        """Find what is wrong with the suite's own data before anything is trained.
+
+        Args:
+            data: settings of the data that are judged on.
+
+        Raises:
+            DataError, RecipeError: what `run` would raise.
+        """
 
     def run(self, subject: Subject) -> SuiteResult:
         """Judge the subject."""

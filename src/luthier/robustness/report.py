@@ -293,8 +293,11 @@ def sections(
         {
             "title": "Robustness: accuracy by set",
             "table": {
-                "columns": ["side", "set", "rows", "accuracy", "ECE"],
-                "rows": [_shown([r["perspective"], r["name"], r["rows"], r["accuracy"], r["ece"]]) for r in records],
+                "columns": ["side", "set", "rows", "accuracy", "95 %", "ECE"],
+                "rows": [
+                    _shown([r["perspective"], r["name"], r["rows"], r["accuracy"], _between(r), r["ece"]])
+                    for r in records
+                ],
             },
             "plot": {"kind": "bars", "values": {r["name"]: [r["accuracy"]] for r in records}, "x_label": "accuracy"},
         },
@@ -313,6 +316,11 @@ def sections(
         )
     reliable = ({"title": f"Reliability on {r['name']}", "bins": r["reliability"]} for r in records)
     return found + [{"title": r["title"], "plot": {"kind": "reliability", "bins": r["bins"]}} for r in reliable]
+
+
+def _between(record: Mapping[str, Any]) -> str:
+    low, high = record.get("accuracy_interval", (None, None))
+    return "" if low is None else f"{low:.3f} to {high:.3f}"
 
 
 def _shown(values: list[Any]) -> list[Any]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from luthier.data.settings import DataSettings
+from luthier.errors import DataError, RecipeError
 from luthier.evaluation.subject import Subject, Suite, SuiteResult
 from luthier.registry import SUITES
 from luthier.robustness.settings import ROAST_PAPER
 from luthier.settings import Paper, Settings
 
 if TYPE_CHECKING:
+    from luthier.data.loading import TaskData
     from luthier.robustness.report import EvaluationSet
 
 SCORE_NAMES = {
@@ -28,14 +31,25 @@ SCORE_NAMES = {
 class RobustnessSet(Settings):
     """One data set of the report."""
 
-    name: str = Field(description="What the report calls it.")
-    data: DataSettings = Field(description="Where the rows come from; `label_map` takes its labels to the model's.")
+    name: str = Field(min_length=1, description="What the report calls it.")
+    data: DataSettings = Field(
+        description="Where the rows come from; `label_map` takes its labels to the model's. Rows are encoded at the "
+        "model's length; `too_long` says what happens to longer ones."
+    )
     split: Literal["train", "validation", "test"] | None = Field(
         None, description="Which split is scored; null is test where there is one, else validation, else train."
     )
     two_way: bool = Field(
         False, description="An entailment set without a neutral class: all classes but `entailment` count as one."
     )
+
+    @model_validator(mode="after")
+    def _data_have_effect(self) -> Self:
+        if self.data.max_length is not None:
+            raise ValueError("data.max_length would have no effect: rows are encoded at the model's length")
+        if self.data.labels is not None:
+            raise ValueError("data.labels would have no effect: the labels are the model's; translate by `label_map`")
+        return self
 
 
 class AttackSettings(Settings):
@@ -45,7 +59,7 @@ class AttackSettings(Settings):
         description="Typing errors, rewrites by rule that keep the meaning, or word substitutions chosen "
         "against the model."
     )
-    rows: int = Field(200, gt=0, description="Rows to change, from the start of the split.")
+    rows: int = Field(200, gt=0, description="Rows to change, the first ones of the split.")
     rate: float | None = Field(
         None,
         gt=0,
@@ -64,6 +78,13 @@ class AttackSettings(Settings):
         if self.rate is not None and self.kind == "rewrites":
             raise ValueError("rate would have no effect on rewrites: leave it out")
         return self
+
+    @property
+    def title(self) -> str:
+        """Kind and settings, in words."""
+        told = [f"rate {self.rate:g}"] if self.rate is not None else []
+        told += [f"order {self.order}"] if self.order != "delete" else []
+        return f"{self.kind} ({', '.join(told)})" if told else self.kind
 
 
 @SUITES.register
@@ -97,7 +118,7 @@ class RobustnessSuite(Suite):
         "cross-validation; `release` "
         "repeats the published code, which takes the position of the chosen temperature for the temperature.",
     )
-    entailment: int = Field(0, ge=0, description="Id of the class that two-way sets keep apart.")
+    entailment: str = Field("entailment", description="Label of the class that two-way sets keep apart.")
     draws: int = Field(1000, ge=0, description="Bootstrap draws behind the intervals; 0 leaves intervals out.")
     select_on: Literal["held_out", "reported"] = Field(
         "held_out",
@@ -105,36 +126,75 @@ class RobustnessSuite(Suite):
         "recorded with the scores.",
     )
 
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [one.name for one in self._sets()] + [attack.title for attack in self.attacks]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"there are two sets called {twice!r}")
+        if any(one.two_way for one in self.anomalies):
+            raise ValueError("two_way would have no effect on anomalies, which have no labels")
+        return self
+
+    def _sets(self) -> list[RobustnessSet]:
+        return [*self.in_distribution, *self.shift, *self.adversarial, *self.anomalies]
+
     def sources(self) -> list[DataSettings]:
         """Everything the suite reads beside the evaluated split."""
-        return [one.data for one in [*self.in_distribution, *self.shift, *self.adversarial, *self.anomalies]]
+        return [one.data for one in self._sets()]
+
+    def check(self, data: DataSettings) -> None:
+        from luthier.data.loading import load_data
+
+        labels = data.labels or load_data(data).labels
+        if not labels:
+            return  # no task of classes, which `schemas` refuses
+        self._entailment_of(labels)
+        for one in self._sets():
+            self._read(one, labels, labelled=one not in self.anomalies)
 
     def run(self, subject: Subject) -> SuiteResult:
         from luthier.robustness.report import EvaluationSet, RobustnessReport
 
+        if subject.split in {one.name for one in self._sets()}:
+            raise RecipeError(
+                f"a set is called {subject.split!r}, as the evaluated split is", fix="give the set another name"
+            )
         evaluated = EvaluationSet(subject.split, subject.rows, subject.predictions.labels)
+        attacked = [self._attacked(subject, attack) for attack in self.attacks]
         report = RobustnessReport(
             in_distribution=[*(self._load(subject, s) for s in self.in_distribution), evaluated],
             shift=[self._load(subject, s) for s in self.shift],
-            adversarial=[
-                *(self._load(subject, s) for s in self.adversarial),
-                *(self._attacked(subject, a) for a in self.attacks),
-            ],
+            adversarial=[*(self._load(subject, s) for s in self.adversarial), *(one.after for one in attacked)],
             anomalies=[self._load(subject, s, labelled=False) for s in self.anomalies],
             bins=self.bins,
             binning=self.binning,
             ece_temperature=self.ece_temperature,
-            entailment=self.entailment,
+            entailment=self._entailment_of(subject.task.labels),
             draws=self.draws,
             seed=subject.seed,
         )
         found = report.run(lambda rows: _logits(subject, rows))
-        found["settings"]["select_on"] = self.select_on
+        found["settings"] |= {"select_on": self.select_on, "entailment": self.entailment}
+        if attacked:
+            found["attacks"] = [one.record(found["sets"]) for one in attacked]
+            found["sections"].append(attack_section(attacked, found["attacks"]))
         return SuiteResult(
             scores={SCORE_NAMES[p]: v for p, v in found["perspectives"].items()},
             intervals={SCORE_NAMES[p]: (v[0], v[1]) for p, v in found["intervals"].items()},
             details={"robustness": {k: v for k, v in found.items() if k != "sections"}, "sections": found["sections"]},
         )
+
+    def _entailment_of(self, labels: Sequence[str]) -> int:
+        """Id of the class that two-way sets keep apart; 0 where no set is two-way."""
+        if self.entailment in labels:
+            return list(labels).index(self.entailment)
+        if any(one.two_way for one in self._sets()):
+            raise RecipeError(
+                f"a set is two-way, and the model has no class {self.entailment!r}",
+                fix=f"name the class with `entailment`; the model's are: {', '.join(labels)}",
+            )
+        return 0
 
     @classmethod
     def across(cls, found: Mapping[str, Sequence[Any]], baseline: str) -> list[dict[str, Any]]:
@@ -152,29 +212,44 @@ class RobustnessSuite(Suite):
         ]
         return made
 
-    def _load(self, subject: Subject, one: RobustnessSet, *, labelled: bool = True) -> EvaluationSet:
+    def _read(self, one: RobustnessSet, labels: Sequence[str], *, labelled: bool) -> tuple[TaskData, str]:
+        """The data of a set, and the split that counts."""
         from luthier.data.loading import load_data
-        from luthier.errors import DataError
-        from luthier.robustness.report import EvaluationSet
+        from luthier.robustness.metrics import FOLDS
 
-        changes: dict[str, Any] = {"labels": list(subject.task.labels)} if labelled else {"labelled": False}
+        changes: dict[str, Any] = {"labels": list(labels)} if labelled else {"labelled": False}
         task = load_data(one.data.model_copy(update=changes))
         wanted = [one.split] if one.split else ["test", "validation", "train"]
-        split = next((s for s in wanted if s in task.splits), None)
+        split = next((s for s in wanted if s in task.splits and len(task.splits[s])), None)
         if split is None:
-            raise DataError(f"the set {one.name!r} has no {one.split} split; it has {', '.join(task.splits)}")
-        rows = subject.encode(task, split)
-        labels = None
-        if labelled:
-            import numpy as np
+            asked = f"no {one.split} split" if one.split else "no rows"
+            raise DataError(f"the set {one.name!r} has {asked}; it has {', '.join(task.splits)}")
+        if labelled and "label" not in task.splits[split].column_names:
+            raise DataError(
+                f"the set {one.name!r} has no labels",
+                fix="name the column with `label: COLUMN` in its `data`; rows without labels go under `anomalies`",
+            )
+        count = len(task.splits[split])
+        if labelled and self.ece_temperature != "none" and count < FOLDS:
+            raise DataError(
+                f"the set {one.name!r} has {count} rows, too few for the {FOLDS} folds of a temperature",
+                fix="leave ece_temperature at none, or give more rows",
+            )
+        return task, split
 
-            labels = np.asarray(task.splits[split]["label"], dtype=int)
-        return EvaluationSet(one.name, rows, labels, one.two_way)
-
-    def _attacked(self, subject: Subject, attack: AttackSettings) -> EvaluationSet:
+    def _load(self, subject: Subject, one: RobustnessSet, *, labelled: bool = True) -> EvaluationSet:
         import numpy as np
 
-        from luthier.errors import RecipeError
+        from luthier.robustness.report import EvaluationSet
+
+        task, split = self._read(one, subject.task.labels, labelled=labelled)
+        rows = subject.encode(task, split, named=f"set {one.name!r}", too_long=one.data.too_long)
+        labels = np.asarray(task.splits[split]["label"], dtype=int) if labelled else None
+        return EvaluationSet(one.name, rows, labels, one.two_way)
+
+    def _attacked(self, subject: Subject, attack: AttackSettings) -> Attacked:
+        import numpy as np
+
         from luthier.robustness.attacks.run import attacked_texts
         from luthier.robustness.report import EvaluationSet
 
@@ -193,7 +268,58 @@ class RobustnessSuite(Suite):
         changed = attacked_texts(
             texts, labels, scorer, kind=attack.kind, rate=attack.rate, order=attack.order, seed=subject.seed
         )
-        return EvaluationSet(f"{subject.split} under {attack.kind}", changed, labels)
+        right = np.asarray(subject.predictions.logits)[: len(labels)].argmax(axis=1) == labels
+        after = EvaluationSet(f"{subject.split} under {attack.title}", changed, labels)
+        return Attacked(after, texts, float(right.mean()))
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What an attack made of the first rows of the evaluated split.
+
+    Attributes:
+        after: the changed rows.
+        before: the same rows as they were.
+        clean_accuracy: on these.
+    """
+
+    after: EvaluationSet
+    before: Sequence[Any]
+    clean_accuracy: float
+
+    def record(self, sets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Rows, how many of them changed, and accuracy before and after."""
+        changed = sum(a != b for a, b in zip(self.before, self.after.texts, strict=True))
+        scored = next(one for one in sets if one["name"] == self.after.name)
+        return {
+            "name": self.after.name,
+            "rows": len(self.before),
+            "changed": changed,
+            "clean_accuracy": self.clean_accuracy,
+            "accuracy": scored["accuracy"],
+        }
+
+
+def attack_section(attacked: Sequence[Attacked], records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Accuracy before and after, and some rows as they were and as they became."""
+    samples = [
+        {"attack": one.after.name, "before": _text(before), "after": _text(after)}
+        for one in attacked
+        for before, after in [(b, a) for b, a in zip(one.before, one.after.texts, strict=True) if a != b][:5]
+    ]
+    return {
+        "title": "Robustness: attacks",
+        "text": "The same rows of the evaluated split before and after each attack; below, the first ones it changed.",
+        "table": {
+            "columns": ["attack", "rows", "changed", "accuracy before", "accuracy after"],
+            "rows": [[r["name"], r["rows"], r["changed"], r["clean_accuracy"], r["accuracy"]] for r in records],
+        },
+        "samples": samples,
+    }
+
+
+def _text(row: Any) -> str:
+    return row if isinstance(row, str) else " / ".join(row)
 
 
 def _scorer(subject: Subject) -> Any:

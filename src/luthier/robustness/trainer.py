@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
+from luthier.registry import OBJECTIVES
 from luthier.robustness.objective import Objective
 from luthier.robustness.settings import RoastSettings
 from luthier.robustness.step import Step
@@ -35,20 +36,22 @@ class ObjectiveMixin(_TrainerMethods):
     with its own loss keeps it.
 
     Args:
-        objective: what to train by; further arguments are the Trainer's.
+        objective: what to train by, as settings or by name; further arguments are the Trainer's.
 
     Raises:
+        RecipeError: there is no objective of that name.
         TrainingError: the objective does not fit the model.
     """
 
     default_objective: Callable[[], Objective] | None = None
 
-    def __init__(self, *args: Any, objective: Objective | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, objective: Objective | str | None = None, **kwargs: Any) -> None:
         if objective is None:
             if self.default_objective is None:
                 raise ValueError("give an objective")
             objective = self.default_objective()
-        self.objective = objective
+        objective = OBJECTIVES.get(objective)() if isinstance(objective, str) else objective
+        self.objective: Objective = objective
         self.objective_parts = objective.parts()
         self._pad_mask: bool = getattr(objective, "pad_mask", True)
         self._shared_dropout: bool = getattr(objective, "shared_dropout", False)

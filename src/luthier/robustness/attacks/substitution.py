@@ -155,6 +155,9 @@ class WordSubstitution:
         Args:
             text: what the model reads.
             label: id of its right class.
+
+        Raises:
+            ValueError: the classifier has no such class.
         """
         search = _Search(self, text, label)
         if search.first.argmax() != label:
@@ -189,6 +192,8 @@ class _Search:
         self.words = [self.target[a:b] for a, b in self.spans]
         self.changed, self.queries = 0, 0
         self.first = self.ask([self.words])[0]
+        if label not in range(len(self.first)):
+            raise ValueError(f"label {label!r} is no number of the classifier's {len(self.first)} classes")
         self.score = float(self.first[label])
 
     def whole(self, words: Sequence[str]) -> Text:
