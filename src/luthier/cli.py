@@ -84,7 +84,7 @@ def _add_result_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
     source.add_argument("--file", help="csv, tsv, jsonl or txt file with the columns the model was trained on")
     predict.add_argument("--pair", action="append", help="second text of each --text, for models of text pairs")
     predict.add_argument("--output", help="JSON-lines file to write (default: standard output)")
-    predict.add_argument("--batch-size", type=int, default=64, help="texts in one forward pass (default: 64)")
+    predict.add_argument("--batch-size", type=_above_zero, default=64, help="texts in one forward pass (default: 64)")
 
     embed = _verb(verbs, "embed", "turn text into vectors with the encoder of a represent stage", "embed")
     embed.add_argument("run", metavar="RUN", help="run, cell, stage or encoder directory")
@@ -95,7 +95,7 @@ def _add_result_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
     embed.add_argument("--column", default="text", help="column of the file with the text (default: text)")
     embed.add_argument("--pair-column", help="column of the file with the second text of each pair")
     embed.add_argument("--output", required=True, help=".npy file for the vectors alone, .parquet with the texts")
-    embed.add_argument("--batch-size", type=int, default=64, help="texts in one forward pass (default: 64)")
+    embed.add_argument("--batch-size", type=_above_zero, default=64, help="texts in one forward pass (default: 64)")
     embed.add_argument(
         "--dtype", choices=("float32", "float64", "float16"), default="float32", help="number format (default: float32)"
     )
@@ -143,9 +143,9 @@ def _preset_arguments(compare: argparse.ArgumentParser) -> None:
         "--preset", choices=("tuning",), help="tuning: all tuning methods under one budget, and which to take"
     )
     preset.add_argument("--methods", metavar="A,B", help="the methods to run, in place of all")
-    preset.add_argument("--seeds", type=int, metavar="N", help="seeds of every method (default: 3)")
+    preset.add_argument("--seeds", type=_above_zero, metavar="N", help="seeds of every method (default: 3)")
     budget = preset.add_mutually_exclusive_group()
-    budget.add_argument("--budget-steps", type=int, metavar="N", help="optimiser steps of every run")
+    budget.add_argument("--budget-steps", type=_above_zero, metavar="N", help="optimiser steps of every run")
     budget.add_argument("--budget-minutes", type=float, metavar="M", help="minutes that every run may train")
     preset.add_argument(
         "--prefer", choices=("parameters", "seconds"), help="what is cheap, among methods that are level with the best"
@@ -156,6 +156,13 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", default="runs", help="folder of the run directories (default: runs)")
     parser.add_argument("--no-report", action="store_true", help="do not write report.html")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _above_zero(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

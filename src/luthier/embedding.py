@@ -171,6 +171,8 @@ def shared_encoder(run: str | Path) -> SharedEncoder:
 
     from luthier.tuning.task_prefix.shared_encoder import SharedEncoder
 
+    if not Path(run).exists():
+        raise ModelError("there is no such folder", where=str(run), fix="name a run that has a represent stage")
     if not is_shared_encoder(run):
         raise ModelError(
             "there is no encoder here that a represent stage made",

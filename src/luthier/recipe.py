@@ -287,7 +287,8 @@ def _explain(detail: ErrorDetails, source: YamlText, model: type[RecipeBase]) ->
         given = _stage_name(detail["input"]) if context["kind"] == "stage" else None
         given = given or (detail["input"].get("name") if isinstance(detail["input"], dict) else detail["input"])
         guess = difflib.get_close_matches(str(given), context["known"], n=1, cutoff=0.5)
-        message = f"there is no {context['kind']} called {given!r}"
+        unnamed = isinstance(detail["input"], dict) and given is None
+        message = "`name` is missing" if unnamed else f"there is no {context['kind']} called {given!r}"
         fix = (f"did you mean {guess[0]!r}? " if guess else "") + f"known: {', '.join(context['known'])}"
     elif detail["type"] == "missing":
         message, fix = f"{leaf!r} is missing", "add it"

@@ -176,7 +176,10 @@ def test_parquet_has_the_texts_beside_the_vectors(encoders):
         (lambda s: s["tasks"].update({"a/b": s["tasks"]["films"]}), 2, "can't be a name here"),
         (lambda s: s["prefix"].update(prefix_lenght=3), 2, "did you mean 'prefix_length'"),
         (lambda s: s["heads"]["mood"]["data"].pop("test"), 3, "no rows to score it on"),
-        (lambda s: s["heads"]["mood"]["data"].update(task="plain_text"), 2, "of the kind plain_text"),
+        (lambda s: s["heads"]["mood"]["data"].update(task="plain_text"), 3, "heads.mood: the rows have no labels"),
+        (lambda s: s["tasks"]["films"]["data"].update(task="plain_text"), 3, "tasks.films: the rows have no labels"),
+        (lambda s: s["heads"]["mood"]["data"].update(max_length=9), 2, "data.max_length would have no effect"),
+        (lambda s: s.update(max_length=4), 3, "longer than 4 tokens"),
         (lambda s: s["tasks"].update(gone={"prefix": "no/such.safetensors"}), 4, "there is no such file or folder"),
         (lambda s: (s.pop("tasks"), s.pop("heads")), 2, "give `tasks` to learn prefixes on, `heads` to fit, or both"),
     ],
@@ -195,6 +198,11 @@ def test_an_encoder_is_neither_evaluated_nor_embedded_with_a_tuned_model(encoder
     assert "it takes task, and gets encoder" in capsys.readouterr().err
     assert main(["embed", str(workplace.folder / "model"), "--text", "a", "--output", "v.npy"]) == 4
     assert "no encoder here that a represent stage made" in capsys.readouterr().err
+    assert main(["embed", "no/such/run", "--text", "a", "--output", "v.npy"]) == 4
+    assert "there is no such folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["embed", str(workplace.folder / "model"), "--text", "a", "--output", "v.npy", "--batch-size", "0"])
+    assert "'0' is no whole number above 0" in capsys.readouterr().err
     assert main(["embed", str(workplace.folder / "model"), "--text", "a", "--output", "v.csv"]) == 3
     assert "written as .npy or .parquet" in capsys.readouterr().err
 

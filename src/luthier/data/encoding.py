@@ -79,6 +79,7 @@ def encode_rows(
     too_long: str = "error",
     encoder_decoder: bool = False,
     form: TextForm | None = None,
+    named: str = "rows",
 ) -> Any:
     """Encode rows that are no part of a loaded set, as `encode` does.
 
@@ -87,6 +88,7 @@ def encode_rows(
         schema: name of the task schema.
         tokenizer, max_length, reserved, too_long, encoder_decoder: as in `encode`.
         form: how the task is posed as text, or None.
+        named: what messages call them.
 
     Returns:
         A `datasets.Dataset`.
@@ -98,7 +100,7 @@ def encode_rows(
         raise DataError("there are no rows to encode")
     columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in rows[0]}
     columns.setdefault("row", list(range(1, len(rows) + 1)))
-    options = Encoder(tokenizer, max_length, reserved, too_long, encoder_decoder, "rows", form)
+    options = Encoder(tokenizer, max_length, reserved, too_long, encoder_decoder, named, form)
     return _encode_columns(columns, schema, options, repr(columns))
 
 

@@ -59,6 +59,12 @@ class HeadTask(Settings):
     )
     standardise: bool = Field(True, description="Give every column of the vectors mean 0 and deviation 1 before.")
 
+    @model_validator(mode="after")
+    def _data_have_effect(self) -> Self:
+        if self.data.max_length is not None:
+            raise ValueError("data.max_length would have no effect: the stage's max_length is that of every text")
+        return self
+
     def options(self, seed: int) -> dict[str, object]:
         """What the head's `fit` takes."""
         l2 = {} if self.l2 is None else {"l2": self.l2}
@@ -118,6 +124,11 @@ class Represent(TrainingSettings, Stage):
             own = source_fingerprint(task.data) if task.data else prefix_fingerprint(str(task.prefix))
             found[f"task {name}"] = own
         return found
+
+    def check(self, inputs: StageInputs) -> None:
+        from luthier.tuning.representing import check_sources
+
+        check_sources(self)
 
     def plan(self, inputs: StageInputs) -> StagePlan:
         from luthier.tuning.representing import plan_representing

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from luthier.data.encoding import encode_rows
 from luthier.data.fingerprint import source_fingerprint
 from luthier.data.loading import TaskData, load_data
 from luthier.data.settings import SPLITS, DataSettings
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from luthier.tuning.represent_stage import HeadTask, Represent, SourceTask
 
 logger = logging.getLogger(__name__)
-_CLASSES = ("single_sentence", "pair")
+_CLASSES, _UNLABELLED = ("single_sentence", "pair"), "plain_text"
 _DRAWS, _PROBED = 1000, 64
 MEAN = "heads/mean_score"
 
@@ -71,10 +72,41 @@ class Target:
         return [self.task.labels[i] for i in self.task.splits[split]["label"]]
 
 
+def check_sources(stage: Represent) -> None:
+    """Find what is wrong with the data of tasks and heads.
+
+    Raises:
+        DataError, RecipeError: the data can't be read, or have no labels where they need some.
+    """
+    for name, task in stage.tasks.items():
+        if task.data is not None and load_data(task.data).schema.name == _UNLABELLED:
+            raise no_labels(f"tasks.{name}")
+    for name, head in stage.heads.items():
+        target(name, head.data)
+
+
+def no_labels(where: str) -> DataError:
+    return DataError("the rows have no labels", where=where, fix="name the column with `label: COLUMN` in its `data`")
+
+
+def check_lengths(stage: Represent, encoder: SharedEncoder, targets: dict[str, Target]) -> None:
+    """Refuse rows of the heads that are too long, unless their data allow to cut them.
+
+    Raises:
+        DataError: names them.
+    """
+    for name, one in targets.items():
+        for split in {"train", one.split} if stage.heads[name].data.too_long == "error" else ():
+            rows = [dict(row) for row in one.task.splits[split]]
+            schema, named = str(one.task.schema.name), f"heads.{name}, split {split!r}"
+            encode_rows(rows, schema, encoder.base.tokenizer, max_length=encoder.max_length, named=named)
+
+
 def run_representing(stage: Represent, inputs: StageInputs, folder: Path) -> StageOutputs:
     """Train the prefixes that are not there yet, combine them, fit the heads, save all."""
     targets = {name: target(name, head.data) for name, head in stage.heads.items()}
     encoder = encoder_of(stage, inputs)
+    check_lengths(stage, encoder, targets)
     with CostMeter() as meter:
         learned = {}
         with track("prefixes", len(stage.tasks)) as bar:
@@ -142,6 +174,8 @@ def target(name: str, data: DataSettings) -> Target:
     if data.streaming:
         raise RecipeError("a head is fitted on all rows at once, not on a stream", where=where, fix="leave it out")
     task = load_data(data, splits=SPLITS)
+    if task.schema.name == _UNLABELLED:
+        raise no_labels(where)
     if task.schema.name not in _CLASSES or task.form is not None:
         kind = "posed as text" if task.form is not None else f"of the kind {task.schema.name}"
         raise RecipeError(

@@ -54,7 +54,10 @@ class HeadSet:
                 single texts are given, or the other way round.
         """
         if not self._heads:
-            raise ModelError("the encoder has no heads", fix="train one with fit_head")
+            raise ModelError(
+                "the encoder has no heads",
+                fix="name some under `heads` of the represent stage, or fit one with `fit_head`",
+            )
         for name in names or ():
             check_known(name, self._heads, "head")
         found = {name: self._heads[name] for name in (self._heads if names is None else names)}
