@@ -10,7 +10,7 @@ from typing import Any
 
 from luthier.comparison import CompareSettings, SearchSettings, TuningPreset
 from luthier.data.settings import DataSettings
-from luthier.explain import KINDS, part_name, settings_rows
+from luthier.explain import KINDS, nested_settings, part_name, settings_rows
 from luthier.models.settings import ModelSettings
 from luthier.recipe import RecipeBase, json_schema
 
@@ -58,11 +58,20 @@ def recipe_page() -> str:
         for part in registry:
             resolved = part.resolved() if hasattr(part, "resolved") else part
             parts.append(section(f"`{part_name(part)}`: {part.summary}", resolved, level=3, source=part))
+            for inner, keys in nested_settings(resolved).items():
+                title = f"An entry of {', '.join(f'`{key}`' for key in keys)}"
+                parts.append(section(title, inner, level=4, with_name=True))
     return "\n".join(parts)
 
 
 def section(
-    title: str, settings: type[Any], *, level: int = 2, skip: frozenset[str] = frozenset(), source: Any = None
+    title: str,
+    settings: type[Any],
+    *,
+    level: int = 2,
+    skip: frozenset[str] = frozenset(),
+    source: Any = None,
+    with_name: bool = False,
 ) -> str:
     """One settings class as a table."""
     lines = [f"{'#' * level} {title}\n"]
@@ -71,7 +80,7 @@ def section(
     rate = getattr(source, "default_learning_rate", None)
     if rate:
         lines.append(f"Learning rate where the recipe names none: {rate:g}\n")
-    rows = [row for row in settings_rows(settings) if row[0] not in skip]
+    rows = [row for row in settings_rows(settings, with_name=with_name) if row[0] not in skip]
     if not rows:
         return "\n".join([*lines, "No settings.\n"])
     lines += ["| key | type | default | meaning |", "|---|---|---|---|"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from luthier.errors import RecipeError, nearest
 from luthier.registry import METHODS, OBJECTIVES, STAGES, SUITES, Registry
@@ -77,15 +77,47 @@ def explanation(name: str) -> RenderableType:
         for key, type_name, default, meaning in settings_rows(resolved):
             table.add_row(key, type_name, default, meaning)
         shown += [Text(), table]
+        for inner, keys in nested_settings(resolved).items():
+            of_entry = Table("setting", "type", "default", "meaning", box=None, pad_edge=False)
+            for row in settings_rows(inner, with_name=True):
+                of_entry.add_row(*row)
+            shown += [Text.assemble("\n", (", ".join(keys), "bold"), ": an entry has"), of_entry]
     return Group(*shown)
 
 
-def settings_rows(part: type[Any]) -> list[tuple[str, str, str, str]]:
-    """(key, type, default, meaning) of every setting of a part, as documentation shows them."""
+def nested_settings(part: type[Any]) -> dict[type[Any], list[str]]:
+    """Settings classes that the entries of a part's settings have, with the keys that hold them.
+
+    Left out are those that have a place of their own: parts, and what `data` and `model` hold.
+    """
+    found: dict[type[Any], list[str]] = {}
+    for key, field in part.model_fields.items():
+        for one in _settings_classes(field.annotation):
+            found.setdefault(one, []).append(key)
+    return found
+
+
+def _settings_classes(annotation: Any) -> list[type[Any]]:
+    from luthier.data.settings import DataSettings
+    from luthier.models.settings import ModelSettings
+    from luthier.settings import Settings
+
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        elsewhere = any(annotation in list(registry) for registry in KINDS.values())
+        return [] if elsewhere or issubclass(annotation, DataSettings | ModelSettings) else [annotation]
+    return list(dict.fromkeys(one for inner in get_args(annotation) for one in _settings_classes(inner)))
+
+
+def settings_rows(part: type[Any], *, with_name: bool = False) -> list[tuple[str, str, str, str]]:
+    """(key, type, default, meaning) of every setting of a part, as documentation shows them.
+
+    Args:
+        with_name: whether `name` is a setting like others, and not what recipes call the part.
+    """
     schema = part.model_json_schema()
     rows = []
     for key, entry in schema.get("properties", {}).items():
-        if key == "name":
+        if key == "name" and not with_name:
             continue
         field = part.model_fields[key]
         default = "required" if field.is_required() else _plain(field.get_default(call_default_factory=True))
