@@ -4,8 +4,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
+from ruamel.yaml import YAML
 
 from luthier.errors import RecipeError
 from luthier.grid import cell_name, cell_recipe, cells
@@ -125,6 +128,34 @@ def test_json_schema_is_json_and_knows_the_stages():
     schema = json.dumps(json_schema())
     assert '"tune"' in schema
     assert '"warmup_ratio"' in schema
+
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
+
+
+def written(path: Path) -> dict[str, Any]:
+    return YAML(typ="safe", pure=True).load(path)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_shipped_recipes_fit_the_json_schema(path: Path):
+    jsonschema.validate(written(path), json_schema())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "lroa"},
+        {"method": {"name": "lora", "rnk": 3}},
+        {"objective": {"name": "roast", "alpah": 0.6}},
+        {"objective": {"name": "roast", "alpha": 2}},
+    ],
+)
+def test_the_json_schema_refuses_what_a_recipe_refuses(change: dict[str, Any]):
+    recipe = written(next(path for path in RECIPES if path.stem == "quickstart"))
+    recipe["stages"][0]["tune"] |= change
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(recipe, json_schema())
 
 
 def test_missing_file_says_how_to_make_one(tmp_path: Path):

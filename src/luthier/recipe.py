@@ -38,11 +38,16 @@ RESERVED_NAMES = {"con", "prn", "aux", "nul"}
 MOST_COMBINATIONS = 32
 
 
+def _as_it_is(value: Any) -> Any:
+    """`ModelSettings` reads a plain string itself; this only carries what the JSON schema says of it."""
+    return value
+
+
 class RecipeBase(Settings):
     """A whole recipe: one model, and the stages it goes through."""
 
     name: str = Field(description="Name of the run, and of its folder below `runs/`.", min_length=1, max_length=80)
-    model: ModelSettings = Field(
+    model: Annotated[ModelSettings, BeforeValidator(_as_it_is, json_schema_input_type=str | ModelSettings)] = Field(
         description="Where to start: a hub id, a local directory, or `package:NAME` for weights inside an installed "
         "package; or a mapping with `reference` and more settings."
     )

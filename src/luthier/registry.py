@@ -120,12 +120,14 @@ def one_of(registry: Registry[Any]) -> Any:
 
     A recipe writes the part's name alone, or a mapping with its `name` and settings.
     """
-    from typing import Annotated, Union
+    from typing import Annotated, Literal, Union
 
     from pydantic import BeforeValidator, Discriminator, Tag
 
     members: Any = tuple(Annotated[entry, Tag(_name_of(entry))] for entry in registry)
     union: Any = Union[members]  # noqa: UP007
+    name: Any = Literal[tuple(registry.names())]
+    written: Any = Union[name, Union[tuple(registry)]]  # noqa: UP007
     return Annotated[
         union,
         Discriminator(
@@ -134,5 +136,7 @@ def one_of(registry: Registry[Any]) -> Any:
             custom_error_message="there is no " + registry.kind + " called that",
             custom_error_context=Context(known=registry.names(), kind=registry.kind),
         ),
-        BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value, json_schema_input_type=Any),
+        BeforeValidator(
+            lambda value: {"name": value} if isinstance(value, str) else value, json_schema_input_type=written
+        ),
     ]
