@@ -54,6 +54,32 @@ def test_every_objective_trains_every_kind_of_model(name: str, kind: str, tmp_pa
     assert all(p.requires_grad for p in model.parameters())
 
 
+# Forward passes of a step, and what its backward passes cost: 2, or 1 where they only reach the embeddings.
+PASSES = {
+    "roast": (3, 5),
+    "adv_embed": (3, 5),
+    "adv_weight": (2, 4),
+    "r3f": (2, 4),
+    "r_drop": (2, 4),
+    "free_lb": (3, 6),
+}
+PASSES |= {"smart": (4, 5)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_cost_of_a_step_is_that_of_its_passes(name: str, tmp_path: Path) -> None:
+    forward, backward = PASSES.get(name, (1, 2))
+    model, calls = tiny.bert(), []
+    model.register_forward_hook(lambda module, *_: calls.append(None) if module.training else None)
+    objective = OBJECTIVES.get(name)(**({"importance_batches": 1} if name in ("roast", "selective") else {}))
+    trainer = tiny.trainer(model, objective, tmp_path, max_steps=1, eval_strategy="no")
+    trainer.train()
+    measured = sum(p.policy.needs_importance for p in trainer.objective_parts if hasattr(p, "policy"))
+    batches = {"child_tuning_d": len(trainer.get_train_dataloader())}.get(name, 1)
+    assert len(calls) - measured * batches == forward
+    assert objective.relative_cost() == pytest.approx((forward + backward) / 3)
+
+
 def gradients(
     objective: Any, folder: Path, *, dropout: float = 0.0, seed: int = 1
 ) -> tuple[float, dict[str, torch.Tensor]]:

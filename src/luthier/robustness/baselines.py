@@ -96,6 +96,9 @@ class AdvWeightSettings(Objective):
 
     rho: float = Field(0.05, gt=0, description="Length of the move of all trainable weights together.")
 
+    def relative_cost(self) -> float:
+        return 2.0
+
     def parts(self) -> list[Part]:
         from luthier.robustness.parts.ascent import WeightAscent
 
@@ -121,6 +124,9 @@ class R3fSettings(Objective):
         1.0, gt=0, description="Weight of the symmetric KL divergence, summed over a step's examples."
     )
     perturb_after: PerturbAfter = _PERTURB_AFTER
+
+    def relative_cost(self) -> float:
+        return 2.0
 
     def parts(self) -> list[Part]:
         from luthier.robustness.parts.branches import TwoBranches
@@ -152,6 +158,9 @@ class RDropSettings(Objective):
 
     weight: float = Field(1.0, gt=0, description="Weight of half the symmetric KL divergence, averaged over examples.")
 
+    def relative_cost(self) -> float:
+        return 2.0
+
     def parts(self) -> list[Part]:
         from luthier.robustness.parts.branches import TwoBranches
 
@@ -182,6 +191,9 @@ class FreeLbSettings(Objective):
     )
     max_norm: float = Field(0.5, gt=0, description="Largest length of an example's perturbation.")
     perturb_after: PerturbAfter = _PERTURB_AFTER
+
+    def relative_cost(self) -> float:
+        return float(self.steps)
 
     def parts(self) -> list[Part]:
         from luthier.robustness.parts.free_lb import FreeLb
@@ -220,6 +232,9 @@ class SmartSettings(Objective):
         0.99, gt=0, lt=1, description="Decay of the average of the weights over optimiser steps."
     )
     perturb_after: PerturbAfter = _PERTURB_AFTER
+
+    def relative_cost(self) -> float:
+        return (6 + 2 * self.steps + bool(self.proximal_weight)) / 3
 
     def parts(self) -> list[Part]:
         from luthier.robustness.parts.branches import TwoBranches

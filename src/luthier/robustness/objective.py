@@ -28,6 +28,11 @@ class Objective(Settings):
         """The parts of one run, in the order they act; exactly one of them gives the main loss."""
         raise TypeError(f"{type(self).__name__} does not define parts()")
 
+    def relative_cost(self) -> float:
+        """Operations of a step in those of a plain one: a forward pass counts 1, a backward pass 2, or 1 where it only
+        reaches the embeddings."""
+        return 1.0
+
     def trainer_mixin(self) -> type[Any]:
         """The class to put in front of a Trainer; it takes `objective=` at construction."""
         from luthier.robustness.trainer import ObjectiveMixin

@@ -102,6 +102,9 @@ class PerturbationSettings(ModalObjective):
             raise ValueError("the clean pass gives one gradient only: n_steps above 1 needs `probe: own_pass`")
         return self
 
+    def relative_cost(self) -> float:
+        return (6 + (1 if self.probe == "clean_pass" else 2 * self.n_steps)) / 3
+
     def _branches(self) -> Part:
         from luthier.robustness.parts.branches import TwoBranches
         from luthier.robustness.perturbation import Perturbation
@@ -151,9 +154,9 @@ class SelectionSettings(ModalObjective):
     )
     importance: Literal["batch_gradient", "per_example"] = Field(
         "batch_gradient",
-        description="Squares of an optimiser step's gradient, collected while training, or of every "
-        "example's own gradient, "
-        "measured by a pass over the data before each epoch.",
+        description="Squares of an optimiser step's gradient, measured by a pass over the data before training and "
+        "collected while training from then on, or of every example's own gradient, measured by a pass before each "
+        "epoch.",
     )
     importance_scope: Literal["blocks", "trainable"] = Field(
         "blocks",

@@ -318,6 +318,7 @@ def plan_tuning(stage: Tune, inputs: StageInputs) -> StagePlan:
     split = frozen_up_to(model) if stage.cache_trunk else None
     facts = {
         "method": stage.method.name,
+        **({"objective": stage.objective.name} if stage.objective else {}),
         "rows": ", ".join(f"{k} {'streamed' if n is None else n}" for k, n in row_counts(prepared).items()),
         "task": described_task(prepared.task),
         "longest row": f"{max(lengths)} of {prepared.max_length} tokens",
@@ -327,7 +328,8 @@ def plan_tuning(stage: Tune, inputs: StageInputs) -> StagePlan:
         "steps": f"{steps:,}" if steps < UNBOUNDED else f"what {stage.max_minutes:g} minutes allow",
     }
     limit = 60 * stage.max_minutes if stage.max_minutes else math.inf
-    return StagePlan(facts, min(limit, time_estimate(model, total, tokens, steps)), memory)
+    cost = stage.objective.relative_cost() if stage.objective else 1.0
+    return StagePlan(facts, min(limit, cost * time_estimate(model, total, tokens, steps)), memory)
 
 
 def described_task(task: TaskData) -> str:
