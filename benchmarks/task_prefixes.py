@@ -34,7 +34,9 @@ SETTINGS = {
     "target": TARGET,
     "model": harness.MINILM,
 }
-ARMS = ("prefixes", "multi_task", "fine_tuning")
+# The default rate of task prefixes is what their own task likes best; does a lower one leave more to others?
+SLOWER = 1e-2
+ARMS = ("prefixes", "multi_task", "fine_tuning", "prefixes, slower")
 # A cell without a backbone is MiniLM's, which was trained to give sentence vectors; BERT-tiny was not. Whole models are
 # tuned at these rates, as in `roast.py`.
 BACKBONES: dict[str, dict[str, Any]] = {"MiniLM": {}, "BERT-tiny": {"learning_rate": 3e-4}}
@@ -42,13 +44,20 @@ BACKBONES: dict[str, dict[str, Any]] = {"MiniLM": {}, "BERT-tiny": {"learning_ra
 
 def main() -> None:
     benches: dict[str, harness.Bench] = {}
-    measures = {"prefixes": prefixes, "multi_task": multi_task, "fine_tuning": fine_tuning}
+    measures = {
+        "prefixes": prefixes,
+        "prefixes, slower": prefixes,
+        "multi_task": multi_task,
+        "fine_tuning": fine_tuning,
+    }
 
     def measure(cell: dict[str, Any]) -> dict[str, Any]:
         backbone = cell.get("backbone", "MiniLM")
         if backbone not in benches:
             benches[backbone] = harness.Bench(bert_tiny() if backbone == "BERT-tiny" else harness.MINILM)
-        return measures[cell["arm"]](benches[backbone], BACKBONES[backbone], cell["seed"])
+        own = {"prefixes": {}, "prefixes, slower": {"learning_rate": SLOWER}}
+        rate = own.get(cell["arm"], BACKBONES[backbone])
+        return measures[cell["arm"]](benches[backbone], rate, cell["seed"])
 
     cells = [
         ({} if backbone == "MiniLM" else {"backbone": backbone}) | {"arm": arm, "seed": seed}
@@ -59,10 +68,10 @@ def main() -> None:
     harness.run_cells("task_prefixes", SETTINGS, cells, measure, harness.arguments(__doc__))
 
 
-def prefixes(bench: harness.Bench, whole: dict[str, Any], seed: int) -> dict[str, Any]:
+def prefixes(bench: harness.Bench, rate: dict[str, Any], seed: int) -> dict[str, Any]:
     """Train the prefixes, and read the targets from every combination of them."""
-    trained = {name: prefix_of(bench, name, seed) for name in SOURCES}
-    untrained = {name: prefix_of(bench, name, seed, trained=False)["model"] for name in SOURCES}
+    trained = {name: prefix_of(bench, rate, name, seed) for name in SOURCES}
+    untrained = {name: prefix_of(bench, rate, name, seed, trained=False)["model"] for name in SOURCES}
     models = {name: one["model"] for name, one in trained.items()}
     made = partial(encoder_of, bench)
     encoders = {
@@ -83,9 +92,11 @@ def prefixes(bench: harness.Bench, whole: dict[str, Any], seed: int) -> dict[str
     }
 
 
-def prefix_of(bench: harness.Bench, name: str, seed: int, *, trained: bool = True) -> dict[str, Any]:
+def prefix_of(
+    bench: harness.Bench, rate: dict[str, Any], name: str, seed: int, *, trained: bool = True
+) -> dict[str, Any]:
     """A model with one prefix, trained or as it starts."""
-    tune: dict[str, Any] = {
+    tune: dict[str, Any] = rate | {
         "method": {"name": "task_prefix", "prefix_length": LENGTH},
         "data": source(name, seed),
         "max_steps": STEPS,
@@ -120,7 +131,7 @@ def encoder_of(bench: harness.Bench, models: dict[str, Any], *, combine: str = "
     return encoder
 
 
-def multi_task(bench: harness.Bench, whole: dict[str, Any], seed: int) -> dict[str, Any]:
+def multi_task(bench: harness.Bench, rate: dict[str, Any], seed: int) -> dict[str, Any]:
     """Fine-tune the whole model on all sources at once, freeze it, and read the targets from it.
 
     Batches are drawn from the sources in equal parts; each source has a linear head on the first token.
@@ -129,7 +140,7 @@ def multi_task(bench: harness.Bench, whole: dict[str, Any], seed: int) -> dict[s
 
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        train_together(bench, whole, seed, folder)
+        train_together(bench, rate, seed, folder)
         seconds = time.perf_counter() - started
         scores = {}
         for pooling in ("first", "mean"):
@@ -138,7 +149,7 @@ def multi_task(bench: harness.Bench, whole: dict[str, Any], seed: int) -> dict[s
     return {"scores": scores, "update_seconds": seconds}
 
 
-def train_together(bench: harness.Bench, whole: dict[str, Any], seed: int, folder: str) -> None:
+def train_together(bench: harness.Bench, rate: dict[str, Any], seed: int, folder: str) -> None:
     """Train one model on all sources and save it."""
     import torch
     from torch.nn import functional as F
@@ -151,9 +162,9 @@ def train_together(bench: harness.Bench, whole: dict[str, Any], seed: int, folde
     model, tokenizer = load(bench.model)
     sources = {name: labelled(source(name, seed)) for name in SOURCES}
     heads = {name: torch.nn.Linear(model.config.hidden_size, max(ids) + 1) for name, (_, ids) in sources.items()}
-    rate = whole.get("learning_rate", METHODS.get("full").default_learning_rate)
+    peak = rate.get("learning_rate", METHODS.get("full").default_learning_rate)
     own = [p for head in heads.values() for p in head.parameters()]
-    optimiser = torch.optim.AdamW([{"params": model.parameters(), "lr": rate}, {"params": own, "lr": 10 * rate}])
+    optimiser = torch.optim.AdamW([{"params": model.parameters(), "lr": peak}, {"params": own, "lr": 10 * peak}])
     steps, draw = STEPS * len(SOURCES), random.Random(seed)
     schedule = get_linear_schedule_with_warmup(optimiser, round(0.06 * steps), steps)
     model.train()
@@ -183,11 +194,11 @@ def labelled(settings: dict[str, Any]) -> tuple[list[tuple[str, ...]], list[int]
     return list(zip(*columns, strict=True)), list(rows["label"])
 
 
-def fine_tuning(bench: harness.Bench, whole: dict[str, Any], seed: int) -> dict[str, Any]:
+def fine_tuning(bench: harness.Bench, rate: dict[str, Any], seed: int) -> dict[str, Any]:
     """Fine-tune the whole model on each target's own rows: one model and one pass for every task."""
     scores = {}
     for name in TARGETS:
-        tune = whole | {
+        tune = rate | {
             "method": "full",
             "data": {
                 "source": f"data:{name}",
@@ -250,8 +261,13 @@ def _backbone(cells: Cells, other: str | None) -> list[str]:
     scores: dict[str, dict[str, list[float]]] = {}
     about: dict[str, tuple[Any, Any]] = {}
     for entry in cells:
+        slower = entry["cell"]["arm"] == "prefixes, slower"
         for title, found in entry["scores"].items():
-            about[title] = (entry.get("widths", {}).get(title, ""), entry.get("passes", {}).get(title, ""))
+            if slower and title.startswith(("frozen", "untrained")):
+                continue
+            widths = (entry.get("widths", {}).get(title, ""), entry.get("passes", {}).get(title, ""))
+            title = f"{title}, rate {SLOWER:g}" if slower else title
+            about[title] = widths
             for name, score in found.items():
                 scores.setdefault(title, {}).setdefault(name, []).append(score)
     rows = []
