@@ -143,9 +143,9 @@ def _preset_arguments(compare: argparse.ArgumentParser) -> None:
         "--preset", choices=("tuning",), help="tuning: all tuning methods under one budget, and which to take"
     )
     preset.add_argument("--methods", metavar="A,B", help="the methods to run, in place of all")
-    preset.add_argument("--seeds", type=_above_zero, metavar="N", help="seeds of every method (default: 3)")
+    preset.add_argument("--seeds", type=int, metavar="N", help="seeds of every method (default: 3)")
     budget = preset.add_mutually_exclusive_group()
-    budget.add_argument("--budget-steps", type=_above_zero, metavar="N", help="optimiser steps of every run")
+    budget.add_argument("--budget-steps", type=int, metavar="N", help="optimiser steps of every run")
     budget.add_argument("--budget-minutes", type=float, metavar="M", help="minutes that every run may train")
     preset.add_argument(
         "--prefer", choices=("parameters", "seconds"), help="what is cheap, among methods that are level with the best"

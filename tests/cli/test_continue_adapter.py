@@ -73,6 +73,7 @@ def test_an_adapter_is_trained_on_from_where_it_stood(short, method: Any, capsys
     if not isinstance(method, str):
         rates = {"head_learning_rate": 1e-12} if "length" in method else {}
         rates |= {"network_learning_rate": 1e-12} if method["name"] == "residual_prompt" else {}
+        rates |= {"prefix_learning_rate": 1e-12} if method["name"] == "unipelt" else {}
         slow["method"] = method | rates
     elif method == "task_prefix":
         slow["method"] = {"name": method, "head_learning_rate": 1e-12}
