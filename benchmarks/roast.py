@@ -164,7 +164,7 @@ def page(cells: Cells) -> str:
     for (task, other), found in grouped(cells, "task", "backbone").items():
         seeds = sorted({e["cell"]["seed"] for e in found})
         whole = [s for s in seeds if len(pick(found, seed=s)) == len(objectives_of(task))]
-        title = f"### {task.capitalize()}, {other or 'MiniLM'} ({len(whole)} seeds)\n"
+        title = f"### {task.capitalize()}, {other or 'MiniLM'} ({len(whole)} seed{'s' * (len(whole) > 1)})\n"
         parts += [title, task_table(found, whole)] if whole else []
     return "\n".join(parts)
 
