@@ -148,10 +148,13 @@ def _show_table(folders: list[Path]) -> None:
     from luthier.comparing import CHOSEN
     from luthier.report.choice import recommend
     from luthier.report.results import read_runs
-    from luthier.report.tables import comparison_table, print_table
+    from luthier.report.tables import comparison_table
+    from luthier.report.terminal import print_details, print_table
 
     runs = read_runs(folders)
-    print_table(comparison_table(runs), console())
+    table = comparison_table(runs)
+    print_table(table, console())
+    print_details(table, console())
     for run in runs:
         choice = recommend(run)
         if choice is None:

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from luthier.report.findings import headline, states
 from luthier.report.results import read_run, read_runs
-from luthier.report.tables import comparison_table, cost_text, print_table, to_csv, to_json, to_markdown
+from luthier.report.tables import comparison_table, cost_text, to_csv, to_json, to_markdown
+from luthier.report.terminal import print_table
 
 from .fixtures import METHODS, cell_folder, fail, grid, write_recipe, write_stage
 

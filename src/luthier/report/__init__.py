@@ -10,7 +10,7 @@ _HOMES = {
     "summarise": "luthier.report.statistics",
     "paired_differences": "luthier.report.statistics",
     "comparison_table": "luthier.report.tables",
-    "print_table": "luthier.report.tables",
+    "print_table": "luthier.report.terminal",
     "to_markdown": "luthier.report.tables",
     "to_csv": "luthier.report.tables",
     "to_json": "luthier.report.tables",

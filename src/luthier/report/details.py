@@ -37,11 +37,16 @@ class PlotBudget:
 
 
 def across_lines(table: Table, budget: PlotBudget) -> list[dict[str, Any]]:
-    """What the evaluation suites tell about all lines of a comparison together."""
+    """What the evaluation suites tell about all lines of a comparison together, as the template shows it."""
+    return [_section(section, budget) for section in across_sections(table)]
+
+
+def across_sections(table: Table) -> list[dict[str, Any]]:
+    """What the evaluation suites tell about all lines of a comparison together, as data."""
     from luthier.registry import SUITES
 
     baseline = next((line.row.label for line in table.lines if line.is_baseline), None)
-    sections = []
+    sections: list[dict[str, Any]] = []
     for name in SUITES.names() if baseline is not None else ():
         found = {line.row.label: of for line in table.lines if (of := _details_of(line, name))}
         if baseline in found and len(found) > 1:
@@ -49,7 +54,7 @@ def across_lines(table: Table, budget: PlotBudget) -> list[dict[str, Any]]:
                 sections += SUITES.get(name).across(found, baseline)
             except (KeyError, ValueError, TypeError, AttributeError) as error:
                 logger.warning("the lines can't be compared by the suite %r: %s", name, error)
-    return [_section(section, budget) for section in sections]
+    return sections
 
 
 def _details_of(line: Line, name: str) -> list[Any]:
@@ -63,7 +68,7 @@ def describe_cell(cell: Cell, run: Run | None, budget: PlotBudget) -> dict[str, 
     for name, metrics in cell.stages.items():
         intervals = metrics["intervals"]
         scores = [
-            (k, f"{v:.4f}", _interval(intervals.get(k)), "higher" if higher_is_better(k) else "lower")
+            (k, f"{v:.4f}", interval_text(intervals.get(k)), "higher" if higher_is_better(k) else "lower")
             for k, v in metrics["scores"].items()
         ]
         costs = [(k.removesuffix("_bytes").replace("_", " "), _cost(k, v)) for k, v in metrics["cost"].items()]
@@ -76,7 +81,8 @@ def _primary(cell: Cell) -> str:
     return f"{cell.primary[0]} {cell.primary[1]:.4f}" if cell.primary else ""
 
 
-def _interval(pair: tuple[float, float] | None) -> str:
+def interval_text(pair: tuple[float, float] | None) -> str:
+    """`0.7120 to 0.7433`, or nothing."""
     return f"{pair[0]:.4f} to {pair[1]:.4f}" if pair else ""
 
 
@@ -107,14 +113,14 @@ def _section(section: Mapping[str, Any], budget: PlotBudget) -> dict[str, Any]:
     if isinstance(section.get("plot"), dict):
         extra |= budget.draw(section["plot"], extra["title"])
     if isinstance(section.get("table"), dict):
-        extra["table"] = _table(section["table"])
+        extra["table"] = table_of(section["table"])
     if isinstance(section.get("samples"), list):
         extra["samples"] = [_sample(sample) for sample in section["samples"][:MOST_SAMPLES]]
         extra["left_out"] = max(0, len(section["samples"]) - MOST_SAMPLES)
     return extra
 
 
-def _table(table: Mapping[str, Any]) -> dict[str, Any]:
+def table_of(table: Mapping[str, Any]) -> dict[str, Any]:
     """Columns and rows; every cell as (text, whether it is a number)."""
     columns, rows = table.get("columns"), table.get("rows")
     lines = [row for row in rows if isinstance(row, list)] if isinstance(rows, list) else []

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from luthier.report.results import Run
 from luthier.report.statistics import Difference, Row, baseline_of, names_of, paired_differences, summarise, value_text
@@ -19,7 +19,6 @@ COSTS = {
     "tokens_per_second": "tokens/s",
     "bytes_on_disk": "on disk",
 }
-_SPARED_FIRST = ("on disk", "tokens/s")
 _FORMULA = ("=", "+", "-", "@")
 
 
@@ -158,42 +157,6 @@ def cost_text(key: str, value: float | None) -> str:
             return f"{value / 1e9:,.2f} GB"
         return f"{value / 1e6:,.1f} MB" if value >= 1e6 else f"{value / 1e3:,.1f} kB"
     return f"{value:,.1f}" if key == "seconds" else f"{value:,.0f}"
-
-
-def print_table(table: Table, console: Any) -> None:
-    """Show the table in a terminal; where it is too narrow the last costs are left to the report."""
-    from rich.text import Text
-
-    names = len(table.name_columns)
-    difference = names + 1
-    kept = [n for n in table.filled_columns() if n != difference]
-    kept += [difference] * (difference in table.filled_columns())
-    shown = _rich_table(table, kept)
-    for spared in _SPARED_FIRST:
-        if console.measure(shown, options=console.options.update(max_width=10_000)).maximum <= console.width:
-            break
-        kept = [n for n in kept if table.columns[n] != spared]
-        shown = _rich_table(table, kept)
-    console.print(shown)
-    if table.seeds > 1:
-        text = f"mean ± sample standard deviation over {table.seeds} seeds; differences paired by seed"
-        console.print(Text(text))
-    for note in table.notes:
-        console.print(Text(one_line(note, 500)))
-
-
-def _rich_table(table: Table, kept: Sequence[int]) -> Any:
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    names = len(table.name_columns)
-    shown = RichTable(box=None, pad_edge=False, header_style="bold")
-    for n in kept:
-        side: Literal["left", "right"] = "left" if n < names else "right"
-        shown.add_column(Text(one_line(table.columns[n])), justify=side, no_wrap=n != names + 1)
-    for cells in table.cells():
-        shown.add_row(*(Text(cells[n]) for n in kept))
-    return shown
 
 
 def to_markdown(table: Table) -> str:
