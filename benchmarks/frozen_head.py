@@ -12,7 +12,7 @@ from typing import Any
 
 import harness
 import unipelt
-from tables import Cells, by_seed, gap, grouped, pick, spread, table, test_scores
+from tables import Cells, by_seed, gap, grouped, paired, pick, spread, table, test_scores
 
 SETS = ("sst2", "trec")
 EXAMPLES = 100
@@ -37,19 +37,33 @@ def main() -> None:
 
 def page(cells: Cells) -> str:
     """Both ways side by side."""
-    place = harness.RESULTS / "unipelt.json"
-    others = list(json.loads(place.read_text(encoding="utf8"))["cells"].values()) if place.exists() else []
     rows = []
-    for (name, method), frozen in grouped(cells, "set", "method").items():
-        trained = pick(others, set=name, method=method, examples=EXAMPLES)
-        if trained:
-            shown = [spread(test_scores(trained)), spread(test_scores(frozen))]
-            rows.append([name, method, *shown, gap(by_seed(trained), by_seed(frozen))])
+    for (name, method), (trained, frozen) in both_ways(cells).items():
+        shown = [spread(test_scores(trained)), spread(test_scores(frozen))]
+        rows.append([name, method, *shown, gap(by_seed(trained), by_seed(frozen))])
     about = (
         "## A task head that stays as it was drawn\n\nMiniLM, 100 examples in all, 100 steps of 8, every method at its "
         "default rate; test accuracy on at most 300 rows, mean ± sample standard deviation over seeds.\n"
     )
     return about + "\n" + table(["set", "method", "head trained", "head frozen", "frozen - trained (95 %)"], rows)
+
+
+def answers(cells: Cells) -> list[tuple[str, str]]:
+    pairs = [paired(by_seed(trained), by_seed(frozen)) for trained, frozen in both_ways(cells).values()]
+    means = [found.mean for found in pairs if found]
+    said = f"{min(means):+.3f} to {max(means):+.3f} over {len(means)} pairs of set and method."
+    return [("What does a task head cost that stays as it was drawn, as in some released baselines?", said)]
+
+
+def both_ways(cells: Cells) -> dict[tuple[Any, ...], tuple[Cells, Cells]]:
+    """(set, method) -> the runs with a trained head, which are those of `unipelt.py`, and with a frozen one."""
+    place = harness.RESULTS / "unipelt.json"
+    others = list(json.loads(place.read_text(encoding="utf8"))["cells"].values()) if place.exists() else []
+    found = {
+        (name, method): (pick(others, set=name, method=method, examples=EXAMPLES), frozen)
+        for (name, method), frozen in grouped(cells, "set", "method").items()
+    }
+    return {key: both for key, both in found.items() if both[0]}
 
 
 if __name__ == "__main__":

@@ -65,6 +65,13 @@ def page(cells: Cells) -> str:
     return about + "\n" + table(["method", "trained", *SETS, "mean", "IDPG - method (95 %)"], rows)
 
 
+def answers(cells: Cells) -> list[tuple[str, str]]:
+    own = _mean(pick(cells, method="idpg"))
+    gaps = [f"{m} {gap(_mean(pick(cells, method=m)), own)}" for m in ("prompt", "prefix", "lora", "bottleneck")]
+    claim = "IDPG is above prompt tuning and prefixes of its size, and close to adapters."
+    return [(claim, f"IDPG minus each, mean over four sets: {', '.join(gaps)}.")]
+
+
 def _mean(cells: Cells) -> dict[Any, float]:
     """Seed -> mean test score over the sets, of seeds that have all of them."""
     seeds = grouped(cells, "seed")

@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 import harness
-from tables import Cells, grouped, table
+from tables import Cells, grouped, median_and_range, pick, table
 
 TASKS, ROUNDS, SENTENCES, BATCH, PREFIXES = (1, 4, 16, 64), 3, 64, 32, 3
 SETTINGS = {"tasks": TASKS, "rounds": ROUNDS, "sentences": SENTENCES, "batch": BATCH, "prefixes": PREFIXES}
@@ -85,22 +85,34 @@ def separate(tasks: int) -> Any:
 def page(cells: Cells) -> str:
     rows = []
     for (tasks,), found in grouped(cells, "tasks").items():
-        speeds = {
-            way: {e["cell"]["round"]: e["sentences_per_second"] for e in found if e["cell"]["way"] == way}
-            for way in ("shared", "separate")
-        }
-        ratios = [speeds["shared"][r] / speeds["separate"][r] for r in speeds["shared"] if r in speeds["separate"]]
-        if ratios:
+        speeds = speeds_of(found)
+        if ratios := ratios_of(speeds):
             shown = [f"{statistics.median(speeds[way].values()):,.1f}" for way in speeds]
-            rows.append(
-                [str(tasks), *shown, f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"]
-            )
+            rows.append([str(tasks), *shown, median_and_range(ratios, 1)])
     about = (
         "## Many tasks from one text\n\nMiniLM, sentences of SST-2, one pinned core; sentences a second, each with the "
         "answers of all tasks. Shared: three prefixes side by side and one linear head a task; separate: a pass of a "
         "classifier for every task.\n"
     )
     return about + "\n" + table(["tasks", "shared", "separate", "ratio (range of rounds)"], rows)
+
+
+def answers(cells: Cells) -> list[tuple[str, str]]:
+    most = max(TASKS)
+    said = median_and_range(ratios_of(speeds_of(pick(cells, tasks=most))), 0)
+    return [(f"How much faster are {most} heads on one shared pass than {most} models?", f"{said} times.")]
+
+
+def speeds_of(cells: Cells) -> dict[str, dict[int, float]]:
+    """Way -> round -> sentences a second."""
+    return {
+        way: {e["cell"]["round"]: e["sentences_per_second"] for e in pick(cells, way=way)}
+        for way in ("shared", "separate")
+    }
+
+
+def ratios_of(speeds: dict[str, dict[int, float]]) -> list[float]:
+    return [speeds["shared"][r] / speeds["separate"][r] for r in speeds["shared"] if r in speeds["separate"]]
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 
 import harness
 import peer_worker
-from tables import Cells, grouped, pick, table
+from tables import Cells, grouped, median_and_range, pick, table
 
 ROUNDS = 5
 PEER = Path(__file__).parent.parent / ".cache" / "peer-adapters"
@@ -138,17 +138,15 @@ def layer_weights(found: dict[str, Any], number: int) -> dict[str, Any]:
 def page(cells: Cells) -> str:
     rows = []
     for (what, side), found in grouped(cells, "what", "side").items():
-        floors = {e["cell"]["round"]: e["step_seconds"] for e in pick(cells, what="floor", side=side)}
-        own = {e["cell"]["round"]: e["step_seconds"] for e in found}
-        ratios = [seconds / floors[r] for r, seconds in own.items() if r in floors]
+        ratios = ratios_of(cells, what, side)
         memory = statistics.median(e["peak_memory_bytes"] for e in found)
         rows.append(
             [
                 what,
                 side,
                 f"{found[0]['trainable']:,}",
-                f"{statistics.median(own.values()):.2f} s",
-                f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "",
+                f"{statistics.median(e['step_seconds'] for e in found):.2f} s",
+                median_and_range(ratios) if ratios else "",
                 f"{memory / 1e6:,.0f} MB",
             ]
         )
@@ -159,6 +157,19 @@ def page(cells: Cells) -> str:
         "1e-5, which the script checks. Floor: the gradient down to the embeddings, nothing but the head trained.\n"
     )
     return about + "\n" + table(["what", "side", "trained", "step (median)", "against own floor", "peak memory"], rows)
+
+
+def answers(cells: Cells) -> list[tuple[str, str]]:
+    ours, theirs = (median_and_range(ratios_of(cells, "unipelt", side)) for side in ("luthier", "adapters"))
+    question = "What does a UniPELT step cost against its floor, the gradient down to the embeddings?"
+    return [(question, f"{ours} here, {theirs} in `adapters`.")]
+
+
+def ratios_of(cells: Cells, what: str, side: str) -> list[float]:
+    """Step time against the floor of the same side and round."""
+    floors = {e["cell"]["round"]: e["step_seconds"] for e in pick(cells, what="floor", side=side)}
+    own = {e["cell"]["round"]: e["step_seconds"] for e in pick(cells, what=what, side=side)}
+    return [seconds / floors[r] for r, seconds in own.items() if r in floors]
 
 
 if __name__ == "__main__":

@@ -150,6 +150,12 @@ def page(cells: Cells) -> str:
     return "\n".join(parts)
 
 
+def answers(cells: Cells) -> list[tuple[str, str]]:
+    chosen = chosen_by_validation(pick(cells, length=10, shots=20))
+    claim = "Residual Prompt Tuning scores above prompt tuning, with less spread over learning rates."
+    return [(claim, verdict(list(chosen.values())).strip())]
+
+
 def rate_table(cells: Cells) -> str:
     rates = sorted({e["cell"]["rate"] for e in cells})
     rows = []

@@ -9,6 +9,8 @@ AUROC of telling rows that don't belong to the task. The claim: RoAST comes firs
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -69,6 +71,7 @@ SOFTER: dict[str, dict[str, Any]] = {
     "roast, alpha 0.6, beta 1": {"name": "roast", "alpha": 0.6, "beta": 1.0},
     "selective, alpha 0.6, beta 1": {"name": "selective", "alpha": 0.6, "beta": 1.0},
 }
+CLAIMS = {"sentiment": "+18.4 %", "entailment": "+7.6 %"}
 PERSPECTIVES = ("accuracy", "shift", "adversarial", "calibration", "anomaly")
 
 
@@ -161,50 +164,102 @@ def page(cells: Cells) -> str:
         "improvement over vanilla, computed on the mean scores, the first also within every seed; rank is the mean "
         "over the five scores.\n"
     ]
-    for (task, other), found in grouped(cells, "task", "backbone").items():
-        seeds = sorted({e["cell"]["seed"] for e in found})
-        whole = [s for s in seeds if len(pick(found, seed=s)) == len(objectives_of(task))]
-        title = f"### {task.capitalize()}, {other or 'MiniLM'} ({len(whole)} seed{'s' * (len(whole) > 1)})\n"
-        parts += [title, task_table(found, whole)] if whole else []
+    for one in standings(cells):
+        seeds = f"{one.seeds} seed{'s' * (one.seeds > 1)}"
+        parts += [f"### {one.task.capitalize()}, {one.backbone} ({seeds})\n", task_table(one)]
     return "\n".join(parts)
 
 
-def task_table(cells: Cells, seeds: list[int]) -> str:
-    from luthier.report.plots import plot_radar
-    from luthier.robustness.metrics import aggregate_improvement, average_rank
-
-    task, other = cells[0]["cell"]["task"], cells[0]["cell"].get("backbone")
-    scores: dict[str, dict[str, list[float]]] = {}
-    for objective in objectives_of(task):
-        own = {e["cell"]["seed"]: e["perspectives"] for e in pick(cells, objective=objective)}
-        scores[objective] = {p: [own[s][p] for s in seeds] for p in PERSPECTIVES}
-    means = {o: {p: statistics.fmean(v) for p, v in found.items()} for o, found in scores.items()}
-    ranks = average_rank(means)
-    rows = []
-    for objective in sorted(scores, key=lambda o: ranks[o]):
-        gains = [
-            f"{aggregate_improvement(means[objective], means['vanilla'], form):+.1%}"
-            for form in ("gap_closed", "ratio")
+def answers(cells: Cells) -> list[tuple[str, str]]:
+    """The claim for each task, on every backbone."""
+    found: dict[str, list[str]] = {}
+    for one in standings(cells):
+        first, second = one.order[:2]
+        said = [
+            f"{name} {one.gain(name, 'gap_closed')}, rank {one.ranks[name]:.1f}"
+            for name in one.order
+            if "roast" in name
         ]
+        found.setdefault(one.task, []).append(
+            f"{one.backbone}, {one.seeds} seed{'s' * (one.seeds > 1)}: {'; '.join(said)}; "
+            f"first of {len(one.order)}: {first} ({one.ranks[first]:.1f}), then {second} ({one.ranks[second]:.1f})"
+        )
+    claims = {task: f"RoAST comes first in aggregate: {CLAIMS[task]} over vanilla on {task}." for task in found}
+    return [(claims[task], ". ".join(lines) + ".") for task, lines in found.items()]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """All objectives on one task and backbone, over the seeds that have every one of them.
+
+    Attributes:
+        scores: objective -> side -> score of every seed.
+        means: objective -> side -> mean over the seeds.
+        ranks: objective -> mean rank over the sides.
+    """
+
+    task: str
+    other: str | None
+    seeds: int
+    scores: dict[str, dict[str, list[float]]]
+    means: dict[str, dict[str, float]]
+    ranks: dict[str, float]
+
+    @property
+    def backbone(self) -> str:
+        return self.other or "MiniLM"
+
+    @property
+    def order(self) -> list[str]:
+        return sorted(self.scores, key=lambda o: self.ranks[o])
+
+    def gain(self, objective: str, form: Any) -> str:
+        from luthier.robustness.metrics import aggregate_improvement
+
+        return f"{aggregate_improvement(self.means[objective], self.means['vanilla'], form):+.1%}"
+
+
+def standings(cells: Cells) -> Iterator[Standing]:
+    from luthier.robustness.metrics import average_rank
+
+    for (task, other), found in grouped(cells, "task", "backbone").items():
+        wanted = objectives_of(task)
+        seeds = [s for s in SEEDS if len(pick(found, seed=s)) == len(wanted)]
+        if not seeds:
+            continue
+        scores = {}
+        for objective in wanted:
+            own = {e["cell"]["seed"]: e["perspectives"] for e in pick(found, objective=objective)}
+            scores[objective] = {p: [own[s][p] for s in seeds] for p in PERSPECTIVES}
+        means = {o: {p: statistics.fmean(v) for p, v in sides.items()} for o, sides in scores.items()}
+        yield Standing(task, other, len(seeds), scores, means, average_rank(means))
+
+
+def task_table(one: Standing) -> str:
+    from luthier.report.plots import plot_radar
+    from luthier.robustness.metrics import aggregate_improvement
+
+    scores, rows = one.scores, []
+    for objective in one.order:
         one_by_one = [
             aggregate_improvement(*({p: scores[o][p][n] for p in PERSPECTIVES} for o in (objective, "vanilla")))
-            for n in range(len(seeds))
+            for n in range(one.seeds)
         ]
         rows.append(
             [
                 objective,
                 *(spread(scores[objective][p]) for p in PERSPECTIVES),
-                f"{ranks[objective]:.1f}",
-                *gains,
+                f"{one.ranks[objective]:.1f}",
+                *(one.gain(objective, form) for form in ("gap_closed", "ratio")),
                 spread(one_by_one),
             ]
         )
-    shown = {o: {p: 1 - v if p == "calibration" else v for p, v in means[o].items()} for o in ("vanilla", "roast")}
+    shown = {o: {p: 1 - v if p == "calibration" else v for p, v in one.means[o].items()} for o in ("vanilla", "roast")}
     radar = plot_radar(
         {o: {("1 - ECE" if p == "calibration" else p): v for p, v in found.items()} for o, found in shown.items()},
-        title=f"{task}, {other or 'MiniLM'}",
+        title=f"{one.task}, {one.backbone}",
     )
-    picture = plot_file(f"roast-{task}" + (f"-{other.lower()}" if other else ""), radar)
+    picture = plot_file(f"roast-{one.task}" + (f"-{one.other.lower()}" if one.other else ""), radar)
     columns = ["objective", "accuracy", "shift", "adversarial", "ECE (less is better)", "anomaly AUROC"]
     return table([*columns, "rank", "gap closed", "ratio", "gap closed by seed"], rows) + f"\n{picture}\n"
 

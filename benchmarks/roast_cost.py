@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from tables import Cells, grouped, pick, table
+from tables import Cells, grouped, median_and_range, pick, table
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "vanilla": {"name": "vanilla"},
@@ -99,10 +99,7 @@ def job_of(cell: dict[str, Any], folder: Path) -> Any:
 def page(cells: Cells) -> str:
     rows = []
     for (length, name), found in grouped(cells, "length", "objective").items():
-        vanilla = {e["cell"]["round"]: e for e in pick(cells, length=length, objective="vanilla")}
-        pairs = [(e, vanilla[e["cell"]["round"]]) for e in found if e["cell"]["round"] in vanilla]
-        ratios = [own["step_seconds"] / base["step_seconds"] for own, base in pairs]
-        memory = [own["peak_memory_bytes"] / base["peak_memory_bytes"] for own, base in pairs]
+        ratios, memory = (against_vanilla(cells, length, name, key) for key in ("step_seconds", "peak_memory_bytes"))
         if not ratios:
             continue
         rows.append(
@@ -110,7 +107,7 @@ def page(cells: Cells) -> str:
                 str(length),
                 name,
                 f"{statistics.median(e['step_seconds'] for e in found):.3f} s",
-                f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+                median_and_range(ratios),
                 f"{statistics.median(memory):.2f}",
             ]
         )
@@ -120,6 +117,22 @@ def page(cells: Cells) -> str:
         "steps.\n"
     )
     return about + "\n" + table(["tokens", "objective", "step (median)", "against vanilla (range)", "memory"], rows)
+
+
+def answers(cells: Cells) -> list[tuple[str, str]]:
+    found = [
+        f"{median_and_range(against_vanilla(cells, length, 'roast', 'step_seconds'))} with {length} tokens"
+        for (length,) in grouped(cells, "length")
+    ]
+    return [("What does a RoAST step cost in vanilla steps?", f"{', '.join(found)}; by count of passes 2.67.")]
+
+
+def against_vanilla(cells: Cells, length: int, objective: str, key: str) -> list[float]:
+    """A cost against that of vanilla in the same round."""
+    vanilla, own = (
+        {e["cell"]["round"]: e[key] for e in pick(cells, length=length, objective=o)} for o in ("vanilla", objective)
+    )
+    return [own[r] / vanilla[r] for r in own if r in vanilla]
 
 
 if __name__ == "__main__":

@@ -67,6 +67,11 @@ def gap(first: dict[Any, float], second: dict[Any, float]) -> str:
     return f"{found.mean:+.3f} [{found.interval[0]:+.3f}, {found.interval[1]:+.3f}]"
 
 
+def median_and_range(values: list[float], digits: int = 2) -> str:
+    """`2.37 (2.31 to 2.39)`."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
 def standalone(svg: str) -> str:
     """An inline SVG as a file of its own, on a white ground."""
     return svg.replace("<svg", '<svg style="background:#fff" width="640"', 1)

@@ -257,7 +257,32 @@ def page(cells: Cells) -> str:
     return "\n".join([intro, *parts])
 
 
-def _backbone(cells: Cells, other: str | None) -> list[str]:
+def answers(cells: Cells) -> list[tuple[str, str]]:
+    """The three representations that the claim is about, and the cost of an update."""
+    shown = ("prefixes, concat", "multi-task model, first", "multi-task model, mean", "frozen model, mean")
+    means, seconds = [], []
+    for (other,), found in grouped(cells, "backbone").items():
+        scores, cost = scores_of(found)[0], update_seconds(found)
+        means.append(f"{other or 'MiniLM'}: " + ", ".join(f"{title} {_mean(scores[title]):.3f}" for title in shown))
+        seconds.append(f"{other or 'MiniLM'}: {cost['prefixes']:.0f} s against {cost['multi_task']:.0f} s")
+    return [
+        ("Representations from prefixes serve unseen tasks better than multi-task tuning.", f"{'; '.join(means)}."),
+        ("One more source task costs less than multi-task tuning again.", f"{'; '.join(seconds)}."),
+    ]
+
+
+def _mean(scores: dict[str, list[float]]) -> float:
+    return statistics.fmean(statistics.fmean(values) for values in scores.values())
+
+
+def update_seconds(cells: Cells) -> dict[str, float]:
+    """Arm -> mean seconds of an update by one source task."""
+    updated = grouped([e for e in cells if "update_seconds" in e], "arm")
+    return {arm: statistics.fmean(e["update_seconds"] for e in own) for (arm,), own in updated.items()}
+
+
+def scores_of(cells: Cells) -> tuple[dict[str, dict[str, list[float]]], dict[str, tuple[Any, Any]]]:
+    """Representation -> target -> score of every seed, and representation -> (width, passes)."""
     scores: dict[str, dict[str, list[float]]] = {}
     about: dict[str, tuple[Any, Any]] = {}
     for entry in cells:
@@ -270,15 +295,15 @@ def _backbone(cells: Cells, other: str | None) -> list[str]:
             about[title] = widths
             for name, score in found.items():
                 scores.setdefault(title, {}).setdefault(name, []).append(score)
-    rows = []
+    return scores, about
+
+
+def _backbone(cells: Cells, other: str | None) -> list[str]:
+    (scores, about), rows = scores_of(cells), []
     for title, found in scores.items():
-        mean = statistics.fmean(statistics.fmean(values) for values in found.values())
         shown = [spread(found[name]) if name in found else "" for name in TARGETS]
-        rows.append([title, *map(str, about[title]), *shown, f"{mean:.3f}"])
-    updates = [
-        [arm, f"{statistics.fmean(e['update_seconds'] for e in own):.0f} s"]
-        for (arm,), own in grouped([e for e in cells if "update_seconds" in e], "arm").items()
-    ]
+        rows.append([title, *map(str, about[title]), *shown, f"{_mean(found):.3f}"])
+    updates = [[arm, f"{seconds:.0f} s"] for arm, seconds in update_seconds(cells).items()]
     first = pick(cells, arm="prefixes")
     parameters = f"{first[0]['update_parameters']:,}" if first else "?"
     return [

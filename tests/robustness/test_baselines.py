@@ -167,9 +167,12 @@ def test_r_drop_is_two_dropout_passes_and_their_divergence(tmp_path: Path) -> No
     same(found, model)
 
 
-@pytest.mark.parametrize("distribution", ["uniform", "normal"])
-def test_r3f_adds_noise_and_the_summed_divergence(distribution: Any, tmp_path: Path) -> None:
-    settings = b.R3fSettings(noise=0.3, distribution=distribution, weight=0.7)
+@pytest.mark.parametrize(
+    ("distribution", "reduction"), [("uniform", "batchmean"), ("normal", "batchmean"), ("uniform", "sum")]
+)
+def test_r3f_adds_noise_and_a_divergence(distribution: Any, reduction: Any, tmp_path: Path) -> None:
+    assert b.R3fSettings().kl_reduction == "batchmean"
+    settings = b.R3fSettings(noise=0.3, distribution=distribution, weight=0.7, kl_reduction=reduction)
     loss, found = gradients(settings, tmp_path)
     model, batch = tiny.bert().double().train(), tiny.batch()
     torch.manual_seed(1)
@@ -181,7 +184,7 @@ def test_r3f_adds_noise_and_the_summed_divergence(distribution: Any, tmp_path: P
         drawn = (2 * torch.rand(shape, dtype=torch.float64) - 1) * 0.3
     noisy = with_added(model, batch, drawn)
     p, q = clean.logits.log_softmax(-1), noisy.logits.log_softmax(-1)
-    kl = F.kl_div(p, q, log_target=True, reduction="sum") + F.kl_div(q, p, log_target=True, reduction="sum")
+    kl = F.kl_div(p, q, log_target=True, reduction=reduction) + F.kl_div(q, p, log_target=True, reduction=reduction)
     wanted = clean.loss + 0.7 * kl
     wanted.backward()
     assert loss == pytest.approx(wanted.item(), abs=1e-11)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from luthier.registry import OBJECTIVES
 from luthier.robustness.objective import Objective
-from luthier.robustness.settings import PerturbAfter
+from luthier.robustness.settings import KlReduction, PerturbAfter
 from luthier.settings import Paper
 
 if TYPE_CHECKING:
@@ -120,8 +120,10 @@ class R3fSettings(Objective):
 
     noise: float = Field(1e-5, gt=0, description="Half width of the uniform noise, or deviation of the normal one.")
     distribution: Literal["uniform", "normal"] = Field("uniform", description="What the noise is drawn from.")
-    weight: float = Field(
-        1.0, gt=0, description="Weight of the symmetric KL divergence, summed over a step's examples."
+    weight: float = Field(1.0, gt=0, description="Weight of the symmetric KL divergence.")
+    kl_reduction: KlReduction = Field(
+        "batchmean",
+        description="The divergence is averaged over the examples of an optimiser step, as its authors do, or summed.",
     )
     perturb_after: PerturbAfter = _PERTURB_AFTER
 
@@ -138,6 +140,7 @@ class R3fSettings(Objective):
                 Perturbation(n_steps=0, noise=self.noise, noise_kind=kind, trains_embeddings=True),
                 clean_weight=1.0,
                 divergence_weight=self.weight,
+                reduction=self.kl_reduction,
                 perturb_after=self.perturb_after,
             )
         ]
