@@ -161,7 +161,8 @@ def page(cells: Cells) -> str:
         "## RoAST and its baselines from five sides\n\nFull fine-tuning, 800 training rows, 150 steps of 16, "
         "at most 150 rows a set, every objective at its default settings (entailment: the paper's alpha and beta). "
         "Mean ± sample standard deviation over seeds. `gap closed` and `ratio` are the two forms of the aggregate "
-        "improvement over vanilla, computed on the mean scores, the first also within every seed; rank is the mean "
+        "improvement over vanilla, computed on the mean scores, the first also within every seed: it divides by what "
+        "vanilla leaves open, so that a side where vanilla is nearly perfect can decide the sum. Rank is the mean "
         "over the five scores.\n"
     ]
     for one in standings(cells):
@@ -176,12 +177,13 @@ def answers(cells: Cells) -> list[tuple[str, str]]:
     for one in standings(cells):
         first, second = one.order[:2]
         said = [
-            f"{name} {one.gain(name, 'gap_closed')}, rank {one.ranks[name]:.1f}"
+            f"{name}: gap closed {one.gain(name, 'gap_closed')}, ratio {one.gain(name, 'ratio')}, "
+            f"rank {one.ranks[name]:.1f}"
             for name in one.order
-            if "roast" in name
+            if name.startswith("roast")
         ]
         found.setdefault(one.task, []).append(
-            f"{one.backbone}, {one.seeds} seed{'s' * (one.seeds > 1)}: {'; '.join(said)}; "
+            f"{one.backbone}, {one.seeds} seed{'s' * (one.seeds > 1)}. {'; '.join(said)}; "
             f"first of {len(one.order)}: {first} ({one.ranks[first]:.1f}), then {second} ({one.ranks[second]:.1f})"
         )
     claims = {task: f"RoAST comes first in aggregate: {CLAIMS[task]} over vanilla on {task}." for task in found}
