@@ -63,6 +63,7 @@ def test_archive_members_outside_are_refused(write, member):
         ("a.zip!a.csv", zipped({"a.csv": b"x" * 900})[:300]),
         ("a.tar!a.csv", b"not a tar"),
     ],
+    ids=["cut gzip", "no gzip", "cut zip", "no tar"],
 )
 def test_damaged_archives_are_told(write, name, content):
     path = write(name.partition("!")[0], content)
