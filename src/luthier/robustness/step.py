@@ -62,13 +62,22 @@ class Step:
         """The unperturbed pass, run once however many parts ask for it."""
         return self.run()
 
-    def run(self, sites: list[nn.Module] | None = None, change: Change | None = None) -> Pass:
-        """A forward pass with its task loss; `change` acts on the output of the `sites`."""
+    def run(
+        self, sites: list[nn.Module] | None = None, change: Change | None = None, *, companion: bool = False
+    ) -> Pass:
+        """A forward pass with its task loss; `change` acts on the output of the `sites`.
+
+        A `companion` shares its backward pass with a pass before it, and goes around the wrapper of distributed runs:
+        that one takes parameters without a part in the pass it saw last (embeddings that are held still) as finished.
+        """
+        model = self.model
+        if companion and isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
         if self._dropout is not None:
             self._dropout.restore()
         with intervene(sites, change) if sites and change is not None else nullcontext():
             loss, outputs = self._task_pass(
-                self.model, dict(self.inputs), return_outputs=True, num_items_in_batch=self.items
+                model, dict(self.inputs), return_outputs=True, num_items_in_batch=self.items
             )
         self.latest = Pass(loss, outputs, comparable_rows(logits_of(outputs), self.inputs.get("labels")))
         return self.latest

@@ -52,7 +52,7 @@ class TwoBranches(Part):
         # The probing pass is over, its activations freed, before the two passes that are kept.
         change = self.perturbation.change(step, self._sites) if self.perturbation else None
         clean = step.clean
-        perturbed = step.run(self._sites, change)
+        perturbed = step.run(self._sites, change, companion=True)
         reference = clean.rows.detach() if self.stop_gradient else clean.rows
         divergence = symmetric_divergence(perturbed.rows, reference)
         return (
