@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
+from luthier.evaluation.metrics import percentiles
 from luthier.robustness import aggregate_improvement, anomaly_auroc, average_rank, expected_calibration_error
-from luthier.robustness.metrics import anomaly_scores, cross_validated_ece, judge, mean_interval, softmax
+from luthier.robustness.metrics import Resampled, anomaly_scores, cross_validated_ece, judge, mean_interval, softmax
+from luthier.robustness.report import _auroc_on
 
 RECALLED = {
     "vanilla": {"accuracy": 0.9629, "shift": 0.9179, "adversarial": 0.6630, "calibration": 0.0711, "anomaly": 0.8672},
@@ -110,12 +112,46 @@ def test_interval_of_a_mean_covers_it_and_shrinks_with_rows() -> None:
 
     def width(count: int) -> float:
         hits = generator.random(count) < 0.7
-        low, high = mean_interval([(lambda i: float(hits[i].mean()), count)] * 2, draws=300)
+        low, high = mean_interval([Resampled(lambda i: float(hits[i].mean()), (("a", count),))] * 2, draws=300)
         assert low <= hits.mean() <= high
         return high - low
 
     assert width(2000) < width(50)
-    assert mean_interval([(lambda i: 1.0, 1)]) is None
+    assert mean_interval([Resampled(lambda i: 1.0, (("a", 1),))]) is None
+
+
+def test_scores_on_the_same_rows_are_redrawn_together() -> None:
+    hits = np.random.default_rng(0).random(100) < 0.7
+
+    def width(*names: str) -> float:
+        scores = [Resampled(lambda i: float(hits[i].mean()), ((name, 100),)) for name in names]
+        low, high = mean_interval(scores, draws=2000)
+        return high - low
+
+    assert width("a", "a", "a", "a") == width("a")
+    assert width("a", "b", "c", "d") == pytest.approx(width("a") / 2, rel=0.1)
+
+
+def test_intervals_of_areas_that_share_their_inside_rows_cover_the_true_area() -> None:
+    covered = 0
+    for seed in range(40):
+        draw = np.random.default_rng(seed)
+        inside = draw.normal(1.0, 1.0, 60)
+        areas = [Resampled(_auroc_on(inside, draw.normal(0.0, 1.0, 400)), (("in", 60), (n, 400))) for n in "abcd"]
+        low, high = mean_interval(areas, draws=200, seed=seed)
+        covered += low <= 0.7602 <= high  # P(N(1, 1) > N(0, 1))
+    assert covered >= 34
+
+
+def test_the_interval_of_a_calibration_error_holds_the_error() -> None:
+    for seed in range(20):
+        draw = np.random.default_rng(seed)
+        confidence = draw.uniform(0.5, 1.0, 200)
+        correct = draw.random(200) < confidence
+        error = expected_calibration_error(confidence, correct)
+        drawn = [expected_calibration_error(confidence[i], correct[i]) for i in draw.integers(0, 200, (200, 200))]
+        low, high = percentiles(drawn, centre=error)
+        assert 0.0 <= low <= error <= high
 
 
 def test_no_rows_is_an_error() -> None:

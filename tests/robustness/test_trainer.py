@@ -374,3 +374,23 @@ def test_lambda_converts_between_reductions(tmp_path: Path) -> None:
         torch.manual_seed(0)
         losses.append(float(trainer.compute_loss(model.train(), tiny.batch())))
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_a_random_mask_is_drawn_anew_at_every_epoch(tmp_path: Path) -> None:
+    made = tiny.trainer(tiny.bert(), SelectiveSettings(mask_rule="random"), tmp_path, max_steps=6)
+    masks = []
+
+    class Keep(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            masks.append(made.objective_parts[-1].selection.mask.clone())
+
+    made.add_callback(Keep())
+    made.train()
+    assert torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[1], masks[2])
+    assert not torch.equal(masks[3], masks[4])
+
+
+def test_the_released_mode_takes_importance_of_every_example() -> None:
+    assert not RoastSettings(mode="released", importance="per_example").skip_first_batch
+    assert RoastSettings(mode="released").skip_first_batch

@@ -7,7 +7,7 @@ import re
 import string
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -147,17 +147,33 @@ def bootstrap_interval(
     draws: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    centre: float | None = None,
 ) -> tuple[float, float] | None:
     """Percentile interval of a score over rows drawn with replacement.
 
     Args:
         statistic: row indices -> score.
         rows: how many rows there are; fewer than 2 have no interval.
+        centre: see `percentiles`.
     """
     if rows < 2:
         return None
     generator = np.random.default_rng(seed)
-    drawn = [statistic(generator.integers(0, rows, rows)) for _ in range(draws)]
+    return percentiles([statistic(generator.integers(0, rows, rows)) for _ in range(draws)], level, centre)
+
+
+def percentiles(drawn: Sequence[float], level: float = 0.95, centre: float | None = None) -> tuple[float, float]:
+    """The middle part of bootstrap draws.
+
+    Args:
+        drawn: the score in every draw.
+        level: the share between the two ends.
+        centre: the score itself, where redrawing rows adds a bias of its own, as it does to a calibration error, which
+            is never negative: the draws are moved until their mean is the score, and cut off at 0.
+    """
     tail = (1 - level) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return float(low), float(high)
+    low, high = (float(end) for end in np.quantile(drawn, [tail, 1 - tail]))
+    if centre is None:
+        return low, high
+    shift = centre - float(np.mean(drawn))
+    return max(0.0, low + shift), max(0.0, high + shift)

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from luthier.evaluation.calibration import Binning, expected_calibration_error
+from luthier.evaluation.metrics import percentiles
 
 PERSPECTIVES = ("accuracy", "shift", "adversarial", "calibration", "anomaly")
 BEST = {"accuracy": 1.0, "shift": 1.0, "adversarial": 1.0, "calibration": 0.0, "anomaly": 1.0}
@@ -217,24 +218,42 @@ def average_rank(table: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {m: float(r) for m, r in zip(methods, ranks, strict=True)}
 
 
+@dataclass(frozen=True)
+class Resampled:
+    """A score that can be computed on redrawn rows.
+
+    Attributes:
+        score: an array of row indices for each of `groups` -> score.
+        groups: name of each group of rows, and how many there are.
+    """
+
+    score: Callable[..., float]
+    groups: tuple[tuple[str, int], ...]
+
+
 def mean_interval(
-    statistics: Sequence[tuple[Callable[[np.ndarray], float], int]],
+    scores: Sequence[Resampled],
     *,
     draws: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    centre: float | None = None,
 ) -> tuple[float, float] | None:
-    """Percentile bootstrap interval of the plain mean of several sets' scores; rows are redrawn within each set.
+    """Percentile bootstrap interval of the plain mean of several sets' scores.
+
+    Rows are redrawn within each group. Groups of the same name and size are the same rows and are redrawn once for all
+    scores on them: what scores have in common would be averaged away otherwise.
 
     Args:
-        statistics: for each set, row indices -> score, and its number of rows; a set of one row has no interval.
+        scores: of the sets; a group of one row has no interval.
+        centre: see `luthier.evaluation.metrics.percentiles`.
     """
-    if any(rows < 2 for _, rows in statistics) or not statistics:
+    groups = dict.fromkeys(group for score in scores for group in score.groups)
+    if not scores or any(rows < 2 for _, rows in groups):
         return None
     generator = np.random.default_rng(seed)
-    drawn = [
-        np.mean([statistic(generator.integers(0, rows, rows)) for statistic, rows in statistics]) for _ in range(draws)
-    ]
-    tail = (1 - level) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return float(low), float(high)
+    found = []
+    for _ in range(draws):
+        drawn = {group: generator.integers(0, group[1], group[1]) for group in groups}
+        found.append(float(np.mean([s.score(*(drawn[group] for group in s.groups)) for s in scores])))
+    return percentiles(found, level, centre)

@@ -16,6 +16,7 @@ from luthier.robustness.metrics import (
     PERSPECTIVES,
     Aggregate,
     Judged,
+    Resampled,
     aggregate_improvement,
     anomaly_scores,
     average_rank,
@@ -45,12 +46,19 @@ class EvaluationSet:
         texts: whatever the scorer takes: strings, or pairs of them.
         labels: (N,) class ids; None for anomalies.
         two_way: an entailment set without a neutral class; see `metrics.judge`.
+        made_from: name of the rows that it is a version of, row by row, as under an attack; intervals take versions
+            of the same rows together.
     """
 
     name: str
     texts: Sequence[Any]
     labels: np.ndarray | None = None
     two_way: bool = False
+    made_from: str | None = None
+
+    def group(self, rows: int) -> tuple[str, int]:
+        """What its rows are called when they are redrawn."""
+        return self.made_from or self.name, rows
 
 
 @dataclass
@@ -110,17 +118,19 @@ class RobustnessReport:
         perspectives: dict[str, float] = {}
         intervals: dict[str, list[float]] = {}
         records: list[dict[str, Any]] = []
-        everything: list[Judged] = []
+        everything: list[Resampled] = []
         for name, sets in groups.items():
             judged = [self._judge(scorer, s) for s in sets]
             records += [self._record(name, s, j) for s, j in zip(sets, judged, strict=True)]
-            everything += judged
+            groups_of = [(s.group(len(j.correct)),) for s, j in zip(sets, judged, strict=True)]
+            everything += [Resampled(self._ece_on(j), g) for j, g in zip(judged, groups_of, strict=True)]
             if judged:
                 perspectives[name] = float(np.mean([j.accuracy for j in judged]))
-                self._add_interval(intervals, name, [(_accuracy_on(j), len(j.correct)) for j in judged])
+                accuracies = [Resampled(_accuracy_on(j), g) for j, g in zip(judged, groups_of, strict=True)]
+                self._add_interval(intervals, name, accuracies)
         perspectives["calibration"] = float(np.mean([r["ece"] for r in records]))
         if self.ece_temperature == "none":
-            self._add_interval(intervals, "calibration", [(self._ece_on(j), len(j.correct)) for j in everything])
+            self._add_interval(intervals, "calibration", everything, centre=perspectives["calibration"])
         anomalies = self._anomalies(scorer, perspectives, intervals)
         return {
             "perspectives": {p: perspectives[p] for p in PERSPECTIVES if p in perspectives},
@@ -185,7 +195,8 @@ class RobustnessReport:
             outside = softmax(self._scored(scorer, one)).max(axis=1)
             found = anomaly_scores(inside, outside)
             records.append({"name": one.name, "inside": home.name, "rows": len(outside)} | asdict(found))
-            statistics.append((_auroc_on(inside, outside), len(inside) + len(outside)))
+            groups = (home.group(len(inside)), one.group(len(outside)))
+            statistics.append(Resampled(_auroc_on(inside, outside), groups))
         perspectives["anomaly"] = float(np.mean([r["auroc"] for r in records]))
         self._add_interval(intervals, "anomaly", statistics)
         return records
@@ -197,9 +208,9 @@ class RobustnessReport:
         return bootstrap_interval(statistic, rows, draws=self.draws, seed=self.seed) if self.draws else None
 
     def _add_interval(
-        self, intervals: dict[str, list[float]], name: str, statistics: list[tuple[Callable[[np.ndarray], float], int]]
+        self, intervals: dict[str, list[float]], name: str, scores: list[Resampled], centre: float | None = None
     ) -> None:
-        found = mean_interval(statistics, draws=self.draws, seed=self.seed) if self.draws else None
+        found = mean_interval(scores, draws=self.draws, seed=self.seed, centre=centre) if self.draws else None
         if found:
             intervals[name] = list(found)
 
@@ -208,18 +219,13 @@ def _accuracy_on(judged: Judged) -> Callable[[np.ndarray], float]:
     return lambda i: float(judged.correct[i].mean())
 
 
-def _auroc_on(inside: np.ndarray, outside: np.ndarray) -> Callable[[np.ndarray], float]:
-    """The statistic over redrawn rows of both groups together; a draw that misses one group scores chance."""
+def _auroc_on(inside: np.ndarray, outside: np.ndarray) -> Callable[[np.ndarray, np.ndarray], float]:
+    """The area over redrawn rows of both groups."""
     from scipy.stats import rankdata
 
-    score, is_anomaly = -np.r_[inside, outside], np.r_[np.zeros(len(inside), bool), np.ones(len(outside), bool)]
-
-    def auroc(rows: np.ndarray) -> float:
-        positive, ranks = is_anomaly[rows], rankdata(score[rows])
-        many, few = int(positive.sum()), int((~positive).sum())
-        if not many or not few:
-            return 0.5
-        return float((ranks[positive].sum() - many * (many + 1) / 2) / (many * few))
+    def auroc(home: np.ndarray, away: np.ndarray) -> float:
+        ranks = rankdata(-np.r_[inside[home], outside[away]])[len(home) :]
+        return float((ranks.sum() - len(away) * (len(away) + 1) / 2) / (len(away) * len(home)))
 
     return auroc
 

@@ -41,7 +41,8 @@ class ModalObjective(Objective):
     @classmethod
     def _mode_fills_what_is_not_given(cls, data: Any) -> Any:
         if isinstance(data, dict) and data.get("mode") == "released":
-            return {k: v for k, v in _RELEASED.items() if k in cls.model_fields} | data
+            without = {"skip_first_batch"} if data.get("importance") == "per_example" else set()
+            return {k: v for k, v in _RELEASED.items() if k in cls.model_fields and k not in without} | data
         return data
 
 

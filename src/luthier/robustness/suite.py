@@ -269,7 +269,7 @@ class RobustnessSuite(Suite):
             texts, labels, scorer, kind=attack.kind, rate=attack.rate, order=attack.order, seed=subject.seed
         )
         right = np.asarray(subject.predictions.logits)[: len(labels)].argmax(axis=1) == labels
-        after = EvaluationSet(f"{subject.split} under {attack.title}", changed, labels)
+        after = EvaluationSet(f"{subject.split} under {attack.title}", changed, labels, made_from=subject.split)
         return Attacked(after, texts, float(right.mean()))
 
 

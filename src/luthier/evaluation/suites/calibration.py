@@ -39,15 +39,17 @@ class CalibrationSuite(Suite):
 
         probabilities, labels = subject.predictions.probabilities, subject.predictions.labels.astype(int)
         confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+        error = expected_calibration_error(confidence, correct, self.bins, self.binning)
         interval = bootstrap_interval(
             lambda i: expected_calibration_error(confidence[i], correct[i], self.bins, self.binning),
             len(labels),
             seed=subject.seed,
+            centre=error,
         )
         bins = reliability_bins(confidence, correct, self.bins, self.binning)
         return SuiteResult(
             scores={
-                "expected_calibration_error": expected_calibration_error(confidence, correct, self.bins, self.binning),
+                "expected_calibration_error": error,
                 "brier_score": brier_score(probabilities, labels),
             },
             intervals={"expected_calibration_error": interval} if interval else {},

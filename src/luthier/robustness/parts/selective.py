@@ -31,7 +31,7 @@ class SelectiveTraining(Part):
         resample: optimiser steps between draws; None draws once an epoch.
         stage: what is masked, the gradient or the optimiser's update.
         decay_masked: whether decoupled weight decay acts on masked entries.
-        renew_ranks: whether ranks are renewed at every epoch; if not, those from before training stay.
+        renew_ranks: whether every epoch has ranks and a draw of its own; if not, those from before training stay.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class SelectiveTraining(Part):
     ) -> None:
         self.policy, self.importance, self.scope, self.batches = policy, importance, scope, batches
         self.skip_first, self.resample, self.stage, self.decay_masked = skip_first, resample, stage, decay_masked
-        self.renew_ranks = renew_ranks and policy.needs_importance
+        self.renew_ranks = renew_ranks
         self.selection: Selection | None = None
         self._epoch: int | None = None
         self._loaded: dict[str, Any] | None = None
@@ -109,7 +109,7 @@ class SelectiveTraining(Part):
             return
         assert self.selection is not None
         self._epoch = int(trainer.state.epoch or 0.0)
-        if self.importance == "per_example":
+        if self.importance == "per_example" or not self.policy.needs_importance:
             return
         gradients = [p.grad for p in self.selection.parameters]
         scaler = trainer.accelerator.scaler
