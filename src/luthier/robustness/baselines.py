@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.errors import DataError, RecipeError
 from luthier.registry import OBJECTIVES
 from luthier.robustness.objective import Objective
-from luthier.robustness.settings import KlReduction, PerturbAfter
+from luthier.robustness.settings import KlReduction, PerturbAfter, endless_pass
 from luthier.settings import Paper
 
 if TYPE_CHECKING:
@@ -291,6 +292,10 @@ class ChildTuningDSettings(Objective):
         policy = MaskPolicy("topk", keep=self.keep, unbiased_scale=False)
         return [CleanLoss(), SelectiveTraining(policy, batches=self.importance_batches, renew_ranks=False)]
 
+    def check(self, *, schema: str, classes: int, validation: bool, streamed: bool) -> None:
+        if streamed and self.importance_batches is None:
+            raise endless_pass(self.name)
+
 
 @OBJECTIVES.register
 class ChildTuningFSettings(Objective):
@@ -349,6 +354,15 @@ class TemperatureScalingSettings(VanillaSettings):
         venue="ICML 2017",
         url="https://arxiv.org/abs/1706.04599",
     )
+
+    def check(self, *, schema: str, classes: int, validation: bool, streamed: bool) -> None:
+        if schema not in ("single_sentence", "pair") or classes < 2:
+            raise RecipeError(
+                f"{self.name} corrects the confidence of a classifier, which this task does not train",
+                fix="use another objective for this task",
+            )
+        if not validation:
+            raise DataError(f"{self.name} needs a validation split", fix="give data.validation")
 
     def finish(self, model: nn.Module, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         from luthier.robustness.temperature import fit_temperature, fold_temperature

@@ -14,13 +14,14 @@ from torch.nn import functional as F
 IGNORED = -100
 
 
-def comparable_rows(logits: Any, labels: Tensor | None) -> Tensor:
+def comparable_rows(logits: Any, labels: Tensor | None, *, shifted: bool = False) -> Tensor:
     """The logits that count, one row for each decision.
 
     Args:
         logits: (B, C) or (B,); (B, P + T, C) for token labels with P prompt positions in front; a pair of (B, T)
             for the start and end of an answer.
         labels: (B, T) where tokens are labelled; positions with -100 are left out.
+        shifted: whether position t is scored against the label at t + 1, as causal language models do.
 
     Returns:
         (N, C), in at least float32.
@@ -30,9 +31,30 @@ def comparable_rows(logits: Any, labels: Tensor | None) -> Tensor:
     if logits.ndim == 1:
         logits = logits[:, None]
     if logits.ndim == 3 and labels is not None and labels.ndim == 2:
-        logits = logits[:, -labels.shape[1] :][labels.to(logits.device) != IGNORED]
+        labels, behind = _scored(labels, logits.shape[1], shifted), int(shifted)
+        end = logits.shape[1] - behind
+        logits = logits[:, end - labels.shape[1] : end][labels.to(logits.device) != IGNORED]
     logits = logits.reshape(-1, logits.shape[-1])
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def counted_labels(labels: Tensor, positions: int | None, *, shifted: bool = False) -> Tensor:
+    """The labels of `comparable_rows`, (N,).
+
+    Args:
+        labels: (B,), or (B, T) where tokens are labelled.
+        positions: of the logits, P + T; None without tokens.
+        shifted: as there.
+    """
+    if positions is not None and labels.ndim == 2:
+        labels = _scored(labels, positions, shifted)
+    labels = labels.reshape(-1)
+    return labels[labels != IGNORED]
+
+
+def _scored(labels: Tensor, positions: int, shifted: bool) -> Tensor:
+    """The labels that some position predicts: without a prompt in front nothing predicts the first token."""
+    return labels[:, 1:] if shifted and positions == labels.shape[1] else labels
 
 
 def symmetric_divergence(perturbed: Tensor, clean: Tensor) -> Tensor:

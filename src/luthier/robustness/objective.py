@@ -39,6 +39,19 @@ class Objective(Settings):
 
         return ObjectiveMixin
 
+    def check(self, *, schema: str, classes: int, validation: bool, streamed: bool) -> None:
+        """Refuse a task before anything is trained.
+
+        Args:
+            schema: of the encoded rows.
+            classes: how many labels the task has; 0 without labels.
+            validation: whether there is a validation split.
+            streamed: whether the training rows come as a stream that does not end.
+
+        Raises:
+            DataError, RecipeError: the data don't allow this objective.
+        """
+
     def configure(self, trainer: Any) -> None:
         """Check that the objective fits the trainer; called once, when the trainer is made.
 

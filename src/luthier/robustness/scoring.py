@@ -23,9 +23,9 @@ class Scorer:
         model: a sequence classifier, on any device; it is put in evaluation mode for the time of a call.
         tokenizer: its tokenizer.
         batch_size: texts in one forward pass.
-        max_length: tokens of a text; longer ones are cut and counted in `truncated`. None takes what the tokenizer and
-            the model allow.
-        reserved: positions that a prompt method fills itself.
+        max_length: positions of a text and its prompt; longer texts are cut and counted in `truncated`. None takes
+            what the tokenizer and the model allow.
+        reserved: how many of them a prompt method fills itself.
         pad_mask: false attends to padding, as RoAST's released code does (section 8, item 2).
 
     Raises:
@@ -45,7 +45,7 @@ class Scorer:
         if batch_size > 1 and tokenizer.pad_token_id is None:
             raise ModelError("the tokenizer has no padding token", fix="set tokenizer.pad_token, or batch_size=1")
         self.model, self.tokenizer, self.batch_size, self.pad_mask = model, tokenizer, batch_size, pad_mask
-        self.max_length = max_length or _longest(model, tokenizer) - reserved
+        self.max_length = (max_length or _longest(model, tokenizer)) - reserved
         self.truncated = 0
 
     def __call__(self, texts: Sequence[Text]) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from luthier.errors import RecipeError
 from luthier.registry import OBJECTIVES
 from luthier.robustness.objective import Objective
 from luthier.settings import Paper
@@ -25,6 +26,14 @@ KlReduction = Literal["sum", "batchmean"]
 PerturbAfter = Literal["auto", "embedding_block", "word_embedding"]
 
 _RELEASED = {"adv_ce_weight": 0.0, "skip_first_batch": True, "pad_mask": False}
+
+
+def endless_pass(name: str) -> RecipeError:
+    """The error of a pass over all of a stream."""
+    return RecipeError(
+        f"{name} measures importance by a pass over the training data, and a stream does not end",
+        fix="give importance_batches: how many batches to look at",
+    )
 
 
 class ModalObjective(Objective):
@@ -199,6 +208,15 @@ class SelectionSettings(ModalObjective):
         if self.importance == "per_example" and self.skip_first_batch:
             raise ValueError("skip_first_batch has no effect with `importance: per_example`")
         return self
+
+    def check(self, *, schema: str, classes: int, validation: bool, streamed: bool) -> None:
+        if streamed and self.importance == "per_example":
+            raise RecipeError(
+                "a stream has no epochs, before each of which `importance: per_example` would look at every example",
+                fix="use importance: batch_gradient",
+            )
+        if streamed and self.importance_batches is None and self.mask_rule != "random":
+            raise endless_pass(self.name)
 
     def _selective(self) -> Part:
         from luthier.robustness.parts.selective import SelectiveTraining

@@ -11,8 +11,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from luthier.robustness.divergence import comparable_rows, symmetric_divergence
+from luthier.robustness.divergence import comparable_rows, counted_labels, symmetric_divergence
 from luthier.robustness.perturbation import Change, Probe, intervene
+from luthier.robustness.scope import base_and_trunk
+
+# Language models whose loss scores position t against the label at t + 1.
+_CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,18 @@ class Step:
             loss, outputs = self._task_pass(
                 model, dict(self.inputs), return_outputs=True, num_items_in_batch=self.items
             )
-        self.latest = Pass(loss, outputs, comparable_rows(logits_of(outputs), self.inputs.get("labels")))
+        self.latest = Pass(loss, outputs, self.rows_of(outputs))
         return self.latest
+
+    def rows_of(self, outputs: Any) -> Tensor:
+        """The logits that count, (N, C)."""
+        return comparable_rows(logits_of(outputs), self.inputs.get("labels"), shifted=self._shifted)
+
+    def counted_labels(self) -> Tensor:
+        """The labels of those rows, (N,)."""
+        logits = logits_of(self.clean.outputs)
+        positions = logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 3 else None
+        return counted_labels(self.inputs["labels"], positions, shifted=self._shifted)
 
     def probe(self, sites: list[nn.Module], probe: Probe, target: Tensor | None) -> Tensor:
         """The gradient of the task loss, or of the divergence from `target`, with respect to what `probe` adds.
@@ -142,6 +156,11 @@ class Step:
         """Add a part of the loss's gradient now, before the trainer's own backward pass."""
         with self.trainer.accelerator.no_sync(self.model):
             self.trainer.accelerator.backward(loss if self._is_share else loss / self._batches)
+
+    @property
+    def _shifted(self) -> bool:
+        base, _ = base_and_trunk(self.trainer.model)
+        return type(base).__name__.endswith(_CAUSAL)
 
     @property
     def _is_share(self) -> bool:

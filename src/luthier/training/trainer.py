@@ -270,7 +270,7 @@ class LuthierTrainer(Trainer):
         self._seconds_before = progress["seconds"]
         self._resumed_progress = progress
         if (place / EXTRA).exists():
-            self.load_objective_state(torch.load(place / EXTRA, weights_only=True))
+            self.load_objective_state(torch.load(place / EXTRA, weights_only=True, map_location="cpu"))
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self._resumed_progress is not None:

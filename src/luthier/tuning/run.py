@@ -111,7 +111,7 @@ def prepare(stage: Tune, inputs: StageInputs) -> Prepared:
 
     Raises:
         DataError: a row can't be used, or a row is too long and may not be cut.
-        RecipeError: the method leaves no room for text.
+        RecipeError: the method leaves no room for text, or the objective does not fit the data.
     """
     tokenizer, config = load_tokenizer(inputs.model), load_config(inputs.model)
     task = load_data(stage.data, splits=("train", "validation"))
@@ -141,7 +141,18 @@ def prepare(stage: Tune, inputs: StageInputs) -> Prepared:
     if task.form is not None and task.form.ranks_candidates:
         rows["train"] = rows["train"].select([i for i, answer in enumerate(rows["train"]["answer"]) if answer >= 0])
     schema = task.encoded_schema
+    if stage.objective is not None:
+        stage.objective.check(
+            schema=schema,
+            classes=len(task.labels),
+            validation=_has_rows(rows.get("validation")),
+            streamed=stage.data.streaming,
+        )
     return Prepared(task, rows, tokenizer, head_for(schema, config), longest, is_shifted(schema, config))
+
+
+def _has_rows(split: Any) -> bool:
+    return split is not None and (not hasattr(split, "__len__") or len(split) > 0)
 
 
 def check_answers_in_text(stage: Tune, config: Any) -> None:
@@ -225,15 +236,9 @@ def row_sampler(stage: Tune, rows: Any, seed: int) -> LengthBucketSampler:
 
 
 def finish_objective(stage: Tune, prepared: Prepared, model: Any, job: TrainingJob) -> dict[str, float]:
-    """What an objective does to the trained model, given its outputs on the validation split.
-
-    Raises:
-        DataError: the objective needs a validation split and there is none.
-    """
+    """What an objective does to the trained model, given its outputs on the validation split."""
     if stage.objective is None or not stage.objective.needs_validation_logits:
         return {}
-    if not len(prepared.rows.get("validation", ())):
-        raise DataError(f"{stage.objective.name} needs a validation split", fix="give data.validation")
     found = predict_rows(
         model, prepared.rows["validation"], job.collator, prepared.schema, batch_size=stage.evaluation_batch_size
     )

@@ -41,8 +41,10 @@ class WeightAscent(Part):
         with step.trainer.accelerator.no_sync(step.model):
             gradients = step.gradients(step.run().loss, self._trained)
         length = torch.stack([(g if g.dtype == torch.float64 else g.float()).norm() for g in gradients]).norm()
+        # Where half precision overflows, the scaler is to see it in the pass below and leave out the step.
+        moved = self._trained if step.trainer.accelerator.scaler is None or bool(length.isfinite()) else []
         with torch.no_grad():
-            for p, g in zip(self._trained, gradients, strict=True):
+            for p, g in zip(moved, gradients, strict=False):
                 self._saved.append((p, p.detach().clone()))
                 p.add_(g * (self.rho / (length + 1e-12)).to(g.dtype))
         return step.run().loss

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from luthier.errors import TrainingError
-from luthier.robustness.divergence import IGNORED, comparable_rows, symmetric_divergence
+from luthier.robustness.divergence import symmetric_divergence
 from luthier.robustness.parts.base import Part
 from luthier.robustness.scope import backbone_parameters, trainable_parameters
-from luthier.robustness.step import Step, logits_of
+from luthier.robustness.step import Step
 
 
 class Smoothing(Part):
@@ -29,9 +30,8 @@ class Smoothing(Part):
         rows = step.clean.rows
         if rows.shape[-1] == 1 or "labels" not in step.inputs:
             raise TrainingError("label smoothing needs class labels", fix="use another objective for this task")
-        labels = step.inputs["labels"].reshape(-1)
         log_p = F.log_softmax(rows, dim=-1)
-        right = log_p.gather(1, labels[labels != IGNORED].to(rows.device)[:, None])[:, 0]
+        right = log_p.gather(1, step.counted_labels().to(rows.device)[:, None])[:, 0]
         return step.over_examples(self.smoothing * (right - log_p.mean(dim=-1)).sum(), len(rows), "mean")
 
 
@@ -73,12 +73,24 @@ class Proximal(Part):
         self.average = {n: v.to(self._trained[n].device) for n, v in self.average.items()}
 
     def loss(self, step: Step) -> Tensor:
-        model = step.trainer.model
-        with torch.no_grad():
-            outputs = functional_call(model, self.average, (), _without_labels(step.inputs))
-        target = comparable_rows(logits_of(outputs), step.inputs.get("labels"))
-        divergence = symmetric_divergence(step.clean.rows, target)
+        clean = step.clean
+        with torch.no_grad(), self._averaged():
+            target = step.run(companion=True).rows
+        step.latest = clean
+        divergence = symmetric_divergence(clean.rows, target)
         return step.over_examples(self.weight * divergence, len(target), "mean")
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The model with the average in place of its weights; what an open graph has saved of them stays."""
+        own = {n: p.data for n, p in self._trained.items()}
+        try:
+            for n, p in self._trained.items():
+                p.data = self.average[n]
+            yield
+        finally:
+            for n, p in self._trained.items():
+                p.data = own[n]
 
     def after_update(self, trainer: Any) -> None:
         with torch.no_grad():
@@ -90,7 +102,3 @@ class Proximal(Part):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.average = state["average"]
-
-
-def _without_labels(inputs: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in inputs.items() if k not in ("labels", "start_positions", "end_positions")}

@@ -182,7 +182,9 @@ def measure_importance(
                 with trainer.compute_loss_context_manager():
                     step = trainer.step_on(trainer.model, part, None)
                     gradients = step.gradients(step.clean.loss, selection.parameters)
-                selection.observe(gradients)
+                # Half precision overflows now and then; the trainer leaves out such a step, too.
+                if trainer.accelerator.scaler is None or all(bool(g.isfinite().all()) for g in gradients):
+                    selection.observe(gradients)
 
 
 @contextmanager
