@@ -123,6 +123,8 @@ def test_long_texts_are_cut_and_counted(minilm: Any) -> None:
     scorer(["word " * 50, "short"])
     assert scorer.truncated == 1
     assert Scorer(*minilm).max_length == 512
+    assert Scorer(*minilm, reserved=12).max_length == 500
+    assert Scorer(*minilm, max_length=100, reserved=12).max_length == 88
 
 
 def test_neighbours_come_from_the_embeddings_and_attack_a_real_model(minilm: Any) -> None:

@@ -1,0 +1,119 @@
+"""Objectives on models that write text, and what objectives refuse before anything is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+
+from luthier.errors import DataError, RecipeError
+from luthier.registry import OBJECTIVES
+from luthier.robustness.baselines import LabelSmoothingSettings, SmartSettings
+from luthier.robustness.divergence import comparable_rows, counted_labels
+from luthier.robustness.settings import RoastSettings, SelectiveSettings
+from tests.robustness.tiny import PAD, WORDS, trainer
+
+GOOD = {"schema": "single_sentence", "classes": 2, "validation": True, "streamed": False}
+
+
+def llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": WORDS, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    return LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, pad_token_id=PAD))
+
+
+def t5() -> T5ForConditionalGeneration:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": WORDS, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+    return T5ForConditionalGeneration(T5Config(**sizes, dropout_rate=0.0, pad_token_id=PAD, decoder_start_token_id=PAD))
+
+
+def batch() -> dict[str, torch.Tensor]:
+    ids = torch.randint(2, WORDS, (3, 7), generator=torch.Generator().manual_seed(1))
+    labels = ids.clone()
+    labels[:, :2], labels[0, 5:] = -100, -100
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+def loss_of(model: Any, objective: Any, folder: Any) -> torch.Tensor:
+    made = trainer(model, objective, folder)
+    for part in made.objective_parts:
+        part.begin(made)
+    model.train()
+    return made.compute_loss(model, batch())
+
+
+def test_smoothing_takes_the_position_that_is_scored(tmp_path: Any) -> None:
+    model = llama()
+    found = loss_of(model, LabelSmoothingSettings(smoothing=0.2), tmp_path)
+    logits, labels = model(batch()["input_ids"]).logits[:, :-1], batch()["labels"][:, 1:]
+    expected = F.cross_entropy(logits.reshape(-1, WORDS), labels.reshape(-1), label_smoothing=0.2)
+    torch.testing.assert_close(found, expected)
+
+
+def test_smoothing_of_an_encoder_decoder_is_not_shifted(tmp_path: Any) -> None:
+    model = t5()
+    found = loss_of(model, LabelSmoothingSettings(smoothing=0.2), tmp_path)
+    logits = model(**batch()).logits.reshape(-1, WORDS)
+    torch.testing.assert_close(found, F.cross_entropy(logits, batch()["labels"].reshape(-1), label_smoothing=0.2))
+
+
+@pytest.mark.parametrize("prompt", [0, 4])
+@pytest.mark.parametrize("shifted", [False, True])
+def test_rows_and_labels_belong_together(prompt: int, shifted: bool) -> None:
+    """Position p of the prompt and the text holds p in its logits; its label is the position that it is scored on."""
+    length = 5
+    logits = torch.arange(prompt + length, dtype=torch.float64)[None, :, None].expand(2, -1, 3)
+    labels = torch.arange(prompt, prompt + length).repeat(2, 1)
+    rows = comparable_rows(logits, labels, shifted=shifted)
+    told = counted_labels(labels, prompt + length, shifted=shifted)
+    assert torch.equal(rows[:, 0].long(), told - int(shifted))
+    assert len(rows) == 2 * (length - int(shifted and prompt == 0))
+
+
+@pytest.mark.parametrize("make", [llama, t5])
+def test_smart_holds_to_weights_that_have_not_moved_yet(make: Any, tmp_path: Any) -> None:
+    model = make()
+    start = {n: p.detach().clone() for n, p in model.named_parameters()}
+    made = trainer(model, SmartSettings(), tmp_path)
+    proximal = made.objective_parts[-1]
+    for part in made.objective_parts:
+        part.begin(made)
+    model.train()
+    step = made.step_on(model, batch(), None)
+    assert float(proximal.loss(step)) == pytest.approx(0.0, abs=1e-9)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.add_(0.3)
+    loss = proximal.loss(made.step_on(model, batch(), None))
+    loss.backward()
+    assert float(loss) > 1e-6
+    with torch.no_grad():
+        model.get_input_embeddings().weight.sub_(0.3)
+    for n, p in model.named_parameters():
+        torch.testing.assert_close(p.detach(), start[n], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("objective", "changed", "error", "told"),
+    [
+        (OBJECTIVES.get("temperature_scaling")(), {"validation": False}, DataError, "validation split"),
+        (OBJECTIVES.get("temperature_scaling")(), {"classes": 0}, RecipeError, "classifier"),
+        (OBJECTIVES.get("temperature_scaling")(), {"schema": "tokens"}, RecipeError, "classifier"),
+        (RoastSettings(), {"streamed": True}, RecipeError, "does not end"),
+        (SelectiveSettings(importance="per_example"), {"streamed": True}, RecipeError, "no epochs"),
+        (OBJECTIVES.get("child_tuning_d")(), {"streamed": True}, RecipeError, "does not end"),
+    ],
+    ids=["no validation", "regression", "tokens", "roast stream", "examples of a stream", "child stream"],
+)
+def test_data_that_cannot_work_are_refused(objective: Any, changed: dict[str, Any], error: Any, told: str) -> None:
+    objective.check(**GOOD)
+    with pytest.raises(error, match=told):
+        objective.check(**GOOD | changed)
+
+
+def test_a_stream_works_with_a_number_of_batches_or_without_importance() -> None:
+    RoastSettings(importance_batches=3).check(**GOOD | {"streamed": True})
+    SelectiveSettings(mask_rule="random").check(**GOOD | {"streamed": True})
