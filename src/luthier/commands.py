@@ -212,7 +212,7 @@ def export(arguments: argparse.Namespace) -> None:
     from luthier.tuning.export import export_prompt
 
     place = export_prompt(arguments.run, arguments.to, overwrite=arguments.force)
-    console().print(f"wrote {place}", soft_wrap=True)
+    console().print(f"wrote {place}; a task head that was trained with it is not part of the file", soft_wrap=True)
 
 
 def list_parts(arguments: argparse.Namespace) -> None:

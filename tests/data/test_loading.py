@@ -211,3 +211,19 @@ def test_the_same_file_under_two_names_is_told(write, tmp_path, monkeypatch):
 def test_a_single_file_has_no_splits_of_its_own(write):
     with pytest.raises(DataError, match="name it as `train`"):
         load(source=write("a.csv", TRAIN))
+
+
+def test_a_label_whose_only_row_is_cut_off_for_validation_is_a_label(write):
+    lines = "".join(f"film {i},{'abcdefghij'[i]}\n" for i in range(10))
+    data = load(train=write("a.csv", "text,label\n" + lines), validation_fraction=0.3)
+    assert data.labels == list("abcdefghij")
+    assert len(data.splits["validation"]) == 3
+
+
+def test_labels_that_look_like_missing_ones_are_told(write, caplog):
+    data = load(train=write("a.csv", TRAIN + "odd,nan\nodder,None\n"))
+    assert data.labels == ["None", "nan", "neg", "pos"]
+    assert "'None', 'nan' are counted as a label" in caplog.text
+    caplog.clear()
+    load(train=write("b.csv", TRAIN))
+    assert "counted as a label" not in caplog.text

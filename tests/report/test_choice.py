@@ -179,3 +179,25 @@ def test_costs_that_nobody_knows_leave_the_best():
 def test_a_block_of_another_shape_is_no_crash(tmp_path: Path, compare: str):
     write_recipe(tmp_path / "run", f"name: x\nstages: [{{tune: {{}}}}]\ncompare: {compare}\n")
     write_report([tmp_path / "run"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "accuracy", "said"),
+    [
+        (20, 0.6, "can't be told from guessing among 2 labels"),
+        (20, 0.9, "by 20 validation rows only: one row is 0.050"),
+        (400, 0.6, ""),
+        (400, 0.52, "guessing"),
+    ],
+)
+def test_a_choice_that_is_worth_little_says_so_first(tmp_path: Path, rows: int, accuracy: float, said: str):
+    folder = preset_run(tmp_path / "run", {"full": [accuracy, accuracy], "lora": [0.5, 0.5]})
+    for method, right in (("full", accuracy), ("lora", 0.5)):
+        for seed in (1, 2):
+            correct(folder, method, seed, "1" * round(rows * right) + "0" * (rows - round(rows * right)))
+            place = cell_folder(folder, method, seed) / "00-tune" / "metrics.json"
+            metrics = json.loads(place.read_text())
+            metrics["details"]["labels"] = ["negative", "positive"]
+            place.write_text(json.dumps(metrics))
+    first = recommend(folder).reasons[0]
+    assert said in first if said else first.startswith("Highest")

@@ -169,6 +169,25 @@ def test_a_signal_leaves_one_checkpoint_and_the_next_call_continues(tmp_path: Pa
         assert torch.equal(value, trainable_state(resumed)[name]), name
 
 
+def test_a_signal_in_the_last_evaluation_stops_there_and_the_next_call_has_only_to_finish(tmp_path: Path):
+    straight, resumed, asked = tiny_model(), tiny_model(), []
+    expected = train(make_job(tmp_path / "a", straight, evaluator=train_accuracy))
+
+    def interrupted(model):
+        asked.append(1)
+        if len(asked) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return train_accuracy(model)
+
+    with pytest.raises(InterruptedRunError, match="step 15 of 15; the newest checkpoint is checkpoint-15"):
+        train(make_job(tmp_path / "b", tiny_model(), evaluator=interrupted, checkpoint_every=100))
+    found = train(make_job(tmp_path / "b", resumed, evaluator=interrupted, checkpoint_every=100))
+    assert len(asked) == 3
+    assert (found.scores, found.best_step, found.steps) == (expected.scores, expected.best_step, expected.steps)
+    for name, value in trainable_state(straight).items():
+        assert torch.equal(value, trainable_state(resumed)[name]), name
+
+
 def test_nan_in_the_loss_names_step_and_rows_and_updates_nothing(tmp_path: Path):
     model = tiny_model()
 

@@ -15,10 +15,11 @@ from luthier.data.reading import RawSplit, Rows, canonical_rows
 from luthier.data.schemas import TaskSchema
 from luthier.data.settings import DataSettings
 from luthier.data.subsets import CUT_SEED, cut_shares, draw_examples, draw_per_class, first_of_order
-from luthier.data.table import Problems
+from luthier.data.table import Problems, listing
 from luthier.errors import DataError
 
 _log = logging.getLogger(__name__)
+_LIKE_MISSING = ("nan", "none", "null", "n/a")
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,19 @@ def label_names(
     known = one.origin.known if settings.task in (None, one.origin.known.task if one.origin.known else None) else None
     labels = declared_labels(settings, known, one.table.labels)
     if labels is None:
-        values = rows[base].columns[schema.label_column or ""]
+        values = list(rows[base].columns[schema.label_column or ""])
+        if settings.validation_fraction is not None and "validation" in rows:
+            # Where the only row of a label falls behind the cut, it is a label all the same.
+            values += rows["validation"].columns[schema.label_column or ""]
         tags = schema.label_column == "tags"
         labels = sorted_labels([tag for row in values for tag in row] if tags else values, tags=tags)
     check_labels(labels, rows[base].where)
+    if missing := [label for label in labels if label.strip().lower() in _LIKE_MISSING]:
+        _log.warning(
+            "%s: %s counted as a label; if it stands for a missing one, remove these rows",
+            rows[base].where,
+            f"{listing(map(repr, missing))} {'is' if len(missing) == 1 else 'are'}",
+        )
     return labels
 
 

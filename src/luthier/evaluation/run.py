@@ -53,7 +53,8 @@ def run_evaluation(stage: Evaluate, inputs: StageInputs, folder: Path) -> StageO
             if suite.schemas is not None and subject.schema not in suite.schemas:
                 raise RecipeError(
                     f"the {suite.name} suite does not fit a {subject.schema} task",
-                    fix=f"it fits: {', '.join(suite.schemas)}",
+                    fix="leave it out of `suites` and run again, what is trained is kept; "
+                    f"it fits: {', '.join(suite.schemas)}",
                 )
             if suite.needs_probabilities and task.form is not None and task.form.scoring == "generate":
                 raise RecipeError(

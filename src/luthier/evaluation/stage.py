@@ -19,7 +19,7 @@ class Evaluate(Stage):
     """Judges the model by one suite after another."""
 
     name: ClassVar[str] = "evaluate"
-    summary: ClassVar[str] = "judge the model: task scores, calibration, cost, and what the rooms add"
+    summary: ClassVar[str] = "judge the model: task scores, calibration, cost, robustness"
     takes: ClassVar[tuple[Kind, ...]] = ("task",)
     gives: ClassVar[Kind | None] = None
 

@@ -18,6 +18,7 @@ from luthier.report.text import one_line
 
 _COSTS = {"parameters": "trainable_parameters", "seconds": "seconds"}
 _MOST_SHOWN = 100
+_FEW_ROWS = 100
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Choice:
         if self.chosen is None:
             return ["Give at least two seeds; three or more tell smaller differences."] if self.contenders else []
         told = [self._caveat()] if self.kind == "search" else [self._comparison(), self._price(), self._caveat()]
+        told.insert(0, self._doubt())
         if len(self.contenders) > _MOST_SHOWN:
             told.append(f"The best {_MOST_SHOWN} of {len(self.contenders)} are shown.")
         if self.unfinished:
@@ -102,6 +104,23 @@ class Choice:
             return text + "Every other method is told apart from it."
         apart = "; all others are" if len(level) < len(self.contenders) - 1 else ""
         return text + f"Can't be told apart from it: {', '.join(c.row.label for c in level)}{apart}."
+
+    def _doubt(self) -> str:
+        """What makes the choice worth little: no better than guessing, or few rows to choose by."""
+        best = self.contenders[0].row
+        count = max((len(_outcomes(cell)) for cell in best.cells.values()), default=0)
+        labels = max((_label_count(cell) for cell in best.cells.values()), default=0)
+        if not count or not labels or not str(self.score_name).endswith("/accuracy"):
+            return ""
+        guess = 1 / labels
+        if (best.mean or 0.0) < guess + 1.96 * math.sqrt(guess * (1 - guess) / count):
+            return (
+                f"Nothing was learned that {count} validation rows could show: the best accuracy can't be told from "
+                f"guessing among {labels} labels. Train longer, or give more rows."
+            )
+        if count < _FEW_ROWS:
+            return f"Chosen by {count} validation rows only: one row is {1 / count:.3f} of accuracy."
+        return ""
 
     def _price(self) -> str:
         assert self.chosen is not None
@@ -241,6 +260,12 @@ def _outcomes(cell: Cell) -> str:
         if isinstance(told, str) and told and not set(told) - {"0", "1"}:
             return told
     return ""
+
+
+def _label_count(cell: Cell) -> int:
+    """Labels of the task, 0 where no stage tells."""
+    told = (metrics["details"].get("labels") for metrics in cell.stages.values())
+    return max((len(labels) for labels in told if isinstance(labels, list)), default=0)
 
 
 def _left_out(rows: Sequence[Row]) -> list[tuple[str, str]]:

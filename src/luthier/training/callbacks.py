@@ -85,6 +85,13 @@ class CheckpointCallback(TrainerCallback):
         self._due = False
         return control
 
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if self.stop and state.global_step >= state.max_steps:
+            control.should_save = True
+        return control
+
 
 class TimeLimitCallback(TrainerCallback):
     """Ends training when its time is up, after one more evaluation.

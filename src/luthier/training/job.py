@@ -103,7 +103,7 @@ def train(job: TrainingJob) -> TrainingResult:
     Raises:
         TrainingError: a loss or gradient is not finite, or nothing is trainable.
         WorkspaceError: a checkpoint can't be written.
-        InterruptedRunError: SIGTERM or Ctrl-C came; a checkpoint was written.
+        InterruptedRunError: SIGTERM or Ctrl-C came; the next call continues from the newest checkpoint.
     """
     refuse_missing_trackers(job.settings.report_to)
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -118,9 +118,9 @@ def train(job: TrainingJob) -> TrainingResult:
         finally:
             bar.close()
     seconds = trainer.seconds
-    if stop and trainer.state.global_step < trainer.state.max_steps:
+    if stop:
         raise InterruptedRunError(
-            f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; a checkpoint was written",
+            f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; {_newest(job.folder)}",
             fix="run the same command again to continue",
         )
     best_step, scores = trainer.state.global_step, trainer.best.scores
@@ -136,6 +136,11 @@ def train(job: TrainingJob) -> TrainingResult:
         peak_memory_bytes=meter.peak_memory_bytes,
         tokens_per_second=trainer.tokens_seen / seconds,
     )
+
+
+def _newest(folder: Path) -> str:
+    newest = newest_whole(folder)
+    return f"the newest checkpoint is {newest.name}" if newest else "there is no checkpoint yet"
 
 
 def _trainer(job: TrainingJob, stop: StopRequest, bar: ProgressCallback) -> LuthierTrainer:

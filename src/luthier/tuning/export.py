@@ -112,6 +112,12 @@ def _adapter_folder(run: str | Path) -> Path:
     check_configs(folder)
     if not is_adapter(folder):
         name = _method_name(read_card(folder)) or "this model"
+        if name == "shared_encoder":
+            raise ModelError(
+                "a shared encoder can't be exported as one prompt or prefix: it combines the prefixes of its tasks",
+                where=str(folder),
+                fix="use `luthier embed` or `luthier predict` on the run, or luthier.tuning.SharedEncoder.load(folder)",
+            )
         raise ModelError(
             f"{name} can't be exported as a prompt or prefix: it has neither, its own weights were trained",
             where=str(folder),

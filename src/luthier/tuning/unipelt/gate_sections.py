@@ -19,13 +19,13 @@ def gate_sections(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _section(stack: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     series: dict[str, list[list[float]]] = {}
     for row in rows:
-        series.setdefault(_name(row["gate"]), []).append([row["layer"] + 1, row["mean"], row["deviation"]])
+        series.setdefault(_name(row["gate"]), []).append([row["layer"], row["mean"], row["deviation"]])
     examples = max(row["examples"] for row in rows)
     return {
         "title": f"Gates by layer, {stack}" if stack else "Gates by layer",
         "text": f"Mean of every gate over {examples} validation examples, in a band of one standard deviation. A gate "
         "of 0 shuts its part off, and one of 1 lets all of it through; training starts near 0.5.",
-        "plot": {"kind": "bands", "series": series, "x_label": "layer", "y_label": "gate"},
+        "plot": {"kind": "bands", "series": series, "x_label": "layer, from 0", "y_label": "gate"},
     }
 
 
