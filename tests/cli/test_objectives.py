@@ -39,3 +39,20 @@ def test_a_stopped_roast_run_ends_as_one_never_stopped(workplace, monkeypatch):
     assert workplace.luthier(*command) == 0
     found = json.loads((workplace.folder / "other" / "small" / "00-tune" / "metrics.json").read_text())["scores"]
     assert found == expected
+
+
+def test_the_scores_after_temperature_scaling_are_those_of_the_saved_model(workplace):
+    workplace.tune.update(objective="temperature_scaling", method="full", learning_rate=5e-3)
+    workplace.recipe["stages"][1]["evaluate"] = {"suites": ["task"], "split": "validation"}
+    assert workplace.run() == 0
+    saved = workplace.metrics("01-evaluate")["scores"]["validation/loss"]
+    assert workplace.metrics()["details"]["objective"]["temperature"] != pytest.approx(1.0, abs=1e-3)
+    assert workplace.metrics()["scores"]["validation/loss"] == pytest.approx(saved, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_what_an_objective_needs_is_checked_before_training(workplace, capsys, command):
+    workplace.tune.update(objective="temperature_scaling", method="full")
+    del workplace.tune["data"]["validation"]
+    assert workplace.luthier(command, workplace.write(), "--output", str(workplace.folder / "runs")) == 3
+    assert "temperature_scaling needs a validation split" in capsys.readouterr().err

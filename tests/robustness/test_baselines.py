@@ -341,3 +341,12 @@ def test_temperature_scaling_finishes_the_model_on_the_validation_rows(tmp_path:
     tiny.trainer(plain, b.VanillaSettings(), tmp_path).train()
     result = tiny.trainer(scaled, b.TemperatureScalingSettings(), tmp_path).train()
     torch.testing.assert_close(scaled.classifier.weight * result.metrics["temperature"], plain.classifier.weight)
+
+
+def test_a_temperature_that_nothing_bounds_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    sure = np.array([[4.0, 0.0], [0.0, 4.0]] * 10)
+    assert fit_temperature(sure, np.array([0, 1] * 10)) < 0.2
+    assert "all 20 validation rows are predicted right" in caplog.text
+    caplog.clear()
+    fit_temperature(sure, np.array([0, 1] * 9 + [1, 0]))
+    assert not caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from torch import nn
 
 from luthier.errors import TrainingError
 from luthier.robustness.scope import base_and_trunk
+
+logger = logging.getLogger(__name__)
 
 
 def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:
@@ -42,7 +45,15 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, *, low: float = 0.05
         method="bounded",
         options={"xatol": 1e-6},
     )
-    return float(np.exp(found.x))
+    temperature = float(np.exp(found.x))
+    if bool((np.argmax(logits, axis=1) == np.asarray(labels, int)).all()):
+        logger.warning(
+            "all %d validation rows are predicted right, so the likelihood only grows as the temperature falls: %.3g is "
+            "where the search stopped; more rows, or harder ones, are needed",
+            len(labels),
+            temperature,
+        )
+    return temperature
 
 
 def fold_temperature(model: nn.Module, temperature: float) -> None:

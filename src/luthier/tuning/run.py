@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,8 @@ def run_tuning(stage: Tune, inputs: StageInputs, folder: Path) -> StageOutputs:
     with computed_once(stage, prepared, job):
         result = train(job)
         finished = finish_objective(stage, prepared, model, job)
+        if finished and job.evaluator is not None:
+            result = replace(result, scores=job.evaluator(model))
         told = method_details(stage, prepared, model, job)
         if result.scores:
             told |= correct_rows(stage, prepared, model)
