@@ -48,8 +48,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, *, low: float = 0.05
     temperature = float(np.exp(found.x))
     if bool((np.argmax(logits, axis=1) == np.asarray(labels, int)).all()):
         logger.warning(
-            "all %d validation rows are predicted right, so the likelihood only grows as the temperature falls: %.3g is "
-            "where the search stopped; more rows, or harder ones, are needed",
+            "all %d validation rows are predicted right, so the likelihood only grows as the temperature falls: "
+            "%.3g is where the search stopped; more rows, or harder ones, are needed",
             len(labels),
             temperature,
         )
