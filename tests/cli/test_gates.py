@@ -12,7 +12,7 @@ def test_a_run_records_its_gates_and_its_report_plots_them(workplace):
     assert found.keys() == {(layer, gate) for layer in (0, 1) for gate in gates}
     assert all(row["examples"] == 32 and 0 < row["lowest"] < row["mean"] < row["highest"] < 1 for row in found.values())
     series = details["sections"][0]["plot"]["series"]
-    assert series["lora query"][1] == [2, *(found[1, "lora-self-query"][key] for key in ("mean", "deviation"))]
+    assert series["lora query"][1] == [1, *(found[1, "lora-self-query"][key] for key in ("mean", "deviation"))]
     page = (workplace.run_folder / "report.html").read_text(encoding="utf8")
     assert "Gates by layer" in page
     assert "over 32 validation examples" in page
