@@ -38,7 +38,8 @@ ADAPTERS = [(version, name) for version, index in INDEX.items() for name in inde
 RUNS = [(version, name) for version, index in INDEX.items() for name in index["runs"]]
 PREDICTED = [(version, name) for version, name in RUNS if "file" in INDEX[version]["runs"][name]]
 COMPARISONS = [(version, name) for version, name in RUNS if "file" not in INDEX[version]["runs"][name]]
-EXACT = {"rtol": 0, "atol": 1e-6}
+# The share is for logits far from 0, whose last digit differs between processors.
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 # Probabilities are written with six digits.
 ROUNDED = 2e-6
 
@@ -67,7 +68,7 @@ def adapter_about(version: str, name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(("version", "name"), ADAPTERS)
 def test_a_tuned_model_has_its_logits(place: Path, version: str, name: str) -> None:
     expected = load_file("adapters/expected.safetensors")[name]
-    torch.testing.assert_close(logits_of(f"adapters/{name}", adapter_about(version, name)), expected, **EXACT)
+    torch.testing.assert_close(logits_of(f"adapters/{name}", adapter_about(version, name)), expected, **CLOSE)
 
 
 @VERSIONS
@@ -77,7 +78,7 @@ def test_a_tuned_model_is_labelled_by_luthier_as_by_peft(place: Path, version: s
         if not Path(f"adapters/{name}/luthier.json").is_file():
             continue
         model, _ = luthier.load(f"adapters/{name}")
-        torch.testing.assert_close(logits_on_texts(model, adapter_about(version, name)), expected[name], **EXACT)
+        torch.testing.assert_close(logits_on_texts(model, adapter_about(version, name)), expected[name], **CLOSE)
         for row, logits in zip(predict_texts(f"adapters/{name}", list(TEXTS)), expected[name], strict=True):
             assert list(row["probabilities"].values()) == pytest.approx(logits.softmax(-1).tolist(), abs=ROUNDED), name
 
@@ -86,7 +87,7 @@ def test_a_tuned_model_is_labelled_by_luthier_as_by_peft(place: Path, version: s
 def test_a_residual_prompt_is_folded_to_the_same_logits(place: Path, version: str, tmp_path: Path) -> None:
     about, expected = adapter_about(version, "residual_prompt"), load_file("adapters/expected.safetensors")
     fold_prompt("adapters/residual_prompt", tmp_path)
-    torch.testing.assert_close(logits_of(str(tmp_path), about), expected["residual_prompt"], **EXACT)
+    torch.testing.assert_close(logits_of(str(tmp_path), about), expected["residual_prompt"], **CLOSE)
 
 
 @VERSIONS
@@ -97,7 +98,7 @@ def test_a_prompt_is_exported_to_the_same_file(place: Path, version: str, tmp_pa
         before, after = load_file(expected), load_file(output)
         assert before.keys() == after.keys()
         for key, tensor in before.items():
-            torch.testing.assert_close(after[key], tensor, **EXACT)
+            torch.testing.assert_close(after[key], tensor, **CLOSE)
         assert _metadata(expected).items() <= _metadata(output).items()
 
 
@@ -113,7 +114,7 @@ def test_a_prompt_is_trained_on_from_its_logits(place: Path, version: str) -> No
     about, expected = adapter_about(version, "residual_prompt"), load_file("adapters/expected.safetensors")
     base = getattr(transformers, about["auto_class"]).from_pretrained(about["base"])
     model = load_trainable_prompt(base, "adapters/residual_prompt")
-    torch.testing.assert_close(logits_on_texts(model, about), expected["residual_prompt"], **EXACT)
+    torch.testing.assert_close(logits_on_texts(model, about), expected["residual_prompt"], **CLOSE)
     assert any(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -189,10 +190,10 @@ def test_an_encoder_gives_its_vectors(place: Path, version: str, tmp_path: Path)
     vectors = vectors_of("runs/encoder", "adapters/task_prefix")
     assert vectors.keys() == expected.keys()
     for name, array in expected.items():
-        np.testing.assert_allclose(vectors[name], array, **EXACT)
+        np.testing.assert_allclose(vectors[name], array, **CLOSE)
     texts = [word for text in TEXTS for word in ("--text", text)]
     command("embed", "runs/encoder", *texts, "--output", str(tmp_path / "vectors.npy"))
-    np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), expected["texts"], **EXACT)
+    np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), expected["texts"], **CLOSE)
 
 
 @VERSIONS
@@ -207,7 +208,7 @@ def test_an_encoder_is_saved_again_and_gives_its_vectors(place: Path, version: s
     encoder = SharedEncoder.load("runs/encoder")
     encoder.save(tmp_path / "again")
     vectors = SharedEncoder.load(tmp_path / "again").encode(list(TEXTS))
-    np.testing.assert_allclose(vectors, load_arrays("runs/vectors.safetensors")["texts"], **EXACT)
+    np.testing.assert_allclose(vectors, load_arrays("runs/vectors.safetensors")["texts"], **CLOSE)
 
 
 def _assert_alike(found: Any, expected: Any, where: str = "") -> None:
