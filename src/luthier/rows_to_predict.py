@@ -112,7 +112,7 @@ def _settings(file: str, card: ModelCard) -> DataSettings:
     alike = {name: data[name] for name in _ALIKE if data.get(name) is not None}
     if data.get("format") is not None and _named_like_training(file, data):
         alike["format"] = data["format"]
-    return DataSettings(test=file, task=card.schema, labelled=False, **alike)  # type: ignore[arg-type]
+    return DataSettings(test=file, task=card.schema, labelled=False, **alike)
 
 
 def _named_like_training(file: str, data: Mapping[str, Any]) -> bool:

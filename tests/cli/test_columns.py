@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 
 from luthier.cli import main
@@ -47,6 +47,7 @@ def labelled(*texts: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**row, "label": label} for row, label in zip(texts, ("positive", "negative"), strict=True)]
 
 
+SHOWN = ("text", "text_pair", "one", "two", "context", "question", "a", "b")
 ONE = [{"text": "a fine film"}, {"text": "the plot was dull"}]
 TWO = [{key: row[key] for key in ("text", "text_pair")} for row in PAIRS]
 CASES = {
@@ -62,7 +63,7 @@ CASES = {
     ),
     "token_labels": Case(
         "token_labels",
-        [{"tokens": ["the", "film"], "tags": ["O", "B-X"]}, {"tokens": ["a", "plot", "was"], "tags": ["O", "B-X", "O"]}],
+        [{"tokens": ["the", "film"], "tags": ["O", "B-X"]}, {"tokens": ["a", "plot"], "tags": ["O", "B-X"]}],
         ("tags",),
     ),
     "extractive_qa": Case(
@@ -80,13 +81,14 @@ CASES = {
         data={"choices": ["a", "b"]},
         suffix="csv",
     ),
-    "plain_text": Case("plain_text", [{"text": "the film was a fine plot"}], (), model="t5-free"),
-    "prompt_response": Case("prompt_response", [{"prompt": "the film", "response": "was fine"}], ("response",), model="llama"),
+    "plain_text": Case("plain_text", [{"text": "the film was a fine plot"}], (), model="llama"),
+    "prompt_response": Case(
+        "prompt_response", [{"prompt": "the film", "response": "was fine"}], ("response",), model="llama"
+    ),
     "pair as text": Case("pair", labelled(*TWO), data={"as_text": True}, model="llama"),
     "regression as text": Case("regression", PAIRS, data={"as_text": True, "number_step": 0.5}, model="llama"),
     "multiple_choice as text": Case("multiple_choice", CHOICES, data={"as_text": True}, model="llama"),
-}  # fmt: skip
-CASES["plain_text"] = Case("plain_text", CASES["plain_text"].rows, (), model="llama")
+}
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +119,9 @@ class Place:
         self.folder, self.models = folder, models
         self.run_folder = folder / "runs" / "columns"
 
+    def file(self, case: Case) -> str:
+        return str(self.folder / f"train.{case.suffix}")
+
     def run(self, data: dict[str, Any], model: str, *stages: dict[str, Any]) -> int:
         tune = {"method": "full", "data": data, "epochs": 1, "batch_size": 2, "learning_rate": 1e-3}
         recipe = {"name": "columns", "model": str(self.models[model]), "stages": [{"tune": tune}, *stages]}
@@ -126,7 +131,7 @@ class Place:
 
     def trained_on(self, case: Case) -> str:
         """Train, and give the training file."""
-        file = write(self.folder / f"train.{case.suffix}", case.rows)
+        file = write(Path(self.file(case)), case.rows)
         assert self.run({"train": file} | case.data, case.model) == 0
         return file
 
@@ -142,6 +147,20 @@ class Place:
         capsys.readouterr()
         assert main(["predict", str(self.run_folder), *arguments]) in (2, 3)
         return capsys.readouterr().err
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, tiny_model, llama) -> Any:
+    """The place of a case that was trained, once for all tests."""
+    places: dict[str, Place] = {}
+
+    def trained_place(name: str) -> Place:
+        if name not in places:
+            places[name] = Place(tmp_path_factory.mktemp("case"), {"bert": tiny_model, "llama": llama})
+            places[name].trained_on(CASES[name])
+        return places[name]
+
+    return trained_place
 
 
 @pytest.fixture
@@ -170,6 +189,12 @@ def since(fed: set[tuple[int, ...]]) -> set[tuple[int, ...]]:
     return found
 
 
+def model_words(place: Place, ids: tuple[int, ...]) -> str:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(place.models["bert"]).decode(ids)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_training_evaluation_and_predict_feed_the_same_tokens(place, fed, capsys, name):
     case = CASES[name]
@@ -186,7 +211,9 @@ def test_training_evaluation_and_predict_feed_the_same_tokens(place, fed, capsys
     assert since(fed) == predicted
     if case.model == "bert":
         assert trained == evaluated == predicted
-        assert len(trained) >= len(case.rows)
+        words = [model_words(place, ids) for ids in trained]
+        for text in (row[column] for row in case.rows for column in case.shown or SHOWN if column in row):
+            assert any(text in said for said in words)
         return
     assert trained <= evaluated
     for ids in trained:
@@ -196,18 +223,17 @@ def test_training_evaluation_and_predict_feed_the_same_tokens(place, fed, capsys
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_trained_task_is_predicted_from_python_as_from_the_command_line(place, capsys, name):
-    case = CASES[name]
-    file = place.trained_on(case)
+def test_every_trained_task_is_predicted_from_python_as_from_the_command_line(trained, capsys, name):
+    case, place = CASES[name], trained(name)
+    file = place.file(case)
     rows = predict_file(place.run_folder, file)
     assert len(rows) == len(case.rows)
     assert json.loads(json.dumps(rows)) == place.predicted(capsys, "--file", file)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_card_says_which_columns_were_read(place, name):
-    case = CASES[name]
-    place.trained_on(case)
+def test_the_card_says_which_columns_were_read(trained, name):
+    case, place = CASES[name], trained(name)
     given = {name for name in case.rows[0] if name not in case.unknown}
     columns = place.card()["columns"]
     sources = {s for source in columns.values() for s in (source if isinstance(source, list) else [source])}
@@ -217,8 +243,8 @@ def test_the_card_says_which_columns_were_read(place, name):
 
 
 @pytest.mark.parametrize("name", ["regression of pairs", "regression of pairs, named", "regression as text"])
-def test_the_second_text_of_a_regression_counts(place, fed, capsys, name):
-    place.trained_on(CASES[name])
+def test_the_second_text_of_a_regression_counts(trained, fed, capsys, name):
+    place = trained(name)
     arguments = ("--text", "the film", "--pair")
     since(fed)
     first, second = (place.predicted(capsys, *arguments, other)[0] for other in ("a plot was warm", "grim"))
@@ -229,15 +255,14 @@ def test_the_second_text_of_a_regression_counts(place, fed, capsys, name):
     assert "the model reads two texts" in place.refused(capsys, "--text", "the film")
 
 
-def test_a_regression_on_one_text_refuses_a_second_one(place, capsys):
-    place.trained_on(CASES["regression"])
+def test_a_regression_on_one_text_refuses_a_second_one(trained, capsys):
+    place = trained("regression")
     assert "the model reads one text" in place.refused(capsys, "--text", "a film", "--pair", "a plot")
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_text_is_predicted_or_the_columns_of_a_file_are_named(place, capsys, name):
-    case = CASES[name]
-    place.trained_on(case)
+def test_a_text_is_predicted_or_the_columns_of_a_file_are_named(trained, capsys, name):
+    place = trained(name)
     read = set(place.card()["columns"]) - {"response"}
     if len(read) == 1:
         assert len(place.predicted(capsys, "--text", "the film was fine")) == 1
@@ -252,13 +277,13 @@ def test_a_text_is_predicted_or_the_columns_of_a_file_are_named(place, capsys, n
     assert all(column in told for column in read)
 
 
-def test_a_pair_without_a_text_is_refused(place, capsys):
-    file = place.trained_on(CASES["pair"])
-    assert "--pair" in place.refused(capsys, "--file", file, "--pair", "a plot")
+def test_a_pair_without_a_text_is_refused(trained, capsys):
+    place = trained("pair")
+    assert "--pair" in place.refused(capsys, "--file", place.file(CASES["pair"]), "--pair", "a plot")
 
 
-def test_a_file_without_a_column_that_the_model_reads_is_refused(place, capsys):
-    place.trained_on(CASES["regression of pairs"])
+def test_a_file_without_a_column_that_the_model_reads_is_refused(trained, capsys):
+    place = trained("regression of pairs")
     told = place.refused(capsys, "--file", write(place.folder / "one.csv", PAIRS, ("text_pair", "label")))
     assert "there is no column 'text_pair'" in told
 
@@ -307,31 +332,31 @@ def test_scores_without_fractions_are_judged_as_scores(place):
     assert "test/pearson" in scores
 
 
-def without_columns(place: Place) -> None:
-    """Make the card one of an older version."""
+def with_older_card(place: Place, folder: Path) -> Path:
+    """A copy of the model with a card that does not name its columns."""
     from luthier.models.manifest import write_manifest
 
-    folder = place.run_folder / "00-tune" / "model"
+    shutil.copytree(place.run_folder / "00-tune" / "model", folder)
     card = place.card()
     del card["columns"]
     (folder / "luthier.json").write_text(json.dumps(card | {"format_version": 1}))
     write_manifest(folder)
+    return folder
 
 
+# As versions that wrote such cards did not read a second text under its own name, such a model can't be made here.
 @pytest.mark.parametrize("name", [n for n in CASES if n not in ("regression of pairs", "regression as text")])
-def test_older_cards_predict_as_new_ones(place, name):
-    file = place.trained_on(CASES[name])
-    rows = predict_file(place.run_folder, file)
-    without_columns(place)
-    assert predict_file(place.run_folder, file) == rows
+def test_older_cards_predict_as_new_ones(trained, tmp_path, name):
+    place = trained(name)
+    older = with_older_card(place, tmp_path / "older")
+    file = place.file(CASES[name])
+    assert predict_file(older, file) == predict_file(place.run_folder, file)
 
 
-def test_an_older_card_of_one_named_text_reads_one_text(place, capsys):
-    place.trained_on(CASES["regression"])
-    without_columns(place)
-    assert "score" in place.predicted(capsys, "--text", "a film")[0]
-    file = write(place.folder / "pairs.csv", PAIRS)
-    assert "text_pair" not in place.predicted(capsys, "--file", file)[0]
+def test_an_older_card_of_a_regression_without_a_named_pair_reads_one_text(trained, tmp_path):
+    older = with_older_card(trained("regression"), tmp_path / "older")
+    assert "score" in predict_texts(older, "a film")[0]
+    assert "text_pair" not in predict_file(older, write(tmp_path / "pairs.csv", PAIRS))[0]
 
 
 @pytest.fixture
@@ -350,29 +375,47 @@ def sets(place, monkeypatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("older", [False, True])
-def test_a_known_set_of_scored_pairs(place, sets, fed, capsys, older):
+def test_a_known_set_of_scored_pairs(place, sets, fed, capsys):
     assert place.run({"source": "data:sick/relatedness"}, "bert") == 0
-    if older:
-        without_columns(place)
-    else:
-        assert place.card()["columns"] == {"text": "sentence_A", "text_pair": "sentence_B"}
-    trained = since(fed)
+    assert place.card()["columns"] == {"text": "sentence_A", "text_pair": "sentence_B"}
+    tokens = since(fed)
     in_own_words = place.predicted(capsys, "--file", str(sets / "sick" / "test.tsv"))
-    assert since(fed) == trained
+    assert since(fed) == tokens
     new = [*TWO, {"text": "grim", "text_pair": PAIRS[0]["text_pair"]}]
-    assert place.predicted(capsys, "--file", write(place.folder / "new.jsonl", new)) == in_own_words
+    file = write(place.folder / "new.jsonl", new)
+    assert place.predicted(capsys, "--file", file) == in_own_words
     assert place.predicted(capsys, "--file", "data:sick/relatedness#test") == in_own_words
+    assert predict_file(with_older_card(place, place.folder / "older"), file) == in_own_words
     pairs = [argument for row in new for argument in ("--text", row["text"], "--pair", row["text_pair"])]
     assert place.predicted(capsys, *pairs) == in_own_words
-    other = [row | {"text_pair": "grim"} for row in new]
-    changed = place.predicted(capsys, "--file", write(place.folder / "other.jsonl", other))
-    assert [row["score"] for row in changed] != [row["score"] for row in in_own_words]
+    other = write(place.folder / "other.jsonl", [row | {"text_pair": "grim"} for row in new])
+    changed = place.predicted(capsys, "--file", other)
+    assert all(a["score"] != b["score"] for a, b in zip(changed, in_own_words, strict=True))
+
+
+def test_a_known_set_that_is_shaped_is_predicted_from_its_own_file(place, sets, fed, capsys):
+    rows = [
+        {"premise": f"the {word}", "choice1": "fine", "choice2": "grim", "question": ask, "label": label}
+        for word, ask, label in (("film", "cause", 0), ("plot", "effect", 1))
+    ]
+    for split in ("train_32", "val"):
+        write(sets / "superglue" / "COPA" / f"{split}.jsonl", rows)
+    assert place.run({"source": "data:superglue/copa"}, "bert") == 0
+    tokens = since(fed)
+    own = place.predicted(capsys, "--file", write(place.folder / "raw.jsonl", rows, ("label",)))
+    assert since(fed) == tokens
+    canonical = [{"context": row["context"], "choices": row["choices"]} for row in own]
+    assert place.predicted(capsys, "--file", write(place.folder / "canonical.jsonl", canonical)) == own
+    assert [row["context"] for row in own] == [
+        "the film What was the cause of this?",
+        "the plot What happened as a result?",
+    ]
 
 
 def test_a_known_set_and_own_pairs_are_read_alike(place, sets, fed):
     own = write(place.folder / "own.csv", PAIRS)
-    data = {"train": "data:sick/relatedness", "validation": own}
-    assert place.run(data, "bert") == 0
-    assert len(torch.unique(torch.tensor([len(ids) for ids in since(fed)]))) >= 1
-    assert place.run({"train": own, "test": "data:sick/relatedness"}, "bert", {"evaluate": {"suites": ["task"]}}) == 0
+    assert place.run({"train": own}, "bert") == 0
+    tokens = since(fed)
+    evaluate = {"evaluate": {"suites": ["task"], "data": {"test": "data:sick/relatedness"}}}
+    assert place.run({"train": own}, "bert", evaluate) == 0
+    assert tokens <= since(fed)
