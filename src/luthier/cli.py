@@ -81,8 +81,10 @@ def _add_result_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
     predict.add_argument("run", metavar="RUN", help="run, cell, stage or model directory")
     source = predict.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", action="append", help="a text; repeatable")
-    source.add_argument("--file", help="csv, tsv, jsonl or txt file with the columns the model was trained on")
-    predict.add_argument("--pair", action="append", help="second text of each --text, for models of text pairs")
+    source.add_argument(
+        "--file", help="file with the columns the model was trained on, called as in training; labels are not read"
+    )
+    predict.add_argument("--pair", action="append", help="second text of each --text, for models that read two texts")
     predict.add_argument("--output", help="JSON-lines file to write (default: standard output)")
     predict.add_argument("--batch-size", type=_above_zero, default=64, help="texts in one forward pass (default: 64)")
 

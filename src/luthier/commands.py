@@ -179,6 +179,7 @@ def predict(arguments: argparse.Namespace) -> None:
     from luthier.prediction import predict_file, predict_texts
     from luthier.progress import progress_display
 
+    _refuse_pair_of_file(arguments, "name the file's column of second texts as in training, `text_pair`")
     with progress_display():
         if arguments.text:
             found = predict_texts(arguments.run, arguments.text, arguments.pair, batch_size=arguments.batch_size)
@@ -194,10 +195,16 @@ def predict(arguments: argparse.Namespace) -> None:
         sys.stdout.write(lines)
 
 
+def _refuse_pair_of_file(arguments: argparse.Namespace, fix: str) -> None:
+    if arguments.file is not None and arguments.pair is not None:
+        raise RecipeError("--pair is the second text of a --text, and --file was given", fix=fix)
+
+
 def embed(arguments: argparse.Namespace) -> None:
     from luthier.embedding import embed_file, embed_texts
     from luthier.progress import progress_display
 
+    _refuse_pair_of_file(arguments, "name the file's column of second texts with --pair-column")
     options = {"batch_size": arguments.batch_size, "dtype": arguments.dtype}
     with progress_display():
         if arguments.text:

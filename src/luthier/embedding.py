@@ -20,13 +20,18 @@ FORMATS = (".npy", ".parquet")
 
 
 def embed(
-    run: str | Path, texts: list[str], pairs: list[str] | None = None, *, batch_size: int = 64, dtype: str = "float32"
+    run: str | Path,
+    texts: list[str] | str,
+    pairs: list[str] | str | None = None,
+    *,
+    batch_size: int = 64,
+    dtype: str = "float32",
 ) -> np.ndarray:
     """Texts -> vectors (N, D), by the encoder that a `represent` stage made.
 
     Args:
         run: a run, cell, stage or encoder directory.
-        texts: N texts.
+        texts: N texts; a single string is one.
         pairs: the N second texts, which are read together with the first ones.
         batch_size: texts in one forward pass.
         dtype: of the vectors: float32, float64 or float16.
@@ -40,9 +45,9 @@ def embed(
 
 def embed_texts(
     run: str | Path,
-    texts: list[str],
+    texts: list[str] | str,
     output: str | Path,
-    pairs: list[str] | None = None,
+    pairs: list[str] | str | None = None,
     *,
     batch_size: int = 64,
     dtype: str = "float32",
@@ -124,17 +129,27 @@ def write_vectors(output: str | Path, texts: Any, vectors: np.ndarray) -> None:
     write_bytes(Path(output), content.getvalue())
 
 
-def paired(texts: list[str], pairs: list[str] | None) -> Any:
-    """The texts, or (text, second text) where there are second texts.
+def paired(texts: list[str] | str, pairs: list[str] | str | None) -> Any:
+    """The texts, or (text, second text) where there are second texts; a single string is one text.
 
     Raises:
-        DataError: their numbers differ.
+        DataError: their numbers differ, or an entry is no text.
     """
+    texts = _listed(texts)
     if pairs is None:
         return texts
+    pairs = _listed(pairs)
     if len(pairs) != len(texts):
         raise DataError(f"{len(texts)} texts but {len(pairs)} second texts", fix="give one --pair for every --text")
     return list(zip(texts, pairs, strict=True))
+
+
+def _listed(texts: list[str] | str) -> list[str]:
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    wrong = next(((number, text) for number, text in enumerate(texts, 1) if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise DataError(f"text {wrong[0]} is {wrong[1]!r}, which is no text", fix="give a string for every text")
+    return texts
 
 
 def texts_of_file(file: str | Path, text: str = "text", text_pair: str | None = None) -> Any:

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.embedding import is_shared_encoder, paired, shared_encoder, texts_of_file
 from luthier.errors import DataError
+from luthier.rows_to_predict import rows_of_file, rows_of_texts
 
 if TYPE_CHECKING:
     from luthier.evaluation.prediction import Predictions
     from luthier.models.card import ModelCard
     from luthier.tuning.task_prefix.shared_encoder import SharedEncoder
 
+_LEAST_WRITTEN, _MOST_WRITTEN = 16, 256
+logger = logging.getLogger(__name__)
+
 
 def predict(
-    run: str | Path, texts: list[str], pairs: list[str] | None = None, *, batch_size: int = 64
+    run: str | Path, texts: list[str] | str, pairs: list[str] | str | None = None, *, batch_size: int = 64
 ) -> list[dict[str, Any]]:
     """Label texts. See `predict_texts`."""
     return predict_texts(run, texts, pairs, batch_size=batch_size)
 
 
 def predict_texts(
-    run: str | Path, texts: list[str], pairs: list[str] | None = None, *, batch_size: int = 64
+    run: str | Path, texts: list[str] | str, pairs: list[str] | str | None = None, *, batch_size: int = 64
 ) -> list[dict[str, Any]]:
     """Label texts with a tuned model.
 
     Args:
         run: a run, cell, stage or model directory.
-        texts: N texts.
-        pairs: the N second texts, for a model of text pairs.
+        texts: N texts, for token labels of words parted by blanks; a single string is one text.
+        pairs: the N second texts, for a model that was trained on two texts a row.
         batch_size: texts in one forward pass.
 
     Returns:
@@ -40,36 +45,26 @@ def predict_texts(
 
     Raises:
         ModelError: the directory holds no whole model.
-        DataError: a model of pairs without second texts, or the other way round.
+        DataError: a model of pairs without second texts, or the other way round, or a model whose rows no text holds,
+            such as one of multiple choice: `predict_file` takes those.
     """
     from luthier.models.artifacts import load_artifact
 
     if is_shared_encoder(run):
         return _many_heads(shared_encoder(run), paired(texts, pairs), batch_size)
     model, tokenizer, card = load_artifact(run)
-    if (card.schema == "pair" or _had_pairs(card)) != (pairs is not None):
-        wanted = "pairs of texts" if pairs is None else "single texts"
-        raise DataError(
-            f"the model was trained on {wanted}",
-            where=str(run),
-            fix="give --pair for every --text" if pairs is None else "leave --pair out",
-        )
-    rows = [
-        {"text": one} if isinstance(one, str) else {"text": one[0], "text_pair": one[1]} for one in paired(texts, pairs)
-    ]
-    return _predict(model, tokenizer, card, rows, batch_size)
+    return _predict(model, tokenizer, card, rows_of_texts(texts, pairs, card, str(run)), batch_size)
 
 
 def predict_file(run: str | Path, file: str | Path, *, batch_size: int = 64) -> list[dict[str, Any]]:
-    """Label the rows of a file that has the text columns the model was trained on; a label column is not needed.
+    """Label the rows of a file that has the columns the model was trained on, called as in the training file. What is
+    to be predicted may be there or not.
 
     For an encoder with many heads the columns are `text`, and `text_pair` where every head reads pairs.
 
     Raises:
         DataError: the file can't be read, or lacks a column.
     """
-    from luthier.data.loading import load_data
-    from luthier.data.settings import DataSettings
     from luthier.models.artifacts import load_artifact
 
     if is_shared_encoder(run):
@@ -77,23 +72,7 @@ def predict_file(run: str | Path, file: str | Path, *, batch_size: int = 64) -> 
         in_pairs = bool(encoder.heads) and all(head.pairs for head in encoder.heads.values())
         return _many_heads(encoder, texts_of_file(file, text_pair="text_pair" if in_pairs else None), batch_size)
     model, tokenizer, card = load_artifact(run)
-    data = card.data or {}
-    kept = (
-        "text",
-        "text_pair",
-        "tokens",
-        "context",
-        "question",
-        "choices",
-        "prompt",
-        "delimiter",
-        "column_names",
-        "encoding",
-    )
-    columns = {key: data[key] for key in kept if data.get(key) is not None}
-    settings = DataSettings(test=str(file), task=card.schema, labelled=False, **columns)
-    loaded = load_data(settings, splits=("test",)).splits["test"]
-    return _predict(model, tokenizer, card, list(loaded), batch_size)
+    return _predict(model, tokenizer, card, rows_of_file(str(file), card), batch_size)
 
 
 def _many_heads(encoder: SharedEncoder, texts: Any, batch_size: int) -> list[dict[str, Any]]:
@@ -110,15 +89,9 @@ def _many_heads(encoder: SharedEncoder, texts: Any, batch_size: int) -> list[dic
     return rows
 
 
-def _had_pairs(card: ModelCard) -> bool:
-    return bool(card.schema == "regression" and (card.data or {}).get("text_pair"))
-
-
 def _predict(
     model: Any, tokenizer: Any, card: ModelCard, rows: list[dict[str, Any]], batch_size: int
 ) -> list[dict[str, Any]]:
-    if card.schema in ("prompt_response", "plain_text"):
-        return [_generate(model, tokenizer, card, row) for row in rows]
     from luthier.data.encoding import encode_rows, make_collator
     from luthier.evaluation.label_scoring import predict_labels
     from luthier.evaluation.prediction import predict_rows
@@ -127,6 +100,8 @@ def _predict(
 
     longest = card.max_length or model_max_length(model.config, tokenizer) or 512
     numbered = [{**row, "row": row.get("row", i + 1)} for i, row in enumerate(rows)]
+    if card.schema in ("prompt_response", "plain_text"):
+        return _continued(model, tokenizer, card, numbered, longest)
     encoded = encode_rows(
         numbered,
         str(card.schema),
@@ -193,22 +168,41 @@ def _tagged(row: dict[str, Any], logits: Any, encoded: dict[str, Any], card: Mod
     return {"tokens": row["tokens"], "labels": [names[int(logits[i].argmax())] for i in first]}
 
 
-def _generate(model: Any, tokenizer: Any, card: ModelCard, row: dict[str, Any]) -> dict[str, Any]:
+def _continued(
+    model: Any, tokenizer: Any, card: ModelCard, rows: list[dict[str, Any]], longest: int
+) -> list[dict[str, Any]]:
+    """What a language model writes after each row, greedily."""
+    from luthier.data.encoders import Encoder, opening_tokens
+    from luthier.models.inspect import is_encoder_decoder
+    from luthier.progress import track
+
+    if not rows:
+        raise DataError("there are no rows to predict")
+    two_sided = is_encoder_decoder(model.config)
+    encoder = Encoder(tokenizer, longest, card.reserved_tokens, "truncate", two_sided, "rows")
+    openings = opening_tokens(rows, encoder, _LEAST_WRITTEN)
+    if encoder.cut:
+        logger.warning("%d of %d rows were cut, so that a response finds room", len(encoder.cut), len(rows))
+    written = []
+    with track("predicting", len(rows)) as bar:
+        for done, (row, ids) in enumerate(zip(rows, openings, strict=True), 1):
+            room = longest - card.reserved_tokens - (0 if two_sided else len(ids))
+            response = _written(model, tokenizer, ids, min(_MOST_WRITTEN, max(_LEAST_WRITTEN, room)), two_sided)
+            written.append({"text": row.get("prompt", row.get("text")), "response": response})
+            bar.update(done)
+    return written
+
+
+def _written(model: Any, tokenizer: Any, ids: list[int], most: int, two_sided: bool) -> str:
     import torch
 
-    prompt = row.get("prompt") or row.get("text") or ""
-    if getattr(tokenizer, "chat_template", None) and card.schema == "prompt_response":
-        message = [{"role": "user", "content": prompt}]
-        inputs = tokenizer.apply_chat_template(
-            message, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-    else:
-        inputs = tokenizer(prompt, return_tensors="pt")
-    room = max(16, (card.max_length or 512) - inputs["input_ids"].shape[1] - card.reserved_tokens)
+    inputs = torch.tensor([ids], device=next(model.parameters()).device)
     with torch.inference_mode():
-        out = model.generate(**inputs, max_new_tokens=min(256, room), do_sample=False)
-    start = 0 if getattr(model.config, "is_encoder_decoder", False) else inputs["input_ids"].shape[1]
-    return {"text": prompt, "response": tokenizer.decode(out[0][start:], skip_special_tokens=True)}
+        out = model.generate(
+            input_ids=inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=most, do_sample=False
+        )
+    text: str = tokenizer.decode(out[0][0 if two_sided else len(ids) :], skip_special_tokens=True)
+    return text
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:

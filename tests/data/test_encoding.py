@@ -3,6 +3,7 @@ import logging
 import pytest
 import torch
 
+from luthier.data.encoders import Encoder, opening_tokens
 from luthier.data.encoding import encode, encode_rows
 from luthier.data.loading import load_data
 from luthier.data.settings import DataSettings
@@ -221,3 +222,28 @@ def test_what_is_padded_or_batched_with_does_not_change_a_row():
     together = collate([long, short], "single_sentence", tokenizer)
     kept = together["attention_mask"][1].bool()
     assert together["input_ids"][1][kept].tolist() == alone["input_ids"][0].tolist()
+
+
+@pytest.mark.parametrize("template", [None, "{% for m in messages %}{{ m['content'] }} z {% endfor %}"])
+def test_a_prompt_is_gone_on_from_as_it_was_learned(tokenizer, template):
+    tokenizer.eos_token, tokenizer.chat_template = "[SEP]", template
+    row = {"prompt": "ab c", "response": "d", "row": 1}
+    learned = ids([row], "prompt_response", tokenizer)[0]
+    (opening,) = opening_tokens([row], Encoder(tokenizer, 32), 16)
+    assert opening == learned["input_ids"][: len(opening)]
+    assert set(learned["labels"][: len(opening)]) == {-100}
+    assert learned["labels"][len(opening)] != -100
+
+
+def test_a_text_is_gone_on_from_as_it_was_learned(tokenizer):
+    row = {"text": "ab c d", "row": 1}
+    (block,) = ids([row], "plain_text", tokenizer)["input_ids"]
+    (opening,) = opening_tokens([row], Encoder(tokenizer, 32), 16)
+    assert block[: len(opening)] == opening == tokenizer("ab c d", add_special_tokens=False)["input_ids"]
+
+
+def test_a_long_prompt_keeps_its_end_and_room_to_write(tokenizer):
+    encoder = Encoder(tokenizer, 24, too_long="truncate")
+    (opening,) = opening_tokens([{"text": "a " * 30 + "b", "row": 1}], encoder, 16)
+    assert tokenizer.convert_ids_to_tokens(opening) == [*"aaaaaaa", "b"]
+    assert encoder.cut == [(1, 31)]

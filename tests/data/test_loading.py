@@ -227,3 +227,22 @@ def test_labels_that_look_like_missing_ones_are_told(write, caplog):
     caplog.clear()
     load(train=write("b.csv", TRAIN))
     assert "counted as a label" not in caplog.text
+
+
+def test_a_second_text_of_a_regression_is_read_under_its_own_name(write):
+    rows = "text,text_pair,label\none,two,0.5\nthree,four,1\n"
+    data = load(train=write("a.csv", rows))
+    assert (data.schema.name, data.columns) == ("regression", {"text": "text", "text_pair": "text_pair"})
+    assert data.splits["train"][0] == {"row": 1, "text": "one", "text_pair": "two", "label": 0.5}
+    one = load(train=write("b.csv", rows), text="text_pair")
+    assert one.columns == {"text": "text_pair"}
+    posed = load(train=write("c.csv", rows), as_text=True, number_step=0.5)
+    assert posed.form.template == "text: {text} text_pair: {text_pair}"
+
+
+def test_every_split_of_a_regression_is_read_alike(write):
+    pairs, one = "text,text_pair,label\na,b,0.5\nc,d,1\n", "text,label\na,0.5\nc,2\n"
+    data = load(train=write("a.csv", one), test=write("b.csv", pairs))
+    assert "text_pair" not in data.splits["test"].column_names
+    with pytest.raises(DataError, match=r"d\.csv: there is no column 'text_pair'"):
+        load(train=write("c.csv", pairs), test=write("d.csv", one))

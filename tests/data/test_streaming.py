@@ -107,3 +107,12 @@ def test_other_splits_are_loaded_whole(write):
     data = load_data(settings)
     assert data.splits["test"]["label"][:] == [1]
     assert data.summary["train"].rows is None
+
+
+def test_a_streamed_regression_reads_a_second_text_as_its_other_splits_do(write):
+    train = write("pairs.csv", "text,text_pair,label\na,b,0.5\nc,d,1\n")
+    test = write("more.csv", "text,text_pair,label\ne,f,1\ng,h,2\n")
+    data = load_data(DataSettings(train=train, test=test, streaming=True, task="regression"))
+    assert data.columns == {"text": "text", "text_pair": "text_pair"}
+    assert {row["text_pair"] for row in data.splits["train"]} == {"b", "d"}
+    assert data.splits["test"]["text_pair"][:] == ["f", "h"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +41,13 @@ class SplitSummary:
 
 
 def canonical_splits(
-    raw: dict[str, RawSplit], schema: TaskSchema, mappings: dict[str, Columns], settings: DataSettings
+    raw: dict[str, RawSplit],
+    schema: TaskSchema,
+    mappings: dict[str, Columns],
+    settings: DataSettings,
+    read: Sequence[str],
 ) -> dict[str, Rows]:
-    found = {split: canonical_rows(one, schema, mappings[split], settings) for split, one in raw.items()}
+    found = {split: canonical_rows(one, schema, mappings[split], settings, read) for split, one in raw.items()}
     return {split: rows for split, rows in found.items() if rows is not None}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from luthier.data.readers import is_missing
@@ -22,15 +22,16 @@ class BadCellError(ValueError):
     """A cell that the task can't use; the message says why."""
 
 
-def wanted_columns(schema: TaskSchema, mapping: Columns, labelled: bool) -> dict[str, str | list[str]]:
-    """Canonical column -> column of the table, for all that the task reads."""
-    needed = list(schema.columns)
+def wanted_columns(
+    schema: TaskSchema, mapping: Columns, labelled: bool, read: Sequence[str]
+) -> dict[str, str | list[str]]:
+    """Canonical column -> column of the table: those that are read of every row, the label, and what a known set has
+    beside them."""
+    needed = list(read)
     if schema.label_column and labelled:
         needed.append(schema.label_column)
-    optional = [name for name in ("text_pair", *_COMPANIONS) if name in mapping and name not in needed]
-    if schema.name not in ("regression",) and "text_pair" in optional:
-        optional.remove("text_pair")
-    return {name: mapping.get(name, name) for name in needed + optional}
+    beside = [name for name in _COMPANIONS if name in mapping and name not in needed]
+    return {name: mapping.get(name, name) for name in needed + beside}
 
 
 def check_columns(wanted: Columns, present: list[str], where: str) -> None:

@@ -57,6 +57,18 @@ def known_hub_set(identifier: str, config: str | None) -> KnownSet | None:
     return next((one for one in known_sets().values() if one.hub == wanted), None)
 
 
+def set_of_source(source: str) -> KnownSet | None:
+    """The known set that a source string names, or None; its files need not be on this machine."""
+    text = source.partition("#")[0]
+    if text.startswith("data:"):
+        return known_sets().get("data/" + text.removeprefix("data:").strip("/"))
+    short = text.lower().replace("super_glue", "superglue").replace(":", "/")
+    if short in known_sets() and not short.startswith("data/"):
+        return known_sets()[short]
+    name, _, config = text.removeprefix("hub:").partition("@")[0].partition(":")
+    return known_hub_set(name, config or None)
+
+
 def is_evaluation_only(folder: str) -> bool:
     """Whether nothing in a folder under `LUTHIER_DATA` may be trained on."""
     sets = [one for one in known_sets().values() if one.folder == folder]

@@ -7,7 +7,7 @@ the number of the source row along.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from luthier.data.text_form import TextForm
@@ -238,15 +238,14 @@ def encode_replies(columns: Columns, encoder: Encoder) -> Encoded:
     down to a quarter of the room, then the end of its response.
     """
     rows = list(columns["row"])
-    starts, ends = zip(*turns(columns["prompt"], columns["response"], encoder.tokenizer), strict=True)
+    ends = [end for _, end in turns(columns["prompt"], columns["response"], encoder.tokenizer)]
     template = getattr(encoder.tokenizer, "chat_template", None) is not None
-    prompts = encoder.tokenize(list(starts), add_special_tokens=not template)["input_ids"]
-    replies = encoder.tokenize(list(ends), add_special_tokens=False)["input_ids"]
+    prompts = prompt_tokens(columns["prompt"], encoder)
+    replies = encoder.tokenize(ends, add_special_tokens=False)["input_ids"]
     eos = encoder.tokenizer.eos_token_id
     if encoder.encoder_decoder:
         return _two_sided(rows, prompts, replies, eos, encoder)
     if not template:
-        prompts = [ids[:-1] if eos is not None and ids[-1:] == [eos] else ids for ids in prompts]
         replies = [[*ids, eos] if eos is not None else ids for ids in replies]
     for i in encoder.too_long_rows(rows, [len(p) + len(r) for p, r in zip(prompts, replies, strict=True)]):
         kept = max(encoder.room - len(replies[i]), encoder.room // 4)
@@ -259,6 +258,38 @@ def encode_replies(columns: Columns, encoder: Encoder) -> Encoded:
         "labels": [[IGNORED] * len(prompt) + list(reply) for prompt, reply in both],
     }
     return _finished(encoded, rows)
+
+
+def prompt_tokens(prompts: Sequence[str], encoder: Encoder) -> list[list[int]]:
+    """Token ids of prompts that a response follows: the user's turn where there is a chat template; without the end
+    token where the response goes on in the prompt's own text."""
+    chat = getattr(encoder.tokenizer, "chat_template", None) is not None
+    written = [start for start, _ in turns(prompts, [""] * len(prompts), encoder.tokenizer)]
+    found = encoder.tokenize(written, add_special_tokens=not chat)["input_ids"]
+    end = encoder.tokenizer.eos_token_id
+    if encoder.encoder_decoder or chat:
+        return [list(ids) for ids in found]
+    return [list(ids[:-1]) if end is not None and ids[-1:] == [end] else list(ids) for ids in found]
+
+
+def opening_tokens(rows: Sequence[Mapping[str, Any]], encoder: Encoder, written: int) -> list[list[int]]:
+    """Token ids that a language model goes on from: of prompts, as they are learned with a response, or of plain
+    texts, as they are learned in blocks. One that has to be cut, so that `written` tokens find room behind it, keeps
+    its end, and its start where a decoder of its own writes.
+
+    Raises:
+        DataError: a row becomes no tokens.
+    """
+    if "prompt" in rows[0]:
+        found = prompt_tokens([row["prompt"] for row in rows], encoder)
+    else:
+        found = encoder.tokenize([row["text"] for row in rows], add_special_tokens=False)["input_ids"]
+    kept = encoder.room if encoder.encoder_decoder else max(encoder.room - written, encoder.room // 4)
+    narrow = replace(encoder, max_length=kept, reserved=0)
+    over = narrow.too_long_rows([row["row"] for row in rows], [len(ids) for ids in found])
+    for i in over:
+        found[i] = found[i][:kept] if encoder.encoder_decoder else found[i][-kept:]
+    return [list(ids) for ids in found]
 
 
 def turns(prompts: Sequence[str], responses: Sequence[str], tokenizer: Any) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from luthier.data.encoders import ENCODERS, IGNORED, Columns, Encoded, Encoder, turns
+from luthier.data.encoders import ENCODERS, IGNORED, Columns, Encoded, Encoder, prompt_tokens, turns
 from luthier.data.text_form import TextForm
 from luthier.errors import DataError
 
@@ -125,28 +125,17 @@ def _learned(prompts: list[list[int]], options: Any, right: list[int], encoder: 
 
 def _prompts(texts: list[dict[str, str]], rows: list[int], longest: list[int], encoder: Encoder) -> list[list[int]]:
     template = _form_of(encoder).template
-    found = _prompt_ids([template.format_map(values) for values in texts], encoder)
+    found = prompt_tokens([template.format_map(values) for values in texts], encoder)
     beside = [0 if encoder.encoder_decoder else length for length in longest]
     for i in encoder.too_long_rows(rows, [len(ids) + more for ids, more in zip(found, beside, strict=True)]):
         found[i] = _shortened(texts[i], encoder.room - beside[i], rows[i], encoder)
     return found
 
 
-def _prompt_ids(prompts: list[str], encoder: Encoder) -> list[list[int]]:
-    tokenizer = encoder.tokenizer
-    chat = getattr(tokenizer, "chat_template", None) is not None
-    written = [start for start, _ in turns(prompts, [""] * len(prompts), tokenizer)]
-    found = encoder.tokenize(written, add_special_tokens=not chat)["input_ids"]
-    end = tokenizer.eos_token_id
-    if encoder.encoder_decoder or chat:
-        return [list(ids) for ids in found]
-    return [list(ids[:-1]) if end is not None and ids[-1:] == [end] else list(ids) for ids in found]
-
-
 def _shortened(values: Mapping[str, str], room: int, row: int, encoder: Encoder) -> list[int]:
     """The prompt with the end of its longest text left out, so that the names around it stay."""
     template, values = _form_of(encoder).template, dict(values)
-    ids = _prompt_ids([template.format_map(values)], encoder)[0]
+    ids = prompt_tokens([template.format_map(values)], encoder)[0]
     while len(ids) > room:
         longest = max(values, key=lambda name: len(values[name]))
         text = values[longest]
@@ -158,5 +147,5 @@ def _shortened(values: Mapping[str, str], room: int, row: int, encoder: Encoder)
                 fix="shorten it, or raise `max_length`",
             )
         values[longest] = text[:kept].rstrip() or text[:1]
-        ids = _prompt_ids([template.format_map(values)], encoder)[0]
+        ids = prompt_tokens([template.format_map(values)], encoder)[0]
     return ids

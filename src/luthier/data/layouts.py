@@ -138,7 +138,7 @@ def multirc(table: Table) -> Table:
     if "passage" in table.columns:
         rows = [
             {"paragraph": passage["text"], "question": question["question"], "answer": answer["text"]}
-            | {"label": answer["label"], "group": f"{index}-{question['idx']}"}
+            | {"label": answer.get("label"), "group": f"{index}-{question['idx']}"}
             for index, passage in zip(table.columns["idx"], table.columns["passage"], strict=True)
             for question in passage["questions"]
             for answer in question["answers"]
@@ -161,18 +161,18 @@ def record(table: Table) -> Table:
         rows += [
             shared
             | {"group": group, "candidate": candidate, "filled": query.replace("@placeholder", candidate)}
-            | {"label": str(candidate in answers)}
+            | ({} if answers is None else {"label": str(candidate in answers)})
             for candidate in candidates
         ]
     return Table.of_records(table.name, rows)
 
 
-def _record_queries(table: Table) -> Iterator[tuple[str, str, str, list[str], list[str]]]:
-    """Passage, query, group, entities and answers of every query of ReCoRD."""
+def _record_queries(table: Table) -> Iterator[tuple[str, str, str, list[str], list[str] | None]]:
+    """Passage, query, group, entities and answers, None where they are hidden, of every query of ReCoRD."""
     c = table.columns
     if "qas" not in c:
         for passage, query, index, entities, answers in zip(
-            c["passage"], c["query"], c["idx"], c["entities"], c["answers"], strict=True
+            c["passage"], c["query"], c["idx"], c["entities"], c.get("answers", [None] * len(table)), strict=True
         ):
             yield passage, query, f"{index['passage']}-{index['query']}", entities, answers
         return
@@ -180,7 +180,7 @@ def _record_queries(table: Table) -> Iterator[tuple[str, str, str, list[str], li
         text = passage["text"]
         entities = [text[span["start"] : span["end"] + 1] for span in passage["entities"]]
         for question in questions:
-            answers = [answer["text"] for answer in question["answers"]]
+            answers = [answer["text"] for answer in question["answers"]] if "answers" in question else None
             yield text, question["query"], f"{index}-{question['idx']}", entities, answers
 
 

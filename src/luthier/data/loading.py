@@ -20,11 +20,12 @@ from luthier.data.assembly import (
     summary_of,
     with_cut_validation,
 )
+from luthier.data.canonical import Columns
 from luthier.data.fingerprint import source_fingerprint
 from luthier.data.origins import plan
 from luthier.data.posing import pose
 from luthier.data.reading import RawSplit, Rows, choose_schema, column_mapping, read_origin
-from luthier.data.schemas import TaskSchema
+from luthier.data.schemas import TaskSchema, TrainedOn
 from luthier.data.settings import SPLITS, DataSettings
 from luthier.data.table import listing
 from luthier.data.text_form import TextForm
@@ -46,6 +47,8 @@ class TaskData:
         fingerprint: sha256 over the sources and the settings.
         summary: per split.
         form: how the task is posed as text, or None.
+        columns: canonical columns that a model reads, and what the training file, or the only one there is, calls
+            them; those that the prompt shows, where the task is posed as text.
     """
 
     schema: TaskSchema
@@ -55,6 +58,7 @@ class TaskData:
     fingerprint: str
     summary: dict[str, SplitSummary] = field(default_factory=dict)
     form: TextForm | None = None
+    columns: dict[str, str | list[str]] = field(default_factory=dict)
 
     @property
     def encoded_schema(self) -> str:
@@ -62,14 +66,16 @@ class TaskData:
         return str(self.schema.name) if self.form is None else "prompt_response"
 
 
-def load_data(settings: DataSettings, *, splits: Sequence[str] = SPLITS) -> TaskData:
+def load_data(settings: DataSettings, *, splits: Sequence[str] = SPLITS, trained: TrainedOn | None = None) -> TaskData:
     """Read, check and draw the examples that the settings describe.
 
-    Splits that the settings do not bring are left out. Labels get the same ids whichever splits are asked for.
+    Splits that the settings do not bring are left out. Labels get the same ids, and the same columns are read,
+    whichever splits are asked for.
 
     Args:
         settings: the data block.
         splits: the splits that are wanted.
+        trained: what the model that will meet the rows was trained on, where there is one.
 
     Raises:
         DataError: a source can't be found or read, rows can't be used (all are listed), or there are too few.
@@ -78,13 +84,17 @@ def load_data(settings: DataSettings, *, splits: Sequence[str] = SPLITS) -> Task
     if settings.streaming:
         from luthier.data.streaming import load_stream
 
-        return load_stream(settings, origins, splits)
+        return load_stream(settings, origins, splits, trained)
     raw = {split: found for split, origin in origins.items() if (found := read_origin(origin, settings)) is not None}
     user_files = any(one.origin.known is None for one in raw.values())
     first = raw.get("train") or next(iter(raw.values()))
     mappings = {split: column_mapping(one.origin, settings, user_files=user_files) for split, one in raw.items()}
-    schema = choose_schema(first, mappings[next(s for s in raw if raw[s] is first)], settings)
-    rows = canonical_splits(raw, schema, mappings, settings)
+    mapping = mappings[next(s for s in raw if raw[s] is first)]
+    schema = choose_schema(first, mapping, settings, trained)
+    read = columns_to_read(schema, mapping, list(first.table.columns), trained)
+    for split, one in raw.items():
+        refuse_unread(schema, mappings[split], read, one.origin.name)
+    rows = canonical_splits(raw, schema, mappings, settings, read)
     by_group = first.origin.known is not None and first.origin.known.scored_by_group
     rows = with_cut_validation(rows, settings, by_group)
     labels = label_names(rows, raw, schema, settings)
@@ -96,7 +106,7 @@ def load_data(settings: DataSettings, *, splits: Sequence[str] = SPLITS) -> Task
         origin.known,
         schema,
         labels,
-        mappings[base],
+        named_columns(read, mappings[base]),
         examples=rows[base].columns,
         where=rows[base].where,
     )
@@ -116,7 +126,44 @@ def load_data(settings: DataSettings, *, splits: Sequence[str] = SPLITS) -> Task
         fingerprint=fingerprint,
         summary=summary,
         form=form,
+        columns=columns_of_model(schema, read, form, mappings[base]),
     )
+
+
+def columns_to_read(
+    schema: TaskSchema, mapping: Columns, present: Sequence[str], trained: TrainedOn | None
+) -> tuple[str, ...]:
+    """The canonical columns that are read of every split: those that the table and the settings bring, or, of those
+    that a task may lack, the ones that a model was trained on."""
+    if trained is None or trained.task != schema.name:
+        return schema.read(mapping, present)
+    return schema.columns + tuple(name for name in schema.optional if name in trained.columns)
+
+
+def refuse_unread(schema: TaskSchema, mapping: Columns, read: Sequence[str], where: str) -> None:
+    """Raises:
+    DataError: an optional column is named for rows that a model is to read without it.
+    """
+    for name in schema.optional:
+        if name in mapping and name not in read:
+            raise DataError(
+                f"the rows have a {name}, which the model's training rows lack",
+                where=where,
+                fix=f"judge on rows without {name}, or train on rows with it",
+            )
+
+
+def named_columns(read: Sequence[str], mapping: Columns) -> dict[str, str | list[str]]:
+    """Canonical column -> column of the file, for all that are read."""
+    return dict(mapping) | {name: mapping.get(name, name) for name in read}
+
+
+def columns_of_model(
+    schema: TaskSchema, read: Sequence[str], form: TextForm | None, mapping: Columns
+) -> dict[str, str | list[str]]:
+    """The columns that a model reads, which are those of the prompt where the task is posed as text."""
+    shown = read if form is None else (*form.columns, *(("candidate",) if form.ranks_candidates else ()))
+    return {name: mapping.get(name, name) for name in shown}
 
 
 def _warn_of_unseen_labels(summary: dict[str, SplitSummary]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from luthier.data.labels import relabelled
 from luthier.data.layouts import LAYOUTS, shape
 from luthier.data.origins import Origin
 from luthier.data.readers import ReadOptions, is_missing, read_table
-from luthier.data.schemas import SCHEMAS, TaskSchema, infer_task
+from luthier.data.schemas import SCHEMAS, TaskSchema, TrainedOn, infer_task
 from luthier.data.settings import DataSettings
 from luthier.data.subsets import cut_shares
 from luthier.data.table import Problems, Table
@@ -139,8 +140,11 @@ def column_mapping(origin: Origin, settings: DataSettings, *, user_files: bool) 
     return dict(origin.known.columns) | ({} if user_files else user)
 
 
-def choose_schema(raw: RawSplit, mapping: Columns, settings: DataSettings) -> TaskSchema:
-    """The user's task, the known set's, or the one that the columns fit.
+def choose_schema(
+    raw: RawSplit, mapping: Columns, settings: DataSettings, trained: TrainedOn | None = None
+) -> TaskSchema:
+    """The user's task, the known set's, that of a trained model whose columns are there, or the one that the columns
+    fit.
 
     Raises:
         DataError: the columns fit none.
@@ -151,6 +155,8 @@ def choose_schema(raw: RawSplit, mapping: Columns, settings: DataSettings) -> Ta
     if known is not None and not settings.columns():
         return SCHEMAS[known.task]
     present = set(raw.table.columns)
+    if trained is not None and _has(present, mapping, trained.columns) and not settings.as_text:
+        return SCHEMAS[trained.task]
     canonical = {name for name, source in mapping.items() if isinstance(source, list) or source in present}
     canonical |= present - {source for source in mapping.values() if isinstance(source, str)}
     if not settings.labelled:
@@ -171,6 +177,12 @@ def choose_schema(raw: RawSplit, mapping: Columns, settings: DataSettings) -> Ta
     return SCHEMAS[task]
 
 
+def _has(present: set[str], mapping: Columns, wanted: Sequence[str]) -> bool:
+    """Whether a table has the canonical columns."""
+    sources = [mapping.get(name, name) for name in wanted]
+    return all(name in present for source in sources for name in ([source] if isinstance(source, str) else source))
+
+
 def _holds_scores(values: list[Any]) -> bool:
     numbers = []
     for value in values:
@@ -181,14 +193,17 @@ def _holds_scores(values: list[Any]) -> bool:
     return any(not number.is_integer() for number in numbers)
 
 
-def canonical_rows(raw: RawSplit, schema: TaskSchema, mapping: Columns, settings: DataSettings) -> Rows | None:
-    """The split's rows in the schema's columns; None for an optional split whose labels are all hidden.
+def canonical_rows(
+    raw: RawSplit, schema: TaskSchema, mapping: Columns, settings: DataSettings, read: Sequence[str]
+) -> Rows | None:
+    """The split's rows in the canonical columns that are read, with their labels; None for an optional split whose
+    labels are all hidden.
 
     Raises:
         DataError: a column is missing, or cells can't be used; lists them by row.
     """
     table, origin = raw.table, raw.origin
-    wanted = wanted_columns(schema, mapping, settings.labelled)
+    wanted = wanted_columns(schema, mapping, settings.labelled, read)
     check_columns(wanted, list(table.columns), table.name)
     label = str(wanted.get(schema.label_column or "", ""))
     if origin.optional and label in table.columns and all(is_missing(value) for value in table.columns[label]):

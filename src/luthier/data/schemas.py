@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 
@@ -11,10 +12,11 @@ class TaskSchema:
 
     Attributes:
         name: as in recipes.
-        columns: canonical columns that every row has; `text_pair` of regression may be missing.
+        columns: canonical columns that every row has.
         label_column: the column that carries what is learned, or None where the text itself is.
         has_classes: whether labels are drawn from a closed set.
         metrics: metric names by default, the primary one first.
+        optional: canonical columns that the rows of a set have all together, or not at all.
     """
 
     name: str
@@ -22,6 +24,32 @@ class TaskSchema:
     label_column: str | None
     has_classes: bool
     metrics: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+    def read(self, mapping: Mapping[str, str | list[str]], present: Collection[str]) -> tuple[str, ...]:
+        """The canonical columns that are read from a table: those of every row, and the optional ones that the user
+        or the known set names, or that the table has under their own name.
+
+        Args:
+            mapping: canonical column -> column of the table, where they differ.
+            present: columns of the table.
+        """
+        taken = {name for source in mapping.values() for name in ([source] if isinstance(source, str) else source)}
+        free = set(present) - taken
+        return self.columns + tuple(name for name in self.optional if name in mapping or name in free)
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What a model was trained on, which other rows that it meets are read as.
+
+    Attributes:
+        task: name of the schema.
+        columns: canonical columns that it reads.
+    """
+
+    task: str
+    columns: tuple[str, ...]
 
 
 SCHEMAS: dict[str, TaskSchema] = {
@@ -29,7 +57,7 @@ SCHEMAS: dict[str, TaskSchema] = {
     for schema in (
         TaskSchema("single_sentence", ("text",), "label", True, ("accuracy", "macro_f1")),
         TaskSchema("pair", ("text", "text_pair"), "label", True, ("accuracy", "macro_f1")),
-        TaskSchema("regression", ("text",), "label", False, ("pearson", "spearman")),
+        TaskSchema("regression", ("text",), "label", False, ("pearson", "spearman"), ("text_pair",)),
         TaskSchema("token_labels", ("tokens",), "tags", True, ("seqeval_f1",)),
         TaskSchema("extractive_qa", ("question", "context"), "answers", False, ("squad_f1", "exact_match")),
         TaskSchema("multiple_choice", ("context", "choices"), "label", False, ("accuracy",)),

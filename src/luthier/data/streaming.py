@@ -16,12 +16,12 @@ from luthier.data.encoders import Encoder, packed_blocks
 from luthier.data.hub_sets import class_names, load_hub_split, named_record
 from luthier.data.label_text import encoder_of
 from luthier.data.labels import LabelIds, check_labels, declared_labels, relabelled
-from luthier.data.loading import TaskData, load_data
+from luthier.data.loading import TaskData, columns_of_model, columns_to_read, load_data, named_columns
 from luthier.data.origins import Origin
 from luthier.data.posing import pose
 from luthier.data.readers import Row, iterate_rows
 from luthier.data.reading import RawSplit, choose_schema, column_mapping, options_of
-from luthier.data.schemas import TaskSchema
+from luthier.data.schemas import SCHEMAS, TaskSchema, TrainedOn
 from luthier.data.settings import DataSettings
 from luthier.data.table import Problems, Table, place
 from luthier.errors import DataError
@@ -189,7 +189,9 @@ class EndlessStream(IterableDataset[dict[str, Any]]):
                 raise DataError("the stream holds no rows", fix="name a source with training rows")
 
 
-def load_stream(settings: DataSettings, origins: Mapping[str, Origin], splits: Sequence[str]) -> TaskData:
+def load_stream(
+    settings: DataSettings, origins: Mapping[str, Origin], splits: Sequence[str], trained: TrainedOn | None = None
+) -> TaskData:
     """The training split as a stream, the others loaded whole.
 
     Raises:
@@ -201,7 +203,8 @@ def load_stream(settings: DataSettings, origins: Mapping[str, Origin], splits: S
     records, first, native_labels = _records(origin, settings)
     raw = RawSplit(origin, Table.of_records(origin.name, [first], None), [0])
     mapping = column_mapping(origin, settings, user_files=any(one.known is None for one in origins.values()))
-    schema = choose_schema(raw, mapping, settings)
+    schema = choose_schema(raw, mapping, settings, trained)
+    read = columns_to_read(schema, mapping, list(first), trained)
     if schema.name not in _STREAMED_TASKS:
         raise DataError(f"task {schema.name} can't be streamed", where=origin.name, fix="leave `streaming` out")
     known = origin.known if settings.task in (None, origin.known.task if origin.known else None) else None
@@ -217,7 +220,7 @@ def load_stream(settings: DataSettings, origins: Mapping[str, Origin], splits: S
         check_labels(labels := declared, origin.name)
     rows = CheckedRows(
         records,
-        wanted_columns(schema, mapping, settings.labelled),
+        wanted_columns(schema, mapping, settings.labelled, read),
         schema,
         labels,
         known.label_map if known and settings.label is None else {},
@@ -226,8 +229,10 @@ def load_stream(settings: DataSettings, origins: Mapping[str, Origin], splits: S
     )
     check_columns(rows.wanted, list(first), origin.name)
     stream = ShuffledStream(rows, seed=settings.subset_seed, buffer=settings.buffer, schema=schema.name)
-    found = _with_whole_splits(stream, settings, origins, splits, schema, labels)
-    found.form = pose(settings, known, schema, labels, mapping, examples={}, where=origin.name)
+    found = _with_whole_splits(stream, settings, origins, splits, TrainedOn(str(schema.name), read), labels)
+    named = named_columns(read, mapping)
+    found.form = pose(settings, known, schema, labels, named, examples={}, where=origin.name)
+    found.columns = columns_of_model(schema, read, found.form, mapping)
     return found
 
 
@@ -236,12 +241,12 @@ def _with_whole_splits(
     settings: DataSettings,
     origins: Mapping[str, Origin],
     splits: Sequence[str],
-    schema: TaskSchema,
+    streamed: TrainedOn,
     labels: list[str],
 ) -> TaskData:
     from luthier.data.fingerprint import source_fingerprint
 
-    origin = origins["train"]
+    origin, schema = origins["train"], SCHEMAS[streamed.task]
     found = TaskData(schema, {}, labels, metric_names(origin, schema, labels), source_fingerprint(settings))
     if "train" in splits:
         found.splits["train"] = stream
@@ -249,7 +254,8 @@ def _with_whole_splits(
     others = {split: one.name for split, one in origins.items() if split != "train" and split in splits}
     if others:
         fixed: dict[str, Any] = {"streaming": False, "source": None, "train": None, "task": schema.name}
-        whole = load_data(settings.model_copy(update=fixed | {"labels": labels or None} | others), splits=list(others))
+        rest = settings.model_copy(update=fixed | {"labels": labels or None} | others)
+        whole = load_data(rest, splits=list(others), trained=streamed)
         found.splits |= whole.splits
         found.summary |= whole.summary
     return found

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from luthier.data.loading import TaskData, load_data
 from luthier.data.settings import DataSettings
 from luthier.errors import DataError, RecipeError
+from luthier.evaluation.prediction import LANGUAGE
 from luthier.evaluation.subject import Subject, SuiteResult
 from luthier.jsonlines import JsonLog
 from luthier.meters import CostMeter
 from luthier.models.artifacts import load_artifact
 from luthier.models.card import ModelCard
+from luthier.models.trained_columns import trained_on
 from luthier.stages import StageInputs, StageOutputs, metrics_record
 from luthier.tasks import LANGUAGE_HEADS
 
@@ -34,7 +36,9 @@ def run_evaluation(stage: Evaluate, inputs: StageInputs, folder: Path) -> StageO
     model, tokenizer, card = load_artifact(inputs.model.reference, settings=inputs.model)
     if settings.labels is None and card.labels:
         settings = settings.model_copy(update={"labels": list(card.labels)})
-    task = with_text_form(load_data(settings, splits=("train", "validation", "test")), card, stage.data)
+    task = load_data(settings, splits=("train", "validation", "test"), trained=trained_on(card))
+    check_same_task(task, card)
+    task = with_text_form(task, card, stage.data)
     split = choose_split(task, stage.split)
     subject = Subject(
         model=model,
@@ -66,6 +70,20 @@ def run_evaluation(stage: Evaluate, inputs: StageInputs, folder: Path) -> StageO
             results.append(result)
     cost = {"seconds": meter.seconds, "peak_memory_bytes": meter.peak_memory_bytes}
     return StageOutputs(merge(results, split, task, cost))
+
+
+def check_same_task(task: TaskData, card: ModelCard) -> None:
+    """Raises:
+    DataError: a model with a head of its own was trained on rows of another task.
+    """
+    trained = trained_on(card)
+    if trained is None or trained.task == task.schema.name or {trained.task, str(task.schema.name)} <= set(LANGUAGE):
+        return
+    raise DataError(
+        f"the model was trained for the task {trained.task}, on the columns {', '.join(trained.columns)}, and the data "
+        f"are of the task {task.schema.name}, with {', '.join(task.columns)}",
+        fix=f"give data with these columns; name yours as in `{trained.columns[0]}: COLUMN`",
+    )
 
 
 def with_text_form(task: TaskData, card: ModelCard, own: DataSettings | None) -> TaskData:

@@ -18,7 +18,7 @@ from luthier.models.settings import Head, ModelSettings
 from luthier.models.tensors import read_json
 
 CARD = "luthier.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class ModelCard:
         method: the tuning method's settings.
         data: where the training data came from.
         text_form: how the task is posed as text, where it is.
+        columns: canonical columns that it reads -> what its training file calls them; None in cards of format 1.
         metrics: scores at the time of saving.
         format_version: of this file.
     """
@@ -56,6 +57,7 @@ class ModelCard:
     method: dict[str, Any] | None = None
     data: dict[str, Any] | None = None
     text_form: TextForm | None = None
+    columns: dict[str, str | list[str]] | None = None
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 

@@ -17,6 +17,7 @@ from luthier.settings import Paper, Settings
 
 if TYPE_CHECKING:
     from luthier.data.loading import TaskData
+    from luthier.data.schemas import TrainedOn
     from luthier.robustness.report import EvaluationSet
 
 SCORE_NAMES = {
@@ -212,13 +213,15 @@ class RobustnessSuite(Suite):
         ]
         return made
 
-    def _read(self, one: RobustnessSet, labels: Sequence[str], *, labelled: bool) -> tuple[TaskData, str]:
+    def _read(
+        self, one: RobustnessSet, labels: Sequence[str], *, labelled: bool, trained: TrainedOn | None = None
+    ) -> tuple[TaskData, str]:
         """The data of a set, and the split that counts."""
         from luthier.data.loading import load_data
         from luthier.robustness.metrics import FOLDS
 
         changes: dict[str, Any] = {"labels": list(labels)} if labelled else {"labelled": False}
-        task = load_data(one.data.model_copy(update=changes))
+        task = load_data(one.data.model_copy(update=changes), trained=trained)
         wanted = [one.split] if one.split else ["test", "validation", "train"]
         split = next((s for s in wanted if s in task.splits and len(task.splits[s])), None)
         if split is None:
@@ -240,9 +243,11 @@ class RobustnessSuite(Suite):
     def _load(self, subject: Subject, one: RobustnessSet, *, labelled: bool = True) -> EvaluationSet:
         import numpy as np
 
+        from luthier.models.trained_columns import trained_on
         from luthier.robustness.report import EvaluationSet
 
-        task, split = self._read(one, subject.task.labels, labelled=labelled)
+        trained = trained_on(subject.card)
+        task, split = self._read(one, subject.task.labels, labelled=labelled, trained=trained)
         rows = subject.encode(task, split, named=f"set {one.name!r}", too_long=one.data.too_long)
         labels = np.asarray(task.splits[split]["label"], dtype=int) if labelled else None
         return EvaluationSet(one.name, rows, labels, one.two_way)

@@ -299,6 +299,7 @@ def card_for(stage: Tune, inputs: StageInputs, prepared: Prepared, result: Train
         labels=list(prepared.task.labels) or None,
         regression=prepared.schema == "regression",
         text_form=prepared.task.form,
+        columns=dict(prepared.task.columns),
         max_length=prepared.max_length,
         reserved_tokens=stage.method.reserved_tokens(),
         method=stage.method.model_dump(mode="json"),
@@ -342,7 +343,8 @@ def plan_tuning(stage: Tune, inputs: StageInputs) -> StagePlan:
 def described_task(task: TaskData) -> str:
     """The task in a few words."""
     labels = f", {len(task.labels)} labels" if task.labels else ""
-    return f"{task.schema.name}{labels}" + (f', as text: "{task.form.template}"' if task.form else "")
+    read = f" on {' and '.join(task.columns)}" if task.schema.optional else ""
+    return f"{task.schema.name}{read}{labels}" + (f', as text: "{task.form.template}"' if task.form else "")
 
 
 def memory_estimate(total: int, trainable: int, config: Any, tokens: int) -> int:
