@@ -222,6 +222,59 @@ def test_patience_stops_early_and_the_best_weights_come_back(tmp_path: Path):
     assert torch.equal(model.classifier.bias, seen[1])
 
 
+def scripted(scores: list[float], seen: list):
+    """An evaluator that gives these scores and keeps a copy of a weight of each model it scored."""
+    left = iter(scores)
+
+    def scorer(model) -> dict[str, float]:
+        seen.append(model.classifier.bias.detach().clone())
+        return {"validation/accuracy": next(left)}
+
+    return scorer
+
+
+def test_the_best_weights_are_those_of_the_best_score_though_a_killed_run_had_found_better_ones(tmp_path: Path):
+    before, after = [], []
+    settings = {"evaluate_every": 2, "checkpoint_every": 3, "epochs": 2}
+    with pytest.raises(Killed):
+        train(make_job(tmp_path, tiny_model(), [At(5, kill)], scripted([0.5, 0.9], before), **settings))
+    model = tiny_model()
+    result = train(make_job(tmp_path, model, evaluator=scripted([0.1] * 4, after), **settings))
+    assert (result.best_step, result.scores["validation/accuracy"]) == (2, 0.5)
+    assert torch.equal(model.classifier.bias, before[0])
+
+
+def test_best_weights_that_no_checkpoint_refers_to_are_swept(tmp_path: Path):
+    def best_files() -> set[str]:
+        return {path.name for path in tmp_path.glob("*best-*")}
+
+    kept = []
+    looks = [At(step, lambda: kept.append(best_files())) for step in (3, 5, 7, 9)]
+    settings = {"evaluate_every": 2, "checkpoint_every": 6, "epochs": 2}
+    scores = [0.1, 0.2, 0.3, 0.4, 0.35]
+    (tmp_path / "best-99.safetensors").touch()
+    (tmp_path / ".writing-best-99.safetensors").touch()
+    train(make_job(tmp_path, tiny_model(), looks, scripted(scores, []), **settings))
+    named = [{f"best-{step}.safetensors" for step in steps} for steps in ([2], [4], [6], [6, 8])]
+    assert kept == named
+
+
+def test_changed_best_weights_are_not_loaded_and_the_same_command_mends_them(tmp_path: Path):
+    def flip() -> None:
+        path = tmp_path / "best-5.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+
+    scores = [0.9, 0.1, 0.1]
+    with pytest.raises(TrainingError, match="best weights changed after they were written") as caught:
+        train(make_job(tmp_path, tiny_model(), [At(14, flip)], scripted(scores, [])))
+    assert "best-5.safetensors" in str(caught.value)
+    model, seen = tiny_model(), []
+    assert train(make_job(tmp_path, model, evaluator=scripted(scores, seen))).best_step == 5
+    assert torch.equal(model.classifier.bias, seen[0])
+
+
 def test_nothing_trainable_is_an_error(tmp_path: Path):
     job = make_job(tmp_path, tiny_model())
     job.groups = [{"params": [], "lr": 1e-3}]

@@ -18,18 +18,13 @@ from transformers import Trainer, TrainingArguments
 
 from luthier.errors import TrainingError
 from luthier.evaluation.prediction import model_inputs
-from luthier.files import sync
+from luthier.files import reporting_failed_writes, sha256_of, sync
 from luthier.training.checkpoints import PREFIX, remove_older, writing
 from luthier.training.loss import items_in, task_loss
 from luthier.training.schedule import share_of_rate
 from luthier.training.watch import tell_watcher
 
-TRAINABLE, PROGRESS, EXTRA, BEST = (
-    "trainable.safetensors",
-    "progress.json",
-    "objective.pt",
-    "best.safetensors",
-)
+TRAINABLE, PROGRESS, EXTRA = "trainable.safetensors", "progress.json", "objective.pt"
 
 
 @dataclass
@@ -41,12 +36,24 @@ class BestScore:
         step: the optimiser step it was made at.
         since: evaluations since then.
         scores: everything that evaluation returned.
+        sha256: of the file with the weights it was made with, in hex; empty before the first evaluation.
     """
 
     score: float | None = None
     step: int = 0
     since: int = 0
     scores: dict[str, float] = field(default_factory=dict)
+    sha256: str = ""
+
+    @property
+    def file(self) -> str:
+        """Name of the file with those weights, beside the checkpoints."""
+        return best_file(self.step)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """That file's name and hash; empty before the first evaluation."""
+        return {self.file: self.sha256} if self.sha256 else {}
 
 
 class LuthierTrainer(Trainer):
@@ -89,6 +96,7 @@ class LuthierTrainer(Trainer):
         self._seconds_before, self._started = 0.0, time.perf_counter()
         self._sampler, self._groups = sampler, groups
         self._rows: list[int] = []
+        self._best_of_checkpoint: set[str] = set()
         self._resumed_progress: dict[str, Any] | None = None
 
     # -- data, optimiser, loss -----------------------------------------------------------------------------
@@ -210,8 +218,10 @@ class LuthierTrainer(Trainer):
         better = self.best.score is None or (score > self.best.score if higher else score < self.best.score)
         if better:
             scores = {k.removeprefix("eval_"): v for k, v in metrics.items()}
-            self.best = BestScore(score, self.state.global_step, 0, scores)
-            save_trainable(self.model, Path(self.args.output_dir) / BEST)
+            step, folder = self.state.global_step, Path(self.args.output_dir)
+            digest = save_trainable(self.model, folder / best_file(step))
+            self.best = BestScore(score, step, 0, scores, digest)
+            remove_other_best(folder, {self.best.file, *self._best_of_checkpoint})
         else:
             self.best.since += 1
             if self._out_of_patience():
@@ -230,7 +240,7 @@ class LuthierTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         folder = Path(self.args.output_dir)
         place = folder / f"{PREFIX}{self.state.global_step}"
-        with writing(place) as scratch:
+        with writing(place, beside=self.best.files) as scratch:
             save_file(trainable_state(self.model), scratch / TRAINABLE)
             self._save_optimizer_and_scheduler(str(scratch))
             self._save_scaler(str(scratch))
@@ -241,6 +251,8 @@ class LuthierTrainer(Trainer):
             if state:
                 torch.save(state, scratch / EXTRA)
         remove_older(folder, place)
+        self._best_of_checkpoint = set(self.best.files)
+        remove_other_best(folder, self._best_of_checkpoint)
 
     @property
     def seconds(self) -> float:
@@ -267,6 +279,7 @@ class LuthierTrainer(Trainer):
         load_trainable(self.model, place / TRAINABLE)
         progress = json.loads((place / PROGRESS).read_text(encoding="utf8"))
         self.tokens_seen, self.best = progress["tokens_seen"], BestScore(**progress["best"])
+        self._best_of_checkpoint = set(self.best.files)
         self._seconds_before = progress["seconds"]
         self._resumed_progress = progress
         if (place / EXTRA).exists():
@@ -283,6 +296,24 @@ class LuthierTrainer(Trainer):
             return
         super()._run_epoch(*args, **kwargs)
 
+    def load_best(self) -> bool:
+        """Put the weights of the best evaluation into the model; False where there was none.
+
+        Raises:
+            TrainingError: their file changed after it was written.
+        """
+        if not self.best.sha256:
+            return False
+        place = Path(self.args.output_dir) / self.best.file
+        if not place.is_file() or sha256_of(place) != self.best.sha256:
+            raise TrainingError(
+                "the best weights changed after they were written",
+                where=str(place),
+                fix="run the same command again: it goes on from what is whole",
+            )
+        load_trainable(self.model, place)
+        return True
+
     def _out_of_patience(self) -> bool:
         return self.patience is not None and self.best.since >= self.patience
 
@@ -292,12 +323,35 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     return {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
 
 
-def save_trainable(model: nn.Module, path: Path) -> None:
-    """Write the trainable parameters to one safetensors file that is either whole or not there."""
+def best_file(step: int | str) -> str:
+    """Name of the file with the weights of a step that was the best so far."""
+    return f"best-{step}.safetensors"
+
+
+def remove_other_best(folder: Path, keep: set[str]) -> None:
+    """Delete the best weights that no checkpoint and no running job refers to."""
+    for path in [*folder.glob(best_file("*")), *folder.glob(f".writing-{best_file('*')}")]:
+        if path.name not in keep:
+            path.unlink(missing_ok=True)
+
+
+def save_trainable(model: nn.Module, path: Path) -> str:
+    """Write the trainable parameters to one safetensors file that is either whole or not there.
+
+    Returns:
+        The file's SHA-256, in hex.
+
+    Raises:
+        WorkspaceError: the disk is full or can't be written.
+    """
     scratch = path.with_name(f".writing-{path.name}")
-    save_file(trainable_state(model), scratch)
-    sync(scratch)
-    scratch.rename(path)
+    with reporting_failed_writes(path):
+        save_file(trainable_state(model), scratch)
+        sync(scratch)
+        digest = sha256_of(scratch)
+        scratch.replace(path)
+        sync(path.parent)
+    return digest
 
 
 def load_trainable(model: nn.Module, path: Path) -> None:
