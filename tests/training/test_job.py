@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertForSequenceClassification, TrainerCallback, get_scheduler
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from luthier.errors import InterruptedRunError, TrainingError
 from luthier.jsonlines import read_log
 from luthier.training.job import TrainingJob, total_steps, train
 from luthier.training.schedule import share_of_rate
 from luthier.training.settings import TrainingSettings
-from luthier.training.trainer import LuthierTrainer, trainable_state
+from luthier.training.trainer import LuthierTrainer
+from luthier.training.weights import trainable_state
 
 ROWS = 20
 
@@ -197,6 +200,59 @@ def test_nan_in_the_loss_names_step_and_rows_and_updates_nothing(tmp_path: Path)
     with pytest.raises(TrainingError, match="the loss is not finite at step 3") as caught:
         train(make_job(tmp_path, model, [At(2, poison)]))
     assert "training rows" in str(caught.value)
+
+
+class PoisonedRow(torch.nn.Module):
+    """Classifies by one weight a word; a word of 0 gives NaN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = torch.nn.Embedding(50, 2)
+
+    def forward(self, input_ids, attention_mask=None):
+        logits = self.words(input_ids).sum(1)
+        poisoned = (input_ids == 0).any(1, keepdim=True)
+        return SequenceClassifierOutput(logits=torch.where(poisoned, torch.full_like(logits, float("nan")), logits))
+
+
+def test_nan_in_one_of_the_accumulated_batches_names_the_rows_of_that_batch(tmp_path: Path):
+    model = PoisonedRow()
+    job = make_job(tmp_path, model, batch_size=4, accumulation=5)
+    job.rows[6]["input_ids"][0] = 0
+    before = model.words.weight.detach().clone()
+    order = list(job.sampler)
+    start = order.index(6) // 4 * 4
+    rows_of_batch = ", ".join(str(i + 1) for i in order[start : start + 4])
+    with pytest.raises(TrainingError, match="the loss is not finite at step 1") as caught:
+        train(job)
+    assert f"training rows {rows_of_batch}:" in str(caught.value)
+    assert torch.equal(model.words.weight, before)
+
+
+class Readings(TorchDispatchMode):
+    """Counts how often a number is read out of a tensor, for which an accelerator has to be waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **kwargs or {})
+
+
+def test_no_number_is_read_from_the_device_within_a_micro_batch(tmp_path: Path):
+    readings, batches = Readings(), []
+
+    class Counting:
+        def training_step(self, *args, **kwargs):
+            batches.append(1)
+            with readings:
+                return super().training_step(*args, **kwargs)
+
+    job = make_job(tmp_path, PoisonedRow(), batch_size=2, accumulation=5)
+    job.mixin = Counting
+    train(job)
+    assert (len(batches), readings.count) == (30, 0)
 
 
 def test_inf_in_a_gradient_stops_before_the_update(tmp_path: Path):

@@ -26,7 +26,8 @@ from luthier.training.callbacks import (
 )
 from luthier.training.checkpoints import newest_whole
 from luthier.training.settings import TrainingSettings
-from luthier.training.trainer import LuthierTrainer, remove_other_best
+from luthier.training.trainer import LuthierTrainer
+from luthier.training.weights import remove_other_best
 
 logger = logging.getLogger(__name__)
 # More steps than any run takes: those of a run that only its time limit ends.
