@@ -12,12 +12,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import WorkspaceError
+from luthier.errors import LuthierError, WorkspaceError
 from luthier.secrets import redact
 
-# What the disk itself refuses, whoever asks: no space, no quota, too large a file, a read-only mount, a fault.
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-_RUST_ERROR = re.compile(r"\(os error (\d+)\)")
+# What only a write is refused with: no space, no quota, too large a file, a read-only mount.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)|Os \{ code: (\d+)")
 _TORCH_WRITER = ("PytorchStreamWriter failed", "inline_container.cc", "iostream error")
 
 
@@ -90,10 +90,12 @@ def disk_failure(error: BaseException) -> OSError | None:
 
     torch turns it into a RuntimeError, safetensors and tokenizers into exceptions of their own that quote its number.
     """
+    if isinstance(error, LuthierError):
+        return None
     if isinstance(error, OSError):
         return error if error.errno in _DISK or _is_short_write(error) else None
     if quoted := _RUST_ERROR.search(str(error)):
-        number = int(quoted[1])
+        number = int(quoted[1] or quoted[2])
         return OSError(number, os.strerror(number)) if number in _DISK else None
     if isinstance(error, RuntimeError) and any(part in str(error) for part in _TORCH_WRITER):
         behind = error.__context__
@@ -105,6 +107,19 @@ def disk_failure(error: BaseException) -> OSError | None:
 def _is_short_write(error: OSError) -> bool:
     """numpy tells of a file that it could not write to its end in words, without a number."""
     return error.errno is None and re.fullmatch(r"\d+ requested and \d+ written", str(error)) is not None
+
+
+def reserve_space(path: Path) -> None:
+    """Take the disk space of a file that was made with its size but without content.
+
+    Writing such a file through a memory map kills the process where the disk is full.
+
+    Raises:
+        OSError: there is too little space.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def unwritable(path: Path, error: OSError) -> WorkspaceError:
