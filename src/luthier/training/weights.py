@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from luthier.errors import TrainingError
+from luthier.errors import TrainingError, WorkspaceError
 from luthier.files import reporting_failed_writes, sha256_of, sync
 
 
@@ -39,12 +40,17 @@ def save_trainable(model: nn.Module, path: Path) -> str:
         WorkspaceError: the disk is full or can't be written.
     """
     scratch = path.with_name(f".writing-{path.name}")
-    with reporting_failed_writes(path):
-        save_file(trainable_state(model), scratch)
-        sync(scratch)
-        digest = sha256_of(scratch)
-        scratch.replace(path)
-        sync(path.parent)
+    try:
+        with reporting_failed_writes(path):
+            save_file(trainable_state(model), scratch)
+            sync(scratch)
+            digest = sha256_of(scratch)
+            scratch.replace(path)
+            sync(path.parent)
+    except WorkspaceError:
+        with suppress(OSError):
+            scratch.unlink()
+        raise
     return digest
 
 
