@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from luthier import __version__
@@ -176,7 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     action: Callable[[argparse.Namespace], int | None] = getattr(commands, parsed.action)
     try:
-        return action(parsed) or 0
+        code = action(parsed) or 0
+        sys.stdout.flush()
+        return code
     except LuthierError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -190,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             1,
         )
     except Exception as error:
-        return _unexpected(error, parsed.verbose)
+        return _unwritable(error) or _unexpected(error, parsed.verbose)
 
 
 def _quieten(verbose: bool) -> None:
@@ -210,6 +213,18 @@ def _fail(message: str, code: int) -> int:
 
     print(f"luthier: {redact(message)}", file=sys.stderr)  # noqa: T201
     return code
+
+
+def _unwritable(error: Exception) -> int | None:
+    """Tell of a write that the disk refused, wherever it was made; None where the error is another."""
+    from luthier.files import disk_failure, unwritable
+
+    if (failure := disk_failure(error)) is None:
+        return None
+    with suppress(OSError):  # what is left in the buffer would be written again at exit
+        sys.stdout.close()
+    told = unwritable(Path(failure.filename or "."), failure)
+    return _fail(str(told), told.exit_code)
 
 
 def _unexpected(error: Exception, verbose: bool) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError, RecipeError
-from luthier.files import write_json, write_text
+from luthier.files import disk_failure, unwritable, write_json, write_text
 from luthier.grid import cell_name, cell_recipe, cells, run_count
 from luthier.recipe import RecipeBase, recipe_yaml
 from luthier.report.choice import recommend, validation_score_of
@@ -108,6 +108,8 @@ def _run_one(
             raise
         failure = {"error": str(error)}
     except Exception as error:
+        if (failure_to_write := disk_failure(error)) is not None:
+            raise unwritable(place, failure_to_write) from error
         write_text(place / "traceback.txt", "".join(traceback.format_exception(error)))
         failure = {
             "error": f"unexpected {type(error).__name__}: {error}; the traceback is in {place / 'traceback.txt'}"

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from contextlib import suppress
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import WorkspaceError
+from luthier.errors import LuthierError, WorkspaceError
 from luthier.secrets import redact
+
+# What only a write is refused with: no space, no quota, too large a file, a read-only mount.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)|Os \{ code: (\d+)")
+_TORCH_WRITER = ("PytorchStreamWriter failed", "inline_container.cc", "iostream error")
 
 
 def sha256_of(path: Path) -> str:
@@ -45,14 +53,15 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     scratch = path.with_name(f".writing-{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(content)
-        sync(scratch)
-        scratch.replace(path)
-    except OSError as error:
+        with reporting_failed_writes(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch.write_bytes(content)
+            sync(scratch)
+            scratch.replace(path)
+    except WorkspaceError:
         with suppress(OSError):
             scratch.unlink()
-        raise unwritable(path, error) from error
+        raise
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -60,10 +69,66 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
+@contextmanager
+def reporting_failed_writes(place: Path) -> Iterator[None]:
+    """A block that writes under `place`: whatever its libraries raise when that fails becomes a WorkspaceError.
+
+    Raises:
+        WorkspaceError: the place can't be written or the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        failure = error if isinstance(error, OSError) else disk_failure(error)
+        if failure is None:
+            raise
+        raise unwritable(place, failure) from error
+
+
+def disk_failure(error: BaseException) -> OSError | None:
+    """The disk's refusal behind an error of any library, or None where the disk refused nothing.
+
+    torch turns it into a RuntimeError, safetensors and tokenizers into exceptions of their own that quote its number.
+    """
+    if isinstance(error, LuthierError):
+        return None
+    if isinstance(error, OSError):
+        return error if error.errno in _DISK or _is_short_write(error) else None
+    if quoted := _RUST_ERROR.search(str(error)):
+        number = int(quoted[1] or quoted[2])
+        return OSError(number, os.strerror(number)) if number in _DISK else None
+    if isinstance(error, RuntimeError) and any(part in str(error) for part in _TORCH_WRITER):
+        behind = error.__context__
+        known = behind if isinstance(behind, OSError) else None
+        return known or OSError("a file could not be written to its end; the disk may be full")
+    return None
+
+
+def _is_short_write(error: OSError) -> bool:
+    """numpy tells of a file that it could not write to its end in words, without a number."""
+    return error.errno is None and re.fullmatch(r"\d+ requested and \d+ written", str(error)) is not None
+
+
+def reserve_space(path: Path) -> None:
+    """Take the disk space of a file that was made with its size but without content.
+
+    Writing such a file through a memory map kills the process where the disk is full.
+
+    Raises:
+        OSError: there is too little space.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
 def unwritable(path: Path, error: OSError) -> WorkspaceError:
     """The error for a place that can't be written."""
+    reason = error.strerror or error
+    if _is_short_write(error):
+        reason = f"only part of an array fitted ({error}); the disk may be full"
     return WorkspaceError(
-        f"can't write here: {error.strerror or error}",
+        f"can't write here: {reason}",
         where=str(path),
         fix="free some space, or choose another folder with --output; then run the same command again",
     )

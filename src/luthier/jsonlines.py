@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from luthier.files import reporting_failed_writes
 from luthier.secrets import redact
 
 
@@ -21,7 +22,7 @@ class JsonLog:
         """Append `{"event": event, "time": unix seconds, **fields}`."""
         record = {"event": event, "time": round(time.time(), 3), **{k: _plain(v) for k, v in fields.items()}}
         line = redact(json.dumps(record, ensure_ascii=False)) + "\n"
-        with self.path.open("a+b") as file:
+        with reporting_failed_writes(self.path), self.path.open("a+b") as file:
             if file.tell() and not _ends_with_newline(self.path):
                 line = "\n" + line
             file.write(line.encode("utf8"))

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from luthier.done import read_done
 from luthier.errors import LuthierError
 from luthier.grid import cell_name, cell_recipe, cells
 from luthier.recipe import RecipeBase
-from luthier.runner import chain, read_done, stage_key, with_secrets
+from luthier.runner import chain, stage_key, with_secrets
 from luthier.stages import StagePlan
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from luthier.done import DONE, changed_file, read_done, sweep, write_done
 from luthier.errors import InterruptedRunError, LuthierError, WorkspaceError
-from luthier.files import unwritable, write_json, write_text
+from luthier.files import reporting_failed_writes, unwritable, write_json, write_text
 from luthier.models.settings import ModelSettings
 from luthier.provenance import code_digest, environment
 from luthier.recipe import RecipeBase, check_recipe, load_recipe, recipe_yaml
@@ -23,7 +24,7 @@ from luthier.stages import Kind, Stage, StageInputs
 from luthier.yaml_text import YamlText, dump_yaml
 
 logger = logging.getLogger(__name__)
-DONE, FAILED = "done.json", "failed.json"
+FAILED = "failed.json"
 # Errors after which the same command goes on: they say nothing about the recipe.
 GOES_ON = (WorkspaceError.exit_code, InterruptedRunError.exit_code)
 
@@ -137,9 +138,10 @@ def run_cell(recipe: RecipeBase, folder: Path) -> RunRecord:
         done = read_done(place)
         if done is not None and done["key"] == key:
             logger.info("%s is done already", place)
+            sweep(place, finished=True)
             record.stages.append(StageRecord(stage.name, place, _read_json(place / "metrics.json"), cached=True))
         else:
-            _set_aside_if_other(place, key)
+            _make_way(place, key)
             record.stages.append(_run_stage(stage, active, inputs, place, key))
         previous = key
     (folder / FAILED).unlink(missing_ok=True)
@@ -184,57 +186,45 @@ def stage_key(stage: Stage, active: Stage, inputs: StageInputs, previous: str) -
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def read_done(place: Path) -> dict[str, Any] | None:
-    """The marker of a finished stage, if it is there and its artefact is whole."""
-    try:
-        done = _read_json(place / DONE)
-        hashed = done["files"]
-        whole = all((place / name).stat().st_size == size for name, size in hashed.items())
-        return done if whole and "key" in done else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def _run_stage(stage: Stage, active: Stage, inputs: StageInputs, place: Path, key: str) -> StageRecord:
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(place, error) from error
-    write_json(place / "key.json", {"key": key})
-    write_text(place / "stage.yaml", dump_yaml({stage.name: stage.model_dump(mode="json"), "seed": inputs.seed}))
     started = time.time()
-    try:
+    with reporting_failed_writes(place):
+        place.mkdir(parents=True, exist_ok=True)
+        sweep(place, finished=False)
+        write_json(place / "key.json", {"key": key})
+        write_text(place / "stage.yaml", dump_yaml({stage.name: stage.model_dump(mode="json"), "seed": inputs.seed}))
         outputs = active.run(replace(inputs, key=key), place)
-    except OSError as error:
-        raise unwritable(place, error) from error
-    write_json(place / "metrics.json", outputs.metrics)
-    shutil.rmtree(place / "checkpoints", ignore_errors=True)
-    files = {str(p.relative_to(place)): p.stat().st_size for p in sorted(place.rglob("*")) if _counts(p)}
-    write_json(place / DONE, {"key": key, "started": started, "finished": time.time(), "files": files})
+        write_json(place / "metrics.json", outputs.metrics)
+        write_done(place, key, started)
+        sweep(place, finished=True)
     metrics = json.loads(redact(json.dumps(outputs.metrics)))
     return StageRecord(stage.name, place, metrics, cached=False)
 
 
-def _counts(path: Path) -> bool:
-    return path.is_file() and path.name != DONE and not path.name.startswith(".writing-")
-
-
-def _set_aside_if_other(place: Path, key: str) -> None:
-    """Keep what another recipe, seed or version left in a stage's place, out of the way."""
+def _make_way(place: Path, key: str) -> None:
+    """Keep what can't be gone on with out of the way: a stage of another recipe, seed or version, or a changed one."""
     if not place.exists():
         return
     try:
         earlier = _read_json(place / "key.json")["key"]
     except (OSError, ValueError, KeyError, TypeError):
         earlier = "unknown"
-    if earlier == key:
+    if earlier != key:
+        _set_aside(place, f"{place.name}-{earlier[:8]}", "it was made by other settings or another version")
+    elif (changed := changed_file(place)) is not None:
+        state = "changed after it was finished" if changed.exists() else "is missing"
+        _set_aside(place, f"{place.name}-{key[:8]}-changed", f"{changed.relative_to(place)} {state}, so it runs again")
+    else:
         (place / DONE).unlink(missing_ok=True)
-        return
-    aside = place.parent / "replaced" / f"{place.name}-{earlier[:8]}"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.parent.mkdir(exist_ok=True)
-    place.rename(aside)
-    logger.warning("%s was made by other settings or another version; it is now in %s", place, aside)
+
+
+def _set_aside(place: Path, name: str, reason: str) -> None:
+    aside = place.parent / "replaced" / name
+    with reporting_failed_writes(aside):
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.parent.mkdir(exist_ok=True)
+        place.rename(aside)
+    logger.warning("%s: %s; what was there is now in %s", place, reason, aside)
 
 
 @contextmanager

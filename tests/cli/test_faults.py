@@ -174,16 +174,6 @@ def test_an_output_path_that_is_a_file(workplace, capsys):
     assert (workplace.folder / "runs").read_text() == "in the way"
 
 
-def test_a_full_disk_in_the_middle_of_training_loses_no_finished_work(workplace, capsys, monkeypatch):
-    from luthier.training import trainer
-
-    monkeypatch.setattr(trainer, "save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    fails(workplace, capsys, 6, "No space left on device")
-    monkeypatch.undo()
-    monkeypatch.chdir(workplace.folder)
-    assert workplace.run() == 0
-
-
 def test_two_runs_in_one_directory(workplace, capsys):
     from luthier.runner import locked
 

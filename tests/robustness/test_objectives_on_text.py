@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+    XLNetConfig,
+    XLNetLMHeadModel,
+)
 
 from luthier.errors import DataError, RecipeError
 from luthier.registry import OBJECTIVES
 from luthier.robustness.baselines import LabelSmoothingSettings, SmartSettings
 from luthier.robustness.divergence import comparable_rows, counted_labels
 from luthier.robustness.settings import RoastSettings, SelectiveSettings
+from luthier.robustness.step import predicts_next_token
 from tests.robustness.tiny import PAD, WORDS, trainer
 
 GOOD = {"schema": "single_sentence", "classes": 2, "validation": True, "streamed": False}
@@ -59,6 +71,53 @@ def test_smoothing_of_an_encoder_decoder_is_not_shifted(tmp_path: Any) -> None:
     found = loss_of(model, LabelSmoothingSettings(smoothing=0.2), tmp_path)
     logits = model(**batch()).logits.reshape(-1, WORDS)
     torch.testing.assert_close(found, F.cross_entropy(logits, batch()["labels"].reshape(-1), label_smoothing=0.2))
+
+
+def gemma3() -> Any:
+    """What AutoModelForCausalLM makes of a Gemma 3: a class that is not named after causal language models."""
+    torch.manual_seed(0)
+    text = {"vocab_size": WORDS, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "pad_token_id": PAD}
+    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    vision |= {"image_size": 8, "patch_size": 4}
+    tokens = {"image_token_index": WORDS - 1, "boi_token_index": WORDS - 2, "eoi_token_index": WORDS - 3}
+    return AutoModelForCausalLM.from_config(
+        Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, **tokens)
+    )
+
+
+def test_a_causal_model_by_any_class_name_is_smoothed_where_its_loss_scores(tmp_path: Any) -> None:
+    model = gemma3()
+    assert type(model).__name__ == "Gemma3ForConditionalGeneration"
+    inputs = batch() | {"token_type_ids": torch.zeros(3, 7, dtype=torch.long)}
+    made = trainer(model, LabelSmoothingSettings(smoothing=0.2), tmp_path)
+    for part in made.objective_parts:
+        part.begin(made)
+    model.train()
+    found = made.compute_loss(model, inputs)
+    logits = model(**{k: v for k, v in inputs.items() if k != "labels"}).logits[:, :-1]
+    expected = F.cross_entropy(logits.reshape(-1, WORDS), inputs["labels"][:, 1:].reshape(-1), label_smoothing=0.2)
+    torch.testing.assert_close(found, expected)
+
+
+class DerivedLlama(LlamaForCausalLM):
+    """A class of a user's own."""
+
+
+@pytest.mark.parametrize(
+    ("model", "shifted"),
+    [
+        (llama, True),
+        (lambda: DerivedLlama(llama().config), True),
+        (gemma3, True),
+        (lambda: get_peft_model(gemma3(), LoraConfig(target_modules=["q_proj"])), True),
+        (t5, False),
+        (lambda: XLNetLMHeadModel(XLNetConfig(vocab_size=WORDS, d_model=8, n_layer=1, n_head=1, d_inner=8)), False),
+    ],
+)
+def test_the_model_tells_whether_its_loss_is_shifted_where_the_trainer_does_not(model: Any, shifted: bool) -> None:
+    assert predicts_next_token(SimpleNamespace(model=model())) is shifted
+    assert predicts_next_token(SimpleNamespace(model=model(), shifted=not shifted)) is not shifted
 
 
 @pytest.mark.parametrize("prompt", [0, 4])

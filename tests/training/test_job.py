@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertForSequenceClassification, TrainerCallback, get_scheduler
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from luthier.errors import InterruptedRunError, TrainingError
 from luthier.jsonlines import read_log
 from luthier.training.job import TrainingJob, total_steps, train
 from luthier.training.schedule import share_of_rate
 from luthier.training.settings import TrainingSettings
-from luthier.training.trainer import LuthierTrainer, trainable_state
+from luthier.training.trainer import LuthierTrainer
+from luthier.training.weights import trainable_state
 
 ROWS = 20
 
@@ -199,6 +202,59 @@ def test_nan_in_the_loss_names_step_and_rows_and_updates_nothing(tmp_path: Path)
     assert "training rows" in str(caught.value)
 
 
+class PoisonedRow(torch.nn.Module):
+    """Classifies by one weight a word; a word of 0 gives NaN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = torch.nn.Embedding(50, 2)
+
+    def forward(self, input_ids, attention_mask=None):
+        logits = self.words(input_ids).sum(1)
+        poisoned = (input_ids == 0).any(1, keepdim=True)
+        return SequenceClassifierOutput(logits=torch.where(poisoned, torch.full_like(logits, float("nan")), logits))
+
+
+def test_nan_in_one_of_the_accumulated_batches_names_the_rows_of_that_batch(tmp_path: Path):
+    model = PoisonedRow()
+    job = make_job(tmp_path, model, batch_size=4, accumulation=5)
+    job.rows[6]["input_ids"][0] = 0
+    before = model.words.weight.detach().clone()
+    order = list(job.sampler)
+    start = order.index(6) // 4 * 4
+    rows_of_batch = ", ".join(str(i + 1) for i in order[start : start + 4])
+    with pytest.raises(TrainingError, match="the loss is not finite at step 1") as caught:
+        train(job)
+    assert f"training rows {rows_of_batch}:" in str(caught.value)
+    assert torch.equal(model.words.weight, before)
+
+
+class Readings(TorchDispatchMode):
+    """Counts how often a number is read out of a tensor, for which an accelerator has to be waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **kwargs or {})
+
+
+def test_no_number_is_read_from_the_device_within_a_micro_batch(tmp_path: Path):
+    readings, batches = Readings(), []
+
+    class Counting:
+        def training_step(self, *args, **kwargs):
+            batches.append(1)
+            with readings:
+                return super().training_step(*args, **kwargs)
+
+    job = make_job(tmp_path, PoisonedRow(), batch_size=2, accumulation=5)
+    job.mixin = Counting
+    train(job)
+    assert (len(batches), readings.count) == (30, 0)
+
+
 def test_inf_in_a_gradient_stops_before_the_update(tmp_path: Path):
     model = tiny_model()
     model.classifier.weight.register_hook(lambda grad: torch.full_like(grad, float("inf")))
@@ -220,6 +276,59 @@ def test_patience_stops_early_and_the_best_weights_come_back(tmp_path: Path):
     result = train(make_job(tmp_path, model, evaluator=scorer, epochs=5, patience=2))
     assert (result.best_step, result.steps) == (10, 20)
     assert torch.equal(model.classifier.bias, seen[1])
+
+
+def scripted(scores: list[float], seen: list):
+    """An evaluator that gives these scores and keeps a copy of a weight of each model it scored."""
+    left = iter(scores)
+
+    def scorer(model) -> dict[str, float]:
+        seen.append(model.classifier.bias.detach().clone())
+        return {"validation/accuracy": next(left)}
+
+    return scorer
+
+
+def test_the_best_weights_are_those_of_the_best_score_though_a_killed_run_had_found_better_ones(tmp_path: Path):
+    before, after = [], []
+    settings = {"evaluate_every": 2, "checkpoint_every": 3, "epochs": 2}
+    with pytest.raises(Killed):
+        train(make_job(tmp_path, tiny_model(), [At(5, kill)], scripted([0.5, 0.9], before), **settings))
+    model = tiny_model()
+    result = train(make_job(tmp_path, model, evaluator=scripted([0.1] * 4, after), **settings))
+    assert (result.best_step, result.scores["validation/accuracy"]) == (2, 0.5)
+    assert torch.equal(model.classifier.bias, before[0])
+
+
+def test_best_weights_that_no_checkpoint_refers_to_are_swept(tmp_path: Path):
+    def best_files() -> set[str]:
+        return {path.name for path in tmp_path.glob("*best-*")}
+
+    kept = []
+    looks = [At(step, lambda: kept.append(best_files())) for step in (3, 5, 7, 9)]
+    settings = {"evaluate_every": 2, "checkpoint_every": 6, "epochs": 2}
+    scores = [0.1, 0.2, 0.3, 0.4, 0.35]
+    (tmp_path / "best-99.safetensors").touch()
+    (tmp_path / ".writing-best-99.safetensors").touch()
+    train(make_job(tmp_path, tiny_model(), looks, scripted(scores, []), **settings))
+    named = [{f"best-{step}.safetensors" for step in steps} for steps in ([2], [4], [6], [6, 8])]
+    assert kept == named
+
+
+def test_changed_best_weights_are_not_loaded_and_the_same_command_mends_them(tmp_path: Path):
+    def flip() -> None:
+        path = tmp_path / "best-5.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+
+    scores = [0.9, 0.1, 0.1]
+    with pytest.raises(TrainingError, match="best weights changed after they were written") as caught:
+        train(make_job(tmp_path, tiny_model(), [At(14, flip)], scripted(scores, [])))
+    assert "best-5.safetensors" in str(caught.value)
+    model, seen = tiny_model(), []
+    assert train(make_job(tmp_path, model, evaluator=scripted(scores, seen))).best_step == 5
+    assert torch.equal(model.classifier.bias, seen[0])
 
 
 def test_nothing_trainable_is_an_error(tmp_path: Path):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import ModelError, WorkspaceError
-from luthier.files import sync
+from luthier.files import disk_failure, sync
 from luthier.models.adapter_types import ADAPTER_LOADERS, ensure_adapter_type
 from luthier.models.card import CARD, ModelCard, read_card, write_card
 from luthier.models.heads import WITH_LABELS, HeadRequest
@@ -58,8 +58,6 @@ def whole_artifact(directory: str | Path) -> Iterator[Path]:
     Raises:
         WorkspaceError: the directory can't be written, or holds something that Luthier did not save.
     """
-    from safetensors import SafetensorError
-
     directory = Path(directory).absolute()
     scratch: Path | None = None
     try:
@@ -70,10 +68,14 @@ def whole_artifact(directory: str | Path) -> Iterator[Path]:
         yield scratch
         _flush(scratch)
         _put_in_place(scratch, directory)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except Exception as error:
+        failure = error if isinstance(error, OSError) else disk_failure(error)
+        if failure is None:
+            raise
         raise WorkspaceError(
-            f"the model can't be saved: {reason}", where=str(directory), fix="free space, or name another directory"
+            f"the model can't be saved: {failure.strerror or failure}",
+            where=str(directory),
+            fix="free space, or name another directory",
         ) from error
     finally:
         if scratch is not None:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from luthier.errors import ModelError
+from luthier.errors import ModelError, WorkspaceError
+from luthier.files import disk_failure
 from luthier.models.references import ModelSource
 from luthier.models.safety import CONFIG_FILES, PICKLES, check_configs, check_weight_names
 
@@ -114,10 +115,22 @@ def _ask(source: ModelSource, question: Callable[[], T]) -> T:
     except errors.OfflineModeIsEnabled as error:
         raise _offline(source) from error
     except Exception as error:
+        if (failure := disk_failure(error)) is not None:
+            raise _no_space(source, failure) from error
         reason = str(error).strip().splitlines()
         fix = "check the connection, or download the model elsewhere and give its directory"
         what = f"the Hub can't be reached: {reason[0] if reason else type(error).__name__}"
         raise ModelError(what, where=source.reference, fix=fix) from error
+
+
+def _no_space(source: ModelSource, failure: OSError) -> WorkspaceError:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return WorkspaceError(
+        f"the files of {source.reference} can't be kept: {failure.strerror or failure}",
+        where=HF_HUB_CACHE,
+        fix="free some space there, or name another folder in HF_HUB_CACHE",
+    )
 
 
 def _offline(source: ModelSource) -> ModelError:

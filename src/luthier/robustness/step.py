@@ -15,8 +15,8 @@ from luthier.robustness.divergence import comparable_rows, counted_labels, symme
 from luthier.robustness.perturbation import Change, Probe, intervene
 from luthier.robustness.scope import base_and_trunk
 
-# Language models whose loss scores position t against the label at t + 1.
-_CAUSAL = ("ForCausalLM", "LMHeadModel")
+# Language models whose own loss scores position t against the label at t.
+_UNSHIFTED = ("XLNetLMHeadModel", "XLMWithLMHeadModel")
 
 
 @dataclass(frozen=True)
@@ -157,10 +157,9 @@ class Step:
         with self.trainer.accelerator.no_sync(self.model):
             self.trainer.accelerator.backward(loss if self._is_share else loss / self._batches)
 
-    @property
+    @cached_property
     def _shifted(self) -> bool:
-        base, _ = base_and_trunk(self.trainer.model)
-        return type(base).__name__.endswith(_CAUSAL)
+        return predicts_next_token(self.trainer)
 
     @property
     def _is_share(self) -> bool:
@@ -180,6 +179,23 @@ class Step:
         finally:
             for p in trained:
                 p.requires_grad_(True)
+
+
+def predicts_next_token(trainer: Any) -> bool:
+    """Whether the trainer's loss scores position t against the label at t + 1.
+
+    A trainer with an attribute `shifted` says so itself. For any other, the loss is the model's own, which is shifted
+    for the classes that transformers loads as causal language models and for classes derived from them.
+    """
+    if (shifted := getattr(trainer, "shifted", None)) is not None:
+        return bool(shifted)
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    base, _ = base_and_trunk(trainer.model)
+    if getattr(getattr(base, "config", None), "is_encoder_decoder", False):
+        return False
+    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()) - set(_UNSHIFTED)
+    return any(one.__name__ in causal for one in type(base).__mro__)
 
 
 def logits_of(outputs: Any) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
+from luthier.files import reporting_failed_writes
 from luthier.registry import OBJECTIVES
 from luthier.robustness.objective import Objective
 from luthier.robustness.settings import RoastSettings
@@ -127,7 +128,8 @@ class ObjectiveMixin(_TrainerMethods):
         if self._keeps_state_itself:
             state = self.objective_state()
             if state and self.args.should_save:
-                torch.save(state, Path(output_dir) / STATE)
+                with reporting_failed_writes(Path(output_dir)):
+                    torch.save(state, Path(output_dir) / STATE)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

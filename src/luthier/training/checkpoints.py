@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from luthier.files import sha256_of, sync, unwritable
+from luthier.files import reporting_failed_writes, sha256_of, sync
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -22,8 +22,12 @@ PREFIX = "checkpoint-"
 
 
 @contextmanager
-def writing(place: Path) -> Iterator[Path]:
+def writing(place: Path, *, beside: dict[str, str] | None = None) -> Iterator[Path]:
     """Yield a scratch folder that becomes `place` when the block ends without an error.
+
+    Args:
+        place: the checkpoint.
+        beside: files next to `place` that belong to it: name -> SHA-256 in hex.
 
     Raises:
         WorkspaceError: the disk is full or can't be written; `place` is untouched.
@@ -31,32 +35,32 @@ def writing(place: Path) -> Iterator[Path]:
     scratch = place.with_name(f".writing-{place.name}")
     shutil.rmtree(scratch, ignore_errors=True)
     try:
-        scratch.mkdir(parents=True)
-        yield scratch
-        files = sorted(p for p in scratch.rglob("*") if p.is_file())
-        hashes = {str(p.relative_to(scratch)): sha256_of(p) for p in files}
-        for path in files:
-            sync(path)
-        manifest = scratch / MANIFEST
-        manifest.write_text(json.dumps({"files": hashes}, indent=1), encoding="utf8")
-        sync(manifest)
-        if place.exists():
-            shutil.rmtree(place)
-        scratch.rename(place)
-        sync(place.parent)
-    except OSError as error:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise unwritable(place, error) from error
+        with reporting_failed_writes(place):
+            scratch.mkdir(parents=True)
+            yield scratch
+            files = sorted(p for p in scratch.rglob("*") if p.is_file())
+            hashes = {str(p.relative_to(scratch)): sha256_of(p) for p in files}
+            for path in files:
+                sync(path)
+            manifest = scratch / MANIFEST
+            manifest.write_text(json.dumps({"files": hashes, "beside": beside or {}}, indent=1), encoding="utf8")
+            sync(manifest)
+            if place.exists():
+                shutil.rmtree(place)
+            scratch.rename(place)
+            sync(place.parent)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
 
 
 def is_whole(place: Path) -> bool:
-    """Whether every file of the manifest is there with the content that was written."""
+    """Whether every file of the manifest is there with the content that was written, those beside it included."""
     try:
-        hashes = json.loads((place / MANIFEST).read_text(encoding="utf8"))["files"]
-        return all(sha256_of(place / name) == digest for name, digest in hashes.items())
+        manifest = json.loads((place / MANIFEST).read_text(encoding="utf8"))
+        hashes = {place / name: digest for name, digest in manifest["files"].items()}
+        hashes |= {place.parent / name: digest for name, digest in manifest["beside"].items()}
+        return all(sha256_of(path) == digest for path, digest in hashes.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

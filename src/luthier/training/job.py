@@ -26,7 +26,8 @@ from luthier.training.callbacks import (
 )
 from luthier.training.checkpoints import newest_whole
 from luthier.training.settings import TrainingSettings
-from luthier.training.trainer import BEST, LuthierTrainer, load_trainable
+from luthier.training.trainer import LuthierTrainer
+from luthier.training.weights import remove_other_best
 
 logger = logging.getLogger(__name__)
 # More steps than any run takes: those of a run that only its time limit ends.
@@ -112,6 +113,8 @@ def train(job: TrainingJob) -> TrainingResult:
     stop, bar = StopRequest(), ProgressCallback(job.description)
     trainer = _trainer(job, stop, bar)
     earlier = newest_whole(job.folder)
+    if earlier is None:
+        remove_other_best(job.folder, set())
     with stop.listening(), CostMeter() as meter:
         try:
             trainer.train(resume_from_checkpoint=str(earlier) if earlier else None)
@@ -124,8 +127,7 @@ def train(job: TrainingJob) -> TrainingResult:
             fix="run the same command again to continue",
         )
     best_step, scores = trainer.state.global_step, trainer.best.scores
-    if job.settings.keep_best and trainer.best.step and (job.folder / BEST).exists():
-        load_trainable(job.model, job.folder / BEST)
+    if job.settings.keep_best and trainer.load_best():
         best_step = trainer.best.step
     job.model.eval()
     return TrainingResult(

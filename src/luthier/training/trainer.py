@@ -11,25 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from accelerate.utils import send_to_device
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainingArguments
 
 from luthier.errors import TrainingError
 from luthier.evaluation.prediction import model_inputs
-from luthier.files import sync
+from luthier.files import sha256_of
 from luthier.training.checkpoints import PREFIX, remove_older, writing
 from luthier.training.loss import items_in, task_loss
 from luthier.training.schedule import share_of_rate
 from luthier.training.watch import tell_watcher
+from luthier.training.weights import best_file, load_trainable, remove_other_best, save_trainable, trainable_state
 
-TRAINABLE, PROGRESS, EXTRA, BEST = (
-    "trainable.safetensors",
-    "progress.json",
-    "objective.pt",
-    "best.safetensors",
-)
+TRAINABLE, PROGRESS, EXTRA = "trainable.safetensors", "progress.json", "objective.pt"
 
 
 @dataclass
@@ -41,12 +38,24 @@ class BestScore:
         step: the optimiser step it was made at.
         since: evaluations since then.
         scores: everything that evaluation returned.
+        sha256: of the file with the weights it was made with, in hex; empty before the first evaluation.
     """
 
     score: float | None = None
     step: int = 0
     since: int = 0
     scores: dict[str, float] = field(default_factory=dict)
+    sha256: str = ""
+
+    @property
+    def file(self) -> str:
+        """Name of the file with those weights, beside the checkpoints."""
+        return best_file(self.step)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """That file's name and hash; empty before the first evaluation."""
+        return {self.file: self.sha256} if self.sha256 else {}
 
 
 class LuthierTrainer(Trainer):
@@ -88,7 +97,9 @@ class LuthierTrainer(Trainer):
         self.best, self.tokens_seen, self.time_limit = BestScore(), 0, time_limit
         self._seconds_before, self._started = 0.0, time.perf_counter()
         self._sampler, self._groups = sampler, groups
-        self._rows: list[int] = []
+        self._rows: list[list[int]] = []
+        self._losses: list[Tensor] = []
+        self._best_of_checkpoint: set[str] = set()
         self._resumed_progress: dict[str, Any] | None = None
 
     # -- data, optimiser, loss -----------------------------------------------------------------------------
@@ -120,17 +131,27 @@ class LuthierTrainer(Trainer):
         self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler
 
-    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor | None:
-        count = torch.tensor(
-            float(sum(items_in(batch, self.schema, self.shifted) for batch in batch_samples)), device=device
-        )
+    def get_train_dataloader(self) -> Any:
+        """Batches that stay on the CPU, where counting what they hold makes no accelerator wait."""
+        placing, self.accelerator.device_placement = self.accelerator.device_placement, False
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.accelerator.device_placement = placing
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> int:
+        count = sum(items_in(batch, self.schema, self.shifted) for batch in batch_samples)
         if self.args.world_size > 1:
-            count = self.accelerator.gather(count.reshape(1)).sum()
-        return count.clamp(min=1.0)
+            count = int(self.accelerator.gather(torch.tensor([count], device=device)).sum())
+        return max(1, count)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
-        self._rows = []
-        return super().get_batch_samples(epoch_iterator, num_batches, device)
+        """The batches of one optimiser step on the device, and how many labelled items they hold."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        rows = [batch.pop("row", None) for batch in batches]
+        self._rows, self._losses = [[] if r is None else r.tolist() for r in rows], []
+        self.tokens_seen += sum(int(b["attention_mask"].sum()) for b in batches if "attention_mask" in b)
+        return [send_to_device(batch, device, non_blocking=True) for batch in batches], items
 
     def loss_of(self, logits: Any, batch: dict[str, Any], items: Tensor | float | None) -> Tensor:
         """Sum of the task loss over the batch divided by `items` (default: the batch's own), for mixins to build on."""
@@ -157,26 +178,30 @@ class LuthierTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | None = None
     ) -> Tensor:
-        rows = inputs.pop("row", None)
-        if rows is not None:
-            self._rows += rows.tolist()
-        if "attention_mask" in inputs:
-            self.tokens_seen += int(inputs["attention_mask"].sum())
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
-            shown = [] if rows is None else rows.tolist()
-            raise self._not_finite("loss", shown)
+        self._losses.append(loss.detach())
         return loss
 
+    def _check_losses(self) -> None:
+        """Read the losses of the whole optimiser step at once: every reading waits for the accelerator."""
+        if not self._losses:
+            return
+        finite = torch.stack(self._losses).isfinite().tolist()
+        if not all(finite):
+            raise self._not_finite("loss", self._rows[finite.index(False)])
+
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """The gradient's norm, which has to be finite before the optimiser may use it. Under float16 the loss scaler
-        skips such steps itself."""
+        """The gradient's norm. It and the losses have to be finite before the optimiser may use the gradient.
+
+        Under float16 the loss scaler skips steps without a finite gradient itself.
+        """
+        self._check_losses()
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if norm is None:
             grads = [p.grad for p in self.model.parameters() if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(grads)
         if self.accelerator.scaler is None and not math.isfinite(float(norm)):
-            raise self._not_finite("gradient", self._rows)
+            raise self._not_finite("gradient", [row for rows in self._rows for row in rows])
         return norm
 
     def _not_finite(self, what: str, rows: list[int]) -> TrainingError:
@@ -210,8 +235,10 @@ class LuthierTrainer(Trainer):
         better = self.best.score is None or (score > self.best.score if higher else score < self.best.score)
         if better:
             scores = {k.removeprefix("eval_"): v for k, v in metrics.items()}
-            self.best = BestScore(score, self.state.global_step, 0, scores)
-            save_trainable(self.model, Path(self.args.output_dir) / BEST)
+            step, folder = self.state.global_step, Path(self.args.output_dir)
+            digest = save_trainable(self.model, folder / best_file(step))
+            self.best = BestScore(score, step, 0, scores, digest)
+            remove_other_best(folder, {self.best.file, *self._best_of_checkpoint})
         else:
             self.best.since += 1
             if self._out_of_patience():
@@ -230,7 +257,7 @@ class LuthierTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         folder = Path(self.args.output_dir)
         place = folder / f"{PREFIX}{self.state.global_step}"
-        with writing(place) as scratch:
+        with writing(place, beside=self.best.files) as scratch:
             save_file(trainable_state(self.model), scratch / TRAINABLE)
             self._save_optimizer_and_scheduler(str(scratch))
             self._save_scaler(str(scratch))
@@ -241,6 +268,8 @@ class LuthierTrainer(Trainer):
             if state:
                 torch.save(state, scratch / EXTRA)
         remove_older(folder, place)
+        self._best_of_checkpoint = set(self.best.files)
+        remove_other_best(folder, self._best_of_checkpoint)
 
     @property
     def seconds(self) -> float:
@@ -267,6 +296,7 @@ class LuthierTrainer(Trainer):
         load_trainable(self.model, place / TRAINABLE)
         progress = json.loads((place / PROGRESS).read_text(encoding="utf8"))
         self.tokens_seen, self.best = progress["tokens_seen"], BestScore(**progress["best"])
+        self._best_of_checkpoint = set(self.best.files)
         self._seconds_before = progress["seconds"]
         self._resumed_progress = progress
         if (place / EXTRA).exists():
@@ -283,38 +313,23 @@ class LuthierTrainer(Trainer):
             return
         super()._run_epoch(*args, **kwargs)
 
+    def load_best(self) -> bool:
+        """Put the weights of the best evaluation into the model; False where there was none.
+
+        Raises:
+            TrainingError: their file changed after it was written.
+        """
+        if not self.best.sha256:
+            return False
+        place = Path(self.args.output_dir) / self.best.file
+        if not place.is_file() or sha256_of(place) != self.best.sha256:
+            raise TrainingError(
+                "the best weights changed after they were written",
+                where=str(place),
+                fix="run the same command again: it goes on from what is whole",
+            )
+        load_trainable(self.model, place)
+        return True
+
     def _out_of_patience(self) -> bool:
         return self.patience is not None and self.best.since >= self.patience
-
-
-def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter that requires a gradient, by name."""
-    return {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
-
-
-def save_trainable(model: nn.Module, path: Path) -> None:
-    """Write the trainable parameters to one safetensors file that is either whole or not there."""
-    scratch = path.with_name(f".writing-{path.name}")
-    save_file(trainable_state(model), scratch)
-    sync(scratch)
-    scratch.rename(path)
-
-
-def load_trainable(model: nn.Module, path: Path) -> None:
-    """Put the parameters of such a file back.
-
-    Raises:
-        TrainingError: the file holds other parameters than the model trains.
-    """
-    saved, wanted = load_file(path), dict(model.named_parameters())
-    expected = {n for n, p in wanted.items() if p.requires_grad}
-    if saved.keys() != expected:
-        odd = sorted(saved.keys() ^ expected)
-        raise TrainingError(
-            f"the checkpoint holds other parameters than the model trains, {odd[0]} for one",
-            where=str(path),
-            fix="start the run afresh in another directory",
-        )
-    with torch.no_grad():
-        for name, value in saved.items():
-            wanted[name].copy_(value)

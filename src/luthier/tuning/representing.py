@@ -200,19 +200,25 @@ def learned_prefix(
     tune = tuning_of(stage, task)
     key = prefix_key(tune, inputs)
     place = kept_place(key)
+    work = folder / "tasks" / name
     if (metrics := kept_metrics(place)) is not None:
         logger.info("the prefix of %s is trained already", name)
+        _forget_training(work)
         return place / "model", told(metrics, kept=True)
-    work = folder / "tasks" / name
     work.mkdir(parents=True, exist_ok=True)
     outputs = run_tuning(tune, replace(inputs, key=key), work)
     assert outputs.model is not None
     with whole_folder(place) as scratch:
         shutil.copytree(outputs.model, scratch / "model")
         write_json(scratch / "metrics.json", outputs.metrics)
+    _forget_training(work)
+    return place / "model", told(outputs.metrics, kept=False)
+
+
+def _forget_training(work: Path) -> None:
+    """Delete what is kept elsewhere once a prefix is trained."""
     for left in ("checkpoints", "model"):
         shutil.rmtree(work / left, ignore_errors=True)
-    return place / "model", told(outputs.metrics, kept=False)
 
 
 def told(metrics: dict[str, Any], *, kept: bool) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from luthier.files import sha256_of, write_json
+from luthier.files import reserve_space, sha256_of, write_json
 from luthier.training.stored_arrays import (
     STORED,
     check_dtype,
@@ -298,6 +298,7 @@ def _stored(
         store = np.lib.format.open_memmap(
             scratch / "vectors.npy", mode="w+", dtype=STORED[dtype], shape=(len(keys), width)
         )
+        reserve_space(scratch / "vectors.npy")
         fill(store, {key: place for place, key in enumerate(keys)})
         store.flush()
         write_json(scratch / "about.json", {"format": _FORMAT, "count": len(keys), "width": width, "dtype": dtype})

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from luthier.errors import ModelError
+from luthier.files import reporting_failed_writes
 from luthier.tuning.residual_prompt.config import ResidualPromptConfig
 from luthier.tuning.residual_prompt.encoder import STORED, ResidualPromptEncoder, encoder_of, own_state
 
@@ -43,11 +44,16 @@ class FoldedPrompt:
     state: dict[str, Tensor]
 
     def save(self, directory: str | Path) -> None:
-        """Write what `PeftModel.from_pretrained` of stock PEFT loads."""
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        self.config.save_pretrained(str(directory))
+        """Write what `PeftModel.from_pretrained` of stock PEFT loads.
+
+        Raises:
+            WorkspaceError: the disk is full or the directory can't be written.
+        """
         tensors = {name: tensor.contiguous().cpu() for name, tensor in self.state.items()}
-        save_file(tensors, str(Path(directory) / SAFETENSORS_WEIGHTS_NAME), metadata={"format": "pt"})
+        with reporting_failed_writes(Path(directory)):
+            Path(directory).mkdir(parents=True, exist_ok=True)
+            self.config.save_pretrained(str(directory))
+            save_file(tensors, str(Path(directory) / SAFETENSORS_WEIGHTS_NAME), metadata={"format": "pt"})
 
 
 def fold_prompt(

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from luthier.errors import DataError, ModelError
+from luthier.files import reporting_failed_writes
 from luthier.models.tensors import check_safetensors
 from luthier.tuning.task_prefix.representation import Representation
 
@@ -89,7 +90,11 @@ class Head:
         return HeadPrediction([self.labels[i] for i in probabilities.argmax(axis=1)], probabilities)
 
     def write(self, path: Path) -> None:
-        """Write a safetensors file: `<layer>.weight` and `<layer>.bias`, and the rest as JSON in its metadata."""
+        """Write a safetensors file: `<layer>.weight` and `<layer>.bias`, and the rest as JSON in its metadata.
+
+        Raises:
+            WorkspaceError: the disk is full or can't be written.
+        """
         from safetensors.numpy import save_file
 
         about = {
@@ -104,7 +109,8 @@ class Head:
             for number, layer in enumerate(self.layers)
             for name, x in zip(("weight", "bias"), layer, strict=True)
         }
-        save_file(tensors, path, metadata={_ENTRY: json.dumps(about, sort_keys=True)})
+        with reporting_failed_writes(path):
+            save_file(tensors, path, metadata={_ENTRY: json.dumps(about, sort_keys=True)})
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from luthier.errors import ModelError
+from luthier.files import reporting_failed_writes
 from luthier.models.tensors import check_safetensors
 from luthier.tuning.blocks import Block
 from luthier.tuning.task_prefix.tuner import PARTS
@@ -89,7 +90,11 @@ class TaskPrefix:
         return TaskPrefix(kept)
 
     def write(self, path: Path, task: str, base_fingerprint: str) -> None:
-        """Write the file."""
+        """Write the file.
+
+        Raises:
+            WorkspaceError: the disk is full or can't be written.
+        """
         from safetensors.torch import save_file
 
         about = {
@@ -100,7 +105,8 @@ class TaskPrefix:
             "sha256": self.digest,
         }
         # One entry, since the order of several is not fixed, and equal prefixes should be equal files.
-        save_file(self.tensors(), path, metadata={_ENTRY: json.dumps(about, sort_keys=True)})
+        with reporting_failed_writes(path):
+            save_file(self.tensors(), path, metadata={_ENTRY: json.dumps(about, sort_keys=True)})
 
     @classmethod
     def read(cls, path: Path) -> tuple[TaskPrefix, dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from luthier.files import write_json
+from luthier.files import reserve_space, write_json
 from luthier.training.stored_arrays import STORED, check_dtype, identity, packed, unpacked, whole_folder
 from luthier.tuning.task_prefix.encoder import PrefixEncoder
 from luthier.tuning.task_prefix.texts import Texts
@@ -60,6 +60,7 @@ class RepresentationStore:
         logger.info("computing %d representations", len(texts))
         with whole_folder(folder) as scratch:
             array = np.lib.format.open_memmap(scratch / "vectors.npy", mode="w+", dtype=STORED[dtype], shape=shape)
+            reserve_space(scratch / "vectors.npy")
             for places, vectors in encoder.batches(texts, **options):
                 array[places] = packed(vectors, dtype)
             array.flush()

@@ -1,0 +1,74 @@
+"""Files with the parameters that are trained, those of the best evaluation among them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from luthier.errors import TrainingError, WorkspaceError
+from luthier.files import reporting_failed_writes, sha256_of, sync
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter that requires a gradient, by name."""
+    return {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def best_file(step: int | str) -> str:
+    """Name of the file with the weights of a step that was the best so far."""
+    return f"best-{step}.safetensors"
+
+
+def remove_other_best(folder: Path, keep: set[str]) -> None:
+    """Delete the best weights that no checkpoint and no running job refers to."""
+    for path in [*folder.glob(best_file("*")), *folder.glob(f".writing-{best_file('*')}")]:
+        if path.name not in keep:
+            path.unlink(missing_ok=True)
+
+
+def save_trainable(model: nn.Module, path: Path) -> str:
+    """Write the trainable parameters to one safetensors file that is either whole or not there.
+
+    Returns:
+        The file's SHA-256, in hex.
+
+    Raises:
+        WorkspaceError: the disk is full or can't be written.
+    """
+    scratch = path.with_name(f".writing-{path.name}")
+    try:
+        with reporting_failed_writes(path):
+            save_file(trainable_state(model), scratch)
+            sync(scratch)
+            digest = sha256_of(scratch)
+            scratch.replace(path)
+            sync(path.parent)
+    except WorkspaceError:
+        with suppress(OSError):
+            scratch.unlink()
+        raise
+    return digest
+
+
+def load_trainable(model: nn.Module, path: Path) -> None:
+    """Put the parameters of such a file back.
+
+    Raises:
+        TrainingError: the file holds other parameters than the model trains.
+    """
+    saved, wanted = load_file(path), dict(model.named_parameters())
+    expected = {n for n, p in wanted.items() if p.requires_grad}
+    if saved.keys() != expected:
+        odd = sorted(saved.keys() ^ expected)
+        raise TrainingError(
+            f"the checkpoint holds other parameters than the model trains, {odd[0]} for one",
+            where=str(path),
+            fix="start the run afresh in another directory",
+        )
+    with torch.no_grad():
+        for name, value in saved.items():
+            wanted[name].copy_(value)

@@ -1,0 +1,180 @@
+"""A full disk is told as such, by whatever library it is met, and the same command goes on once there is space."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from luthier.errors import WorkspaceError
+from luthier.files import disk_failure, reporting_failed_writes, reserve_space, write_bytes, write_json, write_text
+from luthier.jsonlines import JsonLog
+
+resource = pytest.importorskip("resource")
+FULL = Path("/dev/full")
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes, which a write meets as it meets a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def checkpoint(folder: Path) -> None:
+    from luthier.training.checkpoints import writing
+
+    with writing(folder / "checkpoint-1") as scratch:
+        torch.save({"state": torch.zeros(10_000)}, scratch / "optimizer.pt")
+
+
+def best_weights(folder: Path) -> None:
+    from luthier.training.weights import save_trainable
+
+    save_trainable(torch.nn.Linear(100, 100), folder / "best-1.safetensors")
+
+
+def vectors(name: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        from luthier.embedding import write_vectors
+
+        write_vectors(folder / name, ["text"] * 100, np.random.default_rng(0).random((100, 100)))
+
+    return write
+
+
+def task_prefix(folder: Path) -> None:
+    from luthier.tuning.task_prefix.states import TaskPrefix
+
+    TaskPrefix({"encoder.0.self": (torch.zeros(10, 1000), torch.ones(10, 1000))}).write(
+        folder / "prefix.safetensors", "task", "0" * 64
+    )
+
+
+def folded_prompt(folder: Path) -> None:
+    from peft import PromptTuningConfig
+
+    from luthier.tuning.residual_prompt.fold import FoldedPrompt
+
+    FoldedPrompt(PromptTuningConfig(), {"prompt_embeddings": torch.zeros(10, 1000)}).save(folder)
+
+
+def text_model(folder: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    from luthier.models.artifacts import whole_artifact
+
+    words = {f"word{i}": i for i in range(3000)}
+    with whole_artifact(folder / "model") as scratch:
+        Tokenizer(models.WordLevel(words, unk_token="word0")).save(str(scratch / "tokenizer.json"))
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "bytes": lambda folder: write_bytes(folder / "file", bytes(9000)),
+    "text": lambda folder: write_text(folder / "file", "x" * 9000),
+    "json": lambda folder: write_json(folder / "file", list(range(9000))),
+    "log": lambda folder: JsonLog(folder / "log.jsonl").write("event", text="x" * 9000),
+    "checkpoint": checkpoint,
+    "best weights": best_weights,
+    "npy": vectors("vectors.npy"),
+    "parquet": vectors("vectors.parquet"),
+    "task prefix": task_prefix,
+    "folded prompt": folded_prompt,
+    "tokenizer": text_model,
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_every_writer_tells_of_a_full_disk_and_leaves_no_scratch_files(tmp_path: Path, writer: str):
+    with largest_file(4096), pytest.raises(WorkspaceError) as caught:
+        WRITERS[writer](tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "fix: free" in str(caught.value)
+    in_place = {"log.jsonl", "adapter_config.json", "adapter_model.safetensors", "prefix.safetensors"}
+    assert {path.name for path in tmp_path.rglob("*")} <= in_place
+    WRITERS[writer](tmp_path)
+
+
+LIBRARIES: dict[str, Callable[[Path], None]] = {
+    "torch, by name": lambda folder: torch.save(torch.zeros(10_000), folder / "file"),
+    "torch, to a file": lambda folder: torch.save(torch.zeros(10_000), (folder / "file").open("wb")),
+    "numpy": lambda folder: np.save(folder / "file.npy", np.zeros(10_000)),
+    "numpy, mapped": lambda folder: np.lib.format.open_memmap(folder / "file.npy", mode="w+", shape=(10_000,)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_what_a_library_raises_is_known_as_the_disks_refusal(tmp_path: Path, library: str):
+    with largest_file(4096), pytest.raises(Exception) as caught:
+        LIBRARIES[library](tmp_path)
+    assert disk_failure(caught.value) is not None
+
+
+def test_other_errors_are_left_alone(tmp_path: Path):
+    for error in (RuntimeError("shapes differ"), ValueError("odd"), WorkspaceError("told already (os error 28)")):
+        with pytest.raises(type(error)) as caught, reporting_failed_writes(tmp_path):
+            raise error
+        assert caught.value is error
+    assert disk_failure(FileNotFoundError(2, "No such file or directory")) is None
+
+
+# Sizes at which other files are the first that do not fit: logs, a checkpoint's small files, its weights, its moments.
+@pytest.mark.parametrize("size", [600, 3000, 20_000, 90_000, 160_000])
+def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_space(workplace, capsys, size: int):
+    workplace.tune["epochs"] = 1
+    recipe = workplace.write()
+    with largest_file(size):
+        code = workplace.luthier("run", recipe, "--quiet")
+    told = capsys.readouterr().err
+    assert code == 6, told
+    assert "File too large" in told or "may be full" in told
+    assert not (workplace.folder / "luthier-error.log").exists()
+    assert workplace.luthier("run", recipe, "--quiet") == 0
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="the machine has no /dev/full")
+def test_an_answer_that_does_not_fit_is_told(workplace, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", FULL.open("w"))
+    assert workplace.luthier("list") == 6
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_an_array_that_will_not_fit_is_refused_before_it_is_filled(tmp_path: Path):
+    """On a file system of its own: a mapped file without space kills whoever writes to it."""
+    if subprocess.run(mounted(tmp_path, "true"), capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a file system")
+    program = (
+        "import sys; from pathlib import Path; from luthier.files import disk_failure, reserve_space\n"
+        "path = Path(sys.argv[1]) / 'array'; path.touch(); import os; os.truncate(path, 1 << 20)\n"
+        "try: reserve_space(path)\n"
+        "except OSError as error: sys.exit(9 if disk_failure(error) else 8)\n"
+    )
+    done = subprocess.run(
+        mounted(tmp_path, f'"{sys.executable}" -c "$PROGRAM" "{tmp_path}"'),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PROGRAM": program, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 9, done.stderr
+    array = tmp_path / "array"
+    array.write_bytes(bytes(10))
+    reserve_space(array)
+    assert array.read_bytes() == bytes(10)
+
+
+def mounted(folder: Path, command: str) -> list[str]:
+    """The command, run where the folder is a file system of 64 KiB."""
+    return ["unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o size=64k none "{folder}" && {command}']
