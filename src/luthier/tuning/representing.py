@@ -27,14 +27,13 @@ from luthier.files import sha256_of, write_json
 from luthier.meters import CostMeter
 from luthier.models.hashing import cache_directory
 from luthier.models.inspect import bytes_on_disk, parameter_counts
-from luthier.models.manifest import verify_manifest
 from luthier.models.references import fingerprint, resolve
 from luthier.models.tensors import read_json
 from luthier.progress import track
 from luthier.provenance import code_digest
 from luthier.stages import StageInputs, StageOutputs, StagePlan, metrics_record
+from luthier.training.sealed_folder import check_seal, tell_of_damage, whole_folder
 from luthier.training.settings import TrainingSettings
-from luthier.training.stored_arrays import whole_folder
 from luthier.tuning.run import plan_tuning, run_tuning
 from luthier.tuning.stage import Tune
 from luthier.tuning.task_prefix.shared_encoder import SharedEncoder
@@ -269,11 +268,10 @@ def kept_place(key: str) -> Path:
 def kept_metrics(place: Path) -> dict[str, Any] | None:
     """What the training of a kept prefix measured; None where there is none, or it is not whole."""
     try:
-        verify_manifest(place / "model")
+        check_seal(place)
         return dict(read_json(place / "metrics.json"))
-    except ModelError as error:
-        if place.exists():
-            logger.warning("a kept prefix is damaged and is trained again: %s", error)
+    except (OSError, ValueError, ModelError) as error:
+        tell_of_damage(place, error)
         return None
 
 
