@@ -17,6 +17,7 @@ from luthier.done import DONE, changed_file, read_done, sweep, write_done
 from luthier.errors import InterruptedRunError, LuthierError, WorkspaceError
 from luthier.files import reporting_failed_writes, unwritable, write_json, write_text
 from luthier.models.settings import ModelSettings
+from luthier.one_version import one_version
 from luthier.provenance import code_digest, environment
 from luthier.recipe import RecipeBase, check_recipe, load_recipe, recipe_yaml
 from luthier.secrets import expand, redact
@@ -96,7 +97,7 @@ def run(
     """
     checked = as_recipe(recipe, overrides)
     folder = Path(output) / checked.name
-    with locked(folder):
+    with locked(folder), one_version():
         write_text(folder / "recipe.yaml", recipe_yaml(checked))
         write_json(folder / "environment.json", environment())
         if checked.compare is None:

@@ -132,15 +132,17 @@ def test_a_prefix_from_elsewhere_is_taken_instead_of_data(encoders):
         assert again[name] == scores[name]
 
 
-def test_a_damaged_kept_prefix_is_trained_again(encoders):
+@pytest.mark.parametrize("name", ["model/adapter_model.safetensors", "model/manifest.json", "metrics.json"])
+def test_a_damaged_kept_prefix_is_trained_again(name, encoders, caplog):
     assert encoders.run() == 0
     before = prefix_file(encoders, "films").read_bytes()
-    for path in (encoders.folder / "cache" / "task-prefixes").glob("*/model/adapter_model.safetensors"):
+    for path in (encoders.folder / "cache" / "task-prefixes").glob(f"*/{name}"):
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(bytes(content))
     shutil.rmtree(encoders.run_folder)
     assert encoders.run() == 0
+    assert sum("is damaged and is computed again" in record.getMessage() for record in caplog.records) == 2
     told = encoders.metrics(STAGE)["details"]["tasks"]
     assert not any(one["kept"] for one in told.values())
     assert prefix_file(encoders, "films").read_bytes() == before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +21,8 @@ from luthier.data.assembly import (
     with_cut_validation,
 )
 from luthier.data.canonical import Columns
-from luthier.data.fingerprint import source_fingerprint
-from luthier.data.origins import plan
+from luthier.data.fingerprint import check_files_unchanged, check_rows_unchanged, source_fingerprint
+from luthier.data.origins import Origin, plan
 from luthier.data.posing import pose
 from luthier.data.reading import RawSplit, Rows, choose_schema, column_mapping, read_origin
 from luthier.data.schemas import TaskSchema, TrainedOn
@@ -30,6 +30,7 @@ from luthier.data.settings import SPLITS, DataSettings
 from luthier.data.table import listing
 from luthier.data.text_form import TextForm
 from luthier.errors import DataError
+from luthier.one_version import one_version
 
 _log = logging.getLogger(__name__)
 
@@ -79,13 +80,20 @@ def load_data(settings: DataSettings, *, splits: Sequence[str] = SPLITS, trained
 
     Raises:
         DataError: a source can't be found or read, rows can't be used (all are listed), or there are too few.
+        WorkspaceError: a file changed since the run looked at it first, or while it was read.
     """
+    with one_version():
+        source_fingerprint(settings)
+        return _load_data(settings, splits, trained)
+
+
+def _load_data(settings: DataSettings, splits: Sequence[str], trained: TrainedOn | None) -> TaskData:
     origins = plan(settings)
     if settings.streaming:
         from luthier.data.streaming import load_stream
 
         return load_stream(settings, origins, splits, trained)
-    raw = {split: found for split, origin in origins.items() if (found := read_origin(origin, settings)) is not None}
+    raw = _read(origins, settings)
     user_files = any(one.origin.known is None for one in raw.values())
     first = raw.get("train") or next(iter(raw.values()))
     mappings = {split: column_mapping(one.origin, settings, user_files=user_files) for split, one in raw.items()}
@@ -164,6 +172,17 @@ def columns_of_model(
     """The columns that a model reads, which are those of the prompt where the task is posed as text."""
     shown = read if form is None else (*form.columns, *(("candidate",) if form.ranks_candidates else ()))
     return {name: mapping.get(name, name) for name in shown}
+
+
+def _read(origins: Mapping[str, Origin], settings: DataSettings) -> dict[str, RawSplit]:
+    try:
+        raw = {split: one for split, origin in origins.items() if (one := read_origin(origin, settings)) is not None}
+    finally:
+        # Also where reading failed: of a file that is just being written, the rows are not what is wrong.
+        check_files_unchanged(origins.values())
+    for one in raw.values():
+        check_rows_unchanged(one.origin, one.table)
+    return raw
 
 
 def _warn_of_unseen_labels(summary: dict[str, SplitSummary]) -> None:

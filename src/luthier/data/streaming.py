@@ -13,6 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from luthier.data.assembly import SplitSummary, metric_names
 from luthier.data.canonical import Columns, canonical_row, check_columns, note, wanted_columns
 from luthier.data.encoders import Encoder, packed_blocks
+from luthier.data.fingerprint import check_files_unchanged, source_fingerprint
 from luthier.data.hub_sets import class_names, load_hub_split, named_record
 from luthier.data.label_text import encoder_of
 from luthier.data.labels import LabelIds, check_labels, declared_labels, relabelled
@@ -244,8 +245,6 @@ def _with_whole_splits(
     streamed: TrainedOn,
     labels: list[str],
 ) -> TaskData:
-    from luthier.data.fingerprint import source_fingerprint
-
     origin, schema = origins["train"], SCHEMAS[streamed.task]
     found = TaskData(schema, {}, labels, metric_names(origin, schema, labels), source_fingerprint(settings))
     if "train" in splits:
@@ -282,6 +281,7 @@ def _records(origin: Origin, settings: DataSettings) -> tuple[Records, dict[str,
             problems.raise_if_any()
             yield row
         problems.raise_if_any()
+        check_files_unchanged([origin])
 
     first = next(records(), None)
     if first is None:

@@ -24,7 +24,7 @@ from luthier.models.heads import WITH_LABELS, HeadRequest
 from luthier.models.loading import load_model, load_tokenizer, local_folder, read_model, translate
 from luthier.models.manifest import verify_manifest, write_manifest
 from luthier.models.quiet import quiet_transformers
-from luthier.models.references import ModelSource, content_fingerprint, fingerprint, resolve
+from luthier.models.references import ModelSource, check_model_unchanged, content_fingerprint, fingerprint, resolve
 from luthier.models.safety import check_configs, check_links
 from luthier.models.settings import Head, ModelSettings
 from luthier.models.tensors import check_safetensors, read_json
@@ -129,6 +129,7 @@ def load_artifact(
             base_settings(card, settings) if base is None else ModelSettings.model_validate(base),
             trainable,
         )
+        check_model_unchanged(source, folder)
     else:
         own = settings.model_copy(update={"reference": str(folder), "gguf_file": None})
         model = read_model(source, folder, own, HeadRequest(card.head, regression=card.regression))

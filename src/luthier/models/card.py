@@ -12,8 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from luthier.data.text_form import TextForm
 from luthier.errors import ModelError
-from luthier.models.hub import commit_of
-from luthier.models.references import fingerprint, resolve
+from luthier.models.references import commit, fingerprint, resolve
 from luthier.models.settings import Head, ModelSettings
 from luthier.models.tensors import read_json
 
@@ -73,7 +72,7 @@ def describe(settings: ModelSettings | str, head: Head, **details: Any) -> Model
     """
     source = resolve(settings)
     if source.kind == "hub":
-        source = dataclasses.replace(source, revision=commit_of(source))
+        source = dataclasses.replace(source, revision=commit(source))
     return ModelCard(
         base=source.portable,
         base_fingerprint=fingerprint(source),

@@ -11,7 +11,7 @@ from luthier.errors import ModelError
 from luthier.models.heads import HeadRequest, auto_class
 from luthier.models.inspect import is_decoder, is_encoder_decoder
 from luthier.models.quiet import quiet_transformers
-from luthier.models.references import ModelSource, resolve
+from luthier.models.references import ModelSource, check_model_unchanged, resolve
 from luthier.models.safety import check_configs, check_model_folder
 from luthier.models.settings import Head, ModelSettings
 from luthier.models.weights import account_for, refuse_non_finite
@@ -101,9 +101,12 @@ def read_model(source: ModelSource, folder: Path, settings: ModelSettings, reque
     contained = source.kind != "package"  # an installer may link a package's files into its own store
     check_model_folder(folder, allow=settings.allow, gguf_file=source.gguf_file, contained=contained)
     config = request.configure(_config(source, folder, settings), source)
-    model, info = _read_weights(source, folder, settings, request.head, config, seed)
-    account_for(model, info, source)
-    refuse_non_finite(model, source)
+    try:
+        model, info = _read_weights(source, folder, settings, request.head, config, seed)
+        account_for(model, info, source)
+        refuse_non_finite(model, source)
+    finally:
+        check_model_unchanged(source, folder)
     _set_padding(model, settings)
     return model.eval()
 

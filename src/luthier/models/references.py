@@ -14,6 +14,7 @@ from luthier.errors import ModelError, nearest
 from luthier.models.hashing import combined_sha256
 from luthier.models.safety import TRAINER_STATE
 from luthier.models.settings import ModelSettings
+from luthier.one_version import check_unchanged, first_sight
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?")
 _PACKAGE = re.compile(r"[A-Za-z_][\w-]*")
@@ -71,16 +72,47 @@ def resolve(settings: ModelSettings | str) -> ModelSource:
 
 def fingerprint(source: ModelSource) -> str:
     """SHA-256 that changes when the model does: over names and contents of its config, tokenizer and weight
-    files, or, for a hub id, over the id and the commit that its revision stands for.
+    files, or, for a hub id, over the id and the commit that its revision stands for. In a run, as at first sight.
 
     Raises:
         ModelError: the commit of a hub id can't be found out.
     """
     if source.kind == "hub":
-        from luthier.models.hub import commit_of
+        return hashlib.sha256(f"{source.hub_id}@{commit(source)}".encode()).hexdigest()
+    path = _path_of(source)
+    return first_sight(_sight(source), lambda: content_fingerprint(path, source.gguf_file))
 
-        return hashlib.sha256(f"{source.hub_id}@{commit_of(source)}".encode()).hexdigest()
-    return content_fingerprint(_path_of(source), source.gguf_file)
+
+def commit(source: ModelSource) -> str:
+    """The commit that the revision of a hub id stands for; in a run, at first sight.
+
+    Raises:
+        ModelError: it can't be found out.
+    """
+    from luthier.models.hub import commit_of
+
+    return first_sight(_sight(source), lambda: commit_of(source))
+
+
+def check_model_unchanged(source: ModelSource, folder: Path) -> None:
+    """To be called when a model was read.
+
+    Args:
+        source: what was read.
+        folder: where its files are on this machine; for a hub id, named after its commit.
+
+    Raises:
+        WorkspaceError: it is no longer what it was when the run first looked at it.
+    """
+    if source.kind == "hub":
+        check_unchanged(_sight(source), lambda: folder.name, source.reference)
+    else:
+        check_unchanged(_sight(source), lambda: content_fingerprint(folder, source.gguf_file), source.reference)
+
+
+def _sight(source: ModelSource) -> str:
+    place = f"{source.hub_id}@{source.revision}" if source.kind == "hub" else str(_path_of(source).resolve())
+    return f"model {place} {source.gguf_file}"
 
 
 def content_fingerprint(folder: Path, gguf_file: str | None = None) -> str:

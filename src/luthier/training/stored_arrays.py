@@ -1,21 +1,16 @@
-"""What caches of a frozen model's outputs have in common: identity of weights, whole folders, number formats."""
+"""What caches of a frozen model's outputs have in common: identity of weights, number formats."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-
-from luthier.files import unwritable
 
 STORED = {"float32": np.float32, "bfloat16": np.uint16}
 # What a configuration says about names, tools and labels changes no hidden state.
@@ -58,27 +53,6 @@ def unpacked(array: np.ndarray, dtype: str) -> Tensor:
     """A stored array as a float32 tensor of its own."""
     values = torch.from_numpy(np.array(array))
     return values.view(torch.bfloat16).float() if dtype == "bfloat16" else values
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A scratch folder that takes the place of `folder` when the block ends, and goes away when it fails.
-
-    Raises:
-        WorkspaceError: the place can't be written.
-    """
-    scratch = folder.with_name(f".writing-{folder.name}-{os.getpid()}")
-    try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        yield scratch
-        if folder.exists():
-            shutil.rmtree(folder)
-        scratch.replace(folder)
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager

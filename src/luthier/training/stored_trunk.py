@@ -1,8 +1,8 @@
 """Training with the trunk cache: rows whose features are stored skip the frozen part of the model.
 
-The cache itself is `luthier.training.trunk_cache`. Rows are known by their token ids, so that training, validation and
-everything else that feeds encoded rows profits without knowing of it; rows that are not stored run through the whole
-model.
+The cache itself is `luthier.training.trunk_cache`. Rows are known by all that the model is fed of them, so that
+training, validation and everything else that feeds encoded rows profits without knowing of it; rows that are not stored
+run through the whole model.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from luthier.errors import WorkspaceError
+from luthier.training.fed_rows import row_keys
 from luthier.training.split_point import finished_before, replaced_forward, replayed
 from luthier.training.trunk_cache import Features, TrunkCache, cached_features
 
@@ -72,7 +71,7 @@ def stored_trunk(
     """
     try:
         stores = [
-            _Store(cached_features(model, split_point, rows, batch_size, cache=cache, collator=collator), rows)
+            _Store(cached_features(model, split_point, rows, batch_size, cache=cache, collator=collator))
             for rows in splits
             if len(rows)
         ]
@@ -83,7 +82,7 @@ def stored_trunk(
     run = model.forward
 
     def forward(*args: Any, **batch: Any) -> Any:
-        found = None if args else _look_up(stores, batch.get("input_ids"), batch.get("attention_mask"))
+        found = None if args else _look_up(stores, batch)
         if found is None:
             return run(*args, **batch)
         with replayed(model, split_point, found, batch["attention_mask"]):
@@ -94,26 +93,22 @@ def stored_trunk(
         yield True
 
 
-@dataclass
 class _Store:
-    """The features of one data set and the index of every row."""
+    """The features of one data set, and the place of every row by its key."""
 
-    features: Features
-    places: dict[bytes, int]
-
-    def __init__(self, features: Features, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, features: Features) -> None:
         self.features = features
-        self.places = {np.asarray(row["input_ids"], dtype=np.int64).tobytes(): i for i, row in enumerate(rows)}
+        self.places = {key: place for place, key in enumerate(features.keys)}
 
 
-def _look_up(stores: Sequence[_Store], ids: Tensor | None, mask: Tensor | None) -> dict[str, Tensor] | None:
-    if ids is None or mask is None or ids.ndim != 2:
+def _look_up(stores: Sequence[_Store], batch: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    keys = row_keys(batch)
+    if keys is None:
         return None
-    tokens, real = ids.cpu().numpy(), mask.cpu().numpy().astype(bool)
-    keys = [row[kept].astype(np.int64).tobytes() for row, kept in zip(tokens, real, strict=True)]
     for store in stores:
         places = [store.places.get(key) for key in keys]
         if all(place is not None for place in places):
+            mask = batch["attention_mask"]
             return store.features.batch([place for place in places if place is not None], mask)
     return None
 

@@ -18,7 +18,9 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,9 @@ import torch
 from torch import Tensor, nn
 
 from luthier.errors import WorkspaceError
-from luthier.files import write_json
+from luthier.files import reserve_space, write_json
+from luthier.training.fed_rows import KEY_BYTES, batch_key, row_keys
+from luthier.training.sealed_folder import check_seal, tell_of_damage, whole_folder
 from luthier.training.split_point import TARGETS, names_of, output_of, tensor_of, with_tensors
 from luthier.training.stored_arrays import (
     STORED,
@@ -37,12 +41,11 @@ from luthier.training.stored_arrays import (
     packed,
     unpacked,
     weights_fingerprint,
-    whole_folder,
 )
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 Collator = Callable[[list[Any]], dict[str, Tensor]]
 
 
@@ -84,25 +87,29 @@ class Features:
     Attributes:
         folder: where they lie.
         fields: what is stored.
+        keys: of the N rows, see `row_keys`.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open features that are whole.
+        """Open features after comparing every byte with what was written.
 
         Raises:
-            ValueError: they are not.
+            ValueError: they are not whole.
         """
         try:
+            check_seal(folder)
             about = json.loads((folder / "about.json").read_text(encoding="utf8"))
             self.fields = [Field(**one) for one in about["fields"]]
             self._dtype, self._offsets = str(about["dtype"]), np.load(folder / "offsets.npy")
+            self.keys = [key.tobytes() for key in np.load(folder / "keys.npy")]
             self._arrays = [np.load(folder / f"{i}.npy", mmap_mode="r") for i in range(len(self.fields))]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{folder} holds no features: {error}") from error
         if about["format"] != _FORMAT or [len(a) for a in self._arrays] != about["lengths"]:
             raise ValueError(f"{folder} holds features of another form")
         self.folder = folder
-        os.utime(folder)  # the cache drops what was not used for longest
+        with suppress(OSError):  # in a cache that is read only, nothing is dropped
+            os.utime(folder)  # the cache drops what was not used for longest
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -151,7 +158,7 @@ class TrunkCache:
                 where=str(self.directory),
                 fix="raise max_bytes, store bfloat16, or train without the cache",
             )
-        oldest_first = sorted(self._folders(), key=lambda folder: folder.stat().st_mtime)
+        oldest_first = sorted(self._folders(), key=_last_used)
         free = self.max_bytes - sum(_bytes(folder) for folder in oldest_first)
         for folder in oldest_first:
             if free >= needed:
@@ -177,16 +184,16 @@ def cached_features(
 ) -> Features:
     """The outputs of a model's frozen part for all rows, computed or found on disk.
 
-    They are found again by content: frozen weights, token ids, split point, batch size and number format. So
-    epochs, seeds and settings of the trained part share them.
+    They are found again by content: frozen weights, every input of every batch, split point and number format. So
+    epochs, seeds and settings of the trained part share them. What is damaged is computed again.
 
     Args:
         model: a transformers model; what runs up to the split point must be frozen.
         split_point: name of the module whose output is stored; see `head_split`.
-        encoded_dataset: rows with `input_ids`, taken in their order.
+        encoded_dataset: rows that the collator takes, in their order.
         batch_size: rows of one pass.
         cache: where they are kept.
-        collator: rows -> a padded batch.
+        collator: rows -> a padded batch with `input_ids` and `attention_mask`, both (B, T).
         dtype: float32 or bfloat16.
 
     Raises:
@@ -196,34 +203,60 @@ def cached_features(
     check_dtype(dtype)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     frozen = weights_fingerprint(model, lambda name: name not in trained)
-    texts = [",".join(map(str, row["input_ids"])) for row in encoded_dataset]
-    name = identity([str(_FORMAT), frozen, split_point, dtype, str(batch_size), *texts])
-    try:
-        return Features(cache.directory / name)
-    except ValueError:
-        logger.info("computing the frozen model's outputs for %d rows", len(texts))
-    if not texts:
+    if not len(encoded_dataset):
         raise ValueError("there are no rows to compute features of")
-    starts = range(0, len(texts), batch_size)
-    batches = (collator([encoded_dataset[i] for i in range(s, min(s + batch_size, len(texts)))]) for s in starts)
-    first = next(batches)
+    batches = partial(_batches, encoded_dataset, batch_size, collator)
+    fed = [_fed(batch) for batch in batches()]
+    folder = cache.directory / identity([str(_FORMAT), frozen, split_point, dtype, *(one.key for one in fed)])
+    try:
+        return Features(folder)
+    except ValueError as error:
+        tell_of_damage(folder, error)
+    keys = [key for one in fed for key in one.rows]
+    logger.info("computing the frozen model's outputs for %d rows", len(keys))
+    rest = batches()
+    first = next(rest)
     fields = read_fields(model, split_point, first)
-    offsets = np.cumsum([0, *(len(row["input_ids"]) for row in encoded_dataset)])
-    lengths = [int(offsets[-1]) if field.form == "tokens" else len(texts) for field in fields]
+    offsets = np.cumsum([0, *(length for one in fed for length in one.lengths)])
+    lengths = [int(offsets[-1]) if field.form == "tokens" else len(keys) for field in fields]
     needed = sum(n * field.width * np.dtype(STORED[dtype]).itemsize for n, field in zip(lengths, fields, strict=True))
-    cache.make_room(needed + offsets.nbytes)
-    with whole_folder(cache.directory / name) as scratch:
+    cache.make_room(needed + offsets.nbytes + KEY_BYTES * len(keys))
+    with whole_folder(folder) as scratch:
         arrays: list[np.ndarray] = [
             np.lib.format.open_memmap(scratch / f"{i}.npy", mode="w+", dtype=STORED[dtype], shape=(n, field.width))
             for i, (n, field) in enumerate(zip(lengths, fields, strict=True))
         ]
-        _fill(model, split_point, [first], batches, fields, arrays, dtype)
+        for i in range(len(arrays)):
+            reserve_space(scratch / f"{i}.npy")
+        _fill(model, split_point, [first], rest, fields, arrays, dtype)
         np.save(scratch / "offsets.npy", offsets)
+        np.save(scratch / "keys.npy", np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), KEY_BYTES))
         write_json(
             scratch / "about.json",
             {"format": _FORMAT, "dtype": dtype, "lengths": lengths, "fields": [vars(field) for field in fields]},
         )
-    return Features(cache.directory / name)
+    return Features(folder)
+
+
+@dataclass(frozen=True)
+class _Fed:
+    key: str
+    rows: list[bytes]
+    lengths: list[int]
+
+
+def _fed(batch: dict[str, Tensor]) -> _Fed:
+    rows = row_keys(batch)
+    if rows is None:
+        raise ValueError("the rows' inputs can't be told apart: a batch needs input_ids and an attention_mask (B, T)")
+    return _Fed(batch_key(batch), rows, batch["attention_mask"].bool().sum(1).tolist())
+
+
+def _batches(rows: Sequence[Mapping[str, Any]], batch_size: int, collator: Collator) -> Iterator[dict[str, Tensor]]:
+    for start in range(0, len(rows), batch_size):
+        places = range(start, min(start + batch_size, len(rows)))
+        # A `datasets.Dataset` gives rows together in a fraction of the time that it takes one by one.
+        yield collator(rows.__getitems__(list(places)) if hasattr(rows, "__getitems__") else [rows[i] for i in places])
 
 
 def _fill(
@@ -292,4 +325,14 @@ def read_fields(model: Any, split_point: str, batch: dict[str, Tensor]) -> list[
 
 
 def _bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir())
+    try:
+        return sum(file.stat().st_size for file in folder.iterdir())
+    except FileNotFoundError:  # another process has just removed it
+        return 0
+
+
+def _last_used(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from luthier.settings import Paper, Settings
@@ -47,6 +48,10 @@ class TuningMethod(Settings):
         The task head is trainable under every method.
         """
         raise TypeError(f"{type(self).__name__} does not define apply()")
+
+    def files(self) -> list[Path]:
+        """Files that `apply` reads beside the model; they are part of the stage's key."""
+        return []
 
     def reserved_tokens(self) -> int:
         """Positions of the model's context that the method fills itself, kept free when text is cut."""

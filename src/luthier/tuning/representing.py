@@ -23,18 +23,20 @@ from luthier.data.settings import SPLITS, DataSettings
 from luthier.errors import DataError, ModelError, RecipeError
 from luthier.evaluation.prediction import Predictions
 from luthier.evaluation.scoring import task_intervals, task_scores
-from luthier.files import sha256_of, write_json
+from luthier.files import write_json
 from luthier.meters import CostMeter
 from luthier.models.hashing import cache_directory
 from luthier.models.inspect import bytes_on_disk, parameter_counts
-from luthier.models.manifest import verify_manifest
-from luthier.models.references import fingerprint, resolve
+from luthier.models.loading import local_folder
+from luthier.models.references import check_model_unchanged, fingerprint, resolve
+from luthier.models.settings import ModelSettings
 from luthier.models.tensors import read_json
+from luthier.one_version import check_file_unchanged, file_fingerprint
 from luthier.progress import track
 from luthier.provenance import code_digest
 from luthier.stages import StageInputs, StageOutputs, StagePlan, metrics_record
+from luthier.training.sealed_folder import check_seal, tell_of_damage, whole_folder
 from luthier.training.settings import TrainingSettings
-from luthier.training.stored_arrays import whole_folder
 from luthier.tuning.run import plan_tuning, run_tuning
 from luthier.tuning.stage import Tune
 from luthier.tuning.task_prefix.shared_encoder import SharedEncoder
@@ -114,6 +116,8 @@ def run_representing(stage: Represent, inputs: StageInputs, folder: Path) -> Sta
                 bar.update(number, name)
                 source, learned[name] = learned_prefix(stage, name, task, inputs, folder)
                 encoder.add(name, source, task.weight)
+                if task.prefix is not None:
+                    check_prefix_unchanged(task.prefix)
             bar.update(len(stage.tasks), "")
         scores, intervals = fit_heads(stage, encoder, targets, inputs.seed)
     artifact = encoder.save(folder / "model")
@@ -264,7 +268,21 @@ def prefix_fingerprint(reference: str) -> str:
             where=reference,
             fix="name the folder of a run with the method task_prefix, or a file in `prefixes` of an encoder",
         )
-    return sha256_of(path) if path.is_file() else fingerprint(resolve(reference))
+    return file_fingerprint(path) if path.is_file() else fingerprint(resolve(reference))
+
+
+def check_prefix_unchanged(reference: str) -> None:
+    """To be called when a trained prefix was read.
+
+    Raises:
+        WorkspaceError: it is no longer what it was when the run first looked at it.
+    """
+    path = Path(reference).expanduser()
+    if path.is_file():
+        check_file_unchanged(path)
+    else:
+        source = resolve(reference)
+        check_model_unchanged(source, local_folder(source, ModelSettings.model_validate(reference)))
 
 
 def kept_place(key: str) -> Path:
@@ -275,11 +293,10 @@ def kept_place(key: str) -> Path:
 def kept_metrics(place: Path) -> dict[str, Any] | None:
     """What the training of a kept prefix measured; None where there is none, or it is not whole."""
     try:
-        verify_manifest(place / "model")
+        check_seal(place)
         return dict(read_json(place / "metrics.json"))
-    except ModelError as error:
-        if place.exists():
-            logger.warning("a kept prefix is damaged and is trained again: %s", error)
+    except (OSError, ValueError, ModelError) as error:
+        tell_of_damage(place, error)
         return None
 
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from luthier.data.encoding import encode, make_collator
+from luthier.data.fingerprint import check_files_unchanged
 from luthier.data.loading import TaskData, load_data
+from luthier.data.origins import plan
 from luthier.data.sampling import LengthBucketSampler
 from luthier.data.streaming import EndlessStream
 from luthier.errors import DataError, RecipeError
@@ -26,6 +28,7 @@ from luthier.models.hashing import cache_directory
 from luthier.models.inspect import bytes_on_disk, is_decoder, is_encoder_decoder, model_max_length, parameter_counts
 from luthier.models.loading import empty_model, load_config, load_model, load_tokenizer
 from luthier.models.settings import Head
+from luthier.one_version import check_file_unchanged
 from luthier.progress import track
 from luthier.secrets import redact
 from luthier.stages import StageInputs, StageOutputs, StagePlan, metrics_record
@@ -72,6 +75,8 @@ def run_tuning(stage: Tune, inputs: StageInputs, folder: Path) -> StageOutputs:
     job = training_job(stage, inputs, prepared, model, folder)
     with computed_once(stage, prepared, job):
         result = train(job)
+        if stage.data.streaming:  # a last pass that was not finished has not been looked at
+            check_files_unchanged(plan(stage.data).values())
         finished = finish_objective(stage, prepared, model, job)
         if finished and job.evaluator is not None:
             result = replace(result, scores=job.evaluator(model))
@@ -194,6 +199,8 @@ def apply_method(stage: Tune, model: Any, prepared: Prepared | None, seed: int, 
         context = MethodContext(PEFT_TASK_TYPES[head], seed, tokenizer)
         parts = [] if stage.train_head else head_parameters(model, context.task_type)
         tuned = stage.method.apply(model, context)
+    for path in stage.method.files():
+        check_file_unchanged(path)
     if not stage.train_head:
         freeze_head(tuned, parts)
     return tuned

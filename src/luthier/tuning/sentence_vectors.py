@@ -1,7 +1,7 @@
 """Sentence vectors of a data set, computed once with the frozen model or from word vectors, and kept on disk.
 
-A vector is found by the token ids it stands for, without padding. So one store serves any order, batch and split,
-and equal texts are computed once.
+A vector is found by the token ids it stands for and their segments, without padding. So one store serves any order,
+batch and split, and equal texts are computed once.
 
 Shapes: N distinct texts, B rows of a batch, T tokens, g vector width.
 """
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from luthier.files import reserve_space, sha256_of, write_json
+from luthier.training.sealed_folder import check_seal, tell_of_damage, whole_folder
 from luthier.training.stored_arrays import (
     STORED,
     check_dtype,
@@ -29,15 +30,15 @@ from luthier.training.stored_arrays import (
     packed,
     unpacked,
     weights_fingerprint,
-    whole_folder,
 )
 from luthier.tuning.instance_prompt.placement import context_columns
 from luthier.tuning.instance_prompt.trunk import Trunk, bare_pass, find_trunk
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _KEY_BYTES = 16
+_SEGMENTS = "token_type_ids"
 # Adapters, and what is computed from the vectors and not for them.
 _NOT_OF_THE_BODY = ("instance_prompt.", "modules_to_save.", "pooler.")
 Row = Mapping[str, Any]
@@ -52,12 +53,13 @@ class SentenceVectors:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open a store that is whole.
+        """Open a store after comparing every byte with what was written.
 
         Raises:
-            ValueError: it is not.
+            ValueError: it is not whole.
         """
         try:
+            check_seal(folder)
             about = json.loads((folder / "about.json").read_text(encoding="utf8"))
             self._keys = np.load(folder / "keys.npy")
             self._vectors = np.load(folder / "vectors.npy", mmap_mode="r")
@@ -82,23 +84,28 @@ class SentenceVectors:
         Raises:
             KeyError: a row is not in the store.
         """
-        found = self._find([_key(_context(row, predicts_tokens)) for row in rows])
+        found = self._find([_row_key(_text_of(row, predicts_tokens)) for row in rows])
         if found is None:
             raise KeyError("a row has no sentence vector: compute them for all rows")
         return found
 
-    def of_tokens(self, ids: Tensor, mask: Tensor, last: Tensor | None = None) -> Tensor | None:
+    def of_tokens(
+        self, ids: Tensor, mask: Tensor, last: Tensor | None = None, segments: Tensor | None = None
+    ) -> Tensor | None:
         """Padded token ids (B, T) -> vectors (B, g), float32; None where one of them is not in the store.
 
         Args:
             ids: token ids.
             mask: (B, T), 1 at real tokens.
             last: (B,) column up to which the text reaches; all of it by default.
+            segments: `token_type_ids` (B, T), where the model is fed any.
         """
-        table, real = ids.cpu().numpy(), mask.cpu().numpy().astype(bool)
+        real = mask.cpu().numpy().astype(bool)
         if last is not None:
             real = real & (np.arange(real.shape[1])[None] <= last.cpu().numpy()[:, None])
-        return self._find([_key(row[kept]) for row, kept in zip(table, real, strict=True)])
+        parts = [ids] if segments is None else [ids, segments.expand_as(ids)]
+        tables = [part.cpu().numpy() for part in parts]
+        return self._find([_key(*(table[row][kept] for table in tables)) for row, kept in enumerate(real)])
 
     def _find(self, keys: list[bytes]) -> Tensor | None:
         wanted = _as_numbers(keys)
@@ -232,6 +239,14 @@ def with_sentence_vectors(
     return collate
 
 
+def _text_of(row: Row, predicts_tokens: bool) -> dict[str, np.ndarray]:
+    """Token ids of a row's context, and their segments where it has any."""
+    text = {"input_ids": _context(row, predicts_tokens)}
+    if row.get(_SEGMENTS) is not None:
+        text[_SEGMENTS] = np.asarray(row[_SEGMENTS], dtype=np.int64)[: len(text["input_ids"])]
+    return text
+
+
 def _context(row: Row, predicts_tokens: bool) -> np.ndarray:
     ids = np.asarray(row["input_ids"], dtype=np.int64)
     labels = row.get("labels")
@@ -241,8 +256,15 @@ def _context(row: Row, predicts_tokens: bool) -> np.ndarray:
     return ids[: int(end) + 1]
 
 
-def _key(ids: np.ndarray) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(ids, dtype=np.int64).tobytes(), digest_size=_KEY_BYTES).digest()
+def _key(ids: np.ndarray, segments: np.ndarray | None = None) -> bytes:
+    digest = hashlib.blake2b(digest_size=_KEY_BYTES)
+    for part in (ids,) if segments is None else (ids, segments):
+        digest.update(np.ascontiguousarray(part, dtype=np.int64).tobytes())
+    return digest.digest()
+
+
+def _row_key(text: dict[str, np.ndarray]) -> bytes:
+    return _key(text["input_ids"], text.get(_SEGMENTS))
 
 
 def _as_numbers(keys: list[bytes]) -> np.ndarray:
@@ -250,14 +272,11 @@ def _as_numbers(keys: list[bytes]) -> np.ndarray:
 
 
 def _distinct(rows: Iterable[Row], predicts_tokens: bool) -> dict[bytes, Row]:
-    """By key, in the order of the keys, one row each with `input_ids` cut to the context."""
+    """By key, in the order of the keys, one row each, cut to the context."""
     found: dict[bytes, Row] = {}
     for row in rows:
-        ids = _context(row, predicts_tokens)
-        kept = {"input_ids": ids}
-        if row.get("token_type_ids") is not None:
-            kept["token_type_ids"] = np.asarray(row["token_type_ids"], dtype=np.int64)[: len(ids)]
-        found.setdefault(_key(ids), kept)
+        text = _text_of(row, predicts_tokens)
+        found.setdefault(_row_key(text), text)
     if not found:
         raise ValueError("there are no rows to compute sentence vectors of")
     return dict(sorted(found.items()))
@@ -267,11 +286,12 @@ def _pass(rows: list[Row], trunk: Trunk, pooling: str) -> Tensor:
     device = trunk.module.get_input_embeddings().weight.device
     width = max(len(row["input_ids"]) for row in rows)
     call: dict[str, Any] = {}
-    for name, filler in (("input_ids", getattr(trunk.config, "pad_token_id", None) or 0), ("token_type_ids", 0)):
-        if name in rows[0]:
+    for name, filler in (("input_ids", getattr(trunk.config, "pad_token_id", None) or 0), (_SEGMENTS, 0)):
+        if any(name in row for row in rows):
             table = np.full((len(rows), width), filler, dtype=np.int64)
             for i, row in enumerate(rows):
-                table[i, : len(row[name])] = row[name]
+                if name in row:
+                    table[i, : len(row[name])] = row[name]
             call[name] = torch.from_numpy(table).to(device)
     lengths = torch.tensor([len(row["input_ids"]) for row in rows], device=device)
     mask = (torch.arange(width, device=device)[None] < lengths[:, None]).long()
@@ -291,7 +311,8 @@ def _stored(
     folder = directory / name
     try:
         return SentenceVectors(folder)
-    except ValueError:
+    except ValueError as error:
+        tell_of_damage(folder, error)
         logger.info("computing %d sentence vectors", len(keys))
     with whole_folder(folder) as scratch:
         np.save(scratch / "keys.npy", _as_numbers(keys))

@@ -66,8 +66,10 @@ class Tune(TrainingSettings, Stage):
 
     def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
         from luthier.data.fingerprint import source_fingerprint
+        from luthier.one_version import file_fingerprint
 
-        return {"data": source_fingerprint(self.data)}
+        files = [path for path in self.method.files() if path.is_file()]
+        return {"data": source_fingerprint(self.data)} | {f"file {path}": file_fingerprint(path) for path in files}
 
     def plan(self, inputs: StageInputs) -> StagePlan:
         from luthier.tuning.run import plan_tuning

@@ -305,7 +305,8 @@ class InstancePromptLayer(nn.Module, BaseTunerLayer):
         if config.vector_source == "previous_layer" and config.first_layer > 0:
             return None
         if self.store is not None and call.get("input_ids") is not None:
-            found = self.store.of_tokens(call["input_ids"], mask, last if self.trunk.predicts_tokens else None)
+            until, segments = last if self.trunk.predicts_tokens else None, call.get("token_type_ids")
+            found = self.store.of_tokens(call["input_ids"], mask, until, segments)
             if found is not None:
                 return found.to(embeds.device)
         if config.vector_source == "given":

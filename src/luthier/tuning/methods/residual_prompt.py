@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -119,6 +120,9 @@ class ResidualPrompt(PromptMethod):
             freeze_dropout=self.freeze_dropout,
         )
         return wrap(model, config, context)
+
+    def files(self) -> list[Path]:
+        return [Path(self.init_file)] if self.init_file else []
 
     def network_schedule(self, learning_rate: float, weight_decay: float) -> tuple[float, float]:
         return self.network_learning_rate or learning_rate, self.network_weight_decay

@@ -24,6 +24,7 @@ from luthier.models.references import resolve
 from luthier.models.safety import check_configs, check_links
 from luthier.models.settings import ModelSettings
 from luthier.models.tensors import check_safetensors, read_json
+from luthier.one_version import one_version
 from luthier.tuning.instance_prompt.trunk import Trunk, bare_pass, find_trunk
 from luthier.tuning.part_options import FILE_NAME, FILE_NAME_RULE
 from luthier.tuning.task_prefix.config import TaskPrefixConfig
@@ -63,7 +64,10 @@ class FrozenBase:
             ModelError: it can't be found or loaded, or its attention can't take prefixes.
         """
         settings = ModelSettings.model_validate(reference)
-        model: Any = load_model(settings, "encoder")
+        with one_version():
+            card = describe(settings, "encoder")
+            model: Any = load_model(settings, "encoder")
+            tokenizer = load_tokenizer(settings)
         model.requires_grad_(False)
         try:
             trunk, rack = find_trunk(model), PrefixRack(model)
@@ -71,7 +75,7 @@ class FrozenBase:
             raise ModelError(
                 f"a {model.config.model_type} model can't take prefixes: {error}", where=settings.reference
             ) from error
-        return cls(settings, describe(settings, "encoder"), model, trunk, load_tokenizer(settings), rack)
+        return cls(settings, card, model, trunk, tokenizer, rack)
 
     @property
     def longest(self) -> int:

@@ -13,20 +13,22 @@ from typing import Any
 import numpy as np
 
 from luthier.files import reserve_space, write_json
-from luthier.training.stored_arrays import STORED, check_dtype, identity, packed, unpacked, whole_folder
+from luthier.training.sealed_folder import check_seal, tell_of_damage, whole_folder
+from luthier.training.stored_arrays import STORED, check_dtype, identity, packed, unpacked
 from luthier.tuning.task_prefix.encoder import PrefixEncoder
 from luthier.tuning.task_prefix.texts import Texts
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class RepresentationStore:
     """A folder of representations, each set of texts under each representation in a folder of its own.
 
-    What is stored is found again by the encoder's fingerprint, the number format and the texts in their order. So a
-    combination with another task, another weight or another pooling never reads the vectors of this one.
+    What is stored is found again by the encoder's fingerprint, the number format, what happens to long texts, and the
+    texts in their order. So a combination with another task, another weight or another pooling never reads the vectors
+    of this one. What is damaged is computed again.
 
     Args:
         directory: where they are kept.
@@ -53,10 +55,13 @@ class RepresentationStore:
         if not len(texts):
             return encoder.encode(texts)
         said = (json.dumps(text, default=repr) for text in texts)
-        folder = self.directory / identity([str(_FORMAT), encoder.fingerprint, dtype, *said])
+        too_long = str(options.get("too_long", "truncate"))
+        folder = self.directory / identity([str(_FORMAT), encoder.fingerprint, dtype, too_long, *said])
         shape = (len(texts), encoder.width)
-        if (found := _opened(folder, shape, dtype)) is not None:
-            return found
+        try:
+            return _opened(folder, shape, dtype)
+        except ValueError as error:
+            tell_of_damage(folder, error)
         logger.info("computing %d representations", len(texts))
         with whole_folder(folder) as scratch:
             array = np.lib.format.open_memmap(scratch / "vectors.npy", mode="w+", dtype=STORED[dtype], shape=shape)
@@ -65,19 +70,16 @@ class RepresentationStore:
                 array[places] = packed(vectors, dtype)
             array.flush()
             write_json(scratch / "about.json", {"format": _FORMAT, "dtype": dtype, "fingerprint": encoder.fingerprint})
-        stored = _opened(folder, shape, dtype)
-        assert stored is not None
-        return stored
+        return _opened(folder, shape, dtype)
 
 
-def _opened(folder: Path, shape: tuple[int, int], dtype: str) -> np.ndarray | None:
-    """The vectors of a folder that is whole, else None."""
-    if not (folder / "about.json").is_file():
-        return None
+def _opened(folder: Path, shape: tuple[int, int], dtype: str) -> np.ndarray:
+    """The vectors of a folder after comparing every byte with what was written; ValueError where it is not whole."""
     try:
+        check_seal(folder)
         array = np.load(folder / "vectors.npy", mmap_mode="r")
-    except (OSError, ValueError):
-        return None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} holds no representations: {error}") from error
     if array.shape != shape or array.dtype != STORED[dtype]:
-        return None
+        raise ValueError(f"{folder} holds representations of another form")
     return array if dtype == "float32" else unpacked(array, dtype).numpy()
