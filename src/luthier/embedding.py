@@ -128,8 +128,16 @@ def paired(texts: list[str], pairs: list[str] | None) -> Any:
     """The texts, or (text, second text) where there are second texts.
 
     Raises:
-        DataError: their numbers differ.
+        DataError: their numbers differ, or one can't be written as UTF-8.
     """
+    from luthier.data.canonical import BadCellError, whole_characters
+
+    for column, some in (("text", texts), ("second text", pairs or [])):
+        for number, text in enumerate(some, start=1):
+            try:
+                whole_characters(text)
+            except BadCellError as error:
+                raise DataError(f"{column} {number} {error}", fix="correct it, or give it in UTF-8") from error
     if pairs is None:
         return texts
     if len(pairs) != len(texts):

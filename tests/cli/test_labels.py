@@ -5,8 +5,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 from tests.cli.conftest import sentences, write_tsv
 
 STOPPED_RUN = """
