@@ -262,7 +262,7 @@ def test_both_halves_of_a_character_are_one(write):
 
 def test_a_number_that_no_computer_holds_is_no_score(write):
     rows = f'{{"text": "a", "label": 0.5}}\n{{"text": "b", "label": {"9" * 400}}}\n'
-    with pytest.raises(DataError, match="row 2, column 'label'.*not a finite number"):
+    with pytest.raises(DataError, match=r"row 2, column 'label'.*not a finite number"):
         load(train=write("a.jsonl", rows), task="regression")
     with pytest.raises(DataError, match="not valid JSON"):
         load(train=write("a.json", '[{"text": "a", "label": ' + "9" * 5000 + "}]"))

@@ -193,7 +193,7 @@ def test_what_is_not_in_the_encoding_is_told(content, encoding, message):
 
 
 def test_a_long_line_in_utf_16_is_told():
-    with pytest.raises(DataError, match="line 2 is 0.0 MB long"):
+    with pytest.raises(DataError, match=r"line 2 is 0\.0 MB long"):
         read("x.csv", ("a\n" + "b" * 500 + "\nc\n").encode("utf-16"), encoding="utf-16", max_line_bytes=100)
 
 
