@@ -133,9 +133,17 @@ def paired(texts: list[str] | str, pairs: list[str] | str | None) -> Any:
     """The texts, or (text, second text) where there are second texts; a single string is one text.
 
     Raises:
-        DataError: their numbers differ, or an entry is no text.
+        DataError: their numbers differ, or an entry is no text, or one that can't be written as UTF-8.
     """
+    from luthier.data.canonical import BadCellError, whole_characters
+
     texts = _listed(texts)
+    for column, some in (("text", texts), ("second text", _listed(pairs or []))):
+        for number, text in enumerate(some, start=1):
+            try:
+                whole_characters(text)
+            except BadCellError as error:
+                raise DataError(f"{column} {number} {error}", fix="correct it, or give it in UTF-8") from error
     if pairs is None:
         return texts
     pairs = _listed(pairs)

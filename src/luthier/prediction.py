@@ -40,13 +40,15 @@ def predict_texts(
     Returns:
         For each text `{"text", "label", "probability", "probabilities": {label: p}}`; `{"text", "label", "response"}`
         where the label is read off what the model writes, null where that is none; `{"text", "score"}` for
-        regression; `{"text", "tokens", "labels"}` for token labels; `{"text", "response"}` for language models;
+        regression; `{"text", "tokens", "labels"}` for token labels, where blanks part the words and a word that the
+        model does not see (`docs/data.md`) has the label None; `{"text", "response"}` for language models;
         `{"text", "heads": {name: {"label", "probability", "probabilities"}}}` for an encoder with many heads.
 
     Raises:
         ModelError: the directory holds no whole model.
-        DataError: a model of pairs without second texts, or the other way round, or a model whose rows no text holds,
-            such as one of multiple choice: `predict_file` takes those.
+        DataError: a model of pairs without second texts, or the other way round; a text without words where each
+            word gets a label; or a model whose rows no text holds, such as one of multiple choice: `predict_file`
+            takes those.
     """
     from luthier.models.artifacts import load_artifact
 
@@ -164,8 +166,8 @@ def _classified(probabilities: Any, names: list[str]) -> dict[str, Any]:
 
 def _tagged(row: dict[str, Any], logits: Any, encoded: dict[str, Any], card: ModelCard) -> dict[str, Any]:
     names = card.labels or []
-    first = [i for i, label in enumerate(encoded["labels"]) if label != -100]
-    return {"tokens": row["tokens"], "labels": [names[int(logits[i].argmax())] for i in first]}
+    labels = [names[int(logits[start].argmax())] if start >= 0 else None for start in encoded["word_starts"]]
+    return _shown(row) | {"tokens": row["tokens"], "labels": labels}
 
 
 def _continued(

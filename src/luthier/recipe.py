@@ -194,7 +194,7 @@ def set_key(data: Any, key: str, value: Any, where: str) -> None:
         data = _descend(data, part, ".".join(parts[: position + 1]), where)
     last = parts[-1]
     if isinstance(data, list):
-        if not last.isdigit() or int(last) >= len(data):
+        if not last.isdecimal() or int(last) >= len(data):
             raise RecipeError(f"{key}: the list has no item {last}", where=where, fix=f"items 0 to {len(data) - 1}")
         data[int(last)] = value
     elif isinstance(data, dict):
@@ -205,7 +205,7 @@ def set_key(data: Any, key: str, value: Any, where: str) -> None:
 
 def _descend(data: Any, part: str, path: str, where: str) -> Any:
     if isinstance(data, list):
-        if part.isdigit() and int(part) < len(data):
+        if part.isdecimal() and int(part) < len(data):
             holder, key = data, int(part)
         else:
             raise RecipeError(f"{path}: the list has no item {part}", where=where, fix=f"items 0 to {len(data) - 1}")
@@ -222,7 +222,7 @@ def _descend(data: Any, part: str, path: str, where: str) -> Any:
 
 
 def _step(part: str) -> str | int:
-    return int(part) if part.isdigit() else part
+    return int(part) if part.isdecimal() else part
 
 
 def _expanded(recipe: RecipeBase, model: type[RecipeBase]) -> RecipeBase:

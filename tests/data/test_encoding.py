@@ -2,6 +2,8 @@ import logging
 
 import pytest
 import torch
+from tokenizers import processors
+from transformers import BertTokenizerFast
 
 from luthier.data.encoders import Encoder, opening_tokens
 from luthier.data.encoding import encode, encode_rows
@@ -9,6 +11,14 @@ from luthier.data.loading import load_data
 from luthier.data.settings import DataSettings
 from luthier.errors import DataError, ModelError
 from tests.data.tokenizers import decoder_tokenizer, word_tokenizer
+
+UNSEEN = "\u200b"
+
+
+def bert_tokenizer() -> BertTokenizerFast:
+    """One token a letter; invisible characters are left out."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##a", "##b"]
+    return BertTokenizerFast(vocab={word: i for i, word in enumerate(words)})
 
 
 def ids(rows, schema, tokenizer, **options):
@@ -48,7 +58,29 @@ def test_first_sub_words_carry_the_labels(tokenizer):
     encoded = ids([row], "token_labels", tokenizer)[0]
     assert encoded["labels"] == [-100, 2, -100, 0, 1, -100, -100, -100]
     unlabelled = ids([{"tokens": ["ab", "c"]}], "token_labels", tokenizer)[0]
-    assert unlabelled["labels"] == [-100, 0, -100, 0, -100]
+    assert "labels" not in unlabelled
+    assert unlabelled["word_starts"] == [1, 3]
+
+
+def test_words_that_the_model_does_not_see_shift_no_label(caplog):
+    tokenizer = bert_tokenizer()
+    row = {"tokens": ["a", UNSEEN, "b", "c", "ab"], "tags": [5, 6, 7, 8, 9], "row": 3}
+    assert ids([row], "token_labels", tokenizer)[0]["labels"] == [-100, 5, 7, 8, 9, -100, -100]
+    cut = {"max_length": 5, "too_long": "truncate"}
+    assert ids([row], "token_labels", tokenizer, **cut)[0]["labels"] == [-100, 5, 7, 8, -100]
+    assert "2 words of 1 rows become no tokens or lie behind the cut" in caplog.text
+    del row["tags"]
+    rows = [row, {"tokens": [UNSEEN], "row": 4}]
+    assert ids(rows, "token_labels", tokenizer, **cut)["word_starts"][:] == [[1, -1, 2, 3, -1], [-1]]
+
+
+def test_a_row_that_becomes_no_tokens_at_all_has_a_place_in_the_batch():
+    tokenizer = bert_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    rows = ids([{"tokens": [UNSEEN]}, {"tokens": ["a", UNSEEN]}], "token_labels", tokenizer)
+    assert (rows["word_starts"][:], rows["input_ids"][:]) == ([[-1], [0, -1]], [[0], [5]])
+    with pytest.raises(DataError, match="row 1 becomes no tokens"):
+        ids([{"tokens": [UNSEEN], "tags": [1]}], "token_labels", tokenizer)
 
 
 def test_a_row_without_labelled_tokens_is_told(tokenizer):

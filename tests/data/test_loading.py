@@ -1,4 +1,8 @@
+import gzip
+import io
 import json
+import tarfile
+import zipfile
 
 import pytest
 
@@ -246,3 +250,58 @@ def test_every_split_of_a_regression_is_read_alike(write):
     assert "text_pair" not in data.splits["test"].column_names
     with pytest.raises(DataError, match=r"d\.csv: there is no column 'text_pair'"):
         load(train=write("c.csv", pairs), test=write("d.csv", one))
+
+
+HALF = "\\ud800"
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        (f'{{"text": "a {HALF}", "label": "x"}}', "text"),
+        (f'{{"text": "a", "label": "x{HALF}"}}', "label"),
+        (f'{{"text": "a", "text_pair": "{HALF}", "label": "x"}}', "text_pair"),
+        (f'{{"tokens": ["a", "{HALF}"], "tags": ["x", "y"]}}', "tokens"),
+        (f'{{"tokens": ["a", "b"], "tags": ["x", "{HALF}"]}}', "tags"),
+        (f'{{"context": "a", "choices": ["b", "{HALF}"], "label": 0}}', "choices"),
+        (f'{{"context": "a{HALF}", "question": "b", "answers": {{"text": [], "answer_start": []}}}}', "context"),
+        (f'{{"prompt": "a", "response": "{HALF}"}}', "response"),
+    ],
+)
+def test_half_a_character_is_named_with_its_row_and_column(write, row, column):
+    good = row.replace(HALF, "b")
+    with pytest.raises(DataError, match=rf"a\.jsonl: row 2, column '{column}': .*'\\ud800' is half a character"):
+        load(train=write("a.jsonl", f"{good}\n{row}\n"))
+
+
+def test_both_halves_of_a_character_are_one(write):
+    row = '{"text": "\\ud83d\\ude00", "label": "x", "unused": "\\ud800"}\n{"text": "b", "label": "y"}\n'
+    assert load(train=write("a.jsonl", row)).splits["train"]["text"][0] == "\U0001f600"
+
+
+def test_a_number_that_no_computer_holds_is_no_score(write):
+    rows = f'{{"text": "a", "label": 0.5}}\n{{"text": "b", "label": {"9" * 400}}}\n'
+    with pytest.raises(DataError, match=r"row 2, column 'label'.*not a finite number"):
+        load(train=write("a.jsonl", rows), task="regression")
+    with pytest.raises(DataError, match="not valid JSON"):
+        load(train=write("a.json", '[{"text": "a", "label": ' + "9" * 5000 + "}]"))
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.zip!rows.csv", "a.tar.gz!rows.csv"])
+def test_utf_16_inside_an_archive(tmp_path, name):
+    content = "text,label\nfilm \u010a,x\nb,y\n".encode("utf-16")
+    path = tmp_path / name.partition("!")[0]
+    if name.endswith("csv.gz"):
+        path.write_bytes(gzip.compress(content))
+    elif ".zip" in name:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("rows.csv", content)
+    else:
+        with tarfile.open(path, "w:gz") as archive:
+            member = tarfile.TarInfo("rows.csv")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    for streaming in (False, True):
+        settings = {"train": f"{tmp_path}/{name}", "encoding": "utf-16", "streaming": streaming, "labels": ["x", "y"]}
+        texts = [row["text"] for row in load(**settings).splits["train"]]
+        assert sorted(texts) == ["b", "film \u010a"]

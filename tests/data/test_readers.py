@@ -1,3 +1,4 @@
+import codecs
 import csv
 import io
 import json
@@ -141,3 +142,62 @@ def test_only_the_first_problems_are_shown_but_all_are_counted():
 def test_an_unknown_encoding_is_told():
     with pytest.raises(DataError, match="no encoding called 'utf-99'"):
         read("x.csv", b"a\nb\n", encoding="utf-99")
+
+
+WIDE = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-8-sig", "cp037")
+SPREAD = 'text,label\r\nfilm \u0a0d \u2028\u010a,1\r\n\n"two\nlines",2\r\n'
+
+
+@pytest.mark.parametrize("encoding", WIDE)
+def test_encodings_whose_line_break_is_not_one_byte_are_read(encoding):
+    text = SPREAD if encoding != "cp037" else SPREAD.replace("\u0a0d \u2028\u010a", "x")
+    expected = read("x.csv", text.encode()).columns
+    assert len(expected["text"]) == 2
+    assert read("x.csv", text.encode(encoding), encoding=encoding).columns == expected
+    marked = ("\ufeff" + text).encode(encoding) if encoding.endswith("e") else text.encode(encoding)
+    assert read("x.csv", marked, encoding=encoding).columns == expected
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x.tsv", "x.txt", "x.conll"])
+def test_every_text_format_is_read_in_utf_16(name):
+    rows = {
+        "x.jsonl": '{"text": "\u010a"}\n{"text": "b"}\n',
+        "x.json": '[{"text": "\u010a"},\n {"text": "b"}]',
+        "x.tsv": "text\n\u010a\nb\n",
+        "x.txt": "\u010a\nb\n",
+        "x.conll": "\u010a O\nb O\n",
+    }[name]
+    assert read(name, rows.encode("utf-16"), encoding="utf-16").columns == read(name, rows.encode()).columns
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "message"),
+    [
+        ("a\nb\n".encode("utf-16-le"), "utf-16", "is not valid utf-16: UTF-16 stream does not start with BOM"),
+        ("a\nb\n".encode("utf-16")[:-1], "utf-16", "line 2, or one soon after it, is not valid utf-16: truncated data"),
+        (b"\xff\xfea\x00\n\x00\x00\xd8a\x00", "utf-16", "is not valid utf-16: illegal UTF-16 surrogate"),
+        ("a\n\0\n".encode("utf-16"), "utf-16", "line 2 holds a NUL byte"),
+        ("a\nb\n".encode("utf-32"), "utf-8", "byte order mark of utf-32"),
+        ("a\nb\n".encode("utf-16"), "latin-1", "not LATIN-1 text"),
+        (b"", "utf-16", "the file is empty"),
+        (codecs.BOM_UTF16_LE, "utf-16", "the file is empty"),
+        (b"a\nb\n", "hex", "no encoding called 'hex' for text"),
+        (b"a\nb\n", "undefined", "no encoding called 'undefined' for text"),
+        (b"a\nb\n", "u\0", "no encoding called"),
+        (b"a\nb\xff\n", "idna", "not valid|no encoding"),
+    ],
+)
+def test_what_is_not_in_the_encoding_is_told(content, encoding, message):
+    with pytest.raises(DataError, match=message):
+        read("x.csv", content, encoding=encoding)
+
+
+def test_a_long_line_in_utf_16_is_told():
+    with pytest.raises(DataError, match=r"line 2 is 0\.0 MB long"):
+        read("x.csv", ("a\n" + "b" * 500 + "\nc\n").encode("utf-16"), encoding="utf-16", max_line_bytes=100)
+
+
+@given(st.lists(TEXT, min_size=1, max_size=5), st.sampled_from(WIDE[:5]))
+def test_lines_in_any_encoding_come_back(texts, encoding):
+    content = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+    assert read("x.jsonl", content.encode(encoding), encoding=encoding).columns == {"text": texts}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from luthier.errors import WorkspaceError
-from luthier.training.checkpoints import is_whole, newest_whole, remove_older, writing
+from luthier.errors import DataError, WorkspaceError
+from luthier.training.checkpoints import is_whole, keep_labels, newest_whole, remove_older, writing
 
 
 def make(folder: Path, step: int) -> Path:
@@ -61,3 +61,15 @@ def test_older_ones_and_leftovers_are_removed(tmp_path: Path):
     (tmp_path / ".writing-checkpoint-15").mkdir()
     remove_older(tmp_path, newest)
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-10"]
+
+
+def test_labels_are_kept_with_the_checkpoints_and_compared(tmp_path: Path):
+    keep_labels(tmp_path, ["a", "b"], fresh=True)
+    keep_labels(tmp_path, ["a", "b"], fresh=False)
+    with pytest.raises(DataError, match="trained for are 'a', 'b', and those of the data 'b', 'a'"):
+        keep_labels(tmp_path, ["b", "a"], fresh=False)
+    (tmp_path / "labels.json").write_text("[")
+    with pytest.raises(DataError, match="can't be read"):
+        keep_labels(tmp_path, ["a", "b"], fresh=False)
+    keep_labels(tmp_path, ["b", "a"], fresh=True)
+    keep_labels(tmp_path, ["b", "a"], fresh=False)

@@ -1,5 +1,6 @@
 """Training: accumulation changes nothing, a stopped run ends as one that never stopped, NaN stops before the update."""
 
+import dataclasses
 import os
 import signal
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertForSequenceClassification, TrainerCallback, get_scheduler
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from luthier.errors import InterruptedRunError, TrainingError
+from luthier.errors import DataError, InterruptedRunError, TrainingError
 from luthier.jsonlines import read_log
 from luthier.training.job import TrainingJob, total_steps, train
 from luthier.training.schedule import share_of_rate
@@ -170,6 +171,17 @@ def test_a_signal_leaves_one_checkpoint_and_the_next_call_continues(tmp_path: Pa
     train(make_job(tmp_path / "b", resumed, evaluator=train_accuracy))
     for name, value in trainable_state(straight).items():
         assert torch.equal(value, trainable_state(resumed)[name]), name
+
+
+def test_a_stopped_run_goes_on_with_its_own_labels_only(tmp_path: Path):
+    def job(labels: list[str], *callbacks) -> TrainingJob:
+        return dataclasses.replace(make_job(tmp_path, tiny_model(), callbacks), labels=labels)
+
+    with pytest.raises(Killed):
+        train(job(["no", "yes"], At(12, kill)))
+    with pytest.raises(DataError, match="trained for are 'no', 'yes', and those of the data 'yes', 'no'"):
+        train(job(["yes", "no"]))
+    assert train(job(["no", "yes"])).steps == 15
 
 
 def test_a_signal_in_the_last_evaluation_stops_there_and_the_next_call_has_only_to_finish(tmp_path: Path):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from luthier.data.canonical import Columns
-from luthier.data.labels import LabelIds, check_labels, declared_labels, sorted_labels
+from luthier.data.labels import LabelIds, check_labels, declared_labels, equal_numbers, sorted_labels
 from luthier.data.origins import Origin
 from luthier.data.reading import RawSplit, Rows, canonical_rows
 from luthier.data.schemas import TaskSchema
@@ -20,6 +21,7 @@ from luthier.data.table import Problems, listing
 from luthier.errors import DataError
 
 _log = logging.getLogger(__name__)
+_INDEX = re.compile(r"[0-9]{1,9}(\.0)?")
 _LIKE_MISSING = ("nan", "none", "null", "n/a")
 
 
@@ -105,6 +107,12 @@ def label_names(
             values += rows["validation"].columns[schema.label_column or ""]
         tags = schema.label_column == "tags"
         labels = sorted_labels([tag for row in values for tag in row] if tags else values, tags=tags)
+        for group in equal_numbers(labels):
+            _log.warning(
+                "%s: the labels %s are classes of their own; if they mean the same, rename them with `label_map`",
+                rows[base].where,
+                listing(map(repr, group)),
+            )
     check_labels(labels, rows[base].where)
     if missing := [label for label in labels if label.strip().lower() in _LIKE_MISSING]:
         _log.warning(
@@ -124,7 +132,10 @@ def set_label_ids(rows: dict[str, Rows], schema: TaskSchema, labels: list[str]) 
         if schema.name == "multiple_choice":
             one.columns[column] = _choice_ids(one, problems)
         elif schema.has_classes:
-            one.columns[column] = _class_ids(one, column, LabelIds(labels), problems)
+            ids = LabelIds(labels)
+            one.columns[column] = _class_ids(one, column, ids, problems)
+            for written, meant in ids.respelled.items():
+                _log.warning("%s: the label %r counts as %r", one.where, written, meant)
         problems.raise_if_any("correct these labels, rename them with `label_map`, or name all labels with `labels`")
 
 
@@ -141,7 +152,7 @@ def _class_ids(one: Rows, column: str, ids: LabelIds, problems: Problems) -> lis
 def _choice_ids(one: Rows, problems: Problems) -> list[int]:
     found = []
     for value, choices, place in zip(one.columns["label"], one.columns["choices"], one.places, strict=True):
-        index = int(value) if value.isdigit() else -1
+        index = int(value.removesuffix(".0")) if _INDEX.fullmatch(value) else -1
         if not 0 <= index < len(choices):
             message = f"{value!r} is not the index of a choice, 0 to {len(choices) - 1}"
             problems.add(f"{place}, column {one.label_column!r}", message)

@@ -82,7 +82,23 @@ def as_text(value: Any) -> str:
         raise BadCellError(f"holds {shorten(value)}, which is not text")
     if not value.strip():
         raise BadCellError("holds no text")
-    return value
+    return whole_characters(value)
+
+
+def whole_characters(text: str) -> str:
+    """The text, if it can be written as UTF-8.
+
+    Raises:
+        BadCellError: it holds half of a surrogate pair, as the escape \\ud800 alone in JSON does.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])
+        raise BadCellError(
+            f"holds {shorten(text)}, where {half} is half a character: the other half of its surrogate pair is missing"
+        ) from error
+    return text
 
 
 def as_label(value: Any) -> str:
@@ -93,14 +109,14 @@ def as_label(value: Any) -> str:
         value = int(value)
     if not isinstance(value, str | int | float):
         raise BadCellError(f"holds {shorten(value)}, which is no label")
-    return str(value).strip()
+    return whole_characters(str(value).strip())
 
 
 def as_score(value: Any) -> float:
     """A finite number."""
     try:
         score = math.nan if is_missing(value) or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         score = math.nan
     if not math.isfinite(score):
         raise BadCellError(f"holds {shorten(value)}, which is not a finite number")
@@ -114,7 +130,7 @@ def _as_words(value: Any) -> list[str]:
     bad = [word for word in words if not isinstance(word, str) or not word.strip()]
     if bad:
         raise BadCellError(f"holds {shorten(bad[0])}, which is no word")
-    return words
+    return [whole_characters(word) for word in words]
 
 
 def _as_tags(value: Any) -> list[str]:
@@ -163,7 +179,7 @@ def _check_together(row: Mapping[str, Any], wanted: Columns) -> list[tuple[str, 
 
 
 def _as_is(value: Any) -> str:
-    return str(value)
+    return whole_characters(str(value))
 
 
 _CELLS: dict[str, Cell] = dict.fromkeys(_TEXTS, as_text) | {

@@ -32,6 +32,7 @@ class Encoder:
         where: the split, for messages.
         form: how the task is posed as text, or None.
         cut: (row, tokens before the cut) of every row that was cut.
+        unseen: (row, words) of every row with words that the model does not see.
     """
 
     tokenizer: Any
@@ -42,6 +43,7 @@ class Encoder:
     where: str = "data"
     form: TextForm | None = None
     cut: list[tuple[int, int]] = field(default_factory=list)
+    unseen: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def room(self) -> int:
@@ -113,16 +115,29 @@ def encode_texts(columns: Columns, encoder: Encoder) -> Encoded:
 def encode_words(columns: Columns, encoder: Encoder) -> Encoded:
     """Words with a label each: the first sub-word carries it, all else is ignored.
 
-    Without tags, label 0 marks the first sub-word of every word.
+    A word that becomes no tokens, or lies behind the cut, is noted in `encoder.unseen`. Without tags there are no
+    `labels` but `word_starts`, the place of the first sub-word of every word, -1 for those.
+
+    Raises:
+        DataError: a row is too long, or has tags and no word that the model sees.
     """
     rows, words = list(columns["row"]), [list(tokens) for tokens in columns["tokens"]]
-    tags = columns.get("tags") or [[0] * len(tokens) for tokens in words]
+    tags = columns.get("tags")
     batch = encoder.tokenize(words, is_split_into_words=True)
-    lengths = [len(ids) for ids in batch["input_ids"]]
+    lengths = [len(ids) if tags is not None else max(1, len(ids)) for ids in batch["input_ids"]]
     if encoder.too_long_rows(rows, lengths):
         batch = encoder.tokenize(words, is_split_into_words=True, truncation=True, max_length=encoder.room)
     encoded: Encoded = {key: list(value) for key, value in batch.items()}
-    encoded["labels"] = [_word_labels(batch.word_ids(i), tags[i]) for i in range(len(rows))]
+    starts = [_word_starts(batch.word_ids(i), len(some)) for i, some in enumerate(words)]
+    encoder.unseen += [(row, some.count(-1)) for row, some in zip(rows, starts, strict=True) if -1 in some]
+    if tags is None:
+        _fill_empty_rows(encoded, encoder)
+        return _finished(encoded | {"word_starts": starts}, rows)
+    encoded["labels"] = [[IGNORED] * len(ids) for ids in encoded["input_ids"]]
+    for labels, some, own in zip(encoded["labels"], starts, tags, strict=True):
+        for start, tag in zip(some, own, strict=True):
+            if start >= 0:
+                labels[start] = tag
     masked = [row for row, labels in zip(rows, encoded["labels"], strict=True) if all(x == IGNORED for x in labels)]
     if masked:
         raise DataError(
@@ -133,12 +148,21 @@ def encode_words(columns: Columns, encoder: Encoder) -> Encoded:
     return _finished(encoded, rows)
 
 
-def _word_labels(words: list[int | None], tags: Sequence[int]) -> list[int]:
-    labels, previous = [], None
-    for word in words:
-        labels.append(IGNORED if word is None or word == previous else tags[word])
-        previous = word
-    return labels
+def _word_starts(owners: list[int | None], words: int) -> list[int]:
+    starts = [-1] * words
+    for place, word in enumerate(owners):
+        if word is not None and starts[word] < 0:
+            starts[word] = place
+    return starts
+
+
+def _fill_empty_rows(encoded: Encoded, encoder: Encoder) -> None:
+    """Rows without tokens get one that stands for nothing, so that they can be part of a batch."""
+    tokenizer = encoder.tokenizer
+    stand_in = {"input_ids": tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id}
+    for i in [i for i, ids in enumerate(encoded["input_ids"]) if not ids]:
+        for key, values in encoded.items():
+            values[i] = [stand_in.get(key, 1 if key == "attention_mask" else 0)]
 
 
 def encode_questions(columns: Columns, encoder: Encoder) -> Encoded:

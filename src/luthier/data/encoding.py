@@ -45,9 +45,9 @@ def encode(
 
     Returns:
         By split, a `datasets.Dataset` with `input_ids`, `attention_mask`, `token_type_ids` where the tokenizer gives
-        them, `labels` where there are labels, `row` and `length` (tokens). Multiple choice nests lists by choice;
-        extractive answers have `start_positions`, `end_positions` and `offsets` and may have several windows a row; a
-        task that is posed as text has the columns of `luthier.data.label_text`.
+        them, `labels` where there are labels, `word_starts` where words have none, `row` and `length` (tokens).
+        Multiple choice nests lists by choice; extractive answers have `start_positions`, `end_positions` and `offsets`
+        and may have several windows a row; a task that is posed as text has the columns of `luthier.data.label_text`.
         A streamed split stays a stream.
 
     Raises:
@@ -121,6 +121,15 @@ def _encode_columns(columns: dict[str, list[Any]], schema: str, options: Encoder
             options.room,
             row,
             length,
+        )
+    if options.unseen:
+        _log.warning(
+            "%s: %d words of %d rows become no tokens or lie behind the cut, so that they are neither learned nor "
+            "judged, and predicted to be nothing; the first is in row %d",
+            options.where,
+            sum(words for _, words in options.unseen),
+            len(options.unseen),
+            options.unseen[0][0],
         )
     return _dataset(encoded, f"{content}-{options.where}-{options.room}-{options.form}")
 

@@ -15,7 +15,12 @@ from luthier.data.sources import FileSource
 from luthier.data.table import Problems, Table, listing, place, shorten
 from luthier.errors import DataError
 
-_BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_BYTE_ORDER_MARKS = {
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
 
 
 @dataclass(frozen=True)
@@ -101,33 +106,73 @@ def decoded_lines(stream: IO[bytes], name: str, options: ReadOptions) -> Iterato
     Raises:
         DataError: empty file, NUL byte, bytes that are not in the encoding, or a line that is too long.
     """
-    offset, number, held_something = 0, 0, False
+    held_something = False
+    read = _byte_lines if _breaks_lines_as_ascii(name, options) else _character_lines
+    for number, text in read(stream, name, options):
+        line = text.rstrip("\r\n")
+        held_something = held_something or bool(line.strip())
+        yield number, line
+    if not held_something:
+        raise DataError("the file is empty", where=name, fix="is it the right file?")
+
+
+def _breaks_lines_as_ascii(name: str, options: ReadOptions) -> bool:
+    try:
+        return "\n".encode(options.encoding) == b"\n"
+    except (LookupError, ValueError) as error:
+        raise DataError(
+            f"there is no encoding called {options.encoding!r} for text",
+            where=name,
+            fix="set `encoding` to what the file has, such as utf-8, utf-16 or latin-1",
+        ) from error
+
+
+def _byte_lines(stream: IO[bytes], name: str, options: ReadOptions) -> Iterator[tuple[int, str]]:
+    offset, number = 0, 0
     while raw := stream.readline(options.max_line_bytes + 1):
         number += 1
         if len(raw) > options.max_line_bytes:
             raise _too_long(stream, len(raw), number, name, options)
         mark = _mark_length(raw, name, options) if number == 1 else 0
-        line = _decode(raw[mark:], offset + mark, number, name, options).rstrip("\r\n")
-        held_something = held_something or bool(line.strip())
-        yield number, line
+        yield number, _decode(raw[mark:], offset + mark, number, name, options)
         offset += len(raw)
-    if not held_something:
-        raise DataError("the file is empty", where=name, fix="is it the right file?")
+
+
+def _character_lines(stream: IO[bytes], name: str, options: ReadOptions) -> Iterator[tuple[int, str]]:
+    """Lines of an encoding such as UTF-16, in which a line break is not the one byte that it is in ASCII."""
+    reader, number = io.TextIOWrapper(stream, options.encoding, newline="\n"), 0
+    try:
+        while text := reader.readline(options.max_line_bytes + 1):
+            number += 1
+            if len(text) > options.max_line_bytes:
+                raise _too_long(reader, len(text), number, name, options)
+            if "\0" in text:
+                raise _holds_nul(f"line {number}", name, options)
+            yield number, text.removeprefix("\ufeff") if number == 1 else text
+    except UnicodeError as error:
+        raise DataError(
+            f"line {number + 1}, or one soon after it, is not valid {options.encoding}: "
+            f"{getattr(error, 'reason', error)}",
+            where=name,
+            fix="set `encoding` to what the file has, such as utf-8 or utf-16-le, or save the file as UTF-8",
+        ) from error
 
 
 def _mark_length(raw: bytes, name: str, options: ReadOptions) -> int:
-    other = _BYTE_ORDER_MARKS.get(raw[:2])
+    other = next((encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if raw.startswith(mark)), None)
     if other and options.encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
         raise DataError(
-            f"the file starts with the byte order mark of {other}", where=name, fix="save it as UTF-8 and try again"
+            f"the file starts with the byte order mark of {other}",
+            where=name,
+            fix=f"set `encoding: {other}`, or save it as UTF-8",
         )
     return 3 if raw.startswith(b"\xef\xbb\xbf") else 0
 
 
-def _too_long(stream: IO[bytes], length: int, number: int, name: str, options: ReadOptions) -> DataError:
+def _too_long(stream: IO[Any], length: int, number: int, name: str, options: ReadOptions) -> DataError:
     while part := stream.readline(1 << 20):
         length += len(part)
-        if part.endswith(b"\n"):
+        if part[-1:] in ("\n", b"\n"):
             break
     return DataError(
         f"line {number} is {length / 1e6:.1f} MB long; more than {options.max_line_bytes / 1e6:g} MB is not believed",
@@ -138,11 +183,7 @@ def _too_long(stream: IO[bytes], length: int, number: int, name: str, options: R
 
 def _decode(raw: bytes, offset: int, number: int, name: str, options: ReadOptions) -> str:
     if b"\0" in raw:
-        raise DataError(
-            f"line {number} holds a NUL byte, at byte {offset + raw.index(0)} of the file",
-            where=name,
-            fix="the file is binary, damaged, or not UTF-8 text: save it as UTF-8 text",
-        )
+        raise _holds_nul(f"line {number}", name, options, f", at byte {offset + raw.index(0)} of the file")
     try:
         return raw.decode(options.encoding)
     except UnicodeDecodeError as error:
@@ -152,10 +193,17 @@ def _decode(raw: bytes, offset: int, number: int, name: str, options: ReadOption
             where=name,
             fix="save the file as UTF-8, or set `encoding` to what it is, such as latin-1",
         ) from error
-    except LookupError as error:
-        raise DataError(
-            f"there is no encoding called {options.encoding!r}", where=name, fix="set `encoding`"
-        ) from error
+    except UnicodeError as error:
+        raise DataError(f"line {number} is not valid {options.encoding}: {error}", where=name) from error
+
+
+def _holds_nul(line: str, name: str, options: ReadOptions, place: str = "") -> DataError:
+    return DataError(
+        f"{line} holds a NUL byte{place}",
+        where=name,
+        fix=f"the file is binary, damaged, or not {options.encoding.upper()} text: "
+        "set `encoding` to what it is, or save it as UTF-8 text",
+    )
 
 
 def _delimited(
@@ -309,6 +357,8 @@ def parse_json(source: FileSource, options: ReadOptions) -> Any:
         ) from error
     except RecursionError as error:
         raise DataError("the JSON is nested too deeply", where=source.name) from error
+    except ValueError as error:
+        raise DataError(f"is not valid JSON: {error}", where=source.name) from error
 
 
 def is_missing(value: Any) -> bool:

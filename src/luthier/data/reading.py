@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -188,9 +189,9 @@ def _holds_scores(values: list[Any]) -> bool:
     for value in values:
         try:
             numbers.append(float(value))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return False
-    return any(not number.is_integer() for number in numbers)
+    return any(math.isfinite(number) and not number.is_integer() for number in numbers)
 
 
 def canonical_rows(

@@ -191,7 +191,7 @@ class _Asked:
 
     def _written(self, on_batch: OnBatch) -> list[str]:
         """What the model writes after every prompt, greedily; equal prompts are answered once."""
-        unique = sorted({tuple(prompt) for prompt in self.rows.prompts}, key=len, reverse=True)
+        unique = sorted(dict.fromkeys(map(tuple, self.rows.prompts)), key=len, reverse=True)
         longest = max(len(option) for some in self.rows.options for option in some)
         was_training = self.model.training
         self.model.eval()

@@ -10,14 +10,18 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from luthier.files import reporting_failed_writes, sha256_of, sync
+from luthier.data.table import listing
+from luthier.errors import DataError
+from luthier.files import reporting_failed_writes, sha256_of, sync, write_json
+from luthier.secrets import redact
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+LABELS = "labels.json"
 PREFIX = "checkpoint-"
 
 
@@ -71,7 +75,7 @@ def step_of(place: Path) -> int:
 
 def newest_whole(folder: Path) -> Path | None:
     """The checkpoint with the highest step that is whole; torn ones are named in the log and passed over."""
-    places = [p for p in folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit()]
+    places = [p for p in folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdecimal()]
     for place in sorted(places, key=step_of, reverse=True):
         if is_whole(place):
             return place
@@ -84,3 +88,38 @@ def remove_older(folder: Path, keep: Path) -> None:
     for place in [*folder.glob(f"{PREFIX}*"), *folder.glob(f".writing-{PREFIX}*")]:
         if place != keep:
             shutil.rmtree(place, ignore_errors=True)
+
+
+def keep_labels(folder: Path, labels: Sequence[str], *, fresh: bool) -> None:
+    """Write down which label every output is for, or compare with what was written: the weights of a checkpoint are
+    for the labels in the order of their training.
+
+    Args:
+        folder: of the checkpoints.
+        labels: in the order of their ids; empty where outputs have no labels.
+        fresh: whether training starts from its beginning, so that nothing is compared.
+
+    Raises:
+        DataError: the checkpoints were trained for other labels, or for the same in another order.
+        WorkspaceError: the folder can't be written.
+    """
+    wanted = json.loads(redact(json.dumps(list(labels))))
+    if fresh:
+        write_json(folder / LABELS, wanted)
+        return
+    try:
+        earlier = json.loads((folder / LABELS).read_text(encoding="utf8"))
+    except (OSError, ValueError):
+        earlier = None
+    if earlier == wanted:
+        return
+    told = "can't be read" if earlier is None else f"are {_told(earlier)}, and those of the data {_told(wanted)}"
+    raise DataError(
+        f"the labels that the checkpoint was trained for {told}",
+        where=str(folder),
+        fix="start afresh with another --output or name, or give back the data that the run began with",
+    )
+
+
+def _told(labels: Sequence[str]) -> str:
+    return listing(map(repr, labels)) or "none"

@@ -24,7 +24,7 @@ from luthier.training.callbacks import (
     StopRequest,
     TimeLimitCallback,
 )
-from luthier.training.checkpoints import newest_whole
+from luthier.training.checkpoints import keep_labels, newest_whole
 from luthier.training.settings import TrainingSettings
 from luthier.training.trainer import LuthierTrainer
 from luthier.training.weights import remove_other_best
@@ -53,6 +53,7 @@ class TrainingJob:
         seed: of dropout.
         evaluator: model -> scores, or None.
         primary: score to choose by, and whether higher is better.
+        labels: names of the model's outputs, in order; a stopped run goes on with the same ones only.
         mixin: a class put in front of the trainer, and its keyword arguments.
     """
 
@@ -70,6 +71,7 @@ class TrainingJob:
     seed: int = 0
     evaluator: Callable[[nn.Module], dict[str, float]] | None = None
     primary: tuple[str, bool] = ("validation/loss", False)
+    labels: Sequence[str] = ()
     description: str = "training"
     mixin: type | None = None
     mixin_arguments: dict[str, Any] = field(default_factory=dict)
@@ -103,6 +105,7 @@ def train(job: TrainingJob) -> TrainingResult:
 
     Raises:
         TrainingError: a loss or gradient is not finite, or nothing is trainable.
+        DataError: the checkpoint there was trained for other labels.
         WorkspaceError: a checkpoint can't be written.
         InterruptedRunError: SIGTERM or Ctrl-C came; the next call continues from the newest checkpoint.
     """
@@ -115,6 +118,7 @@ def train(job: TrainingJob) -> TrainingResult:
     earlier = newest_whole(job.folder)
     if earlier is None:
         remove_other_best(job.folder, set())
+    keep_labels(job.folder, job.labels, fresh=earlier is None)
     with stop.listening(), CostMeter() as meter:
         try:
             trainer.train(resume_from_checkpoint=str(earlier) if earlier else None)

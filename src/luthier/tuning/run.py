@@ -232,6 +232,7 @@ def training_job(stage: Tune, inputs: StageInputs, prepared: Prepared, model: An
         seed=inputs.seed,
         evaluator=validation_scorer(stage, prepared),
         primary=(f"validation/{name}", higher),
+        labels=prepared.task.labels,
         description=f"{stage.method.name} seed {inputs.seed}",
         mixin=objective.trainer_mixin() if objective else None,
         mixin_arguments={"objective": objective} if objective else {},
