@@ -115,12 +115,13 @@ def test_gates_of_one_equal_no_gates_and_of_zero_the_base() -> None:
     set_gates(gated, -800.0, "adapter", "lora")
     only_prefix = tuned(parts=["prefix"], gates="none", disturb=False)
     only_prefix.load_state_dict(gated.state_dict(), strict=False)
-    assert torch.equal(logits_of(only_prefix, batch), logits_of(gated, batch))
+    # Not bit for bit: a processor may pick another kernel where more is added.
+    torch.testing.assert_close(logits_of(only_prefix, batch), logits_of(gated, batch), rtol=0, atol=1e-12)
 
     set_gates(gated, -800.0, "prefix")
     zeros = tuned(parts=["prefix"], gates=0.0, disturb=False)
     zeros.load_state_dict(gated.state_dict(), strict=False)
-    assert torch.equal(logits_of(zeros, batch), logits_of(gated, batch))
+    torch.testing.assert_close(logits_of(zeros, batch), logits_of(gated, batch), rtol=0, atol=1e-12)
     bare = build("bert")
     with torch.no_grad():
         states = [m.bert(**batch)[0] for m in (gated.base_model.model, bare)]
