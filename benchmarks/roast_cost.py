@@ -78,7 +78,7 @@ def measure_here(cell: dict[str, Any]) -> dict[str, Any]:
 
 def job_of(cell: dict[str, Any], folder: Path) -> Any:
     """The `tune` stage's own job over rows of one length, in which every word is known."""
-    from luthier.tuning.run import apply_method, training_job
+    from luthier.training.supervised import apply_method, training_job
 
     rows = folder / "rows.tsv"
     lines = [f"{' '.join(['film'] * (cell['length'] - 2))}\t{'ab'[i % 2]}" for i in range(BATCH * (WARM_UP + STEPS))]

@@ -58,11 +58,11 @@ def measure_here(name: str) -> dict[str, Any]:
     import torch
     from torch.nn import functional as F
 
-    from luthier.meters import CostMeter
+    from luthier.evaluation.meters import CostMeter
+    from luthier.methods.base import MethodContext
+    from luthier.models.artifacts import load_model
     from luthier.models.inspect import parameter_counts
-    from luthier.models.loading import load_model
     from luthier.registry import METHODS as KNOWN
-    from luthier.tuning.method import MethodContext
 
     method = METHODS[name]
     chosen = {"name": method} if isinstance(method, str) else method

@@ -104,7 +104,7 @@ def prefix_of(
         "evaluate_every": STEPS,
     }
     if not trained:
-        from luthier.tuning.run import apply_method
+        from luthier.training.supervised import apply_method
 
         stage, _, prepared, base = bench.ready(tune, seed)
         return {"model": apply_method(stage, base, prepared, seed)}
@@ -217,7 +217,7 @@ def fine_tuning(bench: harness.Bench, rate: dict[str, Any], seed: int) -> dict[s
 
 def on_targets(encoder: Any, seed: int) -> dict[str, float]:
     """Accuracy of a logistic regression on each target's test rows."""
-    from luthier.tuning.task_prefix.heads import LinearHead
+    from luthier.representing.heads import LinearHead
 
     found = {}
     for name in TARGETS:

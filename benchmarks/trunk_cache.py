@@ -47,8 +47,8 @@ def measure_here(cell: dict[str, Any]) -> dict[str, Any]:
     from transformers import TrainerCallback
 
     from luthier.training.job import train
-    from luthier.tuning.frozen import computed_once
-    from luthier.tuning.run import apply_method, training_job
+    from luthier.training.supervised import apply_method, training_job
+    from luthier.training.trunk.once import computed_once
 
     class Timer(TrainerCallback):
         def __init__(self) -> None:

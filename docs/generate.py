@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from luthier.comparison import CompareSettings, SearchSettings, TuningPreset
+from luthier.cli.explain import KINDS, nested_settings, part_name, settings_rows
 from luthier.data.settings import DataSettings
-from luthier.explain import KINDS, nested_settings, part_name, settings_rows
 from luthier.models.settings import ModelSettings
-from luthier.recipe import RecipeBase, json_schema
+from luthier.recipe.comparison import CompareSettings, SearchSettings, TuningPreset
+from luthier.recipe.recipe import RecipeBase, json_schema
 
 HEADER = """\
 # Recipe reference

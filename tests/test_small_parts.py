@@ -7,9 +7,9 @@ import pytest
 
 from luthier import secrets
 from luthier.errors import RecipeError, WorkspaceError
-from luthier.files import write_json, write_text
-from luthier.jsonlines import JsonLog, read_log
 from luthier.progress import progress_display, track
+from luthier.storage.files import write_json, write_text
+from luthier.storage.jsonlines import JsonLog, read_log
 
 
 def test_secrets_are_filled_in_and_blotted_out_everywhere(monkeypatch, tmp_path: Path):

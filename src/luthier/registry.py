@@ -1,17 +1,20 @@
 """Named parts that a recipe can ask for, and how they are found.
 
-A part registers itself when its module is imported. `discover()` imports, once, the modules `stage` and `…_stage` of
-every package in `luthier`, and every module that an installed distribution names in the entry-point group
-`luthier.plugins`. So a new method is one new file, here or in somebody else's package.
+A part registers itself when its module is imported. `discover()` imports, once, the module `stage` of every package
+in `luthier` and the module `settings` of every folder in such a package, and every module that an installed
+distribution names in the entry-point group `luthier.plugins`. So a new method is one new folder, here or in somebody
+else's package.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import pkgutil
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from luthier.errors import RecipeError, nearest
@@ -91,13 +94,14 @@ SUITES: Registry[Any] = Registry("evaluation suite")
 @cache
 def discover() -> None:
     """Import everything that registers parts. No module imported here may import torch."""
-    import luthier
-
-    for package in pkgutil.iter_modules(luthier.__path__):
-        folder = [f"{parent}/{package.name}" for parent in luthier.__path__]
-        for module in pkgutil.iter_modules(folder) if package.ispkg else ():
-            if module.name == "stage" or module.name.endswith("_stage"):
-                importlib.import_module(f"luthier.{package.name}.{module.name}")
+    root = Path(__file__).parent
+    for package in pkgutil.iter_modules([str(root)]):
+        for module in pkgutil.iter_modules([str(root / package.name)]) if package.ispkg else ():
+            name = f"luthier.{package.name}.{module.name}"
+            if module.name == "stage":
+                importlib.import_module(name)
+            elif module.ispkg and importlib.util.find_spec(f"{name}.settings"):
+                importlib.import_module(f"{name}.settings")
     for plugin in importlib.metadata.entry_points(group="luthier.plugins"):
         importlib.import_module(plugin.value)
 

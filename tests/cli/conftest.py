@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.cli import main
+from luthier.cli.arguments import main
 
 GOOD_WORDS = "fine lovely bright warm clever funny".split()
 BAD_WORDS = "dull cold poor tired clumsy grim".split()

@@ -19,12 +19,12 @@ import transformers.trainer
 
 import luthier.evaluation.run
 import luthier.report.tables
+import luthier.training.supervised
 import luthier.tuning.residual_prompt
-import luthier.tuning.run
-from luthier.cli import main
+from luthier.cli.arguments import main
 
 PAID_ONCE = (peft.tuners.lora, transformers.models.bert.modeling_bert, transformers.trainer, luthier.evaluation.run)
-PAID_ONCE += (luthier.report.tables, luthier.tuning.residual_prompt, luthier.tuning.run)
+PAID_ONCE += (luthier.report.tables, luthier.tuning.residual_prompt, luthier.training.supervised)
 
 
 def child(arguments: list[str]) -> int:

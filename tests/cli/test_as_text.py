@@ -12,7 +12,7 @@ import datasets
 import pytest
 import torch
 
-from luthier.data.encoding import encode_rows, make_collator
+from luthier.data.batches.encoding import encode_rows, make_collator
 from luthier.data.text_form import TextForm
 from luthier.evaluation.prediction import model_inputs
 from luthier.models.artifacts import load_artifact
@@ -95,8 +95,9 @@ def untuned_accuracy(place: TextWorkplace) -> float:
     """Of the frozen model, on the rows it is tested on after tuning."""
     from luthier.data import DataSettings, encode, load_data
     from luthier.evaluation.label_scoring import predict_task
-    from luthier.models.loading import load_config, load_model, load_tokenizer
-    from luthier.tasks import head_for
+    from luthier.models.artifacts import load_model
+    from luthier.models.loading import load_config, load_tokenizer
+    from luthier.tasks.heads import head_for
 
     folder = str(place.folder / "model")
     tokenizer, config = load_tokenizer(folder), load_config(folder)

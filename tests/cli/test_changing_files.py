@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 from safetensors.torch import save_file as save_tensors
 
 import luthier
-from luthier import runner
-from luthier.data import loading
+from luthier.data import whole
 from luthier.data.loading import load_data
 from luthier.data.settings import DataSettings
 from luthier.errors import WorkspaceError
-from luthier.models.loading import load_model
+from luthier.models.artifacts import load_model
 from luthier.models.references import fingerprint, resolve
-from luthier.one_version import first_sight, one_version
+from luthier.runs import runner
+from luthier.storage.one_version import first_sight, one_version
 from tests.cli.conftest import Workplace, sentences, write_tsv
 from tests.cli.test_represent import encoders, prefix_file, stage_of  # noqa: F401 - a fixture
 
@@ -99,13 +99,13 @@ def test_data_that_change_between_two_stages_are_refused(workplace, monkeypatch,
 
 def test_data_that_change_after_they_were_read_cost_no_training(workplace, monkeypatch):
     workplace.recipe["stages"] = workplace.recipe["stages"][:1]
-    train = luthier.tuning.run.train
+    train = luthier.training.supervised.train
 
     def change_and_train(job: Any) -> Any:
         other_rows(workplace.folder / "train.tsv")
         return train(job)
 
-    monkeypatch.setattr("luthier.tuning.run.train", change_and_train)
+    monkeypatch.setattr("luthier.training.supervised.train", change_and_train)
     assert workplace.run() == 0
     key = json.loads((workplace.run_folder / "00-tune" / "done.json").read_text())["key"]
     assert workplace.run() == 0
@@ -143,13 +143,13 @@ def test_the_base_of_a_saved_adapter_is_the_one_that_was_read(workplace, monkeyp
     workplace.recipe["stages"] = workplace.recipe["stages"][:1]
     workplace.tune["method"] = "lora"
     source = resolve(str(workplace.folder / "model"))
-    before, train = fingerprint(source), luthier.tuning.run.train
+    before, train = fingerprint(source), luthier.training.supervised.train
 
     def change_and_train(job: Any) -> Any:
         other_weights(workplace.folder / "model" / "model.safetensors")
         return train(job)
 
-    monkeypatch.setattr("luthier.tuning.run.train", change_and_train)
+    monkeypatch.setattr("luthier.training.supervised.train", change_and_train)
     assert workplace.run() == 0
     card = json.loads((workplace.run_folder / "00-tune" / "model" / "luthier.json").read_text())
     assert card["base_fingerprint"] == before != fingerprint(source)
@@ -160,13 +160,13 @@ def test_a_streamed_file_that_changes_while_it_is_trained_on_is_refused(workplac
     workplace.tune.pop("epochs")
     workplace.tune.update(max_steps=3)
     workplace.tune["data"].update(streaming=True, labels=["negative", "positive"])
-    train = luthier.tuning.run.train
+    train = luthier.training.supervised.train
 
     def change_and_train(job: Any) -> Any:
         other_rows(workplace.folder / "train.tsv")
         return train(job)
 
-    monkeypatch.setattr("luthier.tuning.run.train", change_and_train)
+    monkeypatch.setattr("luthier.training.supervised.train", change_and_train)
     fails(workplace, capsys, "train.tsv")
     workplace.tune["max_steps"] = 40
     fails(workplace, capsys, "train.tsv")
@@ -211,7 +211,7 @@ def test_a_prefix_from_elsewhere_is_of_one_version(encoders, after_key, capsys):
 
 
 def test_rows_of_the_hub_are_of_one_version(tmp_path, monkeypatch):
-    from luthier.data import hub_sets
+    from luthier.data.sources import hub as hub_sets
 
     rows = [{"text": text, "label": label} for text, label in sentences(20, 1)]
 
@@ -232,26 +232,26 @@ def test_rows_of_the_hub_are_of_one_version(tmp_path, monkeypatch):
 
 
 def test_a_file_that_changes_while_it_is_read_outside_of_a_run_is_told(workplace, monkeypatch):
-    file, read = workplace.folder / "train.tsv", loading.read_origin
+    file, read = workplace.folder / "train.tsv", whole.read_origin
 
     def then_change(*args: Any) -> Any:
         found = read(*args)
         other_rows(file)
         return found
 
-    monkeypatch.setattr(loading, "read_origin", then_change)
+    monkeypatch.setattr(whole, "read_origin", then_change)
     with pytest.raises(WorkspaceError, match=r"train\.tsv: changed while it was in use"):
         load_data(DataSettings.model_validate({"train": str(file)}))
 
 
 def test_a_commit_of_the_hub_is_the_one_at_first_sight(workplace, monkeypatch):
-    from luthier.models import hub
+    from luthier.models import hub, references
 
     snapshots = [workplace.folder / "snapshots" / name for name in ("one", "two")]
     for place in snapshots:
         place.parent.mkdir(exist_ok=True)
         place.symlink_to(workplace.folder / "model")
-    monkeypatch.setattr(hub, "commit_of", lambda _source: "one")
+    monkeypatch.setattr(references, "commit_of", lambda _source: "one")
     with one_version():
         fingerprint(resolve("someone/films"))
         monkeypatch.setattr(hub, "fetch", lambda *_, **__: snapshots[0])

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from luthier.prediction import predict_texts
-from luthier.recipe import load_recipe
+from luthier.prediction.texts import predict_texts
+from luthier.recipe.loading import load_recipe
 
 METHODS: list[Any] = [
     {"name": "prompt", "length": 4},

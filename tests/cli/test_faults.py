@@ -175,7 +175,7 @@ def test_an_output_path_that_is_a_file(workplace, capsys):
 
 
 def test_two_runs_in_one_directory(workplace, capsys):
-    from luthier.runner import locked
+    from luthier.runs.runner import locked
 
     with locked(workplace.run_folder):
         fails(workplace, capsys, 6, "another run is writing into this directory")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from luthier import done, runner
-from luthier.done import read_done, sweep, write_done
 from luthier.models import artifacts
+from luthier.runs import runner
+from luthier.storage import done
+from luthier.storage.done import read_done, sweep, write_done
 from luthier.training.trainer import LuthierTrainer
 
 LISTED = {"key.json", "log.jsonl", "metrics.json", "model", "stage.yaml"}

@@ -14,8 +14,15 @@ import pytest
 import torch
 
 from luthier.errors import WorkspaceError
-from luthier.files import disk_failure, reporting_failed_writes, reserve_space, write_bytes, write_json, write_text
-from luthier.jsonlines import JsonLog
+from luthier.storage.files import (
+    disk_failure,
+    reporting_failed_writes,
+    reserve_space,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from luthier.storage.jsonlines import JsonLog
 
 resource = pytest.importorskip("resource")
 FULL = Path("/dev/full")
@@ -47,7 +54,7 @@ def best_weights(folder: Path) -> None:
 
 def vectors(name: str) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
-        from luthier.embedding import write_vectors
+        from luthier.prediction.embedding import write_vectors
 
         write_vectors(folder / name, ["text"] * 100, np.random.default_rng(0).random((100, 100)))
 
@@ -55,7 +62,7 @@ def vectors(name: str) -> Callable[[Path], None]:
 
 
 def task_prefix(folder: Path) -> None:
-    from luthier.tuning.task_prefix.states import TaskPrefix
+    from luthier.representing.states import TaskPrefix
 
     TaskPrefix({"encoder.0.self": (torch.zeros(10, 1000), torch.ones(10, 1000))}).write(
         folder / "prefix.safetensors", "task", "0" * 64
@@ -156,7 +163,7 @@ def test_an_array_that_will_not_fit_is_refused_before_it_is_filled(tmp_path: Pat
     if subprocess.run(mounted(tmp_path, "true"), capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody mount a file system")
     program = (
-        "import sys; from pathlib import Path; from luthier.files import disk_failure, reserve_space\n"
+        "import sys; from pathlib import Path; from luthier.storage.files import disk_failure, reserve_space\n"
         "path = Path(sys.argv[1]) / 'array'; path.touch(); import os; os.truncate(path, 1 << 20)\n"
         "try: reserve_space(path)\n"
         "except OSError as error: sys.exit(9 if disk_failure(error) else 8)\n"

@@ -98,7 +98,7 @@ def test_predict_from_text_and_file(workplace, capsys):
 
 def test_predictions_do_not_depend_on_batch_mates(workplace, capsys):
     assert workplace.run() == 0
-    from luthier.prediction import predict_texts
+    from luthier.prediction.texts import predict_texts
 
     texts = ["a lovely film", "the plot was dull and the actor was tired and the scene was cold", "warm"]
     alone = [predict_texts(workplace.run_folder, [t])[0]["probability"] for t in texts]
@@ -156,7 +156,7 @@ def test_a_method_from_outside_the_package_needs_no_edit_here(workplace, monkeyp
     (workplace.folder / "my_method.py").write_text(
         "from typing import ClassVar, Literal\n"
         "from luthier.registry import METHODS\n"
-        "from luthier.tuning.method import TuningMethod\n\n\n"
+        "from luthier.methods.base import TuningMethod\n\n\n"
         "@METHODS.register\n"
         "class HeadBias(TuningMethod):\n"
         "    name: Literal['head_bias'] = 'head_bias'\n"

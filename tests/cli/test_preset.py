@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.recipe import load_recipe
+from luthier.recipe.loading import load_recipe
 from luthier.report import recommend
 from luthier.training.trainer import LuthierTrainer
 
@@ -87,7 +87,7 @@ def test_methods_that_can_not_run_are_listed_with_the_reason(place, capsys):
 
 
 def test_a_method_that_breaks_in_a_library_is_left_out_too(place, monkeypatch):
-    from luthier.tuning.methods.bitfit import BitFit
+    from luthier.tuning.stock.bitfit import BitFit
 
     def broken(*_):
         raise TypeError("unexpected keyword")

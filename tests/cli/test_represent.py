@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from luthier.cli import main
+from luthier.cli.arguments import main
 from tests.cli.conftest import Workplace, sentences, write_tsv
 
 STAGE = "00-represent"

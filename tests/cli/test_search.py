@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from luthier.jsonlines import read_log
-from luthier.recipe import load_recipe
+from luthier.recipe.loading import load_recipe
 from luthier.report import recommend
+from luthier.storage.jsonlines import read_log
 from luthier.training.trainer import LuthierTrainer
 
 SPACE = {
@@ -90,7 +90,7 @@ def test_a_search_killed_again_and_again_is_one_that_was_never_killed(place):
 
 def test_poor_trials_are_ended_early_and_a_stopped_search_ends_the_same_ones(place, monkeypatch, capsys):
     """The score of a trial is its learning rate's rank, so that the pruner has clear cases."""
-    import luthier.tuning.run as run
+    import luthier.training.supervised as run
 
     def by_rate(stage, prepared):
         return lambda model: {"validation/accuracy": stage.learning_rate, "validation/loss": 1.0}

@@ -7,10 +7,10 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from luthier.data.catalogue import known_sets
-from luthier.data.encoding import encode, encode_rows, make_collator
+from luthier.data.batches.encoding import encode, encode_rows, make_collator
+from luthier.data.catalogue.lookup import known_sets
 from luthier.data.loading import load_data
-from luthier.data.posing import TEMPLATES
+from luthier.data.rows.posing import TEMPLATES
 from luthier.data.settings import DataSettings
 from luthier.data.text_form import TextForm, template_columns
 from luthier.errors import DataError

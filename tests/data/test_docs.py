@@ -3,9 +3,9 @@ from pathlib import Path
 
 import yaml
 
-from luthier.data.catalogue import known_sets
+from luthier.data.catalogue.lookup import known_sets
 from luthier.data.settings import SPLITS, DataSettings
-from luthier.recipe import load_recipe
+from luthier.recipe.loading import load_recipe
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 

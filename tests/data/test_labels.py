@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.data.labels import LabelIds, sorted_labels
 from luthier.data.loading import load_data
+from luthier.data.rows.labels import LabelIds, sorted_labels
 from luthier.data.settings import DataSettings
 from luthier.data.table import Problems
 from luthier.errors import DataError
@@ -48,7 +48,7 @@ def test_every_label_has_an_id(labels, tags):
 
 def test_the_order_is_that_of_every_other_process():
     program = (
-        "import json, sys; from luthier.data.labels import sorted_labels;"
+        "import json, sys; from luthier.data.rows.labels import sorted_labels;"
         "print(json.dumps([[sorted_labels(one, tags=tags) for one in json.loads(sys.argv[1])] for tags in (0, 1)]))"
     )
     found = set()

@@ -6,9 +6,9 @@ import zipfile
 
 import pytest
 
-from luthier.data.fingerprint import source_fingerprint
 from luthier.data.loading import load_data
 from luthier.data.settings import DataSettings
+from luthier.data.sources.fingerprint import source_fingerprint
 from luthier.errors import DataError
 
 TRAIN = "text,label\ngood film,pos\nbad film,neg\nfine,pos\nawful,neg\n"

@@ -55,7 +55,7 @@ def test_every_field_is_described():
 def test_importing_settings_loads_no_heavy_library():
     heavy = {"torch", "transformers", "datasets", "pandas", "pyarrow"}
     code = (
-        "import sys, luthier.data, luthier.data.settings, luthier.data.fingerprint;"
+        "import sys, luthier.data, luthier.data.settings, luthier.data.sources.fingerprint;"
         f"print(sorted({heavy!r} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

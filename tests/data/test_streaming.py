@@ -2,7 +2,7 @@ from itertools import islice
 
 import pytest
 
-from luthier.data.encoding import encode
+from luthier.data.batches.encoding import encode
 from luthier.data.loading import load_data
 from luthier.data.settings import DataSettings
 from luthier.errors import DataError

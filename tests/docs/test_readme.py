@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from luthier.cli import main
+from luthier.cli.arguments import main
 from luthier.errors import RecipeError
-from luthier.recipe import load_recipe
+from luthier.recipe.loading import load_recipe
 from luthier.registry import METHODS
 
 ROOT = Path(__file__).parents[2]

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from luthier.data.encoding import encode_rows
+from luthier.data.batches.encoding import encode_rows
 from luthier.data.text_form import TextForm
 from luthier.evaluation.label_scoring import predict_labels
+from luthier.methods.base import MethodContext
 from luthier.registry import METHODS, import_folder
-from luthier.tasks import PEFT_TASK_TYPES, head_for
-from luthier.tuning.method import MethodContext
+from luthier.tasks.heads import PEFT_TASK_TYPES, head_for
 
 from .text_models import KINDS, model_of, tokenizer_of
 
-import_folder("luthier.tuning.methods")
+import_folder("luthier.tuning.stock")
 WORDS = "text : a b c d e f g very good bad so".split()
 ROWS = [
     {"text": "a b c d e f g", "label": 0},
@@ -112,7 +112,7 @@ def test_a_model_that_writes_its_labels_is_right_either_way(kind: str) -> None:
     model, tokenizer = tuned(kind)
     rows = encoded(tokenizer, kind)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    from luthier.data.collating import make_collator
+    from luthier.data.batches.collating import make_collator
     from luthier.evaluation.prediction import is_shifted, model_inputs
     from luthier.training.loss import task_loss
 

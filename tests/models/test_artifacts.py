@@ -16,10 +16,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from luthier.errors import ModelError, WorkspaceError
 from luthier.models import artifacts, load
-from luthier.models.artifacts import load_artifact, save_artifact
+from luthier.models.artifacts import load_artifact, load_model, save_artifact
 from luthier.models.card import ModelCard, describe, read_card
 from luthier.models.inspect import bytes_on_disk, parameter_counts
-from luthier.models.loading import empty_model, load_config, load_model, load_tokenizer
+from luthier.models.loading import empty_model, load_config, load_tokenizer
 from luthier.models.manifest import verify_manifest, write_manifest
 from luthier.models.settings import ModelSettings
 
@@ -345,7 +345,7 @@ def test_an_adapter_type_that_nothing_defines_is_not_imported(bert: Path, tmp_pa
 
 
 def test_a_decoders_prompt_stands_beside_the_text_after_loading(llama: Path, tmp_path: Path):
-    from luthier.models.prompt_placement import keep_prompt_beside_text
+    from luthier.peft_bridge.prompt_placement import keep_prompt_beside_text
 
     base = load_model(str(llama), "causal_lm")
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)

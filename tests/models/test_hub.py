@@ -14,9 +14,10 @@ import pytest
 from huggingface_hub import constants, errors
 
 from luthier.errors import ModelError
+from luthier.models.artifacts import load_model
 from luthier.models.card import describe
 from luthier.models.inspect import parameter_counts
-from luthier.models.loading import empty_model, load_config, load_model, load_tokenizer
+from luthier.models.loading import empty_model, load_config, load_tokenizer
 from luthier.models.references import fingerprint, resolve
 from luthier.models.settings import ModelSettings
 

@@ -21,7 +21,6 @@ from transformers import (
     XLNetConfig,
 )
 
-from luthier.models.adapter_types import register_adapter_type
 from luthier.models.inspect import (
     bytes_on_disk,
     is_decoder,
@@ -30,6 +29,7 @@ from luthier.models.inspect import (
     parameter_counts,
     text_embeddings,
 )
+from luthier.peft_bridge.adapter_types import register_adapter_type
 
 from .builders import bert_config, llama_config, t5_config
 

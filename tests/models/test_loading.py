@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from luthier.errors import ModelError
+from luthier.models.artifacts import load_model
 from luthier.models.inspect import parameter_counts
-from luthier.models.loading import empty_model, load_config, load_model, load_tokenizer
+from luthier.models.loading import empty_model, load_config, load_tokenizer
 from luthier.models.settings import ModelSettings
 from luthier.models.weights import new_modules
 

@@ -139,7 +139,7 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(bert: Path, tmp_p
 def test_nothing_heavy_is_imported():
     code = (
         f"from luthier.models.references import resolve, fingerprint; fingerprint(resolve({MINILM!r}));"
-        "import luthier.models, luthier.models.safety, luthier.models.card, luthier.models.adapter_types, sys;"
+        "import luthier.models, luthier.models.safety, luthier.models.card, luthier.peft_bridge.adapter_types, sys;"
         "print([m for m in ('torch', 'transformers', 'peft', 'huggingface_hub') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from luthier.errors import ModelError
-from luthier.models.loading import load_config, load_model, load_tokenizer
+from luthier.models.artifacts import load_model
+from luthier.models.loading import load_config, load_tokenizer
 from luthier.models.safety import check_model_folder
 from luthier.models.settings import ModelSettings
 

@@ -22,8 +22,8 @@ NAMES = {
     "luthier.models.artifacts": "load",
     "luthier.tuning": "ResidualPromptConfig InstancePromptConfig UniPELTConfig BottleneckConfig TaskPrefixConfig "
     "SharedEncoder fold_prompt export_prompt load_trainable_prompt register",
-    "luthier.tuning.method": "MethodContext TuningMethod",
-    "luthier.tuning.peft_registration": "register_tuner",
+    "luthier.methods.base": "MethodContext TuningMethod",
+    "luthier.peft_bridge.registration": "register_tuner",
     "luthier.robustness": "RoastTrainer RoastMixin ObjectiveMixin RoastSettings RobustnessReport EvaluationSet Scorer "
     "expected_calibration_error anomaly_auroc aggregate_improvement average_rank fit_temperature fold_temperature",
     "luthier.robustness.attacks": "EmbeddingNeighbours MaskedWords WordSubstitution",

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from transformers import TrainerCallback
 
 from luthier.errors import TrainingError
+from luthier.objectives.scope import head_parameters
 from luthier.registry import OBJECTIVES
 from luthier.robustness import baselines as b
-from luthier.robustness.scope import head_parameters
 from luthier.robustness.temperature import fit_temperature, fold_temperature, negative_log_likelihood
 from tests.robustness import tiny
 

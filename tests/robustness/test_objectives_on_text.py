@@ -21,11 +21,11 @@ from transformers import (
 )
 
 from luthier.errors import DataError, RecipeError
+from luthier.objectives.divergence import comparable_rows, counted_labels
+from luthier.objectives.step import predicts_next_token
 from luthier.registry import OBJECTIVES
 from luthier.robustness.baselines import LabelSmoothingSettings, SmartSettings
-from luthier.robustness.divergence import comparable_rows, counted_labels
 from luthier.robustness.settings import RoastSettings, SelectiveSettings
-from luthier.robustness.step import predicts_next_token
 from tests.robustness.tiny import PAD, WORDS, trainer
 
 GOOD = {"schema": "single_sentence", "classes": 2, "validation": True, "streamed": False}

@@ -10,10 +10,11 @@ from torch.nn import functional as F
 from transformers import Trainer, TrainerCallback
 
 from luthier.errors import TrainingError
+from luthier.objectives.mixin import ObjectiveMixin
+from luthier.objectives.scope import backbone_parameters, block_parameters, head_parameters
 from luthier.robustness import RoastTrainer
 from luthier.robustness.baselines import VanillaSettings
 from luthier.robustness.parts.selective import SelectiveTraining, measure_importance
-from luthier.robustness.scope import backbone_parameters, block_parameters, head_parameters
 from luthier.robustness.selection import MaskPolicy, Selection
 from luthier.robustness.settings import AdvEmbedSettings, RoastSettings, SelectiveSettings
 from tests.robustness import tiny
@@ -334,7 +335,7 @@ def test_a_loss_scaler_does_not_change_importance_and_infinite_gradients_are_lef
 
 
 def test_an_objective_is_needed(tmp_path: Path) -> None:
-    cls = type("Bare", (VanillaSettings().trainer_mixin(), Trainer), {})
+    cls = type("Bare", (ObjectiveMixin, Trainer), {})
     with pytest.raises(ValueError, match="objective"):
         cls(model=tiny.bert(), args=tiny.arguments(tmp_path))
 

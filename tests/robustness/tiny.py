@@ -18,6 +18,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from luthier.objectives.mixin import ObjectiveMixin
+
 EOS, PAD, WORDS = 1, 0, 40
 
 
@@ -120,8 +122,7 @@ def arguments(folder: Any, **changes: Any) -> TrainingArguments:
 
 
 def trainer(model: nn.Module, objective: Any, folder: Any, *, rows: int = 8, **changes: Any) -> Trainer:
-    mixin = objective.trainer_mixin()
-    cls = type("Tested", (mixin, Trainer), {})
+    cls = type("Tested", (ObjectiveMixin, Trainer), {})
     return cls(
         model=model,
         args=arguments(folder, **changes),

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification, TrainerCallb
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from luthier.errors import DataError, InterruptedRunError, TrainingError
-from luthier.jsonlines import read_log
+from luthier.storage.jsonlines import read_log
 from luthier.training.job import TrainingJob, total_steps, train
 from luthier.training.schedule import share_of_rate
 from luthier.training.settings import TrainingSettings

@@ -16,17 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.errors import DataError, WorkspaceError
-from luthier.models import hashing
-from luthier.training.fed_rows import batch_key, row_keys
-from luthier.training.sealed_folder import check_seal, is_whole, whole_folder
-from luthier.training.stored_trunk import stored_trunk
-from luthier.training.trunk_cache import TrunkCache, cached_features
-from luthier.tuning.sentence_vectors import compute_sentence_vectors
-from luthier.tuning.task_prefix.shared_encoder import SharedEncoder
-from luthier.tuning.task_prefix.store import RepresentationStore
-from tests.training.test_trunk_cache import collate, rows, with_trained_head
+from luthier.representing.shared_encoder import SharedEncoder
+from luthier.representing.store import RepresentationStore
+from luthier.storage import hashing
+from luthier.storage.sealed_folder import check_seal, is_whole, whole_folder
+from luthier.training.trunk.cache import TrunkCache, cached_features
+from luthier.training.trunk.fed_rows import batch_key, row_keys
+from luthier.training.trunk.stored_trunk import stored_trunk
+from luthier.tuning.instance_prompt.sentence_vectors import compute_sentence_vectors
+from tests.representing.models import TEXTS, saved_model
+from tests.training.trunk.test_cache import collate, rows, with_trained_head
 from tests.tuning.instance_prompt_models import encoder
-from tests.tuning.task_prefix_models import TEXTS, saved_model
 
 Compute = Callable[[Path], np.ndarray]
 

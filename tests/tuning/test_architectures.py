@@ -10,13 +10,13 @@ import torch
 import transformers as hf
 
 from luthier.errors import ModelError, RecipeError
+from luthier.methods.base import MethodContext
+from luthier.methods.heads import head_modules, train_only
+from luthier.methods.targets import check_targets, default_targets, layer_names
 from luthier.registry import METHODS, import_folder
-from luthier.tuning.heads import head_modules, train_only
-from luthier.tuning.method import MethodContext
-from luthier.tuning.targets import check_targets, default_targets, layer_names
 from tests.tuning.cases import base_model, token_ids
 
-import_folder("luthier.tuning.methods")
+import_folder("luthier.tuning.stock")
 SIZES = {
     "vocab_size": 61,
     "hidden_size": 32,

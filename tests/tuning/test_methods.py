@@ -10,12 +10,12 @@ import torch
 from peft import PeftModel
 
 from luthier.errors import ModelError, RecipeError
+from luthier.methods.base import MethodContext
+from luthier.methods.heads import head_modules
 from luthier.registry import METHODS, import_folder
-from luthier.tuning.heads import head_modules
-from luthier.tuning.method import MethodContext
 from tests.tuning.cases import ARCHITECTURES, CASES, Case, base_model, batch_of, row_logits
 
-import_folder("luthier.tuning.methods")
+import_folder("luthier.tuning.stock")
 ROWS = [pytest.param(case, kind, id=f"{case}-{kind}") for case in CASES for kind in case.on]
 ADAPTERS = [row for row in ROWS if row.values[0].adapter]
 LENGTHS = [6, 3, 5]
@@ -183,9 +183,7 @@ def test_seed_decides_the_first_values(case: Case, kind: str) -> None:
 
 
 def test_every_method_is_in_the_table() -> None:
-    registered = {
-        name for name, entry in METHODS._entries.items() if entry.__module__.startswith("luthier.tuning.methods.")
-    }
+    registered = {name for name, entry in METHODS._entries.items() if entry.__module__.startswith("luthier.")}
     assert registered == {case.method["name"] for case in CASES}
 
 

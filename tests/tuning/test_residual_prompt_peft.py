@@ -297,7 +297,7 @@ def test_register_is_enough_to_load(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "adapter")
     base_model("encoder").save_pretrained(tmp_path / "base")
     code = (
-        "import sys; from luthier.tuning.peft_registration import register; register()\n"
+        "import sys; from luthier.peft_bridge.registration import register; register()\n"
         "from peft import PeftModel; from transformers import AutoModelForSequenceClassification as A\n"
         "m = PeftModel.from_pretrained(A.from_pretrained(sys.argv[1]), sys.argv[2])\n"
         "assert m.peft_config['default'].peft_type.value == 'RESIDUAL_PROMPT'"

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertForSequenceClassification
 
 from luthier.errors import ModelError
-from luthier.models.adapter_types import ensure_adapter_type
-from luthier.tuning.method import MethodContext
-from luthier.tuning.methods.unipelt import UniPELT
+from luthier.methods.base import MethodContext
+from luthier.peft_bridge.adapter_types import ensure_adapter_type
 from luthier.tuning.unipelt import UniPELTConfig, gate_report, part_sizes, record_gates
 from luthier.tuning.unipelt.gates import pooling_of
+from luthier.tuning.unipelt.settings import UniPELT
 from tests.tuning.tiny_models import (
     batch_for,
     build,

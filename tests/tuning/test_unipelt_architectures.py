@@ -10,13 +10,14 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch.nn import functional as F
 
-from luthier.models.loading import load_model, load_tokenizer
-from luthier.tuning.blocks import find_blocks
+from luthier.methods.base import MethodContext
+from luthier.methods.heads import head_modules
+from luthier.models.artifacts import load_model
+from luthier.models.layers.blocks import find_blocks
+from luthier.models.loading import load_tokenizer
 from luthier.tuning.bottleneck import BottleneckConfig
-from luthier.tuning.heads import head_modules
-from luthier.tuning.method import MethodContext
-from luthier.tuning.methods.unipelt import UniPELT
 from luthier.tuning.unipelt import UniPELTConfig, fold_prefix, record_gates
+from luthier.tuning.unipelt.settings import UniPELT
 from tests.tuning.tiny_models import (
     ALL,
     DECODERS,

@@ -7,13 +7,13 @@ from luthier._lazy import lazy_names
 _HOMES = {
     "DataSettings": "luthier.data.settings",
     "TaskSchema": "luthier.data.schemas",
-    "TaskData": "luthier.data.loading",
+    "TaskData": "luthier.data.task_data",
     "load_data": "luthier.data.loading",
-    "source_fingerprint": "luthier.data.fingerprint",
-    "encode": "luthier.data.encoding",
-    "make_collator": "luthier.data.collating",
-    "encode_rows": "luthier.data.encoding",
-    "LengthBucketSampler": "luthier.data.sampling",
+    "source_fingerprint": "luthier.data.sources.fingerprint",
+    "encode": "luthier.data.batches.encoding",
+    "make_collator": "luthier.data.batches.collating",
+    "encode_rows": "luthier.data.batches.encoding",
+    "LengthBucketSampler": "luthier.data.batches.sampling",
     "ShuffledStream": "luthier.data.streaming",
 }
 __all__ = list(_HOMES)

@@ -7,39 +7,22 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from luthier.data.canonical import Columns
-from luthier.data.labels import LabelIds, check_labels, declared_labels, equal_numbers, sorted_labels
-from luthier.data.origins import Origin
-from luthier.data.reading import RawSplit, Rows, canonical_rows
+from luthier.data.rows.canonical import Columns
+from luthier.data.rows.labels import LabelIds, check_labels, declared_labels, equal_numbers, sorted_labels
+from luthier.data.rows.subsets import CUT_SEED, cut_shares, draw_examples, draw_per_class, first_of_order
 from luthier.data.schemas import TaskSchema
 from luthier.data.settings import DataSettings
-from luthier.data.subsets import CUT_SEED, cut_shares, draw_examples, draw_per_class, first_of_order
+from luthier.data.sources.origins import Origin
+from luthier.data.splits import RawSplit, Rows, canonical_rows
 from luthier.data.table import Problems, listing
+from luthier.data.task_data import SplitSummary
 from luthier.errors import DataError
 
 _log = logging.getLogger(__name__)
 _INDEX = re.compile(r"[0-9]{1,9}(\.0)?")
 _LIKE_MISSING = ("nan", "none", "null", "n/a")
-
-
-@dataclass(frozen=True)
-class SplitSummary:
-    """What a split holds, for plans and reports.
-
-    Attributes:
-        rows: number of examples; None for a stream.
-        label_counts: label -> examples (token labels: words) that carry it.
-        source: as the user wrote it.
-        note: how the split was made, where that is not plain.
-    """
-
-    rows: int | None
-    label_counts: dict[str, int]
-    source: str
-    note: str
 
 
 def canonical_splits(

@@ -11,20 +11,22 @@ import datasets
 from torch.utils.data import IterableDataset, get_worker_info
 
 from luthier.data.assembly import SplitSummary, metric_names
-from luthier.data.canonical import Columns, canonical_row, check_columns, note, wanted_columns
-from luthier.data.encoders import Encoder, packed_blocks
-from luthier.data.fingerprint import check_files_unchanged, source_fingerprint
-from luthier.data.hub_sets import class_names, load_hub_split, named_record
-from luthier.data.label_text import encoder_of
-from luthier.data.labels import LabelIds, check_labels, declared_labels, relabelled
-from luthier.data.loading import TaskData, columns_of_model, columns_to_read, load_data, named_columns
-from luthier.data.origins import Origin
-from luthier.data.posing import pose
-from luthier.data.readers import Row, iterate_rows
-from luthier.data.reading import RawSplit, choose_schema, column_mapping, options_of
+from luthier.data.batches.encoders import Encoder, packed_blocks
+from luthier.data.batches.label_text import encoder_of
+from luthier.data.reading.readers import Row, iterate_rows
+from luthier.data.rows.canonical import Columns, canonical_row, check_columns, note, wanted_columns
+from luthier.data.rows.columns import columns_of_model, columns_to_read, named_columns
+from luthier.data.rows.labels import LabelIds, check_labels, declared_labels, relabelled
+from luthier.data.rows.posing import pose
 from luthier.data.schemas import SCHEMAS, TaskSchema, TrainedOn
 from luthier.data.settings import DataSettings
+from luthier.data.sources.fingerprint import check_files_unchanged, source_fingerprint
+from luthier.data.sources.hub import class_names, load_hub_split, named_record
+from luthier.data.sources.origins import Origin, plan
+from luthier.data.splits import RawSplit, choose_schema, column_mapping, options_of
 from luthier.data.table import Problems, Table, place
+from luthier.data.task_data import TaskData
+from luthier.data.whole import load_whole
 from luthier.errors import DataError
 
 _STREAMED_FORMATS = ("csv", "tsv", "jsonl", "txt")
@@ -254,7 +256,7 @@ def _with_whole_splits(
     if others:
         fixed: dict[str, Any] = {"streaming": False, "source": None, "train": None, "task": schema.name}
         rest = settings.model_copy(update=fixed | {"labels": labels or None} | others)
-        whole = load_data(rest, splits=list(others), trained=streamed)
+        whole = load_whole(rest, plan(rest), list(others), streamed)
         found.splits |= whole.splits
         found.summary |= whole.summary
     return found

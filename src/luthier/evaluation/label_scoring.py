@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from luthier.data.collating import make_collator, with_pad_token
+from luthier.data.batches.collating import make_collator, with_pad_token
 from luthier.data.text_form import TextForm
 from luthier.evaluation.prediction import IGNORED, Predictions, is_shifted, predict_rows
 
 if TYPE_CHECKING:
-    from luthier.data.loading import TaskData
+    from luthier.data.task_data import TaskData
 
 _REPLIES = "prompt_response"
 OnBatch = Callable[[int], None] | None
@@ -67,7 +67,7 @@ def predict_labels(
 
     Args:
         model: with a language-model head.
-        rows: encoded by `luthier.data.label_text`.
+        rows: encoded by `luthier.data.batches.label_text`.
         form: how the task is posed.
         schema: the task's own schema.
         tokenizer: the model's.

@@ -6,18 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.data.loading import TaskData, load_data
+from luthier.data.loading import load_data
 from luthier.data.settings import DataSettings
+from luthier.data.task_data import TaskData
 from luthier.errors import DataError, RecipeError
+from luthier.evaluation.meters import CostMeter
 from luthier.evaluation.prediction import LANGUAGE
 from luthier.evaluation.subject import Subject, SuiteResult
-from luthier.jsonlines import JsonLog
-from luthier.meters import CostMeter
 from luthier.models.artifacts import load_artifact
 from luthier.models.card import ModelCard
 from luthier.models.trained_columns import trained_on
 from luthier.stages import StageInputs, StageOutputs, metrics_record
-from luthier.tasks import LANGUAGE_HEADS
+from luthier.storage.jsonlines import JsonLog
+from luthier.tasks.heads import LANGUAGE_HEADS
 
 if TYPE_CHECKING:
     from luthier.evaluation.stage import Evaluate

@@ -12,7 +12,7 @@ from luthier.evaluation.metrics import bootstrap_interval, score
 from luthier.evaluation.prediction import IGNORED, LANGUAGE, Predictions
 
 if TYPE_CHECKING:
-    from luthier.data.loading import TaskData
+    from luthier.data.task_data import TaskData
 
 CLASSES = ("single_sentence", "pair", "multiple_choice")
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, create_model
 
 from luthier.data.settings import DataSettings
 from luthier.registry import STAGES, SUITES, import_folder, one_of
-from luthier.stages import Kind, Stage, StageInputs, StageOutputs
+from luthier.stages.base import Kind, Stage, StageInputs
 
 import_folder("luthier.evaluation.suites")
 
@@ -22,6 +21,7 @@ class Evaluate(Stage):
     summary: ClassVar[str] = "judge the model: task scores, calibration, cost, robustness"
     takes: ClassVar[tuple[Kind, ...]] = ("task",)
     gives: ClassVar[Kind | None] = None
+    runs: ClassVar[str] = "luthier.evaluation.run:run_evaluation"
 
     suites: Any = None
     data: DataSettings | None = Field(None, description="The data to judge on; null takes that of the stage before.")
@@ -38,7 +38,7 @@ class Evaluate(Stage):
         return create_model("Evaluate", __base__=cls, __module__=__name__, suites=field)
 
     def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
-        from luthier.data.fingerprint import source_fingerprint
+        from luthier.data.sources.fingerprint import source_fingerprint
 
         sources = [self.data or inputs.data, *(s for suite in self.suites for s in suite.sources())]
         return {f"data {number}": source_fingerprint(s) for number, s in enumerate(sources) if s is not None}
@@ -47,8 +47,3 @@ class Evaluate(Stage):
         data = self.data or inputs.data
         for suite in self.suites if data is not None else ():
             suite.check(data)
-
-    def run(self, inputs: StageInputs, folder: Path) -> StageOutputs:
-        from luthier.evaluation.run import run_evaluation
-
-        return run_evaluation(self, inputs, folder)

@@ -12,8 +12,8 @@ from luthier.progress import track
 from luthier.settings import Paper, Settings
 
 if TYPE_CHECKING:
-    from luthier.data.loading import TaskData
     from luthier.data.settings import DataSettings
+    from luthier.data.task_data import TaskData
     from luthier.evaluation.prediction import Predictions
     from luthier.models.artifacts import ModelCard
 
@@ -66,7 +66,7 @@ class Subject:
             named: what messages call the rows.
             too_long: what happens to rows that are too long; None is what happens to those that are judged on.
         """
-        from luthier.data.encoding import encode
+        from luthier.data.batches.encoding import encode
         from luthier.models.inspect import is_encoder_decoder, model_max_length
 
         if task.form is None and self.task.form is not None:

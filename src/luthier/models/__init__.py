@@ -8,9 +8,9 @@ _HOMES = {
     "ModelSettings": "luthier.models.settings",
     "load": "luthier.models.artifacts",
     "load_artifact": "luthier.models.artifacts",
-    "load_model": "luthier.models.loading",
+    "load_model": "luthier.models.artifacts",
     "load_tokenizer": "luthier.models.loading",
-    "register_adapter_type": "luthier.models.adapter_types",
+    "register_adapter_type": "luthier.peft_bridge.adapter_types",
     "save_artifact": "luthier.models.artifacts",
 }
 __all__ = list(_HOMES)

@@ -17,26 +17,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import ModelError, WorkspaceError
-from luthier.files import disk_failure, sync
-from luthier.models.adapter_types import ADAPTER_LOADERS, ensure_adapter_type
+from luthier.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_settings, is_adapter
 from luthier.models.card import CARD, ModelCard, read_card, write_card
 from luthier.models.heads import WITH_LABELS, HeadRequest
-from luthier.models.loading import load_model, load_tokenizer, local_folder, read_model, translate
+from luthier.models.loading import load_plain_model, load_tokenizer, local_folder, read_model, translate
 from luthier.models.manifest import verify_manifest, write_manifest
 from luthier.models.quiet import quiet_transformers
-from luthier.models.references import ModelSource, check_model_unchanged, content_fingerprint, fingerprint, resolve
+from luthier.models.references import check_model_unchanged, content_fingerprint, fingerprint, resolve
 from luthier.models.safety import check_configs, check_links
 from luthier.models.settings import Head, ModelSettings
+from luthier.models.source import ModelSource
 from luthier.models.tensors import check_safetensors, read_json
 from luthier.models.weights import new_modules, some
+from luthier.peft_bridge.adapter_types import ADAPTER_TYPES, ensure_adapter_type
+from luthier.storage.files import disk_failure, sync
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
-
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def save_artifact(model: Any, tokenizer: PreTrainedTokenizerBase, directory: str | Path, card: ModelCard) -> Path:
@@ -136,6 +135,47 @@ def load_artifact(
     return model, tokenizer, card
 
 
+def load_model(
+    settings: ModelSettings | str,
+    head: Head,
+    *,
+    num_labels: int | None = None,
+    labels: list[str] | None = None,
+    regression: bool = False,
+    seed: int = 0,
+    config_overrides: dict[str, Any] | None = None,
+) -> PreTrainedModel:
+    """A pretrained model with a head, in eval mode, with every parameter trainable.
+
+    What the checkpoint lacks (a new head) is drawn from `seed`; the caller's random state is left as it was.
+    The names of those parameters are kept as `model.luthier_new_parameters`.
+
+    Args:
+        settings: the model, or a reference to it. A saved adapter that can be merged gives the merged model.
+        num_labels: outputs of a classification head; default: as many as `labels`, or as the checkpoint has.
+        labels: their names, in order.
+        regression: one output, and mean squared error as the loss.
+        config_overrides: further fields of the model's configuration, such as dropout rates.
+
+    Raises:
+        ModelError: the model is not found, damaged, refused for safety, or has no such head; or weights below
+            the head are missing, of another shape, or not finite.
+    """
+    settings = ModelSettings.model_validate(settings)
+    source = resolve(settings)
+    if source.kind == "artifact" and is_adapter(local_folder(source, settings)):
+        return merged_adapter(source, settings, head)
+    return load_plain_model(
+        settings,
+        head,
+        num_labels=num_labels,
+        labels=labels,
+        regression=regression,
+        seed=seed,
+        config_overrides=config_overrides,
+    )
+
+
 def load(reference: ModelSettings | str, head: Head = "encoder") -> tuple[Any, PreTrainedTokenizerBase]:
     """A model and its tokenizer: of a directory that Luthier saved, with its adapter, or of any reference.
 
@@ -148,16 +188,6 @@ def load(reference: ModelSettings | str, head: Head = "encoder") -> tuple[Any, P
         model, tokenizer, _ = load_artifact(str(source.path), settings=settings)
         return model, tokenizer
     return load_model(settings, head), load_tokenizer(settings)
-
-
-def is_adapter(directory: Path) -> bool:
-    """Whether a saved directory holds an adapter rather than a full model."""
-    return (directory / ADAPTER_CONFIG).is_file()
-
-
-def base_settings(card: ModelCard, settings: ModelSettings) -> ModelSettings:
-    """Settings for the base that a card names; all but what names a model is taken from `settings`."""
-    return settings.model_copy(update={"reference": card.base, "revision": None, "gguf_file": card.base_gguf_file})
 
 
 def merged_adapter(source: ModelSource, settings: ModelSettings, head: Head) -> Any:
@@ -276,13 +306,13 @@ def attach_adapter(body: Any, folder: Path, *, trainable: bool = False) -> Any:
     """
     from peft import PeftConfig, PeftModel
 
-    from luthier.models.prompt_placement import keep_prompt_beside_text
+    from luthier.peft_bridge.prompt_placement import keep_prompt_beside_text
 
     source = resolve(str(folder))
     config = translate(
         lambda: PeftConfig.from_pretrained(str(folder)), source, "the adapter's configuration can't be read"
     )
-    prompt = bool(config.is_prompt_learning) and _type_name(config.peft_type) not in ADAPTER_LOADERS
+    prompt = bool(config.is_prompt_learning) and _type_name(config.peft_type) not in ADAPTER_TYPES
     if prompt:
         keep_prompt_beside_text(body, config.task_type)
     model: Any = translate(

@@ -8,8 +8,8 @@ from typing import Any
 
 from luthier.errors import ModelError, nearest
 from luthier.models.inspect import is_decoder, is_encoder_decoder
-from luthier.models.references import ModelSource
 from luthier.models.settings import Head
+from luthier.models.source import ModelSource
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from luthier.errors import ModelError, WorkspaceError
-from luthier.files import disk_failure
-from luthier.models.references import ModelSource
 from luthier.models.safety import CONFIG_FILES, PICKLES, check_configs, check_weight_names
+from luthier.models.source import ModelSource
+from luthier.storage.files import disk_failure
 
 T = TypeVar("T")
 

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import ModelError
+from luthier.models.adapters import base_settings, is_adapter
+from luthier.models.card import read_card
 from luthier.models.heads import HeadRequest, auto_class
 from luthier.models.inspect import is_decoder, is_encoder_decoder
+from luthier.models.manifest import verify_manifest, verify_package_files
 from luthier.models.quiet import quiet_transformers
-from luthier.models.references import ModelSource, check_model_unchanged, resolve
+from luthier.models.references import check_model_unchanged, resolve
 from luthier.models.safety import check_configs, check_model_folder
 from luthier.models.settings import Head, ModelSettings
+from luthier.models.source import ModelSource
 from luthier.models.weights import account_for, refuse_non_finite
 
 if TYPE_CHECKING:
@@ -57,7 +61,7 @@ def load_config(settings: ModelSettings | str) -> PreTrainedConfig:
     return _config(source, _checked_folder(source, settings), settings)
 
 
-def load_model(
+def load_plain_model(
     settings: ModelSettings | str,
     head: Head,
     *,
@@ -67,29 +71,9 @@ def load_model(
     seed: int = 0,
     config_overrides: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """A pretrained model with a head, in eval mode, with every parameter trainable.
-
-    What the checkpoint lacks (a new head) is drawn from `seed`; the caller's random state is left as it was.
-    The names of those parameters are kept as `model.luthier_new_parameters`.
-
-    Args:
-        settings: the model, or a reference to it. A saved adapter that can be merged gives the merged model.
-        num_labels: outputs of a classification head; default: as many as `labels`, or as the checkpoint has.
-        labels: their names, in order.
-        regression: one output, and mean squared error as the loss.
-        config_overrides: further fields of the model's configuration, such as dropout rates.
-
-    Raises:
-        ModelError: the model is not found, damaged, refused for safety, or has no such head; or weights below
-            the head are missing, of another shape, or not finite.
-    """
+    """`luthier.models.artifacts.load_model` for everything but a saved adapter."""
     settings = ModelSettings.model_validate(settings)
     source = resolve(settings)
-    if source.kind == "artifact":
-        from luthier.models.artifacts import is_adapter, merged_adapter
-
-        if is_adapter(local_folder(source, settings)):
-            return merged_adapter(source, settings, head)
     folder = local_folder(source, settings)
     _verify_origin(source, folder)
     request = HeadRequest(head, num_labels, labels, regression, config_overrides)
@@ -171,9 +155,6 @@ def _without_adapter(settings: ModelSettings) -> tuple[ModelSource, ModelSetting
     source = resolve(settings)
     if source.kind != "artifact":
         return source, settings
-    from luthier.models.artifacts import base_settings, is_adapter
-    from luthier.models.card import read_card
-
     folder = local_folder(source, settings)
     if not is_adapter(folder):
         return source, settings
@@ -191,8 +172,6 @@ def _has_tokenizer(folder: Path) -> bool:
 
 
 def _verify_origin(source: ModelSource, folder: Path) -> None:
-    from luthier.models.manifest import verify_manifest, verify_package_files
-
     if source.kind == "artifact":
         verify_manifest(folder)
     elif source.kind == "package":

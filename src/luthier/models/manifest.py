@@ -8,10 +8,10 @@ import json
 from pathlib import Path, PurePosixPath
 
 from luthier.errors import ModelError
-from luthier.files import sha256_of
-from luthier.models.hashing import remembered_sha256
-from luthier.models.references import ModelSource
+from luthier.models.source import ModelSource
 from luthier.models.tensors import read_json
+from luthier.storage.files import sha256_of
+from luthier.storage.hashing import remembered_sha256
 
 MANIFEST = "manifest.json"
 _DAMAGED = "the file changed after it was saved: restore it from a copy, or run the stage again"

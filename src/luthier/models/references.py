@@ -6,15 +6,15 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from luthier.errors import ModelError, nearest
-from luthier.models.hashing import combined_sha256
+from luthier.models.hub import commit_of
 from luthier.models.safety import TRAINER_STATE
 from luthier.models.settings import ModelSettings
-from luthier.one_version import check_unchanged, first_sight
+from luthier.models.source import ModelSource
+from luthier.storage.hashing import combined_sha256
+from luthier.storage.one_version import check_unchanged, first_sight
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?")
 _PACKAGE = re.compile(r"[A-Za-z_][\w-]*")
@@ -24,32 +24,6 @@ _CONTENT = re.compile(
     r"(adapter_|generation_)?config\.json|(tokenizer|vocab|merges|special_tokens|added_tokens|chat_template)[^/]*"
     r"|[^/]+\.(safetensors|index\.json|gguf|bin|pt|pth|ckpt|model|spm|tiktoken)"
 )
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Where a model comes from.
-
-    Attributes:
-        kind: `artifact` is a directory that Luthier saved.
-        path: the folder with its files; None for a hub id.
-        gguf_file: name of the GGUF file in `path` that holds the weights; None where they are safetensors.
-        reference: as the user wrote it.
-    """
-
-    kind: Literal["hub", "directory", "package", "artifact"]
-    reference: str
-    path: Path | None = None
-    hub_id: str | None = None
-    revision: str | None = None
-    gguf_file: str | None = None
-
-    @property
-    def portable(self) -> str:
-        """A reference that, with `gguf_file`, finds the same model from any working directory."""
-        if self.kind == "hub":
-            return f"{self.hub_id}@{self.revision}" if self.revision else str(self.hub_id)
-        return self.reference if self.kind == "package" else str(self.path)
 
 
 def resolve(settings: ModelSettings | str) -> ModelSource:
@@ -89,8 +63,6 @@ def commit(source: ModelSource) -> str:
     Raises:
         ModelError: it can't be found out.
     """
-    from luthier.models.hub import commit_of
-
     return first_sight(_sight(source), lambda: commit_of(source))
 
 

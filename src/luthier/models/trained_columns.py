@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from luthier.data.catalogue import set_of_source
-from luthier.data.known_set import KnownSet
+from luthier.data.catalogue.known_set import KnownSet
+from luthier.data.catalogue.lookup import set_of_source
 from luthier.data.schemas import SCHEMAS, TrainedOn
 from luthier.models.card import ModelCard
 

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from luthier.errors import ModelError
-from luthier.models.references import ModelSource
+from luthier.models.source import ModelSource
 
 log = logging.getLogger(__name__)
 

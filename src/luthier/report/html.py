@@ -33,7 +33,7 @@ def write_report(folders: list[Path], output: Path | None = None) -> Path:
     Raises:
         WorkspaceError: a folder is no run, or the file can't be written.
     """
-    from luthier.files import write_text
+    from luthier.storage.files import write_text
 
     runs = read_runs([Path(f) for f in folders])
     place = Path(output) if output is not None else runs[0].folder / "report.html"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from luthier.errors import WorkspaceError
-from luthier.jsonlines import read_log
+from luthier.storage.jsonlines import read_log
 
 Status = Literal["finished", "failed", "pruned", "unfinished"]
 Curves = dict[str, list[tuple[float, float]]]

@@ -7,7 +7,7 @@ from luthier._lazy import lazy_names
 _HOMES = {
     "RoastTrainer": "luthier.robustness.trainer",
     "RoastMixin": "luthier.robustness.trainer",
-    "ObjectiveMixin": "luthier.robustness.trainer",
+    "ObjectiveMixin": "luthier.objectives.mixin",
     "RoastSettings": "luthier.robustness.settings",
     "RobustnessReport": "luthier.robustness.report",
     "EvaluationSet": "luthier.robustness.report",

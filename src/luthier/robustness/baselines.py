@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.errors import DataError, RecipeError
+from luthier.objectives.base import Objective
 from luthier.registry import OBJECTIVES
-from luthier.robustness.objective import Objective
 from luthier.robustness.settings import KlReduction, PerturbAfter, endless_pass
 from luthier.settings import Paper
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-    from luthier.robustness.parts.base import Part
+    from luthier.objectives.part import Part
 
 _PERTURB_AFTER: Any = Field(
     "auto", description="Where the perturbation is added: `auto`, `embedding_block` or `word_embedding`."
@@ -31,7 +31,7 @@ class VanillaSettings(Objective):
     summary: ClassVar[str] = "the task loss alone"
 
     def parts(self) -> list[Part]:
-        from luthier.robustness.parts.base import CleanLoss
+        from luthier.objectives.part import CleanLoss
 
         return [CleanLoss()]
 
@@ -52,7 +52,7 @@ class LabelSmoothingSettings(Objective):
     smoothing: float = Field(0.1, gt=0, lt=1, description="Share of the target that is spread over all classes.")
 
     def parts(self) -> list[Part]:
-        from luthier.robustness.parts.base import CleanLoss
+        from luthier.objectives.part import CleanLoss
         from luthier.robustness.parts.penalties import Smoothing
 
         return [CleanLoss(), Smoothing(self.smoothing)]
@@ -76,7 +76,7 @@ class WeightConsistencySettings(Objective):
     )
 
     def parts(self) -> list[Part]:
-        from luthier.robustness.parts.base import CleanLoss
+        from luthier.objectives.part import CleanLoss
         from luthier.robustness.parts.penalties import WeightConsistency
 
         return [CleanLoss(), WeightConsistency(self.strength)]
@@ -132,8 +132,8 @@ class R3fSettings(Objective):
         return 2.0
 
     def parts(self) -> list[Part]:
+        from luthier.objectives.perturbation import Perturbation
         from luthier.robustness.parts.branches import TwoBranches
-        from luthier.robustness.perturbation import Perturbation
 
         kind: Any = "symmetric" if self.distribution == "uniform" else "normal"
         return [
@@ -241,9 +241,9 @@ class SmartSettings(Objective):
         return (6 + 2 * self.steps + bool(self.proximal_weight)) / 3
 
     def parts(self) -> list[Part]:
+        from luthier.objectives.perturbation import Perturbation
         from luthier.robustness.parts.branches import TwoBranches
         from luthier.robustness.parts.penalties import Proximal
-        from luthier.robustness.perturbation import Perturbation
 
         move = Perturbation(
             eps=self.eps,
@@ -285,7 +285,7 @@ class ChildTuningDSettings(Objective):
     )
 
     def parts(self) -> list[Part]:
-        from luthier.robustness.parts.base import CleanLoss
+        from luthier.objectives.part import CleanLoss
         from luthier.robustness.parts.selective import SelectiveTraining
         from luthier.robustness.selection import MaskPolicy
 
@@ -310,7 +310,7 @@ class ChildTuningFSettings(Objective):
     )
 
     def parts(self) -> list[Part]:
-        from luthier.robustness.parts.base import CleanLoss
+        from luthier.objectives.part import CleanLoss
         from luthier.robustness.parts.selective import SelectiveTraining
         from luthier.robustness.selection import MaskPolicy
 
@@ -335,7 +335,7 @@ class HeadFirstSettings(Objective):
     )
 
     def parts(self) -> list[Part]:
-        from luthier.robustness.parts.base import CleanLoss
+        from luthier.objectives.part import CleanLoss
         from luthier.robustness.parts.head_first import HeadFirst
 
         return [CleanLoss(), HeadFirst(self.head_fraction)]

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from luthier.errors import RecipeError
+from luthier.objectives.base import Objective
 from luthier.registry import OBJECTIVES
-from luthier.robustness.objective import Objective
 from luthier.settings import Paper
 
 if TYPE_CHECKING:
-    from luthier.robustness.parts.base import Part
+    from luthier.objectives.part import Part
 
 ROAST_PAPER = Paper(
     title="RoAST: Robustifying Language Models via Adversarial Perturbation with Selective Training",
@@ -116,8 +116,8 @@ class PerturbationSettings(ModalObjective):
         return (6 + (1 if self.probe == "clean_pass" else 2 * self.n_steps)) / 3
 
     def _branches(self) -> Part:
+        from luthier.objectives.perturbation import Perturbation
         from luthier.robustness.parts.branches import TwoBranches
-        from luthier.robustness.perturbation import Perturbation
 
         return TwoBranches(
             Perturbation(
@@ -267,7 +267,7 @@ class SelectiveSettings(SelectionSettings):
     paper: ClassVar[Paper | None] = ROAST_PAPER
 
     def parts(self) -> list[Part]:
-        from luthier.robustness.parts.base import CleanLoss
+        from luthier.objectives.part import CleanLoss
 
         return [CleanLoss(), self._selective()]
 

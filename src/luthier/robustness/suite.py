@@ -16,8 +16,8 @@ from luthier.robustness.settings import ROAST_PAPER
 from luthier.settings import Paper, Settings
 
 if TYPE_CHECKING:
-    from luthier.data.loading import TaskData
     from luthier.data.schemas import TrainedOn
+    from luthier.data.task_data import TaskData
     from luthier.robustness.report import EvaluationSet
 
 SCORE_NAMES = {

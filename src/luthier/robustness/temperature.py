@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from luthier.errors import TrainingError
-from luthier.robustness.scope import base_and_trunk
+from luthier.objectives.scope import base_and_trunk
 
 logger = logging.getLogger(__name__)
 

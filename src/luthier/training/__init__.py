@@ -9,7 +9,7 @@ _HOMES = {
     "TrainingJob": "luthier.training.job",
     "train": "luthier.training.job",
     "TrainingSettings": "luthier.training.settings",
-    "CostMeter": "luthier.meters",
+    "CostMeter": "luthier.evaluation.meters",
 }
 __all__ = list(_HOMES)
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

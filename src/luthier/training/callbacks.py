@@ -12,8 +12,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, has_length
 
-from luthier.jsonlines import JsonLog
 from luthier.progress import Track
+from luthier.storage.jsonlines import JsonLog
 
 
 class StopRequest:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from luthier.data.table import listing
 from luthier.errors import DataError
-from luthier.files import reporting_failed_writes, sha256_of, sync, write_json
 from luthier.secrets import redact
+from luthier.storage.files import reporting_failed_writes, sha256_of, sync, write_json
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"

@@ -15,8 +15,8 @@ from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from luthier.errors import InterruptedRunError, TrainingError
-from luthier.jsonlines import JsonLog
-from luthier.meters import CostMeter
+from luthier.evaluation.meters import CostMeter
+from luthier.storage.jsonlines import JsonLog
 from luthier.training.callbacks import (
     CheckpointCallback,
     LogCallback,

@@ -19,7 +19,7 @@ from transformers import Trainer, TrainingArguments
 
 from luthier.errors import TrainingError
 from luthier.evaluation.prediction import model_inputs
-from luthier.files import sha256_of
+from luthier.storage.files import sha256_of
 from luthier.training.checkpoints import PREFIX, remove_older, writing
 from luthier.training.loss import items_in, task_loss
 from luthier.training.schedule import share_of_rate

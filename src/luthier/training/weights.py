@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from luthier.errors import TrainingError, WorkspaceError
-from luthier.files import reporting_failed_writes, sha256_of, sync
+from luthier.storage.files import reporting_failed_writes, sha256_of, sync
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:

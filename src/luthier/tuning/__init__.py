@@ -7,14 +7,14 @@ from luthier._lazy import lazy_names
 _HOMES = {
     "ResidualPromptConfig": "luthier.tuning.residual_prompt",
     "fold_prompt": "luthier.tuning.residual_prompt",
-    "export_prompt": "luthier.tuning.export",
+    "export_prompt": "luthier.methods.export",
     "load_trainable_prompt": "luthier.tuning.residual_prompt",
-    "register": "luthier.tuning.peft_registration",
+    "register": "luthier.peft_bridge.registration",
     "BottleneckConfig": "luthier.tuning.bottleneck",
     "UniPELTConfig": "luthier.tuning.unipelt",
     "InstancePromptConfig": "luthier.tuning.instance_prompt",
-    "TaskPrefixConfig": "luthier.tuning.task_prefix",
-    "SharedEncoder": "luthier.tuning.task_prefix.shared_encoder",
+    "TaskPrefixConfig": "luthier.representing",
+    "SharedEncoder": "luthier.representing.shared_encoder",
 }
 __all__ = list(_HOMES)
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -24,7 +24,7 @@ class CostSuite(Suite):
         import statistics
         import time
 
-        from luthier.meters import CostMeter
+        from luthier.evaluation.meters import CostMeter
         from luthier.models.inspect import bytes_on_disk, parameter_counts
 
         rows = subject.rows.select(range(min(self.rows, len(subject.rows))))

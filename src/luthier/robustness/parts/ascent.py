@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.robustness.parts.base import Part
-from luthier.robustness.scope import trainable_parameters
-from luthier.robustness.step import Step
+from luthier.objectives.part import Part
+from luthier.objectives.scope import trainable_parameters
+from luthier.objectives.step import Step
 
 
 class WeightAscent(Part):

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from luthier.robustness.divergence import symmetric_divergence
-from luthier.robustness.parts.base import Part
-from luthier.robustness.perturbation import Perturbation, embedding_sites
-from luthier.robustness.step import Step
+from luthier.objectives.divergence import symmetric_divergence
+from luthier.objectives.part import Part
+from luthier.objectives.perturbation import Perturbation, embedding_sites
+from luthier.objectives.step import Step
 
 
 class TwoBranches(Part):

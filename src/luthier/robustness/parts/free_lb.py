@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.robustness.parts.base import Part
-from luthier.robustness.perturbation import direction, embedding_sites
-from luthier.robustness.step import Step
+from luthier.objectives.part import Part
+from luthier.objectives.perturbation import direction, embedding_sites
+from luthier.objectives.step import Step
 
 
 class FreeLb(Part):

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from luthier.errors import TrainingError
-from luthier.robustness.parts.base import Part
-from luthier.robustness.scope import backbone_parameters, head_parameters
+from luthier.objectives.part import Part
+from luthier.objectives.scope import backbone_parameters, head_parameters
 
 
 class HeadFirst(Part):

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from luthier.errors import TrainingError
-from luthier.robustness.divergence import symmetric_divergence
-from luthier.robustness.parts.base import Part
-from luthier.robustness.scope import backbone_parameters, trainable_parameters
-from luthier.robustness.step import Step
+from luthier.objectives.divergence import symmetric_divergence
+from luthier.objectives.part import Part
+from luthier.objectives.scope import backbone_parameters, trainable_parameters
+from luthier.objectives.step import Step
 
 
 class Smoothing(Part):

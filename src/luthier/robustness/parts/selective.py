@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from luthier.errors import TrainingError
-from luthier.robustness.parts.base import Part
-from luthier.robustness.scope import block_parameters, trainable_parameters
+from luthier.objectives.part import Part
+from luthier.objectives.scope import block_parameters, trainable_parameters
+from luthier.objectives.step import RandomState
 from luthier.robustness.selection import MaskPolicy, Selection
-from luthier.robustness.step import RandomState
 
 logger = logging.getLogger(__name__)
 

@@ -1,15 +1,14 @@
-"""Bottleneck adapters (Houlsby et al., ICML 2019; Pfeiffer et al., EACL 2021) as a PEFT tuner.
-
-Importing this package makes `BottleneckConfig` known to PEFT.
-"""
+"""Bottleneck adapters (Houlsby et al., ICML 2019; Pfeiffer et al., EACL 2021) as a PEFT tuner."""
 
 from __future__ import annotations
 
-from luthier.tuning.bottleneck.adapter import Bottleneck
-from luthier.tuning.bottleneck.config import BottleneckConfig
-from luthier.tuning.bottleneck.tuner import BottleneckLayer, BottleneckModel
-from luthier.tuning.peft_registration import register_tuner
+from luthier._lazy import lazy_names
 
-__all__ = ["Bottleneck", "BottleneckConfig", "BottleneckLayer", "BottleneckModel"]
-
-register_tuner("bottleneck", BottleneckConfig, BottleneckModel, prefix="bottleneck_")
+_HOMES = {
+    "Bottleneck": "luthier.tuning.bottleneck.adapter",
+    "BottleneckConfig": "luthier.tuning.bottleneck.tuner",
+    "BottleneckLayer": "luthier.tuning.bottleneck.tuner",
+    "BottleneckModel": "luthier.tuning.bottleneck.tuner",
+}
+__all__ = list(_HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

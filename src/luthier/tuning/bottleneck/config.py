@@ -8,7 +8,7 @@ from typing import ClassVar
 from peft import PeftConfig
 from peft.utils import PeftType
 
-from luthier.tuning.part_options import check_bottleneck
+from luthier.methods.part_options import check_bottleneck
 
 
 @dataclass

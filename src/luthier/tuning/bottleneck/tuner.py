@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from luthier.tuning.attached import AttachedLayer, AttachedTuner, placement
-from luthier.tuning.blocks import Block
+from luthier.models.layers.attached import AttachedLayer, AttachedTuner, placement
+from luthier.models.layers.blocks import Block
+from luthier.peft_bridge.registration import register_tuner
 from luthier.tuning.bottleneck.adapter import Bottleneck
 from luthier.tuning.bottleneck.config import BottleneckConfig
 
@@ -85,3 +86,6 @@ class BottleneckModel(AttachedTuner):
             for place in places
         }
         layer.add(adapter_name, nn.ModuleDict(parts), block)
+
+
+register_tuner("bottleneck", BottleneckConfig, BottleneckModel, prefix="bottleneck_")

@@ -10,7 +10,7 @@ from peft import PeftConfig
 from peft.utils import PeftType
 from peft.utils.constants import DUMMY_TARGET_MODULES
 
-from luthier.tuning.instance_prompt.placement import OWN_SEGMENT
+from luthier.models.layers.placement import OWN_SEGMENT
 
 CHOICES = {
     "generator": ("phm", "dnn", "low_rank_phm"),

@@ -15,14 +15,14 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from luthier.training.stored_arrays import evaluating
+from luthier.models.layers.placement import Placement, context_columns, insertion_columns, last_columns
+from luthier.models.layers.trunk import Trunk, bare_pass, pool
+from luthier.storage.arrays import evaluating
 from luthier.tuning.instance_prompt import key_value
 from luthier.tuning.instance_prompt.config import InstancePromptConfig
 from luthier.tuning.instance_prompt.generator import PromptGenerator
 from luthier.tuning.instance_prompt.output import without_prompt
-from luthier.tuning.instance_prompt.placement import Placement, context_columns, insertion_columns, last_columns
 from luthier.tuning.instance_prompt.running import Given, Note, Running
-from luthier.tuning.instance_prompt.trunk import Trunk, bare_pass, pool
 from luthier.tuning.instance_prompt.visibility import shown_from
 
 logger = logging.getLogger(__name__)

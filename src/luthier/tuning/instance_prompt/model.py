@@ -9,12 +9,13 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
+from luthier.models.layers.placement import AFTER_FIRST, BEFORE_TEXT, OWN_SEGMENT, context_columns
+from luthier.models.layers.trunk import Trunk, find_trunk
+from luthier.peft_bridge.registration import register_tuner
 from luthier.tuning.instance_prompt import key_value
 from luthier.tuning.instance_prompt.config import InstancePromptConfig
 from luthier.tuning.instance_prompt.generator import PromptGenerator
 from luthier.tuning.instance_prompt.layer import InstancePromptLayer
-from luthier.tuning.instance_prompt.placement import AFTER_FIRST, BEFORE_TEXT, OWN_SEGMENT, context_columns
-from luthier.tuning.instance_prompt.trunk import Trunk, find_trunk
 
 CHILD, GENERATORS = "instance_prompt", "instance_prompt_generators"
 
@@ -160,3 +161,6 @@ def build_generator(config: InstancePromptConfig, trunk: Trunk) -> PromptGenerat
     layers = len(trunk.layers) - config.first_layer if config.multi_layer else 1
     own = trunk.embedding_width if config.vector_source == "static" else trunk.width
     return PromptGenerator(config, config.vector_width or own, trunk.width, layers)
+
+
+register_tuner("instance_prompt", InstancePromptConfig, InstancePromptModel)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from luthier.tuning.instance_prompt.placement import Placement
+from luthier.models.layers.placement import Placement
 
 
 def without_prompt(output: Any, placement: Placement, *, keep_in_front: bool) -> Any:

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from luthier.models.layers.placement import Placement
 from luthier.tuning.instance_prompt.config import InstancePromptConfig
 from luthier.tuning.instance_prompt.generator import PromptGenerator
-from luthier.tuning.instance_prompt.placement import Placement
 
 
 @dataclass

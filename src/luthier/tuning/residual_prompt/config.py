@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from peft.config import PromptLearningConfig
 from peft.utils import PeftType
 
-from luthier.tuning.reparameterization import OPTION_NAMES, complete_options
+from luthier.tuning.residual_prompt.options import OPTION_NAMES, complete_options
 
 PROMPT_INITS = ("vocabulary", "uniform", "text", "tensor")
 
@@ -16,7 +16,7 @@ PROMPT_INITS = ("vocabulary", "uniform", "text", "tensor")
 class ResidualPromptConfig(PromptLearningConfig):
     """Configuration of Residual Prompt Tuning; the defaults are the paper's.
 
-    An option that is None takes the default of the chosen network (`luthier.tuning.reparameterization.OPTIONS`)
+    An option that is None takes the default of the chosen network (`luthier.tuning.residual_prompt.options.OPTIONS`)
     and is written to the saved configuration with that value.
 
     Raises:

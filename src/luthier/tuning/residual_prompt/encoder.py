@@ -13,8 +13,11 @@ from peft.tuners.tuners_utils import BasePromptEncoder
 from torch import Tensor, nn
 from torch.nn import functional
 
+from luthier.methods.prompt_start import file_rows, token_rows, uniform_rows, vocabulary_rows
+from luthier.peft_bridge.own_prompts import register_prompt_encoder
+from luthier.peft_bridge.prompt_learning import install
+from luthier.peft_bridge.registration import register_tuner
 from luthier.tuning.residual_prompt.config import ResidualPromptConfig
-from luthier.tuning.residual_prompt.initial import file_rows, token_rows, uniform_rows, vocabulary_rows
 from luthier.tuning.residual_prompt.networks import NETWORKS
 
 STORED = "residual_prompt."
@@ -143,3 +146,8 @@ def parameter_counts(model: PeftModel, adapter_name: str | None = None) -> dict[
         "stored": sum(p.numel() for p in encoder.parameters()),
         "folded": encoder.embedding.weight.numel(),
     }
+
+
+register_tuner("residual_prompt", ResidualPromptConfig, ResidualPromptEncoder)
+register_prompt_encoder(ResidualPromptConfig, ResidualPromptEncoder)
+install()

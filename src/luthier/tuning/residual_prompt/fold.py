@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, PromptTuningConfig, get_peft_model_state_dict
@@ -13,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from luthier.errors import ModelError
-from luthier.files import reporting_failed_writes
+from luthier.methods.export import PROMPT_EMBEDDINGS, Exported, prompt
+from luthier.models.card import ModelCard
+from luthier.storage.files import reporting_failed_writes
 from luthier.tuning.residual_prompt.config import ResidualPromptConfig
 from luthier.tuning.residual_prompt.encoder import STORED, ResidualPromptEncoder, encoder_of, own_state
 
@@ -121,3 +124,8 @@ def _stored(directory: str | Path, adapter_name: str) -> _Parts:
     except RuntimeError as error:
         raise ModelError(f"weights and configuration disagree: {error}", where=str(place)) from error
     return config, encoder, state
+
+
+def exported_prompt(state: dict[str, Tensor], config: dict[str, Any], card: ModelCard, folder: Path) -> Exported:
+    """The folded prompt of a saved adapter. See `luthier.methods.export.export_prompt`."""
+    return prompt(fold_prompt(folder).state[PROMPT_EMBEDDINGS])

@@ -1,23 +1,17 @@
-"""UniPELT (Mao et al., ACL 2022) as a PEFT tuner: adapter, prefix, LoRA and bias shifts, each behind a gate.
-
-Importing this package makes `UniPELTConfig` known to PEFT.
-"""
+"""UniPELT (Mao et al., ACL 2022) as a PEFT tuner: adapter, prefix, LoRA and bias shifts, each behind a gate."""
 
 from __future__ import annotations
 
-from luthier.tuning.peft_registration import register_tuner
-from luthier.tuning.unipelt.config import UniPELTConfig
-from luthier.tuning.unipelt.record import GateRecord, gate_report, record_gates
-from luthier.tuning.unipelt.tuner import UniPELTModel, fold_prefix, part_sizes
+from luthier._lazy import lazy_names
 
-__all__ = [
-    "GateRecord",
-    "UniPELTConfig",
-    "UniPELTModel",
-    "fold_prefix",
-    "gate_report",
-    "part_sizes",
-    "record_gates",
-]
-
-register_tuner("unipelt", UniPELTConfig, UniPELTModel, prefix="unipelt_")
+_HOMES = {
+    "GateRecord": "luthier.tuning.unipelt.record",
+    "UniPELTConfig": "luthier.tuning.unipelt.tuner",
+    "UniPELTModel": "luthier.tuning.unipelt.tuner",
+    "fold_prefix": "luthier.tuning.unipelt.tuner",
+    "gate_report": "luthier.tuning.unipelt.reporting",
+    "part_sizes": "luthier.tuning.unipelt.tuner",
+    "record_gates": "luthier.tuning.unipelt.reporting",
+}
+__all__ = list(_HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from peft import PeftConfig
 from peft.utils import PeftType
 
-from luthier.tuning.blocks import Block
-from luthier.tuning.part_options import LEARNED, PROJECTION_WIDTH, check_unipelt, gate_of
+from luthier.methods.part_options import LEARNED, PROJECTION_WIDTH, check_unipelt, gate_of
+from luthier.models.layers.blocks import Block
 
 
 @dataclass

@@ -21,10 +21,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from luthier.tuning.attached import AttachedLayer
-from luthier.tuning.attention_prefix import KeyValuePrefix, add_provider, is_served, remove_provider, serve_prefixes
-from luthier.tuning.blocks import Attention, Block, argument_place
-from luthier.tuning.disentangled import is_disentangled
+from luthier.models.layers.attached import AttachedLayer
+from luthier.models.layers.attention_prefix import KeyValuePrefix, add_provider, remove_provider
+from luthier.models.layers.blocks import Attention, Block, argument_place
+from luthier.models.layers.disentangled_prefix import is_disentangled
+from luthier.models.layers.serving import is_served, serve_prefixes
 from luthier.tuning.unipelt.gates import Pooling, pooling_of, visible_tokens
 from luthier.tuning.unipelt.parts import Parts
 from luthier.tuning.unipelt.record import GateRecord, text_mean

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 
 GateKey = tuple[str, int, str]
 
@@ -54,53 +51,6 @@ class GateRecord:
 
     def _begin(self, *_: Any) -> None:
         self.batches.append({})
-
-
-@contextmanager
-def record_gates(model: nn.Module) -> Iterator[GateRecord]:
-    """Record the values of all learned gates while the context is open; outside of it nothing is kept.
-
-    Args:
-        model: with UniPELT adapters.
-
-    Raises:
-        ValueError: it has none.
-    """
-    from luthier.tuning.unipelt.layer import UniPELTLayer
-
-    layers = [module for module in model.modules() if isinstance(module, UniPELTLayer)]
-    if not layers:
-        raise ValueError("the model has no UniPELT adapter whose gates could be recorded")
-    record = GateRecord()
-    base: Any = model
-    base = base.get_base_model() if hasattr(base, "get_base_model") else base
-    handle = base.register_forward_pre_hook(record._begin)
-    for layer in layers:
-        layer.record = record
-    try:
-        yield record
-    finally:
-        handle.remove()
-        for layer in layers:
-            layer.record = None
-
-
-@torch.no_grad()
-def gate_report(model: nn.Module, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The gates on one batch in evaluation mode, as `GateRecord.rows`; the model's mode is put back.
-
-    Args:
-        batch: keyword arguments of the model's forward.
-    """
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with record_gates(model) as record:
-            model(**batch)
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-    return record.rows()
 
 
 def text_mean(values: torch.Tensor, visible: torch.Tensor | None) -> torch.Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from luthier.tuning.blocks import Block
-from luthier.tuning.prefix_table import PrefixStack
+from luthier.methods.prefix_table import PrefixStack
+from luthier.models.layers.blocks import Block
 
 
 class UniPELTStack(PrefixStack):

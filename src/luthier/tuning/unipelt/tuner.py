@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from luthier.tuning.attached import AttachedTuner, placement
-from luthier.tuning.attention_prefix import serve_prefixes, stop_serving
-from luthier.tuning.blocks import Block
-from luthier.tuning.part_options import PROJECTION_WIDTH
-from luthier.tuning.prefix_table import FlatPrefix, ProjectedPrefix
+from luthier.methods.part_options import PROJECTION_WIDTH
+from luthier.methods.prefix_table import FlatPrefix, ProjectedPrefix
+from luthier.models.layers.attached import AttachedTuner, placement
+from luthier.models.layers.blocks import Block
+from luthier.models.layers.serving import serve_prefixes, stop_serving
+from luthier.peft_bridge.registration import register_tuner
 from luthier.tuning.unipelt.config import UniPELTConfig
 from luthier.tuning.unipelt.layer import UniPELTLayer
 from luthier.tuning.unipelt.parts import Parts
@@ -120,3 +121,6 @@ def _count(module: nn.Module | None) -> int:
 def _active_name(model: Any) -> str:
     active = model.active_adapter
     return active if isinstance(active, str) else str(active[0])
+
+
+register_tuner("unipelt", UniPELTConfig, UniPELTModel, prefix="unipelt_")

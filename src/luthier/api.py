@@ -1,0 +1,67 @@
+"""Running a recipe from Python: one run, or the comparison that it asks for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from luthier.compare.cells import run_comparison
+from luthier.errors import LuthierError
+from luthier.recipe import RecipeBase, check_recipe, load_recipe, recipe_yaml
+from luthier.recipe.yaml_text import YamlText
+from luthier.runs.runner import FAILED, GOES_ON, RunRecord, locked, run_cell
+from luthier.storage.files import write_json, write_text
+from luthier.storage.one_version import one_version
+from luthier.storage.provenance import environment
+
+
+def run(
+    recipe: str | Path | dict[str, Any] | RecipeBase,
+    overrides: list[str] | tuple[str, ...] = (),
+    *,
+    output: str | Path = "runs",
+    on_cell: Callable[[int, int, dict[str, Any]], None] | None = None,
+) -> RunRecord:
+    """Run a recipe; run it again to continue where a stopped run left off.
+
+    Args:
+        recipe: path of a YAML file, a mapping like its content, or a checked recipe.
+        overrides: `a.b=value` texts.
+        output: folder that the run directory is made in.
+        on_cell: called before each cell of a grid with its number, their count and its factors.
+
+    Returns:
+        The finished run. In a grid a cell that fails is recorded with its error, and the others go on.
+
+    Raises:
+        RecipeError, DataError, ModelError, TrainingError, WorkspaceError: what went wrong and what to do.
+        InterruptedRunError: a signal came; one whole checkpoint was written.
+    """
+    checked = as_recipe(recipe, overrides)
+    folder = Path(output) / checked.name
+    with locked(folder), one_version():
+        write_text(folder / "recipe.yaml", recipe_yaml(checked))
+        write_json(folder / "environment.json", environment())
+        if checked.compare is None:
+            try:
+                return run_cell(checked, folder)
+            except LuthierError as error:
+                if error.exit_code not in GOES_ON:
+                    write_json(folder / FAILED, {"error": str(error)})
+                raise
+        return run_comparison(checked, folder, on_cell)
+
+
+def as_recipe(
+    recipe: str | Path | dict[str, Any] | RecipeBase, overrides: list[str] | tuple[str, ...] = ()
+) -> RecipeBase:
+    """A checked recipe from a path, a mapping, or itself."""
+    if isinstance(recipe, RecipeBase):
+        if overrides:
+            return check_recipe(YamlText("recipe", recipe.model_dump(mode="json", exclude_unset=True)), overrides)
+        return recipe
+    if isinstance(recipe, dict):
+        return check_recipe(YamlText("recipe", json.loads(json.dumps(recipe))), overrides)
+    return load_recipe(recipe, overrides)

@@ -1,0 +1,7 @@
+"""`python -m luthier.cli`."""
+
+import sys
+
+from luthier.cli.arguments import main
+
+sys.exit(main())

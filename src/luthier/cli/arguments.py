@@ -1,0 +1,246 @@
+"""The command line: parses, calls, prints. `luthier --help` imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from luthier._version import __version__
+from luthier.errors import LuthierError
+
+EXIT_CODES = """\
+exit codes: 0 done, 1 failed, 2 recipe or command line, 3 data, 4 model, 5 training (NaN, nothing to train),
+6 run directory (locked, full, not writable), 75 stopped by a signal after one whole checkpoint: the same
+command continues, 130 stopped at once by a second Ctrl-C
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every verb."""
+    parser = argparse.ArgumentParser(
+        prog="luthier",
+        description="Sets pretrained language models up for their work: a model, data and a recipe in, "
+        "a tuned model and a report out.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"luthier {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
+    _add_recipe_verbs(verbs)
+    _add_result_verbs(verbs)
+    _add_information_verbs(verbs)
+    return parser
+
+
+def _add_recipe_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    init = _verb(verbs, "init", "write a commented starter recipe", "init")
+    init.add_argument("path", nargs="?", default="recipe.yaml", help="file to write (default: recipe.yaml)")
+    init.add_argument("--model", help="model to put into it")
+    init.add_argument("--data", help="training file or set to put into it")
+    init.add_argument("--method", default="lora", help="tuning method to put into it (default: lora)")
+    init.add_argument("--force", action="store_true", help="replace the file if it is there")
+
+    validate = _verb(verbs, "validate", "check a recipe, all errors at once, without loading torch", "validate")
+    _recipe_arguments(validate)
+
+    plan = _verb(verbs, "plan", "dry run: stages, what is cached, parameters to train, time and memory", "plan")
+    _recipe_arguments(plan)
+    plan.add_argument("--output", default="runs", help="folder of the run directories (default: runs)")
+
+    run = _verb(verbs, "run", "run a recipe; the same command continues a stopped run", "run")
+    _recipe_arguments(run)
+    _run_arguments(run)
+
+    compare = _verb(verbs, "compare", "run a grid of recipes and print one table, or compare finished runs", "compare")
+    compare.add_argument("targets", nargs="+", metavar="RECIPE|RUN", help="one recipe, or run directories")
+    compare.add_argument(
+        "--over",
+        action="append",
+        default=[],
+        metavar="KEY=A,B",
+        help="values of a recipe key to try; repeatable",
+    )
+    compare.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="set a recipe key"
+    )
+    _preset_arguments(compare)
+    _run_arguments(compare)
+
+
+def _add_result_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    report = _verb(verbs, "report", "write one self-contained HTML page about runs", "report")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
+    report.add_argument("--output", help="file to write (default: report.html in the first run)")
+
+    predict = _verb(verbs, "predict", "label text with a tuned model", "predict")
+    predict.add_argument("run", metavar="RUN", help="run, cell, stage or model directory")
+    source = predict.add_mutually_exclusive_group(required=True)
+    source.add_argument("--text", action="append", help="a text; repeatable")
+    source.add_argument(
+        "--file", help="file with the columns the model was trained on, called as in training; labels are not read"
+    )
+    predict.add_argument("--pair", action="append", help="second text of each --text, for models that read two texts")
+    predict.add_argument("--output", help="JSON-lines file to write (default: standard output)")
+    predict.add_argument("--batch-size", type=_above_zero, default=64, help="texts in one forward pass (default: 64)")
+
+    embed = _verb(verbs, "embed", "turn text into vectors with the encoder of a represent stage", "embed")
+    embed.add_argument("run", metavar="RUN", help="run, cell, stage or encoder directory")
+    source = embed.add_mutually_exclusive_group(required=True)
+    source.add_argument("--text", action="append", help="a text; repeatable")
+    source.add_argument("--file", help="csv, tsv, jsonl, parquet or txt file")
+    embed.add_argument("--pair", action="append", help="second text of each --text, read together with it")
+    embed.add_argument("--column", default="text", help="column of the file with the text (default: text)")
+    embed.add_argument("--pair-column", help="column of the file with the second text of each pair")
+    embed.add_argument("--output", required=True, help=".npy file for the vectors alone, .parquet with the texts")
+    embed.add_argument("--batch-size", type=_above_zero, default=64, help="texts in one forward pass (default: 64)")
+    embed.add_argument(
+        "--dtype", choices=("float32", "float64", "float16"), default="float32", help="number format (default: float32)"
+    )
+
+    export = _verb(verbs, "export", "write a tuned prompt or prefix as one safetensors file for serving", "export")
+    export.add_argument("run", metavar="RUN", help="run, cell, stage or model directory")
+    export.add_argument("--to", required=True, metavar="FILE", help="safetensors file to write")
+    export.add_argument("--force", action="store_true", help="replace the file if it is there")
+
+
+def _add_information_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    listing = _verb(verbs, "list", "methods, objectives, stages and suites, with the paper of each", "list_parts")
+    listing.add_argument("kind", nargs="?", choices=("methods", "objectives", "stages", "suites"), help="only these")
+    explain = _verb(verbs, "explain", "what a method, stage or suite is: settings, defaults, paper", "explain")
+    explain.add_argument("name", help="name of a method, objective, stage or suite")
+    _verb(verbs, "doctor", "versions, accelerator, cores, memory and extras of this machine", "doctor")
+    schema = _verb(verbs, "schema", "JSON schema of recipes, for editors", "schema")
+    schema.add_argument("--output", help="file to write (default: standard output)")
+
+
+def _verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, about: str, action: str
+) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show log messages")
+    parser.set_defaults(action=action)
+    return parser
+
+
+def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="a YAML file")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="set a recipe key; repeatable",
+    )
+
+
+def _preset_arguments(compare: argparse.ArgumentParser) -> None:
+    preset = compare.add_argument_group("presets", "settings of `compare.preset`, in place of the recipe's own")
+    preset.add_argument(
+        "--preset", choices=("tuning",), help="tuning: all tuning methods under one budget, and which to take"
+    )
+    preset.add_argument("--methods", metavar="A,B", help="the methods to run, in place of all")
+    preset.add_argument("--seeds", type=int, metavar="N", help="seeds of every method (default: 3)")
+    budget = preset.add_mutually_exclusive_group()
+    budget.add_argument("--budget-steps", type=int, metavar="N", help="optimiser steps of every run")
+    budget.add_argument("--budget-minutes", type=float, metavar="M", help="minutes that every run may train")
+    preset.add_argument(
+        "--prefer", choices=("parameters", "seconds"), help="what is cheap, among methods that are level with the best"
+    )
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", default="runs", help="folder of the run directories (default: runs)")
+    parser.add_argument("--no-report", action="store_true", help="do not write report.html")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _above_zero(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point. Errors meant for the user are printed without a traceback, with an exit code of their own."""
+    parsed = build_parser().parse_args(arguments)
+    sys.path.insert(0, os.getcwd()) if os.getcwd() not in sys.path else None
+    _quieten(parsed.verbose)
+    from luthier.cli import commands
+
+    action: Callable[[argparse.Namespace], int | None] = getattr(commands, parsed.action)
+    try:
+        code = action(parsed) or 0
+        sys.stdout.flush()
+        return code
+    except LuthierError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("stopped; run the same command again to continue from the last checkpoint", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except MemoryError:
+        return _fail(
+            "out of memory\n  fix: lower batch_size (and raise accumulation), or set gradient_checkpointing: true",
+            1,
+        )
+    except Exception as error:
+        return _unwritable(error) or _unexpected(error, parsed.verbose)
+
+
+def _quieten(verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not verbose:
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|accelerate")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("DATASETS_VERBOSITY", "error")
+
+
+def _fail(message: str, code: int) -> int:
+    from luthier.secrets import redact
+
+    print(f"luthier: {redact(message)}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+def _unwritable(error: Exception) -> int | None:
+    """Tell of a write that the disk refused, wherever it was made; None where the error is another."""
+    from luthier.storage.files import disk_failure, unwritable
+
+    if (failure := disk_failure(error)) is None:
+        return None
+    with suppress(OSError):  # what is left in the buffer would be written again at exit
+        sys.stdout.close()
+    told = unwritable(Path(failure.filename or "."), failure)
+    return _fail(str(told), told.exit_code)
+
+
+def _unexpected(error: Exception, verbose: bool) -> int:
+    import traceback
+
+    if type(error).__name__ == "OutOfMemoryError":
+        return _fail("out of accelerator memory\n  fix: lower batch_size, or set gradient_checkpointing: true", 1)
+    place = Path("luthier-error.log")
+    trace = "".join(traceback.format_exception(error))
+    if verbose:
+        return _fail(trace, 1)
+    try:
+        from luthier.secrets import redact
+
+        place.write_text(redact(trace), encoding="utf8")
+        kept = f"the traceback is in {place}"
+    except OSError:
+        kept = "run again with --verbose for the traceback"
+    return _fail(f"unexpected {type(error).__name__}: {error}\n  this is a defect in Luthier; {kept}", 1)

@@ -1,0 +1,254 @@
+"""What each verb of the command line does: call one part, print its result."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import RecipeError
+from luthier.recipe.loading import check_recipe, load_recipe
+from luthier.recipe.recipe import RecipeBase, json_schema
+
+
+def console(**arguments: Any) -> Any:
+    """A rich console on standard output that prints brackets as they are; wide enough for a table in a pipe."""
+    from rich.console import Console
+
+    shown = Console(highlight=False, markup=False, **arguments)
+    return (
+        shown if shown.is_terminal else Console(highlight=False, markup=False, width=max(shown.width, 110), **arguments)
+    )
+
+
+def init(arguments: argparse.Namespace) -> None:
+    from luthier.cli.starter import starter_recipe
+
+    place = Path(arguments.path)
+    if place.exists() and not arguments.force:
+        raise RecipeError("the file is there already", where=str(place), fix="name another one, or add --force")
+    from luthier.storage.files import write_text
+
+    write_text(place, starter_recipe(arguments.model, arguments.data, arguments.method))
+    console().print(f"wrote {place}; next: luthier validate {place}, luthier plan {place}, luthier run {place}")
+
+
+def validate(arguments: argparse.Namespace) -> None:
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    names = " → ".join(stage.name for stage in recipe.stage_list())
+    cells = ""
+    if recipe.compare is not None:
+        from luthier.recipe.grid import run_count
+
+        cells = f", {'a search' if recipe.compare.search else 'a grid'} of {run_count(recipe.compare)} runs"
+    console().print(f"{arguments.recipe} is valid: {names}{cells}", soft_wrap=True)
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    from luthier.cli.printing import print_plan
+    from luthier.compare.planning import plan_recipe
+    from luthier.progress import progress_display
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    with progress_display():
+        planned = plan_recipe(recipe, Path(arguments.output))
+    print_plan(planned, console())
+
+
+def run(arguments: argparse.Namespace) -> None:
+    _run_and_show(load_recipe(arguments.recipe, arguments.overrides), arguments)
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    folders = [Path(t) for t in arguments.targets if Path(t).is_dir()]
+    if len(folders) == len(arguments.targets):
+        _show_table(folders)
+        return
+    if len(arguments.targets) > 1:
+        raise RecipeError("give one recipe, or only run directories", where=" ".join(arguments.targets))
+    recipe = load_recipe(arguments.targets[0], arguments.overrides)
+    preset = _preset_settings(arguments)
+    if arguments.over or preset:
+        recipe = _with_comparison(recipe, arguments.over, preset)
+    if recipe.compare is None:
+        raise RecipeError(
+            "the recipe has nothing to compare",
+            where=arguments.targets[0],
+            fix="add a compare block, or --over stages.0.tune.method=full,lora --over seed=13,17, or --preset tuning",
+        )
+    _run_and_show(recipe, arguments)
+
+
+def _preset_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of the preset."""
+    from luthier.recipe.yaml_text import parse_value
+
+    given = {
+        "name": arguments.preset,
+        "methods": None if arguments.methods is None else parse_value(f"[{arguments.methods}]"),
+        "seeds": arguments.seeds,
+        "steps": arguments.budget_steps,
+        "minutes": arguments.budget_minutes,
+        "prefer": arguments.prefer,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _with_comparison(recipe: RecipeBase, over: list[str], preset: dict[str, Any]) -> RecipeBase:
+    """The recipe with the comparison of the command line in place of its own; a preset keeps what is not given."""
+    from luthier.recipe.yaml_text import dump_yaml, parse_value, parse_yaml
+
+    grid: dict[str, Any] = {}
+    for text in over:
+        key, equals, values = text.partition("=")
+        if not equals:
+            raise RecipeError(f"--over {text}: write KEY=A,B", fix="for example --over seed=13,17,23")
+        grid[key] = parse_value(f"[{values}]")
+    own = recipe.compare.preset if recipe.compare else None
+    if preset and own is None and "name" not in preset:
+        raise RecipeError(f"--{next(iter(preset))} is a setting of a preset", fix="add --preset tuning")
+    comparison: dict[str, Any] = {"over": grid}
+    if preset:
+        kept = own.model_dump(mode="json", exclude_unset=True) if own else {}
+        if {"steps", "minutes"} & preset.keys():
+            kept = {key: value for key, value in kept.items() if key not in ("steps", "minutes")}
+        comparison["preset"] = kept | preset
+    data = recipe.model_dump(mode="json", exclude_unset=True) | {"compare": comparison}
+    return check_recipe(parse_yaml(dump_yaml(data), "--preset" if preset else "--over"))
+
+
+def _run_and_show(recipe: RecipeBase, arguments: argparse.Namespace) -> None:
+    from luthier import api
+    from luthier.progress import progress_display, track
+    from luthier.recipe.grid import run_count
+
+    cells = run_count(recipe.compare)
+    with progress_display(not arguments.quiet), track(recipe.name, cells) as bar:
+
+        def on_cell(number: int, _count: int, factors: dict[str, Any]) -> None:
+            bar.update(
+                number,
+                ", ".join(str(v.get("name", v) if isinstance(v, dict) else v) for v in factors.values()),
+            )
+
+        record = api.run(recipe, output=arguments.output, on_cell=on_cell)
+        bar.update(cells, "finished")
+    _show_table([record.folder])
+    if not arguments.no_report:
+        from luthier.report.html import write_report
+
+        console().print(f"report: {write_report([record.folder])}", soft_wrap=True)
+    told = recipe.compare is not None and recipe.compare.chooses
+    for cell in [] if told else record.cells:
+        if cell.error:
+            console(stderr=True).print(f"failed: {cell.folder.name}: {cell.error}", markup=False, soft_wrap=True)
+
+
+def _show_table(folders: list[Path]) -> None:
+    from luthier.compare.cells import CHOSEN
+    from luthier.report.choice import recommend
+    from luthier.report.results import read_runs
+    from luthier.report.tables import comparison_table
+    from luthier.report.terminal import print_details, print_table
+
+    runs = read_runs(folders)
+    table = comparison_table(runs)
+    print_table(table, console())
+    print_details(table, console())
+    for run in runs:
+        choice = recommend(run)
+        if choice is None:
+            continue
+        console().print(f"{run.name}: {choice.lead}" if len(runs) > 1 else choice.lead, style="bold")
+        for text in choice.reasons:
+            console().print(text)
+        for label, reason in choice.left_out:
+            console().print(f"Left out: {label}: {reason}", soft_wrap=True)
+        if (run.folder / CHOSEN).exists():
+            console().print(f"to run it alone: luthier run {run.folder / CHOSEN}", soft_wrap=True)
+
+
+def report(arguments: argparse.Namespace) -> None:
+    from luthier.report.html import write_report
+
+    place = write_report([Path(r) for r in arguments.runs], Path(arguments.output) if arguments.output else None)
+    console().print(f"wrote {place}", soft_wrap=True)
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    from luthier.prediction.texts import predict_file, predict_texts
+    from luthier.progress import progress_display
+
+    _refuse_pair_of_file(arguments, "name the file's column of second texts as in training, `text_pair`")
+    with progress_display():
+        if arguments.text:
+            found = predict_texts(arguments.run, arguments.text, arguments.pair, batch_size=arguments.batch_size)
+        else:
+            found = predict_file(arguments.run, arguments.file, batch_size=arguments.batch_size)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
+    if arguments.output:
+        from luthier.storage.files import write_text
+
+        write_text(Path(arguments.output), lines)
+        console().print(f"wrote {len(found)} predictions to {arguments.output}", soft_wrap=True)
+    else:
+        sys.stdout.write(lines)
+
+
+def _refuse_pair_of_file(arguments: argparse.Namespace, fix: str) -> None:
+    if arguments.file is not None and arguments.pair is not None:
+        raise RecipeError("--pair is the second text of a --text, and --file was given", fix=fix)
+
+
+def embed(arguments: argparse.Namespace) -> None:
+    from luthier.prediction.embedding import embed_file, embed_texts
+    from luthier.progress import progress_display
+
+    _refuse_pair_of_file(arguments, "name the file's column of second texts with --pair-column")
+    options = {"batch_size": arguments.batch_size, "dtype": arguments.dtype}
+    with progress_display():
+        if arguments.text:
+            shape = embed_texts(arguments.run, arguments.text, arguments.output, arguments.pair, **options)
+        else:
+            columns = {"text": arguments.column, "text_pair": arguments.pair_column}
+            shape = embed_file(arguments.run, arguments.file, arguments.output, **columns, **options)
+    console().print(f"wrote {shape[0]} vectors of {shape[1]} numbers to {arguments.output}", soft_wrap=True)
+
+
+def export(arguments: argparse.Namespace) -> None:
+    from luthier.methods.export import export_prompt
+
+    place = export_prompt(arguments.run, arguments.to, overwrite=arguments.force)
+    console().print(f"wrote {place}; a task head that was trained with it is not part of the file", soft_wrap=True)
+
+
+def list_parts(arguments: argparse.Namespace) -> None:
+    from luthier.cli.explain import parts_table
+
+    for table in parts_table(arguments.kind):
+        console().print(table)
+
+
+def explain(arguments: argparse.Namespace) -> None:
+    from luthier.cli.explain import explanation
+
+    console().print(explanation(arguments.name))
+
+
+def doctor(_arguments: argparse.Namespace) -> None:
+    from luthier.cli.doctor import examine
+
+    console().print(examine())
+
+
+def schema(arguments: argparse.Namespace) -> None:
+    text = json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
+    if arguments.output:
+        from luthier.storage.files import write_text
+
+        write_text(Path(arguments.output), text)
+        console().print(f"wrote {arguments.output}")
+    else:
+        sys.stdout.write(text)

@@ -1,0 +1,148 @@
+"""Runs the cells of a comparison one after another, each as a run of its own, and writes down what was chosen."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.errors import LuthierError, RecipeError
+from luthier.recipe import RecipeBase, recipe_yaml
+from luthier.recipe.grid import cell_name, cell_recipe, cells, run_count
+from luthier.report.choice import recommend, validation_score_of
+from luthier.runs.runner import FAILED, GOES_ON, RunRecord, run_cell
+from luthier.storage.files import disk_failure, unwritable, write_json, write_text
+from luthier.training.watch import EndedEarlyError
+
+if TYPE_CHECKING:
+    from luthier.compare.search import Search
+
+logger = logging.getLogger(__name__)
+CHOSEN = "best.yaml"
+
+
+def run_comparison(
+    recipe: RecipeBase, folder: Path, on_cell: Callable[[int, int, dict[str, Any]], None] | None = None
+) -> RunRecord:
+    """Run a recipe's grid, preset or search; what was chosen is written to `best.yaml`. See `luthier.run`."""
+    assert recipe.compare is not None
+    record = RunRecord(folder)
+    count = run_count(recipe.compare)
+    made = _searched(recipe, folder) if recipe.compare.search else _gridded(recipe, folder)
+    for number, (factors, cell) in enumerate(made):
+        if on_cell:
+            on_cell(number, count, factors)
+        finished = cell()
+        finished.factors = factors
+        if all(finished.folder != earlier.folder for earlier in record.cells):
+            record.cells.append(finished)
+        if recipe.compare.chooses and finished.error is None:
+            _check_it_can_choose(finished)
+    if record.cells and all(cell.error for cell in record.cells):
+        raise LuthierError(
+            f"every cell of the grid failed; the first one said:\n{record.cells[0].error}", where=str(folder)
+        )
+    if recipe.compare.chooses:
+        _write_choice(recipe, folder)
+    return record
+
+
+def _gridded(recipe: RecipeBase, folder: Path) -> Iterator[tuple[dict[str, Any], Callable[[], RunRecord]]]:
+    """The factors of every cell of a grid, and how to run it."""
+    assert recipe.compare is not None
+    for factors in cells(recipe.compare):
+        yield factors, partial(_run_one, recipe, factors, folder)
+
+
+def _searched(recipe: RecipeBase, folder: Path) -> Iterator[tuple[dict[str, Any], Callable[[], RunRecord]]]:
+    """The factors of every trial of a search, and how to run it."""
+    from luthier.compare.search import Search
+
+    search = Search(recipe, folder)
+    for number in range(search.settings.trials):
+        factors = search.ask(number)
+        yield factors, partial(_run_trial, recipe, factors, folder, search, number)
+
+
+def _run_trial(recipe: RecipeBase, factors: dict[str, Any], folder: Path, search: Search, number: int) -> RunRecord:
+    place, pruned = folder / "cells" / cell_name(factors), search.was_pruned(number)
+    if pruned:
+        cell = RunRecord(place, error="ended early by the search", pruned=True)
+    else:
+        cell = _run_one(recipe, factors, folder, search.following)
+    found = validation_score_of([stage.metrics for stage in cell.stages]) if cell.error is None else None
+    score = found if found is not None and math.isfinite(found[1]) else None
+    search.finish(number, place, score, pruned=cell.pruned)
+    return cell
+
+
+def _run_one(
+    recipe: RecipeBase,
+    factors: dict[str, Any],
+    folder: Path,
+    around: Callable[[Path], AbstractContextManager[None]] = lambda _: nullcontext(),
+) -> RunRecord:
+    """Run one cell. What stops it is recorded, and says nothing about the others."""
+    place = folder / "cells" / cell_name(factors)
+    place.mkdir(parents=True, exist_ok=True)
+    write_json(place / "cell.json", {"factors": factors})
+    try:
+        made = cell_recipe(recipe, factors)
+    except RecipeError as error:
+        return _failed(place, {"error": error.what.partition("\n")[2] or error.what})
+    try:
+        with around(place):
+            return run_cell(made, place)
+    except EndedEarlyError as error:
+        for left in place.glob("*/checkpoints"):
+            shutil.rmtree(left, ignore_errors=True)
+        failure: dict[str, Any] = {"error": str(error), "pruned": True}
+    except LuthierError as error:
+        if error.exit_code in GOES_ON:
+            raise
+        failure = {"error": str(error)}
+    except Exception as error:
+        if (failure_to_write := disk_failure(error)) is not None:
+            raise unwritable(place, failure_to_write) from error
+        write_text(place / "traceback.txt", "".join(traceback.format_exception(error)))
+        failure = {
+            "error": f"unexpected {type(error).__name__}: {error}; the traceback is in {place / 'traceback.txt'}"
+        }
+    return _failed(place, failure)
+
+
+def _failed(place: Path, failure: dict[str, Any]) -> RunRecord:
+    logger.log(logging.INFO if "pruned" in failure else logging.ERROR, "%s: %s", place.name, failure["error"])
+    write_json(place / FAILED, failure)
+    return RunRecord(place, error=failure["error"], pruned="pruned" in failure)
+
+
+def _check_it_can_choose(cell: RunRecord) -> None:
+    """Stop at the first run that leaves nothing to choose by.
+
+    Raises:
+        RecipeError: no stage has a score on a validation split.
+    """
+    if validation_score_of([stage.metrics for stage in cell.stages]) is None:
+        raise RecipeError(
+            "the comparison chooses by validation score, and the run has none",
+            where=str(cell.folder),
+            fix="give data.validation or data.validation_fraction, and leave evaluate_every at `epoch` or a number",
+        )
+
+
+def _write_choice(recipe: RecipeBase, folder: Path) -> None:
+    """Write the recipe of what was chosen beside the run, ready to be run alone."""
+    choice, place = recommend(folder), folder / CHOSEN
+    if choice is None or choice.chosen is None:
+        place.unlink(missing_ok=True)
+        return
+    chosen = cell_recipe(recipe, choice.chosen.factors)
+    named = chosen.model_copy(update={"name": f"{recipe.name[:70].rstrip()}-best"})
+    write_text(place, recipe_yaml(named))

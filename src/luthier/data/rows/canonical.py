@@ -1,0 +1,192 @@
+"""Rows of any layout -> the columns of a task, with every unusable cell named."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from luthier.data.reading.readers import is_missing
+from luthier.data.schemas import TaskSchema
+from luthier.data.table import Problems, listing, shorten
+from luthier.errors import DataError, nearest
+
+Columns = Mapping[str, str | list[str]]
+Cell = Callable[[Any], Any]
+_COMPANIONS = ("group", "candidate", "question", "choices")
+_TEXTS = {"candidate", "text", "text_pair", "context", "question", "prompt", "response"}
+
+
+class BadCellError(ValueError):
+    """A cell that the task can't use; the message says why."""
+
+
+def wanted_columns(
+    schema: TaskSchema, mapping: Columns, labelled: bool, read: Sequence[str]
+) -> dict[str, str | list[str]]:
+    """Canonical column -> column of the table: those that are read of every row, the label, and what a known set has
+    beside them."""
+    needed = list(read)
+    if schema.label_column and labelled:
+        needed.append(schema.label_column)
+    beside = [name for name in _COMPANIONS if name in mapping and name not in needed]
+    return {name: mapping.get(name, name) for name in needed + beside}
+
+
+def check_columns(wanted: Columns, present: list[str], where: str) -> None:
+    """Raises:
+    DataError: a column is missing; names the nearest one there is.
+    """
+    for canonical, source in wanted.items():
+        for name in [source] if isinstance(source, str) else source:
+            if name not in present:
+                guess = nearest(name, present)
+                hint = f"did you mean {guess!r}? " if guess else ""
+                raise DataError(
+                    f"there is no column {name!r}",
+                    where=where,
+                    fix=f"{hint}the columns are: {listing(present)}; name yours with `{canonical}: COLUMN`",
+                )
+
+
+def canonical_row(
+    schema: TaskSchema, record: Mapping[str, Any], wanted: Columns
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """One row in canonical columns, class labels still as text, and its problems as (column, message)."""
+    row: dict[str, Any] = {}
+    problems = []
+    for canonical, source in wanted.items():
+        value = record[source] if isinstance(source, str) else [record[name] for name in source]
+        try:
+            cell = as_score if canonical == "label" and schema.name == "regression" else _CELLS[canonical]
+            row[canonical] = cell(value)
+        except BadCellError as error:
+            problems.append((source if isinstance(source, str) else ", ".join(source), str(error)))
+    if not problems:
+        problems = _check_together(row, wanted)
+    return row, problems
+
+
+def note(problems: Problems, place: str, found: list[tuple[str, str]]) -> None:
+    """Add a row's problems to those of its source."""
+    for column, message in found:
+        problems.add(f"{place}, column {column!r}", message)
+
+
+def as_text(value: Any) -> str:
+    """A cell that has to hold text."""
+    if is_missing(value):
+        raise BadCellError("is missing")
+    if not isinstance(value, str):
+        raise BadCellError(f"holds {shorten(value)}, which is not text")
+    if not value.strip():
+        raise BadCellError("holds no text")
+    return whole_characters(value)
+
+
+def whole_characters(text: str) -> str:
+    """The text, if it can be written as UTF-8.
+
+    Raises:
+        BadCellError: it holds half of a surrogate pair, as the escape \\ud800 alone in JSON does.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])
+        raise BadCellError(
+            f"holds {shorten(text)}, where {half} is half a character: the other half of its surrogate pair is missing"
+        ) from error
+    return text
+
+
+def as_label(value: Any) -> str:
+    """A label as text: 1, 1.0 and "1" are the same, and so are True and "True"."""
+    if is_missing(value) or (isinstance(value, str) and not value.strip()):
+        raise BadCellError("has no label")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, str | int | float):
+        raise BadCellError(f"holds {shorten(value)}, which is no label")
+    return whole_characters(str(value).strip())
+
+
+def as_score(value: Any) -> float:
+    """A finite number."""
+    try:
+        score = math.nan if is_missing(value) or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        score = math.nan
+    if not math.isfinite(score):
+        raise BadCellError(f"holds {shorten(value)}, which is not a finite number")
+    return score
+
+
+def _as_words(value: Any) -> list[str]:
+    words: Any = value.split() if isinstance(value, str) else value
+    if not isinstance(words, list) or not words:
+        raise BadCellError("holds no words" if not is_missing(value) else "is missing")
+    bad = [word for word in words if not isinstance(word, str) or not word.strip()]
+    if bad:
+        raise BadCellError(f"holds {shorten(bad[0])}, which is no word")
+    return [whole_characters(word) for word in words]
+
+
+def _as_tags(value: Any) -> list[str]:
+    tags: Any = value.split() if isinstance(value, str) else value
+    if not isinstance(tags, list):
+        raise BadCellError("holds no list of labels")
+    return [as_label(tag) for tag in tags]
+
+
+def _as_choices(value: Any) -> list[str]:
+    if not isinstance(value, list) or len(value) < 2:
+        raise BadCellError(f"holds {shorten(value)}, which is no list of two or more choices")
+    return [as_text(choice) for choice in value]
+
+
+def _as_answers(value: Any) -> dict[str, list[Any]]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise BadCellError(f"is not valid JSON: {error.msg}") from error
+    if isinstance(value, list) and all(isinstance(one, dict) for one in value):
+        starts = [one.get("answer_start", one.get("start")) for one in value]
+        value = {"text": [one.get("text") for one in value], "answer_start": starts}
+    if not isinstance(value, dict) or not isinstance(value.get("text"), list):
+        raise BadCellError("does not hold {text: [...], answer_start: [...]}")
+    texts: list[Any] = value["text"]
+    places: Any = value.get("answer_start")
+    if not isinstance(places, list) or len(places) != len(texts):
+        raise BadCellError("needs one `answer_start` for every `text`")
+    if not all(isinstance(start, int) and start >= 0 for start in places):
+        raise BadCellError("holds an `answer_start` that is no position in the context")
+    return {"text": [as_text(text) for text in texts], "answer_start": [int(start) for start in places]}
+
+
+def _check_together(row: Mapping[str, Any], wanted: Columns) -> list[tuple[str, str]]:
+    if "tags" in row and len(row["tags"]) != len(row["tokens"]):
+        return [(str(wanted["tags"]), f"has {len(row['tags'])} labels for {len(row['tokens'])} words")]
+    if "answers" in row:
+        for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True):
+            if row["context"][start : start + len(text)] != text:
+                return [
+                    (str(wanted["answers"]), f"the answer {shorten(text)} is not at character {start} of the context")
+                ]
+    return []
+
+
+def _as_is(value: Any) -> str:
+    return whole_characters(str(value))
+
+
+_CELLS: dict[str, Cell] = dict.fromkeys(_TEXTS, as_text) | {
+    "label": as_label,
+    "tokens": _as_words,
+    "tags": _as_tags,
+    "choices": _as_choices,
+    "answers": _as_answers,
+    "group": _as_is,
+}

@@ -1,0 +1,123 @@
+"""Label texts <-> ids: one map for all splits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from decimal import Decimal
+
+from luthier.data.catalogue.known_set import KnownSet
+from luthier.data.settings import DataSettings
+from luthier.data.table import Problems, listing
+from luthier.errors import DataError, nearest
+
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]{1,4})?", re.ASCII | re.IGNORECASE)
+_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))(\.0)?", re.ASCII)
+
+
+def relabelled(value: str, known: Mapping[str, str], user: Mapping[str, str]) -> str:
+    """A label of a file, in the set's own words, then in the user's."""
+    for names in (known, user):
+        value = names.get(spelled_as(value, names) or value, value)
+    return value
+
+
+def spelled_as(label: str, known: Collection[str]) -> str | None:
+    """The known label that a label means: itself, or the whole number that it writes in another way (1 as 1.0, as
+    tables with missing cells do); None where there is none.
+
+    Among labels with decimals, such as versions, 1 and 1.0 are two.
+    """
+    if label in known:
+        return label
+    whole = _WHOLE.fullmatch(label)
+    if whole is None:
+        return None
+    other = whole[1] if whole[2] else f"{label}.0"
+    return other if other in known and not _has_decimals(known) else None
+
+
+def _has_decimals(labels: Iterable[str]) -> bool:
+    return any(_NUMBER.fullmatch(label) and not _WHOLE.fullmatch(label) and "." in label for label in labels)
+
+
+def declared_labels(
+    settings: DataSettings, known: KnownSet | None, from_source: Sequence[str] | None
+) -> list[str] | None:
+    """All labels, as far as they are known without looking at rows: the user's, the set's, or the source's own."""
+    if settings.labels:
+        return list(settings.labels)
+    own = list(known.labels) if known and known.labels and settings.label is None else list(from_source or [])
+    if not own:
+        return None
+    known_map = known.label_map if known else {}
+    return list(dict.fromkeys(relabelled(label, known_map, settings.label_map or {}) for label in own))
+
+
+def sorted_labels(values: Iterable[str], *, tags: bool) -> list[str]:
+    """Labels found in rows, each once, in an order that depends on nothing but the labels themselves: by number where
+    all are numbers, else as text; tags with O first and every B- with its I-.
+
+    Of a whole number that is written as 1 and as 1.0, the first is kept (see `spelled_as`).
+    """
+    found = set(values)
+    if not _has_decimals(found):
+        found -= {f"{label}.0" for label in found if "." not in label and _WHOLE.fullmatch(label)}
+    kinds = sorted({tag[2:] for tag in found if tag.startswith(("B-", "I-"))}) if tags else []
+    if kinds:
+        others = sorted(tag for tag in found if not tag.startswith(("B-", "I-")) and tag != "O")
+        return ["O", *(f"{mark}-{kind}" for kind in kinds for mark in "BI"), *others]
+    if all(_NUMBER.fullmatch(label) for label in found):
+        return sorted(found, key=lambda label: (Decimal(label), label))
+    return sorted(found)
+
+
+def equal_numbers(labels: Iterable[str]) -> list[list[str]]:
+    """Labels that are the same number, written differently, each group in order."""
+    groups: dict[Decimal, list[str]] = {}
+    for label in labels:
+        if _NUMBER.fullmatch(label):
+            groups.setdefault(Decimal(label), []).append(label)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def check_labels(labels: Sequence[str], where: str) -> None:
+    """Raises:
+    DataError: there are fewer than two labels, so that nothing can be learned.
+    """
+    if len(labels) < 2:
+        raise DataError(
+            f"the examples have only one label: {listing(map(repr, labels))}",
+            where=where,
+            fix="give examples of at least two labels, or name them all with `labels`",
+        )
+
+
+class LabelIds:
+    """Ids of the labels.
+
+    Args:
+        labels: in the order of their ids.
+
+    Attributes:
+        respelled: label of a row -> the label that it was taken for, where the two are written differently.
+    """
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.labels = list(labels)
+        self.respelled: dict[str, str] = {}
+        self._ids = {label: i for i, label in enumerate(labels)}
+
+    def of(self, label: str, place: str, column: str, problems: Problems) -> int:
+        """The label's id; an unknown label is noted as a problem and gets -1."""
+        if label in self._ids:
+            return self._ids[label]
+        meant = self.respelled.get(label) or spelled_as(label, self._ids)
+        if meant is not None:
+            self.respelled[label] = meant
+            return self._ids[meant]
+        guess = nearest(label, self.labels)
+        hint = f"; did you mean {guess!r}?" if guess else ""
+        known = listing(map(repr, self.labels))
+        problems.add(f"{place}, column {column!r}", f"the label {label!r} is not one of {known}{hint}")
+        return -1

@@ -1,0 +1,320 @@
+"""What a source string names, and its bytes. Nothing here imports the package that holds a file, or runs its code."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, cast
+
+from luthier.data.table import listing
+from luthier.errors import DataError, nearest
+
+DATA_VARIABLE = "LUTHIER_DATA"
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".txt": "txt",
+    ".conll": "conll",
+}
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_DAMAGED = (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, RuntimeError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """One file on this machine, or one member of an archive.
+
+    Attributes:
+        path: the file.
+        member: path inside the archive, or None.
+        name: the source as the user wrote it.
+    """
+
+    path: Path
+    member: str | None
+    name: str
+
+    @property
+    def format(self) -> str | None:
+        """Format by the name of the file, or None."""
+        name = (self.member or self.path.name).lower().removesuffix(".gz")
+        return FORMATS.get(PurePosixPath(name).suffix)
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """The decompressed bytes.
+
+        Raises:
+            DataError: the file can't be read, or the archive is damaged or has no such member.
+        """
+        try:
+            with contextlib.ExitStack() as stack:
+                yield self._open(stack)
+        except _DAMAGED as error:
+            raise DataError(
+                f"can't be read: {error}", where=self.name, fix="is the file whole, and readable?"
+            ) from error
+
+    def read(self) -> bytes:
+        """All decompressed bytes; raises as `open` does."""
+        with self.open() as stream:
+            return stream.read()
+
+    def _open(self, stack: contextlib.ExitStack) -> IO[bytes]:
+        name = (self.member or self.path.name).lower()
+        stream: IO[bytes] = stack.enter_context(self.path.open("rb"))
+        if self.member is not None:
+            stream = stack.enter_context(_open_member(stack, stream, self.path, self.member, self.name))
+        return cast("IO[bytes]", stack.enter_context(gzip.open(stream))) if name.endswith(".gz") else stream
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A data set on the Hugging Face Hub."""
+
+    id: str
+    config: str | None
+    revision: str | None
+    split: str | None
+    name: str
+
+
+@dataclass(frozen=True)
+class SetSource:
+    """A set that the catalogue knows: `data/...` under the data folder, or `glue/...`, `superglue/...` on the Hub."""
+
+    set: str
+    split: str | None
+    name: str
+
+
+Source = FileSource | HubSource | SetSource
+
+
+def resolve(source: str) -> Source:
+    """What a source string names.
+
+    Raises:
+        DataError: it names nothing that can be found, or a path outside its place.
+    """
+    if source.startswith("package:"):
+        return _in_package(source)
+    if source.startswith("data:"):
+        return _in_data_folder(source)
+    if source.startswith("hub:"):
+        return _on_hub(source)
+    known = _known_short_name(source)
+    if known:
+        return known
+    file = _local(source)
+    if file:
+        return file
+    if _HUB_ID.fullmatch(re.split(r"[:@#]", source)[0]) and "/" in source:
+        return _on_hub(source)
+    raise DataError(
+        "there is no such file",
+        where=source,
+        fix="give a file, `package:NAME/path`, `data:SET`, or a data set on the Hub as `hub:ID`",
+    )
+
+
+def data_folder(wanted: str) -> Path:
+    """The folder named by `LUTHIER_DATA`.
+
+    Raises:
+        DataError: the variable is not set or names no folder; says which set was looked for.
+    """
+    value = os.environ.get(DATA_VARIABLE)
+    if not value:
+        raise DataError(
+            f"the environment variable {DATA_VARIABLE} is not set, so the set can't be looked for",
+            where=wanted,
+            fix=f"set {DATA_VARIABLE} to the folder that holds the sets; docs/data.md tells where each comes from",
+        )
+    folder = Path(value)
+    if not folder.is_dir():
+        raise DataError(f"{DATA_VARIABLE} names {value}, which is not a folder", where=wanted)
+    return folder
+
+
+def inside(folder: Path, relative: str, name: str) -> Path:
+    """`folder/relative`, which may not lead out of the folder, not even through a link.
+
+    Raises:
+        DataError: it does.
+    """
+    _refuse_outside(relative, name)
+    path = folder / relative
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{relative!r} leads out of {folder}", where=name, fix="name a file inside it")
+    return path
+
+
+def digest(source: FileSource) -> str:
+    """sha256 of the file's decompressed bytes, in hex."""
+    total = hashlib.sha256()
+    with source.open() as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            total.update(block)
+    return total.hexdigest()
+
+
+def _refuse_outside(relative: str, name: str) -> None:
+    parts = re.split(r"[/\\]", relative)
+    if ".." in parts or relative.startswith(("/", "\\", "~")) or re.match(r"[A-Za-z]:", relative) or "\0" in relative:
+        raise DataError(
+            f"the path {relative!r} is refused: it leads out of its place", where=name, fix="use a path without `..`"
+        )
+
+
+def _split_member(text: str) -> tuple[str, str | None]:
+    path, mark, member = text.partition("!")
+    return (path, member) if mark else (text, None)
+
+
+def _file(path: Path, member: str | None, name: str) -> FileSource:
+    if path.is_dir():
+        inside_it = sorted(p.name for p in path.iterdir())
+        raise DataError("is a folder, not a file", where=name, fix=f"name one of its files: {listing(inside_it)}")
+    if not path.is_file():
+        siblings = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+        guess = nearest(path.name, siblings)
+        raise DataError("there is no such file", where=name, fix=f"did you mean {guess!r}?" if guess else None)
+    archive = path.name.lower().endswith(_ARCHIVES)
+    if member is not None:
+        if not archive:
+            raise DataError(f"{path.name} is no zip or tar archive, so it has no members", where=name)
+        _refuse_outside(member, name)
+    elif archive:
+        raise DataError("is an archive", where=name, fix=f"name the file inside it: {name}!path/in/archive.csv")
+    return FileSource(path, member, name)
+
+
+def _local(source: str) -> FileSource | None:
+    text, member = _split_member(source)
+    path = Path(text).expanduser()
+    suffix = path.name.lower().removesuffix(".gz")
+    looks_like_a_file = suffix.endswith((*FORMATS, *_ARCHIVES)) or text.startswith(("/", "./", "../", "~"))
+    return _file(path, member, source) if path.exists() or looks_like_a_file else None
+
+
+def _in_package(source: str) -> FileSource:
+    text, member = _split_member(source.removeprefix("package:"))
+    package, _, relative = text.partition("/")
+    if not package or not relative:
+        raise DataError("names no file in the package", where=source, fix="write package:NAME/path/to/file.csv")
+    folder = _package_folder(package)
+    if folder is None:
+        raise DataError(
+            f"there is no installed package called {package!r}", where=source, fix=f"install it: pip install {package}"
+        )
+    return _file(inside(folder, relative, source), member, source)
+
+
+def _package_folder(package: str) -> Path | None:
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*|_[\w]*", package):
+        return None
+    module = package if package.isidentifier() else None
+    if module is None:
+        wanted = re.sub(r"[-_.]+", "-", package).lower()
+        for name, owners in importlib.metadata.packages_distributions().items():
+            if wanted in {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners}:
+                module = name
+                break
+    spec = importlib.util.find_spec(module) if module else None
+    places = list(spec.submodule_search_locations or []) if spec else []
+    return Path(places[0]) if places else None
+
+
+def _in_data_folder(source: str) -> Source:
+    from luthier.data.catalogue.lookup import is_known
+
+    text, _, split = source.removeprefix("data:").partition("#")
+    text, member = _split_member(text)
+    _refuse_outside(text, source)
+    folder = data_folder(source)
+    name = text.strip("/")
+    top = folder / name.partition("/")[0]
+    if not name or not top.is_dir():
+        known = sorted(p.name for p in folder.iterdir() if p.is_dir())
+        guess = nearest(top.name, known) if name else None
+        raise DataError(
+            f"there is no set {top.name!r} under {folder}" if name else "names no set",
+            where=source,
+            fix=f"did you mean {guess!r}?" if guess else f"known: {listing(known)}",
+        )
+    if is_known(f"data/{name}") and member is None:
+        return SetSource(f"data/{name}", split or None, source)
+    path = inside(top, name.partition("/")[2], source)
+    if path.is_dir():
+        raise DataError(
+            "is a folder whose layout is not known", where=source, fix=f"name a file in it: {listing(_files_in(path))}"
+        )
+    return _file(path, member, source)
+
+
+def _files_in(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != "SOURCE.txt")
+
+
+def _on_hub(source: str) -> HubSource | SetSource:
+    text, _, split = source.removeprefix("hub:").partition("#")
+    text, _, revision = text.partition("@")
+    name, _, config = text.partition(":")
+    if not _HUB_ID.fullmatch(name):
+        raise DataError(
+            f"{name!r} is no Hub id", where=source, fix="write hub:ID, hub:ID:config, or hub:ID:config@revision"
+        )
+    return HubSource(name, config or None, revision or None, split or None, source)
+
+
+def _known_short_name(source: str) -> SetSource | None:
+    from luthier.data.catalogue.lookup import is_known
+
+    text, _, split = source.partition("#")
+    name = text.lower().replace("super_glue", "superglue").replace(":", "/")
+    if name.startswith(("glue/", "superglue/")) and is_known(name):
+        return SetSource(name, split or None, source)
+    return None
+
+
+def _open_member(
+    stack: contextlib.ExitStack, stream: IO[bytes], path: Path, member: str, name: str
+) -> contextlib.AbstractContextManager[IO[bytes]]:
+    if path.name.lower().endswith(".zip"):
+        bundle = stack.enter_context(zipfile.ZipFile(stream))
+        names = [info.filename for info in bundle.infolist() if not info.is_dir()]
+        if member not in names:
+            raise _no_member(member, names, name)
+        return bundle.open(member)
+    tar = stack.enter_context(tarfile.open(fileobj=stream))  # noqa: SIM115
+    names = [info.name for info in tar.getmembers() if info.isfile()]
+    found = tar.extractfile(member) if member in names else None
+    if found is None:
+        raise _no_member(member, names, name)
+    return found
+
+
+def _no_member(member: str, names: list[str], name: str) -> DataError:
+    guess = nearest(member, names)
+    return DataError(
+        f"the archive has no file {member!r}",
+        where=name,
+        fix=f"did you mean {guess!r}?" if guess else f"it holds: {listing(names)}",
+    )

@@ -1,0 +1,243 @@
+"""From the origin of a split to its rows in canonical columns, labels still as text."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.data.catalogue.known_set import Files
+from luthier.data.reading.layouts import LAYOUTS, shape
+from luthier.data.reading.readers import ReadOptions, is_missing, read_table
+from luthier.data.rows.canonical import Columns, canonical_row, check_columns, note, wanted_columns
+from luthier.data.rows.labels import relabelled
+from luthier.data.rows.subsets import cut_shares
+from luthier.data.schemas import SCHEMAS, TaskSchema, TrainedOn, infer_task
+from luthier.data.settings import DataSettings
+from luthier.data.sources.hub import read_hub_split
+from luthier.data.sources.origins import Origin
+from luthier.data.table import Problems, Table
+from luthier.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class RawSplit:
+    """A split as it was read.
+
+    Attributes:
+        origin: where it comes from.
+        table: all rows of its file or files.
+        kept: 0-based indices of the rows that belong to the split.
+        note: what the user should know about how it was made.
+    """
+
+    origin: Origin
+    table: Table
+    kept: list[int]
+    note: str = ""
+
+
+@dataclass
+class Rows:
+    """Rows of a split in canonical columns.
+
+    Attributes:
+        columns: canonical column -> values; labels as text; `row` counts the rows of the file from 1.
+        label_column: column of the file that the labels are in.
+        places: row and line of every row, for messages.
+        where: name of the source.
+        note: as in RawSplit.
+    """
+
+    columns: dict[str, list[Any]]
+    label_column: str
+    places: list[str]
+    where: str
+    note: str = ""
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def select(self, indices: list[int], note: str | None = None) -> Rows:
+        """The rows at 0-based indices."""
+        columns = {name: [values[i] for i in indices] for name, values in self.columns.items()}
+        places = [self.places[i] for i in indices]
+        return Rows(columns, self.label_column, places, self.where, self.note if note is None else note)
+
+
+def options_of(settings: DataSettings) -> ReadOptions:
+    """How the user's own files are read."""
+    return ReadOptions(
+        format=settings.format,
+        delimiter=settings.delimiter,
+        column_names=tuple(settings.column_names) if settings.column_names else None,
+        encoding=settings.encoding,
+        max_line_bytes=round(settings.max_line_megabytes * 1e6),
+    )
+
+
+def read_origin(origin: Origin, settings: DataSettings) -> RawSplit | None:
+    """All rows of a split's origin; None where `source` brings no such split.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    known = origin.known
+    if origin.hub is not None:
+        table = read_hub_split(origin)
+        if table is None:
+            return None
+        table = shape(known.derive if known else None, table)
+    elif origin.file is not None:
+        table = read_table(origin.file, options_of(settings))
+    else:
+        table = _read_set(origin)
+    notes = [known.note] if known and known.note else []
+    kept = list(range(len(table)))
+    if origin.cut and known and known.cut:
+        kept = cut_shares(len(table), known.cut, origin.name)[origin.cut]
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in known.cut.items())
+        notes.append(f"there is no official split: cut with a fixed seed into {shares}")
+    return RawSplit(origin, table, kept, "; ".join(notes))
+
+
+def _read_set(origin: Origin) -> Table:
+    known, split = origin.known, origin.split
+    layout = known.splits[split] if known and split else None
+    if known is None or not isinstance(layout, Files):
+        raise DataError("the set has no files", where=origin.name)
+    if layout.layout is not None:
+        table = LAYOUTS[layout.layout](origin.files, layout)
+    else:
+        options = ReadOptions(format=layout.format, column_names=layout.columns)
+        table = _joined([read_table(file, options) for file in origin.files])
+    return shape(known.derive, table)
+
+
+def _joined(tables: list[Table]) -> Table:
+    first = tables[0]
+    if len(tables) == 1:
+        return first
+    columns = {name: [value for table in tables for value in table.columns[name]] for name in first.columns}
+    return Table(first.name, columns)
+
+
+def column_mapping(origin: Origin, settings: DataSettings, *, user_files: bool) -> Columns:
+    """Canonical column -> column of the origin's table.
+
+    Args:
+        origin: where the rows come from.
+        settings: the user's column names.
+        user_files: whether any split is the user's own; if so, the user's names are meant for those, and a known set
+            keeps its own.
+    """
+    user = settings.columns()
+    if origin.known is None:
+        return user
+    return dict(origin.known.columns) | ({} if user_files else user)
+
+
+def choose_schema(
+    raw: RawSplit, mapping: Columns, settings: DataSettings, trained: TrainedOn | None = None
+) -> TaskSchema:
+    """The user's task, the known set's, that of a trained model whose columns are there, or the one that the columns
+    fit.
+
+    Raises:
+        DataError: the columns fit none.
+    """
+    if settings.task is not None:
+        return SCHEMAS[settings.task]
+    known = raw.origin.known
+    if known is not None and not settings.columns():
+        return SCHEMAS[known.task]
+    present = set(raw.table.columns)
+    if trained is not None and _has(present, mapping, trained.columns) and not settings.as_text:
+        return SCHEMAS[trained.task]
+    canonical = {name for name, source in mapping.items() if isinstance(source, list) or source in present}
+    canonical |= present - {source for source in mapping.values() if isinstance(source, str)}
+    if not settings.labelled:
+        canonical.add("label")
+    named = set(mapping) - {"group"}
+    task = infer_task(canonical | named, named)
+    if task is None:
+        raise DataError(
+            f"the columns fit no task: {', '.join(raw.table.columns)}",
+            where=raw.origin.name,
+            fix="name them, as in `text: sentence` and `label: polarity`, or set `task`",
+        )
+    if task in ("single_sentence", "pair") and settings.labelled and not settings.labels:
+        column = mapping.get("label", "label")
+        if isinstance(column, str) and _holds_scores(raw.table.columns.get(column, [])):
+            _log.info("%s: column %r holds fractions, so the task is regression", raw.origin.name, column)
+            task = "regression"
+    return SCHEMAS[task]
+
+
+def _has(present: set[str], mapping: Columns, wanted: Sequence[str]) -> bool:
+    """Whether a table has the canonical columns."""
+    sources = [mapping.get(name, name) for name in wanted]
+    return all(name in present for source in sources for name in ([source] if isinstance(source, str) else source))
+
+
+def _holds_scores(values: list[Any]) -> bool:
+    numbers = []
+    for value in values:
+        try:
+            numbers.append(float(value))
+        except (TypeError, ValueError, OverflowError):
+            return False
+    return any(math.isfinite(number) and not number.is_integer() for number in numbers)
+
+
+def canonical_rows(
+    raw: RawSplit, schema: TaskSchema, mapping: Columns, settings: DataSettings, read: Sequence[str]
+) -> Rows | None:
+    """The split's rows in the canonical columns that are read, with their labels; None for an optional split whose
+    labels are all hidden.
+
+    Raises:
+        DataError: a column is missing, or cells can't be used; lists them by row.
+    """
+    table, origin = raw.table, raw.origin
+    wanted = wanted_columns(schema, mapping, settings.labelled, read)
+    check_columns(wanted, list(table.columns), table.name)
+    label = str(wanted.get(schema.label_column or "", ""))
+    if origin.optional and label in table.columns and all(is_missing(value) for value in table.columns[label]):
+        _log.info("%s: the labels of split %r are hidden, so it is left out", origin.name, origin.split)
+        return None
+    problems, kept, rows = Problems(table.name), [], []
+    skips = origin.known is not None and origin.known.skips_unusable
+    for index in raw.kept:
+        row, found = canonical_row(schema, table.record(index), wanted)
+        if found:
+            note(problems, table.place(index), found)
+        if not found or not skips:
+            kept.append(index)
+            rows.append(row)
+    if not skips:
+        problems.raise_if_any("correct or remove these rows")
+    columns: dict[str, list[Any]] = {"row": [index + 1 for index in kept]}
+    columns |= {name: [row[name] for row in rows] for name in wanted}
+    left_out = f"{problems.count} rows without text left out" if problems.count else ""
+    said = "; ".join(part for part in (raw.note, left_out) if part)
+    done = Rows(columns, label, [table.place(index) for index in kept], table.name, said)
+    _relabel(done, schema, origin, settings)
+    return done
+
+
+def _relabel(rows: Rows, schema: TaskSchema, origin: Origin, settings: DataSettings) -> None:
+    column = schema.label_column
+    if not schema.has_classes or column is None or column not in rows.columns:
+        return
+    values = rows.columns[column]
+    known = origin.known.label_map if origin.known and settings.label is None else {}
+    user = settings.label_map or {}
+    if column == "tags":
+        rows.columns[column] = [[relabelled(tag, known, user) for tag in row] for row in values]
+    else:
+        rows.columns[column] = [relabelled(value, known, user) for value in values]

@@ -1,0 +1,58 @@
+"""Checked examples of one task, as everything above the data sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from luthier.data.schemas import TaskSchema
+from luthier.data.text_form import TextForm
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """What a split holds, for plans and reports.
+
+    Attributes:
+        rows: number of examples; None for a stream.
+        label_counts: label -> examples (token labels: words) that carry it.
+        source: as the user wrote it.
+        note: how the split was made, where that is not plain.
+    """
+
+    rows: int | None
+    label_counts: dict[str, int]
+    source: str
+    note: str
+
+
+@dataclass
+class TaskData:
+    """Checked examples.
+
+    Attributes:
+        schema: what the examples are.
+        splits: `datasets.Dataset` by split, `ShuffledStream` for streamed training, in canonical columns: those of the
+            schema, `label` (int64 id, or float32 score) where labelled, and `row`, the number in its file from 1.
+        labels: label names in the order of their ids; empty where the task has none.
+        metrics: metric names, the primary one first.
+        fingerprint: sha256 over the sources and the settings.
+        summary: per split.
+        form: how the task is posed as text, or None.
+        columns: canonical columns that a model reads, and what the training file, or the only one there is, calls
+            them; those that the prompt shows, where the task is posed as text.
+    """
+
+    schema: TaskSchema
+    splits: dict[str, Any]
+    labels: list[str]
+    metrics: tuple[str, ...]
+    fingerprint: str
+    summary: dict[str, SplitSummary] = field(default_factory=dict)
+    form: TextForm | None = None
+    columns: dict[str, str | list[str]] = field(default_factory=dict)
+
+    @property
+    def encoded_schema(self) -> str:
+        """The schema of the rows that a model is fed: that of the task, or of prompts with responses."""
+        return str(self.schema.name) if self.form is None else "prompt_response"

@@ -1,0 +1,229 @@
+"""A tuned prompt or prefix as one plain safetensors file, for engines that serve models without PEFT.
+
+The layout is that of docs/interchange.md. Shapes: L vectors of the prompt or columns of the prefix, D width of the
+token embeddings, N layers, G key/value heads, d width of a head.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from luthier.errors import ModelError, WorkspaceError
+from luthier.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter
+from luthier.models.card import ModelCard, read_card
+from luthier.models.manifest import verify_manifest
+from luthier.models.references import resolve
+from luthier.models.safety import check_configs, check_links
+from luthier.models.tensors import check_safetensors, read_json
+from luthier.peft_bridge.adapter_types import ADAPTER_TYPES
+from luthier.registry import discover
+from luthier.storage.files import write_bytes
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+ENTRY = "luthier"
+PROMPT_EMBEDDINGS = "prompt_embeddings"
+_WHOLE = "serve or share its own folder, which holds the whole model"
+LOAD_IT = "serve it with transformers and PEFT: `import luthier`, then PeftModel.from_pretrained(base, folder)"
+_AS_SAVED = "give the engine the adapter's own folder, which is as PEFT saves it"
+_REFUSED = {
+    "LORA": ("it adds to the model's weights and has no prompt", _AS_SAVED),
+    "IA3": ("it rescales activations and has no prompt", _AS_SAVED),
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What the file will hold.
+
+    Attributes:
+        kind: "prompt" or "prefix".
+        tensors: by name.
+        length: L.
+        first_position: position of the text's first token, in models that count positions.
+        more: further entries of the metadata.
+    """
+
+    kind: str
+    tensors: Mapping[str, Tensor]
+    length: int
+    first_position: int
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+def export_prompt(run: str | Path, file: str | Path, *, overwrite: bool = False) -> Path:
+    """Write a tuned prompt (`embeddings`, (L, D)) or prefix (`key` and `value`, each (N, G, L, d)) to one file.
+
+    A residual prompt, and a prefix that a network makes, are folded first. The task head is not written.
+
+    Args:
+        run: a run, cell, stage or model directory whose method is prompt, p_tuning, residual_prompt, prefix or
+            task_prefix.
+        file: a safetensors file; it appears whole or not at all.
+        overwrite: replace the file if it is there.
+
+    Returns:
+        The file's place.
+
+    Raises:
+        ModelError: the directory holds no tuned model, is damaged, or was tuned by a method without prompt or prefix.
+        WorkspaceError: the file is there already, or can't be written.
+    """
+    place = Path(file).expanduser()
+    _check_place(place, overwrite)
+    folder = _adapter_folder(run)
+    card, config = read_card(folder), read_json(folder / ADAPTER_CONFIG)
+    check_safetensors(folder / ADAPTER_WEIGHTS)
+    read = _reader(str(config.get("peft_type")))
+    if read is None:
+        raise _refusal(str(config.get("peft_type")), card, folder)
+    from safetensors.torch import load_file
+
+    state = load_file(folder / ADAPTER_WEIGHTS)
+    found = read(state, config, card, folder)
+    _write(place, found, _about(found, card, state))
+    return place
+
+
+def _adapter_folder(run: str | Path) -> Path:
+    source = resolve(str(run))
+    folder = source.path
+    if source.kind != "artifact" or folder is None:
+        raise ModelError(
+            "there is no model that Luthier tuned here",
+            where=str(run),
+            fix="name a finished run, a stage of it, or the stage's `model` folder",
+        )
+    check_links(folder)
+    verify_manifest(folder)
+    check_configs(folder)
+    if not is_adapter(folder):
+        name = _method_name(read_card(folder)) or "this model"
+        if name == "shared_encoder":
+            raise ModelError(
+                "a shared encoder can't be exported as one prompt or prefix: it combines the prefixes of its tasks",
+                where=str(folder),
+                fix="use `luthier embed` or `luthier predict` on the run, or luthier.tuning.SharedEncoder.load(folder)",
+            )
+        raise ModelError(
+            f"{name} can't be exported as a prompt or prefix: it has neither, its own weights were trained",
+            where=str(folder),
+            fix=_WHOLE,
+        )
+    return folder
+
+
+def _refusal(peft_type: str, card: ModelCard, folder: Path) -> ModelError:
+    own = ADAPTER_TYPES.get(peft_type)
+    if own is not None and own.why_not_exported:
+        reason, fix = own.why_not_exported, LOAD_IT
+    else:
+        reason, fix = _REFUSED.get(peft_type, ("it is neither a prompt nor a prefix", _AS_SAVED))
+    name = _method_name(card)
+    named = peft_type if name in (None, "peft") else name
+    return ModelError(f"{named} can't be exported as a prompt or prefix: {reason}", where=str(folder), fix=fix)
+
+
+def _method_name(card: ModelCard) -> str | None:
+    return (card.method or {}).get("name")
+
+
+def _stored_prompt(state: dict[str, Tensor], config: dict[str, Any], card: ModelCard, folder: Path) -> Exported:
+    """PEFT's prompt and P-tuning, which are stored as the vectors that their network gave."""
+    length = int(config["num_virtual_tokens"])
+    return prompt(_stored(state, folder)[:length])
+
+
+def prompt(embeddings: Tensor) -> Exported:
+    return Exported("prompt", {"embeddings": embeddings}, len(embeddings), len(embeddings))
+
+
+def _stored_prefix(state: dict[str, Tensor], config: dict[str, Any], card: ModelCard, folder: Path) -> Exported:
+    """PEFT's prefix tuning, which stores (L, N x 2 x G x d), a key and a value for each layer in turn."""
+    layers, heads = int(config["num_layers"]), int(config["num_attention_heads"])
+    stored = _stored(state, folder)
+    length = len(stored)
+    key, value = stored.view(length, layers, 2, heads, -1).permute(2, 1, 3, 0, 4)
+    if int(config.get("num_transformer_submodules") or 1) == 1:
+        return Exported("prefix", {"key": key, "value": value}, length, length)
+    # In an encoder-decoder PEFT lays the layers out twice, and gives every decoder layer the first of two.
+    used = [(2 * layer) % layers for layer in range(layers)]
+    tensors = {"decoder.key": key[used], "decoder.value": value[used]}
+    return Exported("prefix", tensors, length, length)
+
+
+def _stored(state: dict[str, Tensor], folder: Path) -> Tensor:
+    if PROMPT_EMBEDDINGS not in state:
+        raise ModelError("the adapter holds no prompt", where=str(folder), fix="restore the folder from a copy")
+    return state[PROMPT_EMBEDDINGS]
+
+
+_Reader = Callable[[dict[str, Tensor], dict[str, Any], ModelCard, Path], Exported]
+_READERS: dict[str, _Reader] = {
+    "PROMPT_TUNING": _stored_prompt,
+    "P_TUNING": _stored_prompt,
+    "PREFIX_TUNING": _stored_prefix,
+}
+_NOT_OF_A_HEAD = re.compile(rf"{PROMPT_EMBEDDINGS}|residual_prompt\..+|.*\.task_prefix\..+")
+
+
+def _reader(peft_type: str) -> _Reader | None:
+    """The reader of an adapter type: ours for PEFT's own types, else that of the code that brings the type."""
+    if peft_type in _READERS:
+        return _READERS[peft_type]
+    discover()
+    own = ADAPTER_TYPES.get(peft_type)
+    if own is None or not own.exported_by:
+        return None
+    module, _, function = own.exported_by.partition(":")
+    reader: _Reader = getattr(importlib.import_module(module), function)
+    return reader
+
+
+def _about(found: Exported, card: ModelCard, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    head = sorted(name.removeprefix("base_model.model.").removeprefix("base_model.") for name in state)
+    return {
+        "format_version": FORMAT_VERSION,
+        "kind": found.kind,
+        "base": card.base,
+        "base_fingerprint": card.base_fingerprint,
+        "method": _method_name(card),
+        "length": found.length,
+        "first_position": found.first_position,
+        "head": card.head,
+        "head_left_out": [name for name in head if not _NOT_OF_A_HEAD.fullmatch(name)],
+        **found.more,
+    }
+
+
+def _check_place(place: Path, overwrite: bool) -> None:
+    if place.is_dir():
+        raise WorkspaceError("this is a folder", where=str(place), fix="name a file, such as prompt.safetensors")
+    if place.exists() and not overwrite:
+        raise WorkspaceError(
+            "the file is there already", where=str(place), fix="name another one, or add --force (overwrite=True)"
+        )
+
+
+def _write(place: Path, found: Exported, about: dict[str, Any]) -> None:
+    from safetensors.torch import save
+
+    tensors = {name: x.detach().cpu().contiguous() for name, x in found.tensors.items()}
+    # One entry, since the order of several is not fixed, and equal exports should be equal files.
+    content = save(tensors, metadata={ENTRY: json.dumps(about, sort_keys=True)})
+    try:
+        write_bytes(place, content)
+    except WorkspaceError as error:
+        raise WorkspaceError(error.what, where=str(place), fix="free some space, or name another file") from error
+    if about["head_left_out"]:
+        logger.info("the task head is not part of the file: %s", ", ".join(about["head_left_out"]))

@@ -1,0 +1,83 @@
+"""What methods that put trained vectors before the input have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from luthier.errors import ModelError
+from luthier.methods.base import MethodContext, TuningMethod
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class PromptMethod(TuningMethod):
+    """A method that fills positions in front of the text."""
+
+    length: int = Field(20, gt=0, description="Prompt length: trained vectors in front of the text.")
+    head_learning_rate: float | None = Field(
+        None, gt=0, description="Peak learning rate of the task head; null takes that of the prompt."
+    )
+
+    def reserved_tokens(self) -> int:
+        return self.length
+
+    def parameter_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Prompt and head with their own rates.
+
+        Prompt vectors are not decayed: decay is multiplied by the rate, which for prompts is so large that it would
+        erase them.
+        """
+        from luthier.methods.heads import HEAD_MARK
+        from luthier.methods.wrapping import groups, trainable
+
+        named = trainable(model)
+        head = [(name, p) for name, p in named if HEAD_MARK in name]
+        network = [(name, p) for name, p in named if HEAD_MARK not in name and not is_prompt(name)]
+        prompt = [(name, p) for name, p in named if is_prompt(name)]
+        rate, decay = self.network_schedule(learning_rate, weight_decay)
+        return groups(
+            (prompt, learning_rate, 0.0),
+            (network, rate, decay),
+            (head, self.head_learning_rate or learning_rate, weight_decay),
+        )
+
+    def network_schedule(self, learning_rate: float, weight_decay: float) -> tuple[float, float]:
+        """Learning rate and weight decay of the network over the prompt, where there is one."""
+        return learning_rate, weight_decay
+
+
+def is_prompt(name: str) -> bool:
+    """Whether a parameter's name is that of the prompt vectors themselves."""
+    return name.startswith("prompt_encoder.") and name.endswith(".embedding.weight")
+
+
+def check_prompts_fit(model: Any, context: MethodContext, method: str) -> None:
+    """Refuse models that do not take vectors in place of token ids.
+
+    Raises:
+        ModelError: a multiple-choice model, or an encoder-decoder that classifies.
+    """
+    if type(model).__name__.endswith("ForMultipleChoice"):
+        raise ModelError(
+            f"{method} can't be put on a multiple-choice model, whose rows hold several texts",
+            fix="use lora, ia3, bitfit or full",
+        )
+    if getattr(model.config, "is_encoder_decoder", False) and context.task_type == "SEQ_CLS":
+        raise ModelError(
+            f"{method} can't be put on an encoder-decoder that classifies: it finds the end of the text by its token",
+            fix="pose the task as text with `data.as_text: true`, or use lora, ia3 or full",
+        )
+
+
+def text_ids(text: str, context: MethodContext) -> list[int]:
+    """Token ids of a first prompt.
+
+    Raises:
+        ModelError: there is no tokenizer.
+    """
+    if context.tokenizer is None:
+        raise ModelError("a prompt can't start from text without the model's tokenizer", fix="use `init: vocabulary`")
+    return list(context.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,110 @@
+"""The cells of a comparison: every combination of the values a recipe lists."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import re
+from typing import Any
+
+from luthier.errors import RecipeError
+from luthier.recipe.checking import checked
+from luthier.recipe.comparison import CompareSettings, SearchSettings
+from luthier.recipe.overrides import set_key
+from luthier.recipe.recipe import RecipeBase
+from luthier.recipe.yaml_text import YamlText, dump_yaml, parse_yaml
+
+# Of choices for the other keys of a search, tried before one is called wrong.
+MOST_COMBINATIONS = 32
+
+
+def cells(compare: CompareSettings) -> list[dict[str, Any]]:
+    """Factors of every cell of a grid, `{key: value}`, the first key changing slowest."""
+    keys = list(compare.over)
+    return [dict(zip(keys, values, strict=True)) for values in itertools.product(*compare.over.values())]
+
+
+def run_count(compare: CompareSettings | None) -> int:
+    """How many runs a comparison has at most; 1 without one."""
+    if compare is None:
+        return 1
+    return compare.search.trials if compare.search else len(cells(compare))
+
+
+def cell_recipe(recipe: RecipeBase, factors: dict[str, Any]) -> RecipeBase:
+    """The recipe of one cell: the grid's, with the factors set and without the grid.
+
+    Raises:
+        RecipeError: a factor's key leads nowhere, or the recipe is not valid with it.
+    """
+    data = recipe.model_dump(mode="json", exclude_unset=True)
+    data.pop("compare", None)
+    # A key that lies inside another one is set after it.
+    for key, value in sorted(factors.items(), key=lambda item: item[0].count(".")):
+        set_key(data, key, copy.deepcopy(value), "compare.over")
+    return checked(parse_yaml(dump_yaml(data), f"compare ({cell_name(factors)})"))
+
+
+def cell_name(factors: dict[str, Any]) -> str:
+    """A folder name for a cell: `method=lora,seed=13`."""
+    parts = [f"{key.rpartition('.')[2]}={_short(value)}" for key, value in factors.items()]
+    name = re.sub(r"[^A-Za-z0-9=,._+-]+", "-", ",".join(parts))
+    exact = len({p.partition("=")[0] for p in parts}) == len(parts) and all(_plain(v) for v in factors.values())
+    if exact and len(name) <= 100:
+        return name
+    digest = hashlib.sha256(repr(sorted(factors.items(), key=str)).encode()).hexdigest()[:8]
+    return f"{name[:90]}-{digest}"
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, int | float | str) and re.fullmatch(r"[A-Za-z0-9._+-]*", str(value)) is not None
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        named = value.get("name")
+        rest = ",".join(f"{k}={v}" for k, v in value.items() if k != "name")
+        return f"{named}({rest})" if named else rest
+    return str(value)
+
+
+def grid_problems(recipe: RecipeBase, source: YamlText) -> list[str]:
+    """What is wrong with the cells; of a preset, which leaves out what can't run, only where no cell can run."""
+    if recipe.compare is None:
+        return []
+    if recipe.compare.search is not None:
+        return _search_problems(recipe, recipe.compare.search, source)
+    tried = [(factors, _cell_problem(recipe, factors)) for factors in cells(recipe.compare)]
+    wrong = [_told_of(factors, problem, "over", source) for factors, problem in tried if problem]
+    return [] if recipe.compare.preset and len(wrong) < len(tried) else wrong[:5]
+
+
+def _search_problems(recipe: RecipeBase, search: SearchSettings, source: YamlText) -> list[str]:
+    """Choices, and ends of ranges, that are wrong with whatever is chosen for the other keys."""
+    ends, problems = search.ends(), []
+    for key, choices in ends.items():
+        others = {k: v for k, v in ends.items() if k != key}
+        for choice in choices:
+            combinations = itertools.islice(itertools.product(*others.values()), MOST_COMBINATIONS)
+            found = (
+                _cell_problem(recipe, {key: choice, **dict(zip(others, values, strict=True))})
+                for values in combinations
+            )
+            first = next(found)
+            if first and all(found):
+                problems.append(_told_of({key: choice}, first, "search.space", source))
+    return problems[:5]
+
+
+def _cell_problem(recipe: RecipeBase, factors: dict[str, Any]) -> str | None:
+    try:
+        cell_recipe(recipe, factors)
+    except RecipeError as error:
+        return error.what
+    return None
+
+
+def _told_of(factors: dict[str, Any], problem: str, key: str, source: YamlText) -> str:
+    shown = ", ".join(f"{k}={v}" for k, v in factors.items())
+    return f"{source.place(('compare', *key.split('.')))}: compare.{key}: with {shown}: {problem}"

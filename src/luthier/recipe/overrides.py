@@ -1,0 +1,59 @@
+"""Setting one dotted key of a recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luthier.errors import RecipeError
+from luthier.recipe.yaml_text import YamlText, parse_value
+
+
+def apply_override(source: YamlText, text: str) -> None:
+    """Set one dotted key of parsed YAML, `a.b=value`; the value is read as YAML.
+
+    Raises:
+        RecipeError: no `=`, or a step of the key that is neither a mapping key nor a list index.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set {text}: write key=value", fix="for example --set stages.0.tune.epochs=1")
+    set_key(source.data, key.strip(), parse_value(value), f"--set {text}")
+    source.override(tuple(_step(part) for part in key.strip().split(".")), f"--set {key.strip()}")
+
+
+def set_key(data: Any, key: str, value: Any, where: str) -> None:
+    """Set a dotted key inside nested mappings and lists. A method given by name alone makes room for its settings."""
+    parts = key.split(".")
+    for position, part in enumerate(parts[:-1]):
+        data = _descend(data, part, ".".join(parts[: position + 1]), where)
+    last = parts[-1]
+    if isinstance(data, list):
+        if not last.isdecimal() or int(last) >= len(data):
+            raise RecipeError(f"{key}: the list has no item {last}", where=where, fix=f"items 0 to {len(data) - 1}")
+        data[int(last)] = value
+    elif isinstance(data, dict):
+        data[last] = value
+    else:
+        raise RecipeError(f"{key} can't be set: {'.'.join(parts[:-1])} holds a plain value", where=where)
+
+
+def _descend(data: Any, part: str, path: str, where: str) -> Any:
+    if isinstance(data, list):
+        if part.isdecimal() and int(part) < len(data):
+            holder, key = data, int(part)
+        else:
+            raise RecipeError(f"{path}: the list has no item {part}", where=where, fix=f"items 0 to {len(data) - 1}")
+    elif isinstance(data, dict):
+        holder, key = data, part  # type: ignore[assignment]
+        data.setdefault(part, {})
+    else:
+        raise RecipeError(f"{path} can't be set: what is above it holds a plain value", where=where)
+    if holder[key] is None:
+        holder[key] = {}
+    if isinstance(holder[key], str) and part in ("method", "objective", "model"):
+        holder[key] = {("reference" if part == "model" else "name"): holder[key]}
+    return holder[key]
+
+
+def _step(part: str) -> str | int:
+    return int(part) if part.isdecimal() else part

@@ -1,0 +1,64 @@
+"""What is wrong with a recipe, in the words of its user: the line, the key, and the nearest valid one."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from luthier.recipe.recipe import RecipeBase, stage_name
+from luthier.recipe.yaml_text import YamlText
+
+
+def explained(detail: ErrorDetails, source: YamlText, model: type[RecipeBase]) -> str:
+    """One of pydantic's errors as a line with its fix."""
+    path, leaf = source.resolve(detail["loc"])
+    key = ".".join(map(str, path)) or "recipe"
+    message, fix = detail["msg"].removeprefix("Value error, "), None
+    if detail["type"] == "extra_forbidden":
+        known = known_keys(model, detail["loc"][:-1])
+        guess = difflib.get_close_matches(str(leaf), known, n=1, cutoff=0.5)
+        message = f"unknown key {leaf!r}"
+        fix = f"did you mean {guess[0]!r}?" if guess else f"known keys: {', '.join(known)}"
+    elif detail["type"] == "unknown_part":
+        context = detail["ctx"]
+        given = stage_name(detail["input"]) if context["kind"] == "stage" else None
+        given = given or (detail["input"].get("name") if isinstance(detail["input"], dict) else detail["input"])
+        guess = difflib.get_close_matches(str(given), context["known"], n=1, cutoff=0.5)
+        unnamed = isinstance(detail["input"], dict) and given is None
+        message = "`name` is missing" if unnamed else f"there is no {context['kind']} called {given!r}"
+        fix = (f"did you mean {guess[0]!r}? " if guess else "") + f"known: {', '.join(context['known'])}"
+    elif detail["type"] == "missing":
+        message, fix = f"{leaf!r} is missing", "add it"
+        key = ".".join(map(str, [*path, leaf])) if not path or path[-1] != leaf else key
+    elif detail["type"] not in ("value_error", "assertion_error"):
+        message = f"{message}; the recipe gives {detail['input']!r}"
+    line = f"{source.place(path)}: {key}: {message}"
+    return f"{line}\n  fix: {fix}" if fix else line
+
+
+def known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that are valid at a place of the recipe, found by walking the types along pydantic's location."""
+    candidates: list[type[BaseModel]] = [model]
+    for step in location:
+        if isinstance(step, int):
+            continue
+        below = [c.model_fields[step].annotation for c in candidates if step in c.model_fields]
+        if below:
+            candidates = [m for annotation in below for m in _models_in(annotation)]
+        else:
+            candidates = [c for c in candidates if step == _tag(c)] or candidates
+    return sorted({name for c in candidates for name in c.model_fields})
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    field = model.model_fields.get("name")
+    return field.default if field else None
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for argument in get_args(annotation) for found in _models_in(argument)]

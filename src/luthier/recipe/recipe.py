@@ -1,0 +1,123 @@
+"""The typed recipe: its keys, and the class that knows every registered part."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Annotated, Any, Self, Union
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    create_model,
+    field_validator,
+    model_validator,
+)
+
+from luthier.models.settings import ModelSettings
+from luthier.recipe.comparison import CompareSettings
+from luthier.recipe.yaml_text import dump_yaml
+from luthier.registry import STAGES, Context
+from luthier.settings import Settings
+from luthier.stages.base import Stage
+
+RESERVED_NAMES = {"con", "prn", "aux", "nul"}
+
+
+def _as_it_is(value: Any) -> Any:
+    """`ModelSettings` reads a plain string itself; this only carries what the JSON schema says of it."""
+    return value
+
+
+class RecipeBase(Settings):
+    """A whole recipe: one model, and the stages it goes through."""
+
+    name: str = Field(description="Name of the run, and of its folder below `runs/`.", min_length=1, max_length=80)
+    model: Annotated[ModelSettings, BeforeValidator(_as_it_is, json_schema_input_type=str | ModelSettings)] = Field(
+        description="Where to start: a hub id, a local directory, or `package:NAME` for weights inside an installed "
+        "package; or a mapping with `reference` and more settings."
+    )
+    seed: int = Field(13, ge=0, lt=2**32, description="Seed of new parameters, dropout and the order of the data.")
+    stages: list[Any]
+    compare: CompareSettings | None = Field(None, description="Run a grid instead of one run, and compare.")
+    plugins: list[str] = Field(
+        default_factory=list,
+        description="Python modules to import first, so that methods and stages defined there can be used.",
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_one_folder(cls, name: str) -> str:
+        odd = set(name) & set('/\\:*?"<>|\0')
+        if odd or name.startswith(".") or name.lower() in RESERVED_NAMES or name != name.strip():
+            raise ValueError("the name becomes a folder: no slashes, colons, wildcards, leading dot or outer blanks")
+        return name
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        kind = "pretrained"
+        for position, stage in enumerate(self.stage_list()):
+            if kind not in stage.takes:
+                raise ValueError(
+                    f"stage {position} ({stage.name}) can't follow what comes before it: it takes "
+                    f"{' or '.join(stage.takes)}, and gets {kind}"
+                )
+            kind = stage.gives or kind
+        return self
+
+    def stage_list(self) -> list[Stage]:
+        """The stages in order, without the one-key mappings that the recipe wraps them in."""
+        return [getattr(item, type(item).model_fields.__iter__().__next__()) for item in self.stages]
+
+
+def recipe_model() -> type[RecipeBase]:
+    """The recipe class with every registered stage and method in its unions."""
+    return _recipe_model(tuple(STAGES.names()), _parts())
+
+
+def _parts() -> tuple[str, ...]:
+    from luthier.registry import METHODS, OBJECTIVES, SUITES
+
+    return tuple(f"{r.kind}:{n}" for r in (METHODS, OBJECTIVES, SUITES) for n in r.names())
+
+
+@lru_cache(maxsize=4)
+def _recipe_model(names: tuple[str, ...], parts: tuple[str, ...]) -> type[RecipeBase]:
+    items: Any = tuple(Annotated[_stage_item(name), Tag(name)] for name in names)
+    union: Any = Annotated[
+        Union[items],  # noqa: UP007
+        Discriminator(
+            stage_name,
+            custom_error_type="unknown_part",
+            custom_error_message="a stage is one key with its settings below it",
+            custom_error_context=Context(known=list(names), kind="stage"),
+        ),
+    ]
+    field: Any = (list[union], Field(description="What is done with the model, in order.", min_length=1))
+    return create_model("Recipe", __base__=RecipeBase, __module__=__name__, stages=field)
+
+
+def _stage_item(name: str) -> type[BaseModel]:
+    stage: Any = STAGES.get(name).resolved()
+    kind = Annotated[stage, BeforeValidator(lambda v: {} if v is None else v)]
+    fields: dict[str, Any] = {name: (kind, Field(description=stage.summary))}
+    return create_model(f"{name}_stage", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
+
+
+def stage_name(value: Any) -> str | None:
+    if isinstance(value, dict):
+        return next(iter(value)) if len(value) == 1 else None
+    return next(iter(type(value).model_fields), None) if isinstance(value, BaseModel) else None
+
+
+def recipe_yaml(recipe: RecipeBase) -> str:
+    """The recipe with every default filled in, as YAML that can itself be run."""
+    return dump_yaml(recipe.model_dump(mode="json"))
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of recipes, for editors."""
+    return recipe_model().model_json_schema()

@@ -1,0 +1,415 @@
+"""What the `represent` stage does, and its dry run.
+
+Source: Huang et al., Findings of EMNLP 2023. Shapes: N texts, D width of a representation, C classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import statistics
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from luthier.data.batches.encoding import encode_rows
+from luthier.data.loading import load_data
+from luthier.data.settings import SPLITS, DataSettings
+from luthier.data.sources.fingerprint import source_fingerprint
+from luthier.data.task_data import TaskData
+from luthier.errors import DataError, ModelError, RecipeError
+from luthier.evaluation.meters import CostMeter
+from luthier.evaluation.prediction import Predictions
+from luthier.evaluation.scoring import task_intervals, task_scores
+from luthier.models.inspect import bytes_on_disk, parameter_counts
+from luthier.models.loading import local_folder
+from luthier.models.references import check_model_unchanged, fingerprint, resolve
+from luthier.models.settings import ModelSettings
+from luthier.models.tensors import read_json
+from luthier.progress import track
+from luthier.representing.shared_encoder import SharedEncoder
+from luthier.representing.store import RepresentationStore
+from luthier.representing.texts import Texts
+from luthier.stages import StageInputs, StageOutputs, StagePlan, metrics_record
+from luthier.storage.files import write_json
+from luthier.storage.hashing import cache_directory
+from luthier.storage.one_version import check_file_unchanged, file_fingerprint
+from luthier.storage.provenance import code_digest
+from luthier.storage.sealed_folder import check_seal, tell_of_damage, whole_folder
+from luthier.training.settings import TrainingSettings
+from luthier.training.supervised import plan_supervised, train_supervised
+from luthier.training.supervised_settings import SupervisedSettings
+
+if TYPE_CHECKING:
+    from luthier.representing.stage import HeadTask, Represent, SourceTask
+
+logger = logging.getLogger(__name__)
+_CLASSES, _UNLABELLED = ("single_sentence", "pair"), "plain_text"
+_DRAWS, _PROBED = 1000, 64
+MEAN = "heads/mean_score"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The data of one head.
+
+    Attributes:
+        split: the split that it is scored on.
+    """
+
+    task: TaskData
+    split: str
+
+    def texts(self, split: str) -> Texts:
+        """Texts, or pairs, of a split."""
+        rows = self.task.splits[split]
+        columns = [list(rows[name]) for name in ("text", "text_pair") if name in self.task.schema.columns]
+        return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+
+    def labels(self, split: str) -> list[str]:
+        """Names of the classes of a split's rows."""
+        return [self.task.labels[i] for i in self.task.splits[split]["label"]]
+
+
+def check_sources(stage: Represent) -> None:
+    """Find what is wrong with the data of tasks and heads.
+
+    Raises:
+        DataError, RecipeError: the data can't be read, or have no labels where they need some.
+    """
+    for name, task in stage.tasks.items():
+        if task.data is not None and load_data(task.data).schema.name == _UNLABELLED:
+            raise no_labels(f"tasks.{name}")
+    for name, head in stage.heads.items():
+        target(name, head.data)
+
+
+def no_labels(where: str) -> DataError:
+    return DataError("the rows have no labels", where=where, fix="name the column with `label: COLUMN` in its `data`")
+
+
+def check_lengths(stage: Represent, encoder: SharedEncoder, targets: dict[str, Target]) -> None:
+    """Refuse rows of the heads that are too long, unless their data allow to cut them.
+
+    Raises:
+        DataError: names them.
+    """
+    for name, one in targets.items():
+        for split in {"train", one.split} if stage.heads[name].data.too_long == "error" else ():
+            rows = [dict(row) for row in one.task.splits[split]]
+            schema, named = str(one.task.schema.name), f"heads.{name}, split {split!r}"
+            encode_rows(rows, schema, encoder.base.tokenizer, max_length=encoder.max_length, named=named)
+
+
+def run_representing(stage: Represent, inputs: StageInputs, folder: Path) -> StageOutputs:
+    """Train the prefixes that are not there yet, combine them, fit the heads, save all."""
+    targets = {name: target(name, head.data) for name, head in stage.heads.items()}
+    encoder = encoder_of(stage, inputs)
+    check_lengths(stage, encoder, targets)
+    with CostMeter() as meter:
+        learned = {}
+        with track("prefixes", len(stage.tasks)) as bar:
+            for number, (name, task) in enumerate(stage.tasks.items()):
+                bar.update(number, name)
+                source, learned[name] = learned_prefix(stage, name, task, inputs, folder)
+                encoder.add(name, source, task.weight)
+                if task.prefix is not None:
+                    check_prefix_unchanged(task.prefix)
+            bar.update(len(stage.tasks), "")
+        scores, intervals = fit_heads(stage, encoder, targets, inputs.seed)
+    artifact = encoder.save(folder / "model")
+    prefixes = sum(prefix.size for prefix in encoder.prefixes.values())
+    heads = sum(head.parameters for head in encoder.heads.values())
+    cost = {
+        "trainable_parameters": prefixes + heads,
+        "total_parameters": parameter_counts(encoder.base.model)[1] + prefixes + heads,
+        "bytes_on_disk": bytes_on_disk(artifact),
+        "seconds": meter.seconds + sum(one["seconds"] for one in learned.values() if one["kept"]),
+        "peak_memory_bytes": meter.peak_memory_bytes,
+    }
+    if targets:
+        mains = [scores[f"{one.split}/{name}/{one.task.metrics[0]}"] for name, one in targets.items()]
+        scores = {MEAN: statistics.fmean(mains)} | scores
+    for name, one in learned.items():
+        scores |= {f"source/{name}/{k.rpartition('/')[2]}": v for k, v in one["scores"].items()}
+    details = {
+        "width": encoder.width,
+        "passes": encoder.passes,
+        "tasks": learned,
+        "heads": {name: list(head.labels) for name, head in encoder.heads.items()},
+        "sections": sections(stage, encoder, targets, learned, scores),
+    }
+    record = metrics_record(
+        "represent",
+        scores=scores,
+        intervals=intervals,
+        primary=MEAN if targets else None,
+        cost=cost,
+        details=details,
+    )
+    return StageOutputs(record, artifact)
+
+
+def encoder_of(stage: Represent, inputs: StageInputs) -> SharedEncoder:
+    """The frozen model, without prefixes yet, on the accelerator where there is one."""
+    import torch
+
+    encoder = SharedEncoder(
+        inputs.model,
+        combine=stage.combine,
+        pooling=stage.pooling,
+        normalise=stage.normalise,
+        max_length=stage.max_length,
+    )
+    return encoder.to("cuda") if torch.cuda.is_available() else encoder
+
+
+def target(name: str, data: DataSettings) -> Target:
+    """Read and check the data of a head.
+
+    Raises:
+        DataError: there are no rows to fit on or to score on.
+        RecipeError: the task is not one of classes.
+    """
+    where = f"heads.{name}"
+    if data.streaming:
+        raise RecipeError("a head is fitted on all rows at once, not on a stream", where=where, fix="leave it out")
+    task = load_data(data, splits=SPLITS)
+    if task.schema.name == _UNLABELLED:
+        raise no_labels(where)
+    if task.schema.name not in _CLASSES or task.form is not None:
+        kind = "posed as text" if task.form is not None else f"of the kind {task.schema.name}"
+        raise RecipeError(
+            f"a head tells classes of texts or pairs apart, and the task is {kind}",
+            where=where,
+            fix="tune a model for it, or give another task",
+        )
+    there = [split for split in SPLITS if split in task.splits and len(task.splits[split])]
+    scored = next((split for split in ("test", "validation") if split in there), None)
+    if "train" not in there or scored is None:
+        missing = "training rows" if "train" not in there else "rows to score it on"
+        raise DataError(f"the head has no {missing}", where=where, fix="give data.train, and data.test or .validation")
+    return Target(task, scored)
+
+
+def learned_prefix(
+    stage: Represent, name: str, task: SourceTask, inputs: StageInputs, folder: Path
+) -> tuple[Path, dict[str, Any]]:
+    """Where the prefix of a task is, trained now unless it has been before, and what its training told."""
+    if task.prefix is not None:
+        return Path(task.prefix), {"kept": False, "scores": {}, "seconds": 0.0, "from": task.prefix}
+    tune = tuning_of(stage, task)
+    key = prefix_key(tune, inputs)
+    place = kept_place(key)
+    work = folder / "tasks" / name
+    if (metrics := kept_metrics(place)) is not None:
+        logger.info("the prefix of %s is trained already", name)
+        _forget_training(work)
+        return place / "model", told(metrics, kept=True)
+    work.mkdir(parents=True, exist_ok=True)
+    outputs = train_supervised(tune, replace(inputs, key=key), work)
+    assert outputs.model is not None
+    with whole_folder(place) as scratch:
+        shutil.copytree(outputs.model, scratch / "model")
+        write_json(scratch / "metrics.json", outputs.metrics)
+    _forget_training(work)
+    return place / "model", told(outputs.metrics, kept=False)
+
+
+def _forget_training(work: Path) -> None:
+    """Delete what is kept elsewhere once a prefix is trained."""
+    for left in ("checkpoints", "model"):
+        shutil.rmtree(work / left, ignore_errors=True)
+
+
+def told(metrics: dict[str, Any], *, kept: bool) -> dict[str, Any]:
+    """What the report says of a prefix's training."""
+    return {
+        "kept": kept,
+        "scores": metrics["scores"],
+        "seconds": metrics["cost"]["seconds"],
+        "rows": metrics["details"]["rows"],
+        "steps": metrics["details"]["steps"],
+    }
+
+
+def tuning_of(stage: Represent, task: SourceTask) -> SupervisedSettings:
+    """How the prefix of one task is trained."""
+    shared = {name: getattr(stage, name) for name in TrainingSettings.model_fields}
+    return SupervisedSettings(data=task.data, method=stage.prefix, **shared)
+
+
+def prefix_key(tune: SupervisedSettings, inputs: StageInputs) -> str:
+    """Hash of all that a prefix depends on."""
+    content = {
+        "settings": tune.model_dump(mode="json"),
+        "model": fingerprint(resolve(inputs.model)),
+        "model_settings": inputs.model.model_dump(mode="json", exclude={"reference"}),
+        "data": source_fingerprint(tune.data),
+        "seed": inputs.seed,
+        "code": code_digest(),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def prefix_fingerprint(reference: str) -> str:
+    """Hash of a trained prefix's files.
+
+    Raises:
+        ModelError: there is none.
+    """
+    path = Path(reference).expanduser()
+    if not path.exists():
+        raise ModelError(
+            "there is no such file or folder",
+            where=reference,
+            fix="name the folder of a run with the method task_prefix, or a file in `prefixes` of an encoder",
+        )
+    return file_fingerprint(path) if path.is_file() else fingerprint(resolve(reference))
+
+
+def check_prefix_unchanged(reference: str) -> None:
+    """To be called when a trained prefix was read.
+
+    Raises:
+        WorkspaceError: it is no longer what it was when the run first looked at it.
+    """
+    path = Path(reference).expanduser()
+    if path.is_file():
+        check_file_unchanged(path)
+    else:
+        source = resolve(reference)
+        check_model_unchanged(source, local_folder(source, ModelSettings.model_validate(reference)))
+
+
+def kept_place(key: str) -> Path:
+    """The folder that a trained prefix is kept in for other recipes."""
+    return cache_directory() / "task-prefixes" / key[:32]
+
+
+def kept_metrics(place: Path) -> dict[str, Any] | None:
+    """What the training of a kept prefix measured; None where there is none, or it is not whole."""
+    try:
+        check_seal(place)
+        return dict(read_json(place / "metrics.json"))
+    except (OSError, ValueError, ModelError) as error:
+        tell_of_damage(place, error)
+        return None
+
+
+def fit_heads(
+    stage: Represent, encoder: SharedEncoder, targets: dict[str, Target], seed: int
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Fit and score every head; scores and intervals as `split/head/metric`."""
+    store, size = RepresentationStore(cache_directory() / "representations"), stage.representation_batch_size
+    scores: dict[str, float] = {}
+    intervals: dict[str, tuple[float, float]] = {}
+    with track("heads", len(targets)) as bar:
+        for number, (name, one) in enumerate(targets.items()):
+            bar.update(number, name)
+            head: HeadTask = stage.heads[name]
+            texts, options = one.texts("train"), head.options(seed)
+            encoder.fit_head(name, texts, one.labels("train"), kind=head.kind, store=store, batch_size=size, **options)
+            vectors = store.vectors(encoder, one.texts(one.split), batch_size=size)
+            answers = predictions(encoder, name, vectors, one)
+            arguments = (answers, one.task, one.split, None)
+            found = task_scores(*arguments)
+            scores |= {f"{one.split}/{name}/{k}": v for k, v in found.items()}
+            drawn = task_intervals(*arguments, draws=_DRAWS, seed=seed)
+            intervals |= {f"{one.split}/{name}/{k}": v for k, v in drawn.items()}
+        bar.update(len(targets), "")
+    return scores, intervals
+
+
+def predictions(encoder: SharedEncoder, name: str, vectors: np.ndarray, one: Target) -> Predictions:
+    """A head's answers in the form that scores are computed from; a class that it never met has probability 0."""
+    said = encoder.predict_vectors(vectors, heads=[name])[name]
+    known = [one.task.labels.index(label) for label in encoder.heads[name].labels]
+    probabilities = np.zeros((len(vectors), len(one.task.labels)))
+    probabilities[:, known] = said.probabilities
+    rows = one.task.splits[one.split]
+    labels = np.asarray(rows["label"])
+    logits = np.log(np.maximum(probabilities, 1e-12))
+    return Predictions(
+        schema=str(one.task.schema.name),
+        logits=logits,
+        labels=labels,
+        rows=np.asarray(rows["row"]),
+        nll=-logits[np.arange(len(labels)), labels],
+        items=np.ones(len(labels)),
+    )
+
+
+def sections(
+    stage: Represent,
+    encoder: SharedEncoder,
+    targets: dict[str, Target],
+    learned: dict[str, dict[str, Any]],
+    scores: dict[str, float],
+) -> list[dict[str, Any]]:
+    """What the report shows beside the scores."""
+    found: list[dict[str, Any]] = []
+    if learned:
+        columns = ["task", "weight", "columns", "numbers", "validation score", "steps", "seconds", "trained"]
+        rows = [task_row(encoder, name, one) for name, one in learned.items()]
+        found.append({"title": "Source tasks and their prefixes", "table": {"columns": columns, "rows": rows}})
+    if targets:
+        columns = ["head", "kind", "classes", "numbers", "rows", "split", "metric", "score"]
+        rows = [head_row(stage, encoder, name, one, scores) for name, one in targets.items()]
+        passes = "one pass" if encoder.passes == 1 else f"{encoder.passes} passes"
+        text = f"All heads read one vector of {encoder.width} numbers a text, made by {passes} through the model."
+        found.append({"title": "Heads", "text": text, "table": {"columns": columns, "rows": rows}})
+    if targets and encoder.representation.prefixes:
+        first = next(iter(targets.values()))
+        mass = encoder.prefix_mass(first.texts("train")[:_PROBED])
+        series = {name: [[layer, float(x)] for layer, x in enumerate(share)] for name, share in mass.items()}
+        text = (
+            "Prefixes that are trained apart compete when they stand side by side: a weight below 1 makes one quieter. "
+            f"Mean over {min(_PROBED, len(first.texts('train')))} texts of the first head, all heads of attention."
+        )
+        plot = {"kind": "lines", "series": series, "x_label": "layer", "y_label": "share of attention"}
+        found.append({"title": "Attention that each prefix takes", "text": text, "plot": plot})
+    return found
+
+
+def task_row(encoder: SharedEncoder, name: str, one: dict[str, Any]) -> list[Any]:
+    prefix, score = encoder.prefixes[name], next(iter(one["scores"].values()), None)
+    trained = one.get("from") or ("before" if one["kept"] else "now")
+    return [name, encoder.weights[name], prefix.length, prefix.size, score, one.get("steps"), one["seconds"], trained]
+
+
+def head_row(stage: Represent, encoder: SharedEncoder, name: str, one: Target, scores: dict[str, float]) -> list[Any]:
+    head, metric = encoder.heads[name], one.task.metrics[0]
+    score = scores[f"{one.split}/{name}/{metric}"]
+    rows = len(one.task.splits["train"])
+    return [name, stage.heads[name].kind, len(head.labels), head.parameters, rows, one.split, metric, score]
+
+
+def plan_representing(stage: Represent, inputs: StageInputs) -> StagePlan:
+    """Check all data, and count what would be trained."""
+    facts: dict[str, str] = {"combine": stage.combine}
+    seconds, memory = 0.0, 0
+    for name, task in stage.tasks.items():
+        if task.prefix is not None:
+            prefix_fingerprint(task.prefix)
+            facts[f"prefix {name}"] = f"from {task.prefix}"
+            continue
+        tune = tuning_of(stage, task)
+        if kept_metrics(kept_place(prefix_key(tune, inputs))) is not None:
+            facts[f"prefix {name}"] = "trained already"
+            continue
+        plan = plan_supervised(tune, inputs)
+        facts[f"prefix {name}"] = ", ".join(f"{k} {plan.facts[k]}" for k in ("rows", "parameters to train", "steps"))
+        seconds += plan.seconds or 0
+        memory = max(memory, plan.memory_bytes or 0)
+    for name, head in stage.heads.items():
+        one = target(name, head.data)
+        facts[f"head {name}"] = (
+            f"{head.kind}, {len(one.task.labels)} classes, {len(one.task.splits['train'])} rows, "
+            f"scored on {len(one.task.splits[one.split])} of {one.split}"
+        )
+    return StagePlan(facts, seconds or None, memory or None)

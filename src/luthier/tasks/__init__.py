@@ -1,0 +1,1 @@
+"""The contract of a task: which head a schema of data needs."""

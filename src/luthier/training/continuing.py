@@ -1,0 +1,147 @@
+"""Training on from a saved adapter, with the method that made it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from torch import nn
+
+from luthier.errors import ModelError, RecipeError
+from luthier.methods.base import TuningMethod
+from luthier.methods.heads import freeze_head, head_parameters
+from luthier.models.adapters import base_settings, is_adapter
+from luthier.models.artifacts import load_artifact
+from luthier.models.card import ModelCard, read_card
+from luthier.models.references import resolve
+from luthier.stages.base import StageInputs
+from luthier.tasks.heads import PEFT_TASK_TYPES
+
+if TYPE_CHECKING:
+    from luthier.training.preparing import Prepared
+    from luthier.training.supervised_settings import SupervisedSettings
+
+# What decides how an adapter is trained, and leaves no trace in its form.
+_MAY_CHANGE = re.compile(r".*(learning_rate|weight_decay)")
+
+
+def continued_model(stage: SupervisedSettings, inputs: StageInputs, prepared: Prepared) -> tuple[Any, StageInputs]:
+    """The saved adapter on its base, ready to be trained on.
+
+    Returns:
+        The model, and the stage's inputs with the adapter's base as their model, since what is saved belongs to that.
+
+    Raises:
+        RecipeError, ModelError: as `check_continues`, or the adapter can't be loaded.
+    """
+    folder, card = check_continues(stage, inputs, prepared)
+    model, _, _ = load_artifact(folder, trainable=True, settings=inputs.model)
+    if stage.method.name == "prefix":
+        # Checkpointed layers drop the cache, and with it the prefix, in silence.
+        model.get_base_model().supports_gradient_checkpointing = False
+    if not stage.train_head:
+        freeze_head(model, head_parameters(model.get_base_model(), PEFT_TASK_TYPES[prepared.head]))
+    return model, replace(inputs, model=base_settings(card, inputs.model))
+
+
+def check_continues(stage: SupervisedSettings, inputs: StageInputs, prepared: Prepared) -> tuple[Path, ModelCard]:
+    """Refuse to train on from what is not an adapter of the stage's method for the stage's labels.
+
+    Returns:
+        The adapter's folder and card.
+
+    Raises:
+        RecipeError: the method, its settings or the labels differ from those that the adapter was made with.
+        ModelError: the model is no adapter.
+    """
+    source = resolve(inputs.model)
+    if source.kind != "artifact" or source.path is None or not is_adapter(source.path):
+        raise ModelError(
+            "`continue_adapter` goes on from an adapter that Luthier tuned, and this is a whole model",
+            where=inputs.model.reference,
+            fix="leave `continue_adapter` out, or name the folder of a `tune` stage whose method makes an adapter",
+        )
+    card, where = read_card(source.path), str(source.path)
+    _check_method(stage.method, card, where)
+    _check_head(prepared, card, where)
+    return source.path, card
+
+
+def without_networks(model: Any) -> None:
+    """Make a new adapter as it is when it comes back from disk: PEFT stores what the networks of P-tuning and prefix
+    tuning gave, and not the networks."""
+    for name, encoder in getattr(model, "prompt_encoder", {}).items():
+        config = model.peft_config[name]
+        width = encoder.embedding.embedding_dim
+        if hasattr(encoder, "transform"):
+            width = 2 * config.num_layers * config.token_dim
+        elif not hasattr(encoder, "mlp_head"):
+            continue
+        rows, weight = encoder.embedding.num_embeddings, encoder.embedding.weight
+        plain = nn.Module()
+        plain.embedding = nn.Embedding(rows, width, device=weight.device, dtype=weight.dtype)
+        model.prompt_encoder[name] = plain
+
+
+def _check_head(prepared: Prepared, card: ModelCard, where: str) -> None:
+    labels, regression = list(prepared.task.labels), prepared.schema == "regression"
+    outputs = card.labels if prepared.task.form is None and labels and not regression else labels
+    if (prepared.head, regression, labels) != (card.head, card.regression, outputs):
+        raise RecipeError(
+            f"the adapter was trained for {_told(card.head, card.labels)}, the data ask for "
+            f"{_told(prepared.head, labels)}",
+            where=where,
+            fix="train on with data of the same labels, in the order that `data.labels` gives them, or start afresh "
+            f"from {card.base}",
+        )
+
+
+def _check_method(method: TuningMethod, card: ModelCard, where: str) -> None:
+    made = dict(card.method or {})
+    if made.get("name") != method.name:
+        raise RecipeError(
+            f"the adapter was made by {made.get('name') or 'no known method'}, and the stage's method is {method.name}",
+            where=where,
+            fix="take the method that made it, or leave `continue_adapter` out",
+        )
+    try:
+        theirs = type(method).model_validate(made).model_dump(mode="json")
+    except ValidationError as error:
+        raise ModelError(
+            f"the adapter's card has settings that {method.name} does not take: {error.errors()[0]['msg']}",
+            where=where,
+            fix="train it again with this version",
+        ) from error
+    ours = method.model_dump(mode="json")
+    free = {name for name in ours if _MAY_CHANGE.fullmatch(name)} | set(method.may_change)
+    other = [name for name in ours if ours[name] != theirs[name] and name not in free]
+    if other:
+        told = ", ".join(f"{name} {_value(theirs[name])} and not {_value(ours[name])}" for name in other)
+        defaults = {name: f.default for name, f in type(method).model_fields.items()}
+        both = {name: ours[name] if name in free else x for name, x in theirs.items()}
+        needed = {name: x for name, x in both.items() if name == "name" or x != defaults.get(name)}
+        raise RecipeError(
+            f"the adapter was made with {told}, and its form can't change while it is trained on",
+            where=where,
+            fix=f"write `method: {_mapping(needed)}`",
+        )
+
+
+def _mapping(settings: dict[str, Any]) -> str:
+    """One line of YAML."""
+    if len(settings) <= 1:
+        return str(settings.get("name", "lora"))
+    return "{" + ", ".join(f"{name}: {_value(x)}" for name, x in settings.items()) + "}"
+
+
+def _value(x: Any) -> str:
+    return x if isinstance(x, str) and re.fullmatch(r"[A-Za-z_]\w*", x) else json.dumps(x)
+
+
+def _told(head: str, labels: list[str] | None) -> str:
+    named = f" of {', '.join(labels[:6])}{', …' if len(labels) > 6 else ''}" if labels else ""
+    return head.replace("_", " ") + named

@@ -1,0 +1,127 @@
+"""What supervised training starts from: checked data, encoded for one model, and the facts about that model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from luthier.data.batches.encoding import encode
+from luthier.data.loading import load_data
+from luthier.data.task_data import TaskData
+from luthier.errors import DataError, RecipeError
+from luthier.evaluation.prediction import is_shifted
+from luthier.models.inspect import is_decoder, is_encoder_decoder, model_max_length
+from luthier.models.loading import load_config, load_tokenizer
+from luthier.models.settings import Head
+from luthier.progress import track
+from luthier.stages.base import StageInputs
+from luthier.tasks.heads import head_for
+
+if TYPE_CHECKING:
+    from luthier.training.supervised_settings import SupervisedSettings
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data, tokenizer and the facts about the model that both the dry run and the run need."""
+
+    task: TaskData
+    rows: dict[str, Any]
+    tokenizer: Any
+    head: Head
+    max_length: int
+    shifted: bool
+
+    @property
+    def schema(self) -> str:
+        """The schema of the encoded rows."""
+        return self.task.encoded_schema
+
+
+def prepare(stage: SupervisedSettings, inputs: StageInputs) -> Prepared:
+    """Read, check and encode the data.
+
+    Raises:
+        DataError: a row can't be used, or a row is too long and may not be cut.
+        RecipeError: the method leaves no room for text, or the objective does not fit the data.
+    """
+    tokenizer, config = load_tokenizer(inputs.model), load_config(inputs.model)
+    task = load_data(stage.data, splits=("train", "validation"))
+    if task.form is not None:
+        check_answers_in_text(stage, config)
+    if "train" not in task.splits or (not stage.data.streaming and not len(task.splits["train"])):
+        raise DataError("there are no training rows", fix="give data.train or data.source")
+    if stage.data.streaming and stage.max_steps is None and stage.max_minutes is None:
+        raise RecipeError("a stream has no end that epochs could count", fix="give tune.max_steps or tune.max_minutes")
+    reserved = stage.method.reserved_tokens()
+    limit = model_max_length(config, tokenizer)
+    longest = min(x for x in (stage.data.max_length, limit, 512 if stage.data.max_length is None else None) if x)
+    if longest - reserved < 8:
+        raise RecipeError(
+            f"the method fills {reserved} of the {longest} positions, which leaves no room for text",
+            fix="shorten the prompt or raise data.max_length",
+        )
+    with track("encoding text"):
+        rows = encode(
+            task,
+            tokenizer,
+            max_length=longest,
+            reserved=reserved,
+            too_long=stage.data.too_long,
+            encoder_decoder=is_encoder_decoder(config),
+        )
+    if task.form is not None and task.form.ranks_candidates:
+        rows["train"] = rows["train"].select([i for i, answer in enumerate(rows["train"]["answer"]) if answer >= 0])
+    schema = task.encoded_schema
+    if stage.objective is not None:
+        stage.objective.check(
+            schema=schema,
+            classes=len(task.labels),
+            validation=_has_rows(rows.get("validation")),
+            streamed=stage.data.streaming,
+        )
+    return Prepared(task, rows, tokenizer, head_for(schema, config), longest, is_shifted(schema, config))
+
+
+def _has_rows(split: Any) -> bool:
+    return split is not None and (not hasattr(split, "__len__") or len(split) > 0)
+
+
+def check_answers_in_text(stage: SupervisedSettings, config: Any) -> None:
+    """Refuse what needs a classification head where the task is posed as text.
+
+    Raises:
+        RecipeError: the model does not write text, or the objective changes the head.
+    """
+    if not (is_decoder(config) or is_encoder_decoder(config)):
+        raise RecipeError(
+            f"`as_text` needs a model that writes text, which a {config.model_type} model does not",
+            fix="leave `as_text` out, so that it gets a classification head, or take a decoder or an encoder-decoder",
+        )
+    if stage.objective is not None and stage.objective.needs_validation_logits:
+        raise RecipeError(
+            f"the objective {stage.objective.name} changes a classification head, which `as_text` does without",
+            fix="leave one of them out",
+        )
+
+
+def label_arguments(task: TaskData) -> dict[str, Any]:
+    """What a new head has to know; a language model's own head needs nothing."""
+    schema = str(task.schema.name)
+    if task.form is not None:
+        return {}
+    if schema == "regression":
+        return {"regression": True, "num_labels": 1}
+    return {"labels": list(task.labels)} if task.labels and schema != "multiple_choice" else {}
+
+
+def row_counts(prepared: Prepared) -> dict[str, int | None]:
+    """Encoded rows of every split; None for a stream."""
+    return {split: len(rows) if hasattr(rows, "__len__") else None for split, rows in prepared.rows.items()}
+
+
+def described_task(task: TaskData) -> str:
+    """The task in a few words."""
+    labels = f", {len(task.labels)} labels" if task.labels else ""
+    read = f" on {' and '.join(task.columns)}" if task.schema.optional else ""
+    return f"{task.schema.name}{read}{labels}" + (f', as text: "{task.form.template}"' if task.form else "")

@@ -1,0 +1,254 @@
+"""Supervised training of one model by one method, from checked data to a saved model, and its dry run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from luthier.data.batches.encoding import make_collator
+from luthier.data.batches.sampling import LengthBucketSampler
+from luthier.data.sources.fingerprint import check_files_unchanged
+from luthier.data.sources.origins import plan
+from luthier.data.streaming import EndlessStream
+from luthier.data.task_data import TaskData
+from luthier.evaluation.label_scoring import predict_task
+from luthier.evaluation.prediction import predict_rows
+from luthier.evaluation.scoring import task_scores
+from luthier.methods.base import MethodContext
+from luthier.methods.heads import freeze_head, head_parameters
+from luthier.metric_names import higher_is_better
+from luthier.models.artifacts import load_model, save_artifact
+from luthier.models.card import ModelCard, describe
+from luthier.models.inspect import bytes_on_disk, parameter_counts
+from luthier.models.loading import empty_model
+from luthier.objectives.mixin import ObjectiveMixin
+from luthier.secrets import redact
+from luthier.stages.base import StageInputs, StageOutputs, StagePlan, metrics_record
+from luthier.storage.hashing import cache_directory
+from luthier.storage.one_version import check_file_unchanged
+from luthier.tasks.heads import PEFT_TASK_TYPES
+from luthier.training.continuing import check_continues, continued_model, without_networks
+from luthier.training.estimates import memory_estimate, time_estimate
+from luthier.training.job import UNBOUNDED, TrainingJob, TrainingResult, total_steps, train
+from luthier.training.preparing import Prepared, described_task, label_arguments, prepare, row_counts
+from luthier.training.trunk.once import computed_once, frozen_up_to
+
+if TYPE_CHECKING:
+    from luthier.training.supervised_settings import SupervisedSettings
+
+logger = logging.getLogger(__name__)
+
+
+def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Path) -> StageOutputs:
+    """Load, train, save. See `luthier.training.job.train` for what stops it."""
+    prepared = prepare(stage, inputs)
+    if stage.continue_adapter:
+        model, inputs = continued_model(stage, inputs, prepared)
+    else:
+        model = load_model(inputs.model, prepared.head, seed=inputs.seed, **label_arguments(prepared.task))
+        model = apply_method(stage, model, prepared, inputs.seed)
+    trainable, total = parameter_counts(model)
+    if hasattr(stage.method, "precompute") and not stage.data.streaming:
+        stage.method.precompute(model, list(prepared.rows.values()), cache_directory() / "sentence-vectors")
+    job = training_job(stage, inputs, prepared, model, folder)
+    with computed_once(stage, prepared, job):
+        result = train(job)
+        if stage.data.streaming:  # a last pass that was not finished has not been looked at
+            check_files_unchanged(plan(stage.data).values())
+        finished = finish_objective(stage, prepared, model, job)
+        if finished and job.evaluator is not None:
+            result = replace(result, scores=job.evaluator(model))
+        told = method_details(stage, prepared, model, job)
+        if result.scores:
+            told |= correct_rows(stage, prepared, model)
+    card = card_for(stage, inputs, prepared, result)
+    artifact = save_artifact(model, prepared.tokenizer, folder / "model", card)
+    cost = {
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "bytes_on_disk": bytes_on_disk(artifact),
+        "seconds": result.seconds,
+        "peak_memory_bytes": result.peak_memory_bytes,
+        "tokens_per_second": result.tokens_per_second,
+    }
+    details = {
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "learning_rate": stage.rate(),
+        "rows": row_counts(prepared),
+        "labels": list(prepared.task.labels),
+        **({"objective": finished} if finished else {}),
+        **told,
+    }
+    primary = f"validation/{primary_metric(prepared.task)[0]}" if result.scores else None
+    return StageOutputs(
+        metrics_record("tune", scores=result.scores, primary=primary, cost=cost, details=details), artifact
+    )
+
+
+def apply_method(
+    stage: SupervisedSettings, model: Any, prepared: Prepared | None, seed: int, head: str | None = None
+) -> Any:
+    """Apply the tuning method; its new parameters depend on the seed alone."""
+    head = head or (prepared.head if prepared else "encoder")
+    tokenizer = prepared.tokenizer if prepared else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        context = MethodContext(PEFT_TASK_TYPES[head], seed, tokenizer)
+        parts = [] if stage.train_head else head_parameters(model, context.task_type)
+        tuned = stage.method.apply(model, context)
+    for path in stage.method.files():
+        check_file_unchanged(path)
+    if not stage.train_head:
+        freeze_head(tuned, parts)
+    return tuned
+
+
+def primary_metric(task: TaskData) -> tuple[str, bool]:
+    """The score that the best weights are chosen by, and whether higher is better."""
+    name = task.metrics[0] if task.metrics else "loss"
+    return name, higher_is_better(name)
+
+
+def training_job(
+    stage: SupervisedSettings, inputs: StageInputs, prepared: Prepared, model: Any, folder: Path
+) -> TrainingJob:
+    """The job that trains the model on the encoded rows."""
+    collator = make_collator(prepared.schema, prepared.tokenizer)
+    name, higher = primary_metric(prepared.task)
+    rows, objective = prepared.rows["train"], stage.objective
+    return TrainingJob(
+        model=model,
+        schema=prepared.schema,
+        shifted=prepared.shifted,
+        rows=EndlessStream(rows) if stage.data.streaming else rows,
+        sampler=None if stage.data.streaming else row_sampler(stage, rows, inputs.seed),
+        collator=collator,
+        settings=stage,
+        learning_rate=stage.rate(),
+        groups=stage.method.parameter_groups(model, stage.rate(), stage.weight_decay),
+        folder=folder / "checkpoints" / inputs.key[:16],
+        log=folder / "log.jsonl",
+        seed=inputs.seed,
+        evaluator=validation_scorer(stage, prepared),
+        primary=(f"validation/{name}", higher),
+        labels=prepared.task.labels,
+        description=f"{stage.method.name} seed {inputs.seed}",
+        mixin=ObjectiveMixin if objective else None,
+        mixin_arguments={"objective": objective} if objective else {},
+    )
+
+
+def row_sampler(stage: SupervisedSettings, rows: Any, seed: int) -> LengthBucketSampler:
+    """The order in which rows are trained on."""
+    lengths = list(rows["length"]) if stage.group_by_length else [0] * len(rows)
+    return LengthBucketSampler(lengths, batch_size=stage.batch_size, accumulation=stage.accumulation, seed=seed)
+
+
+def finish_objective(stage: SupervisedSettings, prepared: Prepared, model: Any, job: TrainingJob) -> dict[str, float]:
+    """What an objective does to the trained model, given its outputs on the validation split."""
+    if stage.objective is None or not stage.objective.needs_validation_logits:
+        return {}
+    found = predict_rows(
+        model, prepared.rows["validation"], job.collator, prepared.schema, batch_size=stage.evaluation_batch_size
+    )
+    return dict(stage.objective.finish(model, found.logits, found.labels))
+
+
+def method_details(stage: SupervisedSettings, prepared: Prepared, model: Any, job: TrainingJob) -> dict[str, Any]:
+    """What the method tells about the trained model, given its validation rows."""
+    rows = prepared.rows.get("validation")
+    if rows is None or not len(rows):
+        return {}
+
+    def forward(most: int) -> None:
+        some, size = rows.select(range(min(most, len(rows)))), stage.evaluation_batch_size
+        predict_rows(model, some, job.collator, prepared.schema, batch_size=size, shifted=prepared.shifted)
+
+    details: dict[str, Any] = stage.method.examine(model, forward)
+    return details
+
+
+def correct_rows(stage: SupervisedSettings, prepared: Prepared, model: Any) -> dict[str, str]:
+    """Which validation rows the trained model got right, a 1 or 0 for each in their order, where that makes its main
+    score: so that two runs can be compared row by row."""
+    if primary_metric(prepared.task)[0] != "accuracy" or prepared.task.form is not None:
+        return {}
+    rows, size = prepared.rows["validation"], stage.evaluation_batch_size
+    found = predict_task(model, rows, prepared.task, prepared.tokenizer, batch_size=size)
+    if found.labels is None or getattr(found.logits, "ndim", 0) != 2:
+        return {}
+    right = found.logits.argmax(axis=1) == found.labels
+    return {"validation_correct": "".join("1" if one else "0" for one in right)}
+
+
+def validation_scorer(stage: SupervisedSettings, prepared: Prepared) -> Any:
+    """model -> scores on the validation split, or None where there is none."""
+    rows = prepared.rows.get("validation")
+    if rows is None or not len(rows) or stage.evaluate_every == "never":
+        return None
+
+    def scores(model: Any) -> dict[str, float]:
+        predictions = predict_task(
+            model, rows, prepared.task, prepared.tokenizer, batch_size=stage.evaluation_batch_size
+        )
+        found = task_scores(predictions, prepared.task, "validation", rows)
+        return {f"validation/{name}": value for name, value in found.items()}
+
+    return scores
+
+
+def card_for(stage: SupervisedSettings, inputs: StageInputs, prepared: Prepared, result: TrainingResult) -> ModelCard:
+    """The card of the saved model."""
+    return describe(
+        inputs.model,
+        prepared.head,
+        schema=str(prepared.task.schema.name),
+        labels=list(prepared.task.labels) or None,
+        regression=prepared.schema == "regression",
+        text_form=prepared.task.form,
+        columns=dict(prepared.task.columns),
+        max_length=prepared.max_length,
+        reserved_tokens=stage.method.reserved_tokens(),
+        method=stage.method.model_dump(mode="json"),
+        data=json.loads(redact(stage.data.model_dump_json())),
+        metrics=result.scores,
+    )
+
+
+def plan_supervised(stage: SupervisedSettings, inputs: StageInputs) -> StagePlan:
+    """Check the data, and build the model without its weights to count what would be trained."""
+    prepared = prepare(stage, inputs)
+    model = empty_model(inputs.model, prepared.head, **label_arguments(prepared.task))
+    with torch.device("meta"):
+        model = apply_method(stage, model, prepared, inputs.seed)
+    if stage.continue_adapter:
+        check_continues(stage, inputs, prepared)
+        without_networks(model)
+    trainable, total = parameter_counts(model)
+    streamed = stage.data.streaming
+    lengths = [prepared.max_length] if streamed else list(prepared.rows["train"]["length"])
+    steps = total_steps(stage, len(lengths))
+    tokens = sum(lengths) / len(lengths) * stage.batch_size * stage.accumulation
+    memory = memory_estimate(total, trainable, model.config, max(lengths) * stage.batch_size)
+    split = frozen_up_to(model) if stage.cache_trunk else None
+    facts = {
+        "method": stage.method.name,
+        **({"objective": stage.objective.name} if stage.objective else {}),
+        "rows": ", ".join(f"{k} {'streamed' if n is None else n}" for k, n in row_counts(prepared).items()),
+        "task": described_task(prepared.task),
+        "longest row": f"{max(lengths)} of {prepared.max_length} tokens",
+        "parameters to train": f"{trainable:,} of {total:,} ({trainable / total:.2%})",
+        **({"computed once": f"what runs up to {split}"} if split else {}),
+        "learning rate": f"{stage.rate():g}",
+        "steps": f"{steps:,}" if steps < UNBOUNDED else f"what {stage.max_minutes:g} minutes allow",
+    }
+    limit = 60 * stage.max_minutes if stage.max_minutes else math.inf
+    cost = stage.objective.relative_cost() if stage.objective else 1.0
+    return StagePlan(facts, min(limit, cost * time_estimate(model, total, tokens, steps)), memory)

@@ -1,0 +1,46 @@
+"""Settings of supervised training: data, method, objective, and how they are trained."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from luthier.data.settings import DataSettings
+from luthier.methods.base import TuningMethod
+from luthier.training.settings import TrainingSettings
+
+
+class SupervisedSettings(TrainingSettings):
+    """Training on labelled text with one method."""
+
+    data: DataSettings = Field(description="The labelled text: a set's name, or a mapping with sources and columns.")
+    train_head: bool = Field(
+        True, description="false freezes the task head at its first, random values, as some published baselines do."
+    )
+    continue_adapter: bool = Field(
+        False,
+        description="The model is an adapter that the same method made: train it on, with its task head. false merges "
+        "an adapter that can be merged into its base and starts the method afresh on the result, and refuses others.",
+    )
+    cache_trunk: bool = Field(
+        True,
+        description="Compute the frozen part below everything that is trained once and keep its outputs on disk, where "
+        "there is such a part: under `head_only` and adapters that begin above the first layers.",
+    )
+    cache_gigabytes: float = Field(
+        10.0, gt=0, description="What these outputs may take, of all runs together; the least recently used go first."
+    )
+    method: Any = None
+    objective: Any = None
+
+    @model_validator(mode="after")
+    def _method_allows_the_settings(self) -> Self:
+        if self.gradient_checkpointing and not getattr(self.method, "supports_gradient_checkpointing", True):
+            raise ValueError(f"{self.method.name} does not work with gradient_checkpointing: leave one of them out")
+        return self
+
+    def rate(self) -> float:
+        """The peak learning rate: the recipe's, or the method's own."""
+        method: TuningMethod = self.method
+        return self.learning_rate if self.learning_rate is not None else method.default_learning_rate

@@ -1,0 +1,118 @@
+"""Training with the trunk cache: rows whose features are stored skip the frozen part of the model.
+
+The cache itself is `luthier.training.trunk.cache`. Rows are known by all that the model is fed of them, so that
+training, validation and everything else that feeds encoded rows profits without knowing of it; rows that are not stored
+run through the whole model.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from luthier.errors import WorkspaceError
+from luthier.training.trunk.cache import Features, TrunkCache, cached_features
+from luthier.training.trunk.fed_rows import row_keys
+from luthier.training.trunk.split_point import finished_before, replaced_forward, replayed
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def trunk_without_dropout(model: Any, split_point: str, batch: dict[str, Tensor]) -> Iterator[None]:
+    """Keep all that runs before the split point in evaluation mode, also when the model is set to train.
+
+    So training gives the same with stored features, which are made without dropout, as without them.
+
+    Args:
+        model: its frozen part ends at the split point.
+        split_point: name of a module.
+        batch: any collated rows; one pass of them finds what runs first.
+    """
+    modules = finished_before(model, split_point, batch)
+    was_training = [module.training for module in modules]
+    for module in modules:
+        module.training = False
+        module.__dict__["train"] = lambda _mode=True, module=module: module
+    try:
+        yield
+    finally:
+        for module, training in zip(modules, was_training, strict=True):
+            del module.__dict__["train"]
+            module.training = training
+
+
+@contextmanager
+def stored_trunk(
+    model: Any,
+    split_point: str,
+    splits: Sequence[Sequence[Mapping[str, Any]]],
+    collator: Callable[[list[Any]], dict[str, Tensor]],
+    cache: TrunkCache,
+    *,
+    batch_size: int = 64,
+) -> Iterator[bool]:
+    """Let the model skip its frozen part for the rows of these splits; yields whether it does.
+
+    Where the features can't be stored, a warning says why and the model runs whole.
+
+    Args:
+        model: what runs up to the split point must be frozen.
+        split_point: see `cached_features`.
+        splits: encoded data sets.
+        collator: rows -> a padded batch.
+        cache: where features are kept.
+        batch_size: rows of one pass when they are computed.
+    """
+    try:
+        stores = [
+            _Store(cached_features(model, split_point, rows, batch_size, cache=cache, collator=collator))
+            for rows in splits
+            if len(rows)
+        ]
+    except (WorkspaceError, ValueError) as error:
+        logger.warning("the frozen part of the model is run in every epoch: %s", error)
+        yield False
+        return
+    run = model.forward
+
+    def forward(*args: Any, **batch: Any) -> Any:
+        found = None if args else _look_up(stores, batch)
+        if found is None:
+            return run(*args, **batch)
+        with replayed(model, split_point, found, batch["attention_mask"]):
+            return run(**batch)
+
+    with ExitStack() as changed:
+        changed.enter_context(replaced_forward(model, forward))
+        yield True
+
+
+class _Store:
+    """The features of one data set, and the place of every row by its key."""
+
+    def __init__(self, features: Features) -> None:
+        self.features = features
+        self.places = {key: place for place, key in enumerate(features.keys)}
+
+
+def _look_up(stores: Sequence[_Store], batch: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    keys = row_keys(batch)
+    if keys is None:
+        return None
+    for store in stores:
+        places = [store.places.get(key) for key in keys]
+        if all(place is not None for place in places):
+            mask = batch["attention_mask"]
+            return store.features.batch([place for place in places if place is not None], mask)
+    return None
+
+
+def can_skip(model: nn.Module) -> bool:
+    """Whether the model runs in one piece; one that is copied to several devices can't skip a part of itself."""
+    return torch.cuda.device_count() <= 1 and next(model.parameters()).device.type != "meta"

@@ -1,0 +1,66 @@
+"""BitFit: training the bias terms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.errors import ModelError
+from luthier.methods.base import MethodContext, TuningMethod
+from luthier.registry import METHODS
+from luthier.settings import Paper
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+@METHODS.register
+class BitFit(TuningMethod):
+    """Bias terms and the task head are trained, all else is frozen."""
+
+    name: Literal["bitfit"] = "bitfit"
+    summary: ClassVar[str] = "train the bias terms"
+    paper: ClassVar[Paper] = Paper(
+        title="BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models",
+        authors="Ben Zaken, Goldberg, Ravfogel",
+        venue="ACL 2022",
+        url="https://aclanthology.org/2022.acl-short.1/",
+    )
+    default_learning_rate: ClassVar[float] = 3e-3
+    targets: Literal["all", "query_and_feedforward"] = Field(
+        "all",
+        description="Which biases: all of them, or only those of the attention queries and of the wide "
+        "feed-forward layer (the paper's half-size variant).",
+    )
+
+    def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
+        """Freeze all but biases and head.
+
+        Raises:
+            ModelError: the model has no such bias.
+        """
+        from luthier.methods.heads import head_modules, train_only
+
+        head = head_modules(model, context.task_type)
+        biases = [p for name, p in model.named_parameters() if self._is_target(name, head)]
+        if not biases:
+            raise ModelError(
+                f"bitfit has nothing to train: a {model.config.model_type} model has no such bias terms",
+                fix="use lora, ia3 or prompt",
+            )
+        train_only(model, head)
+        for bias in biases:
+            bias.requires_grad_(True)
+        return model
+
+    def _is_target(self, name: str, head: list[str]) -> bool:
+        if not name.endswith("bias") or any(name.startswith(f"{part}.") for part in head):
+            return False
+        return self.targets == "all" or _in_half(name)
+
+
+def _in_half(name: str) -> Any:
+    parts = name.split(".")[-3:-1]
+    return parts[-1] in ("query", "q_proj", "q_lin", "fc1", "lin1") or parts == ["intermediate", "dense"]

@@ -1,0 +1,83 @@
+"""Any method of PEFT by its name, with its own settings."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.errors import RecipeError, nearest
+from luthier.methods.base import MethodContext, TuningMethod
+from luthier.registry import METHODS
+from luthier.settings import Paper
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+_OURS_TO_SET = ("peft_type", "task_type", "inference_mode", "auto_mapping", "peft_version")
+
+
+@METHODS.register
+class Peft(TuningMethod):
+    """A tuner of the PEFT library."""
+
+    name: Literal["peft"] = "peft"
+    summary: ClassVar[str] = "any tuner of the PEFT library, by its name"
+    paper: ClassVar[Paper | None] = None
+    default_learning_rate: ClassVar[float] = 1e-3
+    peft_type: str = Field(description="PEFT's name of the tuner: VERA, BOFT, LOHA, ...")
+    settings: dict[str, Any] = Field(default_factory=dict, description="Fields of the tuner's PEFT configuration.")
+
+    def reserved_tokens(self) -> int:
+        return int(self.settings.get("num_virtual_tokens") or 0)
+
+    def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
+        """Wrap with the named tuner.
+
+        Raises:
+            RecipeError: there is no such tuner, it has no such setting, or a value does not fit.
+            ModelError: PEFT refuses the model.
+        """
+        from luthier.methods.prompt_method import check_prompts_fit
+        from luthier.methods.wrapping import wrap
+
+        config = self._config(model, context)
+        if config.is_prompt_learning:
+            check_prompts_fit(model, context, f"peft ({self.peft_type})")
+        return wrap(model, config, context)
+
+    def _config(self, model: Any, context: MethodContext) -> Any:
+        from luthier.methods.targets import check_targets
+
+        config_cls = _config_class(self.peft_type)
+        known = [f.name for f in fields(config_cls) if f.init and f.name not in _OURS_TO_SET]
+        for name in self.settings:
+            if name not in known:
+                guess = nearest(name, known)
+                raise RecipeError(
+                    f"{self.peft_type.upper()} has no setting {name!r}",
+                    fix=(f"did you mean {guess!r}? " if guess else "") + f"it has: {', '.join(sorted(known))}",
+                )
+        try:
+            config = config_cls(task_type=context.task_type, **self.settings)
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"{self.peft_type.upper()} does not take these settings: {error}") from error
+        targets = getattr(config, "target_modules", None)
+        if isinstance(targets, set | list | tuple):
+            check_targets(model, sorted(targets))
+        return config
+
+
+def _config_class(peft_type: str) -> Any:
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    known = {str(kind.value): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    if peft_type.upper() not in known:
+        guess = nearest(peft_type.upper(), list(known))
+        raise RecipeError(
+            f"PEFT has no tuner called {peft_type!r}",
+            fix=(f"did you mean {guess}? " if guess else "") + f"it has: {', '.join(sorted(known))}",
+        )
+    return known[peft_type.upper()]

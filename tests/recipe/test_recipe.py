@@ -1,0 +1,186 @@
+"""The recipe: every error at once, by line; YAML's traps; overrides; a resolved recipe that runs again."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from ruamel.yaml import YAML
+
+from luthier.errors import RecipeError
+from luthier.recipe.grid import cell_name, cell_recipe, cells
+from luthier.recipe.loading import check_recipe, load_recipe
+from luthier.recipe.recipe import json_schema, recipe_yaml
+from luthier.recipe.yaml_text import dump_yaml, parse_value, parse_yaml
+
+GOOD = """\
+name: small
+model: package:some_model
+stages:
+  - tune:
+      method: lora
+      data: {train: train.tsv, labels: [no, yes]}
+      learning_rate: 1e-4
+  - evaluate:
+      suites: [task, calibration]
+"""
+
+
+def check(text: str, *overrides: str):
+    return check_recipe(parse_yaml(text, "r.yaml"), overrides)
+
+
+def errors(text: str, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        check(text, *overrides)
+    return str(caught.value)
+
+
+def test_traps_of_older_yaml_are_read_as_written():
+    tune = check(GOOD).stage_list()[0]
+    assert tune.data.labels == ["no", "yes"]
+    assert tune.learning_rate == 1e-4
+
+
+def test_all_errors_at_once_with_their_lines_and_fixes():
+    text = GOOD.replace("method: lora", "method: lroa").replace("suites", "suite") + "sead: 3\n"
+    message = errors(text)
+    assert "3 errors" in message
+    assert "r.yaml:5: stages.0.tune.method: there is no tuning method called 'lroa'" in message
+    assert "did you mean 'lora'" in message
+    assert "r.yaml:9: stages.1.evaluate.suite: unknown key 'suite'" in message
+    assert "did you mean 'suites'" in message
+    assert "r.yaml:10: sead: unknown key 'sead'" in message
+
+
+def test_nearest_key_inside_a_method_is_one_of_that_method():
+    message = errors(GOOD.replace("method: lora", "method: {name: lora, alpa: 3}"))
+    assert "r.yaml:5: stages.0.tune.method.alpa: unknown key 'alpa'" in message
+    assert "did you mean 'alpha'" in message or "lora_alpha" in message
+
+
+def test_duplicate_keys_are_found_with_both_lines():
+    message = errors(GOOD + "seed: 1\nseed: 2\n")
+    assert "r.yaml:11: seed: the key is given twice, first in line 10" in message
+
+
+def test_wrong_type_names_value_and_line():
+    assert "r.yaml:7: stages.0.tune.learning_rate" in errors(GOOD.replace("1e-4", "fast"))
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "just text\n"])
+def test_no_mapping_is_an_error(text):
+    assert "a recipe is a mapping" in errors(text)
+
+
+def test_broken_yaml_names_the_line():
+    assert "r.yaml:2" in errors("name: [\nmodel: x: y\n")
+    assert "not with tabs" in errors("name: a\nstages:\n\t- tune: {}\n")
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "nul", "a:b", " outer"])
+def test_names_that_are_no_folder_are_refused(name):
+    assert "the name becomes a folder" in errors(GOOD.replace("name: small", f"name: '{name}'"))
+
+
+def test_stages_that_cannot_chain_are_refused_before_anything_runs():
+    text = GOOD.replace("  - tune:", "  - evaluate: {suites: [task]}\n  - tune:")
+    assert "stage 0 (evaluate) can't follow what comes before it: it takes task, and gets pretrained" in errors(text)
+
+
+def test_overrides_reach_into_lists_and_methods_given_by_name():
+    recipe = check(GOOD, "stages.0.tune.method.rank=4", "stages.0.tune.epochs=1", "seed=99")
+    tune = recipe.stage_list()[0]
+    assert (tune.method.name, tune.method.rank, tune.epochs, recipe.seed) == ("lora", 4, 1, 99)
+
+
+def test_a_wrong_override_is_blamed_on_the_command_line():
+    assert "--set stages.0.tune.epocs: stages.0.tune.epocs: unknown key" in errors(GOOD, "stages.0.tune.epocs=1")
+    assert "write key=value" in errors(GOOD, "seed")
+    assert "has no item 7" in errors(GOOD, "stages.7.tune.epochs=1")
+
+
+def test_the_resolved_recipe_is_complete_and_means_the_same():
+    recipe = check(GOOD)
+    text = recipe_yaml(recipe)
+    assert "warmup_ratio: 0.06" in text
+    assert check(text).model_dump() == recipe.model_dump()
+
+
+def test_a_grid_has_every_combination_and_each_cell_is_checked():
+    text = GOOD + "compare:\n  over:\n    stages.0.tune.method: [full, {name: lora, rank: 2}]\n    seed: [1, 2]\n"
+    recipe = check(text)
+    every = cells(recipe.compare)
+    assert [cell_name(f) for f in every][:2] == ["method=full,seed=1", "method=full,seed=2"]
+    assert len({cell_name(f) for f in every}) == 4
+    assert cell_recipe(recipe, every[3]).stage_list()[0].method.rank == 2
+    assert cell_recipe(recipe, every[3]).seed == 2
+    assert "compare.over: with stages.0.tune.method=fll" in errors(text.replace("full", "fll"))
+
+
+def test_a_grid_that_lists_a_value_twice_is_refused():
+    assert "lists a value twice" in errors(GOOD + "compare: {over: {seed: [1, 1]}}\n")
+
+
+def test_json_schema_is_json_and_knows_the_stages():
+    schema = json.dumps(json_schema())
+    assert '"tune"' in schema
+    assert '"warmup_ratio"' in schema
+
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+
+
+def written(path: Path) -> dict[str, Any]:
+    return YAML(typ="safe", pure=True).load(path)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_shipped_recipes_fit_the_json_schema(path: Path):
+    jsonschema.validate(written(path), json_schema())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "lroa"},
+        {"method": {"name": "lora", "rnk": 3}},
+        {"objective": {"name": "roast", "alpah": 0.6}},
+        {"objective": {"name": "roast", "alpha": 2}},
+    ],
+)
+def test_the_json_schema_refuses_what_a_recipe_refuses(change: dict[str, Any]):
+    recipe = written(next(path for path in RECIPES if path.stem == "quickstart"))
+    recipe["stages"][0]["tune"] |= change
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(recipe, json_schema())
+
+
+def test_missing_file_says_how_to_make_one(tmp_path: Path):
+    with pytest.raises(RecipeError, match="luthier init"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_yaml_round_trip_keeps_text_that_looks_like_something_else():
+    data = {"a": ["no", "1e-4", "1", "true", None, 1e-4, True, "x: y"]}
+    assert parse_yaml(dump_yaml(data), "d").data == data
+    assert parse_value("[1, no]") == [1, "no"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import luthier.cli.arguments as c; c.build_parser().format_help()",
+        "from luthier.recipe import load_recipe; load_recipe('recipes/local/quickstart.yaml')",
+        "from luthier.cli.explain import parts_table; parts_table()",
+        "import luthier, luthier.tuning, luthier.evaluation, luthier.training, luthier.data, luthier.models",
+    ],
+)
+def test_nothing_heavy_is_imported_before_it_is_needed(code):
+    heavy = ["torch", "transformers", "peft", "datasets", "pandas", "matplotlib", "sklearn", "scipy"]
+    script = f"{code}\nimport sys; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
