@@ -183,7 +183,7 @@ def test_seed_decides_the_first_values(case: Case, kind: str) -> None:
 
 
 def test_every_method_is_in_the_table() -> None:
-    registered = {name for name, entry in METHODS._entries.items() if entry.__module__.startswith("luthier.")}
+    registered = {name for name in METHODS.names() if METHODS.get(name).__module__.startswith("luthier.")}
     assert registered == {case.method["name"] for case in CASES}
 
 
