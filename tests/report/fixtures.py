@@ -21,7 +21,14 @@ SECTIONS = [
     {"title": "Five sides", "plot": {"kind": "radar", "series": {"x": {"clean": 0.5, "shift": 0.2, "noise": 0.9}}}},
     {"title": "Lines", "plot": {"kind": "lines", "series": {"x": [[0, 1], [1, 2]]}, "x_label": "round"}},
     {"title": "Heat", "plot": {"kind": "heatmap", "rows": ["r"], "columns": ["c", "d"], "values": [[1, 2]]}},
-    {"title": "Broken", "plot": {"kind": "pie"}},
+    {
+        "title": "Of another version",
+        "plot": {"kind": "pie"},
+        "video": HOSTILE,
+        "facts": {"a fact": 3, HOSTILE: HOSTILE},
+    },
+    {"title": "Empty", "plot": {"kind": "bars", "values": {"a": []}}},
+    {"title": "Broken", "table": {"columns": ["a", "b"], "rows": [[1]]}},
     {"title": "Samples", "samples": [HOSTILE, "second", {"prompt": "あ\u3000い", "response": HOSTILE}]},
 ]
 

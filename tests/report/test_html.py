@@ -72,7 +72,13 @@ def test_every_part_is_there(page: Path):
     text = page.read_text(encoding="utf8")
     words = ["Highest mean", "12 runs: 10 finished, 1 failed, 1 unfinished.", "Scores and cost", "Resolved recipe"]
     words += ["against trained parameters", "against training seconds", "against peak memory", "training loss"]
-    words += ["Reliability", "Five sides", "torch 2.13.0", "0.7000 to", "The plot can&#39;t be drawn", *METHODS]
+    words += ["Reliability", "Five sides", "torch 2.13.0", "0.7000 to", "plots of the kind &#39;pie&#39;", *METHODS]
+    words += [
+        "The plot can&#39;t be drawn",
+        "row 1 has 1 values for 2 columns",
+        "know what to show for &#39;video&#39;",
+    ]
+    words += ["<dt>a fact</dt><dd>3</dd>"]
     assert [word for word in words if word not in text] == []
     assert text.count("<svg") == text.count("</svg>") == 6 + 5
 

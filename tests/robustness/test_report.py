@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from luthier.report.plots import draw_section_plot
+from luthier.report.sections import Section
 from luthier.robustness import EvaluationSet, RobustnessReport
 from luthier.robustness.metrics import aggregate_improvement, anomaly_scores, judge, softmax
 from luthier.robustness.report import compare
@@ -60,8 +60,9 @@ def test_the_report_is_json_and_its_sections_can_be_drawn() -> None:
     assert list(plots[0]["series"]["this model"]) == list(report["perspectives"])
     assert sum(b["count"] for b in plots[3]["bins"]) == 60
     for section in report["sections"][:4]:
-        assert draw_section_plot(section["plot"], section["title"])
-        assert all(len(row) == len(section["table"]["columns"]) for row in section.get("table", {"rows": []})["rows"])
+        read = Section.from_json(section)
+        assert read.plot.draw(read.title)
+        assert read.to_json() == section
 
 
 def test_the_same_seed_gives_the_same_report_and_each_set_is_scored_once() -> None:

@@ -99,9 +99,9 @@ def test_the_suite_scores_given_sets_attacks_and_anomalies(subject: Subject, tmp
         assert record["accuracy"] == by_name[record["name"]]["accuracy"]
         assert (record["rows"], record["changed"] <= rows) == (rows, True)
     assert report["attacks"][0]["clean_accuracy"] == by_name["test"]["accuracy"]
-    assert result.details["sections"][-1]["samples"][0]["before"] == GOOD[0]
+    assert result.sections[-1].samples[0]["before"] == GOOD[0]
     assert report["settings"]["select_on"] == "held_out"
-    assert result.details["sections"][0]["plot"]["kind"] == "radar"
+    assert result.sections[0].plot.kind == "radar"
     assert [s.test for s in suite.sources()] == [other, news]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from luthier.progress import track
+from luthier.report.sections import Section
 from luthier.settings import Paper, Settings
 
 if TYPE_CHECKING:
@@ -97,12 +98,13 @@ class Subject:
 
 @dataclass
 class SuiteResult:
-    """Scores of one suite. Names carry no split; the stage adds it where `per_split`."""
+    """Scores of one suite, and what the page shows beside them. Names carry no split; the stage adds it."""
 
     scores: dict[str, float] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    sections: list[Section] = field(default_factory=list)
 
 
 class Suite(Settings):
@@ -133,7 +135,12 @@ class Suite(Settings):
         raise TypeError(f"{type(self).__name__} does not define run()")
 
     @classmethod
-    def across(cls, found: Mapping[str, Sequence[Any]], baseline: str) -> list[dict[str, Any]]:
+    def shown(cls, details: Any) -> list[Section]:
+        """What the page of a run shows of what the suite left under its own name in `details`."""
+        return []
+
+    @classmethod
+    def across(cls, found: Mapping[str, Sequence[Any]], baseline: str) -> list[Section]:
         """What the suite tells about several models together, as sections of a comparison's page.
 
         Args:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from luthier.metric_names import higher_is_better
-from luthier.report.plots import draw_section_plot
+from luthier.registry import SUITES
 from luthier.report.results import Cell, Run
+from luthier.report.sections import Plot, Section, SectionTable, Value, read_sections, section_of
 from luthier.report.tables import COSTS, Line, Table, cost_text
 
 logger = logging.getLogger(__name__)
@@ -23,13 +23,13 @@ class PlotBudget:
     def __init__(self, left: int = MOST_PLOTS) -> None:
         self.left = left
 
-    def draw(self, plot: Mapping[str, Any], title: str) -> dict[str, str]:
+    def draw(self, plot: Plot, title: str) -> dict[str, str]:
         """`svg`, or a `note` that says why there is none."""
         if not self.left:
             return {"note": f"The page draws {MOST_PLOTS} plots of single runs; this one is left out."}
         try:
-            svg = draw_section_plot(plot, title)
-        except (KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError) as error:
+            svg = plot.draw(title)
+        except (KeyError, ValueError, TypeError, AttributeError, IndexError, ArithmeticError) as error:
             logger.warning("a plot of section %r can't be drawn: %s", title, error)
             return {"note": f"The plot can't be drawn: {error}"}
         self.left -= 1
@@ -38,23 +38,27 @@ class PlotBudget:
 
 def across_lines(table: Table, budget: PlotBudget) -> list[dict[str, Any]]:
     """What the evaluation suites tell about all lines of a comparison together, as the template shows it."""
-    return [_section(section, budget) for section in across_sections(table)]
+    return [_shown(section, budget) for section in across_sections(table)]
 
 
-def across_sections(table: Table) -> list[dict[str, Any]]:
-    """What the evaluation suites tell about all lines of a comparison together, as data."""
-    from luthier.registry import SUITES
-
+def across_sections(table: Table) -> list[Section]:
+    """What the evaluation suites tell about all lines of a comparison together."""
     baseline = next((line.row.label for line in table.lines if line.is_baseline), None)
-    sections: list[dict[str, Any]] = []
+    sections: list[Section] = []
     for name in SUITES.names() if baseline is not None else ():
         found = {line.row.label: of for line in table.lines if (of := _details_of(line, name))}
         if baseline in found and len(found) > 1:
-            try:
-                sections += SUITES.get(name).across(found, baseline)
-            except (KeyError, ValueError, TypeError, AttributeError) as error:
-                logger.warning("the lines can't be compared by the suite %r: %s", name, error)
+            sections += _told_by(name, "across", found, baseline)
     return sections
+
+
+def _told_by(name: str, question: str, *arguments: Any) -> list[Section]:
+    """The sections that a suite answers a question with; none, and a message, where it can't read what was saved."""
+    try:
+        return [section_of(section) for section in getattr(SUITES.get(name), question)(*arguments)]
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        logger.warning("what the suite %r left can't be shown: %s", name, error)
+        return []
 
 
 def _details_of(line: Line, name: str) -> list[Any]:
@@ -92,46 +96,44 @@ def _cost(key: str, value: float) -> str:
     return f"{value:,.0f}" if value.is_integer() else f"{value:,.4g}"
 
 
-def _extras(details: Mapping[str, Any], budget: PlotBudget) -> list[dict[str, Any]]:
-    """A reliability diagram where there are bins, and the stage's own sections. What has another shape is left out."""
-    extras = []
-    calibration = details.get("calibration")
-    if isinstance(calibration, dict) and calibration.get("bins"):
-        title = "Reliability: accuracy against confidence"
-        extras.append({"title": title, **budget.draw({"kind": "reliability", "bins": calibration["bins"]}, title)})
-    sections = details.get("sections")
-    for section in sections if isinstance(sections, list) else []:
-        if isinstance(section, dict):
-            extras.append(_section(section, budget))
-    return extras
+def _extras(details: dict[str, Any], budget: PlotBudget) -> list[dict[str, Any]]:
+    """What the suites show of their own details, and the stage's sections."""
+    sections: list[Section] = []
+    for name in SUITES.names():
+        if name in details:
+            sections += _told_by(name, "shown", details[name])
+    return [_shown(section, budget) for section in [*sections, *read_sections(details.get("sections"))]]
 
 
-def _section(section: Mapping[str, Any], budget: PlotBudget) -> dict[str, Any]:
-    extra: dict[str, Any] = {"title": str(section.get("title") or "")}
-    if section.get("text"):
-        extra["text"] = str(section["text"])
-    if isinstance(section.get("plot"), dict):
-        extra |= budget.draw(section["plot"], extra["title"])
-    if isinstance(section.get("table"), dict):
-        extra["table"] = table_of(section["table"])
-    if isinstance(section.get("samples"), list):
-        extra["samples"] = [_sample(sample) for sample in section["samples"][:MOST_SAMPLES]]
-        extra["left_out"] = max(0, len(section["samples"]) - MOST_SAMPLES)
+def _shown(section: Section, budget: PlotBudget) -> dict[str, Any]:
+    """A section as the template shows it."""
+    extra: dict[str, Any] = {"title": section.title, "notes": list(section.notes)}
+    if section.text:
+        extra["text"] = section.text
+    if section.facts is not None:
+        extra["facts"] = [(name, _value(value)[0]) for name, value in section.facts.items()]
+    if section.plot is not None:
+        drawn = budget.draw(section.plot, section.title)
+        extra["notes"] += [drawn.pop("note")] if "note" in drawn else []
+        extra |= drawn
+    if section.table is not None:
+        extra["table"] = table_of(section.table)
+    if section.samples is not None:
+        extra["samples"] = [_sample(sample) for sample in section.samples[:MOST_SAMPLES]]
+        extra["left_out"] = max(0, len(section.samples) - MOST_SAMPLES)
     return extra
 
 
-def table_of(table: Mapping[str, Any]) -> dict[str, Any]:
+def table_of(table: SectionTable) -> dict[str, Any]:
     """Columns and rows; every cell as (text, whether it is a number)."""
-    columns, rows = table.get("columns"), table.get("rows")
-    lines = [row for row in rows if isinstance(row, list)] if isinstance(rows, list) else []
     return {
-        "columns": columns if isinstance(columns, list) else [],
-        "rows": [[_value(value) for value in row] for row in lines[:MOST_TABLE_ROWS]],
-        "left_out": max(0, len(lines) - MOST_TABLE_ROWS),
+        "columns": list(table.columns),
+        "rows": [[_value(value) for value in row] for row in table.rows[:MOST_TABLE_ROWS]],
+        "left_out": max(0, len(table.rows) - MOST_TABLE_ROWS),
     }
 
 
-def _value(value: Any) -> tuple[str, bool]:
+def _value(value: Value) -> tuple[str, bool]:
     if value is None:
         return "", False
     if isinstance(value, float):
@@ -141,6 +143,4 @@ def _value(value: Any) -> tuple[str, bool]:
 
 def _sample(sample: Any) -> list[tuple[str, str]]:
     """A sample as (name, text) pairs; a bare text has no name."""
-    if isinstance(sample, dict):
-        return [(str(name), str(text)) for name, text in sample.items()]
-    return [("", str(sample))]
+    return [("", sample)] if isinstance(sample, str) else list(sample.items())

@@ -144,8 +144,10 @@ def _logarithmic(axis: Any, values: Sequence[float]) -> None:
     """A logarithmic axis with ticks like 1k and 20M, at least two of them."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-    axis.axes.set_xscale("log")
     low, high = min(values), max(values)
+    if low <= 0:
+        raise ValueError(f"a logarithmic axis has no place for {low:g}")
+    axis.axes.set_xscale("log")
     pad = max((high / low) ** 0.08, 1.3)
     axis.axes.set_xlim(low / pad, high * pad)
     axis.set_major_locator(LogLocator(subs=(1,) if high / low > 100 else (1, 2, 5)))
@@ -240,41 +242,6 @@ def plot_heatmap(rows: Sequence[str], columns: Sequence[str], values: Sequence[S
     told = [f"{name}: " + ", ".join(f"{v:.3g}" for v in line) for name, line in zip(rows, values, strict=True)]
     size = (4.7, (2.4 if tilt else 0.6) + 0.3 * len(rows))
     return draw(paint, title=title, description=_told("", "", told), size=size)
-
-
-def draw_section_plot(plot: Mapping[str, Any], title: str) -> str:
-    """The plot that a stage asks for in `details.sections`.
-
-    Args:
-        plot: `{kind: bars|lines|bands|radar|reliability|heatmap, …}` with the arguments of the function of that name.
-            A bar may be one number; a line may be one list of points or one list for each seed.
-
-    Raises:
-        ValueError, KeyError, TypeError, AttributeError: an unknown kind, or data that it can't draw.
-    """
-    kind, data = plot["kind"], {k: v for k, v in plot.items() if k != "kind"}
-    if kind == "bars":
-        values = {k: v if isinstance(v, list) else [v] for k, v in data["values"].items()}
-        return plot_bars(values, title=title, x_label=str(data.get("x_label", "")))
-    if kind == "lines":
-        x_label, y_label = str(data.get("x_label", "")), str(data.get("y_label", ""))
-        series = {k: v if _is_several(v) else [v] for k, v in data["series"].items()}
-        return plot_lines(series, title=title, x_label=x_label, y_label=y_label, log_x=bool(data.get("log_x")))
-    if kind == "bands":
-        x_label, y_label = str(data.get("x_label", "")), str(data.get("y_label", ""))
-        return plot_bands(data["series"], title=title, x_label=x_label, y_label=y_label)
-    if kind == "radar":
-        return plot_radar(data["series"], title=title)
-    if kind == "reliability":
-        return plot_reliability(data["bins"], title=title)
-    if kind == "heatmap":
-        return plot_heatmap(data["rows"], data["columns"], data["values"], title=title)
-    raise ValueError(f"there is no plot of kind {kind!r}")
-
-
-def _is_several(points: Any) -> bool:
-    """Whether these are lists of points, not points."""
-    return bool(points) and isinstance(points[0][0], list | tuple)
 
 
 def _finite(values: Sequence[float]) -> Sequence[float]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from luthier.report.details import across_sections, interval_text, table_of
+from luthier.report.sections import SectionTable
 from luthier.report.tables import Table
 from luthier.report.text import one_line
 
@@ -57,8 +58,8 @@ def print_details(table: Table, console: Any) -> None:
         for metrics in scored[-1:]:
             _print_scores(metrics, console)
     for section in across_sections(table):
-        if isinstance(section.get("table"), dict):
-            _print_section(section, console)
+        if section.table is not None:
+            _print_section(section.title, section.table, console)
 
 
 def _print_scores(metrics: Mapping[str, Any], console: Any) -> None:
@@ -76,12 +77,12 @@ def _print_scores(metrics: Mapping[str, Any], console: Any) -> None:
         console.print(f"{len(rows) - MOST_SCORES} more scores are in the report")
 
 
-def _print_section(section: Mapping[str, Any], console: Any) -> None:
+def _print_section(title: str, table: SectionTable, console: Any) -> None:
     from rich.text import Text
 
-    shown = table_of(section["table"])
+    shown = table_of(table)
     console.print()
-    console.print(Text(one_line(section.get("title") or "", 200), style="bold"))
+    console.print(Text(one_line(title, 200), style="bold"))
     _print_rows(shown["columns"], shown["rows"], console)
 
 

@@ -31,6 +31,7 @@ from luthier.models.references import check_model_unchanged, fingerprint, resolv
 from luthier.models.settings import ModelSettings
 from luthier.models.tensors import read_json
 from luthier.progress import track
+from luthier.report.sections import Lines, Section, SectionTable
 from luthier.representing.shared_encoder import SharedEncoder
 from luthier.representing.store import RepresentationStore
 from luthier.representing.texts import Texts
@@ -350,29 +351,29 @@ def sections(
     targets: dict[str, Target],
     learned: dict[str, dict[str, Any]],
     scores: dict[str, float],
-) -> list[dict[str, Any]]:
+) -> list[Section]:
     """What the report shows beside the scores."""
-    found: list[dict[str, Any]] = []
+    found: list[Section] = []
     if learned:
         columns = ["task", "weight", "columns", "numbers", "validation score", "steps", "seconds", "trained"]
         rows = [task_row(encoder, name, one) for name, one in learned.items()]
-        found.append({"title": "Source tasks and their prefixes", "table": {"columns": columns, "rows": rows}})
+        found.append(Section("Source tasks and their prefixes", table=SectionTable(columns, rows)))
     if targets:
         columns = ["head", "kind", "classes", "numbers", "rows", "split", "metric", "score"]
         rows = [head_row(stage, encoder, name, one, scores) for name, one in targets.items()]
         passes = "one pass" if encoder.passes == 1 else f"{encoder.passes} passes"
         text = f"All heads read one vector of {encoder.width} numbers a text, made by {passes} through the model."
-        found.append({"title": "Heads", "text": text, "table": {"columns": columns, "rows": rows}})
+        found.append(Section("Heads", text=text, table=SectionTable(columns, rows)))
     if targets and encoder.representation.prefixes:
         first = next(iter(targets.values()))
         mass = encoder.prefix_mass(first.texts("train")[:_PROBED])
-        series = {name: [[layer, float(x)] for layer, x in enumerate(share)] for name, share in mass.items()}
+        series = {name: [(layer, float(x)) for layer, x in enumerate(share)] for name, share in mass.items()}
         text = (
             "Prefixes that are trained apart compete when they stand side by side: a weight below 1 makes one quieter. "
             f"Mean over {min(_PROBED, len(first.texts('train')))} texts of the first head, all heads of attention."
         )
-        plot = {"kind": "lines", "series": series, "x_label": "layer", "y_label": "share of attention"}
-        found.append({"title": "Attention that each prefix takes", "text": text, "plot": plot})
+        plot = Lines(series, x_label="layer", y_label="share of attention")
+        found.append(Section("Attention that each prefix takes", text=text, plot=plot))
     return found
 
 

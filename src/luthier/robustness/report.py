@@ -10,6 +10,7 @@ import numpy as np
 
 from luthier.evaluation.calibration import Binning, expected_calibration_error, reliability_bins
 from luthier.evaluation.metrics import bootstrap_interval
+from luthier.report.sections import Bars, Radar, Reliability, Section, SectionTable
 from luthier.robustness.metrics import (
     AGGREGATES,
     BEST,
@@ -144,7 +145,7 @@ class RobustnessReport:
                 "entailment": self.entailment,
                 "seed": self.seed,
             },
-            "sections": sections(perspectives, records, anomalies),
+            "sections": [one.to_json() for one in sections(perspectives, records, anomalies)],
         }
 
     def _scored(self, scorer: Score, one: EvaluationSet) -> np.ndarray:
@@ -255,24 +256,23 @@ def compare(reports: Mapping[str, Mapping[str, Any]], vanilla: str = "vanilla") 
         | {"average_rank": ranks[m]}
         for m, scores in table.items()
     ]
-    axes = [p for p in PERSPECTIVES if p in table[vanilla]]
+    return {"rows": rows, "sections": [compared_section(rows, vanilla).to_json()]}
+
+
+def compared_section(rows: Sequence[Mapping[str, Any]], vanilla: str) -> Section:
+    """The rows of `compare` as a table, and the sides of every method as a plot."""
+    axes = [p for p in PERSPECTIVES if p in rows[0]]
     shown = ("method", *axes, *AGGREGATES, "average_rank")
-    return {
-        "rows": rows,
-        "sections": [
-            {
-                "title": f"Robustness against {vanilla}",
-                "text": "The aggregates are means over the sides: of the share closed of the gap to a perfect score "
-                "(gap closed), and of the relative change (ratio). On the same numbers they can differ by more than a "
-                "factor of two. Calibration is an error; on the plot it is shown as 1 minus the error.",
-                "table": {
-                    "columns": [name.replace("_", " ") for name in shown],
-                    "rows": [_shown([row[name] for name in shown]) for row in rows],
-                },
-                **_radar({m: {a: table[m][a] for a in axes} for m in table}),
-            }
-        ],
-    }
+    return Section(
+        f"Robustness against {vanilla}",
+        text="The aggregates are means over the sides: of the share closed of the gap to a perfect score "
+        "(gap closed), and of the relative change (ratio). On the same numbers they can differ by more than a "
+        "factor of two. Calibration is an error; on the plot it is shown as 1 minus the error.",
+        table=SectionTable(
+            [name.replace("_", " ") for name in shown], [_shown([row[name] for name in shown]) for row in rows]
+        ),
+        plot=_radar({row["method"]: {axis: row[axis] for axis in axes} for row in rows}),
+    )
 
 
 def _aggregate(scores: Mapping[str, float], vanilla: Mapping[str, float], form: Aggregate) -> float | None:
@@ -284,44 +284,34 @@ def _aggregate(scores: Mapping[str, float], vanilla: Mapping[str, float], form: 
 
 def sections(
     perspectives: Mapping[str, float], records: Sequence[Mapping[str, Any]], anomalies: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Tables and plots of one report, as data that a page can draw."""
-    found: list[dict[str, Any]] = [
-        {
-            "title": "Robustness: five sides",
-            "text": "On a plot calibration is shown as 1 minus the error, so that further out is better everywhere.",
-            "table": {
-                "columns": ["side", "score"],
-                "rows": [_shown([_TITLES[p], perspectives[p]]) for p in PERSPECTIVES if p in perspectives],
-            },
-            **_radar({"this model": perspectives}),
-        },
-        {
-            "title": "Robustness: accuracy by set",
-            "table": {
-                "columns": ["side", "set", "rows", "accuracy", "95 %", "ECE"],
-                "rows": [
-                    _shown([r["perspective"], r["name"], r["rows"], r["accuracy"], _between(r), r["ece"]])
-                    for r in records
-                ],
-            },
-            "plot": {"kind": "bars", "values": {r["name"]: [r["accuracy"]] for r in records}, "x_label": "accuracy"},
-        },
+) -> list[Section]:
+    """Tables and plots of one report."""
+    sides = [_shown([_TITLES[p], perspectives[p]]) for p in PERSPECTIVES if p in perspectives]
+    sets = [_shown([r["perspective"], r["name"], r["rows"], r["accuracy"], _between(r), r["ece"]]) for r in records]
+    made = [
+        Section(
+            "Robustness: five sides",
+            text="On a plot calibration is shown as 1 minus the error, so that further out is better everywhere.",
+            table=SectionTable(["side", "score"], sides),
+            plot=_radar({"this model": perspectives}),
+        ),
+        Section(
+            "Robustness: accuracy by set",
+            table=SectionTable(["side", "set", "rows", "accuracy", "95 %", "ECE"], sets),
+            plot=Bars({r["name"]: [r["accuracy"]] for r in records}, x_label="accuracy"),
+        ),
     ]
     if anomalies:
         keys = ("name", "inside", "rows", "auroc", "aupr", "fpr95")
-        found.append(
-            {
-                "title": "Robustness: anomaly detection",
-                "table": {
-                    "columns": ["anomalies", "told from", "rows", "AUROC", "AUPR", "FPR95"],
-                    "rows": [_shown([r[k] for k in keys]) for r in anomalies],
-                },
-                "plot": {"kind": "bars", "values": {r["name"]: [r["auroc"]] for r in anomalies}, "x_label": "AUROC"},
-            }
+        columns = ["anomalies", "told from", "rows", "AUROC", "AUPR", "FPR95"]
+        made.append(
+            Section(
+                "Robustness: anomaly detection",
+                table=SectionTable(columns, [_shown([r[k] for k in keys]) for r in anomalies]),
+                plot=Bars({r["name"]: [r["auroc"]] for r in anomalies}, x_label="AUROC"),
+            )
         )
-    reliable = ({"title": f"Reliability on {r['name']}", "bins": r["reliability"]} for r in records)
-    return found + [{"title": r["title"], "plot": {"kind": "reliability", "bins": r["bins"]}} for r in reliable]
+    return made + [Section(f"Reliability on {r['name']}", plot=Reliability(r["reliability"])) for r in records]
 
 
 def _between(record: Mapping[str, Any]) -> str:
@@ -333,10 +323,9 @@ def _shown(values: list[Any]) -> list[Any]:
     return [round(v, 4) if isinstance(v, float) else v for v in values]
 
 
-def _radar(series: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """`plot`, where there are sides enough for one."""
+def _radar(series: Mapping[str, Mapping[str, float]]) -> Radar | None:
+    """A plot, where there are sides enough for one."""
     axes = [p for p in PERSPECTIVES if all(p in scores for scores in series.values())]
     if len(axes) < 3:
-        return {}
-    shown = {name: {a: 1 - s[a] if BEST[a] == 0 else s[a] for a in axes} for name, s in series.items()}
-    return {"plot": {"kind": "radar", "series": shown}}
+        return None
+    return Radar({name: {a: 1 - s[a] if BEST[a] == 0 else s[a] for a in axes} for name, s in series.items()})

@@ -12,6 +12,7 @@ from luthier.data.settings import DataSettings
 from luthier.errors import DataError, RecipeError
 from luthier.evaluation.subject import Subject, Suite, SuiteResult
 from luthier.registry import SUITES
+from luthier.report.sections import Section, SectionTable
 from luthier.robustness.settings import ROAST_PAPER
 from luthier.settings import Paper, Settings
 
@@ -155,7 +156,7 @@ class RobustnessSuite(Suite):
             self._read(one, labels, labelled=one not in self.anomalies)
 
     def run(self, subject: Subject) -> SuiteResult:
-        from luthier.robustness.report import EvaluationSet, RobustnessReport
+        from luthier.robustness.report import EvaluationSet, RobustnessReport, sections
 
         if subject.split in {one.name for one in self._sets()}:
             raise RecipeError(
@@ -177,13 +178,15 @@ class RobustnessSuite(Suite):
         )
         found = report.run(lambda rows: _logits(subject, rows))
         found["settings"] |= {"select_on": self.select_on, "entailment": self.entailment}
+        shown = sections(found["perspectives"], found["sets"], found["anomalies"])
         if attacked:
             found["attacks"] = [one.record(found["sets"]) for one in attacked]
-            found["sections"].append(attack_section(attacked, found["attacks"]))
+            shown.append(attack_section(attacked, found["attacks"]))
         return SuiteResult(
             scores={SCORE_NAMES[p]: v for p, v in found["perspectives"].items()},
             intervals={SCORE_NAMES[p]: (v[0], v[1]) for p, v in found["intervals"].items()},
-            details={"robustness": {k: v for k, v in found.items() if k != "sections"}, "sections": found["sections"]},
+            details={"robustness": {k: v for k, v in found.items() if k != "sections"}},
+            sections=shown,
         )
 
     def _entailment_of(self, labels: Sequence[str]) -> int:
@@ -198,9 +201,9 @@ class RobustnessSuite(Suite):
         return 0
 
     @classmethod
-    def across(cls, found: Mapping[str, Sequence[Any]], baseline: str) -> list[dict[str, Any]]:
+    def across(cls, found: Mapping[str, Sequence[Any]], baseline: str) -> list[Section]:
         """The five scores of every line, means over seeds, with both aggregates and the mean rank."""
-        from luthier.robustness.report import compare
+        from luthier.robustness.report import compare, compared_section
 
         means = {
             line: {
@@ -208,10 +211,8 @@ class RobustnessSuite(Suite):
             }
             for line, seeds in found.items()
         }
-        made: list[dict[str, Any]] = compare({line: {"perspectives": m} for line, m in means.items()}, baseline)[
-            "sections"
-        ]
-        return made
+        rows = compare({line: {"perspectives": m} for line, m in means.items()}, baseline)["rows"]
+        return [compared_section(rows, baseline)]
 
     def _read(
         self, one: RobustnessSet, labels: Sequence[str], *, labelled: bool, trained: TrainedOn | None = None
@@ -305,22 +306,22 @@ class Attacked:
         }
 
 
-def attack_section(attacked: Sequence[Attacked], records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def attack_section(attacked: Sequence[Attacked], records: Sequence[Mapping[str, Any]]) -> Section:
     """Accuracy before and after, and some rows as they were and as they became."""
     samples = [
         {"attack": one.after.name, "before": _text(before), "after": _text(after)}
         for one in attacked
         for before, after in [(b, a) for b, a in zip(one.before, one.after.texts, strict=True) if a != b][:5]
     ]
-    return {
-        "title": "Robustness: attacks",
-        "text": "The same rows of the evaluated split before and after each attack; below, the first ones it changed.",
-        "table": {
-            "columns": ["attack", "rows", "changed", "accuracy before", "accuracy after"],
-            "rows": [[r["name"], r["rows"], r["changed"], r["clean_accuracy"], r["accuracy"]] for r in records],
-        },
-        "samples": samples,
-    }
+    return Section(
+        "Robustness: attacks",
+        text="The same rows of the evaluated split before and after each attack; below, the first ones it changed.",
+        table=SectionTable(
+            ["attack", "rows", "changed", "accuracy before", "accuracy after"],
+            [[r["name"], r["rows"], r["changed"], r["clean_accuracy"], r["accuracy"]] for r in records],
+        ),
+        samples=samples,
+    )
 
 
 def _text(row: Any) -> str:

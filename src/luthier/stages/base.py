@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from luthier.report.sections import plain_sections
 from luthier.settings import Paper, Settings
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def metrics_record(
         intervals: 95 % intervals for some of the scores.
         primary: the score a table shows first.
         cost: trainable_parameters, total_parameters, bytes_on_disk, seconds, peak_memory_bytes, tokens_per_second.
-        details: anything more, in JSON's types.
+        details: anything more, in JSON's types; `sections` in it may hold a `luthier.report.Section`.
     """
     return {
         "stage": stage,
@@ -139,5 +140,5 @@ def metrics_record(
         "intervals": {k: list(v) for k, v in (intervals or {}).items()},
         "primary": primary,
         "cost": dict(cost or {}),
-        "details": dict(details or {}),
+        "details": plain_sections(details or {}),
     }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from luthier.evaluation.subject import Subject, Suite, SuiteResult
 from luthier.registry import SUITES
+from luthier.report.sections import Reliability, Section, section_of
 from luthier.settings import Paper
 
 
@@ -55,3 +56,8 @@ class CalibrationSuite(Suite):
             intervals={"expected_calibration_error": interval} if interval else {},
             details={"calibration": {"binning": self.binning, "bins": [asdict(b) for b in bins]}},
         )
+
+    @classmethod
+    def shown(cls, details: Any) -> list[Section]:
+        plot = {"kind": Reliability.kind, "bins": details.get("bins")}
+        return [section_of({"title": "Reliability: accuracy against confidence", "plot": plot})] if plot["bins"] else []

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from luthier.report.sections import Bands, Section
 from luthier.tuning.unipelt.layer import UniPELTLayer
 from luthier.tuning.unipelt.record import GateRecord
 
 
-def gate_sections(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def gate_sections(rows: Sequence[dict[str, Any]]) -> list[Section]:
     """One section with a plot for every stack of layers.
 
     Args:
@@ -23,17 +24,17 @@ def gate_sections(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [_section(stack, [row for row in rows if row["stack"] == stack]) for stack in stacks]
 
 
-def _section(stack: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    series: dict[str, list[list[float]]] = {}
+def _section(stack: str, rows: Sequence[dict[str, Any]]) -> Section:
+    series: dict[str, list[tuple[float, float, float]]] = {}
     for row in rows:
-        series.setdefault(_name(row["gate"]), []).append([row["layer"], row["mean"], row["deviation"]])
+        series.setdefault(_name(row["gate"]), []).append((row["layer"], row["mean"], row["deviation"]))
     examples = max(row["examples"] for row in rows)
-    return {
-        "title": f"Gates by layer, {stack}" if stack else "Gates by layer",
-        "text": f"Mean of every gate over {examples} validation examples, in a band of one standard deviation. A gate "
+    return Section(
+        f"Gates by layer, {stack}" if stack else "Gates by layer",
+        text=f"Mean of every gate over {examples} validation examples, in a band of one standard deviation. A gate "
         "of 0 shuts its part off, and one of 1 lets all of it through; training starts near 0.5.",
-        "plot": {"kind": "bands", "series": series, "x_label": "layer, from 0", "y_label": "gate"},
-    }
+        plot=Bands(series, x_label="layer, from 0", y_label="gate"),
+    )
 
 
 def _name(gate: str) -> str:
