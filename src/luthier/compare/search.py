@@ -46,11 +46,12 @@ class Search:
         self._distributions = {key: self._distribution(among) for key, among in self.settings.space.items()}
         self._log = JsonLog(folder / TRIALS)
         self._asked, self._pruned = self._earlier(recipe, folder)
-        # Steps of several training stages would be taken for those of one.
-        follows = self.settings.pruner == "median" and [s.name for s in recipe.stage_list()].count("tune") == 1
+        scored = [f"{n:02d}-{stage.name}" for n, stage in enumerate(recipe.stage_list()) if stage.scores_by_step]
+        # Steps of several such stages would be taken for those of one.
+        follows = self.settings.pruner == "median" and len(scored) == 1
         pruners = self._optuna.pruners
         pruner = pruners.MedianPruner(n_startup_trials=LEAST_PRUNING) if follows else pruners.NopPruner()
-        self._follows = follows
+        self._follows, self._scored = follows, scored[-1] if follows else ""
         self._study = self._optuna.create_study(direction="maximize", pruner=pruner)
         self._trial: Any = None
         self._score_name: str | None = None
@@ -77,7 +78,7 @@ class Search:
         """Watch the trial that runs in this block, in a folder where it may have begun before; end it if it is poor."""
         with watching(self._watch if self._follows else None):
             if self._follows and self._score_name is not None:
-                for step, score in evaluations(place, self._score_name):
+                for step, score in evaluations(place / self._scored, self._score_name):
                     self._watch(step, self._score_name, score)
             yield
 
@@ -87,7 +88,7 @@ class Search:
         if self._score_name is None and score is not None:
             self._score_name = score[0]
         if self._follows and self._score_name is not None:
-            for step, value in evaluations(place, self._score_name):
+            for step, value in evaluations(place / self._scored, self._score_name):
                 self._report(step, self._score_name, value)
         if pruned:
             self._study.tell(self._trial, state=states.PRUNED)
@@ -180,13 +181,12 @@ def identity_of(recipe: RecipeBase) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
-def evaluations(place: Path, name: str) -> list[tuple[int, float]]:
-    """(step, score) of every evaluation that a run's tune stage has logged, the later of two at one step."""
+def evaluations(stage: Path, name: str) -> list[tuple[int, float]]:
+    """(step, score) of every evaluation that a stage has logged in its folder, the later of two at one step."""
     found: dict[int, float] = {}
-    for path in sorted(place.glob("*-tune/log.jsonl")):
-        for record in read_log(path):
-            if record.get("event") == "evaluate" and isinstance(record.get(name), float | int):
-                found[record["step"]] = record[name]
+    for record in read_log(stage / "log.jsonl") if (stage / "log.jsonl").is_file() else ():
+        if record.get("event") == "evaluate" and isinstance(record.get(name), float | int):
+            found[record["step"]] = record[name]
     return sorted(found.items())
 
 

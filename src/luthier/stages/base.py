@@ -76,6 +76,8 @@ class Stage(Settings):
     paper: ClassVar[Paper | None] = None
     takes: ClassVar[tuple[Kind, ...]] = ("pretrained", "task")
     gives: ClassVar[Kind | None] = None
+    # Whether its log tells the validation score of the model step by step, so that a search can end it early.
+    scores_by_step: ClassVar[bool] = False
     # "module:function", imported when the stage runs: `runs(stage, inputs, folder)` and `plans(stage, inputs)`.
     runs: ClassVar[str] = ""
     plans: ClassVar[str] = ""

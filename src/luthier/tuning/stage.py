@@ -21,6 +21,7 @@ class Tune(SupervisedSettings, Stage):
     summary: ClassVar[str] = "train a model on labelled text, with any tuning method"
     takes: ClassVar[tuple[Kind, ...]] = ("pretrained", "task")
     gives: ClassVar[Kind | None] = "task"
+    scores_by_step: ClassVar[bool] = True
     runs: ClassVar[str] = "luthier.training.supervised:train_supervised"
     plans: ClassVar[str] = "luthier.training.supervised:plan_supervised"
 
