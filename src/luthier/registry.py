@@ -1,7 +1,7 @@
 """Named parts that a recipe can ask for, and how they are found.
 
-A part registers itself when its module is imported. `discover()` imports, once, the module `stage` of every package
-in `luthier` and the module `settings` of every folder in such a package, and every module that an installed
+A part registers itself when its module is imported. `discover()` imports, once, the modules `stage` and `predictor` of
+every package in `luthier`, the module `settings` of every folder in such a package, and every module that an installed
 distribution names in the entry-point group `luthier.plugins`. So a new method is one new folder, here or in somebody
 else's package.
 """
@@ -89,6 +89,8 @@ STAGES: Registry[Any] = Registry("stage")
 METHODS: Registry[Any] = Registry("tuning method")
 OBJECTIVES: Registry[Any] = Registry("training objective")
 SUITES: Registry[Any] = Registry("evaluation suite")
+PREDICTORS: Registry[Any] = Registry("predictor")
+_MODULES = ("stage", "predictor")
 
 
 @cache
@@ -98,7 +100,7 @@ def discover() -> None:
     for package in pkgutil.iter_modules([str(root)]):
         for module in pkgutil.iter_modules([str(root / package.name)]) if package.ispkg else ():
             name = f"luthier.{package.name}.{module.name}"
-            if module.name == "stage":
+            if module.name in _MODULES:
                 importlib.import_module(name)
             elif module.ispkg and importlib.util.find_spec(f"{name}.settings"):
                 importlib.import_module(f"{name}.settings")

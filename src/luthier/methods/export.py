@@ -25,7 +25,7 @@ from luthier.models.references import resolve
 from luthier.models.safety import check_configs, check_links
 from luthier.models.tensors import check_safetensors, read_json
 from luthier.peft_bridge.adapter_types import ADAPTER_TYPES
-from luthier.registry import discover
+from luthier.registry import PREDICTORS, discover
 from luthier.storage.files import write_bytes
 
 logger = logging.getLogger(__name__)
@@ -109,12 +109,9 @@ def _adapter_folder(run: str | Path) -> Path:
     check_configs(folder)
     if not is_adapter(folder):
         name = _method_name(read_card(folder)) or "this model"
-        if name == "shared_encoder":
-            raise ModelError(
-                "a shared encoder can't be exported as one prompt or prefix: it combines the prefixes of its tasks",
-                where=str(folder),
-                fix="use `luthier embed` or `luthier predict` on the run, or luthier.tuning.SharedEncoder.load(folder)",
-            )
+        kind = PREDICTORS.get(name) if name in PREDICTORS else None
+        if kind is not None and kind.why_not_exported:
+            raise ModelError(kind.why_not_exported, where=str(folder), fix=kind.instead_of_export)
         raise ModelError(
             f"{name} can't be exported as a prompt or prefix: it has neither, its own weights were trained",
             where=str(folder),

@@ -44,7 +44,7 @@ def rows_of_texts(texts: list[str] | str, pairs: list[str] | str | None, card: M
     Raises:
         DataError: the model reads something else.
     """
-    from luthier.prediction.embedding import paired
+    from luthier.data.texts import paired
 
     columns = columns_to_predict(card, where)
     read = set(columns)

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import DataError
-from luthier.prediction.embedding import is_shared_encoder, paired, shared_encoder, texts_of_file
-from luthier.prediction.rows import rows_of_file, rows_of_texts
+from luthier.prediction.loading import load_predictor
 
 if TYPE_CHECKING:
     from luthier.evaluation.prediction import Predictions
     from luthier.models.card import ModelCard
-    from luthier.representing.shared_encoder import SharedEncoder
 
 _LEAST_WRITTEN, _MOST_WRITTEN = 16, 256
 logger = logging.getLogger(__name__)
@@ -50,12 +48,7 @@ def predict_texts(
             word gets a label; or a model whose rows no text holds, such as one of multiple choice: `predict_file`
             takes those.
     """
-    from luthier.models.artifacts import load_artifact
-
-    if is_shared_encoder(run):
-        return _many_heads(shared_encoder(run), paired(texts, pairs), batch_size)
-    model, tokenizer, card = load_artifact(run)
-    return _predict(model, tokenizer, card, rows_of_texts(texts, pairs, card, str(run)), batch_size)
+    return load_predictor(run).predict_texts(texts, pairs, batch_size=batch_size)
 
 
 def predict_file(run: str | Path, file: str | Path, *, batch_size: int = 64) -> list[dict[str, Any]]:
@@ -67,33 +60,13 @@ def predict_file(run: str | Path, file: str | Path, *, batch_size: int = 64) -> 
     Raises:
         DataError: the file can't be read, or lacks a column.
     """
-    from luthier.models.artifacts import load_artifact
-
-    if is_shared_encoder(run):
-        encoder = shared_encoder(run)
-        in_pairs = bool(encoder.heads) and all(head.pairs for head in encoder.heads.values())
-        return _many_heads(encoder, texts_of_file(file, text_pair="text_pair" if in_pairs else None), batch_size)
-    model, tokenizer, card = load_artifact(run)
-    return _predict(model, tokenizer, card, rows_of_file(str(file), card), batch_size)
+    return load_predictor(run).predict_file(file, batch_size=batch_size)
 
 
-def _many_heads(encoder: SharedEncoder, texts: Any, batch_size: int) -> list[dict[str, Any]]:
-    found = encoder.predict(texts, batch_size=batch_size)
-    rows: list[dict[str, Any]] = [
-        {"text": one} if isinstance(one, str) else {"text": one[0], "text_pair": one[1]} for one in texts
-    ]
-    for number, row in enumerate(rows):
-        row["heads"] = {}
-        for name, head in found.items():
-            chances = dict(zip(encoder.heads[name].labels, map(float, head.probabilities[number]), strict=True))
-            label = head.labels[number]
-            row["heads"][name] = {"label": label, "probability": chances[label], "probabilities": chances}
-    return rows
-
-
-def _predict(
+def answers_of(
     model: Any, tokenizer: Any, card: ModelCard, rows: list[dict[str, Any]], batch_size: int
 ) -> list[dict[str, Any]]:
+    """What a model with the head of a task, or a language model, says of rows in the columns of its training."""
     from luthier.data.batches.encoding import encode_rows, make_collator
     from luthier.evaluation.label_scoring import predict_labels
     from luthier.evaluation.prediction import predict_rows

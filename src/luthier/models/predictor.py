@@ -1,0 +1,58 @@
+"""What answers for a saved artefact: texts or the rows of a file in, answers out, and vectors where it makes them.
+
+Nothing here imports torch; a predictor imports it when it is made.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from luthier.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Answer = dict[str, Any]
+
+
+class Predictor:
+    """A loaded artefact that can be asked. Subclasses are registered with `@PREDICTORS.register`, in the module
+    `predictor` of a package or in that of a plugin, which imports no torch.
+
+    A predictor answers for the artefacts whose card has its `name` as `method.name`. All others are task models.
+
+    Args:
+        run: a run, cell, stage or artefact directory.
+
+    Raises:
+        ModelError: it holds no whole artefact of this kind.
+    """
+
+    name: ClassVar[str]
+    # What makes such artefacts, in words: "a represent stage".
+    made_by: ClassVar[str] = ""
+    embeds: ClassVar[bool] = False
+    # Why no one prompt or prefix stands for the artefact, and what to do instead; for `luthier export`.
+    why_not_exported: ClassVar[str] = ""
+    instead_of_export: ClassVar[str] = ""
+
+    def __init__(self, run: str | Path) -> None:
+        self.run = run
+
+    def predict_texts(
+        self, texts: list[str] | str, pairs: list[str] | str | None = None, *, batch_size: int = 64
+    ) -> list[Answer]:
+        """One answer a text. See `luthier.prediction.predict_texts`."""
+        raise self._cannot("predicts nothing")
+
+    def predict_file(self, file: str | Path, *, batch_size: int = 64) -> list[Answer]:
+        """One answer a row of a file. See `luthier.prediction.predict_file`."""
+        raise self._cannot("predicts nothing")
+
+    def embed(self, texts: Any, *, batch_size: int = 64, dtype: str = "float32") -> np.ndarray:
+        """Vectors (N, D) of N texts, or of N (text, second text)."""
+        raise self._cannot("makes no vectors")
+
+    def _cannot(self, what: str) -> ModelError:
+        return ModelError(f"what {self.made_by or 'its maker'} saved here {what}", where=str(self.run))

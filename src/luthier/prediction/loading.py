@@ -1,0 +1,60 @@
+"""Which predictor answers for a saved artefact."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from luthier.errors import ModelError
+from luthier.models.predictor import Predictor
+from luthier.registry import PREDICTORS
+from luthier.storage.nearby import check_there
+
+TASK_MODEL = "task_model"
+
+
+def load_predictor(run: str | Path) -> Predictor:
+    """The predictor of what a run, cell, stage or artefact directory holds, ready to be asked.
+
+    Raises:
+        ModelError: the directory is not there, or holds no whole artefact.
+    """
+    check_there(run, ModelError, "name a finished run, a stage of it, or the stage's `model` folder")
+    predictor: Predictor = predictor_of(run)(run)
+    return predictor
+
+
+def load_embedder(run: str | Path) -> Predictor:
+    """The same for what turns text into vectors.
+
+    Raises:
+        ModelError: the directory is not there, or holds nothing that does.
+    """
+    makers = " or ".join(kind.made_by for kind in PREDICTORS if kind.embeds)
+    check_there(run, ModelError, f"name a run that has {makers}")
+    kind = predictor_of(run)
+    if not kind.embeds:
+        raise ModelError(
+            f"there is no encoder here that {makers} made",
+            where=str(run),
+            fix=f"run a recipe with {makers}; `luthier predict` labels text with a tuned model",
+        )
+    embedder: Predictor = kind(run)
+    return embedder
+
+
+def predictor_of(run: str | Path) -> type[Predictor]:
+    """The class that answers for an artefact, by its card. What is no artefact, or has a damaged card, is taken for
+    a task model, whose loading says what is wrong.
+
+    Raises:
+        ModelError: the directory holds no model at all.
+    """
+    from luthier.models.card import read_card
+    from luthier.models.references import resolve
+
+    source, name = resolve(str(run)), ""
+    if source.kind == "artifact" and source.path is not None:
+        with suppress(ModelError):
+            name = str((read_card(source.path).method or {}).get("name"))
+    return PREDICTORS.get(name if name in PREDICTORS else TASK_MODEL)
