@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from luthier import secrets
-from luthier.errors import RecipeError, WorkspaceError
+from luthier.errors import InterruptedRunError, RecipeError, WorkspaceError
 from luthier.progress import progress_display, track
 from luthier.storage.files import write_json, write_text
 from luthier.storage.jsonlines import JsonLog, read_log
@@ -61,10 +61,20 @@ def test_without_a_terminal_each_task_ends_in_one_line(capsys):
     assert capsys.readouterr().err == "work: score 0.5\n"
 
 
-def test_work_that_is_cut_short_is_not_called_done(capsys):
-    with pytest.raises(ValueError, match="broken"), progress_display(), track("work"):
-        raise ValueError("broken")
-    assert capsys.readouterr().err == "work: stopped\n"
+ENDINGS = [(ValueError("broken"), "failed"), (KeyboardInterrupt(), "stopped"), (InterruptedRunError("x"), "stopped")]
+
+
+@pytest.mark.parametrize(("error", "ending"), ENDINGS)
+@pytest.mark.parametrize("remark", ["", "step 3"])
+def test_work_that_is_cut_short_is_not_called_done_and_what_failed_not_stopped(capsys, error, ending, remark):
+    def cut_short():
+        with progress_display(), track("work") as bar:
+            bar.update(1, remark)
+            raise error
+
+    with pytest.raises(type(error)):
+        cut_short()
+    assert capsys.readouterr().err == f"work: {ending}{', ' if remark else ''}{remark}\n"
 
 
 def test_json_written_is_json(tmp_path: Path):

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from luthier.errors import InterruptedRunError
+
+DONE = "done"
 _display: ContextVar[Any] = ContextVar("luthier_progress", default=None)
 
 
@@ -62,13 +65,13 @@ class Track:
         if self._progress is not None:
             self._progress.update(self._task, completed=completed, note=self.note)
 
-    def close(self, ending: str = "done") -> None:
-        """Take the bar away; `ending` is told where no bar is shown and there is no remark."""
+    def close(self, ending: str = DONE) -> None:
+        """Take the bar away. Where none is shown, `ending` is told, or the remark in place of a plain `done`."""
         if self._progress is None:
             return
         if self._progress.disable:
-            done = f"{self.description}: {self.note or ending}"
-            self._console.print(done, markup=False, highlight=False)
+            told = (self.note or ending) if ending == DONE else ", ".join(filter(None, (ending, self.note)))
+            self._console.print(f"{self.description}: {told}", markup=False, highlight=False)
         self._progress.remove_task(self._task)
         self._progress = None
 
@@ -79,7 +82,10 @@ def track(description: str, total: float | None = None) -> Iterator[Track]:
     task = Track(description, total)
     try:
         yield task
-    except BaseException:
+    except (KeyboardInterrupt, InterruptedRunError):
         task.close("stopped")
+        raise
+    except BaseException:
+        task.close("failed")
         raise
     task.close()

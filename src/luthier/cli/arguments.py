@@ -12,12 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from luthier._version import __version__
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, nearest
 
+VERBS = "known_verbs"
 EXIT_CODES = """\
 exit codes: 0 done, 1 failed, 2 recipe or command line, 3 data, 4 model, 5 training (NaN, nothing to train),
-6 run directory (locked, full, not writable), 75 stopped by a signal after one whole checkpoint: the same
-command continues, 130 stopped at once by a second Ctrl-C
+6 run directory (locked, full, not writable), 75 stopped by a signal while training, after one whole checkpoint: the
+same command continues, 130 stopped at once by Ctrl-C where nothing trains, or by a second one
 """
 
 
@@ -35,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_recipe_verbs(verbs)
     _add_result_verbs(verbs)
     _add_information_verbs(verbs)
+    parser.set_defaults(**{VERBS: list(verbs.choices)})
     return parser
 
 
@@ -129,7 +131,7 @@ def _verb(
 
 
 def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="a YAML file")
+    parser.add_argument("recipe", nargs="?", help="a YAML file (default: recipe.yaml, if it is there)")
     parser.add_argument(
         "--set",
         action="append",
@@ -170,7 +172,9 @@ def _above_zero(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point. Errors meant for the user are printed without a traceback, with an exit code of their own."""
-    parsed = build_parser().parse_args(arguments)
+    parser, words = build_parser(), list(sys.argv[1:] if arguments is None else arguments)
+    _refuse_unknown_verb(parser, words)
+    parsed = parser.parse_args(words)
     sys.path.insert(0, os.getcwd()) if os.getcwd() not in sys.path else None
     _quieten(parsed.verbose)
     from luthier.cli import commands
@@ -183,7 +187,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LuthierError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _fail("stopped; run the same command again to continue from the last checkpoint", 130)
+        return _fail(
+            "stopped at once\n  fix: run the same command again; it keeps every finished stage, and goes on from the "
+            "newest whole checkpoint where there is one",
+            130,
+        )
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -194,6 +202,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except Exception as error:
         return _unwritable(error) or _unexpected(error, parsed.verbose)
+
+
+def _refuse_unknown_verb(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Say which verb a typo most likely meant, in place of a list of all; exits with code 2."""
+    verb, known = next((word for word in words if not word.startswith("-")), None), parser.get_default(VERBS)
+    if verb is None or verb in known:
+        return
+    guess = nearest(verb, known)
+    parser.error(
+        f"there is no command {verb!r}; " + (f"did you mean {guess!r}?" if guess else f"known: {', '.join(known)}")
+    )
 
 
 def _quieten(verbose: bool) -> None:

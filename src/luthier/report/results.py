@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from luthier.errors import WorkspaceError
 from luthier.storage.jsonlines import read_log
+from luthier.storage.nearby import check_there
 
 Status = Literal["finished", "failed", "pruned", "unfinished"]
 Curves = dict[str, list[tuple[float, float]]]
@@ -100,9 +101,10 @@ def read_run(folder: Path) -> Run:
     """Read a run directory; what is torn or missing in it is told in the result.
 
     Raises:
-        WorkspaceError: the folder is no run, or its recipe can't be opened.
+        WorkspaceError: the folder is not there or no run, or its recipe can't be opened.
     """
     folder = Path(folder)
+    check_there(folder, WorkspaceError, "name a folder that `luthier run` made")
     if not (folder / "recipe.yaml").is_file():
         raise WorkspaceError("this is no run directory", where=str(folder), fix="name a folder that `luthier run` made")
     recipe = _text(folder / "recipe.yaml")

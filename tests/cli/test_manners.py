@@ -1,0 +1,89 @@
+"""What the command line says to typos, missing folders and stops, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from luthier.cli import commands
+from luthier.cli.arguments import main
+from luthier.cli.starter import starter_recipe
+
+
+def test_an_unknown_verb_is_answered_with_the_nearest(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["rnu", "recipe.yaml"])
+    assert caught.value.code == 2
+    assert "there is no command 'rnu'; did you mean 'run'?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["xyzzy"])
+    assert "known: init, validate, plan, run," in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["run", "plan", "validate"])
+def test_a_recipe_that_is_not_named_is_that_of_the_folder(workplace, capsys, verb):
+    assert main([verb]) == 2
+    assert "no recipe is named, and there is no recipe.yaml here" in capsys.readouterr().err
+    workplace.tune["epoch"] = 3
+    workplace.write()
+    assert main([verb]) == 2
+    assert "unknown key 'epoch'" in capsys.readouterr().err
+    del workplace.tune["epoch"]
+    workplace.write()
+    assert main([verb, "--set", "seed=x"]) == 2
+    assert "seed" in capsys.readouterr().err
+
+
+def test_the_recipe_of_the_folder_is_valid(workplace, capsys):
+    workplace.write()
+    assert main(["validate"]) == 0
+    assert "recipe.yaml is valid: tune → evaluate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("predict smal --text a", 4),
+        ("predict runs/smal --text a", 4),
+        ("embed smal --text a --output v.npy", 4),
+        ("export smal --to p.safetensors", 4),
+        ("report smal", 6),
+        ("compare smal runs/other", 2),
+    ],
+)
+def test_a_run_that_is_not_there_is_said_without_torch_and_the_nearest_is_named(tmp_path: Path, command, code):
+    for name in ("small", "other"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    asked = f"import sys; from luthier.cli import main; code = main({command.split()!r})"
+    script = f"{asked}; print('torch' in sys.modules); sys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (code, "False\n"), done.stderr
+    assert "smal: there is no such folder" in done.stderr
+    assert "did you mean runs/small? otherwise " in done.stderr
+
+
+def test_a_folder_near_nothing_says_what_to_name(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "xyzzy"]) == 6
+    assert "xyzzy: there is no such folder\n  fix: name a folder that `luthier run` made" in capsys.readouterr().err
+
+
+def test_a_stop_outside_of_training_says_what_is_kept(workplace, monkeypatch, capsys):
+    def interrupted(_recipe, _arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "_run_and_show", interrupted)
+    workplace.write()
+    assert main(["run"]) == 130
+    said = capsys.readouterr().err
+    assert said.startswith("luthier: stopped at once\n  fix: run the same command again")
+    assert "where there is one" in said
+
+
+def test_the_starter_recipe_names_methods_that_need_no_settings():
+    listed = starter_recipe().partition("One of: ")[2].partition(".\n")[0].split(", ")
+    assert {"lora", "full", "unipelt"} <= set(listed)
+    assert "peft" not in listed
