@@ -12,7 +12,7 @@ from luthier.errors import LuthierError
 from luthier.recipe import RecipeBase, check_recipe, load_recipe, recipe_yaml
 from luthier.recipe.yaml_text import YamlText
 from luthier.runs.runner import FAILED, GOES_ON, RunRecord, locked, run_cell
-from luthier.storage.files import write_json, write_text
+from luthier.storage.files import disk_failure, write_json, write_text
 from luthier.storage.one_version import one_version
 from luthier.storage.provenance import environment
 
@@ -45,11 +45,16 @@ def run(
         write_text(folder / "recipe.yaml", recipe_yaml(checked))
         write_json(folder / "environment.json", environment())
         if checked.compare is None:
+            (folder / FAILED).unlink(missing_ok=True)
             try:
                 return run_cell(checked, folder)
             except LuthierError as error:
                 if error.exit_code not in GOES_ON:
                     write_json(folder / FAILED, {"error": str(error)})
+                raise
+            except Exception as error:
+                if disk_failure(error) is None:
+                    write_json(folder / FAILED, {"error": f"unexpected {type(error).__name__}: {error}"})
                 raise
         return run_comparison(checked, folder, on_cell)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from luthier.cli import commands
 from luthier.cli.arguments import main
 from luthier.cli.starter import starter_recipe
+from luthier.registry import METHODS
+from luthier.report.results import read_run
 
 
 def test_an_unknown_verb_is_answered_with_the_nearest(capsys):
@@ -72,15 +74,57 @@ def test_a_folder_near_nothing_says_what_to_name(tmp_path: Path, monkeypatch, ca
 
 
 def test_a_stop_outside_of_training_says_what_is_kept(workplace, monkeypatch, capsys):
-    def interrupted(_recipe, _arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(commands, "_run_and_show", interrupted)
-    workplace.write()
-    assert main(["run"]) == 130
+    (workplace.folder / "stopping.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    monkeypatch.syspath_prepend(str(workplace.folder))
+    workplace.recipe["plugins"] = ["stopping"]
+    assert workplace.run() == 130
     said = capsys.readouterr().err
     assert said.startswith("luthier: stopped at once\n  fix: run the same command again")
-    assert "where there is one" in said
+    assert "checkpoint where there is one" in said
+
+
+BREAKING = """
+import signal
+from typing import Literal
+from luthier.registry import METHODS
+from luthier.methods import TuningMethod
+
+@METHODS.register
+class Breaking(TuningMethod):
+    name: Literal["breaking"] = "breaking"
+    how: str = "fails"
+
+    def apply(self, model, context):
+        if self.how == "fails":
+            raise ArithmeticError("seven is no even number")
+        signal.raise_signal(signal.SIGINT)
+"""
+
+
+@pytest.fixture
+def breaking(workplace, monkeypatch) -> Iterator[None]:
+    """A method that fails as a defect does, or is interrupted."""
+    (workplace.folder / "breaking.py").write_text(BREAKING)
+    monkeypatch.syspath_prepend(str(workplace.folder))
+    workplace.recipe["plugins"] = ["breaking"]
+    yield
+    METHODS._entries.pop("breaking", None)
+    sys.modules.pop("breaking", None)
+
+
+@pytest.mark.usefixtures("breaking")
+def test_a_run_that_failed_is_called_failed_and_one_that_was_stopped_unfinished(workplace):
+    for how, code, status in (("fails", 1, "failed"), ("stops", 130, "unfinished")):
+        workplace.tune["method"] = {"name": "breaking", "how": how}
+        assert workplace.run() == code
+        (cell,) = read_run(workplace.run_folder).cells
+        assert cell.status == status
+        assert (cell.error == "unexpected ArithmeticError: seven is no even number") == (status == "failed")
+    workplace.recipe["compare"] = {"over": {"seed": [1]}}
+    for how, code, status in (("fails", 1, "failed"), ("stops", 130, "unfinished")):
+        workplace.tune["method"] = {"name": "breaking", "how": how}
+        assert workplace.run() == code
+        assert [cell.status for cell in read_run(workplace.run_folder).cells] == [status]
 
 
 def test_the_starter_recipe_names_methods_that_need_no_settings():

@@ -92,6 +92,7 @@ def _run_one(
     place = folder / "cells" / cell_name(factors)
     place.mkdir(parents=True, exist_ok=True)
     write_json(place / "cell.json", {"factors": factors})
+    (place / FAILED).unlink(missing_ok=True)
     try:
         made = cell_recipe(recipe, factors)
     except RecipeError as error:

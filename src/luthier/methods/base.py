@@ -58,7 +58,8 @@ class TuningMethod(Settings):
         return 0
 
     def examine(self, model: nn.Module, forward: Callable[[int], None]) -> dict[str, Any]:
-        """What a trained model tells about the method: more `details` for metrics.json, `sections` of the report too.
+        """What a trained model tells about the method: more `details` for metrics.json; `sections` among them, each a
+        `luthier.report.Section`, are shown on the page.
 
         Args:
             model: what was trained.

@@ -4,7 +4,6 @@ of those. Test scores play no part."""
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 from luthier.metric_names import higher_is_better
 from luthier.report.results import Cell, Run, read_run
-from luthier.report.statistics import Difference, Row, difference, summarise
+from luthier.report.statistics import Difference, Row, difference, half_interval, summarise
 from luthier.report.tables import cost_text, difference_text, score_text
 from luthier.report.text import one_line
 
@@ -247,10 +246,7 @@ def _half_over_rows(best: Row, row: Row) -> float | None:
     if len(sizes) != 1 or min(sizes) < 2:
         return None
     count = sizes.pop()
-    gaps = [sum(int(a[n]) - int(b[n]) for a, b in pairs) / len(pairs) for n in range(count)]
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, count - 1)) * statistics.stdev(gaps) / count**0.5
+    return half_interval([sum(int(a[n]) - int(b[n]) for a, b in pairs) / len(pairs) for n in range(count)])
 
 
 def _outcomes(cell: Cell) -> str:

@@ -139,10 +139,15 @@ def difference(row: Row, baseline: Row) -> Difference | None:
     mean = statistics.fmean(gaps)
     if len(gaps) < 2 or statistics.stdev(gaps) < _NO_SPREAD:
         return Difference(mean, None, len(gaps))
+    half = half_interval(gaps)
+    return Difference(mean, (mean - half, mean + half), len(gaps))
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """Half the width of the 95 % interval of the mean of two or more values, Student's t with `n - 1` degrees."""
     from scipy.stats import t
 
-    half = float(t.ppf(0.975, len(gaps) - 1)) * statistics.stdev(gaps) / len(gaps) ** 0.5
-    return Difference(mean, (mean - half, mean + half), len(gaps))
+    return float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
 
 
 def paired_differences(rows: Sequence[Row], baseline: Row | None) -> list[Difference | None]:
