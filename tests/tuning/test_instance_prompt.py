@@ -11,7 +11,7 @@ from transformers import RobertaConfig, RobertaModel
 
 from luthier.models.layers.trunk import find_trunk
 from luthier.tuning.instance_prompt import InstancePromptConfig, PHMLinear
-from luthier.tuning.instance_prompt.model import build_generator
+from luthier.tuning.instance_prompt.tuner import build_generator
 from tests.tuning.instance_prompt_models import LAYERS, SEPARATOR, WIDTH, encoder, kron_sum, pairs, reference, tuned
 
 LENGTHS = [(4, 2), (2, 6), (5, 5)]

@@ -8,9 +8,9 @@ from __future__ import annotations
 from luthier._lazy import lazy_names
 
 _HOMES = {
-    "InstancePromptConfig": "luthier.tuning.instance_prompt.model",
+    "InstancePromptConfig": "luthier.tuning.instance_prompt.tuner",
     "InstancePromptLayer": "luthier.tuning.instance_prompt.layer",
-    "InstancePromptModel": "luthier.tuning.instance_prompt.model",
+    "InstancePromptModel": "luthier.tuning.instance_prompt.tuner",
     "PHMLinear": "luthier.tuning.instance_prompt.generator",
     "PromptGenerator": "luthier.tuning.instance_prompt.generator",
 }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 register_adapter_type(
     "INSTANCE_PROMPT",
-    "luthier.tuning.instance_prompt.model",
+    "luthier.tuning.instance_prompt.tuner",
     why_not_exported="it makes another prompt for every input, so that no file of numbers stands for it",
 )
 

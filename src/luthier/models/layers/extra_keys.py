@@ -1,4 +1,4 @@
-"""Generated vectors as extra keys and values of a layer's attention, in any model of transformers.
+"""Extra keys and values, an example its own, for a layer's attention in any model of transformers.
 
 A layer is called with the extra keys and values as one more keyword argument, which the model hands down to its
 attention function. So gradient checkpointing recomputes with them, and nothing has to be cleared afterwards.

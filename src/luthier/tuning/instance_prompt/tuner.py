@@ -9,10 +9,10 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
+from luthier.models.layers import extra_keys
 from luthier.models.layers.placement import AFTER_FIRST, BEFORE_TEXT, OWN_SEGMENT, context_columns
 from luthier.models.layers.trunk import Trunk, find_trunk
 from luthier.peft_bridge.registration import register_tuner
-from luthier.tuning.instance_prompt import key_value
 from luthier.tuning.instance_prompt.config import InstancePromptConfig
 from luthier.tuning.instance_prompt.generator import PromptGenerator
 from luthier.tuning.instance_prompt.layer import InstancePromptLayer
@@ -151,7 +151,7 @@ def fit(config: InstancePromptConfig, trunk: Trunk) -> None:
             raise ValueError(f"position {position} stands at a separator: set separator_token_id")
     if config.insertion == "key_value":
         for layer in trunk.layers:
-            key_value.find_projections(layer)
+            extra_keys.find_projections(layer)
     config.position, config.separator_token_id = position, separator
     config.pooling = config.pooling or trunk.pooling
 
