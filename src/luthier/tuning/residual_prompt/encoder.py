@@ -1,10 +1,12 @@
-"""The prompt and the network over it.
+"""The prompt and the networks over it.
 
-Shapes: B examples, n prompt rows, d embedding width.
+Shapes: B examples, n prompt rows, d embedding width, m bottleneck; c is 1 for a network that all rows share, n for one
+per row. Source: Razdaibiedina et al., Findings of ACL 2023, section 3.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,9 +20,126 @@ from luthier.peft_bridge.own_prompts import register_prompt_encoder
 from luthier.peft_bridge.prompt_learning import install
 from luthier.peft_bridge.registration import register_tuner
 from luthier.tuning.residual_prompt.config import ResidualPromptConfig
-from luthier.tuning.residual_prompt.networks import NETWORKS
 
 STORED = "residual_prompt."
+LAYER_NORM_EPS = 1e-5
+TRANSFORMER_HEADS = 2
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
+
+
+class RowLinear(nn.Module):
+    """A linear map of every row, shared (c = 1) or one per row (c = n), initialised as torch does."""
+
+    def __init__(self, copies: int, in_features: int, out_features: int) -> None:
+        super().__init__()
+        bound = in_features**-0.5
+        self.weight = nn.Parameter(torch.empty(copies, out_features, in_features).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(copies, out_features).uniform_(-bound, bound))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(n, in) -> (n, out)."""
+        if self.weight.shape[0] == 1:
+            return functional.linear(rows, self.weight[0], self.bias[0])
+        return torch.baddbmm(self.bias[:, None], rows[:, None], self.weight.mT)[:, 0]
+
+
+class RowNorm(nn.Module):
+    """LayerNorm over d with gain and bias, shared (c = 1) or one per row (c = n)."""
+
+    def __init__(self, copies: int, width: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(copies, width))
+        self.bias = nn.Parameter(torch.zeros(copies, width))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(n, d) -> (n, d)."""
+        return functional.layer_norm(rows, rows.shape[-1:], eps=LAYER_NORM_EPS) * self.gain + self.bias
+
+
+def _norm(config: Any, copies: int = 1) -> nn.Module:
+    return RowNorm(copies, config.token_dim) if config.layer_norm else nn.Identity()
+
+
+class Bottleneck(nn.Module):
+    """phi(x) = LN(W_up a(W_down x + b_down) + b_up): (n, d) -> (n, d), the paper's network."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        copies = 1 if config.shared else config.num_virtual_tokens
+        self.down = RowLinear(copies, config.token_dim, config.bottleneck)
+        self.up = RowLinear(copies, config.bottleneck, config.token_dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.norm = _norm(config, copies)
+        self.activation = ACTIVATIONS[config.activation]
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.norm(self.dropout(self.up(self.activation(self.down(rows)))))
+
+
+class DoubleBottleneck(nn.Module):
+    """Two bottlenecks in a row: (n, d) -> (n, d); tied, the second has the weights of the first, as released."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.first = Bottleneck(config)
+        self.second = None if config.tied else Bottleneck(config)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return (self.second or self.first)(self.first(rows))
+
+
+class RecurrentNetwork(nn.Module):
+    """A bidirectional LSTM over the rows with hidden width d / 2: (n, d) -> (n, d)."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        width, dropout = _even(config.token_dim, "LSTM"), config.dropout
+        self.lstm = nn.LSTM(width, width // 2, config.layers, dropout=dropout, bidirectional=True, batch_first=True)
+        self.norm = _norm(config)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        # With gradients off torch takes another kernel, whose rounding differs: a folded prompt, and one that is
+        # evaluated, must be equal to the one that was trained.
+        wants_gradients = torch.is_grad_enabled()
+        with torch.enable_grad():
+            outputs = self.lstm(rows[None])[0][0]
+        return self.norm(outputs if wants_gradients else outputs.detach())
+
+
+class TransformerNetwork(nn.Module):
+    """Transformer encoder layers with two heads over the rows: (n, d) -> (n, d)."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        width, activation = _even(config.token_dim, "transformer"), ACTIVATIONS[config.activation]
+        # Rows first: with batch_first torch takes a fused path when gradients are off, whose rounding differs.
+        layer = nn.TransformerEncoderLayer(
+            width, TRANSFORMER_HEADS, config.bottleneck, config.dropout, activation, batch_first=False
+        )
+        self.encoder = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
+        self.norm = _norm(config)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.norm(self.encoder(rows[:, None])[:, 0])
+
+
+def _even(width: int, network: str) -> int:
+    if width % 2:
+        raise ValueError(f"the {network} needs an even embedding width, but the model has {width}")
+    return width
+
+
+# Each is built from a configuration whose options are filled in, which the types of its fields don't say.
+NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
+    "mlp": Bottleneck,
+    "mlp2": DoubleBottleneck,
+    "lstm": RecurrentNetwork,
+    "transformer": TransformerNetwork,
+}
 
 
 class ResidualPromptEncoder(BasePromptEncoder):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, PromptTuningConfig, get_peft_model_state_dict
+from peft.config import PromptLearningConfig
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -20,18 +21,8 @@ from luthier.storage.files import reporting_failed_writes
 from luthier.tuning.residual_prompt.config import ResidualPromptConfig
 from luthier.tuning.residual_prompt.encoder import STORED, ResidualPromptEncoder, encoder_of, own_state
 
-_CARRIED = (
-    "task_type",
-    "auto_mapping",
-    "base_model_name_or_path",
-    "revision",
-    "num_virtual_tokens",
-    "token_dim",
-    "num_transformer_submodules",
-    "num_attention_heads",
-    "num_layers",
-    "modules_to_save",
-)
+# All that prompt methods have in common, but what says which of them it is and what state it is in.
+_CARRIED = {f.name for f in fields(PromptLearningConfig)} - {"peft_type", "peft_version", "inference_mode"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +74,7 @@ def fold_prompt(
     encoder.train(was_training)
     plain = PromptTuningConfig(inference_mode=True, **{name: copy(getattr(config, name)) for name in _CARRIED})
     heads = {name: tensor for name, tensor in state.items() if not name.startswith(STORED)}
-    folded = FoldedPrompt(plain, {"prompt_embeddings": prompt, **heads})
+    folded = FoldedPrompt(plain, {PROMPT_EMBEDDINGS: prompt, **heads})
     if output_directory is not None:
         folded.save(output_directory)
     return folded
