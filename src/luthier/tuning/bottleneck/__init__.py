@@ -5,7 +5,7 @@ from __future__ import annotations
 from luthier._lazy import lazy_names
 
 _HOMES = {
-    "Bottleneck": "luthier.tuning.bottleneck.adapter",
+    "Bottleneck": "luthier.tuning.bottleneck.tuner",
     "BottleneckConfig": "luthier.tuning.bottleneck.tuner",
     "BottleneckLayer": "luthier.tuning.bottleneck.tuner",
     "BottleneckModel": "luthier.tuning.bottleneck.tuner",

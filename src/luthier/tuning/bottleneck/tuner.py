@@ -1,17 +1,94 @@
-"""Bottleneck adapters as a PEFT tuner."""
+"""Bottleneck adapters as a PEFT tuner.
+
+Sources: Houlsby et al., ICML 2019; Pfeiffer et al., EACL 2021; the form of the Pfeiffer placement is that of Mao et
+al., ACL 2022. Shapes: B examples, T tokens, D width of the model.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
+from peft import PeftConfig
+from peft.utils import PeftType
 from torch import nn
+from torch.nn import functional as F
 
 from luthier.models.layers.attached import AttachedLayer, AttachedTuner, placement
 from luthier.models.layers.blocks import Block
 from luthier.peft_bridge.registration import register_tuner
-from luthier.tuning.bottleneck.adapter import Bottleneck
-from luthier.tuning.bottleneck.config import BottleneckConfig
+from luthier.tuning.bottleneck.options import BottleneckOptions, hidden_width
+
+_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+@dataclass
+class BottleneckConfig(BottleneckOptions, PeftConfig):
+    """Configuration of bottleneck adapters: two thin matrices with a non-linearity between them, in every layer.
+
+    Raises:
+        ValueError: a value out of range, or an option that would have no effect.
+    """
+
+    # PEFT reads this from every tuner's configuration; the tuner finds its place in the model by itself.
+    target_modules: ClassVar[None] = None
+
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Modules outside the adapters that are trained and saved: the task head."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType["BOTTLENECK"]
+        self.check()
+
+
+class Bottleneck(nn.Module):
+    """W_up act(W_down x): D -> hidden -> D, with biases and without a residual connection.
+
+    Args:
+        width: D.
+        hidden: width in between.
+        activation, init, dropout: as in `BottleneckOptions`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        activation: str = "relu",
+        init: str = "normal",
+        dropout: float = 0.0,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, hidden, device=device, dtype=dtype)
+        self.up = nn.Linear(hidden, width, device=device, dtype=dtype)
+        self.activation, self.dropout = activation, dropout
+        for linear in (self.down, self.up):
+            nn.init.zeros_(linear.bias)
+            if init == "near_identity":
+                nn.init.trunc_normal_(linear.weight, std=0.01, a=-0.02, b=0.02)
+            else:
+                nn.init.normal_(linear.weight, std=0.02)
+        if init == "identity":
+            nn.init.zeros_(self.up.weight)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(B, T, D) -> (B, T, D), in the dtype of `states`."""
+        hidden = _ACTIVATIONS[self.activation](self.down(states.to(self.down.weight.dtype)))
+        if self.dropout:
+            hidden = F.dropout(hidden, self.dropout, self.training)
+        return self.up(hidden).to(states.dtype)
 
 
 class BottleneckLayer(AttachedLayer):
@@ -76,7 +153,7 @@ class BottleneckModel(AttachedTuner):
         parts = {
             place: Bottleneck(
                 block.width,
-                config.hidden_width(block.width),
+                hidden_width(block.width, config.bottleneck, config.reduction),
                 activation=config.activation,
                 init=config.init,
                 dropout=config.dropout,

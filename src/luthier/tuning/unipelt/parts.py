@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from luthier.methods.part_options import LEARNED, NO_GATE
 from luthier.methods.prefix_table import FlatPrefix, PrefixTable, ProjectedPrefix
 from luthier.models.layers.blocks import Attention, Block, Projection
-from luthier.tuning.bottleneck.adapter import Bottleneck
+from luthier.tuning.bottleneck.tuner import Bottleneck
 from luthier.tuning.unipelt.config import UniPELTConfig
 from luthier.tuning.unipelt.gates import CentralGate, Gate
 
