@@ -259,7 +259,7 @@ def test_an_order_that_divides_not_every_width_is_refused_with_those_that_do(opt
     [
         ({"generator": "cnn"}, "phm, dnn, low_rank_phm"),
         ({"position": 5}, "-1, 0, 1, 2, 3, 4"),
-        ({"prompt_length": 0}, "at least 1"),
+        ({"prompt_length": 0}, "above 0"),
         ({"position": -1}, "use 0"),
         ({"dropout": 1.0}, "below 1"),
         ({"generator": "dnn", "share_a": True}, "share_a would have no effect"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class Trunk:
         return self.module.config
 
     @property
-    def pooling(self) -> str:
+    def pooling(self) -> Literal["first", "last", "mean"]:
         """The token that stands for a text by default."""
         if self.causal:
             return "last"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from luthier.tuning.instance_prompt.config import InstancePromptConfig, check_order
+from luthier.tuning.instance_prompt.config import InstancePromptConfig
 
 PHM_STD, DNN_STD, BIAS_RANGE = 0.05, 0.02, 0.5
 
@@ -100,7 +100,7 @@ class Bottleneck(nn.Module):
         m, self.dropout = config.bottleneck, config.dropout
         self.a: nn.Parameter | None = None
         self.down_bias = nn.Parameter(torch.zeros(m))
-        if not config.uses_phm:
+        if config.generator == "dnn":
             self.down: nn.Module = nn.Linear(inputs, m, bias=False)
             self.up: nn.Module = nn.Linear(m, outputs, bias=False)
             for matrix in (self.down, self.up):
@@ -132,13 +132,14 @@ class PromptGenerator(nn.Module):
     def __init__(self, config: InstancePromptConfig, vector_width: int, model_width: int, layers: int) -> None:
         """Raises ValueError where the order does not divide the widths, or a residual does not fit."""
         super().__init__()
-        check_order(config, vector_width, model_width)
         if config.residual and vector_width != model_width:
             raise ValueError(
                 f"residual adds sentence vectors of width {vector_width} to prompts of width {model_width}: "
                 "leave it out"
             )
         outputs = config.vectors_per_layer * model_width
+        widths = {"the sentence vector's width": vector_width, "the bottleneck": config.bottleneck}
+        config.check_order({**widths, "the output width": outputs})
         networks = layers if config.sharing == "none" else 1
         self.vector_width, self.model_width, self.residual = vector_width, model_width, config.residual
         self.networks = nn.ModuleList(Bottleneck(config, vector_width, outputs) for _ in range(networks))

@@ -251,6 +251,7 @@ class InstancePromptLayer(nn.Module, BaseTunerLayer):
         else:
             prompt = running.prompt(0, embeds)
         if config.margin:
+            assert config.separator_token_id is not None
             separator_ids = torch.full((1, config.margin), config.separator_token_id, device=embeds.device)
             separator = self.trunk.embed({"input_ids": separator_ids}).to(embeds.dtype).expand(len(embeds), -1, -1)
             prompt = torch.cat([separator, prompt, separator], 1)

@@ -133,7 +133,7 @@ def fit(config: InstancePromptConfig, trunk: Trunk) -> None:
             f"the model's embeddings are {trunk.embedding_width} wide and its hidden states {trunk.width}: set "
             "first_layer to at least 1, or insertion to 'key_value'"
         )
-    position = config.position
+    position: Any = config.position
     if position is None and config.insertion != "key_value":
         position = AFTER_FIRST if trunk.has_first_token else BEFORE_TEXT
     if position == BEFORE_TEXT and trunk.has_first_token:

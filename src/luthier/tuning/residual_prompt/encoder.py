@@ -1,4 +1,4 @@
-"""The prompt and the networks over it.
+"""The PEFT configuration, the prompt and the networks over it.
 
 Shapes: B examples, n prompt rows, d embedding width, m bottleneck; c is 1 for a network that all rows share, n for one
 per row. Source: Razdaibiedina et al., Findings of ACL 2023, section 3.
@@ -7,19 +7,23 @@ per row. Source: Razdaibiedina et al., Findings of ACL 2023, section 3.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.config import PromptLearningConfig
 from peft.tuners.tuners_utils import BasePromptEncoder
+from peft.utils import PeftType
 from torch import Tensor, nn
 from torch.nn import functional
 
+from luthier.methods.options import option
 from luthier.methods.prompt_start import file_rows, token_rows, uniform_rows, vocabulary_rows
 from luthier.peft_bridge.own_prompts import register_prompt_encoder
 from luthier.peft_bridge.prompt_learning import install
 from luthier.peft_bridge.registration import register_tuner
-from luthier.tuning.residual_prompt.config import ResidualPromptConfig
+from luthier.tuning.residual_prompt.options import FirstPromptOptions, ResidualPromptOptions
 
 STORED = "residual_prompt."
 LAYER_NORM_EPS = 1e-5
@@ -29,6 +33,55 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
 }
+
+
+@dataclass
+class ResidualPromptConfig(ResidualPromptOptions, FirstPromptOptions, PromptLearningConfig):
+    """Configuration of Residual Prompt Tuning; the defaults are the paper's.
+
+    An option that is None takes the default of the chosen network (`luthier.tuning.residual_prompt.options.DEFAULTS`)
+    and is written to the saved configuration with that value.
+
+    Raises:
+        ValueError: an option that would have no effect, or a value out of range.
+    """
+
+    num_virtual_tokens: int = option(10, "Prompt length n.", gt=0)
+    num_transformer_submodules: int | None = field(
+        default=1, metadata={"help": "Always 1: in an encoder-decoder the prompt stands before the encoder only."}
+    )
+    prompt_init_seed: int | None = field(
+        default=None, metadata={"help": "Seed of the first prompt; None draws from torch's global generator."}
+    )
+    prompt_init_text: str | None = field(default=None, metadata={"help": "The text of prompt_init='text'."})
+    prompt_init_ids: list[int] | None = field(
+        default=None, metadata={"help": "Token ids of that text, in place of prompt_init_text."}
+    )
+    tokenizer_name_or_path: str | None = field(default=None, metadata={"help": "What tokenizes prompt_init_text."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType["RESIDUAL_PROMPT"]
+        self.check()
+        for name, value in self.completed().items():
+            setattr(self, name, value)
+
+    def check(self) -> None:
+        super().check()
+        if self.num_transformer_submodules != 1:
+            raise ValueError("the prompt stands before the encoder only: num_transformer_submodules must be 1")
+        reads_text = self.prompt_init == "text" and self.prompt_init_ids is None
+        for name, has_effect in {
+            "prompt_init_text": reads_text,
+            "tokenizer_name_or_path": reads_text,
+            "prompt_init_ids": self.prompt_init == "text" and self.prompt_init_text is None,
+            "prompt_init_file": self.prompt_init == "tensor",
+        }.items():
+            given = bool(getattr(self, name))
+            if has_effect and not given:
+                raise ValueError(f"prompt_init {self.prompt_init!r} needs {name}")
+            if given and not has_effect:
+                raise ValueError(f"{name} would have no effect here: leave it out")
 
 
 class RowLinear(nn.Module):

@@ -18,8 +18,13 @@ from luthier.errors import ModelError
 from luthier.methods.export import PROMPT_EMBEDDINGS, Exported, prompt
 from luthier.models.card import ModelCard
 from luthier.storage.files import reporting_failed_writes
-from luthier.tuning.residual_prompt.config import ResidualPromptConfig
-from luthier.tuning.residual_prompt.encoder import STORED, ResidualPromptEncoder, encoder_of, own_state
+from luthier.tuning.residual_prompt.encoder import (
+    STORED,
+    ResidualPromptConfig,
+    ResidualPromptEncoder,
+    encoder_of,
+    own_state,
+)
 
 # All that prompt methods have in common, but what says which of them it is and what state it is in.
 _CARRIED = {f.name for f in fields(PromptLearningConfig)} - {"peft_type", "peft_version", "inference_mode"}

@@ -1,14 +1,11 @@
-"""The networks that can stand between a trained prompt and the model, and the options each of them has.
-
-Kept free of torch, so that a recipe is checked without loading it.
-"""
+"""The options of Residual Prompt Tuning, and the defaults that each network has for them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
-Reparameterizer = Literal["mlp", "mlp2", "lstm", "transformer", "none"]
-Activation = Literal["relu", "tanh", "sigmoid"]
+from luthier.methods.options import Options, option
 
 _BOTTLENECK: dict[str, Any] = {
     "residual": True,
@@ -18,7 +15,8 @@ _BOTTLENECK: dict[str, Any] = {
     "dropout": 0.0,
     "shared": True,
 }
-OPTIONS: dict[str, dict[str, Any]] = {
+# An option that a network has no default for would have no effect on it.
+DEFAULTS: dict[str, dict[str, Any]] = {
     "mlp": _BOTTLENECK,
     "mlp2": {**_BOTTLENECK, "tied": True},
     "lstm": {"residual": True, "layer_norm": False, "dropout": 0.0, "layers": 1},
@@ -32,43 +30,83 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "none": {},
 }
-OPTION_NAMES = tuple(sorted({name for options in OPTIONS.values() for name in options}))
-ACTIVATIONS = ("relu", "tanh", "sigmoid")
+NETWORK_OPTIONS = ("residual", "bottleneck", "layer_norm", "activation", "dropout", "shared", "tied", "layers")
 _STACKED_LSTM_DROPOUT = 0.05
 
 
-def complete_options(reparameterizer: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The options of one network with every default filled in; an option it does not have stays None.
+@dataclass(init=False, repr=False, eq=False)
+class ResidualPromptOptions(Options):
+    """The network over the prompt; the defaults are the paper's."""
 
-    Args:
-        reparameterizer: one of `OPTIONS`.
-        given: any of `OPTION_NAMES`; None means the network's own default.
+    reparameterizer: Literal["mlp", "mlp2", "lstm", "transformer", "none"] = option(
+        "mlp",
+        "Network over the prompt: mlp (bottleneck), mlp2 (two in a row), lstm (bidirectional, over the prompt "
+        "vectors), transformer (over the prompt vectors), none.",
+    )
+    residual: bool | None = option(
+        None, "Add the prompt to the network's output; None is True where there is a network."
+    )
+    bottleneck: int | None = option(
+        None, "Hidden width of the MLP, None is 400; or of the transformer's feed-forward part, None is 2048.", gt=0
+    )
+    layer_norm: bool | None = option(
+        None, "LayerNorm at the end of the branch; None is True for mlp and mlp2, False for the others."
+    )
+    activation: Literal["relu", "tanh", "sigmoid"] | None = option(
+        None, "Non-linearity of MLP and transformer; None is relu."
+    )
+    dropout: float | None = option(
+        None,
+        "Dropout in the network; None is 0 for MLPs and one LSTM layer, 0.05 for more of those and for the "
+        "transformer.",
+        ge=0,
+        lt=1,
+    )
+    shared: bool | None = option(None, "One MLP for all prompt vectors; False gives each its own; None is True.")
+    tied: bool | None = option(None, "mlp2: both halves have the same weights, as in the released code; None is True.")
+    layers: int | None = option(None, "Layers of the LSTM, None is 1; or of the transformer, None is 2.", gt=0)
+    freeze_dropout: bool = option(False, "Switch the dropout of the frozen model off while training.")
 
-    Raises:
-        ValueError: an unknown network, an option that would have no effect, or a value out of range.
+    def check(self) -> None:
+        super().check()
+        self.completed()
+
+    def completed(self) -> dict[str, Any]:
+        """The network's options with every default filled in; an option that it does not have stays None.
+
+        Raises:
+            ValueError: an option that would have no effect.
+        """
+        given = {name: value for name in NETWORK_OPTIONS if (value := getattr(self, name)) is not None}
+        defaults = dict(DEFAULTS[self.reparameterizer])
+        if self.reparameterizer == "lstm" and (self.layers or 1) > 1:
+            defaults["dropout"] = _STACKED_LSTM_DROPOUT
+        idle = [name for name in given if name not in defaults]
+        if idle:
+            raise ValueError(
+                f"{', '.join(idle)} would have no effect with reparameterizer {self.reparameterizer!r}: leave it out"
+            )
+        complete = {**dict.fromkeys(NETWORK_OPTIONS), **defaults, **given}
+        if self.reparameterizer == "lstm" and complete["dropout"] and complete["layers"] == 1:
+            raise ValueError("dropout acts between LSTM layers and would have no effect with layers 1")
+        return complete
+
+
+@dataclass(init=False, repr=False, eq=False)
+class FirstPromptOptions(Options):
+    """What a configuration calls prompt_init and prompt_init_file, and a recipe init and init_file.
+
+    They start from different prompts: a configuration from the vocabulary, as the paper and its released code do; a
+    recipe from noise, since rows of the vocabulary are as small as the model's embeddings are, and of models with small
+    ones, such as BERT, the network's LayerNorm would swamp the prompt.
     """
-    if reparameterizer not in OPTIONS:
-        raise ValueError(f"reparameterizer is {reparameterizer!r}, but must be one of {', '.join(OPTIONS)}")
-    defaults = dict(OPTIONS[reparameterizer])
-    if reparameterizer == "lstm" and (given.get("layers") or 1) > 1:
-        defaults["dropout"] = _STACKED_LSTM_DROPOUT
-    idle = [name for name, value in given.items() if value is not None and name not in defaults]
-    if idle:
-        raise ValueError(
-            f"{', '.join(idle)} would have no effect with reparameterizer {reparameterizer!r}: leave it out"
-        )
-    chosen = {name: given.get(name) if given.get(name) is not None else defaults.get(name) for name in OPTION_NAMES}
-    _check_values(reparameterizer, chosen)
-    return chosen
 
-
-def _check_values(reparameterizer: str, options: dict[str, Any]) -> None:
-    for name in ("bottleneck", "layers"):
-        if options[name] is not None and options[name] < 1:
-            raise ValueError(f"{name} is {options[name]}, but must be at least 1")
-    if options["dropout"] is not None and not 0 <= options["dropout"] < 1:
-        raise ValueError(f"dropout is {options['dropout']}, but must be at least 0 and below 1")
-    if options["activation"] is not None and options["activation"] not in ACTIVATIONS:
-        raise ValueError(f"activation is {options['activation']!r}, but must be one of {', '.join(ACTIVATIONS)}")
-    if reparameterizer == "lstm" and options["dropout"] and options["layers"] == 1:
-        raise ValueError("dropout acts between LSTM layers and would have no effect with layers 1")
+    prompt_init: Literal["vocabulary", "uniform", "text", "tensor"] = option(
+        "vocabulary",
+        "What the prompt starts from: embeddings of tokens drawn from the vocabulary, uniform(-0.5, 0.5), embeddings "
+        "of a text, or a tensor from a file. Where it is left out, a recipe starts from uniform, and a "
+        "`ResidualPromptConfig` in code from the vocabulary, as the paper does.",
+    )
+    prompt_init_file: str | None = option(
+        None, "The safetensors file of `init: tensor`; it holds one tensor of length by width."
+    )
