@@ -176,3 +176,17 @@ def _literals(kind: Any) -> list[Any]:
 
 def _listed(choices: list[Any]) -> str:
     return ", ".join(map(str, choices))
+
+
+def refuse_idle(**idle: bool) -> None:
+    """Refuse options that were set where they do nothing.
+
+    Args:
+        idle: by the option's name, whether it was set and has no effect.
+
+    Raises:
+        ValueError: one is; names them all.
+    """
+    named = [name for name, unused in idle.items() if unused]
+    if named:
+        raise ValueError(f"{', '.join(named)} would have no effect with these settings: leave it out")
