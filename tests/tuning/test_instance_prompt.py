@@ -198,6 +198,29 @@ def test_residual_and_layer_norm_follow_the_generated_prompt(norm: bool):
     torch.testing.assert_close(other(s, 1), wanted + s[:, None])
 
 
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("vector_dropout", ["every_layer", "first_layer"])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_dropout_acts_where_it_is_set_to(after: bool, vector_dropout: str, layer: int):
+    model = tuned(encoder(), dropout=0.5, dropout_after_activation=after, vector_dropout=vector_dropout)
+    generator = model.base_model.prompt_layer.instance_prompt_generators["default"].train()
+    net, s = generator.networks[0], torch.randn(2, WIDTH)
+    torch.manual_seed(7)
+    made = generator(s, layer)
+    torch.manual_seed(7)
+    drop, gelu = torch.nn.Dropout(0.5), torch.nn.functional.gelu
+    dropped = drop(s) if layer == 0 or vector_dropout == "every_layer" else s
+    hidden = dropped @ net.down.matrix() + net.down_bias
+    hidden = drop(gelu(hidden)) if after else gelu(drop(hidden))
+    wanted = hidden @ net.up.matrix() + generator.bias[layer]
+    torch.testing.assert_close(made, wanted.view(2, 3, WIDTH), rtol=1e-11, atol=1e-12)
+
+
+def test_the_output_bias_starts_at_zero_where_it_is_set_to():
+    config = InstancePromptConfig(bias_init="zero", generator="dnn", multi_layer=False)
+    assert not build_generator(config, find_trunk(encoder())).bias.any()
+
+
 SIZES = [
     ({"sharing": "shared"}, 19_472),
     ({}, 137_232),
@@ -263,6 +286,7 @@ def test_an_order_that_divides_not_every_width_is_refused_with_those_that_do(opt
         ({"position": -1}, "use 0"),
         ({"dropout": 1.0}, "below 1"),
         ({"generator": "dnn", "share_a": True}, "share_a would have no effect"),
+        ({"vector_dropout": "first_layer", "multi_layer": False}, "vector_dropout would have no effect"),
         ({"phm_rank": 2}, "phm_rank would have no effect"),
         ({"insertion": "key_value", "position": 1}, "position would have no effect"),
         ({"first_layer": LAYERS}, f"the model has {LAYERS} layers"),

@@ -10,6 +10,7 @@ from peft import PeftConfig
 from peft.utils import PeftType
 from peft.utils.constants import DUMMY_TARGET_MODULES
 
+from luthier.methods.options import refuse_idle
 from luthier.tuning.instance_prompt.options import OWN_SEGMENT, ConfigurationOptions, InstancePromptOptions
 
 
@@ -44,7 +45,7 @@ class InstancePromptConfig(InstancePromptOptions, ConfigurationOptions, PeftConf
 
     def check(self) -> None:
         super().check()
-        self.refuse_idle(
+        refuse_idle(
             phm_rank=self.phm_rank != 1 and self.generator != "low_rank_phm",
             vector_width=self.vector_width is not None and self.vector_source != "given",
         )

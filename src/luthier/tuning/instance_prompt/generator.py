@@ -93,11 +93,14 @@ class PHMLinear(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """W2 gelu(drop(W1 drop(s) + b1)): (B, g) -> (B, out), without the output's bias."""
+    """W2 gelu(drop(W1 drop(s) + b1)): (B, g) -> (B, out), without the output's bias.
+
+    With `dropout_after_activation` it is W2 drop(gelu(W1 drop(s) + b1)).
+    """
 
     def __init__(self, config: InstancePromptConfig, inputs: int, outputs: int) -> None:
         super().__init__()
-        m, self.dropout = config.bottleneck, config.dropout
+        m, self.dropout, self.drops_after = config.bottleneck, config.dropout, config.dropout_after_activation
         self.a: nn.Parameter | None = None
         self.down_bias = nn.Parameter(torch.zeros(m))
         if config.generator == "dnn":
@@ -113,11 +116,15 @@ class Bottleneck(nn.Module):
         self.up = PHMLinear(m, outputs, order, rank=rank, own_a=not config.share_a)
         nn.init.normal_(self.down_bias, std=PHM_STD)
 
-    def forward(self, vectors: Tensor) -> Tensor:
+    def forward(self, vectors: Tensor, drop_vectors: bool) -> Tensor:
         shared = () if self.a is None else (self.a,)
-        dropped = functional.dropout(vectors, self.dropout, self.training)
-        hidden = self.down(dropped, *shared) + self.down_bias
-        return self.up(functional.gelu(functional.dropout(hidden, self.dropout, self.training)), *shared)
+        hidden = self.down(self._dropped(vectors) if drop_vectors else vectors, *shared) + self.down_bias
+        if self.drops_after:
+            return self.up(self._dropped(functional.gelu(hidden)), *shared)
+        return self.up(functional.gelu(self._dropped(hidden)), *shared)
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.dropout, self.training)
 
 
 class PromptGenerator(nn.Module):
@@ -144,7 +151,9 @@ class PromptGenerator(nn.Module):
         self.vector_width, self.model_width, self.residual = vector_width, model_width, config.residual
         self.networks = nn.ModuleList(Bottleneck(config, vector_width, outputs) for _ in range(networks))
         self.bias = nn.Parameter(torch.empty(1 if config.sharing == "shared" else layers, outputs))
-        nn.init.uniform_(self.bias, -BIAS_RANGE, BIAS_RANGE)
+        bound = BIAS_RANGE if config.bias_init == "uniform" else 0.0
+        nn.init.uniform_(self.bias, -bound, bound)
+        self.drops_every_vector = config.vector_dropout == "every_layer"
         self.norms = nn.ModuleList(nn.LayerNorm(model_width) for _ in range(networks)) if config.layer_norm else None
 
     def forward(self, vectors: Tensor, layer: int) -> Tensor:
@@ -158,8 +167,11 @@ class PromptGenerator(nn.Module):
                 f"sentence vectors are {vectors.shape[-1]} wide, but the generator takes {self.vector_width}"
             )
         vectors = vectors.to(self.bias.dtype)
-        network = layer if len(self.networks) > 1 else 0
-        made = self.networks[network](vectors) + self.bias[layer if len(self.bias) > 1 else 0]
+        network, row = (layer if len(parts) > 1 else 0 for parts in (self.networks, self.bias))
+        made = (
+            self.networks[network](vectors, self.drops_every_vector or layer == 0)
+            + self.bias[row]
+        )
         prompt = made.unflatten(-1, (-1, self.model_width))
         if self.norms is not None:
             prompt = self.norms[network](prompt)

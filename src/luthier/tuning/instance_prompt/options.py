@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from luthier.methods.options import Options, option
+from luthier.methods.options import Options, option, refuse_idle
 
 OWN_SEGMENT = 4
 SEPARATORS_AROUND = 2
@@ -15,8 +15,8 @@ SEPARATORS_AROUND = 2
 class InstancePromptOptions(Options):
     """Where prompts stand and what makes them; the defaults are M-IDPG-PHM (Wu et al., NAACL 2022, sections 3, 4).
 
-    The released code adds the sentence vector (`residual`) to prompts that went through a LayerNorm, so both options
-    together are its residual form.
+    With `residual` the released code adds the sentence vector to a prompt that went through a LayerNorm, which here is
+    `residual` with `layer_norm`.
     """
 
     multi_layer: bool = option(True, "A prompt for every layer; False inserts one at the first layer only.")
@@ -46,6 +46,19 @@ class InstancePromptOptions(Options):
         "for encoders and -1 for all others.",
     )
     dropout: float = option(0.1, "Dropout in the generator.", ge=0, lt=1)
+    dropout_after_activation: bool = option(
+        False, "Dropout of the generator's hidden layer follows the non-linearity, as in the released code."
+    )
+    vector_dropout: Literal["every_layer", "first_layer"] = option(
+        "every_layer",
+        "Where the sentence vector goes through dropout: for every layer's prompt, or for the first one's only, as in "
+        "the released code.",
+    )
+    bias_init: Literal["uniform", "zero"] = option(
+        "uniform",
+        "First numbers of the output bias: uniform(-0.5, 0.5); or zero, as in the released code for dnn with "
+        "`multi_layer: false`.",
+    )
     layer_norm: bool = option(False, "LayerNorm over every generated vector.")
     residual: bool = option(False, "Add the sentence vector to every generated vector.")
     first_pass_dropout: bool = option(
@@ -54,16 +67,11 @@ class InstancePromptOptions(Options):
 
     def check(self) -> None:
         super().check()
-        self.refuse_idle(
+        refuse_idle(
             share_a=self.share_a and self.generator == "dnn",
             position=self.position is not None and self.insertion == "key_value",
+            vector_dropout=self.vector_dropout == "first_layer" and not self.multi_layer,
         )
-
-    def refuse_idle(self, **idle: bool) -> None:
-        """Raise ValueError for the options that are given and would have no effect."""
-        named = [name for name, has_no_effect in idle.items() if has_no_effect]
-        if named:
-            raise ValueError(f"{', '.join(named)} would have no effect with these settings: leave it out")
 
     def positions_taken(self, length: int) -> int:
         """Positions of the sequence that a prompt of this length takes, its own separators included."""

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from luthier.errors import ModelError
 from luthier.methods.base import MethodContext
-from luthier.methods.options import setting
+from luthier.methods.options import refuse_idle, setting
 from luthier.methods.prompt_method import PromptMethod
 from luthier.peft_bridge.adapter_types import register_adapter_type
 from luthier.registry import METHODS
@@ -62,7 +62,7 @@ class InstancePrompt(InstancePromptOptions, PromptMethod):
 
     def check(self) -> None:
         super().check()
-        self.refuse_idle(
+        refuse_idle(
             order=self.order is not None and self.generator == "dnn",
             rank=self.rank != 1 and self.generator != "low_rank_phm",
         )
