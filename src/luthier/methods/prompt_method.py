@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from luthier.errors import ModelError
 from luthier.methods.base import MethodContext, TuningMethod
+from luthier.methods.options import Options, option
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+@dataclass(init=False, repr=False, eq=False)
+class PlaceOptions(Options):
+    """Where a prompt of trained vectors stands; adapters that were saved without it stand before the text."""
+
+    insert: Literal["before_text", "after_cls"] = option(
+        "before_text",
+        "Where the prompt stands: before the text, as in PEFT; or after_cls, behind the first token. Encoders like "
+        "BERT classify from the first position, which before_text gives to the first prompt vector, and after_cls "
+        "leaves to the token that was trained for it.",
+    )
 
 
 class PromptMethod(TuningMethod):
@@ -70,6 +84,25 @@ def check_prompts_fit(model: Any, context: MethodContext, method: str) -> None:
             f"{method} can't be put on an encoder-decoder that classifies: it finds the end of the text by its token",
             fix="pose the task as text with `data.as_text: true`, or use lora, ia3 or full",
         )
+
+
+def check_insert(insert: str, model: Any, task_type: str | None) -> None:
+    """Refuse a prompt behind a first token that does not stand for the text.
+
+    Raises:
+        ModelError: the task is not to classify whole texts, or the model has no such token.
+    """
+    if insert == "before_text":
+        return
+    from luthier.models.layers.trunk import find_trunk
+
+    reason = ""
+    if task_type != "SEQ_CLS":
+        reason = f"only classifiers of whole texts read that token, and the task is {task_type}"
+    elif not find_trunk(model).has_first_token:
+        reason = f"a {model.config.model_type} model has no first token that stands for the text"
+    if reason:
+        raise ModelError(f"a prompt can't stand behind [CLS]: {reason}", fix="set `insert` to before_text")
 
 
 def text_ids(text: str, context: MethodContext) -> list[int]:

@@ -1,10 +1,11 @@
 """Makes PEFT run prompt methods that it does not know.
 
 PEFT decides what to do with a prompt by comparing `peft_type` with its own list. Four members of `PeftModel` are
-wrapped. The forward and generate code sees a prompt of ours as plain prompt tuning whose encoder is always
-called; the encoder itself is exchanged for ours; `from_pretrained(..., is_trainable=True)` is allowed for it. And
-`disable_adapter`, which for prompts of any kind fails on models that don't generate and leaves the trained head
-in place, gives the base model. For every other adapter the wrapped members do exactly what they did.
+wrapped, and the forward of classifiers, in which a prompt may stand behind [CLS]. The forward and generate code sees
+a prompt of ours as plain prompt tuning whose encoder is always called; the encoder itself is exchanged for ours;
+`from_pretrained(..., is_trainable=True)` is allowed for it. And `disable_adapter`, which for prompts of any kind
+fails on models that don't generate and leaves the trained head in place, gives the base model. For every other
+adapter the wrapped members do exactly what they did.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, PeftModelForSequenceClassification
 from peft.tuners.prompt_tuning import PromptTuningInit
 from peft.utils import AuxiliaryTrainingWrapper, PeftType
 from torch import nn
 
-from luthier.peft_bridge.own_prompts import ENCODERS, is_own_prompt
-from luthier.peft_bridge.prompt_placement import keep_prompt_beside_text
+from luthier.peft_bridge.own_prompts import CHECKS, ENCODERS, is_own_prompt
+from luthier.peft_bridge.prompt_placement import keep_prompt_beside_text, moved_after_first
 from luthier.peft_bridge.trainable_prompts import load_trainable_prompt
 
 
@@ -46,13 +47,15 @@ class PlainPromptView:
 
 
 def install() -> None:
-    """Wrap the four members, once."""
+    """Wrap the members, once."""
     if hasattr(PeftModel._setup_prompt_encoder, "__wrapped__"):
         return
     PeftModel._setup_prompt_encoder = _setup_with_ours(PeftModel._setup_prompt_encoder)
     PeftModel.active_peft_config = property(_active_config(PeftModel.active_peft_config.fget))
     PeftModel.disable_adapter = _disable_all_of(PeftModel.disable_adapter)
     PeftModel.from_pretrained = classmethod(_from_pretrained_trainable(PeftModel.from_pretrained.__func__))
+    classifier = PeftModelForSequenceClassification
+    classifier.forward = _with_prompt_after_first(classifier.forward)
 
 
 def _setup_with_ours(stock: Any) -> Any:
@@ -61,6 +64,7 @@ def _setup_with_ours(stock: Any) -> Any:
         config = self.peft_config[adapter_name]
         if not is_own_prompt(config):
             return stock(self, adapter_name)
+        CHECKS[type(config)](config, self.base_model)
         self.peft_config[adapter_name] = PlainPromptView(config)
         try:
             stock(self, adapter_name)
@@ -75,6 +79,25 @@ def _setup_with_ours(stock: Any) -> Any:
             silence_dropout(self.base_model)
 
     return setup_prompt_encoder
+
+
+def _with_prompt_after_first(stock: Any) -> Any:
+    @functools.wraps(stock)
+    def forward(self: PeftModel, *args: Any, **kwargs: Any) -> Any:
+        config = self.peft_config[self.active_adapter]
+        if not is_own_prompt(config) or config.insert == "before_text":
+            return stock(self, *args, **kwargs)
+
+        def move(_model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return args, moved_after_first(kwargs, config.num_virtual_tokens)
+
+        handle = self.base_model.register_forward_pre_hook(move, with_kwargs=True)
+        try:
+            return stock(self, *args, **kwargs)
+        finally:
+            handle.remove()
+
+    return forward
 
 
 def _active_config(stock: Any) -> Any:

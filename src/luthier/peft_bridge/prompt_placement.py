@@ -37,6 +37,28 @@ def keep_prompt_beside_text(model: nn.Module, task_type: str | None) -> None:
         model.register_forward_pre_hook(hook, with_kwargs=True)
 
 
+def moved_after_first(kwargs: dict[str, Any], length: int) -> dict[str, Any]:
+    """The arguments of a model with the prompt in front of each row moved behind the row's first token.
+
+    Args:
+        kwargs: `inputs_embeds` (B, P + T, d) and, where given, `attention_mask` and `token_type_ids` (B, P + T).
+        length: P.
+    """
+    embeds, mask = kwargs["inputs_embeds"], kwargs.get("attention_mask")
+    rows, width = embeds.shape[:2]
+    first = torch.zeros(rows, 1, dtype=torch.long, device=embeds.device)
+    if mask is not None:
+        first = mask[:, length:].int().argmax(1, keepdim=True)
+    column = torch.arange(width, device=embeds.device)[None]
+    source = torch.where(column <= first + length, column - first - 1, column)
+    source = torch.where(column <= first, column + length, source)
+    moved = {"inputs_embeds": embeds.gather(1, source[..., None].expand_as(embeds))}
+    for name in ("attention_mask", "token_type_ids"):
+        if kwargs.get(name) is not None:
+            moved[name] = kwargs[name].gather(1, source)
+    return {**kwargs, **moved}
+
+
 def _takes_positions(model: nn.Module) -> bool:
     return "position_ids" in inspect.signature(model.forward).parameters
 

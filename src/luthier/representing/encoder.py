@@ -62,7 +62,7 @@ class PrefixEncoder:
         self.max_length = self._base.longest
         self.configure(
             combine=combine,
-            pooling=pooling or self._base.trunk.pooling,  # type: ignore[arg-type]
+            pooling=pooling or self._base.trunk.pooling,
             normalise=normalise,
             max_length=max_length,
         )

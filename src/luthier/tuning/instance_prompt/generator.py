@@ -168,10 +168,7 @@ class PromptGenerator(nn.Module):
             )
         vectors = vectors.to(self.bias.dtype)
         network, row = (layer if len(parts) > 1 else 0 for parts in (self.networks, self.bias))
-        made = (
-            self.networks[network](vectors, self.drops_every_vector or layer == 0)
-            + self.bias[row]
-        )
+        made = self.networks[network](vectors, self.drops_every_vector or layer == 0) + self.bias[row]
         prompt = made.unflatten(-1, (-1, self.model_width))
         if self.norms is not None:
             prompt = self.norms[network](prompt)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from luthier.methods.options import option
+from luthier.methods.prompt_method import check_insert
 from luthier.methods.prompt_start import file_rows, token_rows, uniform_rows, vocabulary_rows
 from luthier.peft_bridge.own_prompts import register_prompt_encoder
 from luthier.peft_bridge.prompt_learning import install
@@ -321,5 +322,9 @@ def parameter_counts(model: PeftModel, adapter_name: str | None = None) -> dict[
 
 
 register_tuner("residual_prompt", ResidualPromptConfig, ResidualPromptEncoder)
-register_prompt_encoder(ResidualPromptConfig, ResidualPromptEncoder)
+register_prompt_encoder(
+    ResidualPromptConfig,
+    ResidualPromptEncoder,
+    check=lambda config, model: check_insert(config.insert, model, config.task_type),
+)
 install()

@@ -67,11 +67,17 @@ def fold_prompt(
         adapter_name: which of several adapters.
 
     Raises:
-        ModelError: the directory is not a whole residual-prompt checkpoint, or the adapter is of another kind.
+        ModelError: the directory is not a whole residual-prompt checkpoint, the adapter is of another kind, or its
+            prompt stands behind [CLS].
     """
     config, encoder, state = (
         _of_model(model, adapter_name) if isinstance(model, PeftModel) else _stored(model, adapter_name)
     )
+    if config.insert != "before_text":
+        raise ModelError(
+            "a prompt behind [CLS] can't be folded: a plain PEFT checkpoint, or an engine, puts it before the text",
+            fix="serve it with `import luthier` and PEFT's from_pretrained, or tune with `insert: before_text`",
+        )
     was_training = encoder.training
     encoder.eval()
     with torch.no_grad():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from luthier.methods.options import Options, option
+from luthier.methods.prompt_method import PlaceOptions
 
 _BOTTLENECK: dict[str, Any] = {
     "residual": True,
@@ -35,7 +36,7 @@ _STACKED_LSTM_DROPOUT = 0.05
 
 
 @dataclass(init=False, repr=False, eq=False)
-class ResidualPromptOptions(Options):
+class ResidualPromptOptions(PlaceOptions):
     """The network over the prompt; the defaults are the paper's."""
 
     reparameterizer: Literal["mlp", "mlp2", "lstm", "transformer", "none"] = option(

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from luthier.methods.base import MethodContext
 from luthier.methods.options import setting
-from luthier.methods.prompt_method import PromptMethod, check_prompts_fit, text_ids
+from luthier.methods.prompt_method import PromptMethod, check_insert, check_prompts_fit, text_ids
 from luthier.peft_bridge.adapter_types import register_adapter_type
 from luthier.registry import METHODS
 from luthier.settings import Paper
@@ -63,12 +63,14 @@ class ResidualPrompt(ResidualPromptOptions, PromptMethod):
         """Wrap with the Residual Prompt Tuning adapter.
 
         Raises:
-            ModelError: the model does not take vectors in place of token ids, or the first prompt can't be made.
+            ModelError: the model does not take vectors in place of token ids, has no [CLS] to insert behind, or the
+                first prompt can't be made.
         """
         from luthier.methods.wrapping import wrap
         from luthier.tuning.residual_prompt import ResidualPromptConfig
 
         check_prompts_fit(model, context, self.name)
+        check_insert(self.insert, model, context.task_type)
         config = ResidualPromptConfig(
             task_type=context.task_type,
             num_virtual_tokens=self.length,
