@@ -16,7 +16,7 @@ from luthier.errors import ModelError
 from luthier.methods.base import MethodContext
 from luthier.peft_bridge.adapter_types import ensure_adapter_type
 from luthier.tuning.unipelt import UniPELTConfig, gate_report, part_sizes, record_gates
-from luthier.tuning.unipelt.gates import pooling_of
+from luthier.tuning.unipelt.layer import pooling_of
 from luthier.tuning.unipelt.settings import UniPELT
 from tests.tuning.tiny_models import (
     batch_for,
@@ -26,6 +26,7 @@ from tests.tuning.tiny_models import (
 )
 from tests.tuning.unipelt_models import APL, layers_of, parts_of, tuned
 
+RELEASED_CENTRAL = {"add_central_gate": True, "central_gate_replaces": True}
 SUBSETS = [["adapter"], ["prefix"], ["lora"], ["adapter", "prefix"], APL]
 
 
@@ -217,6 +218,30 @@ def test_shared_and_central_gates() -> None:
     torch.testing.assert_close(logits_of(plain, batch), logits_of(central, batch), rtol=0, atol=1e-9)
 
 
+def gate_names(model: Any) -> list[set[str]]:
+    """Names of the learned gates, layer by layer."""
+    return [set(parts_of(layer).learned_gates) for layer in layers_of(model)]
+
+
+def test_a_central_gate_can_stand_in_the_place_of_the_others() -> None:
+    batch, model = batch_for("bert"), tuned(**RELEASED_CENTRAL)
+    assert gate_names(model) == [{"adapter"}, {"adapter"}]
+    with torch.no_grad():
+        for layer in layers_of(model):
+            gate = parts_of(layer).central["self"]
+            gate.weight.zero_()
+            gate.bias.copy_(torch.tensor([math.log(3.0), 0.0]))
+    by_hand = tuned(gates={"prefix": 0.25, "lora": 0.75}, disturb=False)
+    by_hand.load_state_dict(model.state_dict(), strict=False)
+    torch.testing.assert_close(logits_of(by_hand, batch), logits_of(model, batch), rtol=0, atol=1e-9)
+    means = {row["gate"]: row["mean"] for row in gate_report(model, batch) if row["gate"] != "adapter"}
+    shares = {"central-self-query": 0.75, "central-self-value": 0.75, "central-self-prefix": 0.25}
+    assert means == pytest.approx(shares, abs=1e-6)
+    # Without prefix there is no central gate, and LoRA keeps its own.
+    lora = {"lora-self-query", "lora-self-value"}
+    assert gate_names(tuned(**RELEASED_CENTRAL, drop_first_layers=1)) == [lora, {"adapter"}]
+
+
 def test_gates_are_recorded_on_request_only() -> None:
     model, batch = tuned(), batch_for("bert", (7, 4, 5))
     with record_gates(model) as record:
@@ -297,6 +322,9 @@ def test_sizes_on_bert_base_are_the_papers() -> None:
         ({"gate_pooling": "all", "gates": "none"}, "gate_pooling would have no effect"),
         ({"shared_lora_gate": True, "gates": 0.5}, "shared_lora_gate would have no effect"),
         ({"add_central_gate": True, "parts": ["lora"]}, "add_central_gate would have no effect"),
+        ({"central_gate_replaces": True}, "central_gate_replaces would have no effect"),
+        ({"gates": {"prefix": 0.5}, **RELEASED_CENTRAL}, "gates would have no effect"),
+        ({"shared_lora_gate": True, **RELEASED_CENTRAL}, "shared_lora_gate would have no effect"),
         ({"prefix_projection_width": 9, "prefix_projection": False}, "prefix_projection_width would have no effect"),
         ({"adapter_bottleneck": 9, "parts": ["lora"]}, "adapter_bottleneck would have no effect"),
         ({"adapter_bottleneck": 9, "adapter_reduction": 2.0}, "give one of them"),

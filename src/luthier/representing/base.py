@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from luthier.errors import ModelError
-from luthier.methods.part_options import FILE_NAME, FILE_NAME_RULE
 from luthier.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter
 from luthier.models.artifacts import load_model, refuse_other_base
 from luthier.models.card import ModelCard, describe, read_card
@@ -27,10 +26,10 @@ from luthier.models.references import resolve
 from luthier.models.safety import check_configs, check_links
 from luthier.models.settings import ModelSettings
 from luthier.models.tensors import check_safetensors, read_json
-from luthier.representing.config import TaskPrefixConfig
 from luthier.representing.rack import PrefixRack
+from luthier.representing.settings import FILE_NAME, FILE_NAME_RULE
 from luthier.representing.states import TaskPrefix, prefix_of_adapter
-from luthier.representing.tuner import PARTS
+from luthier.representing.tuner import PARTS, TaskPrefixConfig
 from luthier.storage.one_version import one_version
 
 _LONGEST = 512

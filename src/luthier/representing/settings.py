@@ -1,21 +1,17 @@
-"""A prefix for one task, made to be combined with those of others."""
+"""Task prefixes in a recipe."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+import re
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from luthier.methods.base import MethodContext, TuningMethod
-from luthier.methods.part_options import (
-    NETWORK_RATE,
-    PROJECTION_WIDTH,
-    Site,
-    check_network_rate,
-    check_task_prefix,
-)
+from luthier.methods.prefix_options import NETWORK_RATE, check_network_rate
 from luthier.peft_bridge.adapter_types import register_adapter_type
 from luthier.registry import METHODS
+from luthier.representing.options import TaskPrefixOptions
 from luthier.settings import Paper
 
 if TYPE_CHECKING:
@@ -25,11 +21,14 @@ if TYPE_CHECKING:
 register_adapter_type(
     "TASK_PREFIX", "luthier.representing.tuner", exported_by="luthier.representing.exporting:exported_prefix"
 )
+# Tasks and heads of a shared encoder are saved under their names.
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+FILE_NAME_RULE = "use letters, digits, `_`, `-` and `.`, 100 at most"
 _TABLES = (".key", ".value", ".table")
 
 
 @METHODS.register
-class TaskPrefix(TuningMethod):
+class TaskPrefix(TaskPrefixOptions, TuningMethod):
     """Keys and values in front of those of every layer are trained, the model is frozen.
 
     What is saved can be combined with the prefixes of other tasks into one text representation, and works where
@@ -45,28 +44,18 @@ class TaskPrefix(TuningMethod):
         url="https://aclanthology.org/2023.findings-emnlp.497/",
     )
     default_learning_rate: ClassVar[float] = 1e-1
-    prefix_length: int = Field(5, description="Prefix columns.")
-    projection: bool = Field(False, description="Make the prefix from one table by a network while training.")
-    projection_width: int = Field(PROJECTION_WIDTH, description="Hidden width of that network.")
     network_learning_rate: float | None = Field(
-        NETWORK_RATE, gt=0, description="Peak learning rate of that network; null takes that of the prefix."
+        NETWORK_RATE,
+        gt=0,
+        description="Peak learning rate of the projection network; null takes that of the prefix.",
     )
-    layers: list[int] | None = Field(
-        None, description="Numbers, from 0, of the layers of every stack that get a prefix; null is all."
-    )
-    sites: list[Site] | None = Field(
-        None, description="Encoder-decoders: which attention gets a prefix, of encoder, decoder and cross; null is all."
-    )
-    init_std: float = Field(0.02, description="Standard deviation of the table's first values.")
     head_learning_rate: float | None = Field(
         1e-2, gt=0, description="Peak learning rate of the task head; null takes that of the prefix."
     )
 
-    @model_validator(mode="after")
-    def _options_fit(self) -> Self:
-        check_task_prefix(self)
+    def check(self) -> None:
+        super().check()
         check_network_rate(self)
-        return self
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         """Wrap with a task prefix.
@@ -78,8 +67,7 @@ class TaskPrefix(TuningMethod):
         from luthier.methods.wrapping import wrap
         from luthier.representing import TaskPrefixConfig
 
-        options = self.model_dump(exclude={"name", "head_learning_rate", "network_learning_rate"})
-        return wrap(model, TaskPrefixConfig(task_type=context.task_type, **options), context)
+        return wrap(model, TaskPrefixConfig(task_type=context.task_type, **self.option_values()), context)
 
     def parameter_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Prefix, network and head with their own rates; keys and values stand for themselves and are not decayed."""

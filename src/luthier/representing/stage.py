@@ -7,9 +7,8 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from luthier.data.settings import DataSettings
-from luthier.methods.part_options import FILE_NAME, FILE_NAME_RULE
 from luthier.registry import STAGES
-from luthier.representing.settings import TaskPrefix
+from luthier.representing.settings import FILE_NAME, FILE_NAME_RULE, TaskPrefix
 from luthier.settings import Paper, Settings
 from luthier.stages.base import Kind, Stage, StageInputs
 from luthier.training.settings import TrainingSettings

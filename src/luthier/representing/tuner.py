@@ -1,24 +1,81 @@
-"""Task-specific prefixes as a PEFT tuner."""
+"""Task prefixes as a PEFT tuner.
+
+Source: stage 1 of Huang et al., Findings of EMNLP 2023. Shapes: L prefix length, G key/value heads, d width of a head.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from peft import PeftConfig
+from peft.utils import PeftType
 from torch import nn
 
-from luthier.methods.part_options import PROJECTION_WIDTH
-from luthier.methods.prefix_table import FlatPrefix, PrefixStack, ProjectedPrefix
-from luthier.models.layers.attached import AttachedLayer, AttachedTuner, placement
-from luthier.models.layers.attention_prefix import KeyValuePrefix, add_provider, remove_provider
+from luthier.methods.options import option
+from luthier.methods.prefix_options import PROJECTION_WIDTH
+from luthier.methods.prefix_table import (
+    PrefixLayer,
+    PrefixStack,
+    PrefixTuner,
+    active_name,
+    fold_networks,
+    has_site,
+    new_prefix,
+)
+from luthier.models.layers.attached import placement
+from luthier.models.layers.attention_prefix import KeyValuePrefix
 from luthier.models.layers.blocks import Block
-from luthier.models.layers.serving import is_served, serve_prefixes, stop_serving
+from luthier.models.layers.serving import serve_prefixes
 from luthier.peft_bridge.registration import register_tuner
-from luthier.representing.config import TaskPrefixConfig
+from luthier.representing.options import TaskPrefixOptions
 
 PARTS = "task_prefix_parts"
+
+
+@dataclass
+class TaskPrefixConfig(TaskPrefixOptions, PeftConfig):
+    """Configuration of one task's prefix: L trained keys and values in front of those of every attention module.
+
+    Source: stage 1 of Huang et al., Findings of EMNLP 2023. Several adapters may be active at once; they stand side
+    by side in one softmax, in no particular order.
+
+    Raises:
+        ValueError: a value out of range, or an option that would have no effect.
+    """
+
+    # PEFT reads this from every tuner's configuration; the tuner finds its place in the model by itself.
+    target_modules: ClassVar[None] = None
+
+    weight: float = option(
+        1.0,
+        "Its logarithm is added to the scores of the prefix columns: 2 counts them twice, and 0 takes the prefix out. "
+        "It may be changed at any time and acts from the next forward on.",
+        ge=0,
+        lt=math.inf,
+    )
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Modules outside the prefix that are trained and saved: the task head."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType["TASK_PREFIX"]
+        self.check()
+
+    @property
+    def log_weight(self) -> float:
+        """What is added to the scores of the prefix columns; minus infinity at weight 0."""
+        return math.log(self.weight) if self.weight else -math.inf
+
+    def has_prefix(self, block: Block, site: str) -> bool:
+        """Whether the layer's attention at `site` ("self" or "cross") gets a prefix."""
+        here = self.layers is None or block.index in self.layers
+        return here and has_site(self.sites, block, site)
 
 
 class OneTask(nn.ModuleDict):
@@ -29,58 +86,37 @@ class OneTask(nn.ModuleDict):
         self.config = config
 
 
-class TaskPrefixLayer(AttachedLayer):
-    """The prefixes of all adapters in one transformer layer, and the providers that put them before its keys."""
+class TaskPrefixLayer(PrefixLayer):
+    """The prefixes of all adapters in one transformer layer."""
 
     def __init__(self, block: Block) -> None:
-        super().__init__(block.module, PARTS)
-        self._providers: list[tuple[nn.Module, Any]] = []
-        self._heads = {site: (a.key_value_heads, a.head_width) for site, a in block.attentions.items()}
+        super().__init__(block, PARTS)
 
     def add(self, name: str, prefixes: OneTask, block: Block) -> None:
         """Add an adapter."""
         self.parts[name] = prefixes
         for site in prefixes:
-            attention = block.attentions[site]
-            if all(module is not attention.module for module, _ in self._providers):
-                provider = partial(self._prefixes, site)
-                add_provider(attention.module, provider)
-                self._providers.append((attention.module, provider))
-                self.hook(attention.path, "before", self._keep_serving)
+            self.provide(site, block.attentions[site])
+            self.hook(block.attentions[site].path, "before", self.keep_serving)
 
-    def detach(self) -> None:
-        super().detach()
-        for module, provider in self._providers:
-            remove_provider(module, provider)
-        self._providers.clear()
-
-    def _keep_serving(self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not is_served(attention):
-            # The user has switched the attention implementation since.
-            serve_prefixes(attention, [attention])
-
-    def _prefixes(self, site: str, attention: nn.Module) -> list[KeyValuePrefix]:
-        """The provider of one attention module: a prefix for each active adapter that has one."""
-        found = []
+    def prefixes(self, site: str, attention: nn.Module) -> list[KeyValuePrefix]:
+        prefixes = []
         for parts in self.active_parts():
             if site in parts:
                 key, value = (by_heads(states, *self._heads[site]) for states in parts[site]())
-                found.append(KeyValuePrefix(key, value, parts.config.log_weight))
-        return found
+                prefixes.append(KeyValuePrefix(key, value, parts.config.log_weight))
+        return prefixes
 
 
 class TaskPrefixStack(PrefixStack):
-    """The shared halves of a stack's prefix networks."""
-
-    def __init__(self, stack: nn.Module, block: Block) -> None:
-        super().__init__(stack, block, PARTS)
+    """What the prefixes of one stack's layers share."""
 
     def active_parts(self) -> Iterator[Any]:
         # Without weight there is no prefix whose distance to the text could matter.
         return (parts for parts in super().active_parts() if parts.config.weight)
 
 
-class TaskPrefixModel(AttachedTuner):
+class TaskPrefixModel(PrefixTuner):
     """Task-specific prefixes in a model."""
 
     prefix = "task_prefix_"
@@ -95,33 +131,19 @@ class TaskPrefixModel(AttachedTuner):
         return [block for block in blocks if any(config.has_prefix(block, site) for site in block.attentions)]
 
     def attach(self, block: Block, config: TaskPrefixConfig, adapter_name: str) -> None:
-        layer = self.child_of(block.module, lambda: TaskPrefixLayer(block))
-        stack, prefixes = self._stack(block, config, adapter_name), OneTask(config)
-        device, dtype = placement(block.module)
+        layer: TaskPrefixLayer = self.child_of(block.module, lambda: TaskPrefixLayer(block))
+        stack, prefixes = self.stack_of(block, adapter_name, partial(OneTask, config)), OneTask(config)
         for site, attention in block.attentions.items():
-            if not config.has_prefix(block, site):
-                continue
-            width = attention.key_value_heads * attention.head_width
-            if config.projection:
-                sizes = config.prefix_length, config.projection_width
-                shared = stack.table(adapter_name, site, block, *sizes, config.init_std)
-                prefixes[site] = ProjectedPrefix(shared, width, device, dtype)
-            else:
-                prefixes[site] = FlatPrefix.drawn(config.prefix_length, width, device, dtype, config.init_std)
-            serve_prefixes(self.model, [attention.module])
+            if config.has_prefix(block, site):
+                sizes = config.prefix_length, config.projection_width, config.init_std
+                table = stack.table(adapter_name, site, block, *sizes) if config.projection else None
+                place = placement(block.module)
+                prefixes[site] = new_prefix(config.prefix_length, attention, table, place, config.init_std)
+                serve_prefixes(self.model, [attention.module])
         layer.add(adapter_name, prefixes, block)
 
-    def unload(self) -> nn.Module:
-        model = super().unload()
-        stop_serving(model)
-        return model
-
-    def _stack(self, block: Block, config: TaskPrefixConfig, adapter_name: str) -> TaskPrefixStack:
-        host = self.model.get_submodule(block.stack_name)
-        stack: TaskPrefixStack = self.child_of(host, lambda: TaskPrefixStack(host, block))
-        if adapter_name not in stack.parts:
-            stack.parts[adapter_name] = OneTask(config)
-        return stack
+    def new_stack(self, host: nn.Module, block: Block) -> PrefixStack:
+        return TaskPrefixStack(host, block, PARTS)
 
 
 def by_heads(states: torch.Tensor, heads: int, width: int) -> torch.Tensor:
@@ -148,13 +170,13 @@ def activate_prefixes(model: Any, names: Sequence[str]) -> None:
         if name not in known:
             raise ValueError(f"{name!r} is no task prefix of this model; it has {', '.join(known) or 'none'}")
     trained = {name: p.requires_grad for name, p in model.named_parameters()}
-    for module in _attached(model):
+    attached: list[Any] = [m for m in model.modules() if isinstance(m, TaskPrefixLayer | TaskPrefixStack)]
+    for module in attached:
         module.set_adapter(list(names))
     for name, p in model.named_parameters():
         p.requires_grad_(trained[name])
 
 
-@torch.no_grad()
 def fold_task_prefix(model: Any, adapter_name: str | None = None) -> Any:
     """Replace the prefix network by the keys and values that it makes: the outputs stay, the network is gone.
 
@@ -168,26 +190,13 @@ def fold_task_prefix(model: Any, adapter_name: str | None = None) -> Any:
     Raises:
         ValueError: the adapter has no prefix network.
     """
-    active = model.active_adapter
-    name = adapter_name or (active if isinstance(active, str) else active[0])
+    name = adapter_name or active_name(model)
     config = model.peft_config.get(name)
     if not isinstance(config, TaskPrefixConfig) or not config.projection:
         raise ValueError(f"{name!r} is no task prefix with a network to fold; adapters: {', '.join(model.peft_config)}")
-    for module in list(_attached(model)):
-        if isinstance(module, TaskPrefixStack):
-            module.parts[name] = OneTask(config)
-        elif name in module.parts:
-            layer: Any = module.parts[name]
-            for site in list(layer):
-                layer[site] = layer[site].folded()
+    fold_networks(model, name)
     config.projection, config.projection_width = False, PROJECTION_WIDTH
     return model
-
-
-def _attached(model: nn.Module) -> Iterator[Any]:
-    for module in model.modules():
-        if isinstance(module, AttachedLayer) and module.adapter_layer_names == (PARTS,):
-            yield module
 
 
 register_tuner("task_prefix", TaskPrefixConfig, TaskPrefixModel, prefix="task_prefix_")

@@ -197,3 +197,29 @@ def placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Device of a module, and the dtype that parameters beside it should have: float32 beside quantised weights."""
     parameter = next(module.parameters())
     return parameter.device, parameter.dtype if parameter.is_floating_point() else torch.float32
+
+
+def argument_of(place: tuple[str, int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The argument of a call at the place that `argument_place` found, None where it was not given."""
+    name, position = place
+    return kwargs[name] if name in kwargs else (args[position] if position < len(args) else None)
+
+
+def visible_tokens(mask: torch.Tensor | None, multiplicative: bool = False) -> torch.Tensor | None:
+    """Which positions hold text, from the mask that an attention module gets.
+
+    A token that may look at itself is text: the diagonal holds the padding whatever else a mask hides (the future, or
+    what lies outside of a window).
+
+    Args:
+        mask: None; (B, S); or (B, 1, T, S), boolean, or added to the scores.
+        multiplicative: a floating-point mask holds 1 for visible and 0 for hidden (DeBERTa) instead.
+
+    Returns:
+        (B, T), or None where nothing is hidden.
+    """
+    if mask is None:
+        return None
+    if mask.ndim == 4:
+        mask = mask[:, 0].diagonal(offset=mask.shape[3] - mask.shape[2], dim1=1, dim2=2)
+    return mask >= 0 if mask.is_floating_point() and not multiplicative else mask.bool()

@@ -132,9 +132,17 @@ class Block:
         names = (f"{self.self_attention.path}.{name}" for name in _POSITION_PROJECTIONS)
         return tuple(path for path in names if _below(self.module, path) is not None)
 
-    def at(self, path: str) -> nn.Module:
-        """The module at a path below the layer."""
-        return self.module.get_submodule(path)
+    def bias_terms(self, skip: tuple[str, ...] = ()) -> dict[str, int]:
+        """Size of every bias term of the layer's own modules, by the module's path.
+
+        Args:
+            skip: modules left out.
+        """
+        return {
+            path: module.bias.shape[0]
+            for path, module in self.module.named_modules()
+            if isinstance(module._parameters.get("bias"), nn.Parameter) and path not in skip and "_parts." not in path
+        }
 
 
 def find_blocks(model: Any) -> list[Block]:

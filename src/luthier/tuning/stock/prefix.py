@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from luthier.errors import ModelError
 from luthier.methods.base import MethodContext
-from luthier.methods.part_options import NETWORK_RATE, check_network_rate
+from luthier.methods.prefix_options import NETWORK_RATE, check_network_rate
 from luthier.methods.prompt_method import PromptMethod, check_prompts_fit
 from luthier.registry import METHODS
 from luthier.settings import Paper

@@ -5,7 +5,7 @@ from __future__ import annotations
 from luthier._lazy import lazy_names
 
 _HOMES = {
-    "GateRecord": "luthier.tuning.unipelt.record",
+    "GateRecord": "luthier.tuning.unipelt.reporting",
     "UniPELTConfig": "luthier.tuning.unipelt.tuner",
     "UniPELTModel": "luthier.tuning.unipelt.tuner",
     "fold_prefix": "luthier.tuning.unipelt.tuner",

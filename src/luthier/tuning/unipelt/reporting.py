@@ -1,9 +1,10 @@
-"""Recorded gates as sections of the report."""
+"""Reading gates out: which parts a model leans on, by layer and example, and the sections of the report on it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +12,108 @@ from torch import nn
 
 from luthier.report.sections import Bands, Section
 from luthier.tuning.unipelt.layer import UniPELTLayer
-from luthier.tuning.unipelt.record import GateRecord
+
+GateKey = tuple[str, int, str]
+
+
+@dataclass
+class GateRecord:
+    """Gate values of the forwards that ran while recording.
+
+    Attributes:
+        batches: for each forward of the model, the values (examples,) on the CPU by (stack, layer, gate). stack is
+            "encoder" or "decoder" in encoder-decoders, else ""; gate is "adapter", "prefix-self", "lora-self-query",
+            "lora-self-value", "bitfit", ..., or "central-self-query", "central-self-prefix", ... for the shares of a
+            central gate. Gates per token are averaged over the text.
+    """
+
+    batches: list[dict[GateKey, torch.Tensor]] = field(default_factory=list)
+
+    def begin(self, *_: Any) -> None:
+        """A hook before the model's forward: what is noted from now on belongs to another batch."""
+        self.batches.append({})
+
+    def note(self, stack: str, layer: int, gate: str, values: torch.Tensor, visible: torch.Tensor | None) -> None:
+        """File the values of one gate; a layer that gradient checkpointing computes anew files the same again.
+
+        Args:
+            values: (B, 1 or T, 1).
+            visible: (B, T), true for text. Values of another sequence are averaged over all its positions.
+        """
+        values = values.detach()[..., 0]
+        if visible is None or values.shape[1] != visible.shape[1]:
+            means = values.mean(dim=1)
+        else:
+            means = (values * visible).sum(dim=1) / visible.sum(dim=1).clamp(min=1)
+        if not self.batches:
+            self.begin()
+        self.batches[-1][stack, layer, gate] = means.float().cpu()
+
+    def values(self) -> dict[GateKey, torch.Tensor]:
+        """All values (examples over all batches,) by (stack, layer, gate)."""
+        keys = dict.fromkeys(key for batch in self.batches for key in batch)
+        return {key: torch.cat([batch[key] for batch in self.batches if key in batch]) for key in keys}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each gate: stack, layer, gate, examples, mean, deviation, lowest, highest."""
+        return [
+            {
+                "stack": stack,
+                "layer": layer,
+                "gate": gate,
+                "examples": len(values),
+                "mean": float(values.mean()),
+                "deviation": float(values.std(correction=0)),
+                "lowest": float(values.min()),
+                "highest": float(values.max()),
+            }
+            for (stack, layer, gate), values in self.values().items()
+        ]
+
+
+@contextmanager
+def record_gates(model: nn.Module) -> Iterator[GateRecord]:
+    """Record the values of all learned gates while the context is open; outside of it nothing is kept.
+
+    Args:
+        model: with UniPELT adapters.
+
+    Raises:
+        ValueError: it has none.
+    """
+    layers = [module for module in model.modules() if isinstance(module, UniPELTLayer)]
+    if not layers:
+        raise ValueError("the model has no UniPELT adapter whose gates could be recorded")
+    record = GateRecord()
+    base: Any = model
+    base = base.get_base_model() if hasattr(base, "get_base_model") else base
+    handle = base.register_forward_pre_hook(record.begin)
+    for layer in layers:
+        layer.record = record
+    try:
+        yield record
+    finally:
+        handle.remove()
+        for layer in layers:
+            layer.record = None
+
+
+@torch.no_grad()
+def gate_report(model: nn.Module, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The gates on one batch in evaluation mode, as `GateRecord.rows`; the model's mode is put back.
+
+    Args:
+        batch: keyword arguments of the model's forward.
+    """
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with record_gates(model) as record:
+            model(**batch)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    return record.rows()
 
 
 def gate_sections(rows: Sequence[dict[str, Any]]) -> list[Section]:
@@ -40,48 +142,3 @@ def _section(stack: str, rows: Sequence[dict[str, Any]]) -> Section:
 def _name(gate: str) -> str:
     """`lora-self-query` -> `lora query`: self-attention goes without saying."""
     return " ".join(part for part in gate.split("-") if part != "self")
-
-
-@contextmanager
-def record_gates(model: nn.Module) -> Iterator[GateRecord]:
-    """Record the values of all learned gates while the context is open; outside of it nothing is kept.
-
-    Args:
-        model: with UniPELT adapters.
-
-    Raises:
-        ValueError: it has none.
-    """
-    layers = [module for module in model.modules() if isinstance(module, UniPELTLayer)]
-    if not layers:
-        raise ValueError("the model has no UniPELT adapter whose gates could be recorded")
-    record = GateRecord()
-    base: Any = model
-    base = base.get_base_model() if hasattr(base, "get_base_model") else base
-    handle = base.register_forward_pre_hook(record._begin)
-    for layer in layers:
-        layer.record = record
-    try:
-        yield record
-    finally:
-        handle.remove()
-        for layer in layers:
-            layer.record = None
-
-
-@torch.no_grad()
-def gate_report(model: nn.Module, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The gates on one batch in evaluation mode, as `GateRecord.rows`; the model's mode is put back.
-
-    Args:
-        batch: keyword arguments of the model's forward.
-    """
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with record_gates(model) as record:
-            model(**batch)
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-    return record.rows()

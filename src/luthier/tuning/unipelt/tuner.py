@@ -2,25 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-import torch
+from peft import PeftConfig
+from peft.utils import PeftType
 from torch import nn
 
-from luthier.methods.part_options import PROJECTION_WIDTH
-from luthier.methods.prefix_table import FlatPrefix, ProjectedPrefix
-from luthier.models.layers.attached import AttachedTuner, placement
+from luthier.methods.prefix_options import PROJECTION_WIDTH
+from luthier.methods.prefix_table import FlatPrefix, PrefixStack, PrefixTuner, active_name, fold_networks, has_site
 from luthier.models.layers.blocks import Block
-from luthier.models.layers.serving import serve_prefixes, stop_serving
+from luthier.models.layers.serving import serve_prefixes
 from luthier.peft_bridge.registration import register_tuner
-from luthier.tuning.unipelt.config import UniPELTConfig
-from luthier.tuning.unipelt.layer import UniPELTLayer
-from luthier.tuning.unipelt.parts import Parts
-from luthier.tuning.unipelt.stack import UniPELTStack
+from luthier.tuning.unipelt.layer import Parts, UniPELTLayer
+from luthier.tuning.unipelt.options import UniPELTOptions
 
 
-class UniPELTModel(AttachedTuner):
+@dataclass
+class UniPELTConfig(UniPELTOptions, PeftConfig):
+    """Configuration of UniPELT: adapter, prefix, LoRA and bias shifts in every layer, each behind a gate.
+
+    Raises:
+        ValueError: a value out of range, or an option that would have no effect.
+    """
+
+    # PEFT reads this from every tuner's configuration; the tuner finds its place in the model by itself.
+    target_modules: ClassVar[None] = None
+
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Modules outside the parts that are trained and saved: the task head."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType["UNIPELT"]
+        self.check()
+
+    def pooling_in(self, block: Block) -> str:
+        """How gates are pooled in this layer.
+
+        Raises:
+            ValueError: pooled gates were asked for where the model writes text.
+        """
+        writes = block.stack == "decoder" or (block.causal and self.task_type in (None, "CAUSAL_LM"))
+        if not writes:
+            return self.gate_pooling or "mask_aware"
+        if not block.stack and self.gate_pooling not in (None, "per_token"):
+            raise ValueError(
+                f"gate_pooling is {self.gate_pooling!r}, but a model that writes text needs per_token: a gate pooled "
+                "over the text would show every token those behind it"
+            )
+        return "per_token"
+
+    def has_prefix(self, block: Block, site: str) -> bool:
+        """Whether the layer's attention at `site` ("self" or "cross") gets a prefix."""
+        here = "prefix" in self.parts and block.index >= self.drop_first_layers
+        return here and has_site(self.prefix_sites, block, site)
+
+
+class UniPELTModel(PrefixTuner):
     """UniPELT in a model."""
 
     prefix = "unipelt_"
@@ -33,32 +73,18 @@ class UniPELTModel(AttachedTuner):
         return [block for block in blocks if in_all or block.index >= config.drop_first_layers]
 
     def attach(self, block: Block, config: UniPELTConfig, adapter_name: str) -> None:
-        device, dtype = placement(block.module)
-        layer = self.child_of(block.module, lambda: UniPELTLayer(block))
-        parts = Parts(config, block, device, dtype)
-        for site, attention in block.attentions.items():
-            if config.has_prefix(block, site):
-                stack = self._stack(block, adapter_name)
-                sizes = config.prefix_length, config.prefix_projection_width
-                shared = stack.table(adapter_name, site, block, *sizes) if config.prefix_projection else None
-                parts.add_prefix(site, attention, shared)
-                serve_prefixes(self.model, [attention.module])
+        layer: UniPELTLayer = self.child_of(block.module, lambda: UniPELTLayer(block))
+        sites = [site for site in block.attentions if config.has_prefix(block, site)]
+        parts = Parts(config, block, config.pooling_in(block), sites)
+        for site in sites:
+            stack = self.stack_of(block, adapter_name, nn.ModuleDict)
+            sizes = config.prefix_length, config.prefix_projection_width
+            table = stack.table(adapter_name, site, block, *sizes) if config.prefix_projection else None
+            parts.add_prefix(site, block.attentions[site], table)
+            serve_prefixes(self.model, [block.attentions[site].module])
         layer.add(adapter_name, parts, block)
 
-    def unload(self) -> nn.Module:
-        model = super().unload()
-        stop_serving(model)
-        return model
 
-    def _stack(self, block: Block, adapter_name: str) -> UniPELTStack:
-        host = self.model.get_submodule(block.stack_name)
-        stack: UniPELTStack = self.child_of(host, lambda: UniPELTStack(host, block))
-        if adapter_name not in stack.parts:
-            stack.parts[adapter_name] = nn.ModuleDict()
-        return stack
-
-
-@torch.no_grad()
 def fold_prefix(model: Any, adapter_name: str | None = None) -> Any:
     """Replace the prefix network by the keys and values that it makes: the logits stay, the network is gone.
 
@@ -72,55 +98,36 @@ def fold_prefix(model: Any, adapter_name: str | None = None) -> Any:
     Raises:
         ValueError: the adapter has no prefix network.
     """
-    name = adapter_name or _active_name(model)
+    name = adapter_name or active_name(model)
     config = model.peft_config.get(name)
     if not isinstance(config, UniPELTConfig):
         raise ValueError(f"{name!r} is not a UniPELT adapter of this model; it has {', '.join(model.peft_config)}")
     if "prefix" not in config.parts or not config.prefix_projection:
         raise ValueError(f"the adapter {name!r} has no prefix network to fold")
-    for parts in _parts_of(model, name):
-        for site, prefix in parts.prefix.items():
-            if isinstance(prefix, ProjectedPrefix):
-                parts.prefix[site] = prefix.folded()
-    for module in model.modules():
-        if isinstance(module, UniPELTStack) and name in module.parts:
-            module.parts[name] = nn.ModuleDict()
-    config.prefix_projection = False
-    config.prefix_projection_width = PROJECTION_WIDTH
+    fold_networks(model, name)
+    config.prefix_projection, config.prefix_projection_width = False, PROJECTION_WIDTH
     return model
 
 
 def part_sizes(model: Any, adapter_name: str | None = None) -> dict[str, int]:
     """Numbers in each part of an adapter: adapter, prefix, lora, bitfit, gates, and prefix_network while not folded."""
-    name = adapter_name or _active_name(model)
+    name = adapter_name or active_name(model)
     sizes = dict.fromkeys(("adapter", "prefix", "lora", "bitfit", "gates", "prefix_network"), 0)
-    for parts in _parts_of(model, name):
-        sizes["lora"] += _count(parts.lora)
-        sizes["adapter"] += _count(parts.adapter)
-        sizes["bitfit"] += _count(parts.shifts)
-        sizes["gates"] += _count(parts.learned_gates) + _count(parts.central)
-        for prefix in parts.prefix.values():
-            sizes["prefix" if isinstance(prefix, FlatPrefix) else "prefix_network"] += _count(prefix)
-    for module in model.modules():
-        if isinstance(module, UniPELTStack) and name in module.parts:
-            sizes["prefix_network"] += _count(module.parts[name])
+    homes = {"lora": "lora", "adapter": "adapter", "shifts": "bitfit", "learned_gates": "gates", "central": "gates"}
+    for layer in model.modules():
+        if isinstance(layer, UniPELTLayer) and name in layer.parts:
+            parts: Any = layer.parts[name]
+            for child, part in homes.items():
+                sizes[part] += _count(getattr(parts, child))
+            for prefix in parts.prefix.values():
+                sizes["prefix" if isinstance(prefix, FlatPrefix) else "prefix_network"] += _count(prefix)
+        elif isinstance(layer, PrefixStack) and name in layer.parts:
+            sizes["prefix_network"] += _count(layer.parts[name])
     return sizes
-
-
-def _parts_of(model: Any, name: str) -> Iterator[Parts]:
-    for module in model.modules():
-        if isinstance(module, UniPELTLayer) and name in module.parts:
-            parts: Any = module.parts[name]
-            yield parts
 
 
 def _count(module: nn.Module | None) -> int:
     return 0 if module is None else sum(p.numel() for p in module.parameters())
-
-
-def _active_name(model: Any) -> str:
-    active = model.active_adapter
-    return active if isinstance(active, str) else str(active[0])
 
 
 register_tuner("unipelt", UniPELTConfig, UniPELTModel, prefix="unipelt_")
