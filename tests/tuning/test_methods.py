@@ -189,7 +189,7 @@ def test_every_method_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("name", sorted({case.method["name"] for case in CASES}))
 def test_methods_explain_themselves(name: str) -> None:
-    method = METHODS._entries[name]
+    method = METHODS.get(name)
     assert method.summary
     assert 0 < method.default_learning_rate <= 1
     assert name == "peft" or method.paper is not None
