@@ -1,9 +1,9 @@
 """Named parts that a recipe can ask for, and how they are found.
 
-A part registers itself when its module is imported. `discover()` imports, once, the modules `stage` and `predictor` of
-every package in `luthier`, the module `settings` of every folder in such a package, and every module that an installed
-distribution names in the entry-point group `luthier.plugins`. So a new method is one new folder, here or in somebody
-else's package.
+A part registers itself when its module is imported. `discover()` imports, once, the modules `stage`, `task` and
+`predictor` of every package in `luthier`, the module `settings` of every folder in such a package, every module of
+`luthier.tasks`, and every module that an installed distribution names in the entry-point group `luthier.plugins`. So a
+new method is one new folder and a new task one new file, here or in somebody else's package.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ METHODS: Registry[Any] = Registry("tuning method")
 OBJECTIVES: Registry[Any] = Registry("training objective")
 SUITES: Registry[Any] = Registry("evaluation suite")
 PREDICTORS: Registry[Any] = Registry("predictor")
-_MODULES = ("stage", "predictor")
+TASKS: Registry[Any] = Registry("task")
+_MODULES = ("stage", "task", "predictor")
 
 
 @cache
@@ -104,6 +105,7 @@ def discover() -> None:
                 importlib.import_module(name)
             elif module.ispkg and importlib.util.find_spec(f"{name}.settings"):
                 importlib.import_module(f"{name}.settings")
+    import_folder("luthier.tasks")
     for plugin in importlib.metadata.entry_points(group="luthier.plugins"):
         importlib.import_module(plugin.value)
 
@@ -119,6 +121,29 @@ class Context(dict[str, Any]):
     """A mapping that can be part of a type: `typing` hashes the members of a union."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+class NameIn:
+    """Annotates a recipe field that holds the name of one part of a registry."""
+
+    def __init__(self, registry: Registry[Any]) -> None:
+        self.registry = registry
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(self._known, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"type": "string", "enum": self.registry.names()}
+
+    def _known(self, name: str) -> str:
+        from pydantic_core import PydanticCustomError
+
+        if name in self.registry:
+            return name
+        kind, known = self.registry.kind, Context(known=self.registry.names(), kind=self.registry.kind)
+        raise PydanticCustomError("unknown_part", "there is no " + kind + " called that", known)
 
 
 def one_of(registry: Registry[Any]) -> Any:

@@ -16,7 +16,7 @@ from luthier.data.batches.encoding import encode_rows, make_collator
 from luthier.data.text_form import TextForm
 from luthier.evaluation.prediction import model_inputs
 from luthier.models.artifacts import load_artifact
-from luthier.training.loss import task_loss
+from luthier.tasks.base import task_named
 from tests.cli.conftest import BAD_WORDS, GOOD_WORDS, PLAIN_WORDS, Workplace, sentences
 from tests.evaluation.text_models import KINDS, model_of, tokenizer_of
 
@@ -40,7 +40,7 @@ def pretrained(kind: str) -> tuple[Any, Any]:
     for _ in range(100 if kind == "t5" else 250):
         batch = collate(draw.sample(encoded, 32))
         logits = model(**model_inputs(model, batch, "prompt_response")).logits
-        task_loss(logits, batch, "prompt_response", shifted=kind != "t5", items=64).backward()
+        task_named("prompt_response").loss(logits, batch, shifted=kind != "t5", items=64).backward()
         optimizer.step()
         optimizer.zero_grad()
     return model.eval(), tokenizer
@@ -94,16 +94,16 @@ def predicted(place: Workplace, capsys, *arguments: str) -> list[dict]:
 def untuned_accuracy(place: TextWorkplace) -> float:
     """Of the frozen model, on the rows it is tested on after tuning."""
     from luthier.data import DataSettings, encode, load_data
-    from luthier.evaluation.label_scoring import predict_task
+    from luthier.evaluation.prediction import predict_task
     from luthier.models.artifacts import load_model
     from luthier.models.loading import load_config, load_tokenizer
-    from luthier.tasks.heads import head_for
+    from luthier.tasks.base import task_of
 
     folder = str(place.folder / "model")
     tokenizer, config = load_tokenizer(folder), load_config(folder)
     task = load_data(DataSettings(**place.tune["data"]))
     rows = encode(task, tokenizer, max_length=64, encoder_decoder=config.is_encoder_decoder)["test"]
-    found = predict_task(load_model(folder, head_for(task.encoded_schema, config)), rows, task, tokenizer)
+    found = predict_task(load_model(folder, task_of(task).head_on(config)), rows, task, tokenizer)
     return float((found.logits.argmax(axis=1) == found.labels).mean())
 
 

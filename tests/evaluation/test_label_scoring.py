@@ -11,10 +11,10 @@ import torch
 
 from luthier.data.batches.encoding import encode_rows
 from luthier.data.text_form import TextForm
-from luthier.evaluation.label_scoring import predict_labels
 from luthier.methods.base import MethodContext
 from luthier.registry import METHODS, import_folder
-from luthier.tasks.heads import PEFT_TASK_TYPES, head_for
+from luthier.tasks.base import task_named
+from luthier.tasks.running.label_scoring import predict_labels
 
 from .text_models import KINDS, model_of, tokenizer_of
 
@@ -34,7 +34,7 @@ def tuned(kind: str, method: str = "full") -> tuple[Any, Any]:
     """Model and tokenizer; what the method trains is moved away from its first values."""
     tokenizer = tokenizer_of(WORDS, kind)
     base = model_of(kind, len(tokenizer))
-    task = PEFT_TASK_TYPES[head_for("prompt_response", base.config)]
+    task = task_named("prompt_response").peft_type(base.config)
     settings = {"length": 3} if method in ("prompt", "p_tuning", "prefix", "residual_prompt") else {}
     torch.manual_seed(1)
     model: Any = METHODS.get(method)(**settings).apply(base, MethodContext(task, 1, tokenizer))
@@ -112,15 +112,15 @@ def test_a_model_that_writes_its_labels_is_right_either_way(kind: str) -> None:
     model, tokenizer = tuned(kind)
     rows = encoded(tokenizer, kind)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+
     from luthier.data.batches.collating import make_collator
-    from luthier.evaluation.prediction import is_shifted, model_inputs
-    from luthier.training.loss import task_loss
+    from luthier.evaluation.prediction import model_inputs
 
     batch = make_collator("prompt_response", tokenizer)([rows[i] for i in range(len(rows))])
     for _ in range(60):
         logits = model(**model_inputs(model, batch, "prompt_response")).logits
-        shifted = is_shifted("prompt_response", model.config)
-        task_loss(logits, batch, "prompt_response", shifted=shifted, items=1).backward()
+        shifted = task_named("prompt_response").predicts_next_token(model.config)
+        task_named("prompt_response").loss(logits, batch, shifted=shifted, items=1).backward()
         optimizer.step()
         optimizer.zero_grad()
     labels = [row["label"] for row in ROWS]

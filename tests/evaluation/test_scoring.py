@@ -16,7 +16,8 @@ import pytest
 from luthier.errors import RecipeError
 from luthier.evaluation.metrics import score
 from luthier.evaluation.prediction import Predictions
-from luthier.evaluation.scoring import judge, task_intervals, task_scores
+from luthier.evaluation.scoring import judge, judged_scores, task_intervals, task_scores
+from luthier.tasks.base import task_named
 
 MULTIRC = ("f1", "question_exact_match", "accuracy")
 RECORD = ("squad_f1", "exact_match")
@@ -73,9 +74,14 @@ def test_intervals_are_over_questions(multirc):
     first = groups.index(sorted(set(groups))[2])
     size = groups.count(groups[first])
     assert twice.groups.tolist()[: 2 * size] == [0] * size + [1] * size
-    assert twice.scores(("question_exact_match",))["question_exact_match"] in (0, 1 / 3, 2 / 3, 1)
+    assert judged_scores(task_named("pair"), twice, ("question_exact_match",))["question_exact_match"] in (
+        0,
+        1 / 3,
+        2 / 3,
+        1,
+    )
     low, high = task_intervals(predictions, task, "validation", None, draws=200, seed=0)["question_exact_match"]
-    assert low < judged.scores(MULTIRC)["question_exact_match"] < high
+    assert low < judged_scores(task_named("pair"), judged, MULTIRC)["question_exact_match"] < high
 
 
 def test_questions_need_a_column_that_joins_their_answers():

@@ -88,7 +88,7 @@ def label_names(
         if settings.validation_fraction is not None and "validation" in rows:
             # Where the only row of a label falls behind the cut, it is a label all the same.
             values += rows["validation"].columns[schema.label_column or ""]
-        tags = schema.label_column == "tags"
+        tags = schema.label_kind == "classes"
         labels = sorted_labels([tag for row in values for tag in row] if tags else values, tags=tags)
         for group in equal_numbers(labels):
             _log.warning(
@@ -112,8 +112,8 @@ def set_label_ids(rows: dict[str, Rows], schema: TaskSchema, labels: list[str]) 
         if column is None or column not in one.columns:
             continue
         problems = Problems(one.where)
-        if schema.name == "multiple_choice":
-            one.columns[column] = _choice_ids(one, problems)
+        if schema.label_kind == "choice":
+            one.columns[column] = _choice_ids(one, column, problems)
         elif schema.has_classes:
             ids = LabelIds(labels)
             one.columns[column] = _class_ids(one, column, ids, problems)
@@ -132,9 +132,9 @@ def _class_ids(one: Rows, column: str, ids: LabelIds, problems: Problems) -> lis
     return found
 
 
-def _choice_ids(one: Rows, problems: Problems) -> list[int]:
+def _choice_ids(one: Rows, column: str, problems: Problems) -> list[int]:
     found = []
-    for value, choices, place in zip(one.columns["label"], one.columns["choices"], one.places, strict=True):
+    for value, choices, place in zip(one.columns[column], one.columns["choices"], one.places, strict=True):
         index = int(value.removesuffix(".0")) if _INDEX.fullmatch(value) else -1
         if not 0 <= index < len(choices):
             message = f"{value!r} is not the index of a choice, 0 to {len(choices) - 1}"
@@ -143,7 +143,9 @@ def _choice_ids(one: Rows, problems: Problems) -> list[int]:
     return found
 
 
-def drawn(rows: dict[str, Rows], labels: list[str], settings: DataSettings, by_group: bool = False) -> dict[str, Rows]:
+def drawn(
+    rows: dict[str, Rows], schema: TaskSchema, labels: list[str], settings: DataSettings, by_group: bool = False
+) -> dict[str, Rows]:
     """Draw the subsets that the settings ask for; `by_group` has limits keep the rows of a question together."""
     seed = settings.subset_seed
     if by_group and settings.validation_examples is not None:
@@ -154,9 +156,10 @@ def drawn(rows: dict[str, Rows], labels: list[str], settings: DataSettings, by_g
         )
     if "train" in rows and settings.per_class is not None:
         train = rows["train"]
-        if not labels or "label" not in train.columns:
+        column = schema.label_column
+        if not labels or column is None or column not in train.columns:
             raise DataError("`per_class` needs one label an example", where=train.where, fix="use `examples` instead")
-        drawn = draw_per_class(train.columns["label"], labels, settings.per_class, seed, train.where)
+        drawn = draw_per_class(train.columns[column], labels, settings.per_class, seed, train.where)
         rows["train"] = train.select(drawn, _joined(train.note, f"{settings.per_class} of every label, seed {seed}"))
     if "train" in rows and settings.examples is not None:
         rows |= _first_examples(rows, settings.examples, settings.validation_examples or 0, seed)
@@ -187,7 +190,7 @@ def _first_examples(rows: dict[str, Rows], examples: int, following: int, seed: 
 
 
 def check_choices(rows: dict[str, Rows], schema: TaskSchema) -> None:
-    if schema.name != "multiple_choice":
+    if "choices" not in schema.columns:
         return
     for one in rows.values():
         counts = Counter(len(choices) for choices in one.columns["choices"])
@@ -209,7 +212,7 @@ def metric_names(origin: Origin, schema: TaskSchema, labels: list[str]) -> tuple
 
 def summary_of(one: Rows, schema: TaskSchema, labels: list[str]) -> SplitSummary:
     values = one.columns.get(schema.label_column or "", []) if labels else []
-    flat = [tag for row in values for tag in row] if schema.label_column == "tags" else values
+    flat = [tag for row in values for tag in row] if schema.label_kind == "classes" else values
     counts = Counter(flat)
     return SplitSummary(len(one), {name: counts[i] for i, name in enumerate(labels)}, one.where, one.note)
 
@@ -219,13 +222,9 @@ def dataset_of(one: Rows, schema: TaskSchema, fingerprint: str) -> Any:
     import pyarrow
 
     strings, integers = pyarrow.list_(pyarrow.string()), pyarrow.list_(pyarrow.int64())
-    types = {
-        "row": pyarrow.int64(),
-        "label": pyarrow.float32() if schema.name == "regression" else pyarrow.int64(),
-        "tokens": strings,
-        "choices": strings,
-        "tags": integers,
-        "answers": pyarrow.struct([("text", strings), ("answer_start", integers)]),
-    }
+    labels = {"class": pyarrow.int64(), "classes": integers, "choice": pyarrow.int64(), "score": pyarrow.float32()}
+    types = {"row": pyarrow.int64(), "tokens": strings, "choices": strings, **schema.arrow_types()}
+    if schema.label_column and schema.label_kind in labels:
+        types[schema.label_column] = labels[schema.label_kind]
     arrays = {name: pyarrow.array(values, types.get(name, pyarrow.string())) for name, values in one.columns.items()}
     return datasets.Dataset(pyarrow.table(arrays), fingerprint=hashlib.sha256(fingerprint.encode()).hexdigest()[:32])

@@ -1,12 +1,30 @@
-"""What an example of each kind of task holds."""
+"""What an example of each kind of task holds, as reading, checking and batching see it.
+
+`luthier.tasks.base.Task` adds what models do with such examples. Tasks are registered in `luthier.registry.TASKS`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from luthier.registry import TASKS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.data.batches.collating import Padding
+    from luthier.data.batches.encoders import Encoded, Encoder
+    from luthier.data.text_form import TextForm
+
+# The label of a position at which nothing is learned, which torch's cross-entropy leaves out.
+IGNORED = -100
+_ENCODED_TOGETHER = 256
+LabelKind = Literal["class", "classes", "choice", "score", "own"]
 
 
-@dataclass(frozen=True)
 class TaskSchema:
     """The shape of one kind of task.
 
@@ -14,17 +32,47 @@ class TaskSchema:
         name: as in recipes.
         columns: canonical columns that every row has.
         label_column: the column that carries what is learned, or None where the text itself is.
-        has_classes: whether labels are drawn from a closed set.
+        label_kind: what that column holds: one of a closed set of classes; a list of them; the index of one of the
+            row's own choices; a number; or whatever the task's own `cells` make of it.
         metrics: metric names by default, the primary one first.
         optional: canonical columns that the rows of a set have all together, or not at all.
+        learned: columns among `columns` that are answers, and not shown when a model is asked.
+        guess_rank: which of the tasks that fit a table's columns is taken where none is named: the lowest. None is
+            never taken.
+        scored_as: the task that the same columns are where their labels are fractions.
+        prompt_columns: the columns that a prompt shows where the task is posed as text, in their order; empty where it
+            can't be.
+        streamed: whether training rows can be read while training.
+        packed: whether encoded rows are cut from all rows together, so that one is not one row.
     """
 
-    name: str
-    columns: tuple[str, ...]
-    label_column: str | None
-    has_classes: bool
-    metrics: tuple[str, ...]
-    optional: tuple[str, ...] = ()
+    name: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]
+    label_column: ClassVar[str | None] = None
+    label_kind: ClassVar[LabelKind | None] = None
+    metrics: ClassVar[tuple[str, ...]]
+    optional: ClassVar[tuple[str, ...]] = ()
+    learned: ClassVar[tuple[str, ...]] = ()
+    guess_rank: ClassVar[int | None] = None
+    scored_as: ClassVar[str | None] = None
+    prompt_columns: ClassVar[tuple[str, ...]] = ()
+    streamed: ClassVar[bool] = False
+    packed: ClassVar[bool] = False
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether labels are drawn from a closed set."""
+        return self.label_kind in ("class", "classes")
+
+    @property
+    def all_columns(self) -> tuple[str, ...]:
+        """Every canonical column that a row may have, the label's last."""
+        return (*self.columns, *self.optional, *((self.label_column,) if self.label_column else ()))
+
+    @property
+    def fed_as(self) -> str:
+        """The registered task that has batches like those that a model is fed."""
+        return self.name
 
     def read(self, mapping: Mapping[str, str | list[str]], present: Collection[str]) -> tuple[str, ...]:
         """The canonical columns that are read from a table: those of every row, and the optional ones that the user
@@ -37,6 +85,43 @@ class TaskSchema:
         taken = {name for source in mapping.values() for name in ([source] if isinstance(source, str) else source)}
         free = set(present) - taken
         return self.columns + tuple(name for name in self.optional if name in mapping or name in free)
+
+    def cells(self) -> Mapping[str, Callable[[Any], Any]]:
+        """Canonical column -> how its cells are read, where `luthier.data.rows.canonical` doesn't know. A reader
+        raises `BadCellError` for a cell that can't be used."""
+        return {}
+
+    def check_row(self, row: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """What is wrong with the cells of a row together, as (canonical column, message)."""
+        return []
+
+    def arrow_types(self) -> Mapping[str, Any]:
+        """Canonical column -> pyarrow type, where it is neither text nor one of `luthier.data.assembly`."""
+        return {}
+
+    def posed_as(self, form: TextForm) -> TaskSchema:
+        """The same task, posed as text."""
+        raise TypeError(f"{type(self).__name__} does not define posed_as()")
+
+    def encode(self, columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> Encoded:
+        """Token ids of N rows, with `row`, the number of each one's source row, and `length`, its tokens.
+
+        Args:
+            columns: canonical columns of N rows, and `row`.
+            encoder: says how text becomes token ids, and takes note of rows that are cut.
+        """
+        raise TypeError(f"{type(self).__name__} does not define encode()")
+
+    def encode_stream(self, rows: Iterator[dict[str, Any]], encoder: Encoder) -> Iterator[dict[str, Any]]:
+        """Rows of a stream, encoded as they come; one for each, unless the task is `packed`."""
+        while group := list(itertools.islice(rows, _ENCODED_TOGETHER)):
+            encoded = self.encode({name: [row[name] for row in group] for name in group[0]}, encoder)
+            for i in range(len(group)):
+                yield {name: values[i] for name, values in encoded.items()}
+
+    def collate(self, rows: Sequence[Mapping[str, Any]], padding: Padding) -> dict[str, Tensor]:
+        """B encoded rows as one batch; see `luthier.data.batches.collating.make_collator`."""
+        raise TypeError(f"{type(self).__name__} does not define collate()")
 
 
 @dataclass(frozen=True)
@@ -52,19 +137,35 @@ class TrainedOn:
     columns: tuple[str, ...]
 
 
-SCHEMAS: dict[str, TaskSchema] = {
-    schema.name: schema
-    for schema in (
-        TaskSchema("single_sentence", ("text",), "label", True, ("accuracy", "macro_f1")),
-        TaskSchema("pair", ("text", "text_pair"), "label", True, ("accuracy", "macro_f1")),
-        TaskSchema("regression", ("text",), "label", False, ("pearson", "spearman"), ("text_pair",)),
-        TaskSchema("token_labels", ("tokens",), "tags", True, ("seqeval_f1",)),
-        TaskSchema("extractive_qa", ("question", "context"), "answers", False, ("squad_f1", "exact_match")),
-        TaskSchema("multiple_choice", ("context", "choices"), "label", False, ("accuracy",)),
-        TaskSchema("plain_text", ("text",), None, False, ("perplexity",)),
-        TaskSchema("prompt_response", ("prompt", "response"), None, False, ("perplexity",)),
-    )
-}
+class _Schemas(Mapping[str, TaskSchema]):
+    """Every registered task by its name."""
+
+    def __init__(self) -> None:
+        self._instances: dict[type[TaskSchema], TaskSchema] = {}
+
+    def __getitem__(self, name: str) -> TaskSchema:
+        """Raises:
+        RecipeError: there is none; names the nearest one.
+        """
+        entry = TASKS.get(name)
+        return self._instances.setdefault(entry, entry())
+
+    def __contains__(self, name: object) -> bool:
+        return name in TASKS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(TASKS.names())
+
+    def __len__(self) -> int:
+        return len(TASKS.names())
+
+
+SCHEMAS: Mapping[str, TaskSchema] = _Schemas()
+
+
+def text_tasks() -> list[str]:
+    """Names of the tasks that can be posed as text."""
+    return [name for name, schema in SCHEMAS.items() if schema.prompt_columns]
 
 
 def infer_task(columns: set[str], named: set[str]) -> str | None:
@@ -74,14 +175,14 @@ def infer_task(columns: set[str], named: set[str]) -> str | None:
         columns: canonical columns that the table has, renamed as the user asked.
         named: canonical columns that the user named, which must be part of the answer.
     """
-    candidates = [
-        ("token_labels", {"tokens", "tags"}),
-        ("extractive_qa", {"question", "context", "answers"}),
-        ("multiple_choice", {"context", "choices", "label"}),
-        ("prompt_response", {"prompt", "response"}),
-        ("pair", {"text", "text_pair", "label"}),
-        ("single_sentence", {"text", "label"}),
-        ("plain_text", {"text"}),
-    ]
-    fitting = [task for task, needed in candidates if needed <= columns and named <= needed]
-    return fitting[0] if fitting else None
+    fitting = [schema for schema in _guessed(SCHEMAS.values()) if named <= _needed(schema) <= columns]
+    return fitting[0].name if fitting else None
+
+
+def _guessed(schemas: Iterable[TaskSchema]) -> list[TaskSchema]:
+    ranked = [(schema.guess_rank, schema.name, schema) for schema in schemas if schema.guess_rank is not None]
+    return [schema for _, _, schema in sorted(ranked, key=lambda entry: entry[:2])]
+
+
+def _needed(schema: TaskSchema) -> set[str]:
+    return {*schema.columns, *((schema.label_column,) if schema.label_column else ())}

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.data.text_form import TEXT_TASKS, template_columns
+from luthier.data.schemas import SCHEMAS, TaskSchema, text_tasks
+from luthier.data.text_form import template_columns
+from luthier.registry import TASKS, NameIn
 from luthier.settings import Settings
 
-Task = Literal[
-    "single_sentence",
-    "pair",
-    "regression",
-    "token_labels",
-    "extractive_qa",
-    "multiple_choice",
-    "plain_text",
-    "prompt_response",
-]
+TaskName = Annotated[str, NameIn(TASKS)]
 FileFormat = Literal["csv", "tsv", "jsonl", "json", "parquet", "txt", "conll"]
 SPLITS = ("train", "validation", "test")
 
-_COLUMNS_OF: dict[str, tuple[str, ...]] = {
-    "single_sentence": ("text", "label"),
-    "pair": ("text", "text_pair", "label"),
-    "regression": ("text", "text_pair", "label"),
-    "token_labels": ("tokens", "tags"),
-    "extractive_qa": ("question", "context", "answers"),
-    "multiple_choice": ("context", "choices", "label"),
-    "plain_text": ("text",),
-    "prompt_response": ("prompt", "response"),
-}
-_COLUMN_FIELDS = tuple(dict.fromkeys(name for columns in _COLUMNS_OF.values() for name in columns))
+_COLUMN_FIELDS = tuple("text label text_pair tokens tags question context answers choices prompt response".split())
 
 
 class DataSettings(Settings):
@@ -50,7 +33,7 @@ class DataSettings(Settings):
     validation: str | None = Field(None, description="Examples that choose between checkpoints; written like `train`.")
     test: str | None = Field(None, description="Examples for the final score; written like `train`.")
 
-    task: Task | None = Field(
+    task: TaskName | None = Field(
         None, description="What the examples are. Left out: known set, else inferred from the columns."
     )
     text: str | None = Field(None, description="Column of the text, or of the first text of a pair (default `text`).")
@@ -190,17 +173,16 @@ class DataSettings(Settings):
     @model_validator(mode="after")
     def _task_fits(self) -> DataSettings:
         if self.task is not None:
-            allowed = _COLUMNS_OF[self.task]
+            schema = SCHEMAS[self.task]
+            allowed = schema.all_columns
             for name in self.columns():
                 if name not in allowed:
                     raise ValueError(
                         f"`{name}` has no effect for task {self.task}, whose columns are {', '.join(allowed)}"
                     )
-            if self.task in ("regression", "extractive_qa", "plain_text", "prompt_response") and (
-                self.labels or self.label_map
-            ):
+            if not schema.has_classes and (self.labels or self.label_map):
                 raise ValueError(f"`labels` and `label_map` have no effect for task {self.task}")
-            if self.per_class is not None and self.task not in ("single_sentence", "pair"):
+            if self.per_class is not None and schema.label_kind != "class":
                 raise ValueError(f"`per_class` needs one label an example, which task {self.task} does not have")
         if self.labels and len(set(self.labels)) != len(self.labels):
             raise ValueError("`labels` names a label twice")
@@ -214,15 +196,19 @@ class DataSettings(Settings):
         given += ["label_scoring"] if self.label_scoring != "likelihood" else []
         if given and not self.as_text:
             raise ValueError(f"`{given[0]}` has no effect without `as_text: true`")
-        if self.as_text and self.task not in (None, *TEXT_TASKS):
-            raise ValueError(f"task {self.task} can't be posed as text: `as_text` is for {', '.join(TEXT_TASKS)}")
-        if self.number_step is not None and self.task not in (None, "regression"):
-            raise ValueError(f"`number_step` has no effect for task {self.task}")
-        if self.verbalizers is not None and self.task == "regression":
-            raise ValueError("`verbalizers` have no effect for task regression, whose answers are numbers")
+        if self.task is not None:
+            self._text_fits_task(SCHEMAS[self.task])
         if self.template is not None:
             template_columns(self.template)
         return self
+
+    def _text_fits_task(self, schema: TaskSchema) -> None:
+        if self.as_text and not schema.prompt_columns:
+            raise ValueError(f"task {self.task} can't be posed as text: `as_text` is for {', '.join(text_tasks())}")
+        if self.number_step is not None and schema.label_kind != "score":
+            raise ValueError(f"`number_step` has no effect for task {self.task}")
+        if self.verbalizers is not None and schema.label_kind == "score":
+            raise ValueError(f"`verbalizers` have no effect for task {self.task}, whose answers are numbers")
 
     @model_validator(mode="after")
     def _stream_fits(self) -> DataSettings:
@@ -232,7 +218,7 @@ class DataSettings(Settings):
         for name in whole:
             if getattr(self, name) is not None:
                 raise ValueError(f"`{name}` needs all examples at once, so it can't be used with `streaming`")
-        if self.task not in (None, "single_sentence", "pair", "regression", "plain_text", "prompt_response"):
+        if self.task is not None and not SCHEMAS[self.task].streamed:
             raise ValueError(f"task {self.task} can't be streamed")
         return self
 

@@ -170,11 +170,13 @@ def choose_schema(
             where=raw.origin.name,
             fix="name them, as in `text: sentence` and `label: polarity`, or set `task`",
         )
-    if task in ("single_sentence", "pair") and settings.labelled and not settings.labels:
-        column = mapping.get("label", "label")
+    scored_as = SCHEMAS[task].scored_as
+    if scored_as is not None and settings.labelled and not settings.labels:
+        label = SCHEMAS[task].label_column or ""
+        column = mapping.get(label, label)
         if isinstance(column, str) and _holds_scores(raw.table.columns.get(column, [])):
-            _log.info("%s: column %r holds fractions, so the task is regression", raw.origin.name, column)
-            task = "regression"
+            _log.info("%s: column %r holds fractions, so the task is %s", raw.origin.name, column, scored_as)
+            task = scored_as
     return SCHEMAS[task]
 
 
@@ -237,7 +239,7 @@ def _relabel(rows: Rows, schema: TaskSchema, origin: Origin, settings: DataSetti
     values = rows.columns[column]
     known = origin.known.label_map if origin.known and settings.label is None else {}
     user = settings.label_map or {}
-    if column == "tags":
+    if schema.label_kind == "classes":
         rows.columns[column] = [[relabelled(tag, known, user) for tag in row] for row in values]
     else:
         rows.columns[column] = [relabelled(value, known, user) for value in values]

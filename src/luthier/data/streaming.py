@@ -11,8 +11,7 @@ import datasets
 from torch.utils.data import IterableDataset, get_worker_info
 
 from luthier.data.assembly import SplitSummary, metric_names
-from luthier.data.batches.encoders import Encoder, packed_blocks
-from luthier.data.batches.label_text import encoder_of
+from luthier.data.batches.encoders import Encoder
 from luthier.data.reading.readers import Row, iterate_rows
 from luthier.data.rows.canonical import Columns, canonical_row, check_columns, note, wanted_columns
 from luthier.data.rows.columns import columns_of_model, columns_to_read, named_columns
@@ -30,8 +29,6 @@ from luthier.data.whole import load_whole
 from luthier.errors import DataError
 
 _STREAMED_FORMATS = ("csv", "tsv", "jsonl", "txt")
-_STREAMED_TASKS = ("single_sentence", "pair", "regression", "plain_text", "prompt_response")
-_ENCODED_TOGETHER = 256
 
 Records = Callable[[], Iterator[Row]]
 
@@ -70,9 +67,10 @@ class CheckedRows:
                 self.schema, {name: read.cells.get(name) for name in self._columns()}, self.wanted
             )
             note(problems, where, found)
-            if not problems.count and "label" in row and self.labels:
-                label = relabelled(row["label"], self.known_map, self.user_map)
-                row["label"] = ids.of(label, where, str(self.wanted["label"]), problems)
+            column = self.schema.label_column
+            if not problems.count and column in row and self.labels:
+                label = relabelled(row[column], self.known_map, self.user_map)
+                row[column] = ids.of(label, where, str(self.wanted[column]), problems)
             problems.raise_if_any("correct or remove this row")
             yield {"row": read.number, **row}
 
@@ -103,7 +101,7 @@ class ShuffledStream(IterableDataset[dict[str, Any]]):
         buffer: int,
         encode: Callable[[Iterator[dict[str, Any]]], Iterator[dict[str, Any]]] | None = None,
         keeps_rows: bool = True,
-        schema: str | None = None,
+        schema: TaskSchema | None = None,
     ) -> None:
         self.rows = rows
         self.seed, self.buffer, self.schema = seed, buffer, schema
@@ -138,20 +136,16 @@ class ShuffledStream(IterableDataset[dict[str, Any]]):
 
     def encoded(self, options: Encoder) -> ShuffledStream:
         """The same stream, encoded for a model."""
-        schema = str(self.schema)
+        schema = self.schema
+        if schema is None:
+            raise ValueError("a stream of no task can't be encoded")
+        seen = schema if options.form is None else schema.posed_as(options.form)
 
         def encode(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-            if schema == "plain_text":
-                return packed_blocks(((row["row"], row["text"]) for row in rows), options)
-            return _encoded_rows(rows, schema, options)
+            return seen.encode_stream(rows, options)
 
         return ShuffledStream(
-            self.rows,
-            seed=self.seed,
-            buffer=self.buffer,
-            encode=encode,
-            keeps_rows=schema != "plain_text",
-            schema=schema,
+            self.rows, seed=self.seed, buffer=self.buffer, encode=encode, keeps_rows=not seen.packed, schema=schema
         )
 
     def _from(self, done: int) -> Iterator[dict[str, Any]]:
@@ -163,13 +157,6 @@ class ShuffledStream(IterableDataset[dict[str, Any]]):
         if self._encode is None:
             return iter(stream)
         return itertools.islice(self._encode(iter(stream)), 0 if self._keeps_rows else done, None)
-
-
-def _encoded_rows(rows: Iterator[dict[str, Any]], schema: str, options: Encoder) -> Iterator[dict[str, Any]]:
-    while group := list(itertools.islice(rows, _ENCODED_TOGETHER)):
-        encoded = encoder_of(schema, options)({name: [row[name] for row in group] for name in group[0]}, options)
-        for i in range(len(group)):
-            yield {name: values[i] for name, values in encoded.items()}
 
 
 class EndlessStream(IterableDataset[dict[str, Any]]):
@@ -208,7 +195,7 @@ def load_stream(
     mapping = column_mapping(origin, settings, user_files=any(one.known is None for one in origins.values()))
     schema = choose_schema(raw, mapping, settings, trained)
     read = columns_to_read(schema, mapping, list(first), trained)
-    if schema.name not in _STREAMED_TASKS:
+    if not schema.streamed:
         raise DataError(f"task {schema.name} can't be streamed", where=origin.name, fix="leave `streaming` out")
     known = origin.known if settings.task in (None, origin.known.task if origin.known else None) else None
     labels: list[str] = []
@@ -231,7 +218,7 @@ def load_stream(
         origin.name,
     )
     check_columns(rows.wanted, list(first), origin.name)
-    stream = ShuffledStream(rows, seed=settings.subset_seed, buffer=settings.buffer, schema=schema.name)
+    stream = ShuffledStream(rows, seed=settings.subset_seed, buffer=settings.buffer, schema=schema)
     found = _with_whole_splits(stream, settings, origins, splits, TrainedOn(str(schema.name), read), labels)
     named = named_columns(read, mapping)
     found.form = pose(settings, known, schema, labels, named, examples={}, where=origin.name)

@@ -53,6 +53,11 @@ class TaskData:
     columns: dict[str, str | list[str]] = field(default_factory=dict)
 
     @property
+    def kind(self) -> TaskSchema:
+        """The task as a model meets it: posed as text where it has a form."""
+        return self.schema if self.form is None else self.schema.posed_as(self.form)
+
+    @property
     def encoded_schema(self) -> str:
-        """The schema of the rows that a model is fed: that of the task, or of prompts with responses."""
-        return str(self.schema.name) if self.form is None else "prompt_response"
+        """Name of the task that has batches like those that a model is fed."""
+        return self.kind.fed_as

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from luthier.errors import DataError
 
-TEXT_TASKS = ("single_sentence", "pair", "regression", "multiple_choice")
+# The task that has the batches of one that is posed as text.
+REPLIES = "prompt_response"
 _PLACES = ("text", "text_pair", "context", "choices", "question")
 
 

@@ -60,7 +60,7 @@ def load_whole(
         examples=rows[base].columns,
         where=rows[base].where,
     )
-    rows = drawn(rows, labels, settings, by_group)
+    rows = drawn(rows, schema, labels, settings, by_group)
     wanted = {split: rows[split] for split in SPLITS if split in rows and split in splits}
     if not wanted:
         raise DataError(f"there is no split {' or '.join(splits)}", fix=f"the data has: {', '.join(rows)}")

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.data.loading import load_data
+from luthier.data.schemas import SCHEMAS, TaskSchema
 from luthier.data.settings import DataSettings
 from luthier.data.task_data import TaskData
 from luthier.errors import DataError, RecipeError
 from luthier.evaluation.meters import CostMeter
-from luthier.evaluation.prediction import LANGUAGE
-from luthier.evaluation.subject import Subject, SuiteResult
+from luthier.evaluation.subject import Subject, Suite, SuiteResult
 from luthier.models.artifacts import load_artifact
 from luthier.models.card import ModelCard
 from luthier.models.trained_columns import trained_on
 from luthier.stages import StageInputs, StageOutputs, metrics_record
 from luthier.storage.jsonlines import JsonLog
+from luthier.tasks.base import task_named
 from luthier.tasks.heads import LANGUAGE_HEADS
 
 if TYPE_CHECKING:
@@ -55,11 +56,11 @@ def run_evaluation(stage: Evaluate, inputs: StageInputs, folder: Path) -> StageO
     log, results = JsonLog(folder / "log.jsonl"), []
     with CostMeter() as meter:
         for suite in stage.suites:
-            if suite.schemas is not None and subject.schema not in suite.schemas:
+            if not fits(suite, task.schema):
                 raise RecipeError(
                     f"the {suite.name} suite does not fit a {subject.schema} task",
                     fix="leave it out of `suites` and run again, what is trained is kept; "
-                    f"it fits: {', '.join(suite.schemas)}",
+                    f"it fits: {', '.join(name for name, schema in SCHEMAS.items() if fits(suite, schema))}",
                 )
             if suite.needs_probabilities and task.form is not None and task.form.scoring == "generate":
                 raise RecipeError(
@@ -73,12 +74,19 @@ def run_evaluation(stage: Evaluate, inputs: StageInputs, folder: Path) -> StageO
     return StageOutputs(merge(results, split, task, cost))
 
 
+def fits(suite: Suite, schema: TaskSchema) -> bool:
+    """Whether a suite can judge a task."""
+    return suite.label_kinds is None or schema.label_kind in suite.label_kinds
+
+
 def check_same_task(task: TaskData, card: ModelCard) -> None:
     """Raises:
     DataError: a model with a head of its own was trained on rows of another task.
     """
     trained = trained_on(card)
-    if trained is None or trained.task == task.schema.name or {trained.task, str(task.schema.name)} <= set(LANGUAGE):
+    if trained is None or trained.task == task.schema.name:
+        return
+    if task_named(trained.task).language and task_named(task.schema.name).language:
         return
     raise DataError(
         f"the model was trained for the task {trained.task}, on the columns {', '.join(trained.columns)}, and the data "

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from luthier.data.schemas import LabelKind
 from luthier.progress import track
 from luthier.report.sections import Section
 from luthier.settings import Paper, Settings
@@ -91,7 +92,7 @@ class Subject:
 
     def forward(self, rows: Any, on_batch: Callable[[int], None] | None = None) -> Predictions:
         """Run the model over encoded rows."""
-        from luthier.evaluation.label_scoring import predict_task
+        from luthier.evaluation.prediction import predict_task
 
         return predict_task(self.model, rows, self.task, self.tokenizer, batch_size=self.batch_size, on_batch=on_batch)
 
@@ -108,12 +109,17 @@ class SuiteResult:
 
 
 class Suite(Settings):
-    """One view on a model. Registered with `@SUITES.register`."""
+    """One view on a model. Registered with `@SUITES.register`.
+
+    Attributes:
+        label_kinds: the kinds of labels that it fits, None for text that is learned itself; or None for every task.
+        needs_probabilities: whether it takes the probabilities of classes or choices.
+    """
 
     name: str
     summary: ClassVar[str] = ""
     paper: ClassVar[Paper | None] = None
-    schemas: ClassVar[tuple[str, ...] | None] = None
+    label_kinds: ClassVar[tuple[LabelKind | None, ...] | None] = None
     needs_probabilities: ClassVar[bool] = False
 
     def sources(self) -> list[DataSettings]:

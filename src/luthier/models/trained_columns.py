@@ -16,7 +16,7 @@ def columns_read(card: ModelCard) -> dict[str, str | list[str]]:
     """
     if card.columns is not None:
         return dict(card.columns)
-    if card.schema not in SCHEMAS:
+    if card.schema is None or card.schema not in SCHEMAS:
         return {}
     known = known_set_of(card)
     mapping = named_columns(card) if known is None else dict(known.columns)
@@ -37,7 +37,7 @@ def named_columns(card: ModelCard) -> dict[str, str | list[str]]:
 def trained_on(card: ModelCard) -> TrainedOn | None:
     """The task and the columns of a model with a head of its own; None where the card names no task, and for a task
     that is posed as text, whose form says what is read."""
-    if card.schema not in SCHEMAS or card.text_form is not None:
+    if card.schema is None or card.schema not in SCHEMAS or card.text_form is not None:
         return None
     return TrainedOn(card.schema, tuple(columns_read(card)))
 

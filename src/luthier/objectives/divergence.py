@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORED = -100
+from luthier.data.schemas import IGNORED
 
 
 def comparable_rows(logits: Any, labels: Tensor | None, *, shifted: bool = False) -> Tensor:

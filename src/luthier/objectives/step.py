@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from luthier.objectives.divergence import comparable_rows, counted_labels, symmetric_divergence
 from luthier.objectives.perturbation import Change, Probe, intervene
 from luthier.objectives.scope import base_and_trunk
-
-# Language models whose own loss scores position t against the label at t.
-_UNSHIFTED = ("XLNetLMHeadModel", "XLMWithLMHeadModel")
+from luthier.tasks.running.next_token import own_loss_shifts
 
 
 @dataclass(frozen=True)
@@ -184,18 +182,11 @@ class Step:
 def predicts_next_token(trainer: Any) -> bool:
     """Whether the trainer's loss scores position t against the label at t + 1.
 
-    A trainer with an attribute `shifted` says so itself. For any other, the loss is the model's own, which is shifted
-    for the classes that transformers loads as causal language models and for classes derived from them.
+    A trainer with an attribute `shifted` says so itself. For any other, the loss is the model's own.
     """
     if (shifted := getattr(trainer, "shifted", None)) is not None:
         return bool(shifted)
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    base, _ = base_and_trunk(trainer.model)
-    if getattr(getattr(base, "config", None), "is_encoder_decoder", False):
-        return False
-    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()) - set(_UNSHIFTED)
-    return any(one.__name__ in causal for one in type(base).__mro__)
+    return own_loss_shifts(base_and_trunk(trainer.model)[0])
 
 
 def logits_of(outputs: Any) -> Any:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 _ALIKE = ("delimiter", "column_names", "encoding", "max_line_megabytes")
-_ANSWERS = ("response", "answers", "tags", "label")
 
 
 def columns_to_predict(card: ModelCard, where: str) -> dict[str, str | list[str]]:
@@ -26,9 +25,11 @@ def columns_to_predict(card: ModelCard, where: str) -> dict[str, str | list[str]
     Raises:
         ModelError: the model was not trained on a task.
     """
+    from luthier.data.schemas import SCHEMAS
     from luthier.models.trained_columns import columns_read
 
-    columns = {name: source for name, source in columns_read(card).items() if name not in _ANSWERS}
+    learned = SCHEMAS[card.schema].learned if card.schema and card.schema in SCHEMAS else ()
+    columns = {name: source for name, source in columns_read(card).items() if name not in learned}
     if not columns:
         raise ModelError(
             f"the card names no task that the model was trained for, so it predicts nothing (schema: {card.schema})",
@@ -45,6 +46,7 @@ def rows_of_texts(texts: list[str] | str, pairs: list[str] | str | None, card: M
         DataError: the model reads something else.
     """
     from luthier.data.texts import paired
+    from luthier.tasks.base import task_named
 
     columns = columns_to_predict(card, where)
     read = set(columns)
@@ -54,7 +56,9 @@ def rows_of_texts(texts: list[str] | str, pairs: list[str] | str | None, card: M
                 "the model reads two texts a row, text and text_pair", where=where, fix="give --pair for every --text"
             )
         return [{"text": first, "text_pair": second} for first, second in paired(texts, pairs)]
-    if len(read) > 1 or not read <= {"text", "prompt", "tokens"}:
+    singles, task = paired(texts, None), task_named(str(card.schema))
+    rows = [task.row_of_text(name, text, number) for number, text in enumerate(singles, 1) for name in read]
+    if len(read) > 1 or None in rows:
         raise DataError(
             f"a text can't hold what the model reads, which is {', '.join(columns)} ({card.schema})",
             where=where,
@@ -62,17 +66,7 @@ def rows_of_texts(texts: list[str] | str, pairs: list[str] | str | None, card: M
         )
     if pairs is not None:
         raise DataError("the model reads one text a row", where=where, fix="leave --pair out")
-    singles = paired(texts, None)
-    if read == {"tokens"}:
-        return [{"text": text, "tokens": _words(text, number)} for number, text in enumerate(singles, 1)]
-    return [{name: text} for text in singles for name in read]
-
-
-def _words(text: str, number: int) -> list[str]:
-    words = text.split()
-    if not words:
-        raise DataError(f"text {number} holds no words", fix="give words that are parted by blanks")
-    return words
+    return [row for row in rows if row is not None]
 
 
 def _told(columns: Mapping[str, str | list[str]]) -> str:

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from luthier.representing.stage import HeadTask, Represent, SourceTask
 
 logger = logging.getLogger(__name__)
-_CLASSES, _UNLABELLED = ("single_sentence", "pair"), "plain_text"
 _DRAWS, _PROBED = 1000, 64
 MEAN = "heads/mean_score"
 
@@ -83,7 +82,7 @@ def check_sources(stage: Represent) -> None:
         DataError, RecipeError: the data can't be read, or have no labels where they need some.
     """
     for name, task in stage.tasks.items():
-        if task.data is not None and load_data(task.data).schema.name == _UNLABELLED:
+        if task.data is not None and load_data(task.data).schema.label_column is None:
             raise no_labels(f"tasks.{name}")
     for name, head in stage.heads.items():
         target(name, head.data)
@@ -180,9 +179,9 @@ def target(name: str, data: DataSettings) -> Target:
     if data.streaming:
         raise RecipeError("a head is fitted on all rows at once, not on a stream", where=where, fix="leave it out")
     task = load_data(data, splits=SPLITS)
-    if task.schema.name == _UNLABELLED:
+    if task.schema.label_column is None:
         raise no_labels(where)
-    if task.schema.name not in _CLASSES or task.form is not None:
+    if task.schema.label_kind != "class" or task.form is not None:
         kind = "posed as text" if task.form is not None else f"of the kind {task.schema.name}"
         raise RecipeError(
             f"a head tells classes of texts or pairs apart, and the task is {kind}",

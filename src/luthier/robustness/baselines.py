@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.data.schemas import SCHEMAS
 from luthier.errors import DataError, RecipeError
 from luthier.objectives.base import Objective
 from luthier.registry import OBJECTIVES
@@ -356,7 +357,7 @@ class TemperatureScalingSettings(VanillaSettings):
     )
 
     def check(self, *, schema: str, classes: int, validation: bool, streamed: bool) -> None:
-        if schema not in ("single_sentence", "pair") or classes < 2:
+        if SCHEMAS[schema].label_kind != "class" or classes < 2:
             raise RecipeError(
                 f"{self.name} corrects the confidence of a classifier, which this task does not train",
                 fix="use another objective for this task",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from luthier.data.schemas import LabelKind
 from luthier.data.settings import DataSettings
 from luthier.errors import DataError, RecipeError
 from luthier.evaluation.subject import Subject, Suite, SuiteResult
@@ -96,7 +97,7 @@ class RobustnessSuite(Suite):
     name: Literal["robustness"] = "robustness"
     summary: ClassVar[str] = "five scores: accuracy, shift, adversarial, calibration, anomaly detection"
     paper: ClassVar[Paper | None] = ROAST_PAPER
-    schemas: ClassVar[tuple[str, ...] | None] = ("single_sentence", "pair")
+    label_kinds: ClassVar[tuple[LabelKind | None, ...] | None] = ("class",)
     needs_probabilities: ClassVar[bool] = True
 
     in_distribution: list[RobustnessSet] = Field(

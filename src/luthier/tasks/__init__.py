@@ -1,1 +1,1 @@
-"""The contract of a task: which head a schema of data needs."""
+"""The contract of a task, and the tasks that there are, one file each."""

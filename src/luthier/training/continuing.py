@@ -88,7 +88,7 @@ def without_networks(model: Any) -> None:
 
 
 def _check_head(prepared: Prepared, card: ModelCard, where: str) -> None:
-    labels, regression = list(prepared.task.labels), prepared.schema == "regression"
+    labels, regression = list(prepared.task.labels), prepared.regression
     outputs = card.labels if prepared.task.form is None and labels and not regression else labels
     if (prepared.head, regression, labels) != (card.head, card.regression, outputs):
         raise RecipeError(

@@ -9,13 +9,12 @@ from luthier.data.batches.encoding import encode
 from luthier.data.loading import load_data
 from luthier.data.task_data import TaskData
 from luthier.errors import DataError, RecipeError
-from luthier.evaluation.prediction import is_shifted
 from luthier.models.inspect import is_decoder, is_encoder_decoder, model_max_length
 from luthier.models.loading import load_config, load_tokenizer
 from luthier.models.settings import Head
 from luthier.progress import track
 from luthier.stages.base import StageInputs
-from luthier.tasks.heads import head_for
+from luthier.tasks.base import task_of
 
 if TYPE_CHECKING:
     from luthier.training.supervised_settings import SupervisedSettings
@@ -36,6 +35,11 @@ class Prepared:
     def schema(self) -> str:
         """The schema of the encoded rows."""
         return self.task.encoded_schema
+
+    @property
+    def regression(self) -> bool:
+        """Whether the model's head gives one number."""
+        return bool(label_arguments(self.task).get("regression"))
 
 
 def prepare(stage: SupervisedSettings, inputs: StageInputs) -> Prepared:
@@ -72,15 +76,15 @@ def prepare(stage: SupervisedSettings, inputs: StageInputs) -> Prepared:
         )
     if task.form is not None and task.form.ranks_candidates:
         rows["train"] = rows["train"].select([i for i, answer in enumerate(rows["train"]["answer"]) if answer >= 0])
-    schema = task.encoded_schema
     if stage.objective is not None:
         stage.objective.check(
-            schema=schema,
+            schema=task.encoded_schema,
             classes=len(task.labels),
             validation=_has_rows(rows.get("validation")),
             streamed=stage.data.streaming,
         )
-    return Prepared(task, rows, tokenizer, head_for(schema, config), longest, is_shifted(schema, config))
+    kind = task_of(task)
+    return Prepared(task, rows, tokenizer, kind.head_on(config), longest, kind.predicts_next_token(config))
 
 
 def _has_rows(split: Any) -> bool:
@@ -107,12 +111,7 @@ def check_answers_in_text(stage: SupervisedSettings, config: Any) -> None:
 
 def label_arguments(task: TaskData) -> dict[str, Any]:
     """What a new head has to know; a language model's own head needs nothing."""
-    schema = str(task.schema.name)
-    if task.form is not None:
-        return {}
-    if schema == "regression":
-        return {"regression": True, "num_labels": 1}
-    return {"labels": list(task.labels)} if task.labels and schema != "multiple_choice" else {}
+    return task_of(task).head_arguments(task.labels)
 
 
 def row_counts(prepared: Prepared) -> dict[str, int | None]:

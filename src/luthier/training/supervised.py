@@ -17,8 +17,7 @@ from luthier.data.sources.fingerprint import check_files_unchanged
 from luthier.data.sources.origins import plan
 from luthier.data.streaming import EndlessStream
 from luthier.data.task_data import TaskData
-from luthier.evaluation.label_scoring import predict_task
-from luthier.evaluation.prediction import predict_rows
+from luthier.evaluation.prediction import predict_rows, predict_task
 from luthier.evaluation.scoring import task_scores
 from luthier.methods.base import MethodContext
 from luthier.methods.heads import freeze_head, head_parameters
@@ -211,7 +210,7 @@ def card_for(stage: SupervisedSettings, inputs: StageInputs, prepared: Prepared,
         prepared.head,
         schema=str(prepared.task.schema.name),
         labels=list(prepared.task.labels) or None,
-        regression=prepared.schema == "regression",
+        regression=prepared.regression,
         text_form=prepared.task.form,
         columns=dict(prepared.task.columns),
         max_length=prepared.max_length,

@@ -20,8 +20,8 @@ from transformers import Trainer, TrainingArguments
 from luthier.errors import TrainingError
 from luthier.evaluation.prediction import model_inputs
 from luthier.storage.files import sha256_of
+from luthier.tasks.base import task_named
 from luthier.training.checkpoints import PREFIX, remove_older, writing
-from luthier.training.loss import items_in, task_loss
 from luthier.training.schedule import share_of_rate
 from luthier.training.watch import tell_watcher
 from luthier.training.weights import best_file, load_trainable, remove_other_best, save_trainable, trainable_state
@@ -92,7 +92,7 @@ class LuthierTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(model=model, args=args, **kwargs)
-        self.schema, self.shifted = schema, shifted
+        self.task, self.shifted = task_named(schema), shifted
         self.evaluator, self.primary, self.patience = evaluator, primary, patience
         self.best, self.tokens_seen, self.time_limit = BestScore(), 0, time_limit
         self._seconds_before, self._started = 0.0, time.perf_counter()
@@ -140,7 +140,7 @@ class LuthierTrainer(Trainer):
             self.accelerator.device_placement = placing
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> int:
-        count = sum(items_in(batch, self.schema, self.shifted) for batch in batch_samples)
+        count = sum(self.task.items(batch, shifted=self.shifted) for batch in batch_samples)
         if self.args.world_size > 1:
             count = int(self.accelerator.gather(torch.tensor([count], device=device)).sum())
         return max(1, count)
@@ -155,14 +155,13 @@ class LuthierTrainer(Trainer):
 
     def loss_of(self, logits: Any, batch: dict[str, Any], items: Tensor | float | None) -> Tensor:
         """Sum of the task loss over the batch divided by `items` (default: the batch's own), for mixins to build on."""
-        count = float(items if items is not None else max(1, items_in(batch, self.schema, self.shifted)))
+        count = float(items if items is not None else max(1, self.task.items(batch, shifted=self.shifted)))
         scale = self.args.world_size if self.model.training else 1
-        return scale * task_loss(logits, batch, self.schema, shifted=self.shifted, items=count)
+        return scale * self.task.loss(logits, batch, items=count, shifted=self.shifted)
 
     def logits_of(self, model: nn.Module, batch: dict[str, Any]) -> Any:
-        """The model's logits, or a pair of them for extractive answers."""
-        outputs = model(**model_inputs(self.model, batch, self.schema))
-        return (outputs.start_logits, outputs.end_logits) if self.schema == "extractive_qa" else outputs.logits
+        """What the loss takes of the model's outputs: logits, or a pair of them for extractive answers."""
+        return self.task.logits(model(**model_inputs(self.model, batch, self.task)))
 
     def compute_loss(
         self,

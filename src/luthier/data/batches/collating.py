@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.data.schemas import TaskSchema
+from luthier.data.schemas import IGNORED, SCHEMAS, TaskSchema
 from luthier.errors import ModelError
 
-IGNORED = -100
 _PADDED = ("input_ids", "attention_mask", "token_type_ids")
 _log = logging.getLogger(__name__)
 
@@ -53,12 +52,14 @@ def make_collator(schema: TaskSchema | str, tokenizer: Any, pad_to_multiple_of: 
     Raises:
         ModelError: the tokenizer has no token to pad with.
     """
-    name = schema if isinstance(schema, str) else schema.name
+    task = SCHEMAS[schema] if isinstance(schema, str) else schema
     with_pad_token(tokenizer)
-    return _Collator(name, _Padding(tokenizer, pad_to_multiple_of))
+    return _Collator(task, Padding(tokenizer, pad_to_multiple_of))
 
 
-class _Padding:
+class Padding:
+    """Makes (N, T) tensors of N lists, on the tokenizer's side and with its values."""
+
     def __init__(self, tokenizer: Any, multiple: int | None) -> None:
         self.multiple = multiple or 1
         self.left = tokenizer.padding_side == "left"
@@ -81,33 +82,32 @@ class _Padding:
 
 
 class _Collator:
-    def __init__(self, schema: str, padding: _Padding) -> None:
-        self.schema = schema
+    def __init__(self, task: TaskSchema, padding: Padding) -> None:
+        self.task = task
         self.padding = padding
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        columns = [name for name in _PADDED if name in rows[0]]
-        if self.schema == "multiple_choice":
-            batch = self._choices(rows, columns)
-        else:
-            batch = {name: self.padding(name, [row[name] for row in rows]) for name in columns}
-        for name in ("start_positions", "end_positions"):
-            if name in rows[0]:
-                batch[name] = self._answers([row[name] for row in rows], rows, batch["input_ids"].shape[1])
-        if "labels" in rows[0]:
-            batch["labels"] = self._labels([row["labels"] for row in rows])
+        batch = self.task.collate(rows, self.padding)
         batch["row"] = torch.tensor([row["row"] for row in rows], dtype=torch.int64)
         return batch
 
-    def _choices(self, rows: Sequence[Mapping[str, Any]], columns: list[str]) -> dict[str, Tensor]:
-        flat = {name: self.padding(name, [one for row in rows for one in row[name]]) for name in columns}
-        return {name: values.view(len(rows), -1, values.shape[-1]) for name, values in flat.items()}
 
-    def _answers(self, positions: list[int], rows: Sequence[Mapping[str, Any]], width: int) -> Tensor:
-        shift = [width - len(row["input_ids"]) if self.padding.left else 0 for row in rows]
-        return torch.tensor([p + s for p, s in zip(positions, shift, strict=True)], dtype=torch.int64)
+def padded_inputs(rows: Sequence[Mapping[str, Any]], padding: Padding) -> dict[str, Tensor]:
+    """What a model reads of B rows: (B, T) int64 tensors."""
+    return {name: padding(name, [row[name] for row in rows]) for name in _PADDED if name in rows[0]}
 
-    def _labels(self, labels: list[Any]) -> Tensor:
-        if isinstance(labels[0], Sequence) or hasattr(labels[0], "__len__"):
-            return self.padding("labels", labels)
-        return torch.tensor(labels, dtype=torch.float32 if self.schema == "regression" else torch.int64)
+
+def padded_choices(rows: Sequence[Mapping[str, Any]], padding: Padding) -> dict[str, Tensor]:
+    """What a model reads of B rows that hold C token lists each: (B, C, T) int64 tensors."""
+    flat = {name: padding(name, [one for row in rows for one in row[name]]) for name in _PADDED if name in rows[0]}
+    return {name: values.view(len(rows), -1, values.shape[-1]) for name, values in flat.items()}
+
+
+def padded_labels(rows: Sequence[Mapping[str, Any]], padding: Padding, *, numbers: bool = False) -> dict[str, Tensor]:
+    """`labels` of B rows, where they have some: (B,) int64, or float32 for `numbers`; (B, T) int64 for one a token."""
+    if "labels" not in rows[0]:
+        return {}
+    labels = [row["labels"] for row in rows]
+    if hasattr(labels[0], "__len__"):
+        return {"labels": padding("labels", labels)}
+    return {"labels": torch.tensor(labels, dtype=torch.float32 if numbers else torch.int64)}

@@ -6,14 +6,14 @@ the number of the source row along.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from luthier.data.schemas import IGNORED
 from luthier.data.text_form import TextForm
 from luthier.errors import DataError, ModelError
 
-IGNORED = -100
 Columns = Mapping[str, Sequence[Any]]
 Encoded = dict[str, list[Any]]
 _NAMED_ROWS = 5
@@ -390,15 +390,3 @@ def _finished(encoded: Encoded, rows: list[int]) -> Encoded:
     encoded["row"] = rows
     encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
     return encoded
-
-
-ENCODERS: dict[str, Callable[[Columns, Encoder], Encoded]] = {
-    "single_sentence": encode_texts,
-    "pair": encode_texts,
-    "regression": encode_texts,
-    "token_labels": encode_words,
-    "extractive_qa": encode_questions,
-    "multiple_choice": encode_choices,
-    "plain_text": encode_blocks,
-    "prompt_response": encode_replies,
-}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.data.batches.collating import make_collator, with_pad_token
 from luthier.data.batches.encoders import Encoded, Encoder
-from luthier.data.batches.label_text import encoder_of
+from luthier.data.schemas import SCHEMAS, TaskSchema
 from luthier.data.text_form import TextForm
 from luthier.errors import DataError
 
@@ -66,7 +66,7 @@ def encode(
             found[split] = rows.encoded(options)
             continue
         columns = {name: list(rows[name]) for name in rows.column_names}
-        found[split] = _encode_columns(columns, str(data.schema.name), options, data.fingerprint)
+        found[split] = _encode_columns(columns, data.kind, options, data.fingerprint)
     return found
 
 
@@ -102,16 +102,17 @@ def encode_rows(
     columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in rows[0]}
     columns.setdefault("row", list(range(1, len(rows) + 1)))
     options = Encoder(tokenizer, max_length, reserved, too_long, encoder_decoder, named, form)
-    return _encode_columns(columns, schema, options, repr(columns))
+    task = SCHEMAS[schema] if form is None else SCHEMAS[schema].posed_as(form)
+    return _encode_columns(columns, task, options, repr(columns))
 
 
-def _encode_columns(columns: dict[str, list[Any]], schema: str, options: Encoder, content: str) -> Any:
+def _encode_columns(columns: dict[str, list[Any]], task: TaskSchema, options: Encoder, content: str) -> Any:
     if options.room < 1:
         raise DataError(
             f"{options.reserved} of {options.max_length} positions are reserved, which leaves no room for text"
         )
     with_pad_token(options.tokenizer)
-    encoded = encoder_of(schema, options)(columns, options)
+    encoded = task.encode(columns, options)
     if options.cut:
         row, length = max(options.cut, key=lambda pair: pair[1])
         _log.warning(

@@ -12,17 +12,13 @@ Without labels `input_ids` is the prompt alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from luthier.data.batches.encoders import ENCODERS, IGNORED, Columns, Encoded, Encoder, prompt_tokens, turns
+from luthier.data.batches.encoders import Columns, Encoded, Encoder, prompt_tokens, turns
+from luthier.data.schemas import IGNORED
 from luthier.data.text_form import TextForm
 from luthier.errors import DataError
-
-
-def encoder_of(schema: str, encoder: Encoder) -> Callable[[Columns, Encoder], Encoded]:
-    """The function that encodes rows of a task."""
-    return ENCODERS[schema] if encoder.form is None else encode_label_texts
 
 
 def encode_label_texts(columns: Columns, encoder: Encoder) -> Encoded:

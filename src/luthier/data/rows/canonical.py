@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,7 +14,6 @@ from luthier.errors import DataError, nearest
 Columns = Mapping[str, str | list[str]]
 Cell = Callable[[Any], Any]
 _COMPANIONS = ("group", "candidate", "question", "choices")
-_TEXTS = {"candidate", "text", "text_pair", "context", "question", "prompt", "response"}
 
 
 class BadCellError(ValueError):
@@ -59,13 +57,21 @@ def canonical_row(
     for canonical, source in wanted.items():
         value = record[source] if isinstance(source, str) else [record[name] for name in source]
         try:
-            cell = as_score if canonical == "label" and schema.name == "regression" else _CELLS[canonical]
-            row[canonical] = cell(value)
+            row[canonical] = _cell(schema, canonical)(value)
         except BadCellError as error:
             problems.append((source if isinstance(source, str) else ", ".join(source), str(error)))
     if not problems:
-        problems = _check_together(row, wanted)
+        problems = [(str(wanted[canonical]), message) for canonical, message in schema.check_row(row)]
     return row, problems
+
+
+def _cell(schema: TaskSchema, canonical: str) -> Cell:
+    own = schema.cells()
+    if canonical in own:
+        return own[canonical]
+    if canonical == schema.label_column and schema.label_kind in _LABELS:
+        return _LABELS[schema.label_kind]
+    return _CELLS.get(canonical, as_text)
 
 
 def note(problems: Problems, place: str, found: list[tuple[str, str]]) -> None:
@@ -133,11 +139,11 @@ def _as_words(value: Any) -> list[str]:
     return [whole_characters(word) for word in words]
 
 
-def _as_tags(value: Any) -> list[str]:
-    tags: Any = value.split() if isinstance(value, str) else value
-    if not isinstance(tags, list):
+def _as_labels(value: Any) -> list[str]:
+    labels: Any = value.split() if isinstance(value, str) else value
+    if not isinstance(labels, list):
         raise BadCellError("holds no list of labels")
-    return [as_label(tag) for tag in tags]
+    return [as_label(label) for label in labels]
 
 
 def _as_choices(value: Any) -> list[str]:
@@ -146,47 +152,14 @@ def _as_choices(value: Any) -> list[str]:
     return [as_text(choice) for choice in value]
 
 
-def _as_answers(value: Any) -> dict[str, list[Any]]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise BadCellError(f"is not valid JSON: {error.msg}") from error
-    if isinstance(value, list) and all(isinstance(one, dict) for one in value):
-        starts = [one.get("answer_start", one.get("start")) for one in value]
-        value = {"text": [one.get("text") for one in value], "answer_start": starts}
-    if not isinstance(value, dict) or not isinstance(value.get("text"), list):
-        raise BadCellError("does not hold {text: [...], answer_start: [...]}")
-    texts: list[Any] = value["text"]
-    places: Any = value.get("answer_start")
-    if not isinstance(places, list) or len(places) != len(texts):
-        raise BadCellError("needs one `answer_start` for every `text`")
-    if not all(isinstance(start, int) and start >= 0 for start in places):
-        raise BadCellError("holds an `answer_start` that is no position in the context")
-    return {"text": [as_text(text) for text in texts], "answer_start": [int(start) for start in places]}
-
-
-def _check_together(row: Mapping[str, Any], wanted: Columns) -> list[tuple[str, str]]:
-    if "tags" in row and len(row["tags"]) != len(row["tokens"]):
-        return [(str(wanted["tags"]), f"has {len(row['tags'])} labels for {len(row['tokens'])} words")]
-    if "answers" in row:
-        for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True):
-            if row["context"][start : start + len(text)] != text:
-                return [
-                    (str(wanted["answers"]), f"the answer {shorten(text)} is not at character {start} of the context")
-                ]
-    return []
-
-
 def _as_is(value: Any) -> str:
     return whole_characters(str(value))
 
 
-_CELLS: dict[str, Cell] = dict.fromkeys(_TEXTS, as_text) | {
-    "label": as_label,
-    "tokens": _as_words,
-    "tags": _as_tags,
-    "choices": _as_choices,
-    "answers": _as_answers,
-    "group": _as_is,
+_CELLS: dict[str, Cell] = {"tokens": _as_words, "choices": _as_choices, "group": _as_is}
+_LABELS: dict[str | None, Cell] = {
+    "class": as_label,
+    "classes": _as_labels,
+    "choice": as_label,
+    "score": as_score,
 }

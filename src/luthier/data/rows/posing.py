@@ -7,20 +7,14 @@ from decimal import Decimal
 
 from luthier.data.catalogue.known_set import KnownSet
 from luthier.data.rows.canonical import Columns
-from luthier.data.schemas import TaskSchema
+from luthier.data.schemas import TaskSchema, text_tasks
 from luthier.data.settings import DataSettings
 from luthier.data.table import listing
-from luthier.data.text_form import TEXT_TASKS, TextForm
+from luthier.data.text_form import TextForm
 from luthier.errors import DataError, nearest
 
 NUMBER_STEP = 0.2
 MOST_NUMBERS = 200
-_BY_TASK = {
-    "single_sentence": ("text",),
-    "pair": ("text", "text_pair"),
-    "regression": ("text", "text_pair"),
-    "multiple_choice": ("choices", "context"),
-}
 TEMPLATES: dict[str, str] = {
     "cola": "cola sentence: {text}",
     "sst2": "sst2 sentence: {text}",
@@ -67,11 +61,10 @@ def pose(
     """
     if not settings.as_text:
         return None
-    if schema.name not in TEXT_TASKS:
-        raise DataError(
-            f"task {schema.name} can't be posed as text", where=where, fix=f"`as_text` is for {', '.join(TEXT_TASKS)}"
-        )
-    if settings.number_step is not None and schema.name != "regression":
+    if not schema.prompt_columns:
+        fix = f"`as_text` is for {', '.join(text_tasks())}"
+        raise DataError(f"task {schema.name} can't be posed as text", where=where, fix=fix)
+    if settings.number_step is not None and schema.label_kind != "score":
         raise DataError(f"`number_step` has no effect for task {schema.name}", where=where, fix="leave it out")
     own = known if known is not None and known.task == schema.name else None
     template = settings.template or _template(own, schema, mapping)
@@ -82,7 +75,7 @@ def pose(
         form = TextForm(template, names, words, settings.label_scoring)
     missing = [name for name in form.columns if examples and name not in examples]
     if missing:
-        known_columns = ", ".join(f"{{{name}}}" for name in _BY_TASK[schema.name] if name in examples)
+        known_columns = ", ".join(f"{{{name}}}" for name in schema.prompt_columns if name in examples)
         raise DataError(
             f"the template shows {{{missing[0]}}}, which a {schema.name} task does not have here",
             where=where,
@@ -97,7 +90,7 @@ def _template(known: KnownSet | None, schema: TaskSchema, mapping: Columns) -> s
         if usual is not None:
             return usual
     parts = []
-    for column in _BY_TASK[schema.name]:
+    for column in schema.prompt_columns:
         named = mapping.get(column, column)
         if column == "choices":
             parts.append("{choices}")
@@ -114,10 +107,10 @@ def _answers(
     examples: Mapping[str, Sequence[object]],
     where: str,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if schema.name == "regression":
-        numbers = _numbers(settings.number_step or NUMBER_STEP, examples.get("label", ()), where)
+    if schema.label_kind == "score":
+        numbers = _numbers(settings.number_step or NUMBER_STEP, examples.get(schema.label_column or "", ()), where)
         return numbers, numbers
-    if schema.name == "multiple_choice":
+    if schema.label_kind == "choice":
         count = len(next(iter(examples["choices"]), ()))  # type: ignore[arg-type]
         usual = {str(i): f"choice{i + 1}" for i in range(count)}
     else:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.data.schemas import LabelKind
 from luthier.evaluation.subject import Subject, Suite, SuiteResult
 from luthier.registry import SUITES
 from luthier.report.sections import Reliability, Section, section_of
@@ -24,7 +25,7 @@ class CalibrationSuite(Suite):
         venue="ICML 2017",
         url="https://arxiv.org/abs/1706.04599",
     )
-    schemas: ClassVar[tuple[str, ...] | None] = ("single_sentence", "pair", "multiple_choice")
+    label_kinds: ClassVar[tuple[LabelKind | None, ...] | None] = ("class", "choice")
     needs_probabilities: ClassVar[bool] = True
 
     bins: int = Field(10, ge=2, description="Bins of confidence.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from luthier.data.schemas import LabelKind
 from luthier.evaluation.subject import Subject, Suite, SuiteResult
 from luthier.registry import SUITES
 
@@ -14,7 +15,7 @@ class PerplexitySuite(Suite):
 
     name: Literal["perplexity"] = "perplexity"
     summary: ClassVar[str] = "perplexity per scored token, with a bootstrap interval over rows"
-    schemas: ClassVar[tuple[str, ...] | None] = ("plain_text", "prompt_response")
+    label_kinds: ClassVar[tuple[LabelKind | None, ...] | None] = (None,)
 
     def run(self, subject: Subject) -> SuiteResult:
         from luthier.evaluation.scoring import task_intervals, task_scores

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.models.layers.blocks import find_blocks
 from luthier.storage.hashing import cache_directory
+from luthier.tasks.base import task_named
 from luthier.training.job import TrainingJob
 from luthier.training.trunk.cache import TrunkCache, head_split
 from luthier.training.trunk.stored_trunk import can_skip, stored_trunk, trunk_without_dropout
@@ -63,7 +64,7 @@ def computed_once(stage: SupervisedSettings, prepared: Prepared, job: TrainingJo
     model: Any = job.model
     split = frozen_up_to(model) if can_skip(model) else None
     rows = [prepared.rows[name] for name in ("train", "validation") if name in prepared.rows]
-    one_pass = prepared.schema not in ("multiple_choice", "extractive_qa")
+    one_pass = task_named(prepared.schema).one_pass
     if split is None or stage.objective is not None or stage.data.streaming or not one_pass:
         yield
         return

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from luthier.evaluation.prediction import Predictions
+from luthier.tasks.running.predicting import Predictions
 
 
 def best_answers(

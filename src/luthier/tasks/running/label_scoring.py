@@ -7,45 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from luthier.data.batches.collating import make_collator, with_pad_token
-from luthier.data.text_form import TextForm
-from luthier.evaluation.prediction import IGNORED, Predictions, is_shifted, predict_rows
+from luthier.data.schemas import IGNORED, SCHEMAS
+from luthier.data.text_form import REPLIES, TextForm
+from luthier.tasks.running.predicting import Predictions, named_task, predict_rows
 
-if TYPE_CHECKING:
-    from luthier.data.task_data import TaskData
-
-_REPLIES = "prompt_response"
 OnBatch = Callable[[int], None] | None
-
-
-def predict_task(
-    model: nn.Module,
-    rows: Any,
-    task: TaskData,
-    tokenizer: Any,
-    *,
-    batch_size: int = 64,
-    on_batch: OnBatch = None,
-) -> Predictions:
-    """Feed a split's encoded rows through the model, in the way its task is posed; see `predict_rows`."""
-    schema = str(task.schema.name)
-    if task.form is not None:
-        return predict_labels(model, rows, task.form, schema, tokenizer, batch_size=batch_size, on_batch=on_batch)
-    return predict_rows(
-        model,
-        rows,
-        make_collator(schema, tokenizer),
-        schema,
-        batch_size=batch_size,
-        shifted=is_shifted(schema, model.config),
-        on_batch=on_batch,
-    )
 
 
 def predict_labels(
@@ -137,7 +110,7 @@ class _Asked:
         logits = scores
         if self.form.ranks_candidates:
             logits = _among_same_prompt(scores[:, 0], self.rows.prompts)
-        elif self.schema == "regression":
+        elif self._numbers:
             logits = np.array([float(label) for label in self.form.labels])[scores.argmax(axis=1), None]
         return self._predictions(nll, items, found.tokens, logits=logits.astype(np.float32))
 
@@ -148,7 +121,7 @@ class _Asked:
             nll, items = taught.nll, taught.items
         texts = self._written(on_batch)
         tokens = sum(map(len, self.rows.prompts))
-        if self.schema == "regression":
+        if self._numbers:
             numbers = [_number(text, float(self.form.labels[0])) for text in texts]
             logits = np.array(numbers, np.float32)[:, None]
             return self._predictions(nll, items, tokens, logits=logits, texts=texts)
@@ -161,15 +134,19 @@ class _Asked:
         return self._predictions(nll, items, tokens, guesses=guesses, texts=texts)
 
     @property
+    def _numbers(self) -> bool:
+        return SCHEMAS[self.schema].label_kind == "score"
+
+    @property
     def _shifted(self) -> bool:
-        return is_shifted(_REPLIES, self.model.config)
+        return named_task(REPLIES).predicts_next_token(self.model.config)
 
     def _feed(self, sequences: Any, on_batch: OnBatch) -> Predictions:
         return predict_rows(
             self.model,
             sequences,
-            make_collator(_REPLIES, self.tokenizer),
-            _REPLIES,
+            make_collator(REPLIES, self.tokenizer),
+            REPLIES,
             batch_size=self.batch_size,
             shifted=self._shifted,
             on_batch=on_batch,

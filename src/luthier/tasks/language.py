@@ -1,0 +1,91 @@
+"""Tasks in which the text itself is learned, by a language model's own head."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from luthier.errors import DataError
+from luthier.tasks.base import Row, Task
+from luthier.tasks.heads import LANGUAGE_HEADS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from luthier.data.task_data import TaskData
+    from luthier.models.card import ModelCard
+    from luthier.models.settings import Head
+    from luthier.tasks.running.judged import Judged
+    from luthier.tasks.running.predicting import Predictions
+
+_LEAST_WRITTEN, _MOST_WRITTEN = 16, 256
+logger = logging.getLogger(__name__)
+
+
+class LanguageTask(Task):
+    """What language tasks share."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("perplexity",)
+    language: ClassVar[bool] = True
+    one_output: ClassVar[bool] = False
+
+    def head_on(self, config: Any) -> Head:
+        return LANGUAGE_HEADS[bool(getattr(config, "is_encoder_decoder", False))]
+
+    def head_arguments(self, labels: Sequence[str]) -> dict[str, Any]:
+        return {}
+
+    def predicts_next_token(self, config: Any) -> bool:
+        from luthier.tasks.running.next_token import config_shifts
+
+        return config_shifts(config)
+
+    def outputs(self, out: Any, batch: Mapping[str, Any], *, shifted: bool) -> Iterator[dict[str, Any]]:
+        from luthier.tasks.running.predicting import token_scores
+
+        labels = batch["labels"]
+        logits = out.logits.float()[:, -labels.shape[1] :]
+        if shifted:
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        for i in range(len(labels)):
+            yield {"logits": None} | token_scores(logits[i], labels[i])
+
+    def judge(self, predictions: Predictions, data: TaskData, examples: Any, rows: Any) -> Judged | None:
+        return None
+
+    def answer_rows(
+        self, model: nn.Module, tokenizer: Any, card: ModelCard, rows: list[Row], *, longest: int, batch_size: int = 64
+    ) -> list[Row]:
+        """What the model writes after each row, greedily."""
+        from luthier.data.batches.encoders import Encoder, opening_tokens
+        from luthier.models.inspect import is_encoder_decoder
+        from luthier.progress import track
+
+        if not rows:
+            raise DataError("there are no rows to predict")
+        two_sided = is_encoder_decoder(model.config)
+        encoder = Encoder(tokenizer, longest, card.reserved_tokens, "truncate", two_sided, "rows")
+        openings = opening_tokens(rows, encoder, _LEAST_WRITTEN)
+        if encoder.cut:
+            logger.warning("%d of %d rows were cut, so that a response finds room", len(encoder.cut), len(rows))
+        answers = []
+        with track("predicting", len(rows)) as bar:
+            for done, (row, ids) in enumerate(zip(rows, openings, strict=True), 1):
+                room = longest - card.reserved_tokens - (0 if two_sided else len(ids))
+                response = _written(model, tokenizer, ids, min(_MOST_WRITTEN, max(_LEAST_WRITTEN, room)), two_sided)
+                answers.append({"text": row.get("prompt", row.get("text")), "response": response})
+                bar.update(done)
+        return answers
+
+
+def _written(model: Any, tokenizer: Any, ids: list[int], most: int, two_sided: bool) -> str:
+    import torch
+
+    inputs = torch.tensor([ids], device=next(model.parameters()).device)
+    with torch.inference_mode():
+        out = model.generate(
+            input_ids=inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=most, do_sample=False
+        )
+    text: str = tokenizer.decode(out[0][0 if two_sided else len(ids) :], skip_special_tokens=True)
+    return text

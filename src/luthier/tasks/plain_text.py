@@ -1,0 +1,28 @@
+"""Text that a language model learns as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from luthier.data.batches.encoders import Encoded, Encoder, encode_blocks, packed_blocks
+from luthier.registry import TASKS
+from luthier.tasks.language import LanguageTask
+
+
+@TASKS.register
+class PlainText(LanguageTask):
+    """Texts one after another, in blocks that fill the room."""
+
+    name: ClassVar[str] = "plain_text"
+    summary: ClassVar[str] = "text that a language model learns"
+    columns: ClassVar[tuple[str, ...]] = ("text",)
+    guess_rank: ClassVar[int | None] = 70
+    streamed: ClassVar[bool] = True
+    packed: ClassVar[bool] = True
+
+    def encode(self, columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> Encoded:
+        return encode_blocks(columns, encoder)
+
+    def encode_stream(self, rows: Iterator[dict[str, Any]], encoder: Encoder) -> Iterator[dict[str, Any]]:
+        return packed_blocks(((row["row"], row["text"]) for row in rows), encoder)

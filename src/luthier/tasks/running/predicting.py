@@ -1,0 +1,169 @@
+"""Runs a model over encoded rows and keeps what the scores need, in the order of the rows.
+
+Shapes: N rows, C classes or choices, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from luthier.data.schemas import IGNORED, SCHEMAS
+
+if TYPE_CHECKING:
+    from luthier.tasks.base import Task
+
+
+@dataclass
+class Predictions:
+    """Outputs of a model over N rows.
+
+    Attributes:
+        schema: the task schema.
+        logits: (N, C) float32 for classification, choices and regression (C = 1); per row (T, C) arrays for token
+            labels; pairs of (T,) arrays for answers; empty for language models.
+        labels: (N,) for classification, choices and regression; per row (T,) arrays for token labels.
+        rows: (N,) row numbers in the source file.
+        guesses: where a model wrote its answers: (N,) class ids, -1 for none of the labels, or texts; else None.
+        nll, items: (N,) summed negative log-likelihood in nats, and how many labels it is over.
+        tokens: input tokens fed through the model, padding not counted.
+    """
+
+    schema: str
+    logits: Any
+    labels: Any
+    rows: np.ndarray
+    nll: np.ndarray
+    items: np.ndarray
+    tokens: int = 0
+    guesses: np.ndarray | None = None
+    extras: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """(N, C) softmax of the logits, in float64."""
+        shifted = self.logits.astype(np.float64) - self.logits.max(axis=-1, keepdims=True)
+        exponent = np.exp(shifted)
+        return exponent / exponent.sum(axis=-1, keepdims=True)
+
+
+def predict_rows(
+    model: nn.Module,
+    rows: Any,
+    collator: Callable[[list[Any]], dict[str, Any]],
+    schema: str | Task,
+    *,
+    batch_size: int = 64,
+    shifted: bool = False,
+    on_batch: Callable[[int], None] | None = None,
+) -> Predictions:
+    """Feed every row through the model once, longest rows first, in evaluation mode and without gradients.
+
+    Args:
+        model: on any device; returned to the mode it was in.
+        rows: encoded rows with a `length` column.
+        collator: list of rows -> batch.
+        schema: the task, or its name.
+        batch_size: rows in one forward pass.
+        shifted: whether position t predicts token t + 1.
+        on_batch: called with the number of rows done so far.
+    """
+    task = named_task(schema)
+    was_training = model.training
+    model.eval()
+    order = np.argsort([-n for n in rows["length"]], kind="stable")
+    collected: list[tuple[int, dict[str, Any]]] = []
+    tokens, done = 0, 0
+    device = next(model.parameters()).device
+    try:
+        for start in range(0, len(order), batch_size):
+            picked = order[start : start + batch_size]
+            batch = collator([rows[int(i)] for i in picked])
+            batch = {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
+            tokens += int(batch["attention_mask"].sum())
+            with torch.inference_mode():
+                collected += zip(map(int, picked), _outputs(model, batch, task, shifted), strict=True)
+            done += len(picked)
+            if on_batch:
+                on_batch(done)
+    finally:
+        model.train(was_training)
+    ordered = [row for _, row in sorted(collected, key=lambda item: item[0])]
+    return _gathered(ordered, task, tokens)
+
+
+def named_task(schema: str | Task) -> Task:
+    """The task of that name, or the one that is given."""
+    task: Any = SCHEMAS[schema] if isinstance(schema, str) else schema
+    return task
+
+
+def model_inputs(model: nn.Module, batch: dict[str, Any], schema: str | Task) -> dict[str, Any]:
+    """What of a batch goes into the model's forward.
+
+    Labels stay out, except where an encoder-decoder derives its decoder input from them. A method whose forward
+    depends on where the answer begins says so by a `context_arguments` method.
+    """
+    task = named_task(schema)
+    hidden = {*task.targets, "row"}
+    if task.language and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        hidden = {"row"}
+    inputs = {k: v for k, v in batch.items() if k not in hidden}
+    if task.language and hasattr(model, "context_arguments"):
+        inputs |= model.context_arguments(batch["labels"], batch.get("attention_mask"))  # type: ignore[operator]
+    return inputs
+
+
+def _outputs(model: nn.Module, batch: dict[str, Any], task: Task, shifted: bool) -> Iterator[dict[str, Any]]:
+    numbers = batch.pop("row").tolist()
+    out = model(**model_inputs(model, batch, task))
+    for number, output in zip(numbers, task.outputs(out, batch, shifted=shifted), strict=True):
+        yield {"row": number} | output
+
+
+def sequence_outputs(logits: Any, labels: Any, losses: Any) -> Iterator[dict[str, Any]]:
+    """What is kept of rows with one label each.
+
+    Args:
+        logits: (B, C) float32.
+        labels: (B,), or None.
+        losses: (B,) negative log-likelihoods or errors; None without labels.
+    """
+    for i, row in enumerate(logits):
+        yield {
+            "logits": row.cpu().numpy(),
+            "label": None if labels is None else labels.reshape(-1)[i].item(),
+            "nll": 0.0 if losses is None else losses[i].item(),
+            "items": 1,
+        }
+
+
+def token_scores(logits: Any, labels: Any) -> dict[str, Any]:
+    """The likelihood of the (T,) labels under (T, C) logits, those that are ignored left out."""
+    if labels is None:
+        return {"label": None, "nll": 0.0, "items": 0}
+    nll = F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED)
+    return {"label": labels.cpu().numpy(), "nll": nll.item(), "items": int(labels.ne(IGNORED).sum())}
+
+
+def _gathered(outputs: list[dict[str, Any]], task: Task, tokens: int) -> Predictions:
+    logits: Any = [o["logits"] for o in outputs]
+    labels: Any = [o["label"] for o in outputs]
+    if task.one_output:
+        logits = np.stack(logits).astype(np.float32)
+        labels = None if any(label is None for label in labels) else np.array(labels)
+    return Predictions(
+        schema=task.name,
+        logits=logits,
+        labels=labels,
+        rows=np.array([o["row"] for o in outputs]),
+        nll=np.array([o["nll"] for o in outputs]),
+        items=np.array([o["items"] for o in outputs]),
+        tokens=tokens,
+    )

@@ -1,0 +1,71 @@
+"""Words with a label each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from luthier.data.batches.encoders import Encoded, Encoder, encode_words
+from luthier.data.schemas import LabelKind
+from luthier.errors import DataError
+from luthier.registry import TASKS
+from luthier.tasks.base import Row, Task
+
+if TYPE_CHECKING:
+    from luthier.data.task_data import TaskData
+    from luthier.models.card import ModelCard
+    from luthier.models.settings import Head
+    from luthier.tasks.running.judged import Judged
+    from luthier.tasks.running.predicting import Predictions
+
+
+@TASKS.register
+class TokenLabels(Task):
+    """Labels words: (B, T, C) logits, of which those at the first sub-word of each word count."""
+
+    name: ClassVar[str] = "token_labels"
+    summary: ClassVar[str] = "words with a label each"
+    columns: ClassVar[tuple[str, ...]] = ("tokens",)
+    label_column: ClassVar[str | None] = "tags"
+    label_kind: ClassVar[LabelKind | None] = "classes"
+    metrics: ClassVar[tuple[str, ...]] = ("seqeval_f1",)
+    guess_rank: ClassVar[int | None] = 10
+    head: ClassVar[Head | None] = "token_classification"
+    one_output: ClassVar[bool] = False
+
+    def check_row(self, row: Mapping[str, Any]) -> list[tuple[str, str]]:
+        if "tags" in row and len(row["tags"]) != len(row["tokens"]):
+            return [("tags", f"has {len(row['tags'])} labels for {len(row['tokens'])} words")]
+        return []
+
+    def encode(self, columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> Encoded:
+        return encode_words(columns, encoder)
+
+    def outputs(self, out: Any, batch: Mapping[str, Any], *, shifted: bool) -> Iterator[dict[str, Any]]:
+        from luthier.tasks.running.predicting import token_scores
+
+        labels = batch.get("labels")
+        logits = out.logits.float()[:, -batch["input_ids"].shape[1] :]
+        for i, mask in enumerate(batch["attention_mask"].bool()):
+            scores = token_scores(logits[i][mask], None if labels is None else labels[i][mask])
+            yield {"logits": logits[i][mask].cpu().numpy()} | scores
+
+    def judge(self, predictions: Predictions, data: TaskData, examples: Any, rows: Any) -> Judged | None:
+        from luthier.tasks.running.judged import judged_tags
+
+        return judged_tags(predictions, data.labels)
+
+    def describe(self, predictions: Predictions, rows: Sequence[Row], encoded: Any, card: ModelCard) -> list[Row]:
+        names, described = card.labels or [], []
+        for row, logits, starts in zip(rows, predictions.logits, encoded["word_starts"], strict=True):
+            labels = [names[int(logits[start].argmax())] if start >= 0 else None for start in starts]
+            described.append(self.shown(row) | {"labels": labels})
+        return described
+
+    def row_of_text(self, column: str, text: str, number: int) -> Row | None:
+        if column != "tokens":
+            return super().row_of_text(column, text, number)
+        words = text.split()
+        if not words:
+            raise DataError(f"text {number} holds no words", fix="give words that are parted by blanks")
+        return {"text": text, "tokens": words}
