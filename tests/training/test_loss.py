@@ -43,6 +43,7 @@ def test_answers_average_start_and_end():
     batch = {
         "start_positions": torch.tensor([0, 1, 2, 3, 4, 0]),
         "end_positions": torch.tensor([1, 1, 2, 4, 4, 3]),
+        "attention_mask": torch.ones(6, 5),
     }
     start, end = LOGITS[..., 0], LOGITS[..., 1]
     items = task_named("extractive_qa").items(batch, shifted=False)
@@ -60,3 +61,13 @@ def test_parts_of_a_batch_add_up_to_the_whole(parts: int):
         for x, y in zip(LOGITS.chunk(parts), LABELS.chunk(parts), strict=True)
     ]
     assert torch.allclose(sum(pieces), whole)
+
+
+def test_answers_are_placed_among_the_tokens_of_their_row_alone():
+    mask = torch.tensor([[1, 1, 1, 0, 0]])
+    batch = {"start_positions": torch.tensor([1]), "end_positions": torch.tensor([2]), "attention_mask": mask}
+    start, end = LOGITS[:1, :, 0], LOGITS[:1, :, 1]
+    expected = (F.cross_entropy(start[:, :3], torch.tensor([1])) + F.cross_entropy(end[:, :3], torch.tensor([2]))) / 2
+    with_prompt = tuple(torch.cat([torch.randn(1, 4), logits], dim=1) for logits in (start, end))
+    for logits in ((start, end), with_prompt):
+        assert torch.allclose(task_named("extractive_qa").loss(logits, batch, items=1), expected)

@@ -81,24 +81,22 @@ class ExtractiveQA(Task):
     def loss(self, logits: Any, batch: Mapping[str, Any], *, items: float, shifted: bool = False) -> Tensor:
         from luthier.tasks.running.losses import summed_cross_entropy
 
-        start, end = logits
-        total = summed_cross_entropy(start, batch["start_positions"]) + summed_cross_entropy(
-            end, batch["end_positions"]
-        )
-        return total / (2 * items)
+        start, end = (_of_tokens(some, batch) for some in logits)
+        starts, ends = batch["start_positions"], batch["end_positions"]
+        return (summed_cross_entropy(start, starts) + summed_cross_entropy(end, ends)) / (2 * items)
 
     def outputs(self, out: Any, batch: Mapping[str, Any], *, shifted: bool) -> Iterator[dict[str, Any]]:
         from torch.nn import functional as F
 
-        width = batch["input_ids"].shape[1]
-        start, end = out.start_logits.float()[:, -width:], out.end_logits.float()[:, -width:]
+        start, end = _of_tokens(out.start_logits, batch), _of_tokens(out.end_logits, batch)
         known = "start_positions" in batch
-        for i in range(len(start)):
+        for i, kept in enumerate(batch["attention_mask"].bool()):
             nll = 0.0
             if known:
                 pairs = ((start, batch["start_positions"]), (end, batch["end_positions"]))
                 nll = sum(F.cross_entropy(s[i : i + 1], p[i : i + 1]).item() for s, p in pairs) / 2
-            yield {"logits": (start[i].cpu().numpy(), end[i].cpu().numpy()), "label": None, "nll": nll, "items": 1}
+            logits = (start[i][kept].cpu().numpy(), end[i][kept].cpu().numpy())
+            yield {"logits": logits, "label": None, "nll": nll, "items": 1}
 
     def judge(self, predictions: Predictions, data: TaskData, examples: Any, rows: Any) -> Judged | None:
         from luthier.tasks.running.answers import best_answers
@@ -112,6 +110,13 @@ class ExtractiveQA(Task):
         examples = [{**row, "answers": {"text": []}} for row in rows]
         _, answers = best_answers(predictions, examples, encoded)
         return [self.shown(row) | {"answer": answer} for row, answer in zip(rows, answers, strict=True)]
+
+
+def _of_tokens(logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
+    """Of (B, P + T) logits with P prompt positions in front those of the T tokens; no answer is at a padded one."""
+    mask = batch["attention_mask"]
+    logits = logits.float()[:, -mask.shape[1] :]
+    return logits.masked_fill(mask == 0, float("-inf"))
 
 
 def _as_answers(value: Any) -> dict[str, list[Any]]:
