@@ -15,7 +15,8 @@ TaskName = Annotated[str, NameIn(TASKS)]
 FileFormat = Literal["csv", "tsv", "jsonl", "json", "parquet", "txt", "conll"]
 SPLITS = ("train", "validation", "test")
 
-_COLUMN_FIELDS = tuple("text label text_pair tokens tags question context answers choices prompt response".split())
+_TEXT_FIELDS = ("text", "label", "text_pair", "tokens", "tags", "question", "context", "answers", "choices")
+_COLUMN_FIELDS = (*_TEXT_FIELDS, "prompt", "response")
 
 
 class DataSettings(Settings):

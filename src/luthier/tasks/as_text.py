@@ -36,6 +36,7 @@ class AsText(LanguageTask):
     """
 
     name: str  # type: ignore[misc]
+    summary: str  # type: ignore[misc]
     columns: tuple[str, ...]  # type: ignore[misc]
     metrics: tuple[str, ...]  # type: ignore[misc]
     form: TextForm
@@ -87,4 +88,4 @@ class AsText(LanguageTask):
         return Task.answer_rows(self, model, tokenizer, card, rows, longest=longest, batch_size=batch_size)
 
 
-_ITS_OWN = ("name", "columns", "optional", "label_column", "label_kind", "metrics", "learned", "prompt_columns")
+_ITS_OWN = ("name", "summary", "columns", "optional", "label_column", "label_kind", "metrics", "learned")

@@ -95,7 +95,7 @@ def predict_rows(
     finally:
         model.train(was_training)
     ordered = [row for _, row in sorted(collected, key=lambda item: item[0])]
-    return _gathered(ordered, task, tokens)
+    return gathered(ordered, task, tokens)
 
 
 def named_task(schema: str | Task) -> Task:
@@ -152,7 +152,8 @@ def token_scores(logits: Any, labels: Any) -> dict[str, Any]:
     return {"label": labels.cpu().numpy(), "nll": nll.item(), "items": int(labels.ne(IGNORED).sum())}
 
 
-def _gathered(outputs: list[dict[str, Any]], task: Task, tokens: int) -> Predictions:
+def gathered(outputs: list[dict[str, Any]], task: Task, tokens: int) -> Predictions:
+    """The outputs of all rows, each with its `row`, put together."""
     logits: Any = [o["logits"] for o in outputs]
     labels: Any = [o["label"] for o in outputs]
     if task.one_output:
