@@ -8,11 +8,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
 from luthier.cli.arguments import main
+from luthier.data import DataSettings
 from luthier.errors import RecipeError
 from luthier.recipe.loading import load_recipe
-from luthier.registry import METHODS
+from luthier.registry import METHODS, TASKS
+from luthier.tasks.base import task_named
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf8")
@@ -125,3 +128,20 @@ def test_the_example_of_a_new_method_works(tmp_path: Path, monkeypatch):
         assert METHODS.get("norm_only").model_fields["biases"].default is True
     finally:
         METHODS._entries.pop("norm_only")
+
+
+def test_the_example_of_a_new_task_works(tmp_path: Path, monkeypatch):
+    page = (ROOT / "docs" / "add_a_task.md").read_text(encoding="utf8")
+    code = re.search(r"```python\n(.*?)```", page, flags=re.S)[1]
+    (tmp_path / "ordinal_example.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(RecipeError):
+        TASKS.get("ordinal")
+    __import__("ordinal_example")
+    try:
+        settings = DataSettings(train="reviews.csv", task="ordinal", labels=["1", "2", "3"])
+        task = task_named(settings.task)
+        logits, batch = torch.tensor([[9.0, 0, 0], [0, 0, 9.0]]) * 9, {"labels": torch.tensor([2, 2])}
+        assert task.loss(logits, batch, items=task.items(batch)).item() == pytest.approx(2.0)
+    finally:
+        TASKS._entries.pop("ordinal")

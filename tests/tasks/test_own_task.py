@@ -18,7 +18,7 @@ from luthier.cli import main
 from luthier.data import DataSettings, load_data
 from luthier.data.batches.encoders import Encoded, Encoder, encode_texts
 from luthier.data.schemas import IGNORED, LabelKind, infer_task
-from luthier.errors import DataError, RecipeError
+from luthier.errors import DataError, ModelError, RecipeError
 from luthier.prediction import predict_file, predict_texts
 from luthier.registry import TASKS
 from luthier.tasks.base import Row, Task
@@ -154,3 +154,8 @@ def test_it_is_trained_judged_and_asked(topics, tmp_path, capsys):
     assert predict_texts(folder, [row["headline"] for row in rows]) == answers
     assert main(["predict", str(folder), "--text", "a cat"]) == 0
     assert "a cat" in capsys.readouterr().out
+
+    with pytest.MonkeyPatch.context() as without:
+        without.delitem(TASKS._entries, "topics")
+        with pytest.raises(ModelError, match="trained for the task topics, which nothing that is installed brings"):
+            predict_texts(folder, "a cat")

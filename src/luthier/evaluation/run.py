@@ -18,7 +18,7 @@ from luthier.models.card import ModelCard
 from luthier.models.trained_columns import trained_on
 from luthier.stages import StageInputs, StageOutputs, metrics_record
 from luthier.storage.jsonlines import JsonLog
-from luthier.tasks.base import task_named
+from luthier.tasks.base import task_named, task_of
 from luthier.tasks.heads import LANGUAGE_HEADS
 
 if TYPE_CHECKING:
@@ -62,10 +62,12 @@ def run_evaluation(stage: Evaluate, inputs: StageInputs, folder: Path) -> StageO
                     fix="leave it out of `suites` and run again, what is trained is kept; "
                     f"it fits: {', '.join(name for name, schema in SCHEMAS.items() if fits(suite, schema))}",
                 )
-            if suite.needs_probabilities and task.form is not None and task.form.scoring == "generate":
+            if suite.needs_probabilities and not task_of(task).gives_probabilities:
+                posed = task.form is not None
                 raise RecipeError(
-                    f"the {suite.name} suite needs probabilities, which `label_scoring: generate` does not give",
-                    fix="use `label_scoring: likelihood`, or leave the suite out",
+                    f"the {suite.name} suite needs probabilities, which "
+                    f"{'`label_scoring: generate`' if posed else f'a {subject.schema} task'} does not give",
+                    fix=f"{'use `label_scoring: likelihood`, or ' if posed else ''}leave the suite out",
                 )
             result = suite.run(subject)
             log.write("evaluate", step=0, suite=suite.name, **{f"{split}/{k}": v for k, v in result.scores.items()})

@@ -30,6 +30,12 @@ def columns_to_predict(card: ModelCard, where: str) -> dict[str, str | list[str]
 
     learned = SCHEMAS[card.schema].learned if card.schema and card.schema in SCHEMAS else ()
     columns = {name: source for name, source in columns_read(card).items() if name not in learned}
+    if card.schema and card.schema not in SCHEMAS:
+        raise ModelError(
+            f"the model was trained for the task {card.schema}, which nothing that is installed brings",
+            where=where,
+            fix="install the package that names it in the entry-point group `luthier.plugins`, or import its module",
+        )
     if not columns:
         raise ModelError(
             f"the card names no task that the model was trained for, so it predicts nothing (schema: {card.schema})",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.errors import DataError
 from luthier.prediction.loading import load_predictor
 
 if TYPE_CHECKING:

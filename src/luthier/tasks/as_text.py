@@ -40,9 +40,11 @@ class AsText(LanguageTask):
     columns: tuple[str, ...]  # type: ignore[misc]
     metrics: tuple[str, ...]  # type: ignore[misc]
     form: TextForm
+    gives_probabilities: bool  # type: ignore[misc]
 
     def __init__(self, task: Task, form: TextForm) -> None:
         self.task, self.form = task, form
+        self.gives_probabilities = task.gives_probabilities and form.scoring == "likelihood"
         for attribute in _ITS_OWN:
             setattr(self, attribute, getattr(task, attribute))
 
