@@ -116,8 +116,8 @@ class DerivedLlama(LlamaForCausalLM):
     ],
 )
 def test_the_model_tells_whether_its_loss_is_shifted_where_the_trainer_does_not(model: Any, shifted: bool) -> None:
-    assert predicts_next_token(SimpleNamespace(model=model())) is shifted
-    assert predicts_next_token(SimpleNamespace(model=model(), shifted=not shifted)) is not shifted
+    assert predicts_next_token(SimpleNamespace(main_model=model())) is shifted
+    assert predicts_next_token(SimpleNamespace(main_model=model(), shifted=not shifted)) is not shifted
 
 
 @pytest.mark.parametrize("prompt", [0, 4])

@@ -17,7 +17,6 @@ from luthier.data.settings import DataSettings
 from luthier.errors import DataError, RecipeError
 from luthier.evaluation.subject import Subject
 from luthier.models.card import ModelCard
-from luthier.objectives.mixin import ObjectiveMixin
 from luthier.registry import OBJECTIVES, SUITES
 from luthier.robustness.settings import RoastSettings
 from luthier.robustness.suite import AttackSettings, RobustnessSuite
@@ -134,8 +133,7 @@ def job(folder: Path, objective: Any, *, stop_at: int | None = None, **settings:
         learning_rate=1e-3,
         groups=[{"params": list(model.parameters()), "lr": 1e-3, "weight_decay": 0.01}],
         folder=folder,
-        mixin=ObjectiveMixin,
-        mixin_arguments={"objective": objective},
+        parts=objective.parts(),
         callbacks=[_Interrupt(stop_at)] if stop_at else [],
     )
 

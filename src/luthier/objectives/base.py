@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from luthier.settings import Paper, Settings
 
@@ -25,7 +25,7 @@ class Objective(Settings):
     needs_validation_logits: ClassVar[bool] = False
 
     def parts(self) -> list[Part]:
-        """The parts of one run, in the order they act; exactly one of them gives the main loss."""
+        """New parts for one run, in the order they act; exactly one of them gives the main loss."""
         raise TypeError(f"{type(self).__name__} does not define parts()")
 
     def relative_cost(self) -> float:
@@ -44,13 +44,6 @@ class Objective(Settings):
 
         Raises:
             DataError, RecipeError: the data don't allow this objective.
-        """
-
-    def configure(self, trainer: Any) -> None:
-        """Check that the objective fits the trainer; called once, when the trainer is made.
-
-        Raises:
-            TrainingError: the model or the arguments don't allow this objective.
         """
 
     def finish(self, model: nn.Module, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 
 from luthier.objectives.base import Objective
-from luthier.objectives.step import Step
+from luthier.objectives.part_list import PartList
+from luthier.objectives.step import MAIN, Step, attending_to_padding
 from luthier.registry import OBJECTIVES
 from luthier.storage.files import reporting_failed_writes
 
@@ -30,10 +30,10 @@ else:
 
 
 class ObjectiveMixin(_TrainerMethods):
-    """Put in front of a Trainer: `class MyTrainer(ObjectiveMixin, Trainer)`.
+    """Put in front of transformers' Trainer, or of your own subclass: `class MyTrainer(ObjectiveMixin, Trainer)`.
 
     Evaluation is the Trainer's own. The loss of every pass is what the Trainer's `compute_loss` returns, so a subclass
-    with its own loss keeps it.
+    with its own loss keeps it. Luthier's own trainer runs parts itself and needs no mixin.
 
     Args:
         objective: what to train by, as settings or by name; further arguments are the Trainer's.
@@ -44,6 +44,7 @@ class ObjectiveMixin(_TrainerMethods):
     """
 
     default_objective: Callable[[], Objective] | None = None
+    time_used = 0.0  # share of a time limit, which these trainers don't have
 
     def __init__(self, *args: Any, objective: Objective | str | None = None, **kwargs: Any) -> None:
         if objective is None:
@@ -52,25 +53,33 @@ class ObjectiveMixin(_TrainerMethods):
             objective = self.default_objective()
         objective = OBJECTIVES.get(objective)() if isinstance(objective, str) else objective
         self.objective: Objective = objective
-        self.objective_parts = objective.parts()
-        self._pad_mask: bool = getattr(objective, "pad_mask", True)
-        self._shared_dropout: bool = getattr(objective, "shared_dropout", False)
+        self.objective_parts = PartList(objective.parts())
         super().__init__(*args, **kwargs)
         if self.loss_is_scaled_for_ga is None and self.compute_loss_func is None:
             # Heads of transformers models average over their own batch even where they accept an item count, so
             # the Trainer has to divide by the accumulated batches itself.
             self.model_accepts_loss_kwargs = False
-        self._keeps_state_itself = not hasattr(super(), "objective_state")
-        self.add_callback(_PartsCallback(self))
-        objective.configure(self)
+        self.add_callback(self.objective_parts.callback(self))
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """All models of the run by name: the one."""
+        return {MAIN: self.model}
+
+    @property
+    def main_model(self) -> nn.Module:
+        return self.model
 
     # -- the loss ------------------------------------------------------------------------------------------
 
     def step_on(self, model: nn.Module, inputs: dict[str, Any], items: Tensor | float | None) -> Step:
         """A batch as the parts see it."""
-        if not self._pad_mask:
-            inputs = _attending_to_padding(inputs)
-        return Step(self, model, inputs, items, super().compute_loss, shared_dropout=self._shared_dropout)
+        plain_loss = super().compute_loss
+
+        def task_pass(model: nn.Module, inputs: dict[str, Any], of: str) -> tuple[Tensor, Any]:
+            return plain_loss(model, inputs, return_outputs=True, num_items_in_batch=items)
+
+        return Step(self, model, inputs, items, task_pass, self.objective_parts)
 
     def compute_loss(
         self,
@@ -80,30 +89,23 @@ class ObjectiveMixin(_TrainerMethods):
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
         if not model.training:
-            inputs = inputs if self._pad_mask else _attending_to_padding(inputs)
+            inputs = attending_to_padding(inputs) if self.objective_parts.attends_to_padding else inputs
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         step = self.step_on(model, inputs, num_items_in_batch)
-        terms = [part.loss(step) for part in self.objective_parts]
-        loss = torch.stack([t for t in terms if t is not None]).sum()
+        loss = self.objective_parts.loss(step)
         return (loss, step.latest.outputs if step.latest else None) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        with ExitStack() as around:
-            for part in self.objective_parts:
-                around.enter_context(part.around_batch(self))
+        with self.objective_parts.around_batch(self):
             loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
-            for part in self.objective_parts:
-                part.after_backward(self)
+            self.objective_parts.after_backward(self)
         return loss
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train, then let the objective finish the model on the evaluation set where it needs one.
-
-        A trainer that keeps the best weights itself calls `objective.finish` after loading them.
-        """
+        """Train, then let the objective finish the model on the evaluation set where it needs one."""
         result = super().train(*args, **kwargs)
-        if self.objective.needs_validation_logits and self._keeps_state_itself:
+        if self.objective.needs_validation_logits:
             predicted = self.predict(self.eval_dataset)
             outputs = predicted.predictions
             logits = outputs[0] if isinstance(outputs, tuple) else outputs
@@ -112,58 +114,15 @@ class ObjectiveMixin(_TrainerMethods):
 
     # -- state ---------------------------------------------------------------------------------------------
 
-    def objective_state(self) -> dict[str, Any]:
-        """State of all parts: tensors, numbers and containers of them."""
-        return {str(i): state for i, part in enumerate(self.objective_parts) if (state := part.state_dict(self))}
-
-    def load_objective_state(self, state: dict[str, Any]) -> None:
-        """Take back what `objective_state` gave."""
-        for i, part in enumerate(self.objective_parts):
-            if str(i) in state:
-                part.load_state_dict(state[str(i)])
-
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self._keeps_state_itself:
-            state = self.objective_state()
-            if state and self.args.should_save:
-                with reporting_failed_writes(Path(output_dir)):
-                    torch.save(state, Path(output_dir) / STATE)
+        state = self.objective_parts.state_dict(self)
+        if self.args.should_save:
+            with reporting_failed_writes(Path(output_dir)):
+                torch.save(state, Path(output_dir) / STATE)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if self._keeps_state_itself and checkpoint is not None and (Path(checkpoint) / STATE).exists():
-            self.load_objective_state(torch.load(Path(checkpoint) / STATE, weights_only=True, map_location="cpu"))
-
-
-class _PartsCallback(TrainerCallback):
-    """Calls the parts where the Trainer has no method to extend."""
-
-    def __init__(self, trainer: ObjectiveMixin) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        for part in self.trainer.objective_parts:
-            part.begin(self.trainer)
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for part in self.trainer.objective_parts:
-            part.epoch_begin(self.trainer, int(state.epoch or 0.0))
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        for part in self.trainer.objective_parts:
-            part.step_begin(self.trainer)
-
-    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        for part in self.trainer.objective_parts:
-            part.before_update(self.trainer)
-
-    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        for part in self.trainer.objective_parts:
-            part.after_update(self.trainer)
-
-
-def _attending_to_padding(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The batch with every position attended to, as in the released code (section 8, item 2)."""
-    mask = inputs.get("attention_mask")
-    return inputs if mask is None else {**inputs, "attention_mask": torch.ones_like(mask)}
+        if checkpoint is not None and (Path(checkpoint) / STATE).exists():
+            state = torch.load(Path(checkpoint) / STATE, weights_only=True, map_location="cpu")
+            self.objective_parts.load_state_dict(state)

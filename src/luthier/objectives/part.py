@@ -16,7 +16,21 @@ class Part:
     A trainer calls them in the order: `begin` once, then `epoch_begin` at every epoch, and for every optimiser step
     `step_begin`, `around_batch` and `loss` for each batch, `after_backward` when the gradient of the whole step is
     there, `before_update` (behind clipping) and `after_update`.
+
+    A trainer has what transformers' Trainer has, and `models`, all models of the run by name, the one that an objective
+    acts on as `main_model`, `step_on` and `time_used`.
+
+    Attributes:
+        name: what a checkpoint knows the part by; default the class's name.
+        gives_main_loss: whether its term fits the model to the data; of all parts of a run, one does.
+        attends_to_padding: whether the main model's passes attend to padding.
+        shares_dropout: whether all passes of the main model in a step drop the same units.
     """
+
+    name: str = ""
+    gives_main_loss: bool = False
+    attends_to_padding: bool = False
+    shares_dropout: bool = False
 
     def begin(self, trainer: Any) -> None:
         """Training starts or goes on; state of a checkpoint has been loaded."""
@@ -54,6 +68,8 @@ class Part:
 
 class CleanLoss(Part):
     """The task loss of the unperturbed pass."""
+
+    gives_main_loss = True
 
     def loss(self, step: Step) -> Tensor:
         return step.clean.loss

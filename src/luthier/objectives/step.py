@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,14 @@ from luthier.objectives.divergence import comparable_rows, counted_labels, symme
 from luthier.objectives.perturbation import Change, Probe, intervene
 from luthier.objectives.scope import base_and_trunk
 from luthier.tasks.running.next_token import own_loss_shifts
+
+if TYPE_CHECKING:
+    from luthier.objectives.part_list import PartList
+
+# The model that an objective acts on, among all models of a run.
+MAIN = "model"
+# What runs one of the models on a batch: (model as the trainer passes it, batch, name) -> task loss, outputs.
+TaskPass = Callable[[nn.Module, dict[str, Any], str], tuple[Tensor, Any]]
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,8 @@ class Step:
         model: as the trainer passes it, wrapped for distributed runs.
         inputs: the batch.
         items: labelled items of the whole optimiser step, or None.
-        task_pass: the trainer's own `compute_loss`.
-        shared_dropout: whether all passes drop the same units.
+        task_pass: runs a model and computes the trainer's own loss.
+        parts: of the run, which say how passes of the main model are run.
     """
 
     def __init__(
@@ -50,24 +58,45 @@ class Step:
         model: nn.Module,
         inputs: dict[str, Any],
         items: Tensor | float | None,
-        task_pass: Callable[..., Any],
-        *,
-        shared_dropout: bool = False,
+        task_pass: TaskPass,
+        parts: PartList,
     ) -> None:
-        self.trainer, self.model, self.inputs, self.items = trainer, model, inputs, items
-        self._task_pass = task_pass
-        self._dropout = RandomState() if shared_dropout else None
+        self.trainer, self.model, self.items = trainer, model, items
+        self.inputs = attending_to_padding(inputs) if parts.attends_to_padding else inputs
+        self._batch, self._task_pass = inputs, task_pass
+        self._dropout = RandomState() if parts.shares_dropout else None
+        self._others: dict[str, Pass] = {}
         self.latest: Pass | None = None
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """All models of the run by name; `model` is the main one."""
+        models: dict[str, nn.Module] = self.trainer.models
+        return models
 
     @cached_property
     def clean(self) -> Pass:
-        """The unperturbed pass, run once however many parts ask for it."""
+        """The unperturbed pass of the main model, run once however many parts ask for it."""
         return self.run()
+
+    def of(self, name: str) -> Pass:
+        """The unperturbed pass of the model with that name, run once however many parts ask for it.
+
+        A model without trainable parameters is run without gradients, and was put in evaluation mode by the trainer.
+        """
+        if name == MAIN:
+            return self.clean
+        if name not in self._others:
+            trained = any(p.requires_grad for p in self.models[name].parameters())
+            with nullcontext() if trained else torch.no_grad():
+                loss, outputs = self._task_pass(self.model, dict(self._batch), name)
+                self._others[name] = Pass(loss, outputs, self.rows_of(outputs))
+        return self._others[name]
 
     def run(
         self, sites: list[nn.Module] | None = None, change: Change | None = None, *, companion: bool = False
     ) -> Pass:
-        """A forward pass with its task loss; `change` acts on the output of the `sites`.
+        """A forward pass of the main model with its task loss; `change` acts on the output of the `sites`.
 
         A `companion` shares its backward pass with a pass before it, and goes around the wrapper of distributed runs:
         that one takes parameters without a part in the pass it saw last (embeddings that are held still) as finished.
@@ -78,9 +107,7 @@ class Step:
         if self._dropout is not None:
             self._dropout.restore()
         with intervene(sites, change) if sites and change is not None else nullcontext():
-            loss, outputs = self._task_pass(
-                model, dict(self.inputs), return_outputs=True, num_items_in_batch=self.items
-            )
+            loss, outputs = self._task_pass(model, dict(self.inputs), MAIN)
         self.latest = Pass(loss, outputs, self.rows_of(outputs))
         return self.latest
 
@@ -186,7 +213,7 @@ def predicts_next_token(trainer: Any) -> bool:
     """
     if (shifted := getattr(trainer, "shifted", None)) is not None:
         return bool(shifted)
-    return own_loss_shifts(base_and_trunk(trainer.model)[0])
+    return own_loss_shifts(base_and_trunk(trainer.main_model)[0])
 
 
 def logits_of(outputs: Any) -> Any:
@@ -196,6 +223,12 @@ def logits_of(outputs: Any) -> Any:
     if isinstance(outputs, dict):
         return outputs["logits"] if "logits" in outputs else (outputs["start_logits"], outputs["end_logits"])
     return outputs
+
+
+def attending_to_padding(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The batch with every position attended to, as in RoAST's released code (section 8, item 2)."""
+    mask = inputs.get("attention_mask")
+    return inputs if mask is None else {**inputs, "attention_mask": torch.ones_like(mask)}
 
 
 class RandomState:

@@ -135,6 +135,8 @@ class PerturbationSettings(ModalObjective):
             reduction=self.kl_reduction,
             stop_gradient=self.kl_stop_grad,
             perturb_after=self.perturb_after,
+            attends_to_padding=not self.pad_mask,
+            shares_dropout=self.shared_dropout,
         )
 
 

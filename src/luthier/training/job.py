@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from luthier.errors import InterruptedRunError, TrainingError
 from luthier.evaluation.meters import CostMeter
+from luthier.objectives.part import Part
+from luthier.objectives.step import MAIN
 from luthier.storage.jsonlines import JsonLog
 from luthier.training.callbacks import (
     CheckpointCallback,
@@ -25,6 +27,7 @@ from luthier.training.callbacks import (
     TimeLimitCallback,
 )
 from luthier.training.checkpoints import keep_labels, newest_whole
+from luthier.training.graph import ModelGraph
 from luthier.training.settings import TrainingSettings
 from luthier.training.trainer import LuthierTrainer
 from luthier.training.weights import remove_other_best
@@ -54,7 +57,10 @@ class TrainingJob:
         evaluator: model -> scores, or None.
         primary: score to choose by, and whether higher is better.
         labels: names of the model's outputs, in order; a stopped run goes on with the same ones only.
-        mixin: a class put in front of the trainer, and its keyword arguments.
+        parts: what a step does beside and in place of the plain task loss, as `luthier.objectives.part` describes it;
+            where there are any, one gives the main loss.
+        other_models: more models by name, trainable or frozen, for parts to run; `model` is then the main one of all,
+            the one that is evaluated and that an objective acts on. All of them read the same batches.
     """
 
     model: nn.Module
@@ -73,8 +79,8 @@ class TrainingJob:
     primary: tuple[str, bool] = ("validation/loss", False)
     labels: Sequence[str] = ()
     description: str = "training"
-    mixin: type | None = None
-    mixin_arguments: dict[str, Any] = field(default_factory=dict)
+    parts: Sequence[Part] = ()
+    other_models: Mapping[str, nn.Module] = field(default_factory=dict)
     callbacks: list[TrainerCallback] = field(default_factory=list)
 
 
@@ -112,7 +118,8 @@ def train(job: TrainingJob) -> TrainingResult:
     refuse_missing_trackers(job.settings.report_to)
     job.folder.mkdir(parents=True, exist_ok=True)
     if job.settings.gradient_checkpointing:
-        _enable_gradient_checkpointing(job.model)
+        for model in (job.model, *job.other_models.values()):
+            _enable_gradient_checkpointing(model)
     stop, bar = StopRequest(), ProgressCallback(job.description)
     trainer = _trainer(job, stop, bar)
     earlier = newest_whole(job.folder)
@@ -133,7 +140,7 @@ def train(job: TrainingJob) -> TrainingResult:
     best_step, scores = trainer.state.global_step, trainer.best.scores
     if job.settings.keep_best and trainer.load_best():
         best_step = trainer.best.step
-    job.model.eval()
+    trainer.model.eval()
     return TrainingResult(
         steps=trainer.state.global_step,
         best_step=best_step,
@@ -150,11 +157,10 @@ def _newest(folder: Path) -> str:
 
 
 def _trainer(job: TrainingJob, stop: StopRequest, bar: ProgressCallback) -> LuthierTrainer:
-    cls = type(f"{job.mixin.__name__}Trainer", (job.mixin, LuthierTrainer), {}) if job.mixin else LuthierTrainer
     log = JsonLog(job.log or job.folder / "log.jsonl")
     limit = 60 * job.settings.max_minutes if job.settings.max_minutes else None
-    trainer: LuthierTrainer = cls(
-        model=job.model,
+    trainer = LuthierTrainer(
+        model=ModelGraph({MAIN: job.model, **job.other_models}) if job.other_models else job.model,
         args=training_arguments(job),
         schema=job.schema,
         shifted=job.shifted,
@@ -173,7 +179,7 @@ def _trainer(job: TrainingJob, stop: StopRequest, bar: ProgressCallback) -> Luth
             bar,
             *job.callbacks,
         ],
-        **job.mixin_arguments,
+        parts=job.parts,
     )
     trainer.remove_callback(PrinterCallback)
     if limit is not None:
@@ -244,6 +250,8 @@ def resolve_precision(wanted: str) -> str:
 
 
 def _enable_gradient_checkpointing(model: nn.Module) -> None:
+    if not any(p.requires_grad for p in model.parameters()):
+        return
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if hasattr(base, "config"):

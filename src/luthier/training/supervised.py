@@ -26,7 +26,6 @@ from luthier.models.artifacts import load_model, save_artifact
 from luthier.models.card import ModelCard, describe
 from luthier.models.inspect import bytes_on_disk, parameter_counts
 from luthier.models.loading import empty_model
-from luthier.objectives.mixin import ObjectiveMixin
 from luthier.secrets import redact
 from luthier.stages.base import StageInputs, StageOutputs, StagePlan, metrics_record
 from luthier.storage.hashing import cache_directory
@@ -139,8 +138,7 @@ def training_job(
         primary=(f"validation/{name}", higher),
         labels=prepared.task.labels,
         description=f"{stage.method.name} seed {inputs.seed}",
-        mixin=ObjectiveMixin if objective else None,
-        mixin_arguments={"objective": objective} if objective else {},
+        parts=objective.parts() if objective else [],
     )
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,55 +18,38 @@ from transformers import Trainer, TrainingArguments
 
 from luthier.errors import TrainingError
 from luthier.evaluation.prediction import model_inputs
+from luthier.objectives.part import Part
+from luthier.objectives.part_list import PartList
+from luthier.objectives.step import MAIN, Step
 from luthier.storage.files import sha256_of
 from luthier.tasks.base import task_named
 from luthier.training.checkpoints import PREFIX, remove_older, writing
+from luthier.training.graph import ModelGraph
 from luthier.training.schedule import share_of_rate
 from luthier.training.watch import tell_watcher
-from luthier.training.weights import best_file, load_trainable, remove_other_best, save_trainable, trainable_state
+from luthier.training.weights import (
+    BestScore,
+    best_file,
+    load_trainable,
+    remove_other_best,
+    save_trainable,
+    trainable_state,
+)
 
-TRAINABLE, PROGRESS, EXTRA = "trainable.safetensors", "progress.json", "objective.pt"
-
-
-@dataclass
-class BestScore:
-    """The best evaluation so far.
-
-    Attributes:
-        score: its value, or None before the first evaluation.
-        step: the optimiser step it was made at.
-        since: evaluations since then.
-        scores: everything that evaluation returned.
-        sha256: of the file with the weights it was made with, in hex; empty before the first evaluation.
-    """
-
-    score: float | None = None
-    step: int = 0
-    since: int = 0
-    scores: dict[str, float] = field(default_factory=dict)
-    sha256: str = ""
-
-    @property
-    def file(self) -> str:
-        """Name of the file with those weights, beside the checkpoints."""
-        return best_file(self.step)
-
-    @property
-    def files(self) -> dict[str, str]:
-        """That file's name and hash; empty before the first evaluation."""
-        return {self.file: self.sha256} if self.sha256 else {}
+TRAINABLE, PROGRESS, PARTS = "trainable.safetensors", "progress.json", "objective.pt"
 
 
 class LuthierTrainer(Trainer):
     """Trains the parameters that require a gradient.
 
     Args:
-        model: any model whose forward returns logits.
+        model: any model whose forward returns logits, or a graph of such models.
         args: the Trainer's arguments; saving and evaluation by the Trainer itself are off.
         schema: the task schema, which decides on the loss.
         shifted: whether the model predicts the next token.
         sampler: yields row indices of the training set; has `set_epoch`.
         groups: optimiser groups, each with its own learning rate.
+        parts: what is added to the loss and done around it; none train by the task loss of the (main) model alone.
         evaluator: model -> scores, called at every evaluation; None never evaluates.
         primary: name of the score to choose by, and whether higher is better.
         patience: evaluations without a better score after which training stops.
@@ -85,6 +67,7 @@ class LuthierTrainer(Trainer):
         shifted: bool,
         sampler: Any,
         groups: list[dict[str, Any]],
+        parts: Sequence[Part] = (),
         evaluator: Callable[[nn.Module], dict[str, float]] | None = None,
         primary: tuple[str, bool] = ("validation/loss", False),
         patience: int | None = None,
@@ -97,12 +80,24 @@ class LuthierTrainer(Trainer):
         self.best, self.tokens_seen, self.time_limit = BestScore(), 0, time_limit
         self._seconds_before, self._started = 0.0, time.perf_counter()
         self._sampler, self._groups = sampler, groups
+        self.parts = PartList(parts)
+        self.add_callback(self.parts.callback(self))
         self._rows: list[list[int]] = []
         self._losses: list[Tensor] = []
         self._best_of_checkpoint: set[str] = set()
         self._resumed_progress: dict[str, Any] | None = None
 
-    # -- data, optimiser, loss -----------------------------------------------------------------------------
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """All models of the job by name."""
+        return dict(self.model.items()) if isinstance(self.model, ModelGraph) else {MAIN: self.model}
+
+    @property
+    def main_model(self) -> nn.Module:
+        """The model that is evaluated, and that an objective acts on."""
+        return self.models[MAIN]
+
+    # -- data, optimiser -----------------------------------------------------------------------------------
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self._sampler
@@ -153,15 +148,23 @@ class LuthierTrainer(Trainer):
         self.tokens_seen += sum(int(b["attention_mask"].sum()) for b in batches if "attention_mask" in b)
         return [send_to_device(batch, device, non_blocking=True) for batch in batches], items
 
+    # -- loss ----------------------------------------------------------------------------------------------
+
     def loss_of(self, logits: Any, batch: dict[str, Any], items: Tensor | float | None) -> Tensor:
-        """Sum of the task loss over the batch divided by `items` (default: the batch's own), for mixins to build on."""
+        """Sum of the task loss over the batch divided by `items` (default: the batch's own)."""
         count = float(items if items is not None else max(1, self.task.items(batch, shifted=self.shifted)))
         scale = self.args.world_size if self.model.training else 1
         return scale * self.task.loss(logits, batch, items=count, shifted=self.shifted)
 
-    def logits_of(self, model: nn.Module, batch: dict[str, Any]) -> Any:
-        """What the loss takes of the model's outputs: logits, or a pair of them for extractive answers."""
-        return self.task.logits(model(**model_inputs(self.model, batch, self.task)))
+    def logits_of(self, model: nn.Module, batch: dict[str, Any], name: str = MAIN) -> Any:
+        """What the loss takes of the outputs of the job's model with that name: logits, or a pair of them for
+        extractive answers.
+
+        Args:
+            model: all of the job's models, as the Trainer passes them: wrapped for distributed runs.
+        """
+        inputs = model_inputs(self.models[name], batch, self.task)
+        return self.task.logits(model(of=name, **inputs) if isinstance(self.model, ModelGraph) else model(**inputs))
 
     def compute_loss(
         self,
@@ -170,15 +173,31 @@ class LuthierTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
+        if self.parts:
+            step = self.step_on(model, inputs, num_items_in_batch)
+            loss = self.parts.loss(step)
+            return (loss, step.latest.outputs if step.latest else None) if return_outputs else loss
         logits = self.logits_of(model, inputs)
         loss = self.loss_of(logits, inputs, num_items_in_batch)
         return (loss, logits) if return_outputs else loss
 
+    def step_on(self, model: nn.Module, inputs: dict[str, Any], items: Tensor | float | None) -> Step:
+        """A batch as the parts see it."""
+
+        def task_pass(model: nn.Module, inputs: dict[str, Any], of: str) -> tuple[Tensor, Any]:
+            logits = self.logits_of(model, inputs, of)
+            return self.loss_of(logits, inputs, items), logits
+
+        return Step(self, model, inputs, items, task_pass, self.parts)
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | None = None
     ) -> Tensor:
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        with self.parts.around_batch(self):
+            loss = super().training_step(model, inputs, num_items_in_batch)
         self._losses.append(loss.detach())
+        if self.accelerator.sync_gradients:
+            self.parts.after_backward(self)
         return loss
 
     def _check_losses(self) -> None:
@@ -218,7 +237,7 @@ class LuthierTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         if self.evaluator is None:
             return {}
-        scores = {f"eval_{k}": v for k, v in self.evaluator(self.model).items()}
+        scores = {f"eval_{k}": v for k, v in self.evaluator(self.main_model).items()}
         self.log(dict(scores))
         control = self.control  # type: ignore[has-type]
         self.control = self.callback_handler.on_evaluate(self.args, self.state, control, scores)
@@ -246,13 +265,6 @@ class LuthierTrainer(Trainer):
 
     # -- checkpoints ---------------------------------------------------------------------------------------
 
-    def objective_state(self) -> dict[str, Any]:
-        """What a training objective must find again after a stop: tensors, numbers and containers of them."""
-        return {}
-
-    def load_objective_state(self, state: dict[str, Any]) -> None:
-        """Take back what `objective_state` gave."""
-
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         folder = Path(self.args.output_dir)
         place = folder / f"{PREFIX}{self.state.global_step}"
@@ -263,9 +275,8 @@ class LuthierTrainer(Trainer):
             self._save_rng_state(str(scratch))
             self.state.save_to_json(str(scratch / "trainer_state.json"))
             (scratch / PROGRESS).write_text(json.dumps(self._progress()), encoding="utf8")
-            state = self.objective_state()
-            if state:
-                torch.save(state, scratch / EXTRA)
+            if self.parts:
+                torch.save(self.parts.state_dict(self), scratch / PARTS)
         remove_older(folder, place)
         self._best_of_checkpoint = set(self.best.files)
         remove_other_best(folder, self._best_of_checkpoint)
@@ -298,8 +309,7 @@ class LuthierTrainer(Trainer):
         self._best_of_checkpoint = set(self.best.files)
         self._seconds_before = progress["seconds"]
         self._resumed_progress = progress
-        if (place / EXTRA).exists():
-            self.load_objective_state(torch.load(place / EXTRA, weights_only=True, map_location="cpu"))
+        self.parts.load_state_dict(_stored_parts(place / PARTS))
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self._resumed_progress is not None:
@@ -332,3 +342,11 @@ class LuthierTrainer(Trainer):
 
     def _out_of_patience(self) -> bool:
         return self.patience is not None and self.best.since >= self.patience
+
+
+def _stored_parts(file: Path) -> dict[str, Any]:
+    """What a checkpoint says of its parts; one without any has no file."""
+    if not file.exists():
+        return {"parts": [], "state": {}}
+    stored: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
+    return stored

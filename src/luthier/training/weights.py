@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,6 +12,35 @@ from torch import Tensor, nn
 
 from luthier.errors import TrainingError, WorkspaceError
 from luthier.storage.files import reporting_failed_writes, sha256_of, sync
+
+
+@dataclass
+class BestScore:
+    """The best evaluation so far.
+
+    Attributes:
+        score: its value, or None before the first evaluation.
+        step: the optimiser step it was made at.
+        since: evaluations since then.
+        scores: everything that evaluation returned.
+        sha256: of the file with the weights it was made with, in hex; empty before the first evaluation.
+    """
+
+    score: float | None = None
+    step: int = 0
+    since: int = 0
+    scores: dict[str, float] = field(default_factory=dict)
+    sha256: str = ""
+
+    @property
+    def file(self) -> str:
+        """Name of the file with those weights, beside the checkpoints."""
+        return best_file(self.step)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """That file's name and hash; empty before the first evaluation."""
+        return {self.file: self.sha256} if self.sha256 else {}
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:

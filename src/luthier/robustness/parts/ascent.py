@@ -20,12 +20,14 @@ class WeightAscent(Part):
     Each process, and each batch of an accumulated step, moves the weights by its own gradient.
     """
 
+    gives_main_loss = True
+
     def __init__(self, rho: float) -> None:
         self.rho = rho
         self._saved: list[tuple[Tensor, Tensor]] = []
 
     def begin(self, trainer: Any) -> None:
-        self._trained = list(trainable_parameters(trainer.model).values())
+        self._trained = list(trainable_parameters(trainer.main_model).values())
 
     @contextmanager
     def around_batch(self, trainer: Any) -> Iterator[None]:

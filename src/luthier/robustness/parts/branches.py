@@ -21,7 +21,10 @@ class TwoBranches(Part):
         reduction: the divergence is the sum over an optimiser step's rows, or their mean.
         stop_gradient: whether the clean pass is a constant in the divergence.
         perturb_after: where the embeddings are changed.
+        attends_to_padding, shares_dropout: as in `Part`.
     """
+
+    gives_main_loss = True
 
     def __init__(
         self,
@@ -33,6 +36,8 @@ class TwoBranches(Part):
         reduction: Literal["sum", "batchmean"] = "sum",
         stop_gradient: bool = False,
         perturb_after: str = "auto",
+        attends_to_padding: bool = False,
+        shares_dropout: bool = False,
     ) -> None:
         self.perturbation = perturbation
         self.clean_weight, self.perturbed_weight, self.divergence_weight = (
@@ -42,11 +47,12 @@ class TwoBranches(Part):
         )
         self.reduction: Literal["sum", "mean"] = "sum" if reduction == "sum" else "mean"
         self.stop_gradient, self.perturb_after = stop_gradient, perturb_after
+        self.attends_to_padding, self.shares_dropout = attends_to_padding, shares_dropout
         self._sites: list[nn.Module] = []
 
     def begin(self, trainer: Any) -> None:
         if self.perturbation is not None:
-            self._sites = embedding_sites(trainer.model, self.perturb_after)
+            self._sites = embedding_sites(trainer.main_model, self.perturb_after)
 
     def loss(self, step: Step) -> Tensor:
         # The probing pass is over, its activations freed, before the two passes that are kept.

@@ -26,6 +26,8 @@ class FreeLb(Part):
         perturb_after: where the embeddings are changed.
     """
 
+    gives_main_loss = True
+
     def __init__(
         self, steps: int, step_size: float, init_noise: float, max_norm: float, perturb_after: str = "auto"
     ) -> None:
@@ -33,7 +35,7 @@ class FreeLb(Part):
         self.perturb_after = perturb_after
 
     def begin(self, trainer: Any) -> None:
-        self._sites = embedding_sites(trainer.model, self.perturb_after)
+        self._sites = embedding_sites(trainer.main_model, self.perturb_after)
 
     def loss(self, step: Step) -> Tensor:
         delta: Tensor | None = None

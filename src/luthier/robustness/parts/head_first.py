@@ -26,14 +26,14 @@ class HeadFirst(Part):
         Raises:
             TrainingError: the model has no trainable head, or nothing else to train afterwards.
         """
-        self._rest = list(backbone_parameters(trainer.model).values())
-        if not head_parameters(trainer.model) or not self._rest:
+        self._rest = list(backbone_parameters(trainer.main_model).values())
+        if not head_parameters(trainer.main_model) or not self._rest:
             missing = "trainable head" if self._rest else "trainable parameter outside its head"
             raise TrainingError(f"the model has no {missing}", fix="use another objective than lp_ft")
 
     def _head_only(self, trainer: Any) -> bool:
         early = trainer.state.global_step < round(self.fraction * trainer.state.max_steps)
-        return bool(early and getattr(trainer, "time_used", 0.0) < self.fraction)
+        return bool(early and trainer.time_used < self.fraction)
 
     @contextmanager
     def around_batch(self, trainer: Any) -> Iterator[None]:

@@ -43,7 +43,7 @@ class WeightConsistency(Part):
         self.start: dict[str, Tensor] = {}
 
     def begin(self, trainer: Any) -> None:
-        self._held = backbone_parameters(trainer.model)
+        self._held = backbone_parameters(trainer.main_model)
         if not self.start:
             self.start = {n: p.detach().clone() for n, p in self._held.items()}
         self.start = {n: v.to(self._held[n].device) for n, v in self.start.items()}
@@ -67,7 +67,7 @@ class Proximal(Part):
         self.average: dict[str, Tensor] = {}
 
     def begin(self, trainer: Any) -> None:
-        self._trained = trainable_parameters(trainer.model)
+        self._trained = trainable_parameters(trainer.main_model)
         if not self.average:
             self.average = {n: p.detach().clone() for n, p in self._trained.items()}
         self.average = {n: v.to(self._trained[n].device) for n, v in self.average.items()}

@@ -63,7 +63,8 @@ class SelectiveTraining(Part):
         """
         if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
             raise TrainingError("selective training needs whole gradients", fix="train without DeepSpeed and FSDP")
-        found = block_parameters(trainer.model) if self.scope == "blocks" else trainable_parameters(trainer.model)
+        in_scope = block_parameters if self.scope == "blocks" else trainable_parameters
+        found = in_scope(trainer.main_model)
         if not found:
             raise TrainingError(
                 "no trainable parameter lies inside the transformer blocks, so there is nothing to mask",
@@ -166,13 +167,13 @@ def measure_importance(
     Training is not disturbed: random generators are put back, and gradients don't reach `.grad`.
 
     Args:
-        trainer: with the objective mixin.
+        trainer: as `Part` describes it.
         selection: what observes the gradients.
         batches: to look at; None takes the whole training set.
         per_example: square every example's gradient instead of the batch's.
     """
     logger.info("measuring gradient importance over %s", f"{batches} batches" if batches else "the training set")
-    trainer.model.train()
+    trainer.main_model.train()
     with _aside(trainer):
         for number, inputs in enumerate(trainer.get_train_dataloader()):
             if number == batches:
@@ -180,7 +181,7 @@ def measure_importance(
             inputs = {k: v for k, v in trainer._prepare_inputs(inputs).items() if k != "row"}
             for part in _examples(inputs) if per_example else [inputs]:
                 with trainer.compute_loss_context_manager():
-                    step = trainer.step_on(trainer.model, part, None)
+                    step = trainer.step_on(trainer.main_model, part, None)
                     gradients = step.gradients(step.clean.loss, selection.parameters)
                 # Half precision overflows now and then; the trainer leaves out such a step, too.
                 if trainer.accelerator.scaler is None or all(bool(g.isfinite().all()) for g in gradients):
