@@ -20,7 +20,7 @@ from luthier.models.card import ModelCard
 from luthier.registry import OBJECTIVES, SUITES
 from luthier.robustness.settings import RoastSettings
 from luthier.robustness.suite import AttackSettings, RobustnessSuite
-from luthier.training.job import TrainingJob, train
+from luthier.training.job import TrainingJob, TrainingRows, train
 from luthier.training.settings import TrainingSettings
 from tests.robustness import tiny
 
@@ -118,7 +118,7 @@ def test_the_room_registers_its_parts() -> None:
         OBJECTIVES.get("roost")
 
 
-def job(folder: Path, objective: Any, *, stop_at: int | None = None, **settings: Any) -> TrainingJob:
+def job(folder: Path, objective: Any, **settings: Any) -> TrainingJob:
     model = tiny.bert(dropout=0.1)
     rows = [{**row, "row": i} for i, row in enumerate(tiny.Rows(12).rows)]
     defaults = {"batch_size": 4, "max_steps": 6, "checkpoint_every": 1, "log_every": 1}
@@ -126,15 +126,15 @@ def job(folder: Path, objective: Any, *, stop_at: int | None = None, **settings:
         model=model,
         schema="single_sentence",
         shifted=False,
-        rows=rows,
-        sampler=_Order(len(rows)),
-        collator=lambda batch: tiny.collate(batch) | {"row": torch.tensor([r["row"] for r in batch])},
+        data=TrainingRows(
+            rows,
+            _Order(len(rows)),
+            lambda batch: tiny.collate(batch) | {"row": torch.tensor([r["row"] for r in batch])},
+        ),
         settings=TrainingSettings(**defaults | settings),
-        learning_rate=1e-3,
         groups=[{"params": list(model.parameters()), "lr": 1e-3, "weight_decay": 0.01}],
         folder=folder,
         parts=objective.parts(),
-        callbacks=[_Interrupt(stop_at)] if stop_at else [],
     )
 
 
@@ -165,8 +165,7 @@ def test_in_our_own_trainer_a_stopped_run_ends_as_one_never_stopped(name: str, t
     objective = OBJECTIVES.get(name)()
     whole = job(tmp_path / "whole", objective)
     train(whole)
-    stopped = job(tmp_path / "parts", objective, stop_at=3)
-    train(stopped)
+    train(job(tmp_path / "parts", objective), [_Interrupt(3)])
     continued = job(tmp_path / "parts", objective)
     train(continued)
     for n, p in whole.model.named_parameters():

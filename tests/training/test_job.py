@@ -13,7 +13,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from luthier.errors import DataError, InterruptedRunError, TrainingError
 from luthier.storage.jsonlines import read_log
-from luthier.training.job import TrainingJob, total_steps, train
+from luthier.training.job import TrainingJob, TrainingRows, total_steps, train
 from luthier.training.schedule import share_of_rate
 from luthier.training.settings import TrainingSettings
 from luthier.training.trainer import LuthierTrainer
@@ -62,24 +62,24 @@ def collate(batch: list[dict]) -> dict:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "row": numbers}
 
 
-def make_job(folder: Path, model, callbacks=(), evaluator=None, **settings) -> TrainingJob:
+def make_job(folder: Path, model, evaluator=None, **settings) -> TrainingJob:
     defaults = {"epochs": 3, "batch_size": 4, "log_every": 1, "learning_rate": 1e-3}
     return TrainingJob(
         model=model,
         schema="single_sentence",
         shifted=False,
-        rows=rows(),
-        sampler=Sampler(),
-        collator=collate,
+        data=TrainingRows(rows(), Sampler(), collate),
         settings=TrainingSettings(**defaults | settings),
-        learning_rate=1e-3,
         groups=[{"params": list(model.parameters()), "lr": 1e-3, "weight_decay": 0.01}],
         folder=folder,
         seed=3,
         evaluator=evaluator,
         primary=("validation/accuracy", True),
-        callbacks=list(callbacks),
     )
+
+
+def run(folder: Path, model, callbacks=(), evaluator=None, **settings):
+    return train(make_job(folder, model, evaluator, **settings), callbacks)
 
 
 def train_accuracy(model) -> dict[str, float]:
@@ -124,8 +124,8 @@ def kill() -> None:
 @pytest.mark.parametrize(("batch", "accumulation"), [(4, 2), (2, 4), (1, 8)])
 def test_accumulation_changes_nothing_on_the_whole_trajectory(tmp_path: Path, batch: int, accumulation: int):
     whole, split = Trace(), Trace()
-    train(make_job(tmp_path / "a", tiny_model(0.0), [whole], batch_size=8))
-    train(make_job(tmp_path / "b", tiny_model(0.0), [split], batch_size=batch, accumulation=accumulation))
+    run(tmp_path / "a", tiny_model(0.0), [whole], batch_size=8)
+    run(tmp_path / "b", tiny_model(0.0), [split], batch_size=batch, accumulation=accumulation)
     assert len(whole.weights) == len(split.weights) == 9
     for a, b in zip(whole.weights, split.weights, strict=True):
         assert (a - b).abs().max() < 2e-6
@@ -136,11 +136,11 @@ def test_accumulation_changes_nothing_on_the_whole_trajectory(tmp_path: Path, ba
 def test_a_killed_run_ends_bit_for_bit_as_one_never_killed(tmp_path: Path, step: int, every):
     settings = {"checkpoint_every": every, "log_every": 2}
     straight = tiny_model()
-    expected = train(make_job(tmp_path / "a", straight, evaluator=train_accuracy, **settings))
+    expected = run(tmp_path / "a", straight, evaluator=train_accuracy, **settings)
     with pytest.raises(Killed):
-        train(make_job(tmp_path / "b", tiny_model(), [At(step, kill)], evaluator=train_accuracy, **settings))
+        run(tmp_path / "b", tiny_model(), [At(step, kill)], evaluator=train_accuracy, **settings)
     resumed = tiny_model()
-    found = train(make_job(tmp_path / "b", resumed, evaluator=train_accuracy, **settings))
+    found = run(tmp_path / "b", resumed, evaluator=train_accuracy, **settings)
     assert (found.scores, found.best_step, found.steps) == (
         expected.scores,
         expected.best_step,
@@ -163,30 +163,30 @@ def last_lines(folder: Path) -> dict:
 @pytest.mark.parametrize("step", [2, 4, 5])
 def test_a_signal_leaves_one_checkpoint_and_the_next_call_continues(tmp_path: Path, number: int, step: int):
     straight, resumed = tiny_model(), tiny_model()
-    train(make_job(tmp_path / "a", straight, evaluator=train_accuracy))
+    run(tmp_path / "a", straight, evaluator=train_accuracy)
     stopper = At(step, lambda: os.kill(os.getpid(), number))
     with pytest.raises(InterruptedRunError, match=f"step {step + 1} of 15"):
-        train(make_job(tmp_path / "b", tiny_model(), [stopper], evaluator=train_accuracy))
+        run(tmp_path / "b", tiny_model(), [stopper], evaluator=train_accuracy)
     assert len(list((tmp_path / "b").glob("checkpoint-*"))) == 1
-    train(make_job(tmp_path / "b", resumed, evaluator=train_accuracy))
+    run(tmp_path / "b", resumed, evaluator=train_accuracy)
     for name, value in trainable_state(straight).items():
         assert torch.equal(value, trainable_state(resumed)[name]), name
 
 
 def test_a_stopped_run_goes_on_with_its_own_labels_only(tmp_path: Path):
-    def job(labels: list[str], *callbacks) -> TrainingJob:
-        return dataclasses.replace(make_job(tmp_path, tiny_model(), callbacks), labels=labels)
+    def train_with(labels: list[str], *callbacks):
+        return train(dataclasses.replace(make_job(tmp_path, tiny_model()), labels=labels), callbacks)
 
     with pytest.raises(Killed):
-        train(job(["no", "yes"], At(12, kill)))
+        train_with(["no", "yes"], At(12, kill))
     with pytest.raises(DataError, match="trained for are 'no', 'yes', and those of the data 'yes', 'no'"):
-        train(job(["yes", "no"]))
-    assert train(job(["no", "yes"])).steps == 15
+        train_with(["yes", "no"])
+    assert train_with(["no", "yes"]).steps == 15
 
 
 def test_a_signal_in_the_last_evaluation_stops_there_and_the_next_call_has_only_to_finish(tmp_path: Path):
     straight, resumed, asked = tiny_model(), tiny_model(), []
-    expected = train(make_job(tmp_path / "a", straight, evaluator=train_accuracy))
+    expected = run(tmp_path / "a", straight, evaluator=train_accuracy)
 
     def interrupted(model):
         asked.append(1)
@@ -195,8 +195,8 @@ def test_a_signal_in_the_last_evaluation_stops_there_and_the_next_call_has_only_
         return train_accuracy(model)
 
     with pytest.raises(InterruptedRunError, match="step 15 of 15; the newest checkpoint is checkpoint-15"):
-        train(make_job(tmp_path / "b", tiny_model(), evaluator=interrupted, checkpoint_every=100))
-    found = train(make_job(tmp_path / "b", resumed, evaluator=interrupted, checkpoint_every=100))
+        run(tmp_path / "b", tiny_model(), evaluator=interrupted, checkpoint_every=100)
+    found = run(tmp_path / "b", resumed, evaluator=interrupted, checkpoint_every=100)
     assert len(asked) == 3
     assert (found.scores, found.best_step, found.steps) == (expected.scores, expected.best_step, expected.steps)
     for name, value in trainable_state(straight).items():
@@ -210,7 +210,7 @@ def test_nan_in_the_loss_names_step_and_rows_and_updates_nothing(tmp_path: Path)
         model.classifier.bias.data.fill_(float("nan"))
 
     with pytest.raises(TrainingError, match="the loss is not finite at step 3") as caught:
-        train(make_job(tmp_path, model, [At(2, poison)]))
+        run(tmp_path, model, [At(2, poison)])
     assert "training rows" in str(caught.value)
 
 
@@ -231,9 +231,9 @@ class PoisonedRow(torch.nn.Module):
 def test_nan_in_one_of_the_accumulated_batches_names_the_rows_of_that_batch(tmp_path: Path):
     model = PoisonedRow()
     job = make_job(tmp_path, model, batch_size=4, accumulation=5)
-    job.rows[6]["input_ids"][0] = 0
+    job.data.rows[6]["input_ids"][0] = 0
     before = model.words.weight.detach().clone()
-    order = list(job.sampler)
+    order = list(job.data.sampler)
     start = order.index(6) // 4 * 4
     rows_of_batch = ", ".join(str(i + 1) for i in order[start : start + 4])
     with pytest.raises(TrainingError, match="the loss is not finite at step 1") as caught:
@@ -261,7 +261,7 @@ def test_no_number_is_read_from_the_device_within_a_micro_batch(tmp_path: Path, 
             return step(self, *args, **kwargs)
 
     monkeypatch.setattr(LuthierTrainer, "training_step", counting)
-    train(make_job(tmp_path, PoisonedRow(), batch_size=2, accumulation=5))
+    run(tmp_path, PoisonedRow(), batch_size=2, accumulation=5)
     assert (len(batches), readings.count) == (30, 0)
 
 
@@ -270,7 +270,7 @@ def test_inf_in_a_gradient_stops_before_the_update(tmp_path: Path):
     model.classifier.weight.register_hook(lambda grad: torch.full_like(grad, float("inf")))
     before = model.classifier.bias.detach().clone()
     with pytest.raises(TrainingError, match=r"the gradient is not finite at step 1; first seen in classifier.weight"):
-        train(make_job(tmp_path, model))
+        run(tmp_path, model)
     assert torch.equal(model.classifier.bias, before)
 
 
@@ -283,7 +283,7 @@ def test_patience_stops_early_and_the_best_weights_come_back(tmp_path: Path):
         return {"validation/accuracy": next(scores)}
 
     model = tiny_model()
-    result = train(make_job(tmp_path, model, evaluator=scorer, epochs=5, patience=2))
+    result = run(tmp_path, model, evaluator=scorer, epochs=5, patience=2)
     assert (result.best_step, result.steps) == (10, 20)
     assert torch.equal(model.classifier.bias, seen[1])
 
@@ -303,9 +303,9 @@ def test_the_best_weights_are_those_of_the_best_score_though_a_killed_run_had_fo
     before, after = [], []
     settings = {"evaluate_every": 2, "checkpoint_every": 3, "epochs": 2}
     with pytest.raises(Killed):
-        train(make_job(tmp_path, tiny_model(), [At(5, kill)], scripted([0.5, 0.9], before), **settings))
+        run(tmp_path, tiny_model(), [At(5, kill)], scripted([0.5, 0.9], before), **settings)
     model = tiny_model()
-    result = train(make_job(tmp_path, model, evaluator=scripted([0.1] * 4, after), **settings))
+    result = run(tmp_path, model, evaluator=scripted([0.1] * 4, after), **settings)
     assert (result.best_step, result.scores["validation/accuracy"]) == (2, 0.5)
     assert torch.equal(model.classifier.bias, before[0])
 
@@ -320,7 +320,7 @@ def test_best_weights_that_no_checkpoint_refers_to_are_swept(tmp_path: Path):
     scores = [0.1, 0.2, 0.3, 0.4, 0.35]
     (tmp_path / "best-99.safetensors").touch()
     (tmp_path / ".writing-best-99.safetensors").touch()
-    train(make_job(tmp_path, tiny_model(), looks, scripted(scores, []), **settings))
+    run(tmp_path, tiny_model(), looks, scripted(scores, []), **settings)
     named = [{f"best-{step}.safetensors" for step in steps} for steps in ([2], [4], [6], [6, 8])]
     assert kept == named
 
@@ -334,10 +334,10 @@ def test_changed_best_weights_are_not_loaded_and_the_same_command_mends_them(tmp
 
     scores = [0.9, 0.1, 0.1]
     with pytest.raises(TrainingError, match="best weights changed after they were written") as caught:
-        train(make_job(tmp_path, tiny_model(), [At(14, flip)], scripted(scores, [])))
+        run(tmp_path, tiny_model(), [At(14, flip)], scripted(scores, []))
     assert "best-5.safetensors" in str(caught.value)
     model, seen = tiny_model(), []
-    assert train(make_job(tmp_path, model, evaluator=scripted(scores, seen))).best_step == 5
+    assert run(tmp_path, model, evaluator=scripted(scores, seen)).best_step == 5
     assert torch.equal(model.classifier.bias, seen[0])
 
 
@@ -350,15 +350,15 @@ def test_nothing_trainable_is_an_error(tmp_path: Path):
 
 def test_gradient_checkpointing_changes_no_weight(tmp_path: Path):
     plain, recomputed = tiny_model(0.0), tiny_model(0.0)
-    train(make_job(tmp_path / "a", plain))
-    train(make_job(tmp_path / "b", recomputed, gradient_checkpointing=True))
+    run(tmp_path / "a", plain)
+    run(tmp_path / "b", recomputed, gradient_checkpointing=True)
     for name, value in trainable_state(plain).items():
         assert torch.allclose(value, trainable_state(recomputed)[name], atol=1e-6), name
 
 
 def test_steps_are_counted_as_the_trainer_counts_them(tmp_path: Path):
     settings = {"batch_size": 3, "accumulation": 2, "epochs": 2}
-    assert train(make_job(tmp_path, tiny_model(), **settings)).steps == total_steps(TrainingSettings(**settings), ROWS)
+    assert run(tmp_path, tiny_model(), **settings).steps == total_steps(TrainingSettings(**settings), ROWS)
 
 
 @pytest.fixture
@@ -378,14 +378,14 @@ def step_clock(monkeypatch):
     ids=str,
 )
 def test_a_time_limit_ends_training_with_an_evaluation(tmp_path: Path, step_clock, settings, steps, evaluated):
-    result = train(make_job(tmp_path, tiny_model(), evaluator=train_accuracy, **settings))
+    result = run(tmp_path, tiny_model(), evaluator=train_accuracy, **settings)
     assert result.steps == steps
     log = read_log(tmp_path / "log.jsonl")
     assert [line["step"] for line in log if line["event"] == "evaluate"] == evaluated
 
 
 def test_under_a_time_limit_the_rate_falls_with_the_time(tmp_path: Path, step_clock):
-    train(make_job(tmp_path, tiny_model(), max_minutes=2, warmup_ratio=0.25))
+    run(tmp_path, tiny_model(), max_minutes=2, warmup_ratio=0.25)
     rates = [line["learning_rate"] for line in read_log(tmp_path / "log.jsonl") if "learning_rate" in line]
     # The rate of a step is set at the end of the one before, when the clock has not yet counted that one.
     assert rates[2:] == pytest.approx([1e-3 * min(step / 5, (20 - step) / 15) for step in range(1, 19)], rel=1e-6)
@@ -393,8 +393,8 @@ def test_under_a_time_limit_the_rate_falls_with_the_time(tmp_path: Path, step_cl
 
 def test_a_killed_run_under_a_time_limit_uses_only_what_time_is_left(tmp_path: Path, step_clock):
     with pytest.raises(Killed):
-        train(make_job(tmp_path, tiny_model(), [At(8, kill)], max_minutes=1.2, checkpoint_every=3))
-    result = train(make_job(tmp_path, tiny_model(), max_minutes=1.2, checkpoint_every=3))
+        run(tmp_path, tiny_model(), [At(8, kill)], max_minutes=1.2, checkpoint_every=3)
+    result = run(tmp_path, tiny_model(), max_minutes=1.2, checkpoint_every=3)
     assert result.steps == 12
 
 

@@ -39,6 +39,7 @@ class TuningMethod(Settings):
     summary: ClassVar[str] = ""
     paper: ClassVar[Paper | None] = None
     default_learning_rate: ClassVar[float] = 1e-3
+    supports_gradient_checkpointing: ClassVar[bool] = True
     # Settings, beside learning rates and weight decays, that an adapter may be trained on with other values of.
     may_change: ClassVar[tuple[str, ...]] = ()
 
@@ -52,6 +53,15 @@ class TuningMethod(Settings):
     def files(self) -> list[Path]:
         """Files that `apply` reads beside the model; they are part of the stage's key."""
         return []
+
+    def precompute(self, model: nn.Module, rows: list[Any], directory: Path) -> None:
+        """Compute once what the method needs of rows that are held and seen in every epoch; most need nothing.
+
+        Args:
+            model: what `apply` returned.
+            rows: encoded data sets.
+            directory: where what was computed may be kept for later runs.
+        """
 
     def reserved_tokens(self) -> int:
         """Positions of the model's context that the method fills itself, kept free when text is cut."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import IntervalStrategy, has_length
+from transformers.trainer_utils import has_length
 
 from luthier.progress import Track
 from luthier.storage.jsonlines import JsonLog
@@ -42,6 +42,28 @@ class StopRequest:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
+
+
+class EvaluateCallback(TrainerCallback):
+    """Asks for an evaluation every so many steps and at the last one, or at every epoch's end, or never."""
+
+    def __init__(self, every: int | str) -> None:
+        self.every = every
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if isinstance(self.every, int) and (
+            state.global_step % self.every == 0 or state.global_step >= state.max_steps
+        ):
+            control.should_evaluate = True
+        return control
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        control.should_evaluate = control.should_evaluate or self.every == "epoch"
+        return control
 
 
 class CheckpointCallback(TrainerCallback):
@@ -98,17 +120,18 @@ class TimeLimitCallback(TrainerCallback):
 
     Args:
         trainer: a `LuthierTrainer`, which knows how much of its time is used.
+        evaluate_every: as in the settings; with `epoch`, the end of training is an epoch's end.
     """
 
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
+    def __init__(self, trainer: Any, evaluate_every: int | str) -> None:
+        self.trainer, self.by_steps = trainer, isinstance(evaluate_every, int)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         if self.trainer.time_used >= 1:
             control.should_training_stop = True
-            control.should_evaluate = control.should_evaluate or args.eval_strategy == IntervalStrategy.STEPS
+            control.should_evaluate = control.should_evaluate or self.by_steps
         return control
 
 

@@ -21,6 +21,7 @@ from luthier.objectives.step import MAIN
 from luthier.storage.jsonlines import JsonLog
 from luthier.training.callbacks import (
     CheckpointCallback,
+    EvaluateCallback,
     LogCallback,
     ProgressCallback,
     StopRequest,
@@ -38,6 +39,21 @@ UNBOUNDED = 10**9
 
 
 @dataclass
+class TrainingRows:
+    """What a model is trained on.
+
+    Attributes:
+        rows: encoded, or a stream of them that does not end.
+        sampler: yields their indices, epoch by epoch; None for a stream.
+        collator: list of rows -> batch of tensors; a `row` entry names rows in error messages.
+    """
+
+    rows: Any
+    sampler: Any
+    collator: Callable[[list[Any]], dict[str, Any]]
+
+
+@dataclass
 class TrainingJob:
     """Everything a training run needs.
 
@@ -45,12 +61,9 @@ class TrainingJob:
         model: what to train; parameters that require a gradient are trained.
         schema: task schema, which decides on the loss.
         shifted: whether the model predicts the next token.
-        rows: encoded training rows, or a stream of them that does not end.
-        sampler: yields their indices, epoch by epoch; None for a stream.
-        collator: list of rows -> batch of tensors; a `row` entry names rows in error messages.
+        data: what to train on.
         settings: how to train.
-        learning_rate: peak rate, for the tracker's benefit; the groups carry their own.
-        groups: optimiser groups.
+        groups: optimiser groups, each with its peak learning rate.
         folder: where checkpoints go; the same folder continues a stopped run.
         log: the JSON-lines log; default `log.jsonl` in the folder.
         seed: of dropout.
@@ -61,16 +74,14 @@ class TrainingJob:
             where there are any, one gives the main loss.
         other_models: more models by name, trainable or frozen, for parts to run; `model` is then the main one of all,
             the one that is evaluated and that an objective acts on. All of them read the same batches.
+        description: in front of the progress bar.
     """
 
     model: nn.Module
     schema: str
     shifted: bool
-    rows: Any
-    sampler: Any
-    collator: Callable[[list[Any]], dict[str, Any]]
+    data: TrainingRows
     settings: TrainingSettings
-    learning_rate: float
     groups: list[dict[str, Any]]
     folder: Path
     log: Path | None = None
@@ -78,10 +89,9 @@ class TrainingJob:
     evaluator: Callable[[nn.Module], dict[str, float]] | None = None
     primary: tuple[str, bool] = ("validation/loss", False)
     labels: Sequence[str] = ()
-    description: str = "training"
     parts: Sequence[Part] = ()
     other_models: Mapping[str, nn.Module] = field(default_factory=dict)
-    callbacks: list[TrainerCallback] = field(default_factory=list)
+    description: str = "training"
 
 
 @dataclass(frozen=True)
@@ -104,10 +114,14 @@ class TrainingResult:
     tokens_per_second: float
 
 
-def train(job: TrainingJob) -> TrainingResult:
+def train(job: TrainingJob, callbacks: Sequence[TrainerCallback] = ()) -> TrainingResult:
     """Run a job to its end, continuing from the newest whole checkpoint in its folder.
 
     The model ends with the best evaluation's weights when `keep_best` is set and there was one.
+
+    Args:
+        job: what to do.
+        callbacks: transformers' callbacks that look on.
 
     Raises:
         TrainingError: a loss or gradient is not finite, or nothing is trainable.
@@ -121,7 +135,7 @@ def train(job: TrainingJob) -> TrainingResult:
         for model in (job.model, *job.other_models.values()):
             _enable_gradient_checkpointing(model)
     stop, bar = StopRequest(), ProgressCallback(job.description)
-    trainer = _trainer(job, stop, bar)
+    trainer = _trainer(job, stop, bar, callbacks)
     earlier = newest_whole(job.folder)
     if earlier is None:
         remove_other_best(job.folder, set())
@@ -156,34 +170,37 @@ def _newest(folder: Path) -> str:
     return f"the newest checkpoint is {newest.name}" if newest else "there is no checkpoint yet"
 
 
-def _trainer(job: TrainingJob, stop: StopRequest, bar: ProgressCallback) -> LuthierTrainer:
+def _trainer(
+    job: TrainingJob, stop: StopRequest, bar: ProgressCallback, others: Sequence[TrainerCallback]
+) -> LuthierTrainer:
     log = JsonLog(job.log or job.folder / "log.jsonl")
     limit = 60 * job.settings.max_minutes if job.settings.max_minutes else None
+    evaluate_every = job.settings.evaluate_every if job.evaluator is not None else "never"
     trainer = LuthierTrainer(
         model=ModelGraph({MAIN: job.model, **job.other_models}) if job.other_models else job.model,
         args=training_arguments(job),
         schema=job.schema,
         shifted=job.shifted,
-        sampler=job.sampler,
+        sampler=job.data.sampler,
         groups=job.groups,
         evaluator=job.evaluator,
         primary=job.primary,
         patience=job.settings.patience,
         time_limit=limit,
-        train_dataset=job.rows,
-        eval_dataset=job.rows,
-        data_collator=job.collator,
+        train_dataset=job.data.rows,
+        data_collator=job.data.collator,
         callbacks=[
+            EvaluateCallback(evaluate_every),
             CheckpointCallback(job.settings.checkpoint_every, stop),
             LogCallback(log),
             bar,
-            *job.callbacks,
+            *others,
         ],
         parts=job.parts,
     )
     trainer.remove_callback(PrinterCallback)
     if limit is not None:
-        trainer.add_callback(TimeLimitCallback(trainer))
+        trainer.add_callback(TimeLimitCallback(trainer, evaluate_every))
         bar.count_seconds(lambda: trainer.seconds, limit)
     return trainer
 
@@ -197,25 +214,23 @@ def total_steps(settings: TrainingSettings, rows: int) -> int:
 
 
 def training_arguments(job: TrainingJob) -> TrainingArguments:
-    """The Trainer's own settings. It neither saves nor picks the best model: `LuthierTrainer` does."""
+    """The Trainer's own settings. When to evaluate and save, and which weights are best, is not up to it."""
     s = job.settings
-    steps = total_steps(s, 0 if job.sampler is None else len(job.rows))
+    steps = total_steps(s, 0 if job.data.sampler is None else len(job.data.rows))
     precision = resolve_precision(s.precision)
-    every = s.evaluate_every if job.evaluator is not None else "never"
     return TrainingArguments(
         output_dir=str(job.folder),
         num_train_epochs=s.epochs,
         max_steps=steps if s.max_steps or s.max_minutes else -1,
         per_device_train_batch_size=s.batch_size,
         gradient_accumulation_steps=s.accumulation,
-        learning_rate=job.learning_rate,
+        learning_rate=job.groups[0]["lr"],
         lr_scheduler_type="constant_with_warmup" if s.schedule == "constant" else s.schedule,
         warmup_steps=math.ceil(s.warmup_ratio * steps),
         max_grad_norm=s.max_grad_norm,
         bf16=precision == "bfloat16",
         fp16=precision == "float16",
-        eval_strategy={"never": "no", "epoch": "epoch"}.get(str(every), "steps"),
-        eval_steps=every if isinstance(every, int) else None,
+        eval_strategy="no",
         save_strategy="no",
         logging_steps=s.log_every,
         logging_first_step=True,

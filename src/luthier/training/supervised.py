@@ -33,7 +33,7 @@ from luthier.storage.one_version import check_file_unchanged
 from luthier.tasks.heads import PEFT_TASK_TYPES
 from luthier.training.continuing import check_continues, continued_model, without_networks
 from luthier.training.estimates import memory_estimate, time_estimate
-from luthier.training.job import UNBOUNDED, TrainingJob, TrainingResult, total_steps, train
+from luthier.training.job import UNBOUNDED, TrainingJob, TrainingResult, TrainingRows, total_steps, train
 from luthier.training.preparing import Prepared, described_task, label_arguments, prepare, row_counts
 from luthier.training.trunk.once import computed_once, frozen_up_to
 
@@ -52,7 +52,7 @@ def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Pat
         model = load_model(inputs.model, prepared.head, seed=inputs.seed, **label_arguments(prepared.task))
         model = apply_method(stage, model, prepared, inputs.seed)
     trainable, total = parameter_counts(model)
-    if hasattr(stage.method, "precompute") and not stage.data.streaming:
+    if not stage.data.streaming:
         stage.method.precompute(model, list(prepared.rows.values()), cache_directory() / "sentence-vectors")
     job = training_job(stage, inputs, prepared, model, folder)
     with computed_once(stage, prepared, job):
@@ -118,18 +118,13 @@ def training_job(
     stage: SupervisedSettings, inputs: StageInputs, prepared: Prepared, model: Any, folder: Path
 ) -> TrainingJob:
     """The job that trains the model on the encoded rows."""
-    collator = make_collator(prepared.schema, prepared.tokenizer)
     name, higher = primary_metric(prepared.task)
-    rows, objective = prepared.rows["train"], stage.objective
     return TrainingJob(
         model=model,
         schema=prepared.schema,
         shifted=prepared.shifted,
-        rows=EndlessStream(rows) if stage.data.streaming else rows,
-        sampler=None if stage.data.streaming else row_sampler(stage, rows, inputs.seed),
-        collator=collator,
+        data=training_rows(stage, prepared, inputs.seed),
         settings=stage,
-        learning_rate=stage.rate(),
         groups=stage.method.parameter_groups(model, stage.rate(), stage.weight_decay),
         folder=folder / "checkpoints" / inputs.key[:16],
         log=folder / "log.jsonl",
@@ -138,14 +133,18 @@ def training_job(
         primary=(f"validation/{name}", higher),
         labels=prepared.task.labels,
         description=f"{stage.method.name} seed {inputs.seed}",
-        parts=objective.parts() if objective else [],
+        parts=stage.objective.parts() if stage.objective else [],
     )
 
 
-def row_sampler(stage: SupervisedSettings, rows: Any, seed: int) -> LengthBucketSampler:
-    """The order in which rows are trained on."""
+def training_rows(stage: SupervisedSettings, prepared: Prepared, seed: int) -> TrainingRows:
+    """The training split, in the order in which it is trained on."""
+    rows, collator = prepared.rows["train"], make_collator(prepared.schema, prepared.tokenizer)
+    if stage.data.streaming:
+        return TrainingRows(EndlessStream(rows), None, collator)
     lengths = list(rows["length"]) if stage.group_by_length else [0] * len(rows)
-    return LengthBucketSampler(lengths, batch_size=stage.batch_size, accumulation=stage.accumulation, seed=seed)
+    sampler = LengthBucketSampler(lengths, batch_size=stage.batch_size, accumulation=stage.accumulation, seed=seed)
+    return TrainingRows(rows, sampler, collator)
 
 
 def finish_objective(stage: SupervisedSettings, prepared: Prepared, model: Any, job: TrainingJob) -> dict[str, float]:
@@ -153,7 +152,7 @@ def finish_objective(stage: SupervisedSettings, prepared: Prepared, model: Any, 
     if stage.objective is None or not stage.objective.needs_validation_logits:
         return {}
     found = predict_rows(
-        model, prepared.rows["validation"], job.collator, prepared.schema, batch_size=stage.evaluation_batch_size
+        model, prepared.rows["validation"], job.data.collator, prepared.schema, batch_size=stage.evaluation_batch_size
     )
     return dict(stage.objective.finish(model, found.logits, found.labels))
 
@@ -166,7 +165,7 @@ def method_details(stage: SupervisedSettings, prepared: Prepared, model: Any, jo
 
     def forward(most: int) -> None:
         some, size = rows.select(range(min(most, len(rows)))), stage.evaluation_batch_size
-        predict_rows(model, some, job.collator, prepared.schema, batch_size=size, shifted=prepared.shifted)
+        predict_rows(model, some, job.data.collator, prepared.schema, batch_size=size, shifted=prepared.shifted)
 
     details: dict[str, Any] = stage.method.examine(model, forward)
     return details

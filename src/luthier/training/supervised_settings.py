@@ -36,8 +36,9 @@ class SupervisedSettings(TrainingSettings):
 
     @model_validator(mode="after")
     def _method_allows_the_settings(self) -> Self:
-        if self.gradient_checkpointing and not getattr(self.method, "supports_gradient_checkpointing", True):
-            raise ValueError(f"{self.method.name} does not work with gradient_checkpointing: leave one of them out")
+        method: TuningMethod | None = self.method
+        if self.gradient_checkpointing and method is not None and not method.supports_gradient_checkpointing:
+            raise ValueError(f"{method.name} does not work with gradient_checkpointing: leave one of them out")
         return self
 
     def rate(self) -> float:

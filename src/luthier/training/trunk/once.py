@@ -60,19 +60,19 @@ def frozen_up_to(model: Any) -> str | None:
 @contextmanager
 def computed_once(stage: SupervisedSettings, prepared: Prepared, job: TrainingJob) -> Iterator[None]:
     """While training, run the part of the model below everything that is trained without dropout, and once for each
-    row where that is wanted. Objectives that look into the model, and data that are not held, run all of it."""
+    row where that is wanted. Parts that look into the model, and data that are not held, run all of it."""
     model: Any = job.model
     split = frozen_up_to(model) if can_skip(model) else None
     rows = [prepared.rows[name] for name in ("train", "validation") if name in prepared.rows]
     one_pass = task_named(prepared.schema).one_pass
-    if split is None or stage.objective is not None or stage.data.streaming or not one_pass:
+    if split is None or job.parts or job.other_models or stage.data.streaming or not one_pass:
         yield
         return
     with ExitStack() as changed:
-        changed.enter_context(trunk_without_dropout(model, split, job.collator([rows[0][0]])))
+        changed.enter_context(trunk_without_dropout(model, split, job.data.collator([rows[0][0]])))
         if stage.cache_trunk:
             cache = TrunkCache(cache_directory() / "trunk", int(stage.cache_gigabytes * 1e9))
             changed.enter_context(
-                stored_trunk(model, split, rows, job.collator, cache, batch_size=stage.evaluation_batch_size)
+                stored_trunk(model, split, rows, job.data.collator, cache, batch_size=stage.evaluation_batch_size)
             )
         yield
