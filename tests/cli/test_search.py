@@ -14,6 +14,7 @@ from luthier.recipe.loading import load_recipe
 from luthier.report import recommend
 from luthier.storage.jsonlines import read_log
 from luthier.training.trainer import LuthierTrainer
+from luthier.training.validation import Evaluation, Validation
 
 SPACE = {
     "stages.0.tune.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
@@ -93,9 +94,10 @@ def test_poor_trials_are_ended_early_and_a_stopped_search_ends_the_same_ones(pla
     import luthier.training.supervised as run
 
     def by_rate(stage, prepared):
-        return lambda model: {"validation/accuracy": stage.learning_rate, "validation/loss": 1.0}
+        scores = {"validation/accuracy": stage.learning_rate, "validation/loss": 1.0}
+        return Validation(lambda model: Evaluation(scores), "validation/accuracy", True)
 
-    monkeypatch.setattr(run, "validation_scorer", by_rate)
+    monkeypatch.setattr(run, "validation_of", by_rate)
     place.recipe["compare"]["search"].update(trials=9, sampler="random", space={k: SPACE[k] for k in list(SPACE)[:1]})
     assert place.search("straight") == 0
     out = capsys.readouterr().out

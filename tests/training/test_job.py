@@ -17,9 +17,11 @@ from luthier.training.job import TrainingJob, TrainingRows, total_steps, train
 from luthier.training.schedule import share_of_rate
 from luthier.training.settings import TrainingSettings
 from luthier.training.trainer import LuthierTrainer
+from luthier.training.validation import Evaluation, Validation
 from luthier.training.weights import trainable_state
 
 ROWS = 20
+MEASURED = {"seconds": 0, "tokens_per_second": 0, "peak_memory_bytes": 0}
 
 
 class Sampler:
@@ -73,8 +75,7 @@ def make_job(folder: Path, model, evaluator=None, **settings) -> TrainingJob:
         groups=[{"params": list(model.parameters()), "lr": 1e-3, "weight_decay": 0.01}],
         folder=folder,
         seed=3,
-        evaluator=evaluator,
-        primary=("validation/accuracy", True),
+        validation=Validation(evaluator, "validation/accuracy", True) if evaluator else None,
     )
 
 
@@ -82,14 +83,14 @@ def run(folder: Path, model, callbacks=(), evaluator=None, **settings):
     return train(make_job(folder, model, evaluator, **settings), callbacks)
 
 
-def train_accuracy(model) -> dict[str, float]:
+def train_accuracy(model) -> Evaluation:
     batch = collate(rows())
     was = model.training
     model.eval()
     with torch.inference_mode():
-        guess = model(batch["input_ids"]).logits.argmax(1)
+        right = model(batch["input_ids"]).logits.argmax(1) == batch["labels"]
     model.train(was)
-    return {"validation/accuracy": (guess == batch["labels"]).float().mean().item()}
+    return Evaluation({"validation/accuracy": right.float().mean().item()}, {"right": right.int().tolist()})
 
 
 class Trace(TrainerCallback):
@@ -141,11 +142,8 @@ def test_a_killed_run_ends_bit_for_bit_as_one_never_killed(tmp_path: Path, step:
         run(tmp_path / "b", tiny_model(), [At(step, kill)], evaluator=train_accuracy, **settings)
     resumed = tiny_model()
     found = run(tmp_path / "b", resumed, evaluator=train_accuracy, **settings)
-    assert (found.scores, found.best_step, found.steps) == (
-        expected.scores,
-        expected.best_step,
-        expected.steps,
-    )
+    assert dataclasses.replace(found, **MEASURED) == dataclasses.replace(expected, **MEASURED)
+    assert found.details == train_accuracy(resumed).details
     for name, value in trainable_state(straight).items():
         assert torch.equal(value, trainable_state(resumed)[name]), name
     assert last_lines(tmp_path / "a") == last_lines(tmp_path / "b")
@@ -278,9 +276,9 @@ def test_patience_stops_early_and_the_best_weights_come_back(tmp_path: Path):
     scores = iter([0.5, 0.9, 0.4, 0.3, 0.2])
     seen = []
 
-    def scorer(model) -> dict[str, float]:
+    def scorer(model) -> Evaluation:
         seen.append(model.classifier.bias.detach().clone())
-        return {"validation/accuracy": next(scores)}
+        return Evaluation({"validation/accuracy": next(scores)})
 
     model = tiny_model()
     result = run(tmp_path, model, evaluator=scorer, epochs=5, patience=2)
@@ -292,11 +290,21 @@ def scripted(scores: list[float], seen: list):
     """An evaluator that gives these scores and keeps a copy of a weight of each model it scored."""
     left = iter(scores)
 
-    def scorer(model) -> dict[str, float]:
+    def scorer(model) -> Evaluation:
         seen.append(model.classifier.bias.detach().clone())
-        return {"validation/accuracy": next(left)}
+        return Evaluation({"validation/accuracy": next(left)}, {"weight": seen[-1].tolist()})
 
     return scorer
+
+
+@pytest.mark.parametrize(("keep_best", "step"), [(True, 5), (False, 15)])
+def test_scores_and_details_are_those_of_the_weights_that_the_model_ends_with(tmp_path: Path, keep_best, step):
+    model, scores = tiny_model(), {5: 0.9, 10: 0.1, 15: 0.2}
+    with pytest.raises(Killed):
+        run(tmp_path, tiny_model(), [At(11, kill)], scripted(list(scores.values()), []), keep_best=keep_best)
+    result = run(tmp_path, model, evaluator=scripted([0.2], []), keep_best=keep_best)
+    assert (result.best_step, result.scores) == (step, {"validation/accuracy": scores[step]})
+    assert result.details == {"weight": model.classifier.bias.tolist()}
 
 
 def test_the_best_weights_are_those_of_the_best_score_though_a_killed_run_had_found_better_ones(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Several models in one job: parts run any of them, frozen ones stay as they are, stops and accumulation change nothing."""
+"""Several models in one job: parts run any of them, frozen ones stay, stops and accumulation change nothing."""
 
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,9 @@ def small_teacher(*, frozen: bool, dropout: float = 0.0) -> nn.Module:
     return teacher.requires_grad_(not frozen)
 
 
-def job(folder: Path, model: nn.Module, others: dict[str, nn.Module], parts: list[Part], **settings: Any) -> TrainingJob:
+def job(
+    folder: Path, model: nn.Module, others: dict[str, nn.Module], parts: list[Part], **settings: Any
+) -> TrainingJob:
     trained = [p for m in (model, *others.values()) for p in m.parameters() if p.requires_grad]
     return TrainingJob(
         model=model,

@@ -31,6 +31,7 @@ from luthier.training.checkpoints import keep_labels, newest_whole
 from luthier.training.graph import ModelGraph
 from luthier.training.settings import TrainingSettings
 from luthier.training.trainer import LuthierTrainer
+from luthier.training.validation import Evaluation, Validation
 from luthier.training.weights import remove_other_best
 
 logger = logging.getLogger(__name__)
@@ -67,8 +68,7 @@ class TrainingJob:
         folder: where checkpoints go; the same folder continues a stopped run.
         log: the JSON-lines log; default `log.jsonl` in the folder.
         seed: of dropout.
-        evaluator: model -> scores, or None.
-        primary: score to choose by, and whether higher is better.
+        validation: how the model is evaluated; None never evaluates.
         labels: names of the model's outputs, in order; a stopped run goes on with the same ones only.
         parts: what a step does beside and in place of the plain task loss, as `luthier.objectives.part` describes it;
             where there are any, one gives the main loss.
@@ -86,8 +86,7 @@ class TrainingJob:
     folder: Path
     log: Path | None = None
     seed: int = 0
-    evaluator: Callable[[nn.Module], dict[str, float]] | None = None
-    primary: tuple[str, bool] = ("validation/loss", False)
+    validation: Validation | None = None
     labels: Sequence[str] = ()
     parts: Sequence[Part] = ()
     other_models: Mapping[str, nn.Module] = field(default_factory=dict)
@@ -101,7 +100,7 @@ class TrainingResult:
     Attributes:
         steps: optimiser steps taken in all, across stops.
         best_step: step of the weights the model now holds.
-        scores: scores of the last evaluation of those weights.
+        scores, details: of the last evaluation of those weights.
         seconds, tokens_per_second: of the whole job, evaluations included, across stops.
         peak_memory_bytes: of this process's share of the job.
     """
@@ -109,6 +108,7 @@ class TrainingResult:
     steps: int
     best_step: int
     scores: dict[str, float]
+    details: dict[str, Any]
     seconds: float
     peak_memory_bytes: int
     tokens_per_second: float
@@ -151,14 +151,15 @@ def train(job: TrainingJob, callbacks: Sequence[TrainerCallback] = ()) -> Traini
             f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; {_newest(job.folder)}",
             fix="run the same command again to continue",
         )
-    best_step, scores = trainer.state.global_step, trainer.best.scores
+    best_step, kept = trainer.state.global_step, trainer.latest
     if job.settings.keep_best and trainer.load_best():
-        best_step = trainer.best.step
+        best_step, kept = trainer.best.step, Evaluation(trainer.best.scores, trainer.best.details)
     trainer.model.eval()
     return TrainingResult(
         steps=trainer.state.global_step,
         best_step=best_step,
-        scores=scores,
+        scores=kept.scores,
+        details=kept.details,
         seconds=seconds,
         peak_memory_bytes=meter.peak_memory_bytes,
         tokens_per_second=trainer.tokens_seen / seconds,
@@ -175,7 +176,7 @@ def _trainer(
 ) -> LuthierTrainer:
     log = JsonLog(job.log or job.folder / "log.jsonl")
     limit = 60 * job.settings.max_minutes if job.settings.max_minutes else None
-    evaluate_every = job.settings.evaluate_every if job.evaluator is not None else "never"
+    evaluate_every = job.settings.evaluate_every if job.validation is not None else "never"
     trainer = LuthierTrainer(
         model=ModelGraph({MAIN: job.model, **job.other_models}) if job.other_models else job.model,
         args=training_arguments(job),
@@ -183,8 +184,7 @@ def _trainer(
         shifted=job.shifted,
         sampler=job.data.sampler,
         groups=job.groups,
-        evaluator=job.evaluator,
-        primary=job.primary,
+        validation=job.validation,
         patience=job.settings.patience,
         time_limit=limit,
         train_dataset=job.data.rows,

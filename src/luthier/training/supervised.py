@@ -17,7 +17,7 @@ from luthier.data.sources.fingerprint import check_files_unchanged
 from luthier.data.sources.origins import plan
 from luthier.data.streaming import EndlessStream
 from luthier.data.task_data import TaskData
-from luthier.evaluation.prediction import predict_rows, predict_task
+from luthier.evaluation.prediction import Predictions, predict_rows, predict_task
 from luthier.evaluation.scoring import task_scores
 from luthier.methods.base import MethodContext
 from luthier.methods.heads import freeze_head, head_parameters
@@ -36,6 +36,7 @@ from luthier.training.estimates import memory_estimate, time_estimate
 from luthier.training.job import UNBOUNDED, TrainingJob, TrainingResult, TrainingRows, total_steps, train
 from luthier.training.preparing import Prepared, described_task, label_arguments, prepare, row_counts
 from luthier.training.trunk.once import computed_once, frozen_up_to
+from luthier.training.validation import Evaluation, Validation
 
 if TYPE_CHECKING:
     from luthier.training.supervised_settings import SupervisedSettings
@@ -60,11 +61,9 @@ def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Pat
         if stage.data.streaming:  # a last pass that was not finished has not been looked at
             check_files_unchanged(plan(stage.data).values())
         finished = finish_objective(stage, prepared, model, job)
-        if finished and job.evaluator is not None:
-            result = replace(result, scores=job.evaluator(model))
+        if finished and job.validation is not None:
+            result = replace(result, **vars(job.validation.evaluate(model)))
         told = method_details(stage, prepared, model, job)
-        if result.scores:
-            told |= correct_rows(stage, prepared, model)
     card = card_for(stage, inputs, prepared, result)
     artifact = save_artifact(model, prepared.tokenizer, folder / "model", card)
     cost = {
@@ -83,6 +82,7 @@ def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Pat
         "labels": list(prepared.task.labels),
         **({"objective": finished} if finished else {}),
         **told,
+        **result.details,
     }
     primary = f"validation/{primary_metric(prepared.task)[0]}" if result.scores else None
     return StageOutputs(
@@ -118,7 +118,6 @@ def training_job(
     stage: SupervisedSettings, inputs: StageInputs, prepared: Prepared, model: Any, folder: Path
 ) -> TrainingJob:
     """The job that trains the model on the encoded rows."""
-    name, higher = primary_metric(prepared.task)
     return TrainingJob(
         model=model,
         schema=prepared.schema,
@@ -129,8 +128,7 @@ def training_job(
         folder=folder / "checkpoints" / inputs.key[:16],
         log=folder / "log.jsonl",
         seed=inputs.seed,
-        evaluator=validation_scorer(stage, prepared),
-        primary=(f"validation/{name}", higher),
+        validation=validation_of(stage, prepared),
         labels=prepared.task.labels,
         description=f"{stage.method.name} seed {inputs.seed}",
         parts=stage.objective.parts() if stage.objective else [],
@@ -171,33 +169,33 @@ def method_details(stage: SupervisedSettings, prepared: Prepared, model: Any, jo
     return details
 
 
-def correct_rows(stage: SupervisedSettings, prepared: Prepared, model: Any) -> dict[str, str]:
-    """Which validation rows the trained model got right, a 1 or 0 for each in their order, where that makes its main
-    score: so that two runs can be compared row by row."""
-    if primary_metric(prepared.task)[0] != "accuracy" or prepared.task.form is not None:
-        return {}
-    rows, size = prepared.rows["validation"], stage.evaluation_batch_size
-    found = predict_task(model, rows, prepared.task, prepared.tokenizer, batch_size=size)
-    if found.labels is None or getattr(found.logits, "ndim", 0) != 2:
-        return {}
-    right = found.logits.argmax(axis=1) == found.labels
-    return {"validation_correct": "".join("1" if one else "0" for one in right)}
-
-
-def validation_scorer(stage: SupervisedSettings, prepared: Prepared) -> Any:
-    """model -> scores on the validation split, or None where there is none."""
+def validation_of(stage: SupervisedSettings, prepared: Prepared) -> Validation | None:
+    """How the model is scored on the validation split, or None where there is none."""
     rows = prepared.rows.get("validation")
     if rows is None or not len(rows) or stage.evaluate_every == "never":
         return None
+    name, higher = primary_metric(prepared.task)
 
-    def scores(model: Any) -> dict[str, float]:
-        predictions = predict_task(
-            model, rows, prepared.task, prepared.tokenizer, batch_size=stage.evaluation_batch_size
+    def evaluate(model: Any) -> Evaluation:
+        size = stage.evaluation_batch_size
+        predictions = predict_task(model, rows, prepared.task, prepared.tokenizer, batch_size=size)
+        scores = task_scores(predictions, prepared.task, "validation", rows)
+        return Evaluation(
+            {f"validation/{score}": value for score, value in scores.items()}, correct_rows(prepared, predictions)
         )
-        found = task_scores(predictions, prepared.task, "validation", rows)
-        return {f"validation/{name}": value for name, value in found.items()}
 
-    return scores
+    return Validation(evaluate, f"validation/{name}", higher)
+
+
+def correct_rows(prepared: Prepared, predictions: Predictions) -> dict[str, str]:
+    """Which validation rows the model got right, a 1 or 0 for each in their order, where that makes its main score: so
+    that two runs can be compared row by row."""
+    if primary_metric(prepared.task)[0] != "accuracy" or prepared.task.form is not None:
+        return {}
+    if predictions.labels is None or getattr(predictions.logits, "ndim", 0) != 2:
+        return {}
+    right = predictions.logits.argmax(axis=1) == predictions.labels
+    return {"validation_correct": "".join("1" if row else "0" for row in right)}
 
 
 def card_for(stage: SupervisedSettings, inputs: StageInputs, prepared: Prepared, result: TrainingResult) -> ModelCard:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from luthier.tasks.base import task_named
 from luthier.training.checkpoints import PREFIX, remove_older, writing
 from luthier.training.graph import ModelGraph
 from luthier.training.schedule import share_of_rate
+from luthier.training.validation import Evaluation, Validation
 from luthier.training.watch import tell_watcher
 from luthier.training.weights import (
     BestScore,
@@ -50,8 +52,7 @@ class LuthierTrainer(Trainer):
         sampler: yields row indices of the training set; has `set_epoch`.
         groups: optimiser groups, each with its own learning rate.
         parts: what is added to the loss and done around it; none train by the task loss of the (main) model alone.
-        evaluator: model -> scores, called at every evaluation; None never evaluates.
-        primary: name of the score to choose by, and whether higher is better.
+        validation: how the (main) model is evaluated; None never evaluates.
         patience: evaluations without a better score after which training stops.
         time_limit: seconds over which the learning rate falls, where it does not fall over the steps alone.
     """
@@ -68,16 +69,16 @@ class LuthierTrainer(Trainer):
         sampler: Any,
         groups: list[dict[str, Any]],
         parts: Sequence[Part] = (),
-        evaluator: Callable[[nn.Module], dict[str, float]] | None = None,
-        primary: tuple[str, bool] = ("validation/loss", False),
+        validation: Validation | None = None,
         patience: int | None = None,
         time_limit: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(model=model, args=args, **kwargs)
         self.task, self.shifted = task_named(schema), shifted
-        self.evaluator, self.primary, self.patience = evaluator, primary, patience
-        self.best, self.tokens_seen, self.time_limit = BestScore(), 0, time_limit
+        self.validation, self.patience = validation, patience
+        self.latest, self.best = Evaluation(), BestScore()
+        self.tokens_seen, self.time_limit = 0, time_limit
         self._seconds_before, self._started = 0.0, time.perf_counter()
         self._sampler, self._groups = sampler, groups
         self.parts = PartList(parts)
@@ -235,27 +236,30 @@ class LuthierTrainer(Trainer):
     # -- evaluation ----------------------------------------------------------------------------------------
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        if self.evaluator is None:
+        if self.validation is None:
             return {}
-        scores = {f"eval_{k}": v for k, v in self.evaluator(self.main_model).items()}
+        # Autocasting belongs to what the Trainer was given, which of several models is all of them together.
+        with self.accelerator.autocast() if isinstance(self.model, ModelGraph) else nullcontext():
+            self.latest = self.validation.evaluate(self.main_model)
+        scores = {f"eval_{k}": v for k, v in self.latest.scores.items()}
         self.log(dict(scores))
         control = self.control  # type: ignore[has-type]
         self.control = self.callback_handler.on_evaluate(self.args, self.state, control, scores)
-        if (main := scores.get(f"eval_{self.primary[0]}")) is not None:
-            tell_watcher(self.state.global_step, self.primary[0], main)
+        if (main := self.latest.scores.get(self.validation.primary)) is not None:
+            tell_watcher(self.state.global_step, self.validation.primary, main)
         return scores
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        name, higher = self.primary
-        score = metrics.get(f"eval_{name}")
+        if self.validation is None:
+            return False
+        score, higher = self.latest.scores.get(self.validation.primary), self.validation.higher_is_better
         if score is None or not math.isfinite(score):
             return False
         better = self.best.score is None or (score > self.best.score if higher else score < self.best.score)
         if better:
-            scores = {k.removeprefix("eval_"): v for k, v in metrics.items()}
             step, folder = self.state.global_step, Path(self.args.output_dir)
             digest = save_trainable(self.model, folder / best_file(step))
-            self.best = BestScore(score, step, 0, scores, digest)
+            self.best = BestScore(score, step, 0, self.latest.scores, self.latest.details, digest)
             remove_other_best(folder, {self.best.file, *self._best_of_checkpoint})
         else:
             self.best.since += 1
@@ -299,6 +303,7 @@ class LuthierTrainer(Trainer):
             "tokens_seen": self.tokens_seen,
             "seconds": self.seconds,
             "best": vars(self.best),
+            "latest": vars(self.latest),
         }
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -306,6 +311,7 @@ class LuthierTrainer(Trainer):
         load_trainable(self.model, place / TRAINABLE)
         progress = json.loads((place / PROGRESS).read_text(encoding="utf8"))
         self.tokens_seen, self.best = progress["tokens_seen"], BestScore(**progress["best"])
+        self.latest = Evaluation(**progress.get("latest", {}))
         self._best_of_checkpoint = set(self.best.files)
         self._seconds_before = progress["seconds"]
         self._resumed_progress = progress

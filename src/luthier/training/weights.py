@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,7 +23,7 @@ class BestScore:
         score: its value, or None before the first evaluation.
         step: the optimiser step it was made at.
         since: evaluations since then.
-        scores: everything that evaluation returned.
+        scores, details: everything that evaluation returned.
         sha256: of the file with the weights it was made with, in hex; empty before the first evaluation.
     """
 
@@ -30,6 +31,7 @@ class BestScore:
     step: int = 0
     since: int = 0
     scores: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""
 
     @property
