@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from luthier.cli.explain import KINDS, nested_settings, part_name, settings_rows
+from luthier.cli.explain import KINDS, nested_settings, part_name, ports_of, settings_rows
 from luthier.data.settings import DataSettings
 from luthier.models.settings import ModelSettings
 from luthier.recipe.comparison import CompareSettings, SearchSettings, TuningPreset
 from luthier.recipe.recipe import RecipeBase, json_schema
+from luthier.registry import discover
+from luthier.stages.artifacts import KINDS as ARTIFACT_KINDS
 
 HEADER = """\
 # Recipe reference
@@ -25,6 +27,13 @@ A stage is one key with its settings below it. A method, objective or suite is w
 its `name` and settings. `${env:NAME}` anywhere in a text is filled in from the environment when the stage runs;
 what was filled in appears in no log, report or saved recipe. Any key can be set from the command line:
 `--set stages.0.tune.epochs=1`.
+
+A stage takes artefacts and gives artefacts; one called NAME lies in the folder NAME of the stage's own. What goes in as
+`model` is the newest model of the stages before, or the recipe's, unless the stage names another one:
+`model: stages.0`, `model: stages.0.NAME`, or a model from outside of the recipe, such as `model: runs/other/00-tune`.
+Stages that can't follow one another are refused when the recipe is loaded. The kinds of artefacts:
+
+{KINDS_OF_ARTIFACTS}
 """
 
 
@@ -49,7 +58,10 @@ def main() -> int:
 
 def recipe_page() -> str:
     """The whole page."""
-    parts = [HEADER, section("The recipe", RecipeBase, skip=frozenset({"stages"})), section("model", ModelSettings)]
+    discover()
+    kinds = "\n".join(f"- `{kind.name}`: {kind.about}" for kind in ARTIFACT_KINDS.values())
+    header = HEADER.replace("{KINDS_OF_ARTIFACTS}", kinds)
+    parts = [header, section("The recipe", RecipeBase, skip=frozenset({"stages"})), section("model", ModelSettings)]
     parts += [section("compare", CompareSettings), section("compare.preset", TuningPreset, level=3)]
     parts += [section("compare.search", SearchSettings, level=3), section("data", DataSettings)]
     for kind, registry in KINDS.items():
@@ -77,6 +89,8 @@ def section(
     lines = [f"{'#' * level} {title}\n"]
     if source is not None and source.paper is not None:
         lines.append(f"Paper: {source.paper}\n")
+    if source is not None and (ports := ports_of(source)):
+        lines += [*(f"- {line}" for line in ports), ""]
     rate = getattr(source, "default_learning_rate", None)
     if rate:
         lines.append(f"Learning rate where the recipe names none: {rate:g}\n")

@@ -11,6 +11,7 @@ from luthier.compare.cells import run_comparison
 from luthier.errors import LuthierError
 from luthier.recipe import RecipeBase, check_recipe, load_recipe, recipe_yaml
 from luthier.recipe.yaml_text import YamlText
+from luthier.runs.ranks import refuse_several_processes
 from luthier.runs.runner import FAILED, GOES_ON, RunRecord, locked, run_cell
 from luthier.storage.files import disk_failure, write_json, write_text
 from luthier.storage.one_version import one_version
@@ -39,6 +40,7 @@ def run(
         RecipeError, DataError, ModelError, TrainingError, WorkspaceError: what went wrong and what to do.
         InterruptedRunError: a signal came; one whole checkpoint was written.
     """
+    refuse_several_processes()
     checked = as_recipe(recipe, overrides)
     folder = Path(output) / checked.name
     with locked(folder), one_version():

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from luthier.models import artifacts
-from luthier.runs import runner
 from luthier.storage import done
+from luthier.storage import steps as steps_module
 from luthier.storage.done import read_done, sweep, write_done
 from luthier.training.trainer import LuthierTrainer
 
@@ -60,10 +60,10 @@ WINDOWS = {
     "before the model": (artifacts, "_write", 1, False),
     "before the model's place": (artifacts, "_put_in_place", 1, False),
     "after the model": (artifacts, "_put_in_place", 1, True),
-    "before the marker": (runner, "write_done", 1, False),
-    "after the marker": (runner, "write_done", 1, True),
-    "before the checkpoints go": (runner, "sweep", 2, False),
-    "at the end": (runner, "sweep", 2, True),
+    "before the marker": (steps_module, "write_done", 1, False),
+    "after the marker": (steps_module, "write_done", 1, True),
+    "before the checkpoints go": (steps_module, "sweep", 2, False),
+    "at the end": (steps_module, "sweep", 2, True),
 }
 
 

@@ -136,7 +136,7 @@ def test_a_prefix_from_elsewhere_is_taken_instead_of_data(encoders):
 def test_a_damaged_kept_prefix_is_trained_again(name, encoders, caplog):
     assert encoders.run() == 0
     before = prefix_file(encoders, "films").read_bytes()
-    for path in (encoders.folder / "cache" / "task-prefixes").glob(f"*/{name}"):
+    for path in (encoders.folder / "cache" / "steps").glob(f"*/{name}"):
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(bytes(content))
@@ -191,13 +191,13 @@ def test_a_bad_recipe_says_what_to_do_before_anything_is_trained(encoders, capsy
     change(stage_of(encoders))
     assert encoders.run() == code
     assert message in capsys.readouterr().err
-    assert not (encoders.folder / "cache" / "task-prefixes").exists()
+    assert not (encoders.folder / "cache" / "steps").exists()
 
 
 def test_an_encoder_is_neither_evaluated_nor_embedded_with_a_tuned_model(encoders, workplace, capsys):
     encoders.recipe["stages"].append({"evaluate": {}})
     assert encoders.run() == 2
-    assert "it takes task, and gets encoder" in capsys.readouterr().err
+    assert "it takes task or pretrained, and gets encoder" in capsys.readouterr().err
     assert main(["embed", str(workplace.folder / "model"), "--text", "a", "--output", "v.npy"]) == 4
     assert "no encoder here that a represent stage made" in capsys.readouterr().err
     assert main(["embed", "no/such/run", "--text", "a", "--output", "v.npy"]) == 4

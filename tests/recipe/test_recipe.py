@@ -87,8 +87,8 @@ def test_names_that_are_no_folder_are_refused(name):
 
 
 def test_stages_that_cannot_chain_are_refused_before_anything_runs():
-    text = GOOD.replace("  - tune:", "  - evaluate: {suites: [task]}\n  - tune:")
-    assert "stage 0 (evaluate) can't follow what comes before it: it takes task, and gets pretrained" in errors(text)
+    text = GOOD.replace("  - tune:", "  - evaluate: {suites: [task], data: {test: t.tsv, task: pair}}\n  - tune:")
+    assert "r.yaml:4: stages.0.evaluate: stage 0 (evaluate): a pretrained model has no head" in errors(text)
 
 
 def test_overrides_reach_into_lists_and_methods_given_by_name():

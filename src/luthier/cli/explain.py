@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from luthier.errors import RecipeError, nearest
 from luthier.registry import METHODS, OBJECTIVES, STAGES, SUITES, Registry
+from luthier.stages.base import Stage
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -71,6 +72,7 @@ def explanation(name: str) -> RenderableType:
         rate = getattr(part, "default_learning_rate", None)
         if rate:
             shown.append(Text(f"learning rate where the recipe names none: {rate:g}"))
+        shown += [Text(line) for line in ports_of(part)]
         if part.paper:
             shown.append(Text(f"paper: {part.paper}"))
         table = Table("setting", "type", "default", "meaning", box=None, pad_edge=False)
@@ -83,6 +85,18 @@ def explanation(name: str) -> RenderableType:
                 of_entry.add_row(*row)
             shown += [Text.assemble("\n", (", ".join(keys), "bold"), ": an entry has"), of_entry]
     return Group(*shown)
+
+
+def ports_of(part: type[Any]) -> list[str]:
+    """Of a stage, what it takes and gives, a line an artefact; empty for other parts."""
+    if not issubclass(part, Stage):
+        return []
+    lines = []
+    for name, port in part.ports.items():
+        about = f": {port.about}" if port.about else ""
+        lines.append(f"takes {name} ({' or '.join(port.kinds)}{', may be left out' if port.optional else ''}){about}")
+    lines += [f"gives {name} ({' or '.join(kinds)})" for name, kinds in part.products.items()]
+    return lines
 
 
 def nested_settings(part: type[Any]) -> dict[type[Any], list[str]]:

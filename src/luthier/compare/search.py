@@ -7,7 +7,6 @@ never stopped would have tried.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from luthier.recipe.comparison import Range, SearchSettings
 from luthier.recipe.recipe import RecipeBase
 from luthier.report.results import TRIALS
 from luthier.storage.jsonlines import JsonLog, read_log
+from luthier.storage.keys import digest_of
 from luthier.training.watch import EndedEarlyError, watching
 
 # Random trials before the model of the sampler counts, and trials before any is ended early.
@@ -178,7 +178,7 @@ def identity_of(recipe: RecipeBase) -> str:
     """Hash of all that a search depends on but the number of its trials, so that more can be added later."""
     data = recipe.model_dump(mode="json")
     del data["compare"]["search"]["trials"]
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    return digest_of(data)
 
 
 def evaluations(stage: Path, name: str) -> list[tuple[int, float]]:

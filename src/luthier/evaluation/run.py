@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from luthier.data.loading import load_data
 from luthier.data.schemas import SCHEMAS, TaskSchema
-from luthier.data.settings import DataSettings
+from luthier.data.settings import SPLITS, DataSettings
 from luthier.data.task_data import TaskData
-from luthier.errors import DataError, RecipeError
+from luthier.errors import DataError, ModelError, RecipeError
+from luthier.evaluation.fit import language_misfit
 from luthier.evaluation.meters import CostMeter
 from luthier.evaluation.subject import Subject, Suite, SuiteResult
-from luthier.models.artifacts import load_artifact
-from luthier.models.card import ModelCard
+from luthier.models.artifacts import LANGUAGE, load_artifact, load_model
+from luthier.models.card import ModelCard, describe
+from luthier.models.inspect import is_decoder, is_encoder_decoder
+from luthier.models.loading import load_config, load_tokenizer, local_folder
+from luthier.models.references import resolve
 from luthier.models.trained_columns import trained_on
-from luthier.stages import StageInputs, StageOutputs, metrics_record
+from luthier.stages import StageInputs, StageOutputs, StagePlan, metrics_record
 from luthier.storage.jsonlines import JsonLog
 from luthier.tasks.base import task_named, task_of
 from luthier.tasks.heads import LANGUAGE_HEADS
@@ -31,14 +35,13 @@ def run_evaluation(stage: Evaluate, inputs: StageInputs, folder: Path) -> StageO
     Raises:
         DataError: there is no split to judge on.
         RecipeError: a suite does not fit the task.
+        ModelError: the model is neither one of a task nor a language model.
     """
-    settings: DataSettings | None = stage.data or inputs.data
-    if settings is None:
-        raise DataError("there is no data to judge on", fix="give evaluate.data")
-    model, tokenizer, card = load_artifact(inputs.model.reference, settings=inputs.model)
+    settings = data_of(stage, inputs)
+    model, tokenizer, card = loaded(inputs, settings)
     if settings.labels is None and card.labels:
         settings = settings.model_copy(update={"labels": list(card.labels)})
-    task = load_data(settings, splits=("train", "validation", "test"), trained=trained_on(card))
+    task = load_data(settings, splits=SPLITS, trained=trained_on(card))
     check_same_task(task, card)
     task = with_text_form(task, card, stage.data)
     split = choose_split(task, stage.split)
@@ -50,7 +53,7 @@ def run_evaluation(stage: Evaluate, inputs: StageInputs, folder: Path) -> StageO
         split=split,
         batch_size=stage.batch_size,
         seed=inputs.seed,
-        folder=Path(inputs.model.reference),
+        folder=local_folder(resolve(inputs.model), inputs.model),
         too_long=settings.too_long,
     )
     log, results = JsonLog(folder / "log.jsonl"), []
@@ -79,6 +82,75 @@ def run_evaluation(stage: Evaluate, inputs: StageInputs, folder: Path) -> StageO
 def fits(suite: Suite, schema: TaskSchema) -> bool:
     """Whether a suite can judge a task."""
     return suite.label_kinds is None or schema.label_kind in suite.label_kinds
+
+
+def data_of(stage: Evaluate, inputs: StageInputs) -> DataSettings:
+    """The data to judge on.
+
+    Raises:
+        DataError: there are none.
+    """
+    settings: DataSettings | None = stage.data or inputs.data
+    if settings is None:
+        raise DataError("there is no data to judge on", fix="give evaluate.data")
+    return settings
+
+
+def loaded(inputs: StageInputs, data: DataSettings) -> tuple[Any, Any, ModelCard]:
+    """The model that is judged, with its tokenizer and card: what Luthier saved, or any language model.
+
+    Raises:
+        ModelError: it can't be loaded, or has no language-model head.
+    """
+    if resolve(inputs.model).kind == "artifact":
+        return load_artifact(inputs.model.reference, settings=inputs.model)
+    config = load_config(inputs.model)
+    check_writes_text(inputs, config)
+    head = LANGUAGE_HEADS[is_encoder_decoder(config)]
+    model = load_model(inputs.model, head, seed=inputs.seed)
+    if drawn := getattr(model, "luthier_new_parameters", ()):
+        raise ModelError(
+            f"the model has no language-model head: {', '.join(sorted(drawn)[:3])} would be drawn at random",
+            where=inputs.model.reference,
+            fix="tune it first",
+        )
+    return model, load_tokenizer(inputs.model), describe(inputs.model, head, max_length=data.max_length)
+
+
+def check_writes_text(inputs: StageInputs, config: Any) -> None:
+    """Raises:
+    ModelError: the model is no language model, so that without a task head there is nothing to judge.
+    """
+    if not (is_decoder(config) or is_encoder_decoder(config)):
+        raise ModelError(
+            f"a {config.model_type} model without a task head does not write text, so there is nothing to judge",
+            where=inputs.model.reference,
+            fix="tune it first, or take a decoder or an encoder-decoder",
+        )
+
+
+def check_language(stage: Evaluate, inputs: StageInputs) -> None:
+    """Find out, before any stage runs, whether data and suites are those of a language model.
+
+    Raises:
+        RecipeError, DataError: they are not.
+        ModelError: the model is none.
+    """
+    task = load_data(data_of(stage, inputs), splits=SPLITS)
+    if task.form is None and (reason := language_misfit(str(task.schema.name), stage.suites)):
+        raise RecipeError(reason)
+    if not inputs.artifacts["model"].key and resolve(inputs.model).kind != "artifact":
+        check_writes_text(inputs, load_config(inputs.model))
+
+
+def plan_evaluation(stage: Evaluate, inputs: StageInputs) -> StagePlan:
+    """The suites, and the rows that they will judge."""
+    task = load_data(data_of(stage, inputs), splits=SPLITS)
+    split = choose_split(task, stage.split)
+    rows = f"{len(task.splits[split])} of {split}"
+    return StagePlan(
+        {"suites": ", ".join(suite.name for suite in stage.suites), "task": str(task.schema.name), "rows": rows}
+    )
 
 
 def check_same_task(task: TaskData, card: ModelCard) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, create_model
 
 from luthier.data.settings import DataSettings
+from luthier.data.stated import stated_task
+from luthier.evaluation.fit import language_misfit
 from luthier.registry import STAGES, SUITES, import_folder, one_of
-from luthier.stages.base import Kind, Stage, StageInputs
+from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
+from luthier.stages.base import Stage, StageInputs
 
 import_folder("luthier.evaluation.suites")
 
@@ -19,9 +23,13 @@ class Evaluate(Stage):
 
     name: ClassVar[str] = "evaluate"
     summary: ClassVar[str] = "judge the model: task scores, calibration, cost, robustness"
-    takes: ClassVar[tuple[Kind, ...]] = ("task",)
-    gives: ClassVar[Kind | None] = None
+    ports: ClassVar[Mapping[str, Port]] = {
+        "model": Port(("task", "pretrained"), about="what is judged; a pretrained one as a language model")
+    }
     runs: ClassVar[str] = "luthier.evaluation.run:run_evaluation"
+    plans: ClassVar[str] = "luthier.evaluation.run:plan_evaluation"
+
+    model: Reference = Field(None, description=MODEL_FIELD.replace("to start from", "to judge"))
 
     suites: Any = None
     data: DataSettings | None = Field(None, description="The data to judge on; null takes that of the stage before.")
@@ -43,7 +51,19 @@ class Evaluate(Stage):
         sources = [self.data or inputs.data, *(s for suite in self.suites for s in suite.sources())]
         return {f"data {number}": source_fingerprint(s) for number, s in enumerate(sources) if s is not None}
 
+    def misfit(self, kinds: Mapping[str, str], data: Any) -> str:
+        data = self.data or data
+        if data is None:
+            return "there is no data to judge on: give its `data`"
+        if kinds["model"] != "pretrained" or data.as_text:
+            return ""
+        return language_misfit(stated_task(data), self.suites)
+
     def check(self, inputs: StageInputs) -> None:
         data = self.data or inputs.data
         for suite in self.suites if data is not None else ():
             suite.check(data)
+        if inputs.kind == "pretrained":
+            from luthier.evaluation.run import check_language
+
+            check_language(self, inputs)

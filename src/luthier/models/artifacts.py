@@ -35,6 +35,8 @@ from luthier.storage.files import disk_failure, sync
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+# Heads below which a model learns from text alone, so that another head can be put on what it learned.
+LANGUAGE: tuple[Head, ...] = ("causal_lm", "seq2seq_lm")
 log = logging.getLogger(__name__)
 
 
@@ -151,7 +153,8 @@ def load_model(
     The names of those parameters are kept as `model.luthier_new_parameters`.
 
     Args:
-        settings: the model, or a reference to it. A saved adapter that can be merged gives the merged model.
+        settings: the model, or a reference to it. A saved adapter that can be merged gives the merged model; that of
+            a language model also below another head.
         num_labels: outputs of a classification head; default: as many as `labels`, or as the checkpoint has.
         labels: their names, in order.
         regression: one output, and mean squared error as the loss.
@@ -163,17 +166,26 @@ def load_model(
     """
     settings = ModelSettings.model_validate(settings)
     source = resolve(settings)
-    if source.kind == "artifact" and is_adapter(local_folder(source, settings)):
+    options: dict[str, Any] = {
+        "num_labels": num_labels,
+        "labels": labels,
+        "regression": regression,
+        "seed": seed,
+        "config_overrides": config_overrides,
+    }
+    if source.kind != "artifact" or not is_adapter(local_folder(source, settings)):
+        return load_plain_model(settings, head, **options)
+    own = read_card(Path(str(source.path))).head
+    if own == head or own not in LANGUAGE:
         return merged_adapter(source, settings, head)
-    return load_plain_model(
-        settings,
-        head,
-        num_labels=num_labels,
-        labels=labels,
-        regression=regression,
-        seed=seed,
-        config_overrides=config_overrides,
-    )
+    with tempfile.TemporaryDirectory(prefix="luthier-merged-") as place:
+        merged = merged_adapter(source, settings, own)
+        merged.save_pretrained(place)
+        load_tokenizer(settings).save_pretrained(place)
+        at_place = settings.model_copy(update={"reference": place, "revision": None, "gguf_file": None})
+        model = load_plain_model(at_place, head, **options)
+        model.name_or_path = model.config.name_or_path = merged.name_or_path
+        return model
 
 
 def load(reference: ModelSettings | str, head: Head = "encoder") -> tuple[Any, PreTrainedTokenizerBase]:

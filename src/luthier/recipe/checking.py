@@ -39,7 +39,7 @@ def checked(source: YamlText, further: Further | None = None) -> RecipeBase:
         recipe = model.model_validate(source.data)
         recipe = further(recipe, problems) if further else recipe
     except ValidationError as error:
-        problems += [explained(detail, source, model) for detail in error.errors()]
+        problems += [line for detail in error.errors() for line in explained(detail, source, model)]
     except RecipeError as error:
         problems.append(f"{source.place(('compare', 'preset'))}: compare.preset: {error}")
     if problems:

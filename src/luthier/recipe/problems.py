@@ -10,10 +10,23 @@ from pydantic_core import ErrorDetails
 
 from luthier.recipe.recipe import RecipeBase, stage_name
 from luthier.recipe.yaml_text import YamlText
+from luthier.stages.chaining import ChainError
 
 
-def explained(detail: ErrorDetails, source: YamlText, model: type[RecipeBase]) -> str:
-    """One of pydantic's errors as a line with its fix."""
+def explained(detail: ErrorDetails, source: YamlText, model: type[RecipeBase]) -> list[str]:
+    """One of pydantic's errors as lines, each with its fix: one line a problem."""
+    error = detail.get("ctx", {}).get("error")
+    if isinstance(error, ChainError):
+        return [_line(source, one.path, one.what, one.fix) for one in error.problems]
+    return [_explained(detail, source, model)]
+
+
+def _line(source: YamlText, path: tuple[str | int, ...], message: str, fix: str | None) -> str:
+    line = f"{source.place(path)}: {'.'.join(map(str, path))}: {message}"
+    return f"{line}\n  fix: {fix}" if fix else line
+
+
+def _explained(detail: ErrorDetails, source: YamlText, model: type[RecipeBase]) -> str:
     path, leaf = source.resolve(detail["loc"])
     key = ".".join(map(str, path)) or "recipe"
     message, fix = detail["msg"].removeprefix("Value error, "), None

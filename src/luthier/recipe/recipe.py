@@ -17,28 +17,26 @@ from pydantic import (
     model_validator,
 )
 
-from luthier.models.settings import ModelSettings
 from luthier.recipe.comparison import CompareSettings
 from luthier.recipe.yaml_text import dump_yaml
-from luthier.registry import STAGES, Context
+from luthier.registry import METHODS, OBJECTIVES, STAGES, SUITES, Context
 from luthier.settings import Settings
+from luthier.stages.artifacts import Reference
 from luthier.stages.base import Stage
+from luthier.stages.chaining import chain
 
 RESERVED_NAMES = {"con", "prn", "aux", "nul"}
 
 
-def _as_it_is(value: Any) -> Any:
-    """`ModelSettings` reads a plain string itself; this only carries what the JSON schema says of it."""
-    return value
-
-
 class RecipeBase(Settings):
-    """A whole recipe: one model, and the stages it goes through."""
+    """A whole recipe: a model, and the stages it goes through."""
 
     name: str = Field(description="Name of the run, and of its folder below `runs/`.", min_length=1, max_length=80)
-    model: Annotated[ModelSettings, BeforeValidator(_as_it_is, json_schema_input_type=str | ModelSettings)] = Field(
+    model: Reference = Field(
+        None,
         description="Where to start: a hub id, a local directory, or `package:NAME` for weights inside an installed "
-        "package; or a mapping with `reference` and more settings."
+        "package; or a mapping with `reference` and more settings. It may be left out where no stage takes a model "
+        "from outside.",
     )
     seed: int = Field(13, ge=0, lt=2**32, description="Seed of new parameters, dropout and the order of the data.")
     stages: list[Any]
@@ -58,14 +56,7 @@ class RecipeBase(Settings):
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
-        kind = "pretrained"
-        for position, stage in enumerate(self.stage_list()):
-            if kind not in stage.takes:
-                raise ValueError(
-                    f"stage {position} ({stage.name}) can't follow what comes before it: it takes "
-                    f"{' or '.join(stage.takes)}, and gets {kind}"
-                )
-            kind = stage.gives or kind
+        chain(self.stage_list(), self.model)
         return self
 
     def stage_list(self) -> list[Stage]:
@@ -75,17 +66,13 @@ class RecipeBase(Settings):
 
 def recipe_model() -> type[RecipeBase]:
     """The recipe class with every registered stage and method in its unions."""
-    return _recipe_model(tuple(STAGES.names()), _parts())
+    parts = (part for registry in (METHODS, OBJECTIVES, SUITES) for part in registry)
+    return _recipe_model(tuple(STAGES.names()), (*STAGES, *parts))
 
 
-def _parts() -> tuple[str, ...]:
-    from luthier.registry import METHODS, OBJECTIVES, SUITES
-
-    return tuple(f"{r.kind}:{n}" for r in (METHODS, OBJECTIVES, SUITES) for n in r.names())
-
-
+# By the classes, since a module that is loaded anew defines others of the same names.
 @lru_cache(maxsize=4)
-def _recipe_model(names: tuple[str, ...], parts: tuple[str, ...]) -> type[RecipeBase]:
+def _recipe_model(names: tuple[str, ...], parts: tuple[type[Any], ...]) -> type[RecipeBase]:
     items: Any = tuple(Annotated[_stage_item(name), Tag(name)] for name in names)
     union: Any = Annotated[
         Union[items],  # noqa: UP007

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from pydantic import ConfigDict
+
+from luthier.storage.keys import digest_of
 
 Combine = Literal["joint", "mean", "concat"]
 TextPooling = Literal["first", "mean", "last"]
@@ -55,7 +55,7 @@ class Representation:
     @property
     def fingerprint(self) -> str:
         """SHA-256, in hex, over all of it."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return digest_of(asdict(self))
 
     def differences(self, now: Representation) -> list[str]:
         """What of `now` is not as it is here, each as part of a sentence; empty where they are the same."""

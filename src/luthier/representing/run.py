@@ -5,10 +5,6 @@ Source: Huang et al., Findings of EMNLP 2023. Shapes: N texts, D width of a repr
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import shutil
 import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,18 +25,17 @@ from luthier.models.inspect import bytes_on_disk, parameter_counts
 from luthier.models.loading import local_folder
 from luthier.models.references import check_model_unchanged, fingerprint, resolve
 from luthier.models.settings import ModelSettings
-from luthier.models.tensors import read_json
 from luthier.progress import track
 from luthier.report.sections import Lines, Section, SectionTable
 from luthier.representing.shared_encoder import SharedEncoder
 from luthier.representing.store import RepresentationStore
 from luthier.representing.texts import Texts
 from luthier.stages import StageInputs, StageOutputs, StagePlan, metrics_record
-from luthier.storage.files import write_json
+from luthier.stages.parts import modules_of
+from luthier.storage.code import code_digest
 from luthier.storage.hashing import cache_directory
 from luthier.storage.one_version import check_file_unchanged, file_fingerprint
-from luthier.storage.provenance import code_digest
-from luthier.storage.sealed_folder import check_seal, tell_of_damage, whole_folder
+from luthier.storage.steps import Workspace, shared_step
 from luthier.training.settings import TrainingSettings
 from luthier.training.supervised import plan_supervised, train_supervised
 from luthier.training.supervised_settings import SupervisedSettings
@@ -48,7 +43,6 @@ from luthier.training.supervised_settings import SupervisedSettings
 if TYPE_CHECKING:
     from luthier.representing.stage import HeadTask, Represent, SourceTask
 
-logger = logging.getLogger(__name__)
 _DRAWS, _PROBED = 1000, 64
 MEAN = "heads/mean_score"
 
@@ -107,6 +101,7 @@ def check_lengths(stage: Represent, encoder: SharedEncoder, targets: dict[str, T
 
 def run_representing(stage: Represent, inputs: StageInputs, folder: Path) -> StageOutputs:
     """Train the prefixes that are not there yet, combine them, fit the heads, save all."""
+    workspace = inputs.workspace or Workspace(folder, inputs.key)
     targets = {name: target(name, head.data) for name, head in stage.heads.items()}
     encoder = encoder_of(stage, inputs)
     check_lengths(stage, encoder, targets)
@@ -115,7 +110,7 @@ def run_representing(stage: Represent, inputs: StageInputs, folder: Path) -> Sta
         with track("prefixes", len(stage.tasks)) as bar:
             for number, (name, task) in enumerate(stage.tasks.items()):
                 bar.update(number, name)
-                source, learned[name] = learned_prefix(stage, name, task, inputs, folder)
+                source, learned[name] = learned_prefix(stage, name, task, inputs, workspace)
                 encoder.add(name, source, task.weight)
                 if task.prefix is not None:
                     check_prefix_unchanged(task.prefix)
@@ -151,7 +146,7 @@ def run_representing(stage: Represent, inputs: StageInputs, folder: Path) -> Sta
         cost=cost,
         details=details,
     )
-    return StageOutputs(record, artifact)
+    return StageOutputs(record, {"model": artifact})
 
 
 def encoder_of(stage: Represent, inputs: StageInputs) -> SharedEncoder:
@@ -197,33 +192,18 @@ def target(name: str, data: DataSettings) -> Target:
 
 
 def learned_prefix(
-    stage: Represent, name: str, task: SourceTask, inputs: StageInputs, folder: Path
+    stage: Represent, name: str, task: SourceTask, inputs: StageInputs, workspace: Workspace
 ) -> tuple[Path, dict[str, Any]]:
     """Where the prefix of a task is, trained now unless it has been before, and what its training told."""
     if task.prefix is not None:
         return Path(task.prefix), {"kept": False, "scores": {}, "seconds": 0.0, "from": task.prefix}
     tune = tuning_of(stage, task)
-    key = prefix_key(tune, inputs)
-    place = kept_place(key)
-    work = folder / "tasks" / name
-    if (metrics := kept_metrics(place)) is not None:
-        logger.info("the prefix of %s is trained already", name)
-        _forget_training(work)
-        return place / "model", told(metrics, kept=True)
-    work.mkdir(parents=True, exist_ok=True)
-    outputs = train_supervised(tune, replace(inputs, key=key), work)
-    assert outputs.model is not None
-    with whole_folder(place) as scratch:
-        shutil.copytree(outputs.model, scratch / "model")
-        write_json(scratch / "metrics.json", outputs.metrics)
-    _forget_training(work)
-    return place / "model", told(outputs.metrics, kept=False)
 
+    def trained(work: Workspace) -> dict[str, Any]:
+        return train_supervised(tune, replace(inputs, key=work.key, workspace=work), work.folder).metrics
 
-def _forget_training(work: Path) -> None:
-    """Delete what is kept elsewhere once a prefix is trained."""
-    for left in ("checkpoints", "model"):
-        shutil.rmtree(work / left, ignore_errors=True)
+    step = workspace.step(f"tasks/{name}", prefix_inputs(tune, inputs), trained, shared=True)
+    return step.folder / "model", told(step.result, kept=step.cached)
 
 
 def told(metrics: dict[str, Any], *, kept: bool) -> dict[str, Any]:
@@ -243,17 +223,16 @@ def tuning_of(stage: Represent, task: SourceTask) -> SupervisedSettings:
     return SupervisedSettings(data=task.data, method=stage.prefix, **shared)
 
 
-def prefix_key(tune: SupervisedSettings, inputs: StageInputs) -> str:
-    """Hash of all that a prefix depends on."""
-    content = {
-        "settings": tune.model_dump(mode="json"),
+def prefix_inputs(tune: SupervisedSettings, inputs: StageInputs) -> dict[str, Any]:
+    """All that a prefix depends on."""
+    return {
+        "settings": tune,
         "model": fingerprint(resolve(inputs.model)),
         "model_settings": inputs.model.model_dump(mode="json", exclude={"reference"}),
         "data": source_fingerprint(tune.data),
         "seed": inputs.seed,
-        "code": code_digest(),
+        "code": code_digest({train_supervised.__module__, *modules_of(tune)}),
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def prefix_fingerprint(reference: str) -> str:
@@ -284,21 +263,6 @@ def check_prefix_unchanged(reference: str) -> None:
     else:
         source = resolve(reference)
         check_model_unchanged(source, local_folder(source, ModelSettings.model_validate(reference)))
-
-
-def kept_place(key: str) -> Path:
-    """The folder that a trained prefix is kept in for other recipes."""
-    return cache_directory() / "task-prefixes" / key[:32]
-
-
-def kept_metrics(place: Path) -> dict[str, Any] | None:
-    """What the training of a kept prefix measured; None where there is none, or it is not whole."""
-    try:
-        check_seal(place)
-        return dict(read_json(place / "metrics.json"))
-    except (OSError, ValueError, ModelError) as error:
-        tell_of_damage(place, error)
-        return None
 
 
 def fit_heads(
@@ -399,7 +363,7 @@ def plan_representing(stage: Represent, inputs: StageInputs) -> StagePlan:
             facts[f"prefix {name}"] = f"from {task.prefix}"
             continue
         tune = tuning_of(stage, task)
-        if kept_metrics(kept_place(prefix_key(tune, inputs))) is not None:
+        if not inputs.stands_in and shared_step(prefix_inputs(tune, inputs)) is not None:
             facts[f"prefix {name}"] = "trained already"
             continue
         plan = plan_supervised(tune, inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -10,8 +11,11 @@ from luthier.data.settings import DataSettings
 from luthier.registry import STAGES
 from luthier.representing.settings import FILE_NAME, FILE_NAME_RULE, TaskPrefix
 from luthier.settings import Paper, Settings
-from luthier.stages.base import Kind, Stage, StageInputs
+from luthier.stages.artifacts import MODEL_FIELD, Port, Reference, register_kind
+from luthier.stages.base import Stage, StageInputs
 from luthier.training.settings import TrainingSettings
+
+register_kind("encoder", "a frozen model with prefixes and light heads", mark="shared_encoder.json")
 
 
 def _file_name(name: str) -> str:
@@ -80,11 +84,12 @@ class Represent(TrainingSettings, Stage):
     name: ClassVar[str] = "represent"
     summary: ClassVar[str] = "learn one prefix a source task, and fit many light heads on their one representation"
     paper: ClassVar[Paper | None] = TaskPrefix.paper
-    takes: ClassVar[tuple[Kind, ...]] = ("pretrained",)
-    gives: ClassVar[Kind | None] = "encoder"
+    ports: ClassVar[Mapping[str, Port]] = {"model": Port(("pretrained", "task"), about="what the prefixes are for")}
+    products: ClassVar[Mapping[str, tuple[str, ...]]] = {"model": ("encoder",)}
     runs: ClassVar[str] = "luthier.representing.run:run_representing"
     plans: ClassVar[str] = "luthier.representing.run:plan_representing"
 
+    model: Reference = Field(None, description=MODEL_FIELD)
     tasks: dict[Name, SourceTask] = Field(
         default_factory=dict, description="Source tasks by name; none of them leaves the model as it is."
     )

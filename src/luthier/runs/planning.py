@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from luthier.models.settings import ModelSettings
 from luthier.recipe.recipe import RecipeBase
-from luthier.runs.runner import chain, read_done, stage_key, with_secrets
-from luthier.stages.base import StagePlan
+from luthier.runs.runner import Visit, walk
+from luthier.stages.artifacts import Artifact
+from luthier.stages.base import StageInputs, StagePlan
 
 
 @dataclass(frozen=True)
@@ -22,18 +24,47 @@ class PlannedStage:
 
 
 def plan_cell(recipe: RecipeBase, folder: Path, name: str) -> list[PlannedStage]:
-    """Plan the stages of one recipe. The data are read and checked; no weights are loaded."""
-    planned, previous, known = [], "", True
-    for position, (stage, inputs) in enumerate(chain(recipe, folder)):
-        place = folder / f"{position:02d}-{stage.name}"
-        active = with_secrets(stage)
-        key = stage_key(stage, active, inputs, previous)
-        done = read_done(place)
-        cached = known and done is not None and done["key"] == key
-        known = known and cached
-        first = position == 0
-        if not cached:
-            active.check(inputs)
-        planned.append(PlannedStage(name, place, cached, active.plan(inputs) if first and not cached else None))
-        previous = key
+    """Plan the stages of one recipe. The data are read and checked; no weights are loaded.
+
+    What a stage starts from may not be there yet: then it is planned with the model that this will be made from, which
+    has the same architecture.
+    """
+    planned = []
+    for visit in walk(recipe, folder):
+        plan = None if visit.cached else _plan(visit)
+        planned.append(PlannedStage(name, visit.place, visit.cached, plan))
     return planned
+
+
+def _plan(visit: Visit) -> StagePlan:
+    inputs, missing = _with_stand_ins(visit)
+    visit.active.check(inputs)
+    if missing:
+        return StagePlan({"starts from": f"{', '.join(missing)}, of which nothing can be told before it is there"})
+    plan = visit.active.plan(inputs)
+    coming = [port for port, artifact in inputs.artifacts.items() if artifact.stands_in]
+    if not coming:
+        return plan
+    made = ", ".join(_told(visit.inputs.artifacts[port]) for port in coming)
+    base = ", ".join(str(inputs.artifacts[port].model.reference) for port in coming)
+    return replace(plan, facts={"starts from": f"{made}, to be made; planned on {base}", **plan.facts})
+
+
+def _told(artifact: Artifact) -> str:
+    return f"{artifact.folder.parent.name}/{artifact.folder.name}"
+
+
+def _with_stand_ins(visit: Visit) -> tuple[StageInputs, list[str]]:
+    """The inputs with the models that stand in for what is not there yet, and what nothing can stand in for."""
+    artifacts, missing = dict(visit.inputs.artifacts), []
+    for port, origin in visit.origins.items():
+        artifact = artifacts[port]
+        if artifact.folder.is_dir():
+            continue
+        if origin is None or isinstance(artifact.settings, Path):
+            missing.append(_told(artifact))
+            continue
+        where = {name: getattr(origin, name) for name in ("reference", "revision", "gguf_file")}
+        settings = ModelSettings.model_validate({**artifact.settings.model_dump(), **where})
+        artifacts[port] = replace(artifact, settings=settings, stands_in=True)
+    return replace(visit.inputs, artifacts=artifacts), missing

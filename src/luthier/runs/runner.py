@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
-import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import InterruptedRunError, WorkspaceError
+from luthier.errors import InterruptedRunError, RecipeError, WorkspaceError
 from luthier.models.settings import ModelSettings
 from luthier.recipe import RecipeBase, recipe_yaml
 from luthier.recipe.yaml_text import dump_yaml
+from luthier.runs.keys import stage_key
 from luthier.secrets import expand, redact
-from luthier.stages.base import Kind, Stage, StageInputs
-from luthier.storage.done import DONE, changed_file, read_done, sweep, write_done
-from luthier.storage.files import reporting_failed_writes, unwritable, write_json, write_text
-from luthier.storage.provenance import code_digest
+from luthier.stages.artifacts import KINDS, Artifact
+from luthier.stages.base import Stage, StageInputs, StageOutputs
+from luthier.stages.chaining import ChainError, Link, chain
+from luthier.storage.done import read_done
+from luthier.storage.files import unwritable, write_text
+from luthier.storage.steps import Workspace
 
-logger = logging.getLogger(__name__)
 FAILED = "failed.json"
 # Errors after which the same command goes on: they say nothing about the recipe.
 GOES_ON = (WorkspaceError.exit_code, InterruptedRunError.exit_code)
@@ -72,107 +70,120 @@ class RunRecord:
         return {s.folder.name: s.metrics for s in self.stages}
 
 
+@dataclass(frozen=True)
+class Visit:
+    """One stage on the way through a recipe.
+
+    Attributes:
+        position: in the recipe, from 0.
+        stage: as the recipe has it.
+        active: with every secret filled in.
+        inputs: what it starts from.
+        origins: port -> for an artefact of an earlier stage the model that it is made from in the end, or None.
+        place: its folder.
+        key: of all that its results depend on; empty on a walk without keys.
+        cached: whether it is done already, with this key.
+    """
+
+    position: int
+    stage: Stage
+    active: Stage
+    inputs: StageInputs
+    origins: dict[str, ModelSettings | None]
+    place: Path
+    key: str
+    cached: bool
+
+
 def run_cell(recipe: RecipeBase, folder: Path) -> RunRecord:
     """Run the stages of one recipe in one folder."""
     write_text(folder / "recipe.yaml", recipe_yaml(recipe))
-    record, previous = RunRecord(folder), ""
-    for position, (stage, inputs) in enumerate(chain(recipe, folder)):
-        if read_done(folder / f"{position:02d}-{stage.name}") is None:
-            with_secrets(stage).check(inputs)
-    for position, (stage, inputs) in enumerate(chain(recipe, folder)):
-        place = folder / f"{position:02d}-{stage.name}"
-        active = with_secrets(stage)
-        key = stage_key(stage, active, inputs, previous)
-        done = read_done(place)
-        if done is not None and done["key"] == key:
-            logger.info("%s is done already", place)
-            sweep(place, finished=True)
-            record.stages.append(StageRecord(stage.name, place, _read_json(place / "metrics.json"), cached=True))
-        else:
-            _make_way(place, key)
-            record.stages.append(_run_stage(stage, active, inputs, place, key))
-        previous = key
+    record = RunRecord(folder)
+    for visit in walk(recipe, folder, keyed=False):
+        if read_done(visit.place) is None:
+            visit.active.check(visit.inputs)
+    for visit in walk(recipe, folder):
+        record.stages.append(_run_stage(visit, folder))
     (folder / FAILED).unlink(missing_ok=True)
     return record
 
 
-def chain(recipe: RecipeBase, folder: Path) -> Iterator[tuple[Stage, StageInputs]]:
-    """The stages with what each starts from. A stage's inputs are asked for only after the stage before has run."""
-    model, kind, data = ModelSettings.model_validate(expand(recipe.model.model_dump())), "pretrained", None
-    for position, stage in enumerate(recipe.stage_list()):
-        yield stage, StageInputs(model, _kind(kind), recipe.seed, data)
-        data = getattr(with_secrets(stage), "data", None) or data
-        if stage.gives is not None:
-            model = model.model_copy(
-                update={"reference": str((folder / f"{position:02d}-{stage.name}" / "model").resolve())}
-            )
-            kind = stage.gives
+def stage_folder(folder: Path, position: int, stage: Stage) -> Path:
+    """The folder of a stage in a run directory."""
+    return folder / f"{position:02d}-{stage.name}"
 
 
-def _kind(kind: str) -> Kind:
-    return kind  # type: ignore[return-value]
+def walk(recipe: RecipeBase, folder: Path, *, keyed: bool = True) -> Iterator[Visit]:
+    """The stages of a recipe in order, with what each starts from.
+
+    A stage is looked at only when the one before has been dealt with, so that it finds what that one left.
+
+    Args:
+        folder: the run directory.
+        keyed: whether keys are taken.
+    """
+    stages, model = recipe.stage_list(), recipe.model
+    model = None if model is None else ModelSettings.model_validate(expand(model.model_dump()))
+    actives: list[Stage] = [with_secrets(stage) for stage in stages]
+    try:
+        chained = chain(actives, model)
+    except ChainError as error:  # a folder that a recipe names is another one than when the recipe was loaded
+        raise RecipeError(str(error)) from None
+    keys: list[str] = []
+    data = None
+    for position, links in enumerate(chained):
+        stage, active, place = stages[position], actives[position], stage_folder(folder, position, stages[position])
+        artifacts = {port: _artifact(link, folder, stages, keys) for port, link in links.items()}
+        origins = {port: link.outside for port, link in links.items() if link.stage is not None}
+        inputs = StageInputs(artifacts, recipe.seed, data)
+        keys.append(stage_key(stage, active, inputs) if keyed else "")
+        done = read_done(place) if keyed else None
+        cached = done is not None and done["key"] == keys[-1]
+        yield Visit(position, stage, active, inputs, origins, place, keys[-1], cached)
+        data = getattr(active, "data", None) or data
+
+
+def _artifact(link: Link, folder: Path, stages: list[Stage], keys: list[str]) -> Artifact:
+    if link.stage is None:
+        assert link.outside is not None
+        if KINDS[link.kind].is_model:
+            return Artifact(link.kind, link.outside)
+        return Artifact(link.kind, Path(link.outside.reference).expanduser())
+    place = (stage_folder(folder, link.stage, stages[link.stage]) / link.name).resolve()
+    key = f"{keys[link.stage]} {link.name}"
+    if not KINDS[link.kind].is_model:
+        return Artifact(link.kind, place, key)
+    loaded_as = {} if link.outside is None else link.outside.model_dump(exclude={"reference", "revision", "gguf_file"})
+    return Artifact(link.kind, ModelSettings(reference=str(place), **{**loaded_as, **link.changes}), key)
 
 
 def with_secrets(stage: Stage) -> Stage:
     """The stage with every `${env:NAME}` filled in."""
-    return type(stage).model_validate(expand(stage.model_dump()))
+    return type(stage).model_validate(expand(stage.model_dump(exclude_unset=True)))
 
 
-def stage_key(stage: Stage, active: Stage, inputs: StageInputs, previous: str) -> str:
-    """Hash of a stage's settings, its inputs, the seed and the code: equal keys mean equal results."""
-    from luthier.models.references import fingerprint, resolve
+def _run_stage(visit: Visit, folder: Path) -> StageRecord:
+    stage, gives = visit.stage, visit.stage.gives()
 
-    content = {
-        "stage": stage.name,
-        "settings": stage.model_dump(mode="json"),
-        "model": previous or fingerprint(resolve(inputs.model)),
-        "model_settings": inputs.model.model_dump(mode="json", exclude={"reference"}),
-        "external": active.external_inputs(inputs),
-        "seed": inputs.seed,
-        "code": code_digest(),
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    def work(workspace: Workspace) -> dict[str, Any]:
+        settings = {stage.name: stage.model_dump(mode="json"), "seed": visit.inputs.seed}
+        write_text(workspace.folder / "stage.yaml", dump_yaml(settings))
+        inputs = replace(visit.inputs, key=workspace.key, workspace=workspace)
+        outputs = visit.active.run(inputs, workspace.folder)
+        _check_given(stage, outputs, workspace.folder)
+        return outputs.metrics
 
-
-def _run_stage(stage: Stage, active: Stage, inputs: StageInputs, place: Path, key: str) -> StageRecord:
-    started = time.time()
-    with reporting_failed_writes(place):
-        place.mkdir(parents=True, exist_ok=True)
-        sweep(place, finished=False)
-        write_json(place / "key.json", {"key": key})
-        write_text(place / "stage.yaml", dump_yaml({stage.name: stage.model_dump(mode="json"), "seed": inputs.seed}))
-        outputs = active.run(replace(inputs, key=key), place)
-        write_json(place / "metrics.json", outputs.metrics)
-        write_done(place, key, started)
-        sweep(place, finished=True)
-    metrics = json.loads(redact(json.dumps(outputs.metrics)))
-    return StageRecord(stage.name, place, metrics, cached=False)
+    step = Workspace(folder).step(visit.place.name, visit.key, work, notes={"gives": gives} if gives else None)
+    metrics = json.loads(redact(json.dumps(step.result)))
+    return StageRecord(stage.name, visit.place, metrics, cached=step.cached)
 
 
-def _make_way(place: Path, key: str) -> None:
-    """Keep what can't be gone on with out of the way: a stage of another recipe, seed or version, or a changed one."""
-    if not place.exists():
-        return
-    try:
-        earlier = _read_json(place / "key.json")["key"]
-    except (OSError, ValueError, KeyError, TypeError):
-        earlier = "unknown"
-    if earlier != key:
-        _set_aside(place, f"{place.name}-{earlier[:8]}", "it was made by other settings or another version")
-    elif (changed := changed_file(place)) is not None:
-        state = "changed after it was finished" if changed.exists() else "is missing"
-        _set_aside(place, f"{place.name}-{key[:8]}-changed", f"{changed.relative_to(place)} {state}, so it runs again")
-    else:
-        (place / DONE).unlink(missing_ok=True)
-
-
-def _set_aside(place: Path, name: str, reason: str) -> None:
-    aside = place.parent / "replaced" / name
-    with reporting_failed_writes(aside):
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.parent.mkdir(exist_ok=True)
-        place.rename(aside)
-    logger.warning("%s: %s; what was there is now in %s", place, reason, aside)
+def _check_given(stage: Stage, outputs: StageOutputs, place: Path) -> None:
+    """Raises TypeError where a stage left other artefacts than it says, or elsewhere: what follows would miss them."""
+    expected = {name: (place / name).resolve() for name in stage.gives()}
+    left = {name: Path(path).resolve() for name, path in outputs.artifacts.items()}
+    if left != expected:
+        raise TypeError(f"the stage {stage.name} says that it gives {expected}, and gave {left}")
 
 
 @contextmanager
@@ -200,10 +211,3 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    data = json.loads(path.read_text(encoding="utf8"))
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} holds no mapping")
-    return data

@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
-from luthier.stages.base import Kind, Stage, StageInputs, StageOutputs, StagePlan, metrics_record
+from luthier.stages.artifacts import Artifact, ArtifactKind, Port, Reference, register_kind
+from luthier.stages.base import Stage, StageInputs, StageOutputs, StagePlan, metrics_record
 
-__all__ = ["Kind", "Stage", "StageInputs", "StageOutputs", "StagePlan", "metrics_record"]
+__all__ = [
+    "Artifact",
+    "ArtifactKind",
+    "Port",
+    "Reference",
+    "Stage",
+    "StageInputs",
+    "StageOutputs",
+    "StagePlan",
+    "metrics_record",
+    "register_kind",
+]

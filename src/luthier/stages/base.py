@@ -1,4 +1,4 @@
-"""What a stage is: it takes a model and gives a model, both as paths to saved artefacts.
+"""What a stage is: it takes artefacts and gives artefacts, each a folder on disk.
 
 Nothing here imports torch; a stage imports it inside `run` and `plan`.
 """
@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
+from luthier.models.settings import ModelSettings
 from luthier.report.sections import plain_sections
 from luthier.settings import Paper, Settings
+from luthier.stages.artifacts import Artifact, Port
+from luthier.storage.steps import Workspace
 
-if TYPE_CHECKING:
-    from luthier.models.settings import ModelSettings
-
-Kind = Literal["pretrained", "task", "encoder"]
+MODEL = "model"
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,38 @@ class StageInputs:
     """What a stage starts from.
 
     Attributes:
-        model: the model to start from: what the recipe names, or the artefact of the stage before.
-        kind: `pretrained` (no head of a task), `task` (a model with the head of a task), `encoder`.
+        artifacts: port -> what it gets; an optional port that gets nothing is left out.
         seed: of the run.
         data: settings of the data the stage before was run on, for stages that default to it.
         key: of the stage (`luthier.runs.runner.stage_key`); empty in a dry run. What a stopped run left behind under
             another key belongs to other settings.
+        workspace: for pieces of the stage's work that are kept by themselves; None in a dry run.
     """
 
-    model: ModelSettings
-    kind: Kind
+    artifacts: Mapping[str, Artifact]
     seed: int
     data: Any = None
     key: str = ""
+    workspace: Workspace | None = None
+
+    @property
+    def model(self) -> ModelSettings:
+        """The model of the port `model`."""
+        return self.artifacts[MODEL].model
+
+    @property
+    def kind(self) -> str:
+        """Kind of the artefact of the port `model`."""
+        return self.artifacts[MODEL].kind
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether an artefact is not there yet, and the model that it will be made from stands in for it."""
+        return any(artifact.stands_in for artifact in self.artifacts.values())
+
+    def with_model(self, model: ModelSettings) -> StageInputs:
+        """These inputs with another model in the port `model`."""
+        return replace(self, artifacts={**self.artifacts, MODEL: replace(self.artifacts[MODEL], settings=model)})
 
 
 @dataclass
@@ -45,12 +64,12 @@ class StageOutputs:
     """What a stage leaves behind.
 
     Attributes:
-        model: folder of the model it made, or None when the model is the one it was given.
         metrics: content of `metrics.json`, see `metrics_record`.
+        artifacts: name -> folder of everything that it gives; an artefact called NAME lies in `NAME` in its folder.
     """
 
     metrics: dict[str, Any]
-    model: Path | None = None
+    artifacts: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,8 +93,9 @@ class Stage(Settings):
     name: ClassVar[str]
     summary: ClassVar[str] = ""
     paper: ClassVar[Paper | None] = None
-    takes: ClassVar[tuple[Kind, ...]] = ("pretrained", "task")
-    gives: ClassVar[Kind | None] = None
+    # Everything that a stage of this name can take and give, whatever its settings; documentation shows it.
+    ports: ClassVar[Mapping[str, Port]] = {MODEL: Port(("pretrained", "task"))}
+    products: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     # Whether its log tells the validation score of the model step by step, so that a search can end it early.
     scores_by_step: ClassVar[bool] = False
     # "module:function", imported when the stage runs: `runs(stage, inputs, folder)` and `plans(stage, inputs)`.
@@ -86,6 +106,28 @@ class Stage(Settings):
     def resolved(cls) -> type[Stage]:
         """The class with every registered part in its unions; called after discovery."""
         return cls
+
+    def takes(self) -> dict[str, Port]:
+        """The artefacts that a stage with these settings takes, by the names of its ports.
+
+        The port `model` gets the newest model that the stages before give, or that of the recipe. A settings field of
+        a port's name (`luthier.stages.artifacts.Reference`) lets a recipe name what the port gets; any other port than
+        `model` needs one.
+        """
+        return dict(self.ports)
+
+    def gives(self) -> dict[str, str]:
+        """The artefacts that it gives: name -> kind."""
+        return {name: kinds[0] for name, kinds in self.products.items()}
+
+    def misfit(self, kinds: Mapping[str, str], data: Any) -> str:
+        """Why the stage can't work on artefacts of these kinds, told from settings alone; empty where it can.
+
+        Args:
+            kinds: port -> kind of what it gets.
+            data: settings of the data of the stage before, or None.
+        """
+        return ""
 
     def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
         """Fingerprints of everything the stage reads beside the model, for its key."""

@@ -1,1 +1,1 @@
-"""Files that are whole or not there: text, JSON lines, arrays, hashes and the digest of the code."""
+"""Files that are whole or not there: text, JSON lines, arrays, digests of files and code, and steps that are kept."""

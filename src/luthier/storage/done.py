@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from luthier.storage.hashing import remembered_sha256
 
 DONE, CHECKPOINTS = "done.json", "checkpoints"
 # Names that files and folders carry while they are written. One that is still there was left by a kill.
-_UNFINISHED = (".writing-", ".model.")
+_UNFINISHED = re.compile(r"\.writing-.*|\.model\..*|\.[\w-]+\.(old\.)?[a-z0-9_]{8}")
 # Files below this size, in bytes, are read each time; of a larger one, its time of change says whether to.
 _SMALL = 1 << 20
 
@@ -29,10 +30,10 @@ def write_done(place: Path, key: str, started: float) -> None:
     Raises:
         WorkspaceError: the marker can't be written.
     """
-    digests = _digests_in_manifest(place / "model")
+    digests = {path: known for artifact in place.iterdir() for path, known in _digests_in_manifest(artifact).items()}
     files = {}
     for path in sorted(place.rglob("*")):
-        if path.is_file() and _belongs(path.relative_to(place)):
+        if path.is_file() and belongs(path.relative_to(place)):
             stat, name = path.stat(), path.relative_to(place).as_posix()
             sha256 = digests.get(path) or remembered_sha256(path)
             files[name] = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}
@@ -53,18 +54,17 @@ def changed_file(place: Path) -> Path | None:
 
 def sweep(place: Path, *, finished: bool) -> None:
     """Delete what a kill left half written in a stage's folder, and the checkpoints of a finished stage."""
-    patterns = [f"{start}*" for start in _UNFINISHED] + [CHECKPOINTS] * finished
-    for pattern in patterns:
-        for path in list(place.rglob(pattern)):
+    for path in list(place.rglob("*")):
+        if _UNFINISHED.fullmatch(path.name) or (finished and path.name == CHECKPOINTS):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
 
 
-def _belongs(relative: Path) -> bool:
-    """Whether a file is the stage's own, and no checkpoint, scratch file or marker."""
-    return relative.name != DONE and not any(p == CHECKPOINTS or p.startswith(_UNFINISHED) for p in relative.parts)
+def belongs(relative: Path) -> bool:
+    """Whether a file below a stage's folder is the stage's own, and no checkpoint, scratch file or marker."""
+    return relative.name != DONE and not any(p == CHECKPOINTS or _UNFINISHED.fullmatch(p) for p in relative.parts)
 
 
 def _marker(place: Path) -> dict[str, Any] | None:

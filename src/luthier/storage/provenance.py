@@ -27,14 +27,12 @@ LIBRARIES = (
 
 
 @cache
-def code_digest() -> str:
-    """SHA-256 over this package's sources and the versions of the libraries that compute: part of every stage key."""
+def package_digest() -> str:
+    """SHA-256 over every source file of this package."""
     digest = hashlib.sha256()
     root = Path(__file__).parents[1]
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    for name in ("torch", "transformers", "peft"):
-        digest.update(f"{name}={version(name)}".encode())
     return digest.hexdigest()
 
 
@@ -54,7 +52,7 @@ def environment() -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     return {
         "luthier": __version__,
-        "code": code_digest()[:16],
+        "code": package_digest()[:16],
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in LIBRARIES},
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",

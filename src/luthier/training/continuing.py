@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +44,7 @@ def continued_model(stage: SupervisedSettings, inputs: StageInputs, prepared: Pr
         model.get_base_model().supports_gradient_checkpointing = False
     if not stage.train_head:
         freeze_head(model, head_parameters(model.get_base_model(), PEFT_TASK_TYPES[prepared.head]))
-    return model, replace(inputs, model=base_settings(card, inputs.model))
+    return model, inputs.with_model(base_settings(card, inputs.model))
 
 
 def check_continues(stage: SupervisedSettings, inputs: StageInputs, prepared: Prepared) -> tuple[Path, ModelCard]:

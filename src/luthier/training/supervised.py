@@ -86,7 +86,7 @@ def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Pat
     }
     primary = f"validation/{primary_metric(prepared.task)[0]}" if result.scores else None
     return StageOutputs(
-        metrics_record("tune", scores=result.scores, primary=primary, cost=cost, details=details), artifact
+        metrics_record("tune", scores=result.scores, primary=primary, cost=cost, details=details), {"model": artifact}
     )
 
 
@@ -223,7 +223,8 @@ def plan_supervised(stage: SupervisedSettings, inputs: StageInputs) -> StagePlan
     with torch.device("meta"):
         model = apply_method(stage, model, prepared, inputs.seed)
     if stage.continue_adapter:
-        check_continues(stage, inputs, prepared)
+        if not inputs.stands_in:
+            check_continues(stage, inputs, prepared)
         without_networks(model)
     trainable, total = parameter_counts(model)
     streamed = stage.data.streaming

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field, create_model
 
+from luthier.data.stated import is_language
 from luthier.registry import METHODS, OBJECTIVES, STAGES, import_folder, one_of
-from luthier.stages.base import Kind, Stage, StageInputs
+from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
+from luthier.stages.base import Stage, StageInputs
 from luthier.training.supervised_settings import SupervisedSettings
 
 import_folder("luthier.tuning.stock")
@@ -19,11 +22,17 @@ class Tune(SupervisedSettings, Stage):
 
     name: ClassVar[str] = "tune"
     summary: ClassVar[str] = "train a model on labelled text, with any tuning method"
-    takes: ClassVar[tuple[Kind, ...]] = ("pretrained", "task")
-    gives: ClassVar[Kind | None] = "task"
+    ports: ClassVar[Mapping[str, Port]] = {"model": Port(("pretrained", "task"), about="what is trained on")}
+    products: ClassVar[Mapping[str, tuple[str, ...]]] = {"model": ("task", "pretrained")}
     scores_by_step: ClassVar[bool] = True
     runs: ClassVar[str] = "luthier.training.supervised:train_supervised"
     plans: ClassVar[str] = "luthier.training.supervised:plan_supervised"
+
+    model: Reference = Field(None, description=MODEL_FIELD)
+
+    def gives(self) -> dict[str, str]:
+        """A task model; of text without labels a language model, which is pretrained for what comes after."""
+        return {"model": "pretrained" if is_language(self.data) else "task"}
 
     @classmethod
     def resolved(cls) -> type[Stage]:

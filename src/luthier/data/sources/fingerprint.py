@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from functools import partial
 
@@ -11,6 +10,7 @@ from luthier.data.settings import DataSettings
 from luthier.data.sources.base import FileSource, digest
 from luthier.data.sources.origins import Origin, plan
 from luthier.data.table import Table
+from luthier.storage.keys import digest_of
 from luthier.storage.one_version import check_unchanged, first_sight
 
 
@@ -29,7 +29,7 @@ def source_fingerprint(settings: DataSettings) -> str:
         else:
             digests = [first_sight(_name(file), partial(digest, file)) for file in origin.files]
             parts[split] = [*digests, origin.split, origin.cut]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return digest_of(parts)
 
 
 def check_files_unchanged(origins: Iterable[Origin]) -> None:

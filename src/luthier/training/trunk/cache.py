@@ -15,10 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +25,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from luthier.errors import WorkspaceError
 from luthier.storage.arrays import (
     STORED,
     check_dtype,
@@ -39,6 +35,7 @@ from luthier.storage.arrays import (
     weights_fingerprint,
 )
 from luthier.storage.files import reserve_space, write_json
+from luthier.storage.folder_cache import FolderCache, mark_used
 from luthier.storage.sealed_folder import check_seal, tell_of_damage, whole_folder
 from luthier.training.trunk.fed_rows import KEY_BYTES, batch_key, row_keys
 from luthier.training.trunk.split_point import TARGETS, names_of, output_of, tensor_of, with_tensors
@@ -108,8 +105,7 @@ class Features:
         if about["format"] != _FORMAT or [len(a) for a in self._arrays] != about["lengths"]:
             raise ValueError(f"{folder} holds features of another form")
         self.folder = folder
-        with suppress(OSError):  # in a cache that is read only, nothing is dropped
-            os.utime(folder)  # the cache drops what was not used for longest
+        mark_used(folder)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -131,7 +127,7 @@ class Features:
         return found
 
 
-class TrunkCache:
+class TrunkCache(FolderCache):
     """A folder of features, bounded in size.
 
     Args:
@@ -139,37 +135,12 @@ class TrunkCache:
         max_bytes: what all of them may take; those that were not used for longest make room for new ones.
     """
 
+    marker = "about.json"
+    holds = "the frozen model's outputs"
+    fix = "raise max_bytes, store bfloat16, or train without the cache"
+
     def __init__(self, directory: str | Path, max_bytes: int = 10 << 30) -> None:
-        self.directory, self.max_bytes = Path(directory), max_bytes
-
-    def size(self) -> int:
-        """Bytes that are stored."""
-        return sum(_bytes(folder) for folder in self._folders())
-
-    def make_room(self, needed: int) -> None:
-        """Remove what was not used for longest until `needed` more bytes fit.
-
-        Raises:
-            WorkspaceError: they never will.
-        """
-        if needed > self.max_bytes:
-            raise WorkspaceError(
-                f"the frozen model's outputs take {needed:,} bytes, and the cache may hold {self.max_bytes:,}",
-                where=str(self.directory),
-                fix="raise max_bytes, store bfloat16, or train without the cache",
-            )
-        oldest_first = sorted(self._folders(), key=_last_used)
-        free = self.max_bytes - sum(_bytes(folder) for folder in oldest_first)
-        for folder in oldest_first:
-            if free >= needed:
-                return
-            free += _bytes(folder)
-            logger.info("removing %s to make room for other features", folder)
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _folders(self) -> list[Path]:
-        found = self.directory.iterdir() if self.directory.is_dir() else iter(())
-        return [path for path in found if (path / "about.json").is_file()]
+        super().__init__(directory, max_bytes)
 
 
 def cached_features(
@@ -322,17 +293,3 @@ def read_fields(model: Any, split_point: str, batch: dict[str, Tensor]) -> list[
     if not fields:
         raise ValueError(f"nothing that {split_point!r} gives is read by the rest of the model")
     return fields
-
-
-def _bytes(folder: Path) -> int:
-    try:
-        return sum(file.stat().st_size for file in folder.iterdir())
-    except FileNotFoundError:  # another process has just removed it
-        return 0
-
-
-def _last_used(folder: Path) -> float:
-    try:
-        return folder.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0

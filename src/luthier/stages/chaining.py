@@ -1,0 +1,239 @@
+"""Which artefact each stage of a recipe gets, and what is wrong where one can't get what it takes.
+
+All of it is told from settings and from folders that are there already; no model is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import ModelError, RecipeError
+from luthier.models.references import resolve
+from luthier.models.settings import ModelSettings
+from luthier.secrets import expand
+from luthier.stages.artifacts import KINDS, Port, kind_of_folder
+from luthier.stages.base import MODEL, Stage
+
+_REFERENCE = re.compile(r"stages\.(\d+)(?:\.([^./\\]+))?")
+_OF_MODELS = ("reference", "revision", "gguf_file")
+
+
+@dataclass(frozen=True)
+class Link:
+    """Where a port gets its artefact from.
+
+    Attributes:
+        kind: of the artefact.
+        stage: position of the stage that gives it; None for one from outside.
+        name: of the artefact among those that the stage gives.
+        outside: the artefact from outside; for one of a stage, the model that it is made from in the end, where there
+            is one.
+        changes: how a model is loaded, where the recipe says so beside the reference.
+    """
+
+    kind: str
+    stage: int | None
+    name: str
+    outside: ModelSettings | None
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ChainProblem:
+    """What is wrong at one place of a recipe.
+
+    Attributes:
+        path: keys that lead to it.
+        what: the problem.
+        fix: what to do about it.
+    """
+
+    path: tuple[str | int, ...]
+    what: str
+    fix: str = ""
+
+
+class ChainError(ValueError):
+    """The stages of a recipe can't follow one another."""
+
+    def __init__(self, problems: Sequence[ChainProblem]) -> None:
+        self.problems = list(problems)
+        super().__init__("; ".join(problem.what for problem in problems))
+
+
+class _BadReferenceError(ValueError):
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what)
+        self.fix = fix
+
+
+class _Chain:
+    """Walks the stages and notes what each gets."""
+
+    def __init__(self, stages: Sequence[Stage], model: ModelSettings | None) -> None:
+        self.stages = stages
+        self.flowing = None if model is None else Link(kind_of(model), None, "", model)
+        self.given: list[dict[str, Link]] = []
+        self.links: list[dict[str, Link]] = []
+        self.problems: list[ChainProblem] = []
+        data: Any = None
+        for position, stage in enumerate(stages):
+            before = len(self.problems)
+            found = self._links_of(position, stage)
+            if len(self.problems) == before:
+                self._check_misfit(position, stage, found, data)
+            data = getattr(stage, "data", None) or data
+            self.links.append(found)
+            self._advance(position, stage, found)
+
+    def _links_of(self, position: int, stage: Stage) -> dict[str, Link]:
+        found: dict[str, Link] = {}
+        for name, port in stage.takes().items():
+            reference = getattr(stage, name, None) if name in type(stage).model_fields else None
+            path: tuple[str | int, ...] = ("stages", position, stage.name)
+            path = path if reference is None else (*path, name)
+            try:
+                link = self._link(position, name, reference)
+            except _BadReferenceError as error:
+                self.problems.append(ChainProblem(path, str(error), error.fix))
+                continue
+            if link is None:
+                if not port.optional:
+                    self.problems.append(self._nothing(position, name, port, path))
+            elif link.kind not in port.kinds:
+                self.problems.append(self._other_kind(position, name, port, link, path, named=reference is not None))
+            else:
+                found[name] = link
+        return found
+
+    def _link(self, position: int, port: str, reference: ModelSettings | None) -> Link | None:
+        if reference is None:
+            return self.flowing if port == MODEL else None
+        matched = _REFERENCE.fullmatch(reference.reference)
+        if matched is None:
+            if re.fullmatch(r"stages\.[^/]*", reference.reference):
+                raise _BadReferenceError(
+                    f"{reference.reference!r} names no stage", "write `stages.0`, or `stages.0.NAME` for one artefact"
+                )
+            return Link(kind_of(reference), None, "", reference)
+        link = self._earlier(position, int(matched[1]), matched[2])
+        changed = reference.model_fields_set - set(_OF_MODELS)
+        return Link(link.kind, link.stage, link.name, link.outside, {k: getattr(reference, k) for k in changed})
+
+    def _earlier(self, position: int, wanted: int, name: str | None) -> Link:
+        if wanted >= position:
+            which = "this stage itself" if wanted == position else "a later stage"
+            which = which if wanted < len(self.stages) else "no stage of this recipe, which counts them from 0"
+            raise _BadReferenceError(f"stages.{wanted} is {which}", self._what_is_there())
+        given, stage = self.given[wanted], self.stages[wanted]
+        if not given:
+            raise _BadReferenceError(f"stages.{wanted} ({stage.name}) gives no artefact", self._what_is_there())
+        if name is None:
+            name = _newest(given) or next(iter(given))
+        if name not in given:
+            raise _BadReferenceError(
+                f"stages.{wanted} ({stage.name}) gives no {name!r}, but {' and '.join(given)}", self._what_is_there()
+            )
+        return given[name]
+
+    def _advance(self, position: int, stage: Stage, found: dict[str, Link]) -> None:
+        given = {}
+        for name, kind in stage.gives().items():
+            source = found.get(name) or found.get(MODEL) or next(iter(found.values()), None)
+            given[name] = Link(kind, position, name, source.outside if source and KINDS[kind].is_model else None)
+        self.given.append(given)
+        newest = _newest(given)
+        self.flowing = given[newest] if newest else self.flowing
+
+    def _check_misfit(self, position: int, stage: Stage, found: dict[str, Link], data: Any) -> None:
+        reason = stage.misfit({name: link.kind for name, link in found.items()}, data)
+        if reason:
+            self.problems.append(
+                ChainProblem(("stages", position, stage.name), f"stage {position} ({stage.name}): {reason}")
+            )
+
+    # -- words -------------------------------------------------------------------------------------------------
+
+    def _nothing(self, position: int, name: str, port: Port, path: tuple[str | int, ...]) -> ChainProblem:
+        stage, kinds = self.stages[position], " or ".join(port.kinds)
+        if name == MODEL:
+            what = f"stage {position} ({stage.name}) takes a model, {kinds}, and there is none"
+            return ChainProblem(path, what, "give the recipe's `model`, or put a stage that gives one before it")
+        what = f"stage {position} ({stage.name}) takes {kinds} as `{name}`, and the recipe names none"
+        return ChainProblem(path, what, f"name it with `{name}:`; {self._what_is_there()}")
+
+    def _other_kind(
+        self, position: int, name: str, port: Port, link: Link, path: tuple[str | int, ...], *, named: bool
+    ) -> ChainProblem:
+        stage, kinds, origin = self.stages[position], " or ".join(port.kinds), _described(link, self.stages)
+        what = f"stage {position} ({stage.name}) "
+        if named:
+            what += f"takes {kinds} as `{name}`, and {origin} is {link.kind}"
+        else:
+            what += f"can't follow what comes before it: it takes {kinds}, and gets {link.kind} from {origin}"
+        reason = f"{link.kind} is {KINDS[link.kind].about}"
+        fitting = [
+            f"stages.{earlier.stage}.{earlier.name}"
+            for given in self.given
+            for earlier in given.values()
+            if earlier.kind in port.kinds
+        ]
+        fix = f"name another one with `{name}:`, such as {fitting[-1]}" if fitting else self._what_is_there()
+        return ChainProblem(path, f"{what} ({reason})", fix)
+
+    def _what_is_there(self) -> str:
+        given = [link for links in self.given for link in links.values()]
+        if not given:
+            return "no stage before it gives an artefact"
+        return "before it there is " + ", ".join(f"stages.{link.stage}.{link.name} ({link.kind})" for link in given)
+
+
+def chain(stages: Sequence[Stage], model: ModelSettings | None) -> list[dict[str, Link]]:
+    """What every stage gets, by port.
+
+    Args:
+        stages: of a recipe, in order.
+        model: of the recipe, or None.
+
+    Raises:
+        ChainError: a stage can't get what it takes; names all problems.
+    """
+    walked = _Chain(stages, model)
+    if walked.problems:
+        raise ChainError(walked.problems)
+    return walked.links
+
+
+def kind_of(settings: ModelSettings) -> str:
+    """The kind of a model from outside: told by its folder where Luthier saved it, else pretrained.
+
+    What can't be found is taken for pretrained; loading it says what is wrong.
+    """
+    try:
+        known = ModelSettings.model_validate(expand(settings.model_dump()))
+        folder = Path(known.reference).expanduser()
+        if not folder.is_dir():
+            return "pretrained"
+        kind = kind_of_folder(folder.resolve())
+        source = resolve(known) if kind is None else None
+    except (ModelError, RecipeError):
+        return "pretrained"
+    if source is not None and source.kind == "artifact" and source.path is not None:
+        kind = kind_of_folder(source.path)
+    return kind or "pretrained"
+
+
+def _newest(given: dict[str, Link]) -> str | None:
+    """The model that the next stage goes on from: the one called `model`, else the last."""
+    models = [name for name, link in given.items() if KINDS[link.kind].is_model]
+    return MODEL if MODEL in models else models[-1] if models else None
+
+
+def _described(link: Link, stages: Sequence[Stage]) -> str:
+    if link.stage is None:
+        return f"`{link.outside.reference if link.outside else 'outside'}`"
+    return f"stages.{link.stage} ({stages[link.stage].name})"

@@ -1,0 +1,81 @@
+"""A directory of stored folders, bounded in size: what was not used for longest makes room for new ones."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import ClassVar
+
+from luthier.errors import WorkspaceError
+
+logger = logging.getLogger(__name__)
+
+
+class FolderCache:
+    """A directory with one folder an entry.
+
+    Args:
+        directory: holds the entries.
+        max_bytes: what all of them may take.
+    """
+
+    # A file that every whole entry has.
+    marker: ClassVar[str] = "seal.txt"
+    holds: ClassVar[str] = "this result"
+    fix: ClassVar[str] = "raise max_bytes"
+
+    def __init__(self, directory: str | Path, max_bytes: int) -> None:
+        self.directory, self.max_bytes = Path(directory), max_bytes
+
+    def size(self) -> int:
+        """Bytes that are stored."""
+        return sum(bytes_of(folder) for folder in self._folders())
+
+    def make_room(self, needed: int) -> None:
+        """Remove what was not used for longest until `needed` more bytes fit.
+
+        Raises:
+            WorkspaceError: they never will.
+        """
+        if needed > self.max_bytes:
+            raise WorkspaceError(
+                f"{self.holds} would take {needed:,} bytes, and the cache may hold {self.max_bytes:,}",
+                where=str(self.directory),
+                fix=self.fix,
+            )
+        oldest_first = sorted(self._folders(), key=_last_used)
+        free = self.max_bytes - sum(bytes_of(folder) for folder in oldest_first)
+        for folder in oldest_first:
+            if free >= needed:
+                return
+            free += bytes_of(folder)
+            logger.info("removing %s to make room", folder)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _folders(self) -> list[Path]:
+        entries = self.directory.iterdir() if self.directory.is_dir() else iter(())
+        return [path for path in entries if (path / self.marker).is_file()]
+
+
+def mark_used(folder: Path) -> None:
+    """Note that an entry was used now. In a cache that is read only, nothing is dropped, so nothing is noted."""
+    with suppress(OSError):
+        os.utime(folder)
+
+
+def bytes_of(folder: Path) -> int:
+    """Bytes of all files below a folder; 0 where another process removed it."""
+    try:
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    except OSError:
+        return 0
+
+
+def _last_used(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,122 @@
+"""Steps: done once, found by key, continued, shared with other runs within a bound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.settings import Settings
+from luthier.storage import steps
+from luthier.storage.keys import digest_of
+from luthier.storage.steps import Step, Workspace, shared_step
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "steps"
+
+
+class Work:
+    """Writes a file of some bytes, and counts how often it was asked to."""
+
+    def __init__(self, size: int = 10) -> None:
+        self.size, self.calls = size, 0
+
+    def __call__(self, workspace: Workspace) -> dict[str, Any]:
+        self.calls += 1
+        (workspace.folder / "model").mkdir(exist_ok=True)
+        (workspace.folder / "model" / "weights").write_bytes(bytes(self.size))
+        (workspace.folder / "checkpoints").mkdir(exist_ok=True)
+        (workspace.folder / "log.jsonl").write_text("{}\n")
+        return {"score": self.size}
+
+
+def test_a_step_is_done_once_and_again_only_for_other_inputs(tmp_path: Path):
+    work, run = Work(), Workspace(tmp_path)
+    first = run.step("00-a", {"x": 1}, work)
+    assert first == Step(tmp_path / "00-a", digest_of({"x": 1}), {"score": 10}, cached=False)
+    assert run.step("00-a", {"x": 1}, work).cached
+    assert work.calls == 1
+    assert not (first.folder / "checkpoints").exists()
+    assert not run.step("00-a", {"x": 2}, work).cached
+    assert [path.name for path in (tmp_path / "replaced").iterdir()] == [f"00-a-{first.key[:8]}"]
+
+
+def test_a_changed_file_is_noticed_in_every_artefact(tmp_path: Path):
+    work, run = Work(), Workspace(tmp_path)
+    (run.step("a", {}, work).folder / "model" / "weights").write_bytes(b"1234567890")
+    assert not run.step("a", {}, work).cached
+
+
+def test_a_stopped_step_finds_what_it_left(tmp_path: Path):
+    seen = []
+
+    def work(workspace: Workspace) -> dict[str, Any]:
+        seen.append((workspace.folder / "half").exists())
+        (workspace.folder / "half").write_text("")
+        if len(seen) == 1:
+            raise RuntimeError
+        return {}
+
+    with pytest.raises(RuntimeError):
+        Workspace(tmp_path).step("a", {}, work)
+    Workspace(tmp_path).step("a", {}, work)
+    assert seen == [False, True]
+
+
+def test_steps_inside_a_step_are_kept_while_it_is_stopped(tmp_path: Path):
+    inner, stops = Work(), [True, False]
+
+    def outer(workspace: Workspace) -> dict[str, Any]:
+        step = workspace.step("rounds/0", {"of": workspace.key}, inner)
+        if stops.pop(0):
+            raise RuntimeError
+        return {"inner": step.result, "cached": step.cached}
+
+    with pytest.raises(RuntimeError):
+        Workspace(tmp_path).step("a", {}, outer)
+    assert Workspace(tmp_path).step("a", {}, outer).result == {"inner": {"score": 10}, "cached": True}
+    assert inner.calls == 1
+    assert Workspace(tmp_path).step("a", {}, outer).cached
+
+
+def test_a_shared_step_is_found_from_another_folder_and_checked(tmp_path: Path, cache: Path):
+    work = Work()
+    first = Workspace(tmp_path / "one").step("a", {"x": 1}, work, shared=True)
+    assert first.folder.parent == cache
+    assert sorted(path.name for path in (tmp_path / "one" / "a").iterdir()) == ["key.json", "log.jsonl", "metrics.json"]
+    again = Workspace(tmp_path / "two").step("b", {"x": 1}, work, shared=True)
+    assert (again.folder, again.result, again.cached, work.calls) == (first.folder, {"score": 10}, True, 1)
+    assert shared_step({"x": 2}) is None
+    (first.folder / "model" / "weights").write_bytes(b"1234567890")
+    assert shared_step({"x": 1}) is None
+    assert not Workspace(tmp_path / "two").step("b", {"x": 1}, work, shared=True).cached
+
+
+def test_shared_steps_make_room_for_each_other_and_too_large_ones_stay(tmp_path: Path, cache: Path, monkeypatch):
+    import os
+
+    monkeypatch.setattr(steps, "SHARED_BYTES", 5000)
+    run, work = Workspace(tmp_path / "run"), Work(2000)
+    for number in (1, 2):
+        run.step(str(number), {"x": number}, work, shared=True)
+    os.utime(steps._shared_place(digest_of({"x": 2})), (1, 1))
+    run.step("3", {"x": 3}, work, shared=True)
+    assert [number for number in (1, 2, 3) if shared_step({"x": number})] == [1, 3]
+    large = run.step("4", {"x": 4}, Work(9000), shared=True)
+    assert large.folder == tmp_path / "run" / "4"
+    assert run.step("4", {"x": 4}, Work(9000), shared=True).cached
+
+
+def test_keys_are_of_content_alone():
+    class Some(Settings):
+        a: int = 1
+        b: str = "x"
+
+    assert digest_of({"p": 1, "q": Some()}) == digest_of({"q": {"b": "x", "a": 1}, "p": 1})
+    assert digest_of({"p": Some(a=2)}) != digest_of({"p": Some()})
+    with pytest.raises(TypeError, match="a key can't be made of"):
+        digest_of(Path())
