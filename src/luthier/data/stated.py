@@ -9,7 +9,7 @@ from luthier.data.settings import DataSettings
 
 def learns_text(task: str | None) -> bool:
     """Whether the rows of a task are text alone, which a language model learns without a head of its own."""
-    return task in SCHEMAS and SCHEMAS[task].label_kind is None
+    return task is not None and task in SCHEMAS and SCHEMAS[task].label_kind is None
 
 
 def stated_task(settings: DataSettings) -> str | None:

@@ -14,7 +14,7 @@ from luthier.errors import DataError, ModelError, RecipeError
 from luthier.evaluation.fit import language_misfit
 from luthier.evaluation.meters import CostMeter
 from luthier.evaluation.subject import Subject, Suite, SuiteResult
-from luthier.models.artifacts import LANGUAGE, load_artifact, load_model
+from luthier.models.artifacts import load_artifact, load_model
 from luthier.models.card import ModelCard, describe
 from luthier.models.inspect import is_decoder, is_encoder_decoder
 from luthier.models.loading import load_config, load_tokenizer, local_folder

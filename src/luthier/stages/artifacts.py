@@ -121,7 +121,7 @@ def kind_of_folder(folder: Path) -> str | None:
 
     A folder of an earlier version counts as well: the model's card tells its kind.
     """
-    from luthier.data.stated import LANGUAGE_TASKS
+    from luthier.data.stated import learns_text
     from luthier.registry import discover
 
     discover()
@@ -136,7 +136,9 @@ def kind_of_folder(folder: Path) -> str | None:
     if not card:
         return None
     head, schema = card.get("head"), card.get("schema")
-    speaks = head in ("causal_lm", "seq2seq_lm") and schema in (None, *LANGUAGE_TASKS) and not card.get("text_form")
+    speaks = (
+        head in ("causal_lm", "seq2seq_lm") and (schema is None or learns_text(schema)) and not card.get("text_form")
+    )
     return "pretrained" if speaks or head in ("encoder", "masked_lm") else "task"
 
 
