@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertForSequenceClassification, TrainerCallback, get_scheduler
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -347,6 +348,25 @@ def test_changed_best_weights_are_not_loaded_and_the_same_command_mends_them(tmp
     model, seen = tiny_model(), []
     assert run(tmp_path, model, evaluator=scripted(scores, seen)).best_step == 5
     assert torch.equal(model.classifier.bias, seen[0])
+
+
+def test_the_optimiser_takes_the_settings_betas_and_epsilon_and_one_kernel_where_it_can(tmp_path: Path):
+    seen = []
+
+    class Look(TrainerCallback):
+        def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
+            group = optimizer.param_groups[0]
+            seen.append((tuple(group["betas"]), group["eps"], group["fused"]))
+
+    run(tmp_path / "a", tiny_model(), [Look()], max_steps=1)
+    run(tmp_path / "b", tiny_model(), [Look()], max_steps=1, adam_betas=[0.8, 0.98], adam_epsilon=1e-6)
+    assert seen == [((0.9, 0.999), 1e-8, True), ((0.8, 0.98), 1e-6, True)]
+
+
+@pytest.mark.parametrize("settings", [{"adam_betas": [0.9, 1.0]}, {"adam_betas": [0.9]}, {"adam_epsilon": 0}])
+def test_betas_and_epsilon_that_adam_does_not_take(settings: dict):
+    with pytest.raises(ValidationError, match=next(iter(settings))):
+        TrainingSettings(**settings)
 
 
 def test_nothing_trainable_is_an_error(tmp_path: Path):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from luthier.settings import Settings
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Tracker = Literal["tensorboard", "mlflow", "trackio", "wandb"]
 
 
@@ -35,6 +36,13 @@ class TrainingSettings(Settings):
         None, gt=0, description="Peak learning rate; null takes the method's own default, found by a sweep."
     )
     weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay, on matrices only.")
+    adam_betas: list[Beta] = Field(
+        default_factory=lambda: [0.9, 0.999],
+        min_length=2,
+        max_length=2,
+        description="How much AdamW keeps, at every step, of its averages of gradients and of their squares.",
+    )
+    adam_epsilon: float = Field(1e-8, gt=0, description="Added to the root of the squares that AdamW divides by.")
     schedule: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="How the learning rate falls after warm-up."
     )

@@ -38,6 +38,8 @@ from luthier.training.weights import (
     trainable_state,
 )
 
+# Where torch has a fused AdamW.
+FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 TRAINABLE, PROGRESS, PARTS = "trainable.safetensors", "progress.json", "objective.pt"
 
 
@@ -111,8 +113,20 @@ class LuthierTrainer(Trainer):
                 raise TrainingError(
                     "nothing is trainable", fix="choose a method that trains something, or train the head"
                 )
-            self.optimizer = torch.optim.AdamW(groups, lr=self.args.learning_rate)
+            self.optimizer = torch.optim.AdamW(
+                groups,
+                lr=self.args.learning_rate,
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+                eps=self.args.adam_epsilon,
+                fused=self._can_fuse(groups) or None,
+            )
         return self.optimizer
+
+    def _can_fuse(self, groups: list[dict[str, Any]]) -> bool:
+        """Whether one kernel may update all parameters at once. Under a loss scaler it would hide skipped steps."""
+        parameters = [p for group in groups for p in group["params"]]
+        placed = all(p.device.type in FUSED_DEVICES and p.is_floating_point() for p in parameters)
+        return placed and self.accelerator.scaler is None
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """The Trainer's own schedule; under a time limit, the same shape over the time or the steps used."""
