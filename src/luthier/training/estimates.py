@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
+from typing import Any
 
 import torch
-
-if TYPE_CHECKING:
-    pass
 
 
 def memory_estimate(total: int, trainable: int, config: Any, tokens: int) -> int:
@@ -23,8 +21,6 @@ def memory_estimate(total: int, trainable: int, config: Any, tokens: int) -> int
 
 def time_estimate(model: Any, total: int, tokens: float, steps: int) -> float:
     """Seconds: 6 operations per weight and token that is multiplied, at the speed of a measured matrix product."""
-    import time
-
     embedded = sum(p.numel() for n, p in model.named_parameters() if "embedding" in n or n.endswith("wte.weight"))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     a = torch.randn(512, 512, device=device)
