@@ -1,9 +1,13 @@
 """The main job through the command line: a model, data and a method in; a tuned model and a report out."""
 
 import json
+import logging
+import warnings
 from pathlib import Path
 
 import pytest
+
+from tests.test_secrets import forms_in
 
 
 def test_run_leaves_a_whole_run_directory_and_a_model_that_loads_anywhere(workplace, capsys):
@@ -122,14 +126,36 @@ def test_the_python_entry_point_takes_a_mapping(workplace):
     assert record.metrics["01-evaluate"]["scores"]["test/accuracy"] > 0.9
 
 
-def test_secrets_stay_out_of_everything_that_is_written(workplace, monkeypatch):
-    monkeypatch.setenv("LUTHIER_TEST_PLACE", str(workplace.folder / "secret-place-4711"))
-    (workplace.folder / "train.tsv").rename(workplace.folder / "secret-place-4711.tsv")
-    workplace.tune["data"]["train"] = "${env:LUTHIER_TEST_PLACE}.tsv"
-    assert workplace.run() == 0
+ODD_SECRET = "schlüssel \"4711\" 'x' \\ & <密>"
+
+
+@pytest.mark.parametrize("secret", ["secret-place-4711", ODD_SECRET])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_secrets_stay_out_of_everything_that_is_written(workplace, monkeypatch, capfd, secret, method):
+    place = workplace.folder / secret
+    place.mkdir()
+    for name in ("model", "train.tsv"):
+        (workplace.folder / name).rename(place / name)
+    monkeypatch.setenv("LUTHIER_TEST_PLACE", secret)
+    workplace.recipe["model"] = str(workplace.folder / "${env:LUTHIER_TEST_PLACE}" / "model")
+    workplace.tune.update(method=method, epochs=1)
+    workplace.tune["data"]["train"] = str(workplace.folder / "${env:LUTHIER_TEST_PLACE}" / "train.tsv")
+    recipe = workplace.write()
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    with monkeypatch.context() as records:
+        records.setattr(logging, "_logRecordFactory", logging.getLogRecordFactory())
+        assert workplace.luthier("plan", recipe, "--output", str(workplace.folder / "runs")) == 0
+        assert workplace.luthier("run", recipe, "--output", str(workplace.folder / "runs"), "--verbose") == 0
+        assert workplace.luthier("report", str(workplace.run_folder)) == 0
+        assert workplace.luthier("predict", str(workplace.run_folder), "--text", "a lovely film") == 0
+        (place / "train.tsv").write_text("nothing\tof\tit\n1\t2\t3\n")
+        assert workplace.luthier("run", recipe, "--output", str(workplace.folder / "runs"), "--quiet") == 3
+    assert (workplace.run_folder / "failed.json").exists()
     for path in workplace.run_folder.rglob("*"):
         if path.is_file():
-            assert b"secret-place-4711" not in path.read_bytes(), path
+            assert forms_in(path.read_bytes(), secret) == [], path
+    printed = capfd.readouterr()
+    assert forms_in(f"{printed.out} {printed.err}".encode(), secret) == []
 
 
 @pytest.mark.parametrize("verb", ["list", "doctor", "schema"])

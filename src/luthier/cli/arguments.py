@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from luthier._version import __version__
 from luthier.errors import LuthierError, nearest
@@ -219,12 +220,38 @@ def _quieten(verbose: bool) -> None:
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
+    _hide_secrets_in_messages()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not verbose:
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|accelerate")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("DATASETS_VERBOSITY", "error")
+
+
+def _hide_secrets_in_messages() -> None:
+    """Blot secrets out of what is logged and warned of, whichever library does it."""
+    from luthier.secrets import redact
+
+    class Record(logging.LogRecord):
+        def getMessage(self) -> str:  # noqa: N802
+            return redact(super().getMessage())
+
+        @property
+        def exc_text(self) -> str | None:
+            return self._trace
+
+        @exc_text.setter
+        def exc_text(self, trace: str | None) -> None:
+            self._trace = trace and redact(trace)
+
+    def shown(*about: Any) -> str:
+        return redact(plain(*about))
+
+    logging.setLogRecordFactory(Record)
+    plain = getattr(warnings.formatwarning, "plain", warnings.formatwarning)
+    shown.plain = plain  # type: ignore[attr-defined]
+    warnings.formatwarning = shown
 
 
 def _fail(message: str, code: int) -> int:

@@ -11,12 +11,20 @@ from typing import Any
 from luthier.errors import ModelError, RecipeError
 from luthier.recipe.loading import check_recipe, load_recipe
 from luthier.recipe.recipe import RecipeBase, json_schema
+from luthier.secrets import redact_values
 from luthier.storage.nearby import check_there
 
 
 def console(**arguments: Any) -> Any:
-    """A rich console on standard output that prints brackets as they are; wide enough for a table in a pipe."""
-    from rich.console import Console
+    """A rich console on standard output that prints brackets as they are; wide enough for a table in a pipe.
+
+    Secrets in the texts that it prints are blotted out.
+    """
+    from rich.console import Console as AnyConsole
+
+    class Console(AnyConsole):
+        def print(self, *objects: Any, **options: Any) -> None:
+            super().print(*redact_values(objects), **options)
 
     shown = Console(highlight=False, markup=False, **arguments)
     return (
@@ -203,7 +211,7 @@ def predict(arguments: argparse.Namespace) -> None:
             found = predict_texts(arguments.run, arguments.text, arguments.pair, batch_size=arguments.batch_size)
         else:
             found = predict_file(arguments.run, arguments.file, batch_size=arguments.batch_size)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
+    lines = "".join(json.dumps(redact_values(row), ensure_ascii=False) + "\n" for row in found)
     if arguments.output:
         from luthier.storage.files import write_text
 

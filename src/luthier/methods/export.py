@@ -26,6 +26,7 @@ from luthier.models.safety import check_configs, check_links
 from luthier.models.tensors import check_safetensors, read_json
 from luthier.peft_bridge.adapter_types import ADAPTER_TYPES
 from luthier.registry import PREDICTORS, discover
+from luthier.secrets import as_reference, redact_values
 from luthier.storage.files import write_bytes
 
 logger = logging.getLogger(__name__)
@@ -192,7 +193,7 @@ def _about(found: Exported, card: ModelCard, state: Mapping[str, Tensor]) -> dic
     return {
         "format_version": FORMAT_VERSION,
         "kind": found.kind,
-        "base": card.base,
+        "base": as_reference(card.base),
         "base_fingerprint": card.base_fingerprint,
         "method": _method_name(card),
         "length": found.length,
@@ -217,7 +218,7 @@ def _write(place: Path, found: Exported, about: dict[str, Any]) -> None:
 
     tensors = {name: x.detach().cpu().contiguous() for name, x in found.tensors.items()}
     # One entry, since the order of several is not fixed, and equal exports should be equal files.
-    content = save(tensors, metadata={ENTRY: json.dumps(about, sort_keys=True)})
+    content = save(tensors, metadata={ENTRY: json.dumps(redact_values(about), sort_keys=True)})
     try:
         write_bytes(place, content)
     except WorkspaceError as error:

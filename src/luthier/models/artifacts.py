@@ -7,7 +7,6 @@ A saved full model is also loaded by `AutoModelFor….from_pretrained(directory)
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import shutil
 import tempfile
@@ -30,7 +29,8 @@ from luthier.models.source import ModelSource
 from luthier.models.tensors import check_safetensors, read_json
 from luthier.models.weights import new_modules, some
 from luthier.peft_bridge.adapter_types import ADAPTER_TYPES, ensure_adapter_type
-from luthier.storage.files import disk_failure, sync
+from luthier.secrets import as_reference
+from luthier.storage.files import disk_failure, json_text, sync
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -271,9 +271,9 @@ def _write_adapter(model: Any, folder: Path, card: ModelCard) -> None:
         _check_new_parts_saved(model, folder)
     base = resolve(card.base)
     config = read_json(folder / ADAPTER_CONFIG)
-    config["base_model_name_or_path"] = base.hub_id or str(base.path)
+    config["base_model_name_or_path"] = as_reference(base.hub_id or str(base.path))
     config["revision"] = base.revision
-    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / ADAPTER_CONFIG).write_text(json_text(config, indent=2, sort_keys=True, ensure_ascii=True), "utf-8")
 
 
 def _check_new_parts_saved(model: Any, folder: Path) -> None:
@@ -296,7 +296,7 @@ def _forget_paths(folder: Path) -> None:
         config = read_json(path)
         for key in ("name_or_path", "tokenizer_file", "special_tokens_map_file"):
             config.pop(key, None)
-        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json_text(config, indent=2), encoding="utf-8")
 
 
 def _load_adapter(folder: Path, card: ModelCard, base: ModelSettings, trainable: bool) -> Any:

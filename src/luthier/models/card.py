@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from luthier.errors import ModelError
 from luthier.models.references import commit, fingerprint, resolve
 from luthier.models.settings import Head, ModelSettings
 from luthier.models.tensors import read_json
+from luthier.secrets import as_reference
+from luthier.storage.files import json_text
 
 CARD = "luthier.json"
 FORMAT_VERSION = 2
@@ -83,9 +84,9 @@ def describe(settings: ModelSettings | str, head: Head, **details: Any) -> Model
 
 
 def write_card(directory: Path, card: ModelCard) -> None:
-    """Write `luthier.json`."""
-    text = json.dumps(dataclasses.asdict(card), indent=1, ensure_ascii=False, sort_keys=True)
-    (directory / CARD).write_text(text + "\n", encoding="utf-8")
+    """Write `luthier.json`. A secret in the base's reference stays the `${env:NAME}` that it came from."""
+    content = dataclasses.asdict(card) | {"base": as_reference(card.base)}
+    (directory / CARD).write_text(json_text(content, sort_keys=True), encoding="utf-8", errors="backslashreplace")
 
 
 def read_card(directory: Path) -> ModelCard:

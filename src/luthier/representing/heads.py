@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from luthier.errors import DataError, ModelError
 from luthier.models.tensors import check_safetensors
 from luthier.representing.representation import Representation
+from luthier.secrets import redact_values
 from luthier.storage.files import reporting_failed_writes
 
 logger = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ class Head:
             for name, x in zip(("weight", "bias"), layer, strict=True)
         }
         with reporting_failed_writes(path):
-            save_file(tensors, path, metadata={_ENTRY: json.dumps(about, sort_keys=True)})
+            save_file(tensors, path, metadata={_ENTRY: json.dumps(redact_values(about), sort_keys=True)})
 
 
 @dataclass(frozen=True)

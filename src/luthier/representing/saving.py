@@ -12,7 +12,6 @@ The base model itself is not saved: no weight of it ever changes.
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from luthier.representing.base import check_name
 from luthier.representing.heads import Head, read_head
 from luthier.representing.representation import Combine, PrefixMark, TextPooling
 from luthier.representing.states import TaskPrefix
+from luthier.storage.files import json_text
 
 COMBINATION = "shared_encoder.json"
 _FORMAT = 1
@@ -83,8 +83,8 @@ def save_combination(
             prefix.write(_file(scratch, "prefixes", task), task, card.base_fingerprint)
         for name, head in heads.items():
             head.write(_file(scratch, "heads", name))
-        text = json.dumps(dataclasses.asdict(saved), indent=1, sort_keys=True)
-        (scratch / COMBINATION).write_text(text + "\n", encoding="utf-8")
+        text = json_text(dataclasses.asdict(saved), sort_keys=True, ensure_ascii=True)
+        (scratch / COMBINATION).write_text(text, encoding="utf-8")
         write_card(scratch, dataclasses.replace(card, max_length=saved.max_length, method=method))
         write_manifest(scratch)
     return Path(directory).absolute()

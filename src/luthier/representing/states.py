@@ -25,6 +25,7 @@ from luthier.errors import ModelError
 from luthier.models.layers.blocks import Block
 from luthier.models.tensors import check_safetensors
 from luthier.representing.tuner import PARTS
+from luthier.secrets import redact_values
 from luthier.storage.files import reporting_failed_writes
 
 _FORMAT = 1
@@ -106,7 +107,7 @@ class TaskPrefix:
         }
         # One entry, since the order of several is not fixed, and equal prefixes should be equal files.
         with reporting_failed_writes(path):
-            save_file(self.tensors(), path, metadata={_ENTRY: json.dumps(about, sort_keys=True)})
+            save_file(self.tensors(), path, metadata={_ENTRY: json.dumps(redact_values(about), sort_keys=True)})
 
     @classmethod
     def read(cls, path: Path) -> tuple[TaskPrefix, dict[str, Any]]:

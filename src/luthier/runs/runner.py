@@ -14,7 +14,7 @@ from luthier.models.settings import ModelSettings
 from luthier.recipe import RecipeBase, recipe_yaml
 from luthier.recipe.yaml_text import dump_yaml
 from luthier.runs.keys import stage_key
-from luthier.secrets import expand, redact
+from luthier.secrets import expand, redact_values
 from luthier.stages.artifacts import KINDS, Artifact
 from luthier.stages.base import Stage, StageInputs, StageOutputs
 from luthier.stages.chaining import ChainError, Link, chain
@@ -174,7 +174,7 @@ def _run_stage(visit: Visit, folder: Path) -> StageRecord:
         return outputs.metrics
 
     step = Workspace(folder).step(visit.place.name, visit.key, work, notes={"gives": gives} if gives else None)
-    metrics = json.loads(redact(json.dumps(step.result)))
+    metrics = redact_values(json.loads(json.dumps(step.result)))
     return StageRecord(stage.name, visit.place, metrics, cached=step.cached)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import LuthierError, WorkspaceError
-from luthier.secrets import redact
+from luthier.secrets import redact, redact_values
 
 # What only a write is refused with: no space, no quota, too large a file, a read-only mount.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -42,7 +42,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         WorkspaceError: the place can't be written or the disk is full; what was there is untouched.
     """
-    write_bytes(path, redact(text).encode())
+    write_bytes(path, redact(text).encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -65,8 +65,18 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON in one step. See `write_text`."""
-    write_text(path, json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n")
+    """Write JSON in one step, with every secret in its texts blotted out. See `write_bytes`."""
+    write_bytes(path, json_text(data).encode(errors="backslashreplace"))
+
+
+def json_text(data: Any, **options: Any) -> str:
+    """Plain data as JSON and a line break, with every secret in its texts blotted out before they are escaped.
+
+    Args:
+        options: of `json.dumps`, in place of one blank of indentation and letters as they are.
+    """
+    options = {"indent": 1, "ensure_ascii": False} | options
+    return json.dumps(redact_values(data), default=lambda x: redact(str(x)), **options) + "\n"
 
 
 @contextmanager

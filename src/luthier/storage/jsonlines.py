@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from luthier.secrets import redact
-from luthier.storage.files import reporting_failed_writes
+from luthier.storage.files import json_text, reporting_failed_writes
 
 
 class JsonLog:
@@ -21,11 +20,11 @@ class JsonLog:
     def write(self, event: str, **fields: Any) -> None:
         """Append `{"event": event, "time": unix seconds, **fields}`."""
         record = {"event": event, "time": round(time.time(), 3), **{k: _plain(v) for k, v in fields.items()}}
-        line = redact(json.dumps(record, ensure_ascii=False)) + "\n"
+        line = json_text(record, indent=None)
         with reporting_failed_writes(self.path), self.path.open("a+b") as file:
             if file.tell() and not _ends_with_newline(self.path):
                 line = "\n" + line
-            file.write(line.encode("utf8"))
+            file.write(line.encode("utf8", "backslashreplace"))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from luthier.data.table import listing
 from luthier.errors import DataError
-from luthier.secrets import redact
+from luthier.secrets import redact_values
 from luthier.storage.files import reporting_failed_writes, sha256_of, sync, write_json
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def keep_labels(folder: Path, labels: Sequence[str], *, fresh: bool) -> None:
         DataError: the checkpoints were trained for other labels, or for the same in another order.
         WorkspaceError: the folder can't be written.
     """
-    wanted = json.loads(redact(json.dumps(list(labels))))
+    wanted = redact_values(list(labels))
     if fresh:
         write_json(folder / LABELS, wanted)
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from dataclasses import replace
@@ -26,7 +25,7 @@ from luthier.models.artifacts import load_model, save_artifact
 from luthier.models.card import ModelCard, describe
 from luthier.models.inspect import bytes_on_disk, parameter_counts
 from luthier.models.loading import empty_model
-from luthier.secrets import redact
+from luthier.secrets import redact_values
 from luthier.stages.base import StageInputs, StageOutputs, StagePlan, metrics_record
 from luthier.storage.hashing import cache_directory
 from luthier.storage.one_version import check_file_unchanged
@@ -210,8 +209,8 @@ def card_for(stage: SupervisedSettings, inputs: StageInputs, prepared: Prepared,
         columns=dict(prepared.task.columns),
         max_length=prepared.max_length,
         reserved_tokens=stage.method.reserved_tokens(),
-        method=stage.method.model_dump(mode="json"),
-        data=json.loads(redact(stage.data.model_dump_json())),
+        method=redact_values(stage.method.model_dump(mode="json")),
+        data=redact_values(stage.data.model_dump(mode="json")),
         metrics=result.scores,
     )
 
