@@ -29,10 +29,11 @@ def checked(source: YamlText, further: Further | None = None) -> RecipeBase:
     if not isinstance(source.data, dict):
         raise RecipeError("a recipe is a mapping of keys to values", where=source.name, fix="`luthier init` writes one")
     problems = list(source.problems)
-    for plugin in source.data.get("plugins") or []:
+    plugins = source.data.get("plugins")
+    for plugin in plugins if isinstance(plugins, list) else []:
         try:
             importlib.import_module(str(plugin))
-        except ImportError as error:
+        except Exception as error:  # a plugin is any code
             problems.append(f"{source.place(('plugins',))}: plugins: {plugin} can't be imported: {error}")
     model = recipe_model()
     try:

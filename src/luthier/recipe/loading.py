@@ -13,7 +13,11 @@ from luthier.recipe.comparison import with_preset
 from luthier.recipe.grid import grid_problems
 from luthier.recipe.overrides import apply_override
 from luthier.recipe.recipe import RecipeBase, recipe_model
+from luthier.recipe.yaml_limits import MOST_CHARACTERS
 from luthier.recipe.yaml_text import YamlText, parse_yaml
+
+# A character of UTF-8 has at most 4 bytes.
+_MOST_BYTES = 4 * MOST_CHARACTERS + 3
 
 
 def load_recipe(path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> RecipeBase:
@@ -28,7 +32,7 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -
     """
     place = Path(path)
     try:
-        text = place.read_text(encoding="utf-8-sig")
+        text = _read(place)
     except FileNotFoundError:
         raise RecipeError("there is no such recipe", where=str(place), fix="`luthier init` writes one") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -36,6 +40,13 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -
             f"the recipe can't be read: {error}", where=str(place), fix="recipes are UTF-8 text"
         ) from error
     return check_recipe(parse_yaml(text, str(place)), overrides)
+
+
+def _read(place: Path) -> str:
+    """The text of a file; of one that is too long for a recipe only as much as shows it."""
+    with place.open("rb") as file:
+        content = file.read(_MOST_BYTES + 1)
+    return content.decode("utf-8-sig", "strict" if len(content) <= _MOST_BYTES else "ignore")
 
 
 def check_recipe(source: YamlText, overrides: tuple[str, ...] | list[str] = ()) -> RecipeBase:

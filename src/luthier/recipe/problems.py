@@ -12,6 +12,8 @@ from luthier.recipe.recipe import RecipeBase, stage_name
 from luthier.recipe.yaml_text import YamlText
 from luthier.stages.chaining import ChainError
 
+_SHOWN = 200
+
 
 def explained(detail: ErrorDetails, source: YamlText, model: type[RecipeBase]) -> list[str]:
     """One of pydantic's errors as lines, each with its fix: one line a problem."""
@@ -32,24 +34,34 @@ def _explained(detail: ErrorDetails, source: YamlText, model: type[RecipeBase]) 
     message, fix = detail["msg"].removeprefix("Value error, "), None
     if detail["type"] == "extra_forbidden":
         known = known_keys(model, detail["loc"][:-1])
-        guess = difflib.get_close_matches(str(leaf), known, n=1, cutoff=0.5)
-        message = f"unknown key {leaf!r}"
+        guess = difflib.get_close_matches(str(leaf)[:_SHOWN], known, n=1, cutoff=0.5)
+        message = f"unknown key {_shown(leaf)}"
         fix = f"did you mean {guess[0]!r}?" if guess else f"known keys: {', '.join(known)}"
     elif detail["type"] == "unknown_part":
         context = detail["ctx"]
         given = stage_name(detail["input"]) if context["kind"] == "stage" else None
         given = given or (detail["input"].get("name") if isinstance(detail["input"], dict) else detail["input"])
-        guess = difflib.get_close_matches(str(given), context["known"], n=1, cutoff=0.5)
+        guess = difflib.get_close_matches(str(given)[:_SHOWN], context["known"], n=1, cutoff=0.5)
         unnamed = isinstance(detail["input"], dict) and given is None
-        message = "`name` is missing" if unnamed else f"there is no {context['kind']} called {given!r}"
+        message = "`name` is missing" if unnamed else f"there is no {context['kind']} called {_shown(given)}"
         fix = (f"did you mean {guess[0]!r}? " if guess else "") + f"known: {', '.join(context['known'])}"
     elif detail["type"] == "missing":
         message, fix = f"{leaf!r} is missing", "add it"
         key = ".".join(map(str, [*path, leaf])) if not path or path[-1] != leaf else key
     elif detail["type"] not in ("value_error", "assertion_error"):
-        message = f"{message}; the recipe gives {detail['input']!r}"
-    line = f"{source.place(path)}: {key}: {message}"
+        message = f"{message}; the recipe gives {_shown(detail['input'])}"
+        if detail["type"] == "string_type" and isinstance(detail["input"], bool | int | float):
+            fix = "write it in quotes"
+    line = f"{source.place(path)}: {_cut(key)}: {message}"
     return f"{line}\n  fix: {fix}" if fix else line
+
+
+def _shown(value: Any) -> str:
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

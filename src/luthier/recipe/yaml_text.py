@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
 
 from luthier.errors import RecipeError
+from luthier.recipe.yaml_limits import PlainConstructor, check_events, check_length
 
 Path = tuple[str | int, ...]
 
@@ -63,18 +65,20 @@ def parse_yaml(text: str, name: str) -> YamlText:
     """Parse YAML text.
 
     Raises:
-        RecipeError: it is no YAML; names the line.
+        RecipeError: it is no YAML, or more than a recipe may hold; names the line.
     """
+    check_length(text, name)
     yaml = _reader()
     try:
+        check_events(_reader().parse(io.StringIO(text)), name)
+        yaml.composer.warn_double_anchors = False
         root = yaml.compose(io.StringIO(text))
-        result = YamlText(name, yaml.load(text) if text.strip() else None)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"{name}:{mark.line + 1}" if mark else name
-        raise RecipeError(f"this is not YAML: {error.problem}", where=place, fix=_hint(text, mark)) from None
-    except YAMLError as error:
-        raise RecipeError(f"this is not YAML: {error}", where=name) from None
+        data = None if root is None else yaml.constructor.construct_document(root)
+    except RecipeError:
+        raise
+    except Exception as error:  # of the reader, or of what it builds
+        raise _unreadable(error, text, name) from None
+    result = YamlText(name, data)
     _walk(root, (), result)
     return result
 
@@ -82,8 +86,8 @@ def parse_yaml(text: str, name: str) -> YamlText:
 def parse_value(text: str) -> Any:
     """One value of a command line, read as YAML; what is no YAML is taken as text."""
     try:
-        return _reader().load(text) if text.strip() else None
-    except YAMLError:
+        return parse_yaml(text, "value").data
+    except RecipeError:
         return text
 
 
@@ -100,8 +104,18 @@ def dump_yaml(data: Any) -> str:
 
 def _reader() -> YAML:
     yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = PlainConstructor
     yaml.allow_duplicate_keys = True
     return yaml
+
+
+def _unreadable(error: Exception, text: str, name: str) -> RecipeError:
+    mark = (error.problem_mark or error.context_mark) if isinstance(error, MarkedYAMLError) else None
+    line = mark.line + 1 if mark else 1
+    if isinstance(error, ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+    reason = error.problem if isinstance(error, MarkedYAMLError) else (str(error).splitlines() or [repr(error)])[0]
+    return RecipeError(f"this is not YAML: {reason}", where=f"{name}:{line}", fix=_hint(text, mark))
 
 
 def _walk(node: Any, path: Path, result: YamlText) -> None:
