@@ -92,6 +92,8 @@ def _add_result_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
     predict.add_argument("--output", help="JSON-lines file to write (default: standard output)")
     predict.add_argument("--batch-size", type=_above_zero, default=64, help="texts in one forward pass (default: 64)")
 
+    _allow_argument(predict)
+
     embed = _verb(verbs, "embed", "turn text into vectors with the encoder of a represent stage", "embed")
     embed.add_argument("run", metavar="RUN", help="run, cell, stage or encoder directory")
     source = embed.add_mutually_exclusive_group(required=True)
@@ -106,10 +108,23 @@ def _add_result_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
         "--dtype", choices=("float32", "float64", "float16"), default="float32", help="number format (default: float32)"
     )
 
+    _allow_argument(embed)
+
     export = _verb(verbs, "export", "write a tuned prompt or prefix as one safetensors file for serving", "export")
     export.add_argument("run", metavar="RUN", help="run, cell, stage or model directory")
     export.add_argument("--to", required=True, metavar="FILE", help="safetensors file to write")
     export.add_argument("--force", action="store_true", help="replace the file if it is there")
+    _allow_argument(export)
+
+
+def _allow_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        choices=("pickle", "remote_code"),
+        help="what is refused of a model unless it is named here, as `allow` in a recipe's model; repeatable",
+    )
 
 
 def _add_information_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -251,7 +266,7 @@ def _hide_secrets_in_messages() -> None:
     logging.setLogRecordFactory(Record)
     plain = getattr(warnings.formatwarning, "plain", warnings.formatwarning)
     shown.plain = plain  # type: ignore[attr-defined]
-    warnings.formatwarning = shown
+    warnings.formatwarning = shown  # type: ignore[assignment]
 
 
 def _fail(message: str, code: int) -> int:

@@ -206,11 +206,12 @@ def predict(arguments: argparse.Namespace) -> None:
     from luthier.progress import progress_display
 
     _refuse_pair_of_file(arguments, "name the file's column of second texts as in training, `text_pair`")
+    options = {"batch_size": arguments.batch_size, "allow": arguments.allow}
     with progress_display():
         if arguments.text:
-            found = predict_texts(arguments.run, arguments.text, arguments.pair, batch_size=arguments.batch_size)
+            found = predict_texts(arguments.run, arguments.text, arguments.pair, **options)
         else:
-            found = predict_file(arguments.run, arguments.file, batch_size=arguments.batch_size)
+            found = predict_file(arguments.run, arguments.file, **options)
     lines = "".join(json.dumps(redact_values(row), ensure_ascii=False) + "\n" for row in found)
     if arguments.output:
         from luthier.storage.files import write_text
@@ -231,7 +232,7 @@ def embed(arguments: argparse.Namespace) -> None:
     from luthier.progress import progress_display
 
     _refuse_pair_of_file(arguments, "name the file's column of second texts with --pair-column")
-    options = {"batch_size": arguments.batch_size, "dtype": arguments.dtype}
+    options = {"batch_size": arguments.batch_size, "dtype": arguments.dtype, "allow": arguments.allow}
     with progress_display():
         if arguments.text:
             shape = embed_texts(arguments.run, arguments.text, arguments.output, arguments.pair, **options)
@@ -245,7 +246,7 @@ def export(arguments: argparse.Namespace) -> None:
     check_there(arguments.run, ModelError, "name a finished run, a stage of it, or the stage's `model` folder")
     from luthier.methods.export import export_prompt
 
-    place = export_prompt(arguments.run, arguments.to, overwrite=arguments.force)
+    place = export_prompt(arguments.run, arguments.to, overwrite=arguments.force, allow=tuple(arguments.allow))
     console().print(f"wrote {place}; a task head that was trained with it is not part of the file", soft_wrap=True)
 
 

@@ -23,6 +23,7 @@ from luthier.models.card import ModelCard, read_card
 from luthier.models.manifest import verify_manifest
 from luthier.models.references import resolve
 from luthier.models.safety import check_configs, check_links
+from luthier.models.settings import Danger
 from luthier.models.tensors import check_safetensors, read_json
 from luthier.peft_bridge.adapter_types import ADAPTER_TYPES
 from luthier.registry import PREDICTORS, discover
@@ -62,7 +63,18 @@ class Exported:
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
-def export_prompt(run: str | Path, file: str | Path, *, overwrite: bool = False) -> Path:
+@dataclass(frozen=True)
+class Saved:
+    """The adapter that is exported: its card and folder, and what loading its base may do."""
+
+    card: ModelCard
+    folder: Path
+    allow: tuple[Danger, ...] = ()
+
+
+def export_prompt(
+    run: str | Path, file: str | Path, *, overwrite: bool = False, allow: tuple[Danger, ...] = ()
+) -> Path:
     """Write a tuned prompt (`embeddings`, (L, D)) or prefix (`key` and `value`, each (N, G, L, d)) to one file.
 
     A residual prompt, and a prefix that a network makes, are folded first. The task head is not written.
@@ -72,6 +84,7 @@ def export_prompt(run: str | Path, file: str | Path, *, overwrite: bool = False)
             task_prefix.
         file: a safetensors file; it appears whole or not at all.
         overwrite: replace the file if it is there.
+        allow: `pickle` or `remote_code`, where the base is refused without; as in a recipe's model.
 
     Returns:
         The file's place.
@@ -82,7 +95,7 @@ def export_prompt(run: str | Path, file: str | Path, *, overwrite: bool = False)
     """
     place = Path(file).expanduser()
     _check_place(place, overwrite)
-    folder = _adapter_folder(run)
+    folder = _adapter_folder(run, allow)
     card, config = read_card(folder), read_json(folder / ADAPTER_CONFIG)
     check_safetensors(folder / ADAPTER_WEIGHTS)
     read = _reader(str(config.get("peft_type")))
@@ -91,12 +104,19 @@ def export_prompt(run: str | Path, file: str | Path, *, overwrite: bool = False)
     from safetensors.torch import load_file
 
     state = load_file(folder / ADAPTER_WEIGHTS)
-    found = read(state, config, card, folder)
+    try:
+        found = read(state, config, Saved(card, folder, allow))
+    except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
+        raise ModelError(
+            f"the adapter's configuration does not describe its tensors: {error}",
+            where=str(folder / ADAPTER_CONFIG),
+            fix="restore the folder from a copy",
+        ) from error
     _write(place, found, _about(found, card, state))
     return place
 
 
-def _adapter_folder(run: str | Path) -> Path:
+def _adapter_folder(run: str | Path, allow: tuple[Danger, ...]) -> Path:
     source = resolve(str(run))
     folder = source.path
     if source.kind != "artifact" or folder is None:
@@ -107,7 +127,7 @@ def _adapter_folder(run: str | Path) -> Path:
         )
     check_links(folder)
     verify_manifest(folder)
-    check_configs(folder)
+    check_configs(folder, allow)
     if not is_adapter(folder):
         name = _method_name(read_card(folder)) or "this model"
         kind = PREDICTORS.get(name) if name in PREDICTORS else None
@@ -136,20 +156,20 @@ def _method_name(card: ModelCard) -> str | None:
     return (card.method or {}).get("name")
 
 
-def _stored_prompt(state: dict[str, Tensor], config: dict[str, Any], card: ModelCard, folder: Path) -> Exported:
+def _stored_prompt(state: dict[str, Tensor], config: dict[str, Any], saved: Saved) -> Exported:
     """PEFT's prompt and P-tuning, which are stored as the vectors that their network gave."""
     length = int(config["num_virtual_tokens"])
-    return prompt(_stored(state, folder)[:length])
+    return prompt(_stored(state, saved.folder)[:length])
 
 
 def prompt(embeddings: Tensor) -> Exported:
     return Exported("prompt", {"embeddings": embeddings}, len(embeddings), len(embeddings))
 
 
-def _stored_prefix(state: dict[str, Tensor], config: dict[str, Any], card: ModelCard, folder: Path) -> Exported:
+def _stored_prefix(state: dict[str, Tensor], config: dict[str, Any], saved: Saved) -> Exported:
     """PEFT's prefix tuning, which stores (L, N x 2 x G x d), a key and a value for each layer in turn."""
     layers, heads = int(config["num_layers"]), int(config["num_attention_heads"])
-    stored = _stored(state, folder)
+    stored = _stored(state, saved.folder)
     length = len(stored)
     key, value = stored.view(length, layers, 2, heads, -1).permute(2, 1, 3, 0, 4)
     if int(config.get("num_transformer_submodules") or 1) == 1:
@@ -166,7 +186,7 @@ def _stored(state: dict[str, Tensor], folder: Path) -> Tensor:
     return state[PROMPT_EMBEDDINGS]
 
 
-_Reader = Callable[[dict[str, Tensor], dict[str, Any], ModelCard, Path], Exported]
+_Reader = Callable[[dict[str, Tensor], dict[str, Any], Saved], Exported]
 _READERS: dict[str, _Reader] = {
     "PROMPT_TUNING": _stored_prompt,
     "P_TUNING": _stored_prompt,

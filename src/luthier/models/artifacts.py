@@ -19,7 +19,14 @@ from luthier.errors import ModelError, WorkspaceError
 from luthier.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_settings, is_adapter
 from luthier.models.card import CARD, ModelCard, read_card, write_card
 from luthier.models.heads import WITH_LABELS, HeadRequest
-from luthier.models.loading import load_plain_model, load_tokenizer, local_folder, read_model, translate
+from luthier.models.loading import (
+    load_plain_model,
+    load_tokenizer,
+    local_folder,
+    read_model,
+    translate,
+    without_adapter,
+)
 from luthier.models.manifest import verify_manifest, write_manifest
 from luthier.models.quiet import quiet_transformers
 from luthier.models.references import check_model_unchanged, content_fingerprint, fingerprint, resolve
@@ -304,6 +311,7 @@ def _load_adapter(folder: Path, card: ModelCard, base: ModelSettings, trainable:
     peft_type = str(read_json(folder / ADAPTER_CONFIG).get("peft_type"))
     ensure_adapter_type(peft_type, str(folder / ADAPTER_CONFIG))
     refuse_other_base(folder, card, base)
+    without_adapter(base)
     labels = card.labels if not card.regression else None
     body = load_model(base, card.head, labels=labels, regression=card.regression)
     return attach_adapter(body, folder, trainable=trainable)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.errors import ModelError
 from luthier.models.adapters import base_settings, is_adapter
-from luthier.models.card import read_card
+from luthier.models.card import CARD, read_card
 from luthier.models.heads import HeadRequest, auto_class
 from luthier.models.inspect import is_decoder, is_encoder_decoder
 from luthier.models.manifest import verify_manifest, verify_package_files
@@ -18,6 +18,7 @@ from luthier.models.references import check_model_unchanged, resolve
 from luthier.models.safety import check_configs, check_model_folder
 from luthier.models.settings import Head, ModelSettings
 from luthier.models.source import ModelSource
+from luthier.models.tensors import read_json
 from luthier.models.weights import account_for, refuse_non_finite
 
 if TYPE_CHECKING:
@@ -44,9 +45,14 @@ def load_tokenizer(settings: ModelSettings | str) -> PreTrainedTokenizerBase:
             fix="put its tokenizer.json beside config.json",
         )
     options = _options(source, settings)
-    tokenizer = translate(
-        lambda: AutoTokenizer.from_pretrained(str(folder), **options), source, "the tokenizer can't be read"
-    )
+    try:
+        tokenizer = translate(
+            lambda: AutoTokenizer.from_pretrained(str(folder), **options), source, "the tokenizer can't be read"
+        )
+    except ModelError:
+        if (folder / "tokenizer.json").is_file():
+            read_json(folder / "tokenizer.json")  # says which line is no JSON
+        raise
     _give_padding(tokenizer, source)
     return tokenizer
 
@@ -57,7 +63,7 @@ def load_config(settings: ModelSettings | str) -> PreTrainedConfig:
     Raises:
         ModelError: it is not found, damaged, or refused for safety.
     """
-    source, settings = _without_adapter(ModelSettings.model_validate(settings))
+    source, settings = without_adapter(ModelSettings.model_validate(settings))
     return _config(source, _checked_folder(source, settings), settings)
 
 
@@ -82,8 +88,7 @@ def load_plain_model(
 
 def read_model(source: ModelSource, folder: Path, settings: ModelSettings, request: HeadRequest, seed: int = 0) -> Any:
     """Check a local model folder and read the model in it."""
-    contained = source.kind != "package"  # an installer may link a package's files into its own store
-    check_model_folder(folder, allow=settings.allow, gguf_file=source.gguf_file, contained=contained)
+    _check_folder(source, folder, settings)
     config = request.configure(_config(source, folder, settings), source)
     try:
         model, info = _read_weights(source, folder, settings, request.head, config, seed)
@@ -111,14 +116,20 @@ def empty_model(
     """
     import torch
 
-    source, settings = _without_adapter(ModelSettings.model_validate(settings))
+    source, settings = without_adapter(ModelSettings.model_validate(settings))
     request = HeadRequest(head, num_labels, labels, regression, config_overrides)
-    config = request.configure(_config(source, _checked_folder(source, settings), settings), source)
+    folder = _checked_folder(source, settings)
+    if source.path is not None:  # what is here already is refused now, not when the weights are read
+        _verify_origin(source, folder)
+        _check_folder(source, folder, settings)
+    config = request.configure(_config(source, folder, settings), source)
     options = {"dtype": _dtype(settings), **_attention(settings)}
     if options["dtype"] == "auto":
         options["dtype"] = config.dtype or torch.float32
     with torch.device("meta"):
-        return translate(lambda: auto_class(head).from_config(config, **options), source, "the model can't be built")
+        return translate(
+            lambda: auto_class(head).from_config(config, **options), source, "the model can't be built from config.json"
+        )
 
 
 def local_folder(source: ModelSource, settings: ModelSettings, *, weights: bool = True) -> Path:
@@ -150,15 +161,29 @@ def translate(action: Callable[[], Any], source: ModelSource, what: str) -> Any:
         raise ModelError(f"{what}: {reason}", where=str(source.path or source.reference), fix=fix) from error
 
 
-def _without_adapter(settings: ModelSettings) -> tuple[ModelSource, ModelSettings]:
-    """The model itself, or the base of a saved adapter."""
-    source = resolve(settings)
-    if source.kind != "artifact":
-        return source, settings
-    folder = local_folder(source, settings)
-    if not is_adapter(folder):
-        return source, settings
-    return _without_adapter(base_settings(read_card(folder), settings))
+def without_adapter(settings: ModelSettings) -> tuple[ModelSource, ModelSettings]:
+    """The model itself, or the base of a saved adapter.
+
+    Raises:
+        ModelError: the base of an adapter is the adapter itself, be it by way of others.
+    """
+    passed = set()
+    while (source := resolve(settings)).kind == "artifact":
+        folder = local_folder(source, settings)
+        if not is_adapter(folder):
+            break
+        if folder in passed:
+            raise ModelError(
+                "the adapter is its own base", where=str(folder / CARD), fix="restore the file from a copy"
+            )
+        passed.add(folder)
+        settings = base_settings(read_card(folder), settings)
+    return source, settings
+
+
+def _check_folder(source: ModelSource, folder: Path, settings: ModelSettings) -> None:
+    contained = source.kind != "package"  # an installer may link a package's files into its own store
+    check_model_folder(folder, allow=settings.allow, gguf_file=source.gguf_file, contained=contained)
 
 
 def _checked_folder(source: ModelSource, settings: ModelSettings) -> Path:

@@ -49,7 +49,7 @@ def verify_manifest(directory: Path) -> None:
                 fix="do not use this folder",
             )
     for name, digest in sorted(digests.items()):
-        if not (directory / name).is_file():
+        if not _is_file(directory / name):
             raise ModelError("the file is missing", where=str(directory / name), fix=_DAMAGED)
         if sha256_of(directory / name) != digest:
             raise ModelError(
@@ -64,6 +64,13 @@ def verify_manifest(directory: Path) -> None:
             where=str(directory / extra[0]),
             fix="remove the file, or move it elsewhere",
         )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def verify_package_files(folder: Path, source: ModelSource) -> None:

@@ -5,10 +5,12 @@ Nothing here imports torch; a predictor imports it when it is made.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from luthier.errors import ModelError
+from luthier.models.settings import Danger
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +26,7 @@ class Predictor:
 
     Args:
         run: a run, cell, stage or artefact directory.
+        allow: `pickle` or `remote_code`, where the base of an adapter is refused without; as in a recipe's model.
 
     Raises:
         ModelError: it holds no whole artefact of this kind.
@@ -37,8 +40,8 @@ class Predictor:
     why_not_exported: ClassVar[str] = ""
     instead_of_export: ClassVar[str] = ""
 
-    def __init__(self, run: str | Path) -> None:
-        self.run = run
+    def __init__(self, run: str | Path, allow: Collection[Danger] = ()) -> None:
+        self.run, self.allow = run, tuple(allow)
 
     def predict_texts(
         self, texts: list[str] | str, pairs: list[str] | str | None = None, *, batch_size: int = 64

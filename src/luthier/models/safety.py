@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import ModelError
-from luthier.models.tensors import check_index, check_safetensors, read_json
+from luthier.models.sizes import Stored, check_sizes, check_sizes_of_weights
+from luthier.models.tensors import check_index, check_safetensors, read_json, tensor_sizes
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 CONFIG_FILES = (
@@ -23,6 +24,7 @@ CONFIG_FILES = (
     "processor_config.json",
     "preprocessor_config.json",
 )
+_WITH_SIZES = ("config.json", "adapter_config.json")
 TRAINER_STATE = frozenset({"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"})
 _RUNS_CODE = {
     "auto_map": "names Python classes that come with the model",
@@ -62,7 +64,9 @@ def check_model_folder(
         check_links(folder)
     check_configs(folder, allow)
     if gguf_file is None:
-        check_weights(folder, allow)
+        files = check_weights(folder, allow)
+        if (folder / "config.json").is_file():
+            check_sizes_of_weights(read_json(folder / "config.json"), folder / "config.json", _stored(files))
     else:
         _check_gguf(folder / gguf_file)
 
@@ -85,7 +89,7 @@ def check_config(config: dict[str, Any], path: Path, allow: Collection[str] = ()
                 f"`{key}` {_RUNS_CODE[key]}, which would run on this machine",
                 where=where,
                 fix="use a model that transformers supports without it; if you have read that code and "
-                "trust it, add `allow: [remote_code]` to the model",
+                "trust it, add `allow: [remote_code]` to the recipe's model, or `--allow remote_code` to the command",
             )
         if key in _FETCHES_CODE:
             raise ModelError(f"`{key}` {_FETCHES_CODE[key]}", where=where, fix=f"remove `{key}` from the file")
@@ -96,6 +100,8 @@ def check_config(config: dict[str, Any], path: Path, allow: Collection[str] = ()
         if key.endswith("_file") or key == "transformers_weights":
             _check_file_name(key, value, path, where)
     _check_auto_mapping(config, path)
+    if path.name in _WITH_SIZES:
+        check_sizes(config, path)
 
 
 def _entries(value: Any, trail: str = "") -> Iterator[tuple[str, str, Any]]:
@@ -178,6 +184,15 @@ def check_weights(folder: Path, allow: Collection[str] = ()) -> list[Path]:
     return [folder / name for name in names if name.endswith(PICKLES)]
 
 
+def _stored(files: list[Path]) -> Stored:
+    """What weight files hold; of pickles, which are not looked into, only that no number has less than 4 bits."""
+    sizes = [tensor_sizes(path) for path in files if path.suffix == ".safetensors"]
+    if sizes:
+        return Stored(sum(map(len, sizes)), sum(sum(tensors.values()) for tensors in sizes))
+    numbers = 2 * sum(path.stat().st_size for path in files)
+    return Stored(numbers, numbers)
+
+
 def check_weight_names(names: Collection[str], where: str, allow: Collection[str] = ()) -> None:
     """Refuse a model whose file names show that it has no safetensors weights."""
     if any(name.endswith(".safetensors") for name in names):
@@ -192,7 +207,7 @@ def check_weight_names(names: Collection[str], where: str, allow: Collection[str
         "a format that can run code when it is read; nothing was read",
         where=where,
         fix="use a revision with safetensors, or convert the weights on a machine that may run their code; "
-        "if you trust the file, add `allow: [pickle]` to the model",
+        "if you trust the file, add `allow: [pickle]` to the recipe's model, or `--allow pickle` to the command",
     )
 
 

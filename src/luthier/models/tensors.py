@@ -19,7 +19,10 @@ _BITS = {
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64,
     "I64": 64, "U64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
-_LONGEST_HEADER = 100_000_000
+_LONGEST_HEADER = 50_000_000
+_LARGEST_JSON = 32_000_000
+_DEEPEST_JSON = 100
+_MOST_DIMENSIONS = 64
 _FETCH_AGAIN = "the file is damaged or incomplete: copy or download it again"
 
 
@@ -29,12 +32,19 @@ def check_safetensors(path: Path) -> list[str]:
     Raises:
         ModelError: the file is cut short, or its header does not describe it.
     """
+    return list(tensor_sizes(path))
+
+
+def tensor_sizes(path: Path) -> dict[str, int]:
+    """How many numbers each tensor of a safetensors file has, after `check_safetensors`."""
     header, data_bytes = _header(path)
-    spans = []
+    spans, sizes = [], {}
     for name, entry in header.items():
         if name == "__metadata__":
-            continue
-        spans.append((*_span(path, name, entry), name))
+            _check_metadata(path, entry)
+        else:
+            start, end, sizes[name] = _span(path, name, entry)
+            spans.append((start, end, name))
     position = 0
     for start, end, name in sorted(spans):
         if start != position:
@@ -51,7 +61,7 @@ def check_safetensors(path: Path) -> list[str]:
             where=str(path),
             fix=_FETCH_AGAIN,
         )
-    return [name for *_, name in spans]
+    return sizes
 
 
 def check_index(path: Path) -> list[Path]:
@@ -87,6 +97,12 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: it can't be read, or is no JSON object.
     """
     try:
+        if path.stat().st_size > _LARGEST_JSON:
+            raise ModelError(
+                f"the file has {path.stat().st_size:,} bytes, and is read up to {_LARGEST_JSON:,}",
+                where=str(path),
+                fix=_FETCH_AGAIN,
+            )
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"the file can't be read: {error.strerror}", where=str(path)) from error
@@ -95,8 +111,12 @@ def read_json(path: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         where = f"{path}:{error.lineno}"
         raise ModelError(f"the file is not valid JSON: {error.msg}", where=where, fix=_FETCH_AGAIN) from error
+    except ValueError as error:
+        raise ModelError(f"the file is not valid JSON: {error}", where=str(path), fix=_FETCH_AGAIN) from error
     except RecursionError as error:
         raise ModelError("the JSON is nested too deeply", where=str(path), fix=_FETCH_AGAIN) from error
+    if _depth(value) > _DEEPEST_JSON:
+        raise ModelError("the JSON is nested too deeply", where=str(path), fix=_FETCH_AGAIN)
     if not isinstance(value, dict):
         raise ModelError("the file holds no JSON object", where=str(path), fix=_FETCH_AGAIN)
     return value
@@ -111,22 +131,55 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
             raise ModelError("the file is cut short, or is no safetensors file", where=str(path), fix=_FETCH_AGAIN)
         raw = stream.read(length)
     try:
-        header = json.loads(raw)
+        header = json.loads(raw, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
-        raise ModelError("the file's header can't be read", where=str(path), fix=_FETCH_AGAIN) from error
+        raise ModelError(f"the file's header can't be read: {error}", where=str(path), fix=_FETCH_AGAIN) from error
     if not isinstance(header, dict):
         raise ModelError("the file's header can't be read", where=str(path), fix=_FETCH_AGAIN)
     return header, size - 8 - length
 
 
-def _span(path: Path, name: str, entry: Any) -> tuple[int, int]:
-    try:
-        start, end = (int(offset) for offset in entry["data_offsets"])
-        bits = _BITS[entry["dtype"]] * math.prod(int(n) for n in entry["shape"])
-        if start < 0 or end < start or (end - start) * 8 != bits:
-            raise ValueError
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"the header's entry for tensor {name!r} is wrong", where=str(path), fix=_FETCH_AGAIN
-        ) from error
-    return start, end
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is named twice")
+    return entries
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        depth += 1
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return depth
+
+
+def _check_metadata(path: Path, entry: Any) -> None:
+    if not isinstance(entry, dict) or not all(isinstance(text, str) for text in entry.values()):
+        raise ModelError("the header's `__metadata__` is no mapping of texts", where=str(path), fix=_FETCH_AGAIN)
+
+
+def _span(path: Path, name: str, entry: Any) -> tuple[int, int, int]:
+    """Where a tensor begins and ends, and how many numbers it has."""
+
+    def wrong(key: str) -> ModelError:
+        what = f"the header's entry for tensor {name!r} is wrong, see `{key}`"
+        return ModelError(what, where=str(path), fix=_FETCH_AGAIN)
+
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise wrong(name)
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _BITS:
+        raise wrong("dtype")
+    if not _is_whole_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise wrong("data_offsets")
+    numbers = math.prod(shape) if _is_whole_numbers(shape) and len(shape) <= _MOST_DIMENSIONS else -1
+    start, end = offsets
+    if numbers * _BITS[dtype] != (end - start) * 8:
+        raise wrong("shape")
+    return start, end, numbers
+
+
+def _is_whole_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)

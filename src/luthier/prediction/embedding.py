@@ -6,11 +6,13 @@ Shapes: N texts, D width of a representation.
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.data.texts import paired, texts_of_file
 from luthier.errors import DataError
+from luthier.models.settings import Danger
 from luthier.prediction.loading import load_embedder
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ def embed(
     *,
     batch_size: int = 64,
     dtype: str = "float32",
+    allow: Collection[Danger] = (),
 ) -> np.ndarray:
     """Texts -> vectors (N, D), by a saved encoder, such as a `represent` stage makes.
 
@@ -35,12 +38,13 @@ def embed(
         pairs: the N second texts, which are read together with the first ones.
         batch_size: texts in one forward pass.
         dtype: of the vectors: float32, float64 or float16.
+        allow: `pickle` or `remote_code`, where the base is refused without; as in a recipe's model.
 
     Raises:
         ModelError: the directory holds no whole encoder.
         DataError: an entry is no text.
     """
-    return load_embedder(run).embed(paired(texts, pairs), batch_size=batch_size, dtype=dtype)
+    return load_embedder(run, allow).embed(paired(texts, pairs), batch_size=batch_size, dtype=dtype)
 
 
 def embed_texts(
@@ -51,9 +55,10 @@ def embed_texts(
     *,
     batch_size: int = 64,
     dtype: str = "float32",
+    allow: Collection[Danger] = (),
 ) -> tuple[int, int]:
     """Write the vectors of texts; see `embed` and `write_vectors`."""
-    return _written(run, paired(texts, pairs), output, batch_size, dtype)
+    return _written(run, paired(texts, pairs), output, batch_size, dtype, allow)
 
 
 def embed_file(
@@ -65,6 +70,7 @@ def embed_file(
     text_pair: str | None = None,
     batch_size: int = 64,
     dtype: str = "float32",
+    allow: Collection[Danger] = (),
 ) -> tuple[int, int]:
     """Write the vectors of a file's texts; see `write_vectors`.
 
@@ -79,12 +85,14 @@ def embed_file(
         DataError: the file can't be read, or lacks a column.
         WorkspaceError: the output can't be written.
     """
-    return _written(run, texts_of_file(file, text, text_pair), output, batch_size, dtype)
+    return _written(run, texts_of_file(file, text, text_pair), output, batch_size, dtype, allow)
 
 
-def _written(run: str | Path, texts: Any, output: str | Path, batch_size: int, dtype: str) -> tuple[int, int]:
+def _written(
+    run: str | Path, texts: Any, output: str | Path, batch_size: int, dtype: str, allow: Collection[Danger]
+) -> tuple[int, int]:
     check_output(output)
-    vectors = load_embedder(run).embed(texts, batch_size=batch_size, dtype=dtype)
+    vectors = load_embedder(run, allow).embed(texts, batch_size=batch_size, dtype=dtype)
     write_vectors(output, texts, vectors)
     return vectors.shape[0], vectors.shape[1]
 

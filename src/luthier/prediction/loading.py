@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
 from luthier.errors import ModelError
 from luthier.models.predictor import Predictor
+from luthier.models.settings import Danger
 from luthier.registry import PREDICTORS
 from luthier.storage.nearby import check_there
 
 TASK_MODEL = "task_model"
 
 
-def load_predictor(run: str | Path) -> Predictor:
+def load_predictor(run: str | Path, allow: Collection[Danger] = ()) -> Predictor:
     """The predictor of what a run, cell, stage or artefact directory holds, ready to be asked.
 
     Raises:
         ModelError: the directory is not there, or holds no whole artefact.
     """
     check_there(run, ModelError, "name a finished run, a stage of it, or the stage's `model` folder")
-    predictor: Predictor = predictor_of(run)(run)
+    predictor: Predictor = predictor_of(run)(run, allow)
     return predictor
 
 
-def load_embedder(run: str | Path) -> Predictor:
+def load_embedder(run: str | Path, allow: Collection[Danger] = ()) -> Predictor:
     """The same for what turns text into vectors.
 
     Raises:
@@ -39,7 +41,7 @@ def load_embedder(run: str | Path) -> Predictor:
             where=str(run),
             fix=f"run a recipe with {makers}; `luthier predict` labels text with a tuned model",
         )
-    embedder: Predictor = kind(run)
+    embedder: Predictor = kind(run, allow)
     return embedder
 
 

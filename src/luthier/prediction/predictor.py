@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from luthier.models.predictor import Answer, Predictor
 from luthier.registry import PREDICTORS
+
+if TYPE_CHECKING:
+    from luthier.models.settings import Danger
 
 
 @PREDICTORS.register
@@ -15,11 +20,13 @@ class TaskModelPredictor(Predictor):
     name = "task_model"
     made_by = "a tune stage"
 
-    def __init__(self, run: str | Path) -> None:
+    def __init__(self, run: str | Path, allow: Collection[Danger] = ()) -> None:
         from luthier.models.artifacts import load_artifact
+        from luthier.models.settings import ModelSettings
 
-        super().__init__(run)
-        self.model, self.tokenizer, self.card = load_artifact(run)
+        super().__init__(run, allow)
+        settings = ModelSettings(reference=str(run), allow=self.allow)
+        self.model, self.tokenizer, self.card = load_artifact(run, settings=settings)
 
     def predict_texts(
         self, texts: list[str] | str, pairs: list[str] | str | None = None, *, batch_size: int = 64

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.models.settings import Danger
 from luthier.prediction.loading import load_predictor
 
 if TYPE_CHECKING:
@@ -12,14 +14,24 @@ if TYPE_CHECKING:
 
 
 def predict(
-    run: str | Path, texts: list[str] | str, pairs: list[str] | str | None = None, *, batch_size: int = 64
+    run: str | Path,
+    texts: list[str] | str,
+    pairs: list[str] | str | None = None,
+    *,
+    batch_size: int = 64,
+    allow: Collection[Danger] = (),
 ) -> list[dict[str, Any]]:
     """Label texts. See `predict_texts`."""
-    return predict_texts(run, texts, pairs, batch_size=batch_size)
+    return predict_texts(run, texts, pairs, batch_size=batch_size, allow=allow)
 
 
 def predict_texts(
-    run: str | Path, texts: list[str] | str, pairs: list[str] | str | None = None, *, batch_size: int = 64
+    run: str | Path,
+    texts: list[str] | str,
+    pairs: list[str] | str | None = None,
+    *,
+    batch_size: int = 64,
+    allow: Collection[Danger] = (),
 ) -> list[dict[str, Any]]:
     """Label texts with a tuned model.
 
@@ -28,6 +40,7 @@ def predict_texts(
         texts: N texts, for token labels of words parted by blanks; a single string is one text.
         pairs: the N second texts, for a model that was trained on two texts a row.
         batch_size: texts in one forward pass.
+        allow: `pickle` or `remote_code`, where the base of an adapter is refused without; as in a recipe's model.
 
     Returns:
         For each text `{"text", "label", "probability", "probabilities": {label: p}}`; `{"text", "label", "response"}`
@@ -42,10 +55,12 @@ def predict_texts(
             word gets a label; or a model whose rows no text holds, such as one of multiple choice: `predict_file`
             takes those.
     """
-    return load_predictor(run).predict_texts(texts, pairs, batch_size=batch_size)
+    return load_predictor(run, allow).predict_texts(texts, pairs, batch_size=batch_size)
 
 
-def predict_file(run: str | Path, file: str | Path, *, batch_size: int = 64) -> list[dict[str, Any]]:
+def predict_file(
+    run: str | Path, file: str | Path, *, batch_size: int = 64, allow: Collection[Danger] = ()
+) -> list[dict[str, Any]]:
     """Label the rows of a file that has the columns the model was trained on, called as in the training file. What is
     to be predicted may be there or not.
 
@@ -54,7 +69,7 @@ def predict_file(run: str | Path, file: str | Path, *, batch_size: int = 64) -> 
     Raises:
         DataError: the file can't be read, or lacks a column.
     """
-    return load_predictor(run).predict_file(file, batch_size=batch_size)
+    return load_predictor(run, allow).predict_file(file, batch_size=batch_size)
 
 
 def answers_of(

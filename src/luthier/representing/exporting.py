@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from luthier.errors import ModelError
-from luthier.methods.export import LOAD_IT, Exported
+from luthier.methods.export import LOAD_IT, Exported, Saved
 from luthier.models.adapters import base_settings
-from luthier.models.card import ModelCard
 from luthier.models.inspect import is_encoder_decoder
 from luthier.models.layers.blocks import find_blocks
 from luthier.models.loading import empty_model
@@ -20,15 +18,16 @@ from luthier.representing.states import place_name, prefix_of_adapter
 from luthier.representing.tuner import by_heads
 
 
-def exported_prefix(state: dict[str, Tensor], config: dict[str, Any], card: ModelCard, folder: Path) -> Exported:
+def exported_prefix(state: dict[str, Tensor], config: dict[str, Any], saved: Saved) -> Exported:
     """The prefix of a saved `task_prefix` adapter. See `luthier.methods.export.export_prompt`."""
     if config.get("weight", 1.0) != 1.0:
         raise ModelError(
             f"the prefix counts {config['weight']} times, which keys and values alone can't express",
-            where=str(folder),
+            where=str(saved.folder),
             fix="set the adapter's weight to 1 before it is saved",
         )
-    base = empty_model(base_settings(card, ModelSettings(reference=card.base)), card.head)
+    card = saved.card
+    base = empty_model(base_settings(card, ModelSettings(reference=card.base, allow=saved.allow)), card.head)
     prefix, blocks = prefix_of_adapter(state, is_encoder_decoder(base.config)), find_blocks(base)
     by_site: dict[str, list[tuple[int, Tensor, Tensor]]] = {}
     for block in blocks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ from luthier.registry import PREDICTORS
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from luthier.models.settings import Danger
 
 
 @PREDICTORS.register
@@ -30,13 +33,13 @@ class SharedEncoderPredictor(Predictor):
         "use `luthier embed` or `luthier predict` on the run, or luthier.tuning.SharedEncoder.load(folder)"
     )
 
-    def __init__(self, run: str | Path) -> None:
+    def __init__(self, run: str | Path, allow: Collection[Danger] = ()) -> None:
         import torch
 
         from luthier.representing.shared_encoder import SharedEncoder
 
-        super().__init__(run)
-        encoder = SharedEncoder.load(run)
+        super().__init__(run, allow)
+        encoder = SharedEncoder.load(run, allow=self.allow)
         self.encoder = encoder.to("cuda") if torch.cuda.is_available() else encoder
 
     def predict_texts(

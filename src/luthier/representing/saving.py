@@ -25,7 +25,7 @@ from luthier.models.card import ModelCard, read_card, write_card
 from luthier.models.manifest import verify_manifest, write_manifest
 from luthier.models.references import resolve
 from luthier.models.safety import check_links
-from luthier.models.settings import ModelSettings
+from luthier.models.settings import Danger, ModelSettings
 from luthier.models.tensors import read_json
 from luthier.representing.base import check_name
 from luthier.representing.heads import Head, read_head
@@ -122,18 +122,24 @@ def read_combination(directory: str | Path) -> tuple[Path, ModelCard, SavedCombi
 
 
 def base_of_saved(
-    folder: Path, card: ModelCard, saved: SavedCombination, base: ModelSettings | str | None
+    folder: Path,
+    card: ModelCard,
+    saved: SavedCombination,
+    base: ModelSettings | str | None,
+    allow: tuple[Danger, ...] = (),
 ) -> ModelSettings:
     """Settings of the base model, which must be the one that the encoder was saved with.
 
     Args:
         base: where it is, if not where the card says.
+        allow: `pickle` or `remote_code`, where it is refused without.
 
     Raises:
         ModelError: it is another one, or is no longer there.
     """
     try:
-        own = ModelSettings.model_validate({"reference": card.base, "dtype": saved.dtype, "attention": saved.attention})
+        how = {"dtype": saved.dtype, "attention": saved.attention, "allow": allow}
+        own = ModelSettings.model_validate({"reference": card.base} | how)
     except ValidationError as error:
         raise ModelError(
             f"`{error.errors()[0]['loc'][0]}` has a value that is not known",

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from luthier.errors import DataError
-from luthier.models.settings import ModelSettings
+from luthier.models.settings import Danger, ModelSettings
 from luthier.representing.base import check_name
 from luthier.representing.encoder import PrefixEncoder, checked_weight
 from luthier.representing.head_set import HeadSet
@@ -144,12 +144,15 @@ class SharedEncoder(PrefixEncoder):
         return save_combination(directory, base.card, saved, dict(self.prefixes), self._heads.all)
 
     @classmethod
-    def load(cls, directory: str | Path, *, base: ModelSettings | str | None = None) -> Self:
+    def load(
+        cls, directory: str | Path, *, base: ModelSettings | str | None = None, allow: tuple[Danger, ...] = ()
+    ) -> Self:
         """Load what `save` wrote, after comparing every file with the manifest.
 
         Args:
             directory: the folder itself, or that of a stage or run that made it.
             base: where the base model is, if no longer where it was.
+            allow: `pickle` or `remote_code`, where the base is refused without.
 
         Raises:
             ModelError: a file is missing or changed, or the base is another one.
@@ -157,7 +160,7 @@ class SharedEncoder(PrefixEncoder):
         folder, card, saved = read_combination(directory)
         prefixes, heads = read_prefixes(folder, saved), read_heads(folder, saved)
         encoder = cls(
-            base_of_saved(folder, card, saved, base),
+            base_of_saved(folder, card, saved, base, allow),
             combine=saved.combine,
             pooling=saved.pooling,
             normalise=saved.normalise,

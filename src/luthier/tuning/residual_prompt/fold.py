@@ -15,8 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from luthier.errors import ModelError
-from luthier.methods.export import PROMPT_EMBEDDINGS, Exported, prompt
-from luthier.models.card import ModelCard
+from luthier.methods.export import PROMPT_EMBEDDINGS, Exported, Saved, prompt
 from luthier.storage.files import reporting_failed_writes
 from luthier.tuning.residual_prompt.encoder import (
     STORED,
@@ -128,6 +127,6 @@ def _stored(directory: str | Path, adapter_name: str) -> _Parts:
     return config, encoder, state
 
 
-def exported_prompt(state: dict[str, Tensor], config: dict[str, Any], card: ModelCard, folder: Path) -> Exported:
+def exported_prompt(state: dict[str, Tensor], config: dict[str, Any], saved: Saved) -> Exported:
     """The folded prompt of a saved adapter. See `luthier.methods.export.export_prompt`."""
-    return prompt(fold_prompt(folder).state[PROMPT_EMBEDDINGS])
+    return prompt(fold_prompt(saved.folder).state[PROMPT_EMBEDDINGS])
