@@ -77,6 +77,8 @@ def test_an_entry_that_lies_is_refused_by_its_key(tmp_path: Path, key: str, valu
         ("[" * 100_000, "header can't be read"),
         ('{"x": ' + "1" * 5000 + "}", "header can't be read"),
         ("[]", "header can't be read"),
+        (json.dumps({"x": ENTRY, "__metadata__": {"format": "\ud800"}}), "header can't be read"),
+        (json.dumps({"\udfff": ENTRY}), "header can't be read"),
     ],
 )
 def test_a_header_that_lies_is_refused(tmp_path: Path, header: str, words: str):

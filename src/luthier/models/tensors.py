@@ -131,7 +131,9 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
             raise ModelError("the file is cut short, or is no safetensors file", where=str(path), fix=_FETCH_AGAIN)
         raw = stream.read(length)
     try:
-        header = json.loads(raw, object_pairs_hook=_without_duplicates)
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates)
+        if b"\\u" in raw:
+            json.dumps(header, ensure_ascii=False).encode("utf-8")  # half of a surrogate pair is no text
     except (ValueError, RecursionError) as error:
         raise ModelError(f"the file's header can't be read: {error}", where=str(path), fix=_FETCH_AGAIN) from error
     if not isinstance(header, dict):

@@ -308,13 +308,17 @@ def _read_parquet(source: FileSource) -> Table:
     import pyarrow
     import pyarrow.parquet
 
+    content = source.read()
     try:
-        table = pyarrow.parquet.read_table(io.BytesIO(source.read()))
-    except pyarrow.ArrowException as error:
-        raise DataError(f"is not a whole parquet file: {error}", where=source.name) from error
+        table = pyarrow.parquet.read_table(io.BytesIO(content))
+        columns = {name: column.to_pylist() for name, column in zip(table.column_names, table.columns, strict=True)}
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        raise DataError(
+            f"is not a whole parquet file: {error}", where=source.name, fix="copy or write the file again"
+        ) from error
     if not table.num_rows:
         raise DataError("the file has no rows", where=source.name, fix="is it the right file?")
-    return Table(source.name, {name: table.column(name).to_pylist() for name in table.column_names})
+    return Table(source.name, columns)
 
 
 def _read_json(source: FileSource, options: ReadOptions) -> Table:

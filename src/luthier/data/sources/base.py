@@ -7,8 +7,10 @@ import gzip
 import hashlib
 import importlib.metadata
 import importlib.util
+import lzma
 import os
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -33,7 +35,18 @@ FORMATS = {
 }
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_DAMAGED = (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, RuntimeError, NotImplementedError)
+_DAMAGED = (
+    OSError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    RuntimeError,
+    NotImplementedError,
+)
+# What the readers of archives stumble over besides, in a directory of members that is damaged.
+_DAMAGED_DIRECTORY = (ValueError, LookupError, TypeError, OverflowError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,10 @@ class FileSource:
         name = (self.member or self.path.name).lower()
         stream: IO[bytes] = stack.enter_context(self.path.open("rb"))
         if self.member is not None:
-            stream = stack.enter_context(_open_member(stack, stream, self.path, self.member, self.name))
+            try:
+                stream = stack.enter_context(_open_member(stack, stream, self.path, self.member, self.name))
+            except _DAMAGED_DIRECTORY as error:
+                raise zipfile.BadZipFile(f"the archive's directory is damaged: {error}") from error
         return cast("IO[bytes]", stack.enter_context(gzip.open(stream))) if name.endswith(".gz") else stream
 
 
