@@ -9,7 +9,6 @@ from contextvars import ContextVar
 from typing import Any
 
 from luthier.errors import InterruptedRunError
-from luthier.secrets import redact
 
 DONE = "done"
 _display: ContextVar[Any] = ContextVar("luthier_progress", default=None)
@@ -55,16 +54,14 @@ class Track:
     """One task of a display."""
 
     def __init__(self, description: str, total: float | None) -> None:
-        self.description, self.total, self.note = redact(description), total, ""
+        self.description, self.total, self.note = description, total, ""
         shown: tuple[Any, Any] = _display.get() or (None, None)
         self._progress, self._console = shown
-        self._task = (
-            self._progress.add_task(self.description, total=total, note="") if self._progress is not None else None
-        )
+        self._task = self._progress.add_task(description, total=total, note="") if self._progress is not None else None
 
     def update(self, completed: float, note: str | None = None) -> None:
         """Set how much of `total` is done, and a short remark behind the bar."""
-        self.note = self.note if note is None else redact(note)
+        self.note = self.note if note is None else note
         if self._progress is not None:
             self._progress.update(self._task, completed=completed, note=self.note)
 

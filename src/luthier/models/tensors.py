@@ -131,7 +131,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
             raise ModelError("the file is cut short, or is no safetensors file", where=str(path), fix=_FETCH_AGAIN)
         raw = stream.read(length)
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates)
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_int=_size)
         if b"\\u" in raw:
             json.dumps(header, ensure_ascii=False).encode("utf-8")  # half of a surrogate pair is no text
     except (ValueError, RecursionError) as error:
@@ -139,6 +139,12 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
     if not isinstance(header, dict):
         raise ModelError("the file's header can't be read", where=str(path), fix=_FETCH_AGAIN)
     return header, size - 8 - length
+
+
+def _size(digits: str) -> int:
+    if digits.startswith("-"):  # -0 too
+        raise ValueError(f"{digits} is no size")
+    return int(digits)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
