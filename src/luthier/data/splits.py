@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from luthier.data.catalogue.known_set import Files
+from luthier.data.reading.forms import Form, example_of, form_of, in_form
 from luthier.data.reading.layouts import LAYOUTS, shape
 from luthier.data.reading.readers import ReadOptions, is_missing, read_table
 from luthier.data.rows.canonical import Columns, canonical_row, check_columns, note, wanted_columns
@@ -33,12 +34,14 @@ class RawSplit:
         table: all rows of its file or files.
         kept: 0-based indices of the rows that belong to the split.
         note: what the user should know about how it was made.
+        formed: canonical column -> column, of those that the form of the rows brings.
     """
 
     origin: Origin
     table: Table
     kept: list[int]
     note: str = ""
+    formed: Columns = field(default_factory=dict)
 
 
 @dataclass
@@ -97,12 +100,23 @@ def read_origin(origin: Origin, settings: DataSettings) -> RawSplit | None:
     else:
         table = _read_set(origin)
     notes = [known.note] if known and known.note else []
+    form = form_of_origin(origin, settings, example_of(table))
+    if form is not None:
+        table = in_form(table, form)
+        notes.append(form.about)
     kept = list(range(len(table)))
     if origin.cut and known and known.cut:
         kept = cut_shares(len(table), known.cut, origin.name)[origin.cut]
         shares = ", ".join(f"{name} {share:.0%}" for name, share in known.cut.items())
         notes.append(f"there is no official split: cut with a fixed seed into {shares}")
-    return RawSplit(origin, table, kept, "; ".join(notes))
+    return RawSplit(origin, table, kept, "; ".join(notes), form.columns if form else {})
+
+
+def form_of_origin(origin: Origin, settings: DataSettings, record: Mapping[str, Any]) -> Form | None:
+    """The form of rows that no known set describes; `record` shows what they hold."""
+    if origin.known is not None:
+        return None
+    return form_of(record, named=settings.columns(), task=settings.task, labelled=settings.labelled)
 
 
 def _read_set(origin: Origin) -> Table:
@@ -162,7 +176,7 @@ def choose_schema(
     canonical |= present - {source for source in mapping.values() if isinstance(source, str)}
     if not settings.labelled:
         canonical.add("label")
-    named = set(mapping) - {"group"}
+    named = set(mapping) - {"group", "history"}
     task = infer_task(canonical | named, named)
     if task is None:
         raise DataError(
@@ -234,7 +248,8 @@ def canonical_rows(
 
 def _relabel(rows: Rows, schema: TaskSchema, origin: Origin, settings: DataSettings) -> None:
     column = schema.label_column
-    if not schema.has_classes or column is None or column not in rows.columns:
+    renamed = schema.has_classes or schema.name == "multiple_choice"
+    if not renamed or column is None or column not in rows.columns:
         return
     values = rows.columns[column]
     known = origin.known.label_map if origin.known and settings.label is None else {}

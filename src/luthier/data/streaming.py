@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from luthier.data.assembly import SplitSummary, metric_names
 from luthier.data.batches.encoders import Encoder
+from luthier.data.reading.forms import Form, UnusableRowError
 from luthier.data.reading.readers import Row, iterate_rows
 from luthier.data.rows.canonical import Columns, canonical_row, check_columns, note, wanted_columns
 from luthier.data.rows.columns import columns_of_model, columns_to_read, named_columns
@@ -22,7 +23,7 @@ from luthier.data.settings import DataSettings
 from luthier.data.sources.fingerprint import check_files_unchanged, source_fingerprint
 from luthier.data.sources.hub import class_names, load_hub_split, named_record
 from luthier.data.sources.origins import Origin, plan
-from luthier.data.splits import RawSplit, choose_schema, column_mapping, options_of
+from luthier.data.splits import RawSplit, choose_schema, column_mapping, form_of_origin, options_of
 from luthier.data.table import Problems, Table, place
 from luthier.data.task_data import TaskData
 from luthier.data.whole import load_whole
@@ -191,8 +192,13 @@ def load_stream(
         raise DataError("there are no training examples to stream", fix="name them as `train`")
     origin = origins["train"]
     records, first, native_labels = _records(origin, settings)
+    form = form_of_origin(origin, settings, first)
+    if form is not None:
+        records = _in_form(records, form, origin.name)
+        first = next(records()).cells
     raw = RawSplit(origin, Table.of_records(origin.name, [first], None), [0])
-    mapping = column_mapping(origin, settings, user_files=any(one.known is None for one in origins.values()))
+    mapping = dict(column_mapping(origin, settings, user_files=any(one.known is None for one in origins.values())))
+    mapping |= form.columns if form is not None else {}
     schema = choose_schema(raw, mapping, settings, trained)
     read = columns_to_read(schema, mapping, list(first), trained)
     if not schema.streamed:
@@ -276,6 +282,20 @@ def _records(origin: Origin, settings: DataSettings) -> tuple[Records, dict[str,
     if first is None:
         raise DataError("the file has no rows", where=origin.name, fix="is it the right file?")
     return records, first.cells, None
+
+
+def _in_form(records: Records, form: Form, name: str) -> Records:
+    def shaped() -> Iterator[Row]:
+        for row in records():
+            problems = Problems(name)
+            try:
+                for cells in form.shape(row.cells):
+                    yield Row(row.number, row.line, cells)
+            except UnusableRowError as error:
+                problems.add(f"{place(row.number, row.line)}, column {error.column!r}", str(error))
+            problems.raise_if_any("correct or remove this row")
+
+    return shaped
 
 
 def _hub_records(origin: Origin) -> tuple[Records, dict[str, Any], list[str] | None]:

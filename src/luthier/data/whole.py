@@ -38,7 +38,10 @@ def load_whole(
     raw = _read(origins, settings)
     user_files = any(one.origin.known is None for one in raw.values())
     first = raw.get("train") or next(iter(raw.values()))
-    mappings = {split: column_mapping(one.origin, settings, user_files=user_files) for split, one in raw.items()}
+    mappings = {
+        split: dict(column_mapping(one.origin, settings, user_files=user_files)) | dict(one.formed)
+        for split, one in raw.items()
+    }
     mapping = mappings[next(s for s in raw if raw[s] is first)]
     schema = choose_schema(first, mapping, settings, trained)
     read = columns_to_read(schema, mapping, list(first.table.columns), trained)

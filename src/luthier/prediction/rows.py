@@ -95,13 +95,13 @@ def rows_of_file(file: str, card: ModelCard) -> list[Row]:
     columns = columns_to_predict(card, file)
     schema, settings = SCHEMAS[str(card.schema)], _settings(file, card)
     raw = _raw_rows(file, settings, card, schema)
-    mapping = _names_in(raw, columns, card)
+    mapping = _names_in(raw, columns, card) | dict(raw.formed)
     rows = canonical_rows(raw, schema, mapping, settings, tuple(columns))
     if rows is None or not len(rows):
         raise DataError("there are no rows to predict", where=file)
     if "choices" in columns and not (card.text_form and card.text_form.ranks_candidates):
         check_choices({"test": rows}, schema)
-    names = [name for name in rows.columns if name in columns or name == "row"]
+    names = [name for name in rows.columns if name in columns or name in ("row", "history")]
     return [{name: rows.columns[name][i] for name in names} for i in range(len(rows))]
 
 

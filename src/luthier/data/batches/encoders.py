@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from luthier.data.schemas import IGNORED
+from luthier.data.batches.conversations import conversation_parts
 from luthier.data.text_form import TextForm
 from luthier.errors import DataError, ModelError
 
@@ -258,10 +259,13 @@ def encode_choices(columns: Columns, encoder: Encoder) -> Encoded:
 def encode_replies(columns: Columns, encoder: Encoder) -> Encoded:
     """Prompts with responses; only the response is learned.
 
-    With a chat template the prompt is the user's turn. A row that has to be cut loses the start of its prompt first,
-    down to a quarter of the room, then the end of its response.
+    With a chat template the prompt is the user's turn. With messages before it, `history`, the assistant's among them
+    are learned too. A row that has to be cut loses the start of its prompt first, down to a quarter of the room, then
+    the end of its response.
     """
     rows = list(columns["row"])
+    if any(columns.get("history") or ()):
+        return _encode_conversations(columns, rows, encoder)
     ends = [end for _, end in turns(columns["prompt"], columns["response"], encoder.tokenizer)]
     template = getattr(encoder.tokenizer, "chat_template", None) is not None
     prompts = prompt_tokens(columns["prompt"], encoder)
@@ -282,6 +286,39 @@ def encode_replies(columns: Columns, encoder: Encoder) -> Encoded:
         "labels": [[IGNORED] * len(prompt) + list(reply) for prompt, reply in both],
     }
     return _finished(encoded, rows)
+
+
+def _encode_conversations(columns: Columns, rows: list[int], encoder: Encoder) -> Encoded:
+    ids, labels = [], []
+    for row, history, prompt, response in zip(
+        rows, columns["history"], columns["prompt"], columns["response"], strict=True
+    ):
+        parts = conversation_parts(history, prompt, response, encoder.tokenizer, f"{encoder.where}: row {row}")
+        said = [said for text, said in parts if text]
+        tokens = encoder.tokenize([text for text, _ in parts if text], add_special_tokens=False)["input_ids"]
+        ids.append([list(some) for some in tokens])
+        labels.append([list(some) if own else [IGNORED] * len(some) for some, own in zip(tokens, said, strict=True)])
+    prompts, replies = _joined_but_last(ids)
+    learned, last = _joined_but_last(labels)
+    if encoder.encoder_decoder:
+        return _two_sided(rows, prompts, replies, None, encoder)
+    for i in encoder.too_long_rows(rows, [len(p) + len(r) for p, r in zip(prompts, replies, strict=True)]):
+        kept = max(encoder.room - len(replies[i]), encoder.room // 4)
+        prompts[i], learned[i] = prompts[i][-kept:], learned[i][-kept:]
+        rest = encoder.room - len(prompts[i])
+        replies[i], last[i] = replies[i][:rest], last[i][:rest]
+    whole = [[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
+    encoded: Encoded = {
+        "input_ids": whole,
+        "attention_mask": [[1] * len(some) for some in whole],
+        "labels": [[*earlier, *reply] for earlier, reply in zip(learned, last, strict=True)],
+    }
+    return _finished(encoded, rows)
+
+
+def _joined_but_last(parts: list[list[list[int]]]) -> tuple[list[list[int]], list[list[int]]]:
+    """All parts of every row but its last, joined, and the last ones."""
+    return [[token for part in row[:-1] for token in part] for row in parts], [row[-1] for row in parts]
 
 
 def prompt_tokens(prompts: Sequence[str], encoder: Encoder) -> list[list[int]]:
@@ -306,6 +343,12 @@ def opening_tokens(rows: Sequence[Mapping[str, Any]], encoder: Encoder, written:
     """
     if "prompt" in rows[0]:
         found = prompt_tokens([row["prompt"] for row in rows], encoder)
+        for place, row in enumerate(rows):
+            if row.get("history"):
+                where = f"{encoder.where}: row {row['row']}"
+                parts = conversation_parts(row["history"], row["prompt"], None, encoder.tokenizer, where)
+                text = "".join(part for part, _ in parts)
+                found[place] = list(encoder.tokenize([text], add_special_tokens=False)["input_ids"][0])
     else:
         found = encoder.tokenize([row["text"] for row in rows], add_special_tokens=False)["input_ids"]
     kept = encoder.room if encoder.encoder_decoder else max(encoder.room - written, encoder.room // 4)

@@ -15,7 +15,8 @@ from luthier.data.sources.base import FileSource
 from luthier.data.table import Problems, Table, listing, place, shorten
 from luthier.errors import DataError
 
-_BYTE_ORDER_MARKS = {
+FIX_ROWS = "correct or remove these rows"
+BYTE_ORDER_MARKS = {
     b"\xff\xfe\0\0": "utf-32",
     b"\0\0\xfe\xff": "utf-32",
     b"\xff\xfe": "utf-16",
@@ -64,7 +65,7 @@ def read_table(source: FileSource, options: ReadOptions) -> Table:
         return _read_json(source, options)
     problems = Problems(source.name)
     rows = list(iterate_rows(source, options, problems))
-    problems.raise_if_any()
+    problems.raise_if_any(FIX_ROWS)
     if not rows:
         raise DataError("the file has no rows", where=source.name, fix="is it the right file?")
     return Table.of_records(source.name, [row.cells for row in rows], [row.line for row in rows])
@@ -159,7 +160,7 @@ def _character_lines(stream: IO[bytes], name: str, options: ReadOptions) -> Iter
 
 
 def _mark_length(raw: bytes, name: str, options: ReadOptions) -> int:
-    other = next((encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if raw.startswith(mark)), None)
+    other = next((encoding for mark, encoding in BYTE_ORDER_MARKS.items() if raw.startswith(mark)), None)
     if other and options.encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
         raise DataError(
             f"the file starts with the byte order mark of {other}",
@@ -328,15 +329,23 @@ def _read_json(source: FileSource, options: ReadOptions) -> Table:
     if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
         lengths = {name: len(column) for name, column in value.items()}
         if len(set(lengths.values())) > 1:
-            raise DataError(f"the columns differ in length: {lengths}", where=source.name)
+            raise DataError(
+                f"the columns differ in length: {lengths}",
+                where=source.name,
+                fix="give every column one value for each example, or write a list of objects",
+            )
         return Table(source.name, value)
     if not isinstance(value, list):
-        raise DataError("is neither a list of objects nor an object of columns", where=source.name)
+        raise DataError(
+            "is neither a list of objects nor an object of columns",
+            where=source.name,
+            fix="write a list of objects, one for each example",
+        )
     problems = Problems(source.name)
     for number, record in enumerate(value, start=1):
         if not isinstance(record, dict):
             problems.add(place(number), f"is {shorten(record)}, not an object with named fields")
-    problems.raise_if_any()
+    problems.raise_if_any(FIX_ROWS)
     if not value:
         raise DataError("the file has no rows", where=source.name, fix="is it the right file?")
     return Table.of_records(source.name, value)
@@ -360,7 +369,9 @@ def parse_json(source: FileSource, options: ReadOptions) -> Any:
             fix="if the file has one object a line, name it .jsonl or set `format: jsonl`",
         ) from error
     except RecursionError as error:
-        raise DataError("the JSON is nested too deeply", where=source.name) from error
+        raise DataError(
+            "the JSON is nested too deeply", where=source.name, fix="is it a list of objects, one for each example?"
+        ) from error
     except ValueError as error:
         raise DataError(f"is not valid JSON: {error}", where=source.name) from error
 

@@ -13,7 +13,7 @@ from luthier.errors import DataError, nearest
 
 Columns = Mapping[str, str | list[str]]
 Cell = Callable[[Any], Any]
-_COMPANIONS = ("group", "candidate", "question", "choices")
+_COMPANIONS = ("group", "candidate", "question", "choices", "history")
 
 
 class BadCellError(ValueError):
@@ -152,11 +152,19 @@ def _as_choices(value: Any) -> list[str]:
     return [as_text(choice) for choice in value]
 
 
+def _as_history(value: Any) -> list[dict[str, str]]:
+    if not isinstance(value, list) or any(
+        not isinstance(one, dict) or set(one) != {"role", "content"} for one in value
+    ):
+        raise BadCellError(f"holds {shorten(value)}, which is no list of messages")
+    return [{"role": as_text(one["role"]), "content": as_text(one["content"])} for one in value]
+
+
 def _as_is(value: Any) -> str:
     return whole_characters(str(value))
 
 
-_CELLS: dict[str, Cell] = {"tokens": _as_words, "choices": _as_choices, "group": _as_is}
+_CELLS: dict[str, Cell] = {"tokens": _as_words, "choices": _as_choices, "group": _as_is, "history": _as_history}
 _LABELS: dict[str | None, Cell] = {
     "class": as_label,
     "classes": _as_labels,

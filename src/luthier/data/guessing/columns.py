@@ -1,0 +1,167 @@
+"""What a column seems to hold, by its name and its values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.data.reading.readers import is_missing
+from luthier.data.rows.canonical import BadCellError, as_label
+from luthier.data.table import Table
+
+LABEL_NAMES = (
+    "label", "labels", "gold_label", "gold", "class", "category", "target", "sentiment", "polarity", "intent", "topic",
+    "emotion", "stance", "answer", "score", "similarity", "rating", "stars", "grade", "value", "y", "tag", "type",
+    "relevance", "entailment_judgment", "relatedness_score", "is_duplicate", "toxic", "spam", "label_text",
+)  # fmt: skip
+TEXT_NAMES = (
+    "text", "sentence", "review", "content", "comment", "tweet", "document", "article", "body", "utterance", "message",
+    "post", "question", "query", "description", "headline", "title", "summary",
+)  # fmt: skip
+PAIR_NAMES = (
+    ("text", "text_pair"), ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"),
+    ("text_a", "text_b"), ("text1", "text2"), ("sentence_a", "sentence_b"), ("sentence_1", "sentence_2"), ("s1", "s2"),
+    ("question", "passage"), ("question", "sentence"), ("question", "context"), ("query", "passage"),
+    ("query", "document"), ("claim", "evidence"), ("first", "second"),
+)  # fmt: skip
+_IDENTIFIERS = re.compile(
+    r"|id|idx|index|uid|guid|key|row|no|nr|unnamed: ?\d+|.*_id|.*id|id_.*|pair[_ ]?id", re.IGNORECASE
+)
+_MOST_LABELS = 50
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a sample.
+
+    Attributes:
+        name: as the file calls it.
+        values: those that are not missing.
+        rows: of the sample, missing values included.
+    """
+
+    name: str
+    values: Sequence[Any]
+    rows: int
+
+    @property
+    def texts(self) -> list[str]:
+        """The values that are text with something in it."""
+        return [value for value in self.values if isinstance(value, str) and value.strip()]
+
+    @property
+    def labels(self) -> list[str]:
+        """The values as labels; empty where one is no label."""
+        try:
+            return [as_label(value) for value in self.values]
+        except BadCellError:
+            return []
+
+    @property
+    def numbers(self) -> list[float]:
+        """The values as numbers; empty where one is none."""
+        try:
+            return [float(value) for value in self.values if not isinstance(value, bool)]
+        except (TypeError, ValueError, OverflowError):
+            return []
+
+    @property
+    def holds_fractions(self) -> bool:
+        """Whether all values are numbers, and some are no whole ones."""
+        return bool(self.numbers) and any(number % 1 for number in self.numbers)
+
+    @property
+    def holds_text(self) -> bool:
+        """Whether the values are texts, and not numbers or lists."""
+        return bool(self.texts) and len(self.texts) == len(self.values) and not self.numbers
+
+    @property
+    def holds_lists(self) -> bool:
+        """Whether every value is a list of texts or numbers."""
+        return bool(self.values) and all(
+            isinstance(value, list) and value and all(isinstance(one, str | int) for one in value)
+            for value in self.values
+        )
+
+    @property
+    def words(self) -> float:
+        """Words of a value, on average."""
+        return sum(len(text.split()) for text in self.texts) / max(1, len(self.texts))
+
+    @property
+    def is_identifier(self) -> bool:
+        """Whether the column numbers the rows."""
+        labels = self.labels
+        numbered = len(set(labels)) == len(labels) > 1 and all(number.is_integer() for number in self.numbers or [0.5])
+        if self.name.lower() in LABEL_NAMES or self.name.lower() in TEXT_NAMES:
+            return False
+        return (bool(_IDENTIFIERS.fullmatch(self.name.strip())) and self.words <= 1) or (numbered and len(labels) > 5)
+
+    @property
+    def could_be_label(self) -> bool:
+        """Whether the values are few enough for classes, or are numbers."""
+        labels, distinct = self.labels, len(set(self.labels))
+        if not labels or self.words > 6:
+            return False
+        return bool(self.numbers) or distinct <= max(2, min(_MOST_LABELS, len(labels) // 2))
+
+
+def columns_of(table: Table) -> dict[str, Column]:
+    """The columns of a sample by their names."""
+    return {
+        name: Column(name, [v for v in values if not is_missing(v) and v != ""], len(table))
+        for name, values in table.columns.items()
+    }
+
+
+def named_like(columns: Iterable[str], names: Sequence[str]) -> str | None:
+    """The column with the first of the names that one has, in whatever case; None where none has."""
+    written = {column.lower().replace(" ", "_").replace("-", "_"): column for column in reversed(list(columns))}
+    return next((written[name] for name in names if name in written), None)
+
+
+def label_column(columns: Mapping[str, Column]) -> str | None:
+    """The column that seems to hold what is learned: by name, else the one of few values that stands last."""
+    able = [name for name, column in columns.items() if column.could_be_label and not column.is_identifier]
+    named = named_like(list(able), LABEL_NAMES)
+    if named is not None:
+        return named
+    texts = [name for name, column in columns.items() if column.holds_text]
+    others = [name for name in able if texts != [name]]
+    likely = [name for name in others if not columns[name].numbers or len(set(columns[name].labels)) <= _MOST_LABELS]
+    return (likely or others or [None])[-1]
+
+
+def text_columns(columns: Mapping[str, Column], label: str | None) -> list[str]:
+    """The columns of text, the likeliest first: by name, else by length."""
+    found = [
+        name
+        for name, column in columns.items()
+        if name != label and column.holds_text and not (column.is_identifier and column.words <= 1)
+    ]
+    named = [name for name in (named_like([one], TEXT_NAMES) for one in found) if name]
+    return sorted(found, key=lambda name: (name not in named, -columns[name].words))
+
+
+def text_pair_of(columns: Mapping[str, Column], texts: Sequence[str]) -> tuple[str, str] | None:
+    """The two columns of text that belong together: by their names."""
+    for first, second in PAIR_NAMES:
+        pair = named_like(texts, (first,)), named_like(texts, (second,))
+        if pair[0] and pair[1]:
+            return pair[0], pair[1]
+    if len(texts) != 2:
+        return None
+    first, second = sorted(texts, key=list(columns).index)
+    stems = {re.sub(r"[\d_\- ]+$|[_\- ]?[abAB]$", "", name) for name in (first, second)}
+    return (first, second) if len(stems) == 1 else None
+
+
+def told_labels(labels: Sequence[str], most: int = 8) -> str:
+    """The labels with their numbers, the commonest first, for people."""
+    from collections import Counter
+
+    counts = Counter(labels).most_common()
+    told = ", ".join(f"{label!r} ({count})" for label, count in counts[:most])
+    return told + (f", ... ({len(counts)} in all)" if len(counts) > most else "")

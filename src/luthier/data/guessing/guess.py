@@ -1,0 +1,207 @@
+"""From the name of a training file to the keys of a data block, and the reasons for them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from luthier.data.catalogue.lookup import set_of_source
+from luthier.data.guessing.columns import columns_of
+from luthier.data.guessing.sample import Sample, read_sample, reread
+from luthier.data.guessing.tasks import TaskGuess, guess_task
+from luthier.data.reading.readers import is_missing
+from luthier.data.schemas import SCHEMAS
+from luthier.data.settings import DataSettings
+from luthier.data.sources.base import FileSource, resolve
+from luthier.data.sources.origins import plan
+from luthier.data.table import Table
+from luthier.errors import DataError
+
+_VALIDATION = ("validation", "valid", "val", "dev", "eval", "development")
+_TEST = ("test",)
+_LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
+_TOKENS_OF_WORD, _BYTES_OF_TOKEN, _SPECIAL_TOKENS = 1.4, 3.5, 4
+_LEFT_OUT = 0.02
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What a training file seems to hold.
+
+    Attributes:
+        task: as in recipes; None where the examples were not looked at.
+        keys: of the data block, in the order in which they are written.
+        metrics: names of what the task is scored by.
+        said: what was found, for people.
+        doubts: what else it could be, and how to say so.
+    """
+
+    task: str | None
+    keys: dict[str, Any]
+    metrics: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = field(default=())
+
+
+def guess_data(source: str) -> Guess:
+    """Look at the first rows of a file, or at what is known about a set. Nothing is downloaded.
+
+    Raises:
+        DataError: there is no such file, it can't be read, or it holds nothing to learn from.
+    """
+    found = resolve(source)
+    if not isinstance(found, FileSource):
+        return _of_set(source)
+    sample = read_sample(found)
+    guess, table = guess_task(sample.table)
+    keys = {"task": guess.task} | _with_column_names(sample.keys, guess.keys)
+    seen = f"all {len(sample.table)}" if sample.whole else f"the first {len(sample.table)}"
+    said = [f"looked at {seen} rows; the columns are {', '.join(map(repr, sample.table.columns))}"]
+    said += [*sample.said, f"the task is {guess.task}", *guess.said]
+    doubts = [*sample.doubts, *guess.doubts]
+    _refuse_too_few(guess, table, sample)
+    if not sample.whole and guess.task in ("single_sentence", "pair"):
+        doubts.append("labels that only later rows have are found when the data are loaded")
+    splits, about_splits = _splits_beside(found, source, sample, guess)
+    if "validation" not in splits:
+        splits["validation_fraction"] = _share(len(table)) if sample.whole else 0.1
+    length, told = _max_length(guess, table)
+    keys |= splits | {"max_length": length}
+    return Guess(guess.task, keys, SCHEMAS[guess.task].metrics, (*said, *about_splits, told), tuple(doubts))
+
+
+def _of_set(source: str) -> Guess:
+    known = set_of_source(source)
+    if known is None:
+        said = "a set on the Hub, which is not looked at here, as nothing is downloaded"
+        doubt = "the task follows from the columns when the set is loaded: see `luthier plan`, or name it with `task`"
+        return Guess(None, {"max_length": 128}, (), (said,), (doubt,))
+    whole = "#" not in source
+    plan(DataSettings(**{"source" if whole else "train": source}))
+    said = (f"a set that is known: its task is {known.task}", f"labels: {', '.join(known.labels or ()) or 'its own'}")
+    keys: dict[str, Any] = {} if whole else {"validation_fraction": 0.1}
+    if whole and "validation" not in known.splits and "validation" not in (known.cut or {}):
+        keys["validation_fraction"] = 0.1
+    return Guess(known.task, keys | {"max_length": 256}, known.metrics, said)
+
+
+def _with_column_names(read: dict[str, Any], named: dict[str, Any]) -> dict[str, Any]:
+    """The keys, where the columns of a file without a header line are called as the task calls them."""
+    if "column_names" not in read:
+        return read | named
+    canonical = {column: name for name, column in named.items() if isinstance(column, str)}
+    names = [canonical.get(column, column) for column in read["column_names"]]
+    rest = {name: column for name, column in named.items() if not isinstance(column, str)}
+    return read | {"column_names": names} | rest
+
+
+def _refuse_too_few(guess: TaskGuess, table: Table, sample: Sample) -> None:
+    if not sample.whole:
+        return
+    if len(table) < 2:
+        raise DataError(
+            "there is one row, which is too few to train on and to validate",
+            where=table.name,
+            fix="give more rows; if the first line is an example, too, name the columns with `column_names`",
+        )
+    if guess.task in ("single_sentence", "pair"):
+        label = columns_of(table)[str(guess.keys.get("label", "label"))]
+        if len(set(label.labels)) < 2:
+            raise DataError(
+                f"the examples have only one label: {', '.join(map(repr, sorted(set(label.labels))))}",
+                where=table.name,
+                fix="give examples of at least two labels",
+            )
+
+
+def _share(rows: int) -> float:
+    """The share of the rows to validate on, so that neither part is empty."""
+    return 0.1 if rows >= 10 else 0.2 if rows >= 5 else 0.5
+
+
+def _splits_beside(file: FileSource, source: str, sample: Sample, guess: TaskGuess) -> tuple[dict[str, Any], list[str]]:
+    """Files beside the training file that its name and their columns tell to be its other splits."""
+    keys: dict[str, Any] = {}
+    said = []
+    if file.member is not None:
+        return keys, said
+    for split, names in (("validation", _VALIDATION), ("test", _TEST)):
+        name = _sibling(file.path, names)
+        if name is None:
+            continue
+        problem = _unlike(file, name, sample, guess)
+        if problem:
+            said.append(f"{name} lies beside it and is left out: {problem}")
+            continue
+        keys[split] = source.removesuffix(file.path.name) + name
+        said.append(f"{name} lies beside it, and is taken for {split}")
+    return keys, said
+
+
+def _sibling(path: Path, names: tuple[str, ...]) -> str | None:
+    """The file beside a training file that has another split's name in place of `train`, or is called so alone."""
+    suffix = "".join(path.suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
+    present = {one.name.lower(): one.name for one in path.parent.iterdir() if one.is_file() and one != path}
+    for name in names:
+        replaced, count = re.subn(r"train(ing)?", name, path.name.lower(), count=1)
+        wanted = replaced if count else f"{name}{suffix}".lower()
+        if wanted in present:
+            return present[wanted]
+    return None
+
+
+def _unlike(file: FileSource, name: str, sample: Sample, guess: TaskGuess) -> str | None:
+    """Why another file can't be a split of the same data; None where it can."""
+    other = FileSource(file.path.with_name(name), None, name)
+    try:
+        table = reread(other, sample.keys)
+    except DataError as error:
+        return error.what.splitlines()[0]
+    needed = {one for value in guess.keys.values() for one in (value if isinstance(value, list) else [value])}
+    needed = {one for one in needed if isinstance(one, str) and one in sample.table.columns}
+    needed |= {one for one in (*guess.shown, *_learned(guess)) if one in sample.table.columns}
+    missing = sorted(needed - set(table.columns))
+    if missing:
+        return f"it has no column {missing[0]!r}"
+    learned = [one for one in _learned(guess) if one in table.columns]
+    empty = [one for one in learned if all(is_missing(value) or value == "" for value in table.columns[one])]
+    return f"its column {empty[0]!r} is empty" if empty else None
+
+
+def _learned(guess: TaskGuess) -> tuple[str, ...]:
+    column = SCHEMAS[guess.task].label_column
+    return () if column is None else (str(guess.keys.get(column, column)),)
+
+
+def _max_length(guess: TaskGuess, table: Table) -> tuple[int, str]:
+    """Tokens that nearly all rows fit into."""
+    if guess.task == "plain_text":
+        return 256, "the texts are packed one after another into blocks of 256 tokens"
+    shown = [name for name in guess.shown if name in table.columns]
+    lengths = sorted(_tokens([table.columns[name][row] for name in shown]) for row in range(len(table)))
+    nearly_all = lengths[min(len(lengths) - 1, int(len(lengths) * (1 - _LEFT_OUT)))]
+    if guess.task == "extractive_qa":
+        length = next((one for one in (128, 256, 384) if one >= nearly_all), 384)
+        return length, f"the longest rows have about {lengths[-1]} tokens; contexts over {length} are read in windows"
+    most = 2048 if guess.task == "prompt_response" else 512
+    length = next((one for one in _LENGTHS if one >= nearly_all), most)
+    return min(length, most), f"the longest rows have about {lengths[-1]} tokens, so max_length is {min(length, most)}"
+
+
+def _tokens(cells: list[Any]) -> int:
+    total = 0.0
+    for cell in cells:
+        for text in _texts_in(cell):
+            words, size = len(text.split()), len(text.encode(errors="replace"))
+            total += max(_TOKENS_OF_WORD * words, size / _BYTES_OF_TOKEN) + 1
+    return round(total) + _SPECIAL_TOKENS
+
+
+def _texts_in(cell: Any) -> list[str]:
+    if isinstance(cell, str):
+        return [cell]
+    if isinstance(cell, dict):
+        return [text for value in cell.values() for text in _texts_in(value)]
+    return [text for one in cell for text in _texts_in(one)] if isinstance(cell, list) else []

@@ -1,0 +1,348 @@
+"""The first rows of a file, and how it has to be read to get them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from luthier.data.reading.readers import (
+    BYTE_ORDER_MARKS,
+    FIX_ROWS,
+    ReadOptions,
+    decoded_lines,
+    iterate_rows,
+    read_table,
+)
+from luthier.data.sources.base import FileSource
+from luthier.data.table import Problems, Table
+from luthier.errors import DataError
+
+ROWS = 200
+_DELIMITERS = (",", "\t", ";", "|")
+_LONG_CELL = 40
+_NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?([eE][+-]?\d+)?")
+_TAG = re.compile(r"O|[BIESLUS]-\S+|[A-Z][A-Z$\-]*[|]?[A-Z$]*|[^\w\s]+")
+_HEADER_WORDS = frozenset(
+    [
+        "text",
+        "sentence",
+        "sentence1",
+        "sentence2",
+        "review",
+        "comment",
+        "content",
+        "body",
+        "title",
+        "label",
+        "labels",
+        "class",
+        "category",
+        "target",
+        "sentiment",
+        "score",
+        "rating",
+        "gold",
+        "gold_label",
+        "premise",
+        "hypothesis",
+        "question",
+        "question1",
+        "question2",
+        "query",
+        "context",
+        "passage",
+        "answer",
+        "answers",
+        "prompt",
+        "response",
+        "completion",
+        "instruction",
+        "input",
+        "output",
+        "id",
+        "idx",
+        "index",
+        "text_pair",
+        "text_a",
+        "text_b",
+        "tokens",
+        "tags",
+        "words",
+        "word",
+        "tag",
+        "choices",
+        "tweet",
+        "headline",
+        "description",
+        "document",
+        "summary",
+        "source",
+        "stars",
+        "intent",
+        "y",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The first rows of a file.
+
+    Attributes:
+        table: the rows, with their columns.
+        keys: keys of the data block that say how the file is read, where the defaults don't.
+        said: what was found out about the file, for people.
+        doubts: what else it could be, and how to say so.
+        whole: whether these are all its rows.
+    """
+
+    table: Table
+    keys: dict[str, Any] = field(default_factory=dict)
+    said: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    whole: bool = True
+
+
+def read_sample(source: FileSource) -> Sample:
+    """The first rows of a file.
+
+    Raises:
+        DataError: it can't be read, or has no rows.
+    """
+    options, said = _encoding(source)
+    kind = source.format
+    if kind in ("json", "parquet"):
+        table = _head_of_parquet(source) if kind == "parquet" else read_table(source, options)
+        sample = Sample(_head(table), whole=len(table) <= ROWS)
+    else:
+        sample = _of_lines(source, options, kind)
+    keys = {"encoding": options.encoding} if options.encoding != "utf-8" else {}
+    return replace(sample, keys=keys | sample.keys, said=(*said, *sample.said))
+
+
+def reread(source: FileSource, keys: dict[str, Any]) -> Table:
+    """The first rows of another file, read with the keys of a first one.
+
+    Raises:
+        DataError: it can't be read so.
+    """
+    names = keys.get("column_names")
+    options = ReadOptions(
+        format=keys.get("format"),
+        delimiter=keys.get("delimiter"),
+        column_names=tuple(names) if names else None,
+        encoding=keys.get("encoding", "utf-8"),
+    )
+    kind = options.format or source.format
+    if kind == "parquet":
+        return _head_of_parquet(source)
+    return _head(read_table(source, options)) if kind == "json" else _rows(source, options)[0]
+
+
+def _encoding(source: FileSource) -> tuple[ReadOptions, tuple[str, ...]]:
+    with source.open() as stream:
+        start = stream.read(4)
+    for mark, encoding in BYTE_ORDER_MARKS.items():
+        if start.startswith(mark):
+            return ReadOptions(encoding=encoding), (f"the encoding is {encoding}, by its byte order mark",)
+    return ReadOptions(), ()
+
+
+def _head(table: Table) -> Table:
+    columns = {name: values[:ROWS] for name, values in table.columns.items()}
+    return Table(table.name, columns, table.lines[:ROWS] if table.lines else None)
+
+
+def _head_of_parquet(source: FileSource) -> Table:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with source.open() as stream:
+            file = pyarrow.parquet.ParquetFile(io.BytesIO(stream.read()))
+        batch = next(file.iter_batches(ROWS + 1), None)
+    except pyarrow.ArrowException as error:
+        raise DataError(
+            f"is not a whole parquet file: {error}", where=source.name, fix="is the file whole, and what its name says?"
+        ) from error
+    if batch is None or not batch.num_rows:
+        raise DataError("the file has no rows", where=source.name, fix="is it the right file?")
+    return Table(source.name, {name: batch.column(name).to_pylist() for name in batch.schema.names})
+
+
+def _of_lines(source: FileSource, options: ReadOptions, kind: str | None) -> Sample:
+    lines = _first_lines(source, options)
+    if kind in (None, "txt", "tsv", "csv"):
+        found = _kind_of(lines, kind)
+        if found != kind:
+            kind = found
+            options = replace(options, format=kind)
+    if kind == "json":
+        table = read_table(source, options)
+        return Sample(_head(table), {"format": "json"}, ("the format is json",), whole=len(table) <= ROWS)
+    if kind in ("csv", "tsv"):
+        return _delimited(source, options, kind, lines)
+    table, whole = _rows(source, options)
+    told = f"the format is {kind}, by what the lines look like"
+    doubts = ()
+    if kind == "conll":
+        told = _about_conll(lines, options.format is not None)
+        if options.format:
+            doubts = ("the lines look like words with their tags; if they are not, change `format`",)
+    keys = {"format": options.format} if options.format else {}
+    return Sample(table, keys, (told,) if options.format or kind == "conll" else (), doubts, whole)
+
+
+def _about_conll(lines: Sequence[str], by_looks: bool) -> str:
+    width = max((len(_cells_of(line)) for line in lines if line.strip()), default=2)
+    others = f"; of {width} columns the first is the word and the last its tag" if width > 2 else ""
+    looks = ", by what the lines look like" if by_looks else ""
+    return f"the format is conll{looks}: a word and its tag on each line{others}"
+
+
+def _first_lines(source: FileSource, options: ReadOptions) -> list[str]:
+    with source.open() as stream:
+        lines = decoded_lines(stream, source.name, options)
+        found = [line for _, line in itertools.islice(lines, 2 * ROWS)]
+        if not any(line.strip() for line in found):
+            found += [line for _, line in itertools.islice(lines, 10**9) if line.strip()][:ROWS]
+    return found
+
+
+def _rows(source: FileSource, options: ReadOptions) -> tuple[Table, bool]:
+    problems = Problems(source.name)
+    rows = list(itertools.islice(iterate_rows(source, options, problems), ROWS + 1))
+    problems.raise_if_any(FIX_ROWS)
+    if not rows:
+        raise DataError(
+            "the file has no rows",
+            where=source.name,
+            fix="is it the right file? A first line is read as the names of the columns",
+        )
+    table = Table.of_records(source.name, [row.cells for row in rows[:ROWS]], [row.line for row in rows[:ROWS]])
+    return table, len(rows) <= ROWS
+
+
+def _kind_of(lines: Sequence[str], named: str | None) -> str:
+    """What lines look like, where the name of the file does not tell, or may be wrong."""
+    filled = [line for line in lines if line.strip()]
+    if _looks_like_conll(lines):
+        return "conll"
+    if named in ("csv", "tsv"):
+        return named
+    if filled[0].lstrip()[:1] == "{" and filled[0].rstrip()[-1:] == "}":
+        return "jsonl"
+    if named is None and filled[0].lstrip()[:1] in ("[", "{"):
+        return "json"
+    widths = {line.count("\t") for line in filled}
+    if len(widths) == 1 and widths != {0}:
+        return "tsv"
+    if named is None and any(_width(filled, delimiter, "csv") > 1 for delimiter in (",", ";", "|")):
+        return "csv"
+    return "txt"
+
+
+def _cells_of(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
+
+
+def _looks_like_conll(lines: Sequence[str]) -> bool:
+    filled = [_cells_of(line) for line in lines if line.strip() and not line.startswith("-DOCSTART-")]
+    inner = list(itertools.dropwhile(lambda line: not line.strip(), lines))
+    while inner and not inner[-1].strip():
+        inner.pop()
+    if len(filled) < 2 or all(line.strip() for line in inner):
+        return False
+    widths = {len(cells) for cells in filled}
+    if len(widths) > 1 or widths == {1} or any(" " in cell or not cell for cells in filled for cell in cells):
+        return False
+    tagged = sum(bool(_TAG.fullmatch(cells[-1])) for cells in filled)
+    return tagged >= 0.9 * len(filled)
+
+
+def _width(lines: Sequence[str], delimiter: str, kind: str) -> int:
+    """Fields of every line, or 0 where lines differ."""
+    if kind == "tsv" or (delimiter == "\t" and not any('"' in line for line in lines)):
+        widths = Counter(line.count(delimiter) + 1 for line in lines)
+    else:
+        try:
+            rows = csv.reader((line + "\n" for line in lines), delimiter=delimiter)
+            widths = Counter(len(cells) for cells in rows if cells)
+        except csv.Error:
+            return 0
+    # The last of the lines that were looked at may be the beginning of a longer row.
+    usual, count = widths.most_common(1)[0]
+    return usual if count >= sum(widths.values()) - 1 and (len(widths) == 1 or sum(widths.values()) > 3) else 0
+
+
+def _delimiter(lines: Sequence[str], kind: str) -> str | None:
+    """The separator, where it is not the usual one of the format."""
+    usual = "," if kind == "csv" else "\t"
+    filled = [line for line in lines if line.strip()]
+    if _width(filled, usual, kind) > 1:
+        return None
+    others = [one for one in _DELIMITERS if one != usual]
+    widths = {one: _width(filled, one, kind) for one in others}
+    best = max(others, key=lambda one: widths[one])
+    if widths[best] > 1:
+        return best
+    header = {one: filled[0].count(one) for one in _DELIMITERS}
+    best = max(others, key=lambda one: header[one])
+    return best if header[best] and not header[usual] else None
+
+
+def _delimited(source: FileSource, options: ReadOptions, kind: str, lines: Sequence[str]) -> Sample:
+    delimiter = _delimiter(lines, kind)
+    options = replace(options, delimiter=delimiter)
+    keys: dict[str, Any] = {"format": options.format} if options.format else {}
+    said = [f"the format is {kind}, by what the lines look like"] if options.format else []
+    if delimiter:
+        keys["delimiter"] = delimiter
+        said.append(f"the fields are parted by {delimiter!r}")
+    width = len(_first_record(lines, delimiter or ("," if kind == "csv" else "\t"), kind))
+    plain = tuple(f"column{number + 1}" for number in range(width))
+    try:
+        table, whole = _rows(source, replace(options, column_names=plain))
+    except DataError:
+        _rows(source, options)
+        raise
+    first = [str(values[0]) for values in table.columns.values()]
+    rest = [values[1:] for values in table.columns.values()]
+    if _is_header(first, rest):
+        table, whole = _rows(source, options)
+        if {name.lower() for name in table.columns} & _HEADER_WORDS:
+            return Sample(table, keys, tuple(said), (), whole)
+        doubt = (
+            f"the first line is taken for the names of the columns ({', '.join(table.columns)}); "
+            "if it is an example, name the columns with `column_names: [...]`"
+        )
+        return Sample(table, keys, tuple(said), (doubt,), whole)
+    keys["column_names"] = list(plain)
+    said.append("there is no header line")
+    doubt = "the first line is taken for an example; if it names the columns, take `column_names` out"
+    return Sample(table, keys, tuple(said), (doubt,), whole)
+
+
+def _first_record(lines: Sequence[str], delimiter: str, kind: str) -> list[str]:
+    filled = [line for line in lines if line.strip()]
+    if kind == "tsv":
+        return filled[0].split(delimiter)
+    try:
+        return next(csv.reader((line + "\n" for line in filled), delimiter=delimiter), [""])
+    except csv.Error:
+        return filled[0].split(delimiter)
+
+
+def _is_header(first: Sequence[str], rest: Sequence[Sequence[Any]]) -> bool:
+    cells = [cell.strip() for cell in first]
+    if any(len(cell) > _LONG_CELL or len(cell.split()) > 4 or cell[-1:] in (".", "?", "!") for cell in cells):
+        return False
+    if any(cell and cell in map(str, values) for cell, values in zip(cells, rest, strict=True)):
+        return False
+    return any(cell.lower() in _HEADER_WORDS for cell in cells) or not any(map(_NUMBER.fullmatch, cells))

@@ -1,0 +1,351 @@
+"""From the columns of a sample to the task that they seem to hold: one function for each kind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from luthier.data.guessing.columns import (
+    Column,
+    columns_of,
+    label_column,
+    named_like,
+    text_columns,
+    text_pair_of,
+    told_labels,
+)
+from luthier.data.reading.forms import conversation_columns, example_of, form_of, in_form
+from luthier.data.table import Table
+from luthier.errors import DataError
+
+_CHOICE = re.compile(r"(ending|choice|option|answer|solution|sol|opt|alternative|candidate)[_ ]?(\d|[a-hA-H])")
+_LETTERS = "ABCDEFGH"
+_CHOICE_LABELS = ("label", "answer", "answerkey", "answer_key", "answer_idx", "gold", "target", "correct", "y")
+_CONTEXTS = ("startphrase", "context", "ctx", "question", "premise", "stem", "sent1", "prompt", "passage", "text")
+_PASSAGES = ("context", "passage", "paragraph", "document", "article", "text")
+_PROMPTS = (
+    ("prompt", "response"), ("prompt", "completion"), ("instruction", "response"), ("instruction", "output"),
+    ("question", "answer"), ("query", "response"), ("query", "answer"), ("input", "output"), ("source", "target"),
+    ("article", "highlights"), ("article", "summary"), ("document", "summary"), ("dialogue", "summary"),
+    ("text", "summary"), ("question", "response"), ("inputs", "targets"),
+)  # fmt: skip
+
+
+@dataclass
+class TaskGuess:
+    """A task, and the keys of the data block that name its columns.
+
+    Attributes:
+        task: as in recipes.
+        keys: of the data block.
+        said: what was found.
+        doubts: what else it could be, and how to say so.
+        shown: what a row's length is judged by: the columns that a model reads together.
+    """
+
+    task: str
+    keys: dict[str, Any] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    shown: tuple[str, ...] = ()
+
+
+def guess_task(table: Table) -> tuple[TaskGuess, Table]:
+    """The task, and the rows in its form.
+
+    Raises:
+        DataError: no column holds anything to learn from.
+    """
+    columns = columns_of(table)
+    for guess in (_words, _messages, _choices, _questions, _instructions, _prompts, _labelled):
+        found = guess(table, columns)
+        if found is not None:
+            break
+    else:
+        found = _plain(table, columns)
+    named = {name: value for name, value in found.keys.items() if name in ("question", "context", "answers")}
+    form = form_of(example_of(table), named=named, task=found.task) if found.task in _FORMED else None
+    return found, in_form(table, form) if form else table
+
+
+_FORMED = ("prompt_response", "extractive_qa")
+
+
+def _renamed(names: Mapping[str, str | list[str] | None]) -> dict[str, Any]:
+    """The names that are not the canonical ones already."""
+    return {name: column for name, column in names.items() if column is not None and column != name}
+
+
+def _words(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
+    lists = [name for name, column in columns.items() if column.holds_lists]
+    tokens = named_like(lists, ("tokens", "words", "token", "sentence", "text"))
+    tokens = tokens or next((n for n in lists if all(isinstance(x, str) for v in columns[n].values for x in v)), None)
+    tags = [name for name in lists if name != tokens and _aligned(table, tokens, name)]
+    tag = named_like(tags, ("tags", "ner_tags", "labels", "ner", "pos_tags", "tag", "slots")) or (tags or [None])[0]
+    if tokens is None or tag is None:
+        tokens, tag = (
+            named_like(columns, ("tokens", "words")),
+            named_like(columns, ("tags", "ner_tags", "labels", "slots")),
+        )
+        if tokens is None or tag is None or tokens == tag or not _aligned(table, tokens, tag):
+            return None
+    labels = [str(one) for value in columns[tag].values for one in (value.split() if isinstance(value, str) else value)]
+    found = TaskGuess("token_labels", _renamed({"tokens": tokens, "tags": tag}), shown=(tokens,))
+    found.said = [f"{tokens!r} holds the words, {tag!r} a label for each", f"labels seen: {told_labels(labels)}"]
+    if len(tags) > 1:
+        found.doubts = [f"{', '.join(map(repr, tags))} all fit as labels: choose with `tags: NAME`"]
+    return found
+
+
+def _aligned(table: Table, tokens: str | None, tags: str) -> bool:
+    if tokens is None:
+        return False
+    both = zip(table.columns[tokens], table.columns[tags], strict=True)
+    counts = [
+        [
+            len(value.split() if isinstance(value, str) else value) if isinstance(value, str | list) else -1
+            for value in pair
+        ]
+        for pair in both
+    ]
+    return all(first == second > 0 for first, second in counts) and any(first > 1 for first, _ in counts)
+
+
+def _messages(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
+    record = example_of(table)
+    found = conversation_columns(record)
+    if not found:
+        return None
+    form = form_of(record, task="prompt_response")
+    if form is None:
+        raise DataError(
+            f"several columns hold conversations: {', '.join(map(repr, found))}",
+            where=table.name,
+            fix="call the one to learn from `messages`, or take the others out",
+        )
+    turns = sum(len(row["history"]) > 0 for row in map(in_form(table, form).record, range(len(table))))
+    said = [form.about, "the chat template of the model writes them, and only what the assistant says is learned"]
+    return TaskGuess(
+        "prompt_response",
+        {},
+        said,
+        ["conversations of several exchanges need a model with a chat template"] if turns else [],
+        ("history", "prompt", "response"),
+    )
+
+
+def _choices(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
+    several = _choice_columns(columns)
+    if several is None:
+        return _choices_without_names(table, columns)
+    count = len(several) if isinstance(several, list) else max(len(value) for value in columns[several].values)
+    taken = set(several if isinstance(several, list) else [several])
+    rest = {name: column for name, column in columns.items() if name not in taken}
+    label = named_like(rest, _CHOICE_LABELS)
+    context = named_like([name for name in rest if name != label and rest[name].holds_text], _CONTEXTS)
+    context = context or next(iter(text_columns(rest, label)), None)
+    if label is None or context is None:
+        return None
+    return _choice_guess(columns[label], context, several, count)
+
+
+def _choice_columns(columns: Mapping[str, Column]) -> str | list[str] | None:
+    listed = named_like(columns, ("choices", "options", "endings", "answers", "candidates", "alternatives"))
+    if (
+        listed
+        and columns[listed].holds_lists
+        and all(len(value) > 1 and isinstance(value[0], str) for value in columns[listed].values)
+    ):
+        return listed
+    groups: dict[str, list[str]] = {}
+    for name in columns:
+        found = _CHOICE.fullmatch(name)
+        if found:
+            groups.setdefault(found[1], []).append(name)
+    largest = max(groups.values(), key=len, default=[])
+    if len(largest) > 1:
+        return sorted(largest)
+    letters = [letter for letter in _LETTERS if letter in columns] or [x for x in _LETTERS.lower() if x in columns]
+    return letters if len(letters) > 1 and letters[0] in "Aa" else None
+
+
+def _choices_without_names(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
+    """A question, its choices and a letter, in a file without a header line."""
+    names = list(columns)
+    if not all(name.startswith("column") for name in names) or not 4 <= len(names) <= 2 + len(_LETTERS):
+        return None
+    letters = set(columns[names[-1]].labels)
+    count = len(names) - 2
+    if len(letters) < 2 or not letters <= set(_LETTERS[:count]):
+        return None
+    return _choice_guess(columns[names[-1]], names[0], names[1:-1], count)
+
+
+def _choice_guess(label: Column, context: str, choices: str | list[str], count: int) -> TaskGuess | None:
+    labels = set(label.labels)
+    indices = [str(number) for number in range(count)]
+    maps: dict[str, str] = {}
+    doubts = []
+    if not labels <= set(indices):
+        for ways in (_LETTERS[:count], _LETTERS[:count].lower(), [str(number + 1) for number in range(count)]):
+            if labels <= set(ways):
+                maps = dict(zip(ways, indices, strict=True))
+        if not maps:
+            return None
+    elif "0" not in labels:
+        doubts = ['no row has 0 as its answer; if answers count from 1, set `label_map: {"1": "0", "2": "1", ...}`']
+    found = TaskGuess("multiple_choice", _renamed({"context": context, "choices": choices, "label": label.name}))
+    if maps:
+        found.keys["label_map"] = maps
+    named = repr(choices) if isinstance(choices, str) else ", ".join(map(repr, choices))
+    told = f", which are counted {', '.join(maps)}" if maps else ", counted from 0"
+    found.said = [
+        f"{context!r} holds what is asked, {named} the choices",
+        f"{label.name!r} holds the right one of {count}{told}; seen: {told_labels(label.labels)}",
+    ]
+    found.doubts = doubts
+    found.shown = (context, *([choices] if isinstance(choices, str) else choices[:1]))
+    return found
+
+
+def _questions(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
+    if "paragraphs" in columns and form_of(example_of(table), task="extractive_qa"):
+        said = ["articles with paragraphs and their questions, as in the files of SQuAD"]
+        return TaskGuess("extractive_qa", {}, said, [], ("question", "context"))
+    question = named_like(columns, ("question", "query"))
+    context = named_like([name for name in columns if name != question and columns[name].holds_text], _PASSAGES)
+    answer = named_like(columns, ("answers", "answer", "answer_text"))
+    if question is None or context is None or answer is None:
+        return None
+    start = named_like(columns, ("answer_start", "start"))
+    spans = [value for value in columns[answer].values if _has_places(value)]
+    keys = _renamed({"question": question, "context": context, "answers": answer})
+    found = TaskGuess("extractive_qa", keys, shown=(question, context))
+    found.said = [f"{question!r} is answered by a part of {context!r}, which {answer!r} holds"]
+    if spans and len(spans) == len(columns[answer].values):
+        return found
+    if start is None and not _parts_of(table, context, answer):
+        return None
+    where = f"at the character in {start!r}" if start else "where it first stands in the context"
+    found.said.append(f"an answer lies {where}")
+    if start is None:
+        found.doubts = ["the column lacks the places of the answers; if a text stands twice, the first place is taken"]
+    if answer == "answer":
+        keys.pop("answers", None)
+    return found
+
+
+def _has_places(value: Any) -> bool:
+    import json
+
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return False
+    if isinstance(value, dict):
+        return isinstance(value.get("text"), list) and "answer_start" in value
+    return isinstance(value, list) and all(isinstance(one, dict) and "text" in one for one in value)
+
+
+def _parts_of(table: Table, context: str, answer: str) -> bool:
+    pairs = [
+        (passage, one)
+        for passage, value in zip(table.columns[context], table.columns[answer], strict=True)
+        for one in (value if isinstance(value, list) else [value])
+        if isinstance(one, str) and isinstance(passage, str) and one
+    ]
+    distinct = len({one for _, one in pairs})
+    return bool(pairs) and 2 * distinct > len(pairs) and all(one in passage for passage, one in pairs)
+
+
+def _instructions(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
+    form = form_of(example_of(table), task="prompt_response")
+    if form is None:
+        return None
+    said = [form.about, "only the response is learned"]
+    return TaskGuess("prompt_response", {}, said, [], ("prompt", "response"))
+
+
+def _prompts(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
+    for first, second in _PROMPTS:
+        prompt, response = named_like(columns, (first,)), named_like(columns, (second,))
+        if prompt is None or response is None or not columns[prompt].holds_text or not columns[response].texts:
+            continue
+        exact = (first, second) in (("prompt", "response"), ("prompt", "completion"))
+        if not exact and columns[response].could_be_label and columns[response].words < 3:
+            continue
+        found = TaskGuess("prompt_response", _renamed({"prompt": prompt, "response": response}))
+        found.said = [f"{prompt!r} holds the prompt, {response!r} the response", "only the response is learned"]
+        found.shown = (prompt, response)
+        if columns[response].could_be_label:
+            found.doubts = [
+                f"{response!r} has few values: if they are classes, set `task: single_sentence`, `text: {prompt}` and "
+                f"`label: {response}` in place of `prompt` and `response`"
+            ]
+        return found
+    return None
+
+
+def _labelled(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
+    label = label_column(columns)
+    texts = text_columns(columns, label)
+    if label is None or not texts:
+        return None
+    pair = text_pair_of(columns, texts)
+    names = {"text": pair[0], "text_pair": pair[1]} if pair else {"text": texts[0]}
+    column = columns[label]
+    found = TaskGuess("pair" if pair else "single_sentence", _renamed(names | {"label": label}))
+    found.shown = tuple(names.values())
+    held = " and ".join(map(repr, names.values()))
+    found.said = [f"{held} {'hold' if pair else 'holds'} the text, {label!r} the label"]
+    left = [name for name in texts if name not in names.values()]
+    if left and not pair:
+        found.doubts.append(
+            f"{left[0]!r} holds text, too: to read both, set `task: pair` and `text_pair: {left[0]}`; "
+            f"to read it alone, `text: {left[0]}`"
+        )
+    able = [name for name, one in columns.items() if one.could_be_label and not one.is_identifier and name != label]
+    if able:
+        found.doubts.append(f"{', '.join(map(repr, able))} could be the label, too: choose with `label: NAME`")
+    _settle_numbers(found, column, len(table))
+    return found
+
+
+def _settle_numbers(found: TaskGuess, column: Column, rows: int) -> None:
+    numbers, distinct = column.numbers, len(set(column.labels))
+    if column.holds_fractions or (numbers and distinct > 20):
+        if numbers and not column.holds_fractions:
+            found.doubts.append("the numbers are taken for scores; if they are classes, set `task` to single_sentence")
+        found.task = "regression"
+        found.said.append(
+            f"the labels are numbers from {min(numbers):g} to {max(numbers):g}, so the task is regression"
+        )
+        return
+    found.said.append(f"labels seen: {told_labels(column.labels)}")
+    if numbers and distinct > 2:
+        found.doubts.append("the numbers are taken for classes; if they are grades or scores, set `task: regression`")
+    if len(column.values) < rows:
+        found.doubts.append(
+            f"{rows - len(column.values)} rows have no {column.name!r}: they are refused until corrected"
+        )
+
+
+def _plain(table: Table, columns: Mapping[str, Column]) -> TaskGuess:
+    texts = text_columns(columns, None)
+    if not texts:
+        raise DataError(
+            f"no column holds text to learn from: {', '.join(map(repr, columns))}",
+            where=table.name,
+            fix="is it the right file? If the fields are parted by another character, say so with `delimiter`",
+        )
+    found = TaskGuess("plain_text", _renamed({"text": texts[0]}), shown=(texts[0],))
+    found.said = [f"{texts[0]!r} holds plain text, with nothing beside it that could be a label"]
+    if len(columns) > 1:
+        found.doubts = ["if a column is what is to be learned, set `task` and name it with `label: NAME`"]
+    return found
+
+
+Guesser = Callable[[Table, Mapping[str, Column]], TaskGuess | None]

