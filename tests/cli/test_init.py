@@ -158,5 +158,9 @@ def test_a_recipe_trains_on_the_packaged_models(folder, kind):
     started(folder, kind)
     assert main(["run", "recipe.yaml", *RUN]) == 0
     assert (folder / "runs" / "my-run" / "01-evaluate").is_dir()
-    assert main(["predict", "runs/my-run", "--file", kind.file, "--output", "found.jsonl"]) == 0
-    assert (folder / "found.jsonl").read_text().count("\n") > 3
+    asked, count = kind.file, 4
+    if kind.name == "chat":
+        asked, count = "asked.jsonl", 1
+        (folder / asked).write_text(lines({"messages": CHAT[0]["messages"][:-1]}))
+    assert main(["predict", "runs/my-run", "--file", asked, "--output", "found.jsonl"]) == 0
+    assert (folder / "found.jsonl").read_text().count("\n") >= count

@@ -17,6 +17,7 @@ from luthier.data.assembly import (
     summary_of,
     with_cut_validation,
 )
+from luthier.data.rows.canonical import Columns
 from luthier.data.rows.columns import columns_of_model, columns_to_read, named_columns, refuse_unread
 from luthier.data.rows.posing import pose
 from luthier.data.schemas import TrainedOn
@@ -38,7 +39,7 @@ def load_whole(
     raw = _read(origins, settings)
     user_files = any(one.origin.known is None for one in raw.values())
     first = raw.get("train") or next(iter(raw.values()))
-    mappings = {
+    mappings: dict[str, Columns] = {
         split: dict(column_mapping(one.origin, settings, user_files=user_files)) | dict(one.formed)
         for split, one in raw.items()
     }

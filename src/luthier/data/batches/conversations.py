@@ -3,11 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from luthier.errors import DataError
 
 Messages = Sequence[Mapping[str, str]]
+_IGNORED = -100
+
+
+class Tokenizing(Protocol):
+    """How text becomes token ids."""
+
+    tokenizer: Any
+    where: str
+
+    def tokenize(self, texts: list[Any], pairs: list[Any] | None = None, **options: Any) -> Any:
+        """Token ids of a batch."""
+
+
+def conversation_tokens(
+    columns: Mapping[str, Sequence[Any]], rows: Sequence[int], encoder: Tokenizing
+) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
+    """Token ids of conversations in two parts, and what is learned of the first.
+
+    Returns:
+        For each row the ids of all before the last reply, their labels (-100 where the assistant does not speak), and
+        the ids of the last reply.
+
+    Raises:
+        DataError: as `conversation_parts`.
+    """
+    prompts, learned, replies = [], [], []
+    for number, row in enumerate(rows):
+        history, prompt, response = (columns[name][number] for name in ("history", "prompt", "response"))
+        where = f"{encoder.where}: row {row}"
+        parts = conversation_parts(history, prompt, response, encoder.tokenizer, where)
+        *before, reply = encoder.tokenize([text for text, _ in parts], add_special_tokens=False)["input_ids"]
+        said = [own for _, own in parts[:-1]]
+        prompts.append([token for ids in before for token in ids])
+        learned.append([token if own else _IGNORED for ids, own in zip(before, said, strict=True) for token in ids])
+        replies.append(list(reply))
+    return prompts, learned, replies
+
+
+def conversation_opening(row: Mapping[str, Any], encoder: Tokenizing) -> list[int]:
+    """Token ids of a conversation that the assistant is to go on with.
+
+    Raises:
+        DataError: as `conversation_parts`.
+    """
+    where = f"{encoder.where}: row {row['row']}"
+    parts = conversation_parts(row["history"], row["prompt"], None, encoder.tokenizer, where)
+    ids: list[int] = encoder.tokenize(["".join(text for text, _ in parts)], add_special_tokens=False)["input_ids"][0]
+    return list(ids)
 
 
 def conversation_parts(
@@ -53,7 +101,8 @@ def _replies_apart(messages: Messages, opening: str, tokenizer: Any, where: str)
         end = _written(messages[: place + 1], tokenizer, where)
         if not end.startswith(start) or not opening.startswith(end) or len(start) < done:
             continue
-        parts += [(opening[done : len(start)], False), (opening[len(start) : len(end)], True)]
+        between = [(opening[done : len(start)], False)] if len(start) > done else []
+        parts += [*between, (opening[len(start) : len(end)], True)]
         done = len(end)
     return [*parts, (opening[done:], False)]
 

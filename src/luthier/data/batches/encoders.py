@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from luthier.data.batches.conversations import conversation_opening, conversation_tokens
 from luthier.data.schemas import IGNORED
-from luthier.data.batches.conversations import conversation_parts
 from luthier.data.text_form import TextForm
 from luthier.errors import DataError, ModelError
 
@@ -264,61 +264,30 @@ def encode_replies(columns: Columns, encoder: Encoder) -> Encoded:
     the end of its response.
     """
     rows = list(columns["row"])
-    if any(columns.get("history") or ()):
-        return _encode_conversations(columns, rows, encoder)
-    ends = [end for _, end in turns(columns["prompt"], columns["response"], encoder.tokenizer)]
     template = getattr(encoder.tokenizer, "chat_template", None) is not None
-    prompts = prompt_tokens(columns["prompt"], encoder)
-    replies = encoder.tokenize(ends, add_special_tokens=False)["input_ids"]
     eos = encoder.tokenizer.eos_token_id
+    if any(columns.get("history") or ()):
+        prompts, learned, replies = conversation_tokens(columns, rows, encoder)
+    else:
+        ends = [end for _, end in turns(columns["prompt"], columns["response"], encoder.tokenizer)]
+        prompts = prompt_tokens(columns["prompt"], encoder)
+        learned = [[IGNORED] * len(prompt) for prompt in prompts]
+        replies = encoder.tokenize(ends, add_special_tokens=False)["input_ids"]
     if encoder.encoder_decoder:
         return _two_sided(rows, prompts, replies, eos, encoder)
     if not template:
         replies = [[*ids, eos] if eos is not None else ids for ids in replies]
     for i in encoder.too_long_rows(rows, [len(p) + len(r) for p, r in zip(prompts, replies, strict=True)]):
         kept = max(encoder.room - len(replies[i]), encoder.room // 4)
-        prompts[i] = prompts[i][-kept:]
+        prompts[i], learned[i] = prompts[i][-kept:], learned[i][-kept:]
         replies[i] = replies[i][: encoder.room - len(prompts[i])]
     both = list(zip(prompts, replies, strict=True))
     encoded: Encoded = {
         "input_ids": [[*prompt, *reply] for prompt, reply in both],
         "attention_mask": [[1] * (len(prompt) + len(reply)) for prompt, reply in both],
-        "labels": [[IGNORED] * len(prompt) + list(reply) for prompt, reply in both],
+        "labels": [[*earlier, *reply] for earlier, reply in zip(learned, replies, strict=True)],
     }
     return _finished(encoded, rows)
-
-
-def _encode_conversations(columns: Columns, rows: list[int], encoder: Encoder) -> Encoded:
-    ids, labels = [], []
-    for row, history, prompt, response in zip(
-        rows, columns["history"], columns["prompt"], columns["response"], strict=True
-    ):
-        parts = conversation_parts(history, prompt, response, encoder.tokenizer, f"{encoder.where}: row {row}")
-        said = [said for text, said in parts if text]
-        tokens = encoder.tokenize([text for text, _ in parts if text], add_special_tokens=False)["input_ids"]
-        ids.append([list(some) for some in tokens])
-        labels.append([list(some) if own else [IGNORED] * len(some) for some, own in zip(tokens, said, strict=True)])
-    prompts, replies = _joined_but_last(ids)
-    learned, last = _joined_but_last(labels)
-    if encoder.encoder_decoder:
-        return _two_sided(rows, prompts, replies, None, encoder)
-    for i in encoder.too_long_rows(rows, [len(p) + len(r) for p, r in zip(prompts, replies, strict=True)]):
-        kept = max(encoder.room - len(replies[i]), encoder.room // 4)
-        prompts[i], learned[i] = prompts[i][-kept:], learned[i][-kept:]
-        rest = encoder.room - len(prompts[i])
-        replies[i], last[i] = replies[i][:rest], last[i][:rest]
-    whole = [[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
-    encoded: Encoded = {
-        "input_ids": whole,
-        "attention_mask": [[1] * len(some) for some in whole],
-        "labels": [[*earlier, *reply] for earlier, reply in zip(learned, last, strict=True)],
-    }
-    return _finished(encoded, rows)
-
-
-def _joined_but_last(parts: list[list[list[int]]]) -> tuple[list[list[int]], list[list[int]]]:
-    """All parts of every row but its last, joined, and the last ones."""
-    return [[token for part in row[:-1] for token in part] for row in parts], [row[-1] for row in parts]
 
 
 def prompt_tokens(prompts: Sequence[str], encoder: Encoder) -> list[list[int]]:
@@ -345,10 +314,7 @@ def opening_tokens(rows: Sequence[Mapping[str, Any]], encoder: Encoder, written:
         found = prompt_tokens([row["prompt"] for row in rows], encoder)
         for place, row in enumerate(rows):
             if row.get("history"):
-                where = f"{encoder.where}: row {row['row']}"
-                parts = conversation_parts(row["history"], row["prompt"], None, encoder.tokenizer, where)
-                text = "".join(part for part, _ in parts)
-                found[place] = list(encoder.tokenize([text], add_special_tokens=False)["input_ids"][0])
+                found[place] = conversation_opening(row, encoder)
     else:
         found = encoder.tokenize([row["text"] for row in rows], add_special_tokens=False)["input_ids"]
     kept = encoder.room if encoder.encoder_decoder else max(encoder.room - written, encoder.room // 4)

@@ -125,13 +125,13 @@ def named_like(columns: Iterable[str], names: Sequence[str]) -> str | None:
 def label_column(columns: Mapping[str, Column]) -> str | None:
     """The column that seems to hold what is learned: by name, else the one of few values that stands last."""
     able = [name for name, column in columns.items() if column.could_be_label and not column.is_identifier]
-    named = named_like(list(able), LABEL_NAMES)
+    named = named_like(able, LABEL_NAMES)
     if named is not None:
         return named
     texts = [name for name, column in columns.items() if column.holds_text]
     others = [name for name in able if texts != [name]]
     likely = [name for name in others if not columns[name].numbers or len(set(columns[name].labels)) <= _MOST_LABELS]
-    return (likely or others or [None])[-1]
+    return next(reversed(likely or others), None)
 
 
 def text_columns(columns: Mapping[str, Column], label: str | None) -> list[str]:

@@ -75,9 +75,9 @@ def guess_data(source: str) -> Guess:
 def _of_set(source: str) -> Guess:
     known = set_of_source(source)
     if known is None:
-        said = "a set on the Hub, which is not looked at here, as nothing is downloaded"
+        unseen = "a set on the Hub, which is not looked at here, as nothing is downloaded"
         doubt = "the task follows from the columns when the set is loaded: see `luthier plan`, or name it with `task`"
-        return Guess(None, {"max_length": 128}, (), (said,), (doubt,))
+        return Guess(None, {"max_length": 128}, (), (unseen,), (doubt,))
     whole = "#" not in source
     plan(DataSettings(**{"source" if whole else "train": source}))
     said = (f"a set that is known: its task is {known.task}", f"labels: {', '.join(known.labels or ()) or 'its own'}")
@@ -124,7 +124,7 @@ def _share(rows: int) -> float:
 def _splits_beside(file: FileSource, source: str, sample: Sample, guess: TaskGuess) -> tuple[dict[str, Any], list[str]]:
     """Files beside the training file that its name and their columns tell to be its other splits."""
     keys: dict[str, Any] = {}
-    said = []
+    said: list[str] = []
     if file.member is not None:
         return keys, said
     for split, names in (("validation", _VALIDATION), ("test", _TEST)):

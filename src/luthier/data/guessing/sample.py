@@ -190,7 +190,7 @@ def _of_lines(source: FileSource, options: ReadOptions, kind: str | None) -> Sam
         return _delimited(source, options, kind, lines)
     table, whole = _rows(source, options)
     told = f"the format is {kind}, by what the lines look like"
-    doubts = ()
+    doubts: tuple[str, ...] = ()
     if kind == "conll":
         told = _about_conll(lines, options.format is not None)
         if options.format:
@@ -209,10 +209,8 @@ def _about_conll(lines: Sequence[str], by_looks: bool) -> str:
 def _first_lines(source: FileSource, options: ReadOptions) -> list[str]:
     with source.open() as stream:
         lines = decoded_lines(stream, source.name, options)
-        found = [line for _, line in itertools.islice(lines, 2 * ROWS)]
-        if not any(line.strip() for line in found):
-            found += [line for _, line in itertools.islice(lines, 10**9) if line.strip()][:ROWS]
-    return found
+        filled = itertools.dropwhile(lambda numbered: not numbered[1].strip(), lines)
+        return [line for _, line in itertools.islice(filled, 2 * ROWS)]
 
 
 def _rows(source: FileSource, options: ReadOptions) -> tuple[Table, bool]:

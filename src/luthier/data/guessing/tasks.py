@@ -83,7 +83,7 @@ def _words(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
     tokens = named_like(lists, ("tokens", "words", "token", "sentence", "text"))
     tokens = tokens or next((n for n in lists if all(isinstance(x, str) for v in columns[n].values for x in v)), None)
     tags = [name for name in lists if name != tokens and _aligned(table, tokens, name)]
-    tag = named_like(tags, ("tags", "ner_tags", "labels", "ner", "pos_tags", "tag", "slots")) or (tags or [None])[0]
+    tag = named_like(tags, ("tags", "ner_tags", "labels", "ner", "pos_tags", "tag", "slots")) or next(iter(tags), None)
     if tokens is None or tag is None:
         tokens, tag = (
             named_like(columns, ("tokens", "words")),

@@ -133,6 +133,8 @@ def _parsed(value: Any) -> Any:
 
 def _conversation_form(record: Record, labelled: bool) -> Form | None:
     found = conversation_columns(record)
+    if {"prompt", "response"} <= set(record) - set(found):
+        return None
     preferred = [name for name in ("messages", "conversations") if name in found]
     if {"prompt", "completion"} <= set(found):
         columns = ["prompt", "completion"]
@@ -243,10 +245,10 @@ def _question_form(record: Record, named: Mapping[str, Any], task: str | None, l
     context, question = (str(named.get(name, name)) for name in ("context", "question"))
     if not labelled or context not in record or question not in record:
         return None
-    column = named.get("answers") or ("answers" if "answers" in record else None)
-    column = column or next((name for name in _ANSWERS if name in record), None)
+    written = [str(named["answers"])] if "answers" in named else ["answers", *_ANSWERS]
+    column = next((name for name in written if name in record), None)
     start = next((name for name in _STARTS if name in record), None)
-    if column not in record or not _is_plain_answer(record[column]) or (start is None and task is None):
+    if column is None or not _is_plain_answer(record[column]) or (start is None and task is None):
         return None
 
     def shape(row: Record) -> list[dict[str, Any]]:
