@@ -1,13 +1,17 @@
 """`luthier init` looks at the data: whatever it writes validates, loads and, on the packaged models, trains."""
 
+import random
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 
 import pytest
 
 from luthier.cli.arguments import main
+from luthier.cli.starter import starter_recipe
 from luthier.data import load_data
+from luthier.errors import DataError
 from luthier.recipe.loading import load_recipe
 from tests.cli.starting_files import CHAT, KINDS, LABELLED, TEXTS, lines, rows
 
@@ -144,6 +148,78 @@ def test_init_does_not_import_torch(folder):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+NAMES = (
+    "text label labels id question context answer answers answer_start choices A B tokens tags prompt "
+    "response messages conversations instruction input output history system paragraphs sentence1 sentence2 score "
+    "ending0 ending1"
+).split()
+CELLS = [
+    *("", " ", "a", "b c d", "O", "1", "2.5", "[1, 2]", '{"text": ["a"]}', "[{", "nan", "x" * 300, "\u2028", "é"),
+    *(0, 1, 2.5, True, None, float("nan"), 10**30, [], ["a", "b"], [1, 0], [None], {}, {"text": []}, {"text": "a"}),
+    *([{"role": "user", "content": "a"}], [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]),
+    *([{"from": 1, "value": None}], [{"qas": None}], [{"context": "a", "qas": [{"question": "b"}]}]),
+    *([["a", "b"]], [["a"]]),
+    *({"text": ["a"], "answer_start": [0]}, {"text": ["a"], "answer_start": ["x"]}),
+    [{"text": "a", "answer_start": 0}],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_any_mixture_of_columns_and_cells_is_guessed_or_refused(folder, seed):
+    draw = random.Random(seed)
+    names = draw.sample(NAMES, draw.randint(1, 5))
+    pools = {name: draw.sample(CELLS, draw.randint(1, 3)) for name in names}
+    records = [{name: draw.choice(pools[name]) for name in names} for _ in range(draw.randint(2, 6))]
+    (folder / "rows.jsonl").write_text(lines(*records))
+    recipe = guessed_or_refused("rows.jsonl")
+    if recipe is not None:
+        with suppress(DataError):
+            load_data(recipe.stage_list()[0].data)
+
+
+def guessed_or_refused(name):
+    """The recipe for a file, or None where the file is refused with what to do."""
+    try:
+        recipe = starter_recipe(data=name)
+    except DataError as error:
+        if error.fix is None:
+            raise
+        return None
+    with open("recipe.yaml", "w") as file:
+        file.write(recipe.text)
+    return load_recipe("recipe.yaml")
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_any_mixture_of_lines_is_guessed_or_refused(folder, seed):
+    draw = random.Random(seed)
+    parts = [
+        *",;\t|",
+        '"',
+        "\n",
+        "\n\n",
+        "a",
+        "text",
+        "label",
+        "1",
+        "0.5",
+        "O",
+        "B-X",
+        "{",
+        "}",
+        "[",
+        "]",
+        "#",
+        ":",
+        " ",
+        "é",
+    ]
+    content = "".join(draw.choices(parts, k=draw.randint(1, 40)))
+    name = draw.choice(["./rows", "rows.txt", "rows.csv", "rows.tsv", "rows.json", "rows.jsonl", "rows.conll"])
+    (folder / name).write_text(content)
+    guessed_or_refused(name)
 
 
 RUN = ["--set", "stages.0.tune.max_steps=2", "--set", "stages.0.tune.batch_size=2", "--quiet", "--no-report"]

@@ -16,7 +16,7 @@ from luthier.data.guessing.columns import (
     text_pair_of,
     told_labels,
 )
-from luthier.data.reading.forms import conversation_columns, example_of, form_of, in_form
+from luthier.data.reading.forms import conversation_columns, conversation_form, example_of, form_of, in_form
 from luthier.data.table import Table
 from luthier.errors import DataError
 
@@ -115,10 +115,11 @@ def _aligned(table: Table, tokens: str | None, tags: str) -> bool:
 
 def _messages(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
     record = example_of(table)
-    found = conversation_columns(record)
-    if not found:
+    found, form = conversation_columns(record), conversation_form(record)
+    if not found or (form is None and form_of(record, task="prompt_response")):
         return None
-    form = form_of(record, task="prompt_response")
+    if form is None and {"prompt", "response"} <= set(record):
+        return None
     if form is None:
         raise DataError(
             f"several columns hold conversations: {', '.join(map(repr, found))}",

@@ -7,8 +7,9 @@ value) have them; instructions as in Stanford Alpaca (instruction, input, output
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from luthier.data.reading.readers import is_missing
@@ -68,7 +69,7 @@ def form_of(
     named = named or {}
     classified = task is None and {"text", "label"} <= set(record)
     if task in (None, "prompt_response") and not named and not classified:
-        found = _conversation_form(record, labelled) or _instruction_form(record, labelled)
+        found = conversation_form(record, labelled=labelled) or _instruction_form(record, labelled)
         if found is not None:
             return found
     if task in (None, "extractive_qa"):
@@ -131,7 +132,8 @@ def _parsed(value: Any) -> Any:
     return value
 
 
-def _conversation_form(record: Record, labelled: bool) -> Form | None:
+def conversation_form(record: Record, *, labelled: bool = True) -> Form | None:
+    """The form of rows with one conversation each; None where a row has none, or several that might be meant."""
     found = conversation_columns(record)
     if {"prompt", "response"} <= set(record) - set(found):
         return None
@@ -240,7 +242,7 @@ def _question_form(record: Record, named: Mapping[str, Any], task: str | None, l
     if isinstance(paragraphs, list) and not named and all(isinstance(p, dict) and "qas" in p for p in paragraphs):
         columns = _QUESTIONS | ({"answers": "answers"} if labelled else {})
         return Form(
-            "articles with paragraphs, as in the files of SQuAD", columns, lambda row: _of_article(row, labelled)
+            "articles with paragraphs, as in the files of SQuAD", columns, partial(_of_article, labelled=labelled)
         )
     context, question = (str(named.get(name, name)) for name in ("context", "question"))
     if not labelled or context not in record or question not in record:
@@ -286,14 +288,17 @@ def _placed(value: Any, start: Any, context: Any, column: str) -> dict[str, list
 
 
 def _of_article(row: Record, labelled: bool) -> list[dict[str, Any]]:
-    return list(_questions(row, labelled))
-
-
-def _questions(row: Record, labelled: bool) -> Iterator[dict[str, Any]]:
-    paragraphs: Sequence[Any] = row.get("paragraphs") or ()
-    for paragraph in paragraphs:
-        for asked in paragraph.get("qas") or ():
-            if not isinstance(asked, dict):
-                raise UnusableRowError("paragraphs", f"holds {shorten(asked)}, which is no question")
+    """The questions of one article, a row each."""
+    found: list[dict[str, Any]] = []
+    for paragraph in _list_of_objects(row.get("paragraphs"), "paragraphs"):
+        for asked in _list_of_objects(paragraph.get("qas"), "qas"):
             one = {"context": paragraph.get("context"), "question": asked.get("question")}
-            yield one | ({"answers": asked.get("answers") or {"text": [], "answer_start": []}} if labelled else {})
+            answers = asked.get("answers") or {"text": [], "answer_start": []}
+            found.append(one | ({"answers": answers} if labelled else {}))
+    return found
+
+
+def _list_of_objects(value: Any, name: str) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise UnusableRowError("paragraphs", f"`{name}` holds {shorten(value)}, which is no list of objects")
+    return value
