@@ -239,6 +239,44 @@ KINDS = [
         },
         {"label": 0},
     ),
+    Kind(
+        "choices with letters", "quiz.jsonl",
+        lines(
+            *[
+                {
+                    "question": one[0],
+                    "choices": {"label": list("ABCD"), "text": list(one[1:5])},
+                    "answerKey": "ABCD"[one[5]],
+                }
+                for one in ENDINGS[1:]
+            ]
+        ),
+        {"task": "multiple_choice"}, {"choices": list(ENDINGS[1][1:5]), "label": 1},
+    ),
+    Kind(
+        "two texts of unlike length", "news.csv",
+        rows(*[(1 + i % 4, t, f"{t}; and then {t}, {t} again: {t}") for i, t in enumerate(TEXTS)]),
+        {"task": "single_sentence", "column_names": ["label", "column2", "text"]},
+        labels=["1", "2", "3", "4"],
+    ),
+    Kind(
+        "constant columns beside", "cola.tsv",
+        rows(*[("gj04", i % 2, "*" if i % 2 else "", t) for i, t in enumerate(TEXTS)], by="\t"),
+        {"task": "single_sentence", "column_names": ["column1", "label", "column3", "text"]},
+        {"text": GOOD[0]}, ["0", "1"],
+    ),
+    Kind(
+        "strings numbered in front", "mrpc.tsv",
+        rows(("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"),
+             *[(i % 2, 100 + i, 200 + i, a, b) for i, (a, b, _) in enumerate(SENTENCES)], by="\t"),
+        {"task": "pair", "text": "#1 String", "text_pair": "#2 String", "label": "Quality"},
+        {"text_pair": SENTENCES[0][1]}, ["0", "1"],
+    ),
+    Kind(
+        "preferences", "chosen.jsonl",
+        lines(*[{"prompt": f"Say {i}.", "chosen": f"It is {i}.", "rejected": f"No, not {i}."} for i in range(6)]),
+        {"task": "prompt_response", "response": "chosen"}, {"response": "It is 0."},
+    ),
     Kind("plain text", "book.txt", "".join(f"{t}.\n" for t in TEXTS), {"task": "plain_text"}, {"text": f"{GOOD[0]}."}),
     Kind(
         "one column of text", "book.csv", rows(("story",), *[(f"{t}.",) for t in TEXTS]),

@@ -130,8 +130,9 @@ def label_column(columns: Mapping[str, Column]) -> str | None:
         return named
     texts = [name for name, column in columns.items() if column.holds_text]
     others = [name for name in able if texts != [name]]
-    likely = [name for name in others if not columns[name].numbers or len(set(columns[name].labels)) <= _MOST_LABELS]
-    return next(reversed(likely or others), None)
+    full = [name for name in others if len(columns[name].values) == columns[name].rows]
+    varied = [name for name in full if 2 <= len(set(columns[name].labels)) <= _MOST_LABELS]
+    return next(reversed(varied or full or others), None)
 
 
 def text_columns(columns: Mapping[str, Column], label: str | None) -> list[str]:
@@ -154,7 +155,10 @@ def text_pair_of(columns: Mapping[str, Column], texts: Sequence[str]) -> tuple[s
     if len(texts) != 2:
         return None
     first, second = sorted(texts, key=list(columns).index)
-    stems = {re.sub(r"[\d_\- ]+$|[_\- ]?[abAB]$", "", name) for name in (first, second)}
+    if first.startswith("column") and second.startswith("column"):
+        short, long = sorted(columns[name].words for name in (first, second))
+        return (first, second) if short > 2 and long < 3 * short else None
+    stems = {re.sub(r"\d+|[_\- ]?[abAB]$", "", name) for name in (first, second)}
     return (first, second) if len(stems) == 1 else None
 
 

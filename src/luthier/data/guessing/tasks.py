@@ -30,6 +30,7 @@ _PROMPTS = (
     ("question", "answer"), ("query", "response"), ("query", "answer"), ("input", "output"), ("source", "target"),
     ("article", "highlights"), ("article", "summary"), ("document", "summary"), ("dialogue", "summary"),
     ("text", "summary"), ("question", "response"), ("inputs", "targets"),
+    ("prompt", "chosen"),
 )  # fmt: skip
 
 
@@ -70,7 +71,7 @@ def guess_task(table: Table) -> tuple[TaskGuess, Table]:
     return found, in_form(table, form) if form else table
 
 
-_FORMED = ("prompt_response", "extractive_qa")
+_FORMED = ("prompt_response", "extractive_qa", "multiple_choice")
 
 
 def _renamed(names: Mapping[str, str | list[str] | None]) -> dict[str, Any]:
@@ -138,6 +139,9 @@ def _messages(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
 
 
 def _choices(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
+    form = form_of(example_of(table), task="multiple_choice")
+    if form is not None:
+        return TaskGuess("multiple_choice", {}, [form.about], [], ("context", "choices"))
     several = _choice_columns(columns)
     if several is None:
         return _choices_without_names(table, columns)
@@ -281,7 +285,9 @@ def _prompts(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
         found = TaskGuess("prompt_response", _renamed({"prompt": prompt, "response": response}))
         found.said = [f"{prompt!r} holds the prompt, {response!r} the response", "only the response is learned"]
         found.shown = (prompt, response)
-        if columns[response].could_be_label:
+        if second == "chosen":
+            found.doubts.append("these look like preferences: only the chosen responses are learned")
+        elif columns[response].could_be_label:
             found.doubts = [
                 f"{response!r} has few values: if they are classes, set `task: single_sentence`, `text: {prompt}` and "
                 f"`label: {response}` in place of `prompt` and `response`"
@@ -302,13 +308,17 @@ def _labelled(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
     found.shown = tuple(names.values())
     held = " and ".join(map(repr, names.values()))
     found.said = [f"{held} {'hold' if pair else 'holds'} the text, {label!r} the label"]
-    left = [name for name in texts if name not in names.values()]
+    left = [name for name in texts if name not in names.values() and not columns[name].could_be_label]
     if left and not pair:
         found.doubts.append(
             f"{left[0]!r} holds text, too: to read both, set `task: pair` and `text_pair: {left[0]}`; "
             f"to read it alone, `text: {left[0]}`"
         )
-    able = [name for name, one in columns.items() if one.could_be_label and not one.is_identifier and name != label]
+    able = [
+        name
+        for name, one in columns.items()
+        if name != label and one.could_be_label and not one.is_identifier and len(set(one.labels)) > 1
+    ]
     if able:
         found.doubts.append(f"{', '.join(map(repr, able))} could be the label, too: choose with `label: NAME`")
     _settle_numbers(found, column, len(table))
@@ -326,6 +336,8 @@ def _settle_numbers(found: TaskGuess, column: Column, rows: int) -> None:
         )
         return
     found.said.append(f"labels seen: {told_labels(column.labels)}")
+    if "-" in column.labels:
+        found.doubts.append("the label '-' often stands for none: take these rows out if it does")
     if numbers and distinct > 2:
         found.doubts.append("the numbers are taken for classes; if they are grades or scores, set `task: regression`")
     if len(column.values) < rows:

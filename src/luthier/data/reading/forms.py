@@ -29,6 +29,7 @@ _ROLES = {
 _REPLIES = {"prompt": "prompt", "response": "response"}
 _QUESTIONS = {"question": "question", "context": "context"}
 _ANSWERS = ("answer", "answer_text")
+_STEMS = ("question", "question_stem", "stem", "context")
 _STARTS = ("answer_start", "start")
 
 
@@ -70,6 +71,10 @@ def form_of(
     classified = task is None and {"text", "label"} <= set(record)
     if task in (None, "prompt_response") and not named and not classified:
         found = conversation_form(record, labelled=labelled) or _instruction_form(record, labelled)
+        if found is not None:
+            return found
+    if task in (None, "multiple_choice") and not named:
+        found = _lettered_form(record, labelled)
         if found is not None:
             return found
     if task in (None, "extractive_qa"):
@@ -235,6 +240,34 @@ def _exchanges(value: Any, column: str) -> list[Message]:
     roles = ("user", "assistant")
     turns = [{"role": role, "content": text} for pair in value for role, text in zip(roles, pair, strict=True)]
     return [_message(turn, number, column) for number, turn in enumerate(turns, start=1)]
+
+
+def _lettered_form(record: Record, labelled: bool) -> Form | None:
+    """Choices with their letters, {text: [...], label: [...]}, and the letter of the right one, as ARC has them."""
+    asked = next((name for name in _STEMS if name in record), None)
+    right = next((name for name in ("answerKey", "answer_key") if name in record), None)
+    if asked is None or not _is_lettered(record.get("choices")) or (right is None and labelled):
+        return None
+
+    def shape(row: Record) -> list[dict[str, Any]]:
+        choices = _parsed(row.get("choices"))
+        if not _is_lettered(choices):
+            raise UnusableRowError("choices", f"holds {shorten(choices)}, which is not {{text: [...], label: [...]}}")
+        one = {"context": row.get(asked), "choices": choices["text"]}
+        if not labelled:
+            return [dict(row) | one]
+        if row.get(right or "") not in choices["label"]:
+            raise UnusableRowError(str(right), f"holds {shorten(row.get(right or ''))}, which is none of the choices")
+        return [dict(row) | one | {"label": choices["label"].index(row[str(right)])}]
+
+    columns = {"context": "context", "choices": "choices"} | ({"label": "label"} if labelled else {})
+    return Form(f"choices with letters, of which {right!r} names the right one of {asked!r}", columns, shape)
+
+
+def _is_lettered(value: Any) -> bool:
+    value = _parsed(value)
+    texts, letters = (value.get("text"), value.get("label")) if isinstance(value, dict) else (None, None)
+    return isinstance(texts, list) and isinstance(letters, list) and len(texts) == len(letters)
 
 
 def _question_form(record: Record, named: Mapping[str, Any], task: str | None, labelled: bool) -> Form | None:
