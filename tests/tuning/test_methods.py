@@ -12,10 +12,10 @@ from peft import PeftModel
 from luthier.errors import ModelError, RecipeError
 from luthier.methods.base import MethodContext
 from luthier.methods.heads import head_modules
-from luthier.registry import METHODS, import_folder
+from luthier.registry import METHODS, discover
 from tests.tuning.cases import ARCHITECTURES, CASES, Case, base_model, batch_of, row_logits
 
-import_folder("luthier.tuning.stock")
+discover()
 ROWS = [pytest.param(case, kind, id=f"{case}-{kind}") for case in CASES for kind in case.on]
 ADAPTERS = [row for row in ROWS if row.values[0].adapter]
 LENGTHS = [6, 3, 5]
