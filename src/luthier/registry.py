@@ -12,7 +12,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -108,6 +108,17 @@ def discover() -> None:
     import_folder("luthier.tasks")
     for plugin in importlib.metadata.entry_points(group="luthier.plugins"):
         importlib.import_module(plugin.value)
+
+
+def import_plugins(names: Iterable[str]) -> dict[str, Exception]:
+    """Import the modules that a recipe names as its plugins; gives those that can't be, with what they raised."""
+    failed = {}
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # a plugin is any code
+            failed[name] = error
+    return failed
 
 
 def import_folder(package: str) -> None:

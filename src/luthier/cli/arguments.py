@@ -128,10 +128,13 @@ def _allow_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_information_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    listing = _verb(verbs, "list", "methods, objectives, stages and suites, with the paper of each", "list_parts")
-    listing.add_argument("kind", nargs="?", choices=("methods", "objectives", "stages", "suites"), help="only these")
-    explain = _verb(verbs, "explain", "what a method, stage or suite is: settings, defaults, paper", "explain")
-    explain.add_argument("name", help="name of a method, objective, stage or suite")
+    listing = _verb(
+        verbs, "list", "methods, objectives, stages, suites and tasks, with the paper of each", "list_parts"
+    )
+    kinds = ("methods", "objectives", "stages", "suites", "tasks")
+    listing.add_argument("kind", nargs="?", choices=kinds, help="only these")
+    explain = _verb(verbs, "explain", "what a method, stage, suite or task is: settings, defaults, paper", "explain")
+    explain.add_argument("name", help="name of a method, objective, stage, suite or task")
     _verb(verbs, "doctor", "versions, accelerator, cores, memory and extras of this machine", "doctor")
     schema = _verb(verbs, "schema", "JSON schema of recipes, for editors", "schema")
     schema.add_argument("--output", help="file to write (default: standard output)")

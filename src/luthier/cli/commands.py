@@ -250,7 +250,9 @@ def embed(arguments: argparse.Namespace) -> None:
 def export(arguments: argparse.Namespace) -> None:
     check_there(arguments.run, ModelError, "name a finished run, a stage of it, or the stage's `model` folder")
     from luthier.methods.export import export_prompt
+    from luthier.prediction.loading import import_plugins_of
 
+    import_plugins_of(arguments.run)
     place = export_prompt(arguments.run, arguments.to, overwrite=arguments.force, allow=tuple(arguments.allow))
     console().print(f"wrote {place}; a task head that was trained with it is not part of the file", soft_wrap=True)
 

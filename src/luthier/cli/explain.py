@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, get_args
 
 from luthier.errors import RecipeError, nearest
-from luthier.registry import METHODS, OBJECTIVES, STAGES, SUITES, Registry
+from luthier.registry import METHODS, OBJECTIVES, STAGES, SUITES, TASKS, Registry
 from luthier.stages.base import Stage
 
 if TYPE_CHECKING:
@@ -17,11 +17,13 @@ KINDS: dict[str, Registry[Any]] = {
     "stages": STAGES,
     "suites": SUITES,
 }
+# Tasks have no settings of their own: what they need stands in `data`.
+LISTED: dict[str, Registry[Any]] = {**KINDS, "tasks": TASKS}
 
 
 def part_name(part: type[Any]) -> str:
     """The name that recipes use."""
-    field = part.model_fields.get("name")
+    field = getattr(part, "model_fields", {}).get("name")
     return str(field.default if field else part.name)
 
 
@@ -30,14 +32,14 @@ def parts_table(kind: str | None = None) -> list[RenderableType]:
     from rich.table import Table
 
     tables: list[RenderableType] = []
-    for name, registry in KINDS.items():
+    for name, registry in LISTED.items():
         if kind not in (None, name) or not registry.names():
             continue
         table = Table(title=name, title_justify="left", box=None, pad_edge=False)
         for column in ("name", "what it is", "paper"):
             table.add_column(column, no_wrap=column == "name")
         for part in registry:
-            paper = part.paper
+            paper = getattr(part, "paper", None)
             table.add_row(
                 part_name(part),
                 part.summary,
@@ -54,37 +56,55 @@ def explanation(name: str) -> RenderableType:
         RecipeError: there is no such part.
     """
     from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
 
-    found = [(kind, registry.get(name)) for kind, registry in KINDS.items() if name in registry]
+    found = [(kind, registry.get(name)) for kind, registry in LISTED.items() if name in registry]
     if not found:
-        known = sorted({n for registry in KINDS.values() for n in registry.names()})
+        known = sorted({n for registry in LISTED.values() for n in registry.names()})
         guess = nearest(name, known)
         raise RecipeError(
             f"there is no part called {name!r}",
             fix=f"did you mean {guess!r}?" if guess else "`luthier list` shows all parts",
         )
-    shown: list[RenderableType] = []
-    for kind, part in found:
-        resolved = part.resolved() if hasattr(part, "resolved") else part
-        shown.append(Text.assemble((name, "bold"), f"  ({kind.rstrip('s')})\n", part.summary, "\n", part.__doc__ or ""))
-        rate = getattr(part, "default_learning_rate", None)
-        if rate:
-            shown.append(Text(f"learning rate where the recipe names none: {rate:g}"))
-        shown += [Text(line) for line in ports_of(part)]
-        if part.paper:
-            shown.append(Text(f"paper: {part.paper}"))
-        table = Table("setting", "type", "default", "meaning", box=None, pad_edge=False)
-        for key, type_name, default, meaning in settings_rows(resolved):
-            table.add_row(key, type_name, default, meaning)
-        shown += [Text(), table]
-        for inner, keys in nested_settings(resolved).items():
-            of_entry = Table("setting", "type", "default", "meaning", box=None, pad_edge=False)
-            for row in settings_rows(inner, with_name=True):
-                of_entry.add_row(*row)
-            shown += [Text.assemble("\n", (", ".join(keys), "bold"), ": an entry has"), of_entry]
-    return Group(*shown)
+    return Group(*(line for kind, part in found for line in _explained(kind.rstrip("s"), part)))
+
+
+def _explained(kind: str, part: type[Any]) -> list[RenderableType]:
+    from rich.text import Text
+
+    about = f"  ({kind})\n{part.summary}\n{part.__doc__ or ''}"
+    shown: list[RenderableType] = [Text.assemble((part_name(part), "bold"), about)]
+    if kind == "task":
+        return [*shown, *(Text(line) for line in columns_of(part)), Text()]
+    rate = getattr(part, "default_learning_rate", None)
+    if rate:
+        shown.append(Text(f"learning rate where the recipe names none: {rate:g}"))
+    shown += [Text(line) for line in ports_of(part)]
+    if part.paper:
+        shown.append(Text(f"paper: {part.paper}"))
+    resolved = part.resolved() if hasattr(part, "resolved") else part
+    shown += [Text(), _settings_table(settings_rows(resolved))]
+    for inner, keys in nested_settings(resolved).items():
+        title = Text.assemble("\n", (", ".join(keys), "bold"), ": an entry has")
+        shown += [title, _settings_table(settings_rows(inner, with_name=True))]
+    return shown
+
+
+def _settings_table(rows: list[tuple[str, str, str, str]]) -> RenderableType:
+    from rich.table import Table
+
+    table = Table("setting", "type", "default", "meaning", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def columns_of(task: type[Any]) -> list[str]:
+    """What the rows of a task hold, and how it is scored, a line each."""
+    lines = [f"a recipe asks for it with `task: {task.name}` in `data`", f"columns: {', '.join(task.columns)}"]
+    lines += [f"columns that may be there: {', '.join(task.optional)}"] if task.optional else []
+    lines += [f"learned: {task.label_column}"] if task.label_column else []
+    lines += [f"metrics: {', '.join(task.metrics)}"] if task.metrics else []
+    return lines
 
 
 def ports_of(part: type[Any]) -> list[str]:

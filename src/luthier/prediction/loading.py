@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from luthier.errors import ModelError
+from luthier.errors import LuthierError, ModelError
 from luthier.models.predictor import Predictor
 from luthier.models.settings import Danger
-from luthier.registry import PREDICTORS
+from luthier.recipe.yaml_text import parse_yaml
+from luthier.registry import PREDICTORS, import_plugins
 from luthier.storage.nearby import check_there
 
 TASK_MODEL = "task_model"
+RECIPE = "recipe.yaml"
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+logger = logging.getLogger(__name__)
 
 
 def load_predictor(run: str | Path, allow: Collection[Danger] = ()) -> Predictor:
@@ -22,6 +28,7 @@ def load_predictor(run: str | Path, allow: Collection[Danger] = ()) -> Predictor
         ModelError: the directory is not there, or holds no whole artefact.
     """
     check_there(run, ModelError, "name a finished run, a stage of it, or the stage's `model` folder")
+    import_plugins_of(run)
     predictor: Predictor = predictor_of(run)(run, allow)
     return predictor
 
@@ -32,6 +39,7 @@ def load_embedder(run: str | Path, allow: Collection[Danger] = ()) -> Predictor:
     Raises:
         ModelError: the directory is not there, or holds nothing that does.
     """
+    import_plugins_of(run)
     makers = " or ".join(kind.made_by for kind in PREDICTORS if kind.embeds)
     check_there(run, ModelError, f"name a run that has {makers}")
     kind = predictor_of(run)
@@ -60,3 +68,29 @@ def predictor_of(run: str | Path) -> type[Predictor]:
         with suppress(ModelError):
             name = str((read_card(source.path).method or {}).get("name"))
     return PREDICTORS.get(name if name in PREDICTORS else TASK_MODEL)
+
+
+def import_plugins_of(run: str | Path) -> None:
+    """Import the plugins that the saved recipe of a run names, so that the parts in them can answer.
+
+    What can't be imported is told in the log: the answer may not need it.
+
+    Args:
+        run: a run, cell, stage or artefact directory; the recipe lies there, or above it in the run.
+    """
+    folder = Path(run).expanduser().resolve()
+    place = next((p for p in (folder / RECIPE, *(p / RECIPE for p in folder.parents[:2])) if p.is_file()), None)
+    if place is None:
+        return
+    try:
+        content = parse_yaml(place.read_text(encoding="utf8"), str(place)).data
+    except (LuthierError, OSError, ValueError):
+        return
+    plugins = content.get("plugins") if isinstance(content, dict) else None
+    names = [name for name in plugins if _is_module(name)] if isinstance(plugins, list) else []
+    for name, error in import_plugins(names).items():
+        logger.warning("%s: the plugin %s can't be imported: %s", place, name, error)
+
+
+def _is_module(name: object) -> bool:
+    return isinstance(name, str) and _MODULE.fullmatch(name) is not None

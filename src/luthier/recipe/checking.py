@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 
 from pydantic import ValidationError
@@ -11,6 +10,7 @@ from luthier.errors import RecipeError
 from luthier.recipe.problems import explained
 from luthier.recipe.recipe import RecipeBase, recipe_model
 from luthier.recipe.yaml_text import YamlText
+from luthier.registry import import_plugins
 
 Further = Callable[[RecipeBase, list[str]], RecipeBase]
 
@@ -30,11 +30,8 @@ def checked(source: YamlText, further: Further | None = None) -> RecipeBase:
         raise RecipeError("a recipe is a mapping of keys to values", where=source.name, fix="`luthier init` writes one")
     problems = list(source.problems)
     plugins = source.data.get("plugins")
-    for plugin in plugins if isinstance(plugins, list) else []:
-        try:
-            importlib.import_module(str(plugin))
-        except Exception as error:  # a plugin is any code
-            problems.append(f"{source.place(('plugins',))}: plugins: {plugin} can't be imported: {error}")
+    for plugin, error in import_plugins(map(str, plugins) if isinstance(plugins, list) else ()).items():
+        problems.append(f"{source.place(('plugins',))}: plugins: {plugin} can't be imported: {error}")
     model = recipe_model()
     try:
         recipe = model.model_validate(source.data)
