@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import re
 from collections.abc import Collection
@@ -73,7 +74,8 @@ def predictor_of(run: str | Path) -> type[Predictor]:
 def import_plugins_of(run: str | Path) -> None:
     """Import the plugins that the saved recipe of a run names, so that the parts in them can answer.
 
-    What can't be imported is told in the log: the answer may not need it.
+    What can't be imported is told in the log: the answer may not need it. A module that lies in the run itself is not
+    imported: whoever wrote the run could have left any code there.
 
     Args:
         run: a run, cell, stage or artefact directory; the recipe lies there, or above it in the run.
@@ -88,9 +90,19 @@ def import_plugins_of(run: str | Path) -> None:
         return
     plugins = content.get("plugins") if isinstance(content, dict) else None
     names = [name for name in plugins if _is_module(name)] if isinstance(plugins, list) else []
+    names = [name for name in names if not _lies_in(place.parent, name)]
     for name, error in import_plugins(names).items():
         logger.warning("%s: the plugin %s can't be imported: %s", place, name, error)
 
 
 def _is_module(name: object) -> bool:
     return isinstance(name, str) and _MODULE.fullmatch(name) is not None
+
+
+def _lies_in(folder: Path, module: str) -> bool:
+    try:
+        spec = importlib.util.find_spec(module.partition(".")[0])
+    except (ImportError, ValueError):
+        return False
+    origins = () if spec is None else (spec.origin, *(spec.submodule_search_locations or ()))
+    return any(origin and Path(origin).resolve().is_relative_to(folder) for origin in origins)

@@ -38,9 +38,10 @@ def stage_key(stage: Stage, active: Stage, inputs: StageInputs) -> str:
 
 
 def stage_modules(stage: Stage, inputs: StageInputs) -> set[str]:
-    """The modules that a stage's run starts from: of its class, of its parts, and of the methods that made the adapters
-    that it takes from outside of the run."""
-    return modules_of(stage).union(*map(_modules_of_maker, inputs.artifacts.values()))
+    """The modules that a stage's run starts from: of its class, of its parts, of the task of its data, and of the
+    methods that made the adapters that it takes from outside of the run."""
+    data = inputs.data if getattr(stage, "data", None) is None else None
+    return modules_of(stage).union(modules_of(data), *map(_modules_of_maker, inputs.artifacts.values()))
 
 
 def _identity(artifact: Artifact) -> dict[str, Any]:
