@@ -192,7 +192,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory, bases: dict[str, Path]) -> 
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        # A process that has used an accelerator can't be forked.
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""},
         check=False,
     )
     assert done.returncode == 0, done.stderr
