@@ -19,11 +19,10 @@ from tests.cli.conftest import GOOD_WORDS, Workplace, tiny_model, workplace, wri
 __all__ = ["tiny_model", "workplace"]
 HERE = Path(__file__).parent
 NAMES = ("pocket", "pocket_grades", "pocket_norms")
-# The file that is edited -> the stages that run again; the tune of Luthier's own parts never does.
+# The file that is edited -> what in it, and the stages that run again; the tune of Luthier's own parts never does.
 EDITS = {
-    "making.py": (("TITLE = ", "TITLE = ''+"), ("03-pocket",)),
-    "grades.py": ((".square()", ".abs()"), ("01-tune", "02-evaluate", "03-pocket")),
-    "norms.py": (('"norm" in name.lower() and (', '"norm" in name.lower() and not ('), ("01-tune", "03-pocket")),
+    "making.py": (("TITLE = ", "TITLE = ''+"), {"03-pocket"}),
+    "grades.py": ((".square()", ".abs()"), {"01-tune", "02-evaluate", "03-pocket"}),
 }
 
 
@@ -134,7 +133,7 @@ def test_a_package_of_somebody_else_goes_through_every_verb(pocket: Workplace, s
     assert set(answer["probabilities"]) == {"1", "2", "3"}
     assert json.loads(booked["out"]) == {"text": "fine dull fine", "pocket_label": answer["label"]}
     after = keys(run)
-    assert {name for name in before if after[name] != before[name]} == set(expected)
+    assert {name for name in before if after[name] != before[name]} == expected
 
 
 def test_an_installed_package_is_listed_explained_and_in_the_schema(site: Site):

@@ -276,6 +276,26 @@ def test_editing_a_plugin_runs_its_stages_again_and_no_others(place, trained, mo
     assert place.metrics("01-tune")["cost"]["trainable_parameters"] == 64
 
 
+def test_the_code_of_the_task_is_in_the_key(place):
+    from luthier.recipe.loading import load_recipe
+    from luthier.runs.keys import stage_modules
+    from luthier.stages.base import StageInputs
+
+    def modules(inputs: StageInputs) -> list[set[str]]:
+        stages = load_recipe(place.write()).stage_list()
+        return [{m for m in stage_modules(stage, inputs) if m.startswith("luthier.tasks.")} for stage in stages]
+
+    anything, nothing = modules(StageInputs({}, 0))
+    assert {"luthier.tasks.single_sentence", "luthier.tasks.token_labels"} < anything
+    assert not nothing
+    place.tune["data"]["task"] = "single_sentence"
+    stated, _ = modules(StageInputs({}, 0))
+    shared = {"luthier.tasks.base", "luthier.tasks.classes", "luthier.tasks.as_text"}
+    assert stated == {"luthier.tasks.single_sentence", *shared}
+    data = load_recipe(place.write()).stage_list()[0].data
+    assert modules(StageInputs({}, 0, data)) == [stated, stated]
+
+
 def test_one_of_several_processes_is_refused(place, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert place.run() == WorkspaceError.exit_code
