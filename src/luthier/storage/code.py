@@ -36,6 +36,7 @@ IGNORED = (
     "luthier.report",
     "luthier.stages.parts",
     "luthier.storage.code",
+    "luthier.storage.nearby",
     "luthier.storage.provenance",
 )
 LIBRARIES = ("torch", "transformers", "peft")
