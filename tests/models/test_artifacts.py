@@ -163,9 +163,39 @@ def test_a_prompt_can_not_be_merged(bert: Path, tmp_path: Path):
     with pytest.raises(ModelError, match="PROMPT_TUNING adapter can't be merged") as caught:
         load_model(str(folder), CLASSIFY)
     assert str(bert) in caught.value.fix
-    lora = save_artifact(*adapted(bert)[:2], tmp_path / "b", adapted(bert)[2])
-    with pytest.raises(ModelError, match="has a sequence_classification head, not token_classification"):
-        load_model(str(lora), "token_classification")
+
+
+@pytest.mark.parametrize(
+    ("head", "options", "outputs"),
+    [
+        ("token_classification", {"labels": ["O", "B"]}, 2),
+        (CLASSIFY, {"labels": ["a", "b", "c"]}, 3),
+        (CLASSIFY, {"labels": ["sour", "sweet"]}, 2),
+        (CLASSIFY, {"regression": True, "num_labels": 1}, 1),
+    ],
+)
+@pytest.mark.parametrize("kind", ["adapter", "full"])
+def test_a_head_that_was_trained_for_something_else_starts_anew(
+    bert: Path, tmp_path: Path, kind: str, head: str, options: dict[str, Any], outputs: int
+):
+    if kind == "adapter":
+        model, tokenizer, card = adapted(bert)
+        assert card.labels == ["bad", "good"]
+    else:
+        model = load_model(str(bert), CLASSIFY, labels=["bad", "good"], seed=8)
+        tokenizer, card = load_tokenizer(str(bert)), describe(str(bert), CLASSIFY, labels=["bad", "good"])
+    folder = save_artifact(model, tokenizer, tmp_path / "a", card)
+    before = load_model(str(folder), CLASSIFY, labels=["bad", "good"])
+    next_one = load_model(str(folder), head, seed=1, **options)
+    again, other = (load_model(str(folder), head, seed=seed, **options) for seed in (1, 2))
+    assert next_one.classifier.out_features == outputs
+    assert set(next_one.luthier_new_parameters) >= {"classifier.bias", "classifier.weight"}
+    assert torch.equal(next_one.classifier.weight, again.classifier.weight)
+    assert not torch.equal(next_one.classifier.weight, other.classifier.weight)
+    if outputs == 2:
+        assert not torch.equal(next_one.classifier.weight, before.classifier.weight)
+    body = before.bert.encoder.state_dict()
+    assert all(torch.equal(value, body[name]) for name, value in next_one.bert.encoder.state_dict().items())
 
 
 def test_load_takes_both_kinds_of_reference(bert: Path, saved: Path, tmp_path: Path):

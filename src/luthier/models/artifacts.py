@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Heads below which a model learns from text alone, so that another head can be put on what it learned.
-LANGUAGE: tuple[Head, ...] = ("causal_lm", "seq2seq_lm")
 log = logging.getLogger(__name__)
 
 
@@ -160,8 +159,8 @@ def load_model(
     The names of those parameters are kept as `model.luthier_new_parameters`.
 
     Args:
-        settings: the model, or a reference to it. A saved adapter that can be merged gives the merged model; that of
-            a language model also below another head.
+        settings: the model, or a reference to it. A saved adapter that can be merged gives the merged model, below a
+            new head where it was trained for another one or for other labels.
         num_labels: outputs of a classification head; default: as many as `labels`, or as the checkpoint has.
         labels: their names, in order.
         regression: one output, and mean squared error as the loss.
@@ -182,11 +181,12 @@ def load_model(
     }
     if source.kind != "artifact" or not is_adapter(local_folder(source, settings)):
         return load_plain_model(settings, head, **options)
-    own = read_card(Path(str(source.path))).head
-    if own == head or own not in LANGUAGE:
-        return merged_adapter(source, settings, head)
+    card = read_card(Path(str(source.path)))
+    means_the_same = card.regression == regression and (labels is None or card.labels in (None, labels))
+    if card.head == head and means_the_same:
+        return merged_adapter(source, settings)
     with tempfile.TemporaryDirectory(prefix="luthier-merged-") as place:
-        merged = merged_adapter(source, settings, own)
+        merged = merged_adapter(source, settings)
         merged.save_pretrained(place)
         load_tokenizer(settings).save_pretrained(place)
         at_place = settings.model_copy(update={"reference": place, "revision": None, "gguf_file": None})
@@ -209,21 +209,15 @@ def load(reference: ModelSettings | str, head: Head = "encoder") -> tuple[Any, P
     return load_model(settings, head), load_tokenizer(settings)
 
 
-def merged_adapter(source: ModelSource, settings: ModelSettings, head: Head) -> Any:
+def merged_adapter(source: ModelSource, settings: ModelSettings) -> Any:
     """The plain model that a saved adapter and its base make together, for a next stage to start from.
 
     Raises:
-        ModelError: the adapter has another head, or is of a kind that can't be merged.
+        ModelError: the adapter is of a kind that can't be merged.
     """
     folder = Path(str(source.path))
     model, _, card = load_artifact(folder, settings=settings)
     kind = read_json(folder / ADAPTER_CONFIG).get("peft_type")
-    if card.head != head:
-        raise ModelError(
-            f"the adapter has a {card.head} head, not {head}",
-            where=str(folder),
-            fix=f"start from its base, {card.base}",
-        )
     if not hasattr(model, "merge_and_unload"):
         raise ModelError(
             f"a {kind} adapter can't be merged into its base, so nothing can be built on top of it",

@@ -36,6 +36,15 @@ class HeadRequest:
     regression: bool = False
     config_overrides: dict[str, Any] | None = None
 
+    def differs_from(self, saved: list[str] | None) -> bool:
+        """Whether a head that was trained for these labels means others than the request: the same number of outputs
+        would otherwise be taken over under new names.
+
+        Args:
+            saved: names of the outputs, in order; None where they have none of their own.
+        """
+        return self.labels is not None and saved is not None and set(saved) != set(self.labels)
+
     def configure(self, config: Any, source: ModelSource) -> Any:
         """Write the request into a model's configuration.
 
@@ -110,6 +119,12 @@ def _fits(config: Any, head: str) -> bool:
     if head == "causal_lm":
         return is_decoder(config)
     return head != "seq2seq_lm" or is_encoder_decoder(config)
+
+
+def output_names(config: Any) -> list[str] | None:
+    """What a configuration calls the outputs of its head, in order; None where it only numbers them."""
+    names = [str(name) for _, name in sorted((getattr(config, "id2label", None) or {}).items())]
+    return None if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names
 
 
 def _warn_of_other_order(config: Any, labels: list[str], source: ModelSource) -> None:

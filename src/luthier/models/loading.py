@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.errors import ModelError
 from luthier.models.adapters import base_settings, is_adapter
 from luthier.models.card import CARD, read_card
-from luthier.models.heads import HeadRequest, auto_class
+from luthier.models.heads import HeadRequest, auto_class, output_names
 from luthier.models.inspect import is_decoder, is_encoder_decoder
 from luthier.models.manifest import verify_manifest, verify_package_files
 from luthier.models.quiet import quiet_transformers
@@ -19,7 +19,7 @@ from luthier.models.safety import check_configs, check_model_folder
 from luthier.models.settings import Head, ModelSettings
 from luthier.models.source import ModelSource
 from luthier.models.tensors import read_json
-from luthier.models.weights import account_for, refuse_non_finite
+from luthier.models.weights import account_for, draw_head_anew, refuse_non_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -89,10 +89,14 @@ def load_plain_model(
 def read_model(source: ModelSource, folder: Path, settings: ModelSettings, request: HeadRequest, seed: int = 0) -> Any:
     """Check a local model folder and read the model in it."""
     _check_folder(source, folder, settings)
-    config = request.configure(_config(source, folder, settings), source)
+    config = _config(source, folder, settings)
+    saved = output_names(config)
+    config = request.configure(config, source)
     try:
         model, info = _read_weights(source, folder, settings, request.head, config, seed)
         account_for(model, info, source)
+        if saved is not None and request.differs_from(saved) and not model.luthier_new_parameters:
+            draw_head_anew(model, seed, source, saved)
         refuse_non_finite(model, source)
     finally:
         check_model_unchanged(source, folder)

@@ -54,6 +54,30 @@ def account_for(model: Any, info: dict[str, Any], source: ModelSource) -> None:
     model.luthier_new_parameters = tuple(sorted({*missing, *mismatched}))
 
 
+def draw_head_anew(model: Any, seed: int, source: ModelSource, saved: list[str]) -> None:
+    """Give the modules on top of the body first values again, since what was saved was trained for other labels.
+
+    Args:
+        seed: of the draw; the caller's random state is left as it was.
+        saved: the labels of that training.
+    """
+    import torch
+
+    body = getattr(model, model.base_model_prefix, None)
+    heads = {name: module for name, module in model.named_children() if module is not body}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.default_generator.manual_seed(seed)
+        for head in heads.values():
+            for module in head.modules():
+                # transformers leaves alone what it has marked as set.
+                for marked in (module, *module.parameters(recurse=False)):
+                    marked._is_hf_initialized = False
+                model._init_weights(module)
+    drawn = [f"{name}.{parameter}" for name, head in heads.items() for parameter, _ in head.named_parameters()]
+    log.warning("%s: the head was trained for the labels %s, so it starts anew", source.reference, some(saved))
+    model.luthier_new_parameters = tuple(sorted({*model.luthier_new_parameters, *drawn}))
+
+
 def new_modules(model: Any) -> list[str]:
     """Names of the modules that the checkpoint lacked and that must therefore be trained and saved, such as
     `classifier`; in the form that PEFT's `modules_to_save` takes."""
