@@ -128,6 +128,6 @@ def test_a_run_that_failed_is_called_failed_and_one_that_was_stopped_unfinished(
 
 
 def test_the_starter_recipe_names_methods_that_need_no_settings():
-    listed = starter_recipe().partition("One of: ")[2].partition(".\n")[0].split(", ")
+    listed = starter_recipe().text.partition("One of: ")[2].partition(".\n")[0].split(", ")
     assert {"lora", "full", "unipelt"} <= set(listed)
     assert "peft" not in listed

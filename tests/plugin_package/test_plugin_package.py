@@ -125,8 +125,8 @@ def test_a_package_of_somebody_else_goes_through_every_verb(pocket: Workplace, s
     before = keys(run)
     site.edit(edited, old, new)
     booked, asked, _ = site.drive(
-        ["predict", str(run), "--text", "fine dull fine"],
-        ["predict", str(run / "01-tune"), "--text", "fine"],
+        ["predict", str(run), "--text", "fine dull fine", "--allow", "remote_code"],
+        ["predict", str(run / "01-tune"), "--text", "fine", "--allow", "remote_code"],
         ["run", recipe, "--quiet", "--no-report"],
     )
     answer = json.loads(asked["out"])
@@ -155,6 +155,9 @@ def test_a_plugin_that_is_gone_is_told_when_its_answer_is_asked_for(pocket: Work
     site.drive(["run", pocket.write(), "--quiet", "--no-report"])
     shutil.rmtree(site.folder / "pocket_luthier")
     (told,) = site.drive(["predict", str(pocket.run_folder), "--text", GOOD_WORDS[0]], code=4)
+    assert "names the plugins pocket_luthier.parts, which are not imported" in told["err"]
+    asked = ["predict", str(pocket.run_folder), "--text", GOOD_WORDS[0], "--allow", "remote_code"]
+    (told,) = site.drive(asked, code=4)
     assert "for the task pocket_grades, which nothing that is installed brings" in told["err"]
     assert "the plugin pocket_luthier.parts can't be imported: No module named 'pocket_luthier'" in told["err"]
 
@@ -165,5 +168,5 @@ def test_code_that_lies_in_a_run_is_not_imported_to_ask_it(tmp_path: Path, monke
     (tmp_path / "left_in_a_run.py").write_text("raise SystemExit")
     (tmp_path / "recipe.yaml").write_text("plugins: [left_in_a_run, 'no module', 3]")
     monkeypatch.syspath_prepend(str(tmp_path))
-    import_plugins_of(tmp_path)
+    import_plugins_of(tmp_path, ("remote_code",))
     assert "left_in_a_run" not in sys.modules

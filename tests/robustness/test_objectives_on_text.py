@@ -160,7 +160,7 @@ def test_smart_holds_to_weights_that_have_not_moved_yet(make: Any, tmp_path: Any
     [
         (OBJECTIVES.get("temperature_scaling")(), {"validation": False}, DataError, "validation split"),
         (OBJECTIVES.get("temperature_scaling")(), {"classes": 0}, RecipeError, "classifier"),
-        (OBJECTIVES.get("temperature_scaling")(), {"schema": "tokens"}, RecipeError, "classifier"),
+        (OBJECTIVES.get("temperature_scaling")(), {"schema": "token_labels"}, RecipeError, "classifier"),
         (RoastSettings(), {"streamed": True}, RecipeError, "does not end"),
         (SelectiveSettings(importance="per_example"), {"streamed": True}, RecipeError, "no epochs"),
         (OBJECTIVES.get("child_tuning_d")(), {"streamed": True}, RecipeError, "does not end"),

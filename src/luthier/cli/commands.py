@@ -252,7 +252,7 @@ def export(arguments: argparse.Namespace) -> None:
     from luthier.methods.export import export_prompt
     from luthier.prediction.loading import import_plugins_of
 
-    import_plugins_of(arguments.run)
+    import_plugins_of(arguments.run, arguments.allow)
     place = export_prompt(arguments.run, arguments.to, overwrite=arguments.force, allow=tuple(arguments.allow))
     console().print(f"wrote {place}; a task head that was trained with it is not part of the file", soft_wrap=True)
 

@@ -181,8 +181,10 @@ class DataSettings(Settings):
                     raise ValueError(
                         f"`{name}` has no effect for task {self.task}, whose columns are {', '.join(allowed)}"
                     )
-            if not schema.has_classes and (self.labels or self.label_map):
-                raise ValueError(f"`labels` and `label_map` have no effect for task {self.task}")
+            if self.labels and not schema.has_classes:
+                raise ValueError(f"`labels` has no effect for task {self.task}")
+            if self.label_map and not (schema.has_classes or schema.label_kind == "choice"):
+                raise ValueError(f"`label_map` has no effect for task {self.task}")
             if self.per_class is not None and schema.label_kind != "class":
                 raise ValueError(f"`per_class` needs one label an example, which task {self.task} does not have")
         if self.labels and len(set(self.labels)) != len(self.labels):

@@ -248,7 +248,7 @@ def canonical_rows(
 
 def _relabel(rows: Rows, schema: TaskSchema, origin: Origin, settings: DataSettings) -> None:
     column = schema.label_column
-    renamed = schema.has_classes or schema.name == "multiple_choice"
+    renamed = schema.has_classes or schema.label_kind == "choice"
     if not renamed or column is None or column not in rows.columns:
         return
     values = rows.columns[column]

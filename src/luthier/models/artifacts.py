@@ -190,7 +190,9 @@ def load_model(
         merged.save_pretrained(place)
         load_tokenizer(settings).save_pretrained(place)
         at_place = settings.model_copy(update={"reference": place, "revision": None, "gguf_file": None})
-        model = load_plain_model(at_place, head, **options)
+        request = HeadRequest(head, num_labels, labels, regression, config_overrides)
+        named = dataclasses.replace(resolve(at_place), reference=settings.reference)
+        model = read_model(named, Path(place), at_place, request, seed)
         model.name_or_path = model.config.name_or_path = merged.name_or_path
         return model
 

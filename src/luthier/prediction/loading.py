@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import re
+import sys
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +30,7 @@ def load_predictor(run: str | Path, allow: Collection[Danger] = ()) -> Predictor
         ModelError: the directory is not there, or holds no whole artefact.
     """
     check_there(run, ModelError, "name a finished run, a stage of it, or the stage's `model` folder")
-    import_plugins_of(run)
+    import_plugins_of(run, allow)
     predictor: Predictor = predictor_of(run)(run, allow)
     return predictor
 
@@ -40,7 +41,7 @@ def load_embedder(run: str | Path, allow: Collection[Danger] = ()) -> Predictor:
     Raises:
         ModelError: the directory is not there, or holds nothing that does.
     """
-    import_plugins_of(run)
+    import_plugins_of(run, allow)
     makers = " or ".join(kind.made_by for kind in PREDICTORS if kind.embeds)
     check_there(run, ModelError, f"name a run that has {makers}")
     kind = predictor_of(run)
@@ -71,14 +72,15 @@ def predictor_of(run: str | Path) -> type[Predictor]:
     return PREDICTORS.get(name if name in PREDICTORS else TASK_MODEL)
 
 
-def import_plugins_of(run: str | Path) -> None:
+def import_plugins_of(run: str | Path, allow: Collection[Danger] = ()) -> None:
     """Import the plugins that the saved recipe of a run names, so that the parts in them can answer.
 
-    What can't be imported is told in the log: the answer may not need it. A module that lies in the run itself is not
-    imported: whoever wrote the run could have left any code there.
+    A run may come from anybody, so they are imported only where code that comes with a model is allowed. What isn't,
+    or can't be, is told in the log: the answer may not need it. A module that lies in the run itself is never imported.
 
     Args:
         run: a run, cell, stage or artefact directory; the recipe lies there, or above it in the run.
+        allow: `remote_code` allows it.
     """
     folder = Path(run).expanduser().resolve()
     place = next((p for p in (folder / RECIPE, *(p / RECIPE for p in folder.parents[:2])) if p.is_file()), None)
@@ -91,6 +93,14 @@ def import_plugins_of(run: str | Path) -> None:
     plugins = content.get("plugins") if isinstance(content, dict) else None
     names = [name for name in plugins if _is_module(name)] if isinstance(plugins, list) else []
     names = [name for name in names if not _lies_in(place.parent, name)]
+    missing = [name for name in names if name not in sys.modules]
+    if missing and "remote_code" not in allow:
+        logger.warning(
+            "%s names the plugins %s, which are not imported: if you trust them, add --allow remote_code",
+            place,
+            ", ".join(missing),
+        )
+        return
     for name, error in import_plugins(names).items():
         logger.warning("%s: the plugin %s can't be imported: %s", place, name, error)
 
