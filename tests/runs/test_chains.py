@@ -276,8 +276,9 @@ def test_editing_a_plugin_runs_its_stages_again_and_no_others(place, trained, mo
     assert place.metrics("01-tune")["cost"]["trainable_parameters"] == 64
 
 
-def test_one_of_several_processes_is_refused(place, monkeypatch, capsys):
+def test_one_of_several_processes_that_cannot_find_each_other_is_refused(place, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert place.run() == WorkspaceError.exit_code
-    assert "a run is one process, and WORLD_SIZE says that 2 were started" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "WORLD_SIZE says that 2 processes were started, and RANK, MASTER_ADDR, MASTER_PORT is not set" in told
     assert not place.run_folder.exists()
