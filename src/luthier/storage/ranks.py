@@ -40,6 +40,7 @@ class _State:
 
     Attributes:
         group: over which objects are sent; None before the first run.
+        conducting: whether a run is going on.
         joined: whether all processes are at one piece of work.
         met: whether each has told the others that it has come to it.
         broken: whether the processes are out of step.
@@ -47,6 +48,7 @@ class _State:
     """
 
     group: Any = None
+    conducting: bool = False
     joined: bool = False
     met: bool = False
     broken: bool = False
@@ -86,17 +88,21 @@ def conducted(work: Callable[[], T]) -> T:
         OtherProcessError: it failed, in a process that is not the main one.
         WorkspaceError: several processes were started without what they find each other by, or one of them is gone.
     """
-    if world_size() == 1:
+    if world_size() == 1 or _state.conducting:
         return work()
     _connect()
-    if not is_main():
-        result: T = _follow()
-        return result
+    _state.conducting = True
     try:
+        if not is_main():
+            result: T = _follow()
+            return result
         value = work()
     except BaseException as error:
-        _dismiss(None, _described(error))
+        if is_main():
+            _dismiss(None, _described(error))
         raise
+    finally:
+        _state.conducting = False
     _dismiss(value, None)
     return value
 

@@ -20,7 +20,7 @@ from luthier.evaluation.meters import CostMeter
 from luthier.objectives.part import Part
 from luthier.objectives.step import MAIN
 from luthier.storage.jsonlines import JsonLog
-from luthier.storage.ranks import from_main, gathered, is_main, meeting, world_size
+from luthier.storage.ranks import agree, from_main, gathered, is_main, meeting, world_size
 from luthier.training.callbacks import (
     CheckpointCallback,
     EvaluateCallback,
@@ -149,9 +149,11 @@ def train(job: TrainingJob, callbacks: Sequence[TrainerCallback] = ()) -> Traini
             bar.close()
     seconds, tokens = trainer.seconds, sum(gathered(trainer.tokens_seen))
     if stop:
-        raise InterruptedRunError(
-            f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; {_newest(job.folder)}",
-            fix="run the same command again to continue",
+        agree(
+            InterruptedRunError(
+                f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; {_newest(job.folder)}",
+                fix="run the same command again to continue",
+            )
         )
     best_step, kept = trainer.state.global_step, trainer.latest
     if is_main() and job.settings.keep_best and trainer.load_best():
