@@ -307,11 +307,12 @@ class LuthierTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         check_same_weights(self.model, self.state.global_step)
-        files = [file for own in gathered({} if is_main() else self._own_files()) for file in own.items()]
-        from_main(partial(self._write_checkpoint, dict(files), self._progress()))
+        parts = self.parts.state_dict(self) if self.parts else None  # its processes may have to speak to each other
+        files = [file for own in gathered({} if is_main() else self._own_files(parts)) for file in own.items()]
+        from_main(partial(self._write_checkpoint, parts, dict(files), self._progress()))
         self._best_of_checkpoint = set(self.best.files)
 
-    def _write_checkpoint(self, others: dict[str, bytes], progress: dict[str, Any]) -> None:
+    def _write_checkpoint(self, parts: Any, others: dict[str, bytes], progress: dict[str, Any]) -> None:
         folder = Path(self.args.output_dir)
         place = folder / f"{PREFIX}{self.state.global_step}"
         with writing(place, beside=self.best.files) as scratch:
@@ -320,21 +321,21 @@ class LuthierTrainer(Trainer):
             self._save_scaler(str(scratch))
             self.state.save_to_json(str(scratch / "trainer_state.json"))
             (scratch / PROGRESS).write_text(json.dumps(progress), encoding="utf8")
-            self._save_own(scratch)
+            self._save_own(scratch, parts)
             for name, content in others.items():
                 (scratch / name).write_bytes(content)
         remove_older(folder, place)
         remove_other_best(folder, set(self.best.files))
 
-    def _save_own(self, folder: Path) -> None:
+    def _save_own(self, folder: Path, parts: Any) -> None:
         """Write what each process has of its own: what it draws next, and the state of the parts."""
         self._save_rng_state(str(folder))
-        if self.parts:
-            torch.save(self.parts.state_dict(self), folder / own_file(PARTS))
+        if parts is not None:
+            torch.save(parts, folder / own_file(PARTS))
 
-    def _own_files(self) -> dict[str, bytes]:
+    def _own_files(self, parts: Any) -> dict[str, bytes]:
         with TemporaryDirectory() as name:
-            self._save_own(Path(name))
+            self._save_own(Path(name), parts)
             return {path.name: path.read_bytes() for path in Path(name).iterdir()}
 
     @property
