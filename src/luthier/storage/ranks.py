@@ -202,11 +202,6 @@ def agree(error: LuthierError | None) -> None:
             raise _shared(OtherProcessError(f"process {number}: {failure[0]}", failure[1]))
 
 
-def barrier() -> None:
-    """Wait until every process is here."""
-    gathered(None)
-
-
 # -- the two sides -----------------------------------------------------------------------------------------------
 
 
