@@ -11,11 +11,11 @@ from luthier.compare.cells import run_comparison
 from luthier.errors import LuthierError
 from luthier.recipe import RecipeBase, check_recipe, load_recipe, recipe_yaml
 from luthier.recipe.yaml_text import YamlText
-from luthier.runs.ranks import refuse_several_processes
 from luthier.runs.runner import FAILED, GOES_ON, RunRecord, locked, run_cell
 from luthier.storage.files import disk_failure, write_json, write_text
 from luthier.storage.one_version import one_version
 from luthier.storage.provenance import environment
+from luthier.storage.ranks import conducted
 
 
 def run(
@@ -26,6 +26,8 @@ def run(
     on_cell: Callable[[int, int, dict[str, Any]], None] | None = None,
 ) -> RunRecord:
     """Run a recipe; run it again to continue where a stopped run left off.
+
+    Under torchrun every process calls it: the main one runs the recipe and writes, the others train along with it.
 
     Args:
         recipe: path of a YAML file, a mapping like its content, or a checked recipe.
@@ -40,9 +42,11 @@ def run(
         RecipeError, DataError, ModelError, TrainingError, WorkspaceError: what went wrong and what to do.
         InterruptedRunError: a signal came; one whole checkpoint was written.
     """
-    refuse_several_processes()
     checked = as_recipe(recipe, overrides)
-    folder = Path(output) / checked.name
+    return conducted(lambda: _run(checked, Path(output) / checked.name, on_cell))
+
+
+def _run(checked: RecipeBase, folder: Path, on_cell: Callable[[int, int, dict[str, Any]], None] | None) -> RunRecord:
     with locked(folder), one_version():
         write_text(folder / "recipe.yaml", recipe_yaml(checked))
         write_json(folder / "environment.json", environment())

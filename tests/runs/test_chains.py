@@ -296,8 +296,9 @@ def test_the_code_of_the_task_is_in_the_key(place):
     assert modules(StageInputs({}, 0, data)) == [stated, stated]
 
 
-def test_one_of_several_processes_is_refused(place, monkeypatch, capsys):
+def test_one_of_several_processes_that_cannot_find_each_other_is_refused(place, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert place.run() == WorkspaceError.exit_code
-    assert "a run is one process, and WORLD_SIZE says that 2 were started" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "WORLD_SIZE says that 2 processes were started, and RANK, MASTER_ADDR, MASTER_PORT is not set" in told
     assert not place.run_folder.exists()

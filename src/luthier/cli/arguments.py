@@ -296,7 +296,9 @@ def _unexpected(error: Exception, verbose: bool) -> int:
 
     if type(error).__name__ == "OutOfMemoryError":
         return _fail("out of accelerator memory\n  fix: lower batch_size, or set gradient_checkpointing: true", 1)
-    place = Path("luthier-error.log")
+    from luthier.storage.ranks import rank
+
+    place = Path(f"luthier-error-{rank()}.log" if rank() else "luthier-error.log")
     trace = "".join(traceback.format_exception(error))
     if verbose:
         return _fail(trace, 1)

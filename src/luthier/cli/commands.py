@@ -13,6 +13,7 @@ from luthier.recipe.loading import check_recipe, load_recipe
 from luthier.recipe.recipe import RecipeBase, json_schema
 from luthier.secrets import redact_values
 from luthier.storage.nearby import check_there
+from luthier.storage.ranks import is_main
 
 
 def console(**arguments: Any) -> Any:
@@ -154,7 +155,7 @@ def _run_and_show(recipe: RecipeBase, arguments: argparse.Namespace) -> None:
     from luthier.recipe.grid import run_count
 
     cells = run_count(recipe.compare)
-    with progress_display(not arguments.quiet), track(recipe.name, cells) as bar:
+    with progress_display(is_main() and not arguments.quiet), track(recipe.name, cells) as bar:
 
         def on_cell(number: int, _count: int, factors: dict[str, Any]) -> None:
             bar.update(
@@ -164,6 +165,8 @@ def _run_and_show(recipe: RecipeBase, arguments: argparse.Namespace) -> None:
 
         record = api.run(recipe, output=arguments.output, on_cell=on_cell)
         bar.update(cells, "finished")
+    if not is_main():
+        return
     _show_table([record.folder])
     if not arguments.no_report:
         from luthier.report.html import write_report

@@ -35,6 +35,7 @@ from luthier.stages.parts import modules_of
 from luthier.storage.code import code_digest
 from luthier.storage.hashing import cache_directory
 from luthier.storage.one_version import check_file_unchanged, file_fingerprint
+from luthier.storage.ranks import several_processes
 from luthier.storage.steps import Workspace, shared_step
 from luthier.training.settings import TrainingSettings
 from luthier.training.supervised import plan_supervised, train_supervised
@@ -232,6 +233,7 @@ def prefix_inputs(tune: SupervisedSettings, inputs: StageInputs) -> dict[str, An
         "data": source_fingerprint(tune.data),
         "seed": inputs.seed,
         "code": code_digest({train_supervised.__module__, *modules_of(tune)}),
+        **several_processes(),
     }
 
 

@@ -15,6 +15,7 @@ from luthier.stages.parts import modules_of
 from luthier.storage.code import code_digest
 from luthier.storage.hashing import combined_sha256
 from luthier.storage.keys import digest_of
+from luthier.storage.ranks import several_processes
 
 
 def stage_key(stage: Stage, active: Stage, inputs: StageInputs) -> str:
@@ -33,6 +34,7 @@ def stage_key(stage: Stage, active: Stage, inputs: StageInputs) -> str:
             "external": active.external_inputs(inputs),
             "seed": inputs.seed,
             "code": code_digest(stage_modules(stage, inputs)),
+            **several_processes(),
         }
     )
 

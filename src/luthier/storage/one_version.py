@@ -6,7 +6,7 @@ look, and a file that was changed in between ends the run in place of results un
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -19,16 +19,25 @@ _seen: ContextVar[dict[str, str] | None] = ContextVar("seen", default=None)
 
 
 @contextmanager
-def one_version() -> Iterator[None]:
-    """Within the block every input counts as what it was at first sight. A block inside another one is part of it."""
+def one_version(seen: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Within the block every input counts as what it was at first sight. A block inside another one is part of it.
+
+    Args:
+        seen: what another process of the same run saw already (`versions_seen`).
+    """
     if _seen.get() is not None:
         yield
         return
-    token = _seen.set({})
+    token = _seen.set(dict(seen or {}))
     try:
         yield
     finally:
         _seen.reset(token)
+
+
+def versions_seen() -> dict[str, str]:
+    """Digests of the inputs that the surrounding block has looked at, by name; none outside of any block."""
+    return dict(_seen.get() or {})
 
 
 def first_sight(name: str, digest: Callable[[], str]) -> str:

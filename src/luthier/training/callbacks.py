@@ -14,6 +14,7 @@ from transformers.trainer_utils import has_length
 
 from luthier.progress import Track
 from luthier.storage.jsonlines import JsonLog
+from luthier.storage.ranks import gathered, world_size
 
 
 class StopRequest:
@@ -21,9 +22,15 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._agreed = False
 
     def __bool__(self) -> bool:
-        return self.signal is not None
+        return self._agreed if world_size() > 1 else self.signal is not None
+
+    def agree(self) -> None:
+        """Stop every process of the run where one was asked to; between two calls no process changes its mind."""
+        if world_size() > 1:
+            self._agreed = any(gathered(self.signal is not None))
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
@@ -88,6 +95,7 @@ class CheckpointCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
+        self.stop.agree()
         due = bool(self.stop) or (isinstance(self.every, int) and state.global_step % self.every == 0)
         if state.global_step % self._steps_per_epoch == 0:
             self._due = due

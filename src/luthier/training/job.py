@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from luthier.evaluation.meters import CostMeter
 from luthier.objectives.part import Part
 from luthier.objectives.step import MAIN
 from luthier.storage.jsonlines import JsonLog
+from luthier.storage.ranks import agree, from_main, gathered, is_main, meeting, world_size
 from luthier.training.callbacks import (
     CheckpointCallback,
     EvaluateCallback,
@@ -30,6 +32,7 @@ from luthier.training.callbacks import (
 from luthier.training.checkpoints import keep_labels, newest_whole
 from luthier.training.graph import ModelGraph
 from luthier.training.settings import TrainingSettings
+from luthier.training.shares import check_same_weights
 from luthier.training.trainer import LuthierTrainer
 from luthier.training.validation import Evaluation, Validation
 from luthier.training.weights import remove_other_best
@@ -129,30 +132,31 @@ def train(job: TrainingJob, callbacks: Sequence[TrainerCallback] = ()) -> Traini
         WorkspaceError: a checkpoint can't be written.
         InterruptedRunError: SIGTERM or Ctrl-C came; the next call continues from the newest checkpoint.
     """
-    refuse_missing_trackers(job.settings.report_to)
-    job.folder.mkdir(parents=True, exist_ok=True)
-    if job.settings.gradient_checkpointing:
-        for model in (job.model, *job.other_models.values()):
-            _enable_gradient_checkpointing(model)
     stop, bar = StopRequest(), ProgressCallback(job.description)
-    trainer = _trainer(job, stop, bar, callbacks)
-    earlier = newest_whole(job.folder)
-    if earlier is None:
-        remove_other_best(job.folder, set())
-    keep_labels(job.folder, job.labels, fresh=earlier is None)
+    with meeting():
+        refuse_missing_trackers(job.settings.report_to)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        if job.settings.gradient_checkpointing:
+            for model in (job.model, *job.other_models.values()):
+                _enable_gradient_checkpointing(model)
+        trainer = _trainer(job, stop, bar, callbacks)
+    earlier = from_main(partial(_earlier, job))
     with stop.listening(), CostMeter() as meter:
         try:
             trainer.train(resume_from_checkpoint=str(earlier) if earlier else None)
+            check_same_weights(trainer.model, trainer.state.global_step)
         finally:
             bar.close()
-    seconds = trainer.seconds
+    seconds, tokens = trainer.seconds, sum(gathered(trainer.tokens_seen))
     if stop:
-        raise InterruptedRunError(
-            f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; {_newest(job.folder)}",
-            fix="run the same command again to continue",
+        agree(
+            InterruptedRunError(
+                f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; {_newest(job.folder)}",
+                fix="run the same command again to continue",
+            )
         )
     best_step, kept = trainer.state.global_step, trainer.latest
-    if job.settings.keep_best and trainer.load_best():
+    if is_main() and job.settings.keep_best and trainer.load_best():
         best_step, kept = trainer.best.step, Evaluation(trainer.best.scores, trainer.best.details)
     trainer.model.eval()
     return TrainingResult(
@@ -162,8 +166,17 @@ def train(job: TrainingJob, callbacks: Sequence[TrainerCallback] = ()) -> Traini
         details=kept.details,
         seconds=seconds,
         peak_memory_bytes=meter.peak_memory_bytes,
-        tokens_per_second=trainer.tokens_seen / seconds,
+        tokens_per_second=tokens / seconds,
     )
+
+
+def _earlier(job: TrainingJob) -> Path | None:
+    """The checkpoint to go on from. What belongs to none, or to other labels, is out of the way."""
+    earlier = newest_whole(job.folder)
+    if earlier is None:
+        remove_other_best(job.folder, set())
+    keep_labels(job.folder, job.labels, fresh=earlier is None)
+    return earlier
 
 
 def _newest(folder: Path) -> str:
@@ -192,7 +205,7 @@ def _trainer(
         callbacks=[
             EvaluateCallback(evaluate_every),
             CheckpointCallback(job.settings.checkpoint_every, stop),
-            LogCallback(log),
+            *([LogCallback(log)] if is_main() else []),
             bar,
             *others,
         ],
@@ -209,7 +222,7 @@ def total_steps(settings: TrainingSettings, rows: int) -> int:
     """Optimiser steps of a whole job over that many training rows; a stream has no number, but `max_steps`."""
     if settings.max_steps or settings.max_minutes:
         return settings.max_steps or UNBOUNDED
-    batches = math.ceil(rows / settings.batch_size)
+    batches = math.ceil(rows / (settings.batch_size * world_size()))
     return math.ceil(settings.epochs * math.ceil(batches / settings.accumulation))
 
 

@@ -12,6 +12,7 @@ import torch
 
 from luthier.data.batches.encoding import make_collator
 from luthier.data.batches.sampling import LengthBucketSampler
+from luthier.data.batches.sharing import SharedRows, collating_fillers
 from luthier.data.sources.fingerprint import check_files_unchanged
 from luthier.data.sources.origins import plan
 from luthier.data.streaming import EndlessStream
@@ -29,6 +30,7 @@ from luthier.secrets import redact_values
 from luthier.stages.base import StageInputs, StageOutputs, StagePlan, metrics_record
 from luthier.storage.hashing import cache_directory
 from luthier.storage.one_version import check_file_unchanged
+from luthier.storage.ranks import joined, rank, world_size
 from luthier.tasks.heads import PEFT_TASK_TYPES
 from luthier.training.continuing import check_continues, continued_model, without_networks
 from luthier.training.estimates import memory_estimate, time_estimate
@@ -45,25 +47,19 @@ logger = logging.getLogger(__name__)
 
 def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Path) -> StageOutputs:
     """Load, train, save. See `luthier.training.job.train` for what stops it."""
-    prepared = prepare(stage, inputs)
-    if stage.continue_adapter:
-        model, inputs = continued_model(stage, inputs, prepared)
-    else:
-        model = load_model(inputs.model, prepared.head, seed=inputs.seed, **label_arguments(prepared.task))
-        model = apply_method(stage, model, prepared, inputs.seed)
+    prepared, made_from, job = _ready(stage, inputs, folder)
+    model = job.model
     trainable, total = parameter_counts(model)
-    if not stage.data.streaming:
-        stage.method.precompute(model, list(prepared.rows.values()), cache_directory() / "sentence-vectors")
-    job = training_job(stage, inputs, prepared, model, folder)
     with computed_once(stage, prepared, job):
-        result = train(job)
+        with joined("luthier.training.supervised:train_along", _sendable(stage), inputs, folder):
+            result = train(job)
         if stage.data.streaming:  # a last pass that was not finished has not been looked at
             check_files_unchanged(plan(stage.data).values())
         finished = finish_objective(stage, prepared, model, job)
         if finished and job.validation is not None:
             result = replace(result, **vars(job.validation.evaluate(model)))
         told = method_details(stage, prepared, model, job)
-    card = card_for(stage, inputs, prepared, result)
+    card = card_for(stage, made_from, prepared, result)
     artifact = save_artifact(model, prepared.tokenizer, folder / "model", card)
     cost = {
         "trainable_parameters": trainable,
@@ -87,6 +83,34 @@ def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Pat
     return StageOutputs(
         metrics_record("tune", scores=result.scores, primary=primary, cost=cost, details=details), {"model": artifact}
     )
+
+
+def train_along(stage: SupervisedSettings, inputs: StageInputs, folder: Path) -> None:
+    """What another process of the run does while the main one is in `train_supervised`: it leaves nothing on disk."""
+    prepared, _, job = _ready(stage, inputs, folder)
+    with computed_once(stage, prepared, job):
+        train(job)
+
+
+def _ready(stage: SupervisedSettings, inputs: StageInputs, folder: Path) -> tuple[Prepared, StageInputs, TrainingJob]:
+    """The data, what the saved model will have been made from, and the job with the model to train."""
+    prepared, made_from = prepare(stage, inputs), inputs
+    if stage.continue_adapter:
+        model, made_from = continued_model(stage, inputs, prepared)
+    else:
+        model = load_model(inputs.model, prepared.head, seed=inputs.seed, **label_arguments(prepared.task))
+        model = apply_method(stage, model, prepared, inputs.seed)
+    if not stage.data.streaming:
+        stage.method.precompute(model, list(prepared.rows.values()), cache_directory() / "sentence-vectors")
+    return prepared, made_from, training_job(stage, made_from, prepared, model, folder)
+
+
+def _sendable(stage: SupervisedSettings) -> SupervisedSettings:
+    """The settings as an instance of a class that can be imported, unlike that of a recipe's stage."""
+    from luthier.training.supervised_settings import SupervisedSettings
+
+    fields = {name: getattr(stage, name) for name in SupervisedSettings.model_fields}
+    return SupervisedSettings.model_construct(**fields)
 
 
 def apply_method(
@@ -140,7 +164,16 @@ def training_rows(stage: SupervisedSettings, prepared: Prepared, seed: int) -> T
     if stage.data.streaming:
         return TrainingRows(EndlessStream(rows), None, collator)
     lengths = list(rows["length"]) if stage.group_by_length else [0] * len(rows)
-    sampler = LengthBucketSampler(lengths, batch_size=stage.batch_size, accumulation=stage.accumulation, seed=seed)
+    sampler = LengthBucketSampler(
+        lengths,
+        batch_size=stage.batch_size,
+        accumulation=stage.accumulation,
+        seed=seed,
+        processes=world_size(),
+        process=rank(),
+    )
+    if world_size() > 1:
+        return TrainingRows(SharedRows(rows), sampler, collating_fillers(collator))
     return TrainingRows(rows, sampler, collator)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -17,16 +20,19 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainingArguments
 
+from luthier.data.batches.sharing import FILLER
 from luthier.errors import TrainingError
 from luthier.evaluation.prediction import model_inputs
 from luthier.objectives.part import Part
 from luthier.objectives.part_list import PartList
 from luthier.objectives.step import MAIN, Step
 from luthier.storage.files import sha256_of
+from luthier.storage.ranks import agree, from_main, gathered, is_main, world_size
 from luthier.tasks.base import task_named
 from luthier.training.checkpoints import PREFIX, remove_older, writing
 from luthier.training.graph import ModelGraph
 from luthier.training.schedule import share_of_rate
+from luthier.training.shares import check_same_weights, own_dataloader, own_file
 from luthier.training.validation import Evaluation, Validation
 from luthier.training.watch import tell_watcher
 from luthier.training.weights import (
@@ -87,6 +93,7 @@ class LuthierTrainer(Trainer):
         self.add_callback(self.parts.callback(self))
         self._rows: list[list[int]] = []
         self._losses: list[Tensor] = []
+        self._fillers: list[bool] = []
         self._best_of_checkpoint: set[str] = set()
         self._resumed_progress: dict[str, Any] | None = None
 
@@ -142,7 +149,12 @@ class LuthierTrainer(Trainer):
         return self.lr_scheduler
 
     def get_train_dataloader(self) -> Any:
-        """Batches that stay on the CPU, where counting what they hold makes no accelerator wait."""
+        """Batches that stay on the CPU, where counting what they hold makes no accelerator wait.
+
+        In a run of several processes the sampler gives each its own rows already.
+        """
+        if world_size() > 1:
+            return own_dataloader(self)
         placing, self.accelerator.device_placement = self.accelerator.device_placement, False
         try:
             return super().get_train_dataloader()
@@ -150,7 +162,7 @@ class LuthierTrainer(Trainer):
             self.accelerator.device_placement = placing
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> int:
-        count = sum(self.task.items(batch, shifted=self.shifted) for batch in batch_samples)
+        count = sum(self.task.items(batch, shifted=self.shifted) for batch in batch_samples if FILLER not in batch)
         if self.args.world_size > 1:
             count = int(self.accelerator.gather(torch.tensor([count], device=device)).sum())
         return max(1, count)
@@ -158,9 +170,11 @@ class LuthierTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The batches of one optimiser step on the device, and how many labelled items they hold."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._fillers = [batch.pop(FILLER, False) for batch in batches]
         rows = [batch.pop("row", None) for batch in batches]
         self._rows, self._losses = [[] if r is None else r.tolist() for r in rows], []
-        self.tokens_seen += sum(int(b["attention_mask"].sum()) for b in batches if "attention_mask" in b)
+        counted = [b for b, filler in zip(batches, self._fillers, strict=True) if not filler]
+        self.tokens_seen += sum(int(b["attention_mask"].sum()) for b in counted if "attention_mask" in b)
         return [send_to_device(batch, device, non_blocking=True) for batch in batches], items
 
     # -- loss ----------------------------------------------------------------------------------------------
@@ -190,11 +204,16 @@ class LuthierTrainer(Trainer):
     ) -> Any:
         if self.parts:
             step = self.step_on(model, inputs, num_items_in_batch)
-            loss = self.parts.loss(step)
+            loss = self._counted(self.parts.loss(step))
             return (loss, step.latest.outputs if step.latest else None) if return_outputs else loss
         logits = self.logits_of(model, inputs)
-        loss = self.loss_of(logits, inputs, num_items_in_batch)
+        loss = self._counted(self.loss_of(logits, inputs, num_items_in_batch))
         return (loss, logits) if return_outputs else loss
+
+    def _counted(self, loss: Tensor) -> Tensor:
+        """The loss, or nothing of that of a row which only fills a pass in which this process has none."""
+        number = len(self._losses)
+        return 0 * loss if number < len(self._fillers) and self._fillers[number] else loss
 
     def step_on(self, model: nn.Module, inputs: dict[str, Any], items: Tensor | float | None) -> Step:
         """A batch as the parts see it."""
@@ -220,8 +239,7 @@ class LuthierTrainer(Trainer):
         if not self._losses:
             return
         finite = torch.stack(self._losses).isfinite().tolist()
-        if not all(finite):
-            raise self._not_finite("loss", self._rows[finite.index(False)])
+        agree(None if all(finite) else self._not_finite("loss", self._rows[finite.index(False)]))
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The gradient's norm. It and the losses have to be finite before the optimiser may use the gradient.
@@ -234,7 +252,7 @@ class LuthierTrainer(Trainer):
             grads = [p.grad for p in self.model.parameters() if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(grads)
         if self.accelerator.scaler is None and not math.isfinite(float(norm)):
-            raise self._not_finite("gradient", [row for rows in self._rows for row in rows])
+            agree(self._not_finite("gradient", [row for rows in gathered(self._rows) for part in rows for row in part]))
         return norm
 
     def _not_finite(self, what: str, rows: list[int]) -> TrainingError:
@@ -252,16 +270,19 @@ class LuthierTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         if self.validation is None:
             return {}
-        # Autocasting belongs to what the Trainer was given, which of several models is all of them together.
-        with self.accelerator.autocast() if isinstance(self.model, ModelGraph) else nullcontext():
-            self.latest = self.validation.evaluate(self.main_model)
+        self.latest = from_main(partial(self._judged, self.validation))
         scores = {f"eval_{k}": v for k, v in self.latest.scores.items()}
         self.log(dict(scores))
         control = self.control  # type: ignore[has-type]
         self.control = self.callback_handler.on_evaluate(self.args, self.state, control, scores)
         if (main := self.latest.scores.get(self.validation.primary)) is not None:
-            tell_watcher(self.state.global_step, self.validation.primary, main)
+            from_main(partial(tell_watcher, self.state.global_step, self.validation.primary, main))
         return scores
+
+    def _judged(self, validation: Validation) -> Evaluation:
+        # Autocasting belongs to what the Trainer was given, which of several models is all of them together.
+        with self.accelerator.autocast() if isinstance(self.model, ModelGraph) else nullcontext():
+            return validation.evaluate(self.main_model)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         if self.validation is None:
@@ -272,9 +293,10 @@ class LuthierTrainer(Trainer):
         better = self.best.score is None or (score > self.best.score if higher else score < self.best.score)
         if better:
             step, folder = self.state.global_step, Path(self.args.output_dir)
-            digest = save_trainable(self.model, folder / best_file(step))
+            digest = from_main(partial(save_trainable, self.model, folder / best_file(step)))
             self.best = BestScore(score, step, 0, self.latest.scores, self.latest.details, digest)
-            remove_other_best(folder, {self.best.file, *self._best_of_checkpoint})
+            if is_main():
+                remove_other_best(folder, {self.best.file, *self._best_of_checkpoint})
         else:
             self.best.since += 1
             if self._out_of_patience():
@@ -284,20 +306,37 @@ class LuthierTrainer(Trainer):
     # -- checkpoints ---------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        check_same_weights(self.model, self.state.global_step)
+        parts = self.parts.state_dict(self) if self.parts else None  # its processes may have to speak to each other
+        files = [file for own in gathered({} if is_main() else self._own_files(parts)) for file in own.items()]
+        from_main(partial(self._write_checkpoint, parts, dict(files), self._progress()))
+        self._best_of_checkpoint = set(self.best.files)
+
+    def _write_checkpoint(self, parts: Any, others: dict[str, bytes], progress: dict[str, Any]) -> None:
         folder = Path(self.args.output_dir)
         place = folder / f"{PREFIX}{self.state.global_step}"
         with writing(place, beside=self.best.files) as scratch:
             save_file(trainable_state(self.model), scratch / TRAINABLE)
             self._save_optimizer_and_scheduler(str(scratch))
             self._save_scaler(str(scratch))
-            self._save_rng_state(str(scratch))
             self.state.save_to_json(str(scratch / "trainer_state.json"))
-            (scratch / PROGRESS).write_text(json.dumps(self._progress()), encoding="utf8")
-            if self.parts:
-                torch.save(self.parts.state_dict(self), scratch / PARTS)
+            (scratch / PROGRESS).write_text(json.dumps(progress), encoding="utf8")
+            self._save_own(scratch, parts)
+            for name, content in others.items():
+                (scratch / name).write_bytes(content)
         remove_older(folder, place)
-        self._best_of_checkpoint = set(self.best.files)
-        remove_other_best(folder, self._best_of_checkpoint)
+        remove_other_best(folder, set(self.best.files))
+
+    def _save_own(self, folder: Path, parts: Any) -> None:
+        """Write what each process has of its own: what it draws next, and the state of the parts."""
+        self._save_rng_state(str(folder))
+        if parts is not None:
+            torch.save(parts, folder / own_file(PARTS))
+
+    def _own_files(self, parts: Any) -> dict[str, bytes]:
+        with TemporaryDirectory() as name:
+            self._save_own(Path(name), parts)
+            return {path.name: path.read_bytes() for path in Path(name).iterdir()}
 
     @property
     def seconds(self) -> float:
@@ -306,15 +345,17 @@ class LuthierTrainer(Trainer):
 
     @property
     def time_used(self) -> float:
-        """Share of the time limit that is used, 0 where there is none."""
-        return self.seconds / self.time_limit if self.time_limit else 0.0
+        """Share of the time limit that is used, 0 where there is none. All processes of a run go by the main one's
+        clock, and have to ask for it together."""
+        limit = self.time_limit
+        return from_main(lambda: self.seconds / limit) if limit else 0.0
 
     def _progress(self) -> dict[str, Any]:
         return {
-            "running_loss": self._tr_loss.item(),
+            "running_loss": statistics.fmean(gathered(self._tr_loss.item())),
             "total_loss": self._total_loss_scalar,
             "last_logged": self._globalstep_last_logged,
-            "tokens_seen": self.tokens_seen,
+            "tokens_seen": sum(gathered(self.tokens_seen)),
             "seconds": self.seconds,
             "best": vars(self.best),
             "latest": vars(self.latest),
@@ -324,12 +365,12 @@ class LuthierTrainer(Trainer):
         place = Path(resume_from_checkpoint)
         load_trainable(self.model, place / TRAINABLE)
         progress = json.loads((place / PROGRESS).read_text(encoding="utf8"))
-        self.tokens_seen, self.best = progress["tokens_seen"], BestScore(**progress["best"])
+        self.tokens_seen, self.best = progress["tokens_seen"] if is_main() else 0, BestScore(**progress["best"])
         self.latest = Evaluation(**progress.get("latest", {}))
         self._best_of_checkpoint = set(self.best.files)
         self._seconds_before = progress["seconds"]
         self._resumed_progress = progress
-        self.parts.load_state_dict(_stored_parts(place / PARTS))
+        self.parts.load_state_dict(_stored_parts(place / own_file(PARTS)))
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self._resumed_progress is not None:

@@ -23,20 +23,34 @@ class LengthBucketSampler(Sampler[int]):
         batch_size: examples in one pass.
         accumulation: passes in one optimiser step.
         seed: of the order.
+        processes: how many share the rows out, each with `batch_size` of them in one pass; together they have the
+            order of one process with that many times the batch.
+        process: the number of this one, from 0. Where a last pass has fewer rows than processes, one without any gets
+            `len(lengths) + i`, which is row i and must not count.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, accumulation: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        accumulation: int = 1,
+        seed: int = 0,
+        processes: int = 1,
+        process: int = 0,
+    ) -> None:
         if batch_size < 1 or accumulation < 1:
             raise ValueError("batch_size and accumulation must be positive")
+        self.pass_size, self.processes, self.process = batch_size * processes, processes, process
         self.lengths = torch.as_tensor(list(lengths), dtype=torch.int64)
-        self.step_size = batch_size * accumulation
+        self.step_size = self.pass_size * accumulation
         self.seed = seed
         self.epoch = 0
         self._start = 0
         self._done = 0
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        whole, rest = divmod(len(self.lengths), self.pass_size)
+        return whole * self.pass_size // self.processes + len(self._own(list(range(rest))))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch, and start at its beginning."""
@@ -54,10 +68,23 @@ class LengthBucketSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         self._done, self._start = self._start, 0
-        for index in self.order(self.epoch)[self._done :]:
+        for index in self.share(self.epoch)[self._done :]:
             self._done += 1
             yield index
         self._done = 0
+
+    def share(self, epoch: int) -> list[int]:
+        """The indices of this process in the order of an epoch."""
+        order = self.order(epoch)
+        if self.processes == 1:
+            return order
+        passes = (order[start : start + self.pass_size] for start in range(0, len(order), self.pass_size))
+        return [index for one in passes for index in self._own(one)]
+
+    def _own(self, rows: list[int]) -> list[int]:
+        """What this process gets of the rows of one pass."""
+        start, end = (len(rows) * number // self.processes for number in (self.process, self.process + 1))
+        return rows[start:end] or [len(self.lengths) + row for row in rows[:1]]
 
     def order(self, epoch: int) -> list[int]:
         """All indices in the order of an epoch."""

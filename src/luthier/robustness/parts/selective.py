@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from luthier.data.batches.sharing import FILLER
 from luthier.errors import TrainingError
 from luthier.objectives.part import Part
 from luthier.objectives.scope import block_parameters, trainable_parameters
@@ -178,7 +179,7 @@ def measure_importance(
         for number, inputs in enumerate(trainer.get_train_dataloader()):
             if number == batches:
                 break
-            inputs = {k: v for k, v in trainer._prepare_inputs(inputs).items() if k != "row"}
+            inputs = {k: v for k, v in trainer._prepare_inputs(inputs).items() if k not in ("row", FILLER)}
             for part in _examples(inputs) if per_example else [inputs]:
                 with trainer.compute_loss_context_manager():
                     step = trainer.step_on(trainer.main_model, part, None)

@@ -1,0 +1,79 @@
+"""What torchrun starts in the tests of several processes.
+
+`one RECIPE OUTPUT`: the command line; the other process is killed at a step. `many PLAN`: several runs, one after
+another, of which some fail on purpose; what became of each is written down by every process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import luthier
+from luthier.cli.arguments import main
+from luthier.errors import LuthierError
+from luthier.storage.ranks import is_main, rank
+from luthier.training import supervised
+from luthier.training.callbacks import StopRequest
+from luthier.training.trainer import LuthierTrainer
+
+KILLED_AT = 11
+
+
+def signalled(number: int, step: int) -> None:
+    """Send this process alone a signal at the end of an optimiser step."""
+    steps = iter(range(1, 1000))
+
+    def counting(self: StopRequest) -> None:
+        if next(steps) == step:
+            os.kill(os.getpid(), number)
+        AGREE(self)
+
+    StopRequest.agree = counting
+
+
+def harmed(how: str) -> None:
+    """Let what only this process meets go wrong."""
+    LuthierTrainer.loss_of, supervised.prepare, StopRequest.agree = LOSS_OF, PREPARE, AGREE
+    if is_main() or not how:
+        return
+    if how == "signal":
+        signalled(signal.SIGTERM, 7)
+    if how == "loss":
+        LuthierTrainer.loss_of = lambda self, *arguments: LOSS_OF(self, *arguments) * torch.nan
+    if how == "data":
+
+        def refuse(*_arguments: Any) -> Any:
+            raise luthier.errors.DataError("the disk of this machine is gone", where="train.tsv")
+
+        supervised.prepare = refuse
+
+
+LOSS_OF, PREPARE, AGREE = LuthierTrainer.loss_of, supervised.prepare, StopRequest.agree
+
+
+def many(plan: Path) -> None:
+    told = []
+    for one in json.loads(plan.read_text()):
+        harmed(one.get("harm", ""))
+        try:
+            record = luthier.run(one["recipe"], one.get("overrides", []), output=one["output"])
+            told.append({"folder": str(record.folder), "errors": [cell.error for cell in record.cells]})
+        except LuthierError as error:
+            told.append({"error": str(error), "code": error.exit_code})
+    plan.with_name(f"told-{rank()}.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "many":
+        many(Path(sys.argv[2]))
+        sys.exit(0)
+    if not is_main():
+        signalled(signal.SIGKILL, KILLED_AT)
+    sys.exit(main(["run", sys.argv[2], "--output", sys.argv[3], "--quiet"]))
