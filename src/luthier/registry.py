@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import importlib.util
 import pkgutil
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -103,7 +102,7 @@ def discover() -> None:
             name = f"luthier.{package.name}.{module.name}"
             if module.name in _MODULES:
                 importlib.import_module(name)
-            elif module.ispkg and importlib.util.find_spec(f"{name}.settings"):
+            elif module.ispkg and (root / package.name / module.name / "settings.py").is_file():
                 importlib.import_module(f"{name}.settings")
     import_folder("luthier.tasks")
     for plugin in importlib.metadata.entry_points(group="luthier.plugins"):

@@ -14,7 +14,6 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +31,7 @@ def watch_peft() -> None:
             sys.meta_path.insert(0, _Watch(name))
 
 
-class _Watch(MetaPathFinder):
+class _Watch:
     """Finds one module with the other finders' help, and wraps its members after it has run; once."""
 
     def __init__(self, name: str) -> None:
