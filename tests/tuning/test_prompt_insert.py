@@ -135,12 +135,13 @@ def test_only_a_prompt_before_the_text_is_folded(tmp_path: Path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_prompt_behind_cls_is_not_exported_as_one_before_the_text(method: Any, tmp_path: Path):
+    from luthier.methods.export import Saved
     from luthier.tuning.residual_prompt.fold import exported_prompt
 
     applied(method, insert="after_cls").save_pretrained(tmp_path)
     card: Any = None
     with pytest.raises(ModelError, match="an engine, puts it before the text"):
-        exported_prompt({}, {}, card, tmp_path)
+        exported_prompt({}, {}, Saved(card, tmp_path))
 
 
 @pytest.mark.parametrize("method", METHODS)
