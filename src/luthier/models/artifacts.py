@@ -172,15 +172,10 @@ def load_model(
     """
     settings = ModelSettings.model_validate(settings)
     source = resolve(settings)
-    options: dict[str, Any] = {
-        "num_labels": num_labels,
-        "labels": labels,
-        "regression": regression,
-        "seed": seed,
-        "config_overrides": config_overrides,
-    }
+    request = HeadRequest(head, num_labels, labels, regression, config_overrides)
     if source.kind != "artifact" or not is_adapter(local_folder(source, settings)):
-        return load_plain_model(settings, head, **options)
+        model: PreTrainedModel = load_plain_model(source, settings, request, seed)
+        return model
     card = read_card(Path(str(source.path)))
     means_the_same = card.regression == regression and (labels is None or card.labels in (None, labels))
     if card.head == head and means_the_same:
@@ -190,7 +185,6 @@ def load_model(
         merged.save_pretrained(place)
         load_tokenizer(settings).save_pretrained(place)
         at_place = settings.model_copy(update={"reference": place, "revision": None, "gguf_file": None})
-        request = HeadRequest(head, num_labels, labels, regression, config_overrides)
         named = dataclasses.replace(resolve(at_place), reference=settings.reference)
         model = read_model(named, Path(place), at_place, request, seed)
         model.name_or_path = model.config.name_or_path = merged.name_or_path

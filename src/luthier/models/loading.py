@@ -67,22 +67,10 @@ def load_config(settings: ModelSettings | str) -> PreTrainedConfig:
     return _config(source, _checked_folder(source, settings), settings)
 
 
-def load_plain_model(
-    settings: ModelSettings | str,
-    head: Head,
-    *,
-    num_labels: int | None = None,
-    labels: list[str] | None = None,
-    regression: bool = False,
-    seed: int = 0,
-    config_overrides: dict[str, Any] | None = None,
-) -> PreTrainedModel:
+def load_plain_model(source: ModelSource, settings: ModelSettings, request: HeadRequest, seed: int = 0) -> Any:
     """`luthier.models.artifacts.load_model` for everything but a saved adapter."""
-    settings = ModelSettings.model_validate(settings)
-    source = resolve(settings)
     folder = local_folder(source, settings)
     _verify_origin(source, folder)
-    request = HeadRequest(head, num_labels, labels, regression, config_overrides)
     return read_model(source, folder, settings, request, seed)
 
 
