@@ -166,11 +166,17 @@ class EndlessStream(IterableDataset[dict[str, Any]]):
     def __init__(self, stream: ShuffledStream) -> None:
         self.stream = stream
 
+    def state_dict(self) -> dict[str, Any]:
+        return self.stream.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.stream.load_state_dict(state)
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Raises:
         DataError: a whole pass gives no row.
         """
-        for epoch in itertools.count():
+        for epoch in itertools.count(self.stream.epoch):
             self.stream.set_epoch(epoch)
             empty = True
             for row in self.stream:

@@ -76,8 +76,8 @@ class EvaluateCallback(TrainerCallback):
 class CheckpointCallback(TrainerCallback):
     """Asks for a checkpoint every so many steps, at every epoch's end, and when the run is asked to stop.
 
-    A checkpoint due at the last step of an epoch waits for the epoch's own evaluation: a run that continues from
-    it starts with the next epoch and would otherwise miss that evaluation.
+    A checkpoint due at the last step of an epoch, or of all, waits for the evaluation there: a run that continues from
+    it starts with the next epoch, or has nothing left to do, and would otherwise miss that evaluation.
     """
 
     def __init__(self, every: int | str, stop: StopRequest) -> None:
@@ -97,7 +97,7 @@ class CheckpointCallback(TrainerCallback):
     ) -> TrainerControl:
         self.stop.agree()
         due = bool(self.stop) or (isinstance(self.every, int) and state.global_step % self.every == 0)
-        if state.global_step % self._steps_per_epoch == 0:
+        if self._ends_epoch(state):
             self._due = due
         elif due:
             control.should_save = True
@@ -108,12 +108,15 @@ class CheckpointCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        if state.global_step % self._steps_per_epoch == 0:
+        if self._ends_epoch(state):
             control.should_save = self._due or self.every == "epoch"
         elif self.stop:
             control.should_evaluate = control.should_save = control.should_log = False
         self._due = False
         return control
+
+    def _ends_epoch(self, state: TrainerState) -> bool:
+        return state.global_step % self._steps_per_epoch == 0 or state.global_step >= state.max_steps
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -33,6 +33,7 @@ from luthier.training.checkpoints import keep_labels, newest_whole
 from luthier.training.graph import ModelGraph
 from luthier.training.settings import TrainingSettings
 from luthier.training.shares import check_same_weights
+from luthier.training.stateful import is_stateful
 from luthier.training.trainer import LuthierTrainer
 from luthier.training.validation import Evaluation, Validation
 from luthier.training.weights import remove_other_best
@@ -47,7 +48,7 @@ class TrainingRows:
     """What a model is trained on.
 
     Attributes:
-        rows: encoded, or a stream of them that does not end.
+        rows: encoded, or a stream of them that does not end and keeps to `luthier.training.stateful.StatefulRows`.
         sampler: yields their indices, epoch by epoch; None for a stream.
         collator: list of rows -> batch of tensors; a `row` entry names rows in error messages.
     """
@@ -55,6 +56,10 @@ class TrainingRows:
     rows: Any
     sampler: Any
     collator: Callable[[list[Any]], dict[str, Any]]
+
+    def __post_init__(self) -> None:
+        if self.sampler is None and not is_stateful(self.rows):
+            raise TypeError("rows without a sampler need `state_dict` and `load_state_dict`, as StatefulRows has them")
 
 
 @dataclass
@@ -127,7 +132,8 @@ def train(job: TrainingJob, callbacks: Sequence[TrainerCallback] = ()) -> Traini
         callbacks: transformers' callbacks that look on.
 
     Raises:
-        TrainingError: a loss or gradient is not finite, or nothing is trainable.
+        TrainingError: a loss or gradient is not finite, nothing is trainable, or the checkpoint is of another number of
+            processes.
         DataError: the checkpoint there was trained for other labels.
         WorkspaceError: a checkpoint can't be written.
         InterruptedRunError: SIGTERM or Ctrl-C came; the next call continues from the newest checkpoint.
@@ -255,6 +261,7 @@ def training_arguments(job: TrainingJob) -> TrainingArguments:
         report_to=list(s.report_to) or "none",
         seed=job.seed,
         disable_tqdm=True,
+        ignore_data_skip=is_stateful(job.data.rows),  # they go on by themselves
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -28,6 +31,32 @@ def own_dataloader(trainer: Any) -> Any:
 def own_file(name: str) -> str:
     """Name of this process's file in a checkpoint, where every process has one."""
     return name if is_main() else f"{rank()}-{name}"
+
+
+def own_files(write: Callable[[Path], None]) -> dict[str, bytes]:
+    """What `write` puts into a folder: name of a file -> its content."""
+    with TemporaryDirectory() as name:
+        write(Path(name))
+        return {path.name: path.read_bytes() for path in Path(name).iterdir()}
+
+
+def check_same_processes(processes: int, place: Path) -> None:
+    """Compare the number of processes that wrote a checkpoint with that of the run that goes on from it: each has a
+    state of its own in there, and rows of its own in every step.
+
+    Raises:
+        TrainingError: they are not as many, in every process.
+    """
+    if processes == world_size():
+        return
+    start = f"`torchrun --nproc_per_node {processes} -m luthier.cli run`" if processes > 1 else "`luthier run` alone"
+    agree(
+        TrainingError(
+            f"the checkpoint is of a run of {processes} processes, and this one has {world_size()}",
+            where=str(place),
+            fix=f"go on with as many: start it with {start}; or start afresh in another directory",
+        )
+    )
 
 
 def check_same_weights(model: nn.Module, step: int) -> None:

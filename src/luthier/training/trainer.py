@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -32,7 +31,8 @@ from luthier.tasks.base import task_named
 from luthier.training.checkpoints import PREFIX, remove_older, writing
 from luthier.training.graph import ModelGraph
 from luthier.training.schedule import share_of_rate
-from luthier.training.shares import check_same_weights, own_dataloader, own_file
+from luthier.training.shares import check_same_processes, check_same_weights, own_dataloader, own_file, own_files
+from luthier.training.stateful import ShareOfSteps, is_stateful, load_position, save_position, stateful_dataloader
 from luthier.training.validation import Evaluation, Validation
 from luthier.training.watch import tell_watcher
 from luthier.training.weights import (
@@ -46,7 +46,7 @@ from luthier.training.weights import (
 
 # Where torch has a fused AdamW.
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
-TRAINABLE, PROGRESS, PARTS = "trainable.safetensors", "progress.json", "objective.pt"
+TRAINABLE, PROGRESS, PARTS, POSITION = "trainable.safetensors", "progress.json", "objective.pt", "position.pt"
 
 
 class LuthierTrainer(Trainer):
@@ -57,7 +57,8 @@ class LuthierTrainer(Trainer):
         args: the Trainer's arguments; saving and evaluation by the Trainer itself are off.
         schema: the task schema, which decides on the loss.
         shifted: whether the model predicts the next token.
-        sampler: yields row indices of the training set; has `set_epoch`.
+        sampler: yields row indices of the training set; has `set_epoch`. None for rows that are `StatefulRows`, whose
+            state is part of the checkpoints.
         groups: optimiser groups, each with its own learning rate.
         parts: what is added to the loss and done around it; none train by the task loss of the (main) model alone.
         validation: how the (main) model is evaluated; None never evaluates.
@@ -91,6 +92,9 @@ class LuthierTrainer(Trainer):
         self._sampler, self._groups = sampler, groups
         self.parts = PartList(parts)
         self.add_callback(self.parts.callback(self))
+        self.stateful = is_stateful(self.train_dataset)
+        if self.stateful:
+            self.callback_handler.callbacks.insert(0, ShareOfSteps())
         self._rows: list[list[int]] = []
         self._losses: list[Tensor] = []
         self._fillers: list[bool] = []
@@ -153,6 +157,8 @@ class LuthierTrainer(Trainer):
 
         In a run of several processes the sampler gives each its own rows already.
         """
+        if self.stateful:
+            return stateful_dataloader(self)
         if world_size() > 1:
             return own_dataloader(self)
         placing, self.accelerator.device_placement = self.accelerator.device_placement, False
@@ -308,7 +314,8 @@ class LuthierTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         check_same_weights(self.model, self.state.global_step)
         parts = self.parts.state_dict(self) if self.parts else None  # its processes may have to speak to each other
-        files = [file for own in gathered({} if is_main() else self._own_files(parts)) for file in own.items()]
+        own = {} if is_main() else own_files(partial(self._save_own, parts=parts))
+        files = [file for files in gathered(own) for file in files.items()]
         from_main(partial(self._write_checkpoint, parts, dict(files), self._progress()))
         self._best_of_checkpoint = set(self.best.files)
 
@@ -328,15 +335,12 @@ class LuthierTrainer(Trainer):
         remove_other_best(folder, set(self.best.files))
 
     def _save_own(self, folder: Path, parts: Any) -> None:
-        """Write what each process has of its own: what it draws next, and the state of the parts."""
+        """Write what each process has of its own: what it draws and reads next, and the state of the parts."""
         self._save_rng_state(str(folder))
+        if self.stateful:
+            save_position(self.train_dataset, folder / own_file(POSITION))
         if parts is not None:
             torch.save(parts, folder / own_file(PARTS))
-
-    def _own_files(self, parts: Any) -> dict[str, bytes]:
-        with TemporaryDirectory() as name:
-            self._save_own(Path(name), parts)
-            return {path.name: path.read_bytes() for path in Path(name).iterdir()}
 
     @property
     def seconds(self) -> float:
@@ -357,20 +361,24 @@ class LuthierTrainer(Trainer):
             "last_logged": self._globalstep_last_logged,
             "tokens_seen": sum(gathered(self.tokens_seen)),
             "seconds": self.seconds,
+            "processes": world_size(),
             "best": vars(self.best),
             "latest": vars(self.latest),
         }
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         place = Path(resume_from_checkpoint)
-        load_trainable(self.model, place / TRAINABLE)
         progress = json.loads((place / PROGRESS).read_text(encoding="utf8"))
+        check_same_processes(progress["processes"], place)
+        load_trainable(self.model, place / TRAINABLE)
         self.tokens_seen, self.best = progress["tokens_seen"] if is_main() else 0, BestScore(**progress["best"])
         self.latest = Evaluation(**progress.get("latest", {}))
         self._best_of_checkpoint = set(self.best.files)
         self._seconds_before = progress["seconds"]
         self._resumed_progress = progress
         self.parts.load_state_dict(_stored_parts(place / own_file(PARTS)))
+        if self.stateful:
+            load_position(self.train_dataset, place / own_file(POSITION))
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self._resumed_progress is not None:
@@ -378,7 +386,7 @@ class LuthierTrainer(Trainer):
             self._tr_loss.fill_(saved["running_loss"])
             self._total_loss_scalar = saved["total_loss"]
             self._globalstep_last_logged = saved["last_logged"]
-        if self._out_of_patience():
+        if self._out_of_patience() or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
