@@ -14,7 +14,7 @@ _HOMES = {
     "make_collator": "luthier.data.batches.collating",
     "encode_rows": "luthier.data.batches.encoding",
     "LengthBucketSampler": "luthier.data.batches.sampling",
-    "ShuffledStream": "luthier.data.streaming",
+    "ShuffledStream": "luthier.data.batches.stream",
 }
 __all__ = list(_HOMES)
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 # The label of a position at which nothing is learned, which torch's cross-entropy leaves out.
 IGNORED = -100
-_ENCODED_TOGETHER = 256
 LabelKind = Literal["class", "classes", "choice", "score", "own"]
 
 
@@ -43,7 +41,7 @@ class TaskSchema:
         prompt_columns: the columns that a prompt shows where the task is posed as text, in their order; empty where it
             can't be.
         streamed: whether training rows can be read while training.
-        packed: whether encoded rows are cut from all rows together, so that one is not one row.
+        packed: whether encoded rows are blocks of the texts of all rows together, so that one is not one row.
     """
 
     name: ClassVar[str]
@@ -111,13 +109,6 @@ class TaskSchema:
             encoder: says how text becomes token ids, and takes note of rows that are cut.
         """
         raise TypeError(f"{type(self).__name__} does not define encode()")
-
-    def encode_stream(self, rows: Iterator[dict[str, Any]], encoder: Encoder) -> Iterator[dict[str, Any]]:
-        """Rows of a stream, encoded as they come; one for each, unless the task is `packed`."""
-        while group := list(itertools.islice(rows, _ENCODED_TOGETHER)):
-            encoded = self.encode({name: [row[name] for row in group] for name in group[0]}, encoder)
-            for i in range(len(group)):
-                yield {name: values[i] for name, values in encoded.items()}
 
     def collate(self, rows: Sequence[Mapping[str, Any]], padding: Padding) -> dict[str, Tensor]:
         """B encoded rows as one batch; see `luthier.data.batches.collating.make_collator`."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from luthier.data.batches.encoders import Encoded, Encoder, encode_blocks, packed_blocks
+from luthier.data.batches.encoders import Encoded, Encoder
+from luthier.data.batches.packing import encode_blocks
 from luthier.registry import TASKS
 from luthier.tasks.language import LanguageTask
 
@@ -23,6 +24,3 @@ class PlainText(LanguageTask):
 
     def encode(self, columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> Encoded:
         return encode_blocks(columns, encoder)
-
-    def encode_stream(self, rows: Iterator[dict[str, Any]], encoder: Encoder) -> Iterator[dict[str, Any]]:
-        return packed_blocks(((row["row"], row["text"]) for row in rows), encoder)

@@ -14,7 +14,6 @@ from luthier.models.loading import load_config, load_tokenizer
 from luthier.models.settings import Head
 from luthier.progress import track
 from luthier.stages.base import StageInputs
-from luthier.storage.ranks import world_size
 from luthier.tasks.base import task_of
 
 if TYPE_CHECKING:
@@ -50,11 +49,6 @@ def prepare(stage: SupervisedSettings, inputs: StageInputs) -> Prepared:
         DataError: a row can't be used, or a row is too long and may not be cut.
         RecipeError: the method leaves no room for text, or the objective does not fit the data.
     """
-    if stage.data.streaming and world_size() > 1:
-        raise RecipeError(
-            f"a stream is read by one process, and WORLD_SIZE says that {world_size()} were started",
-            fix="leave `streaming` out, or start the run with `luthier run`, without torchrun or accelerate launch",
-        )
     tokenizer, config = load_tokenizer(inputs.model), load_config(inputs.model)
     task = load_data(stage.data, splits=("train", "validation"))
     if task.form is not None:

@@ -13,9 +13,9 @@ import torch
 from luthier.data.batches.encoding import make_collator
 from luthier.data.batches.sampling import LengthBucketSampler
 from luthier.data.batches.sharing import SharedRows, collating_fillers
+from luthier.data.batches.stream import EndlessStream, Share
 from luthier.data.sources.fingerprint import check_files_unchanged
 from luthier.data.sources.origins import plan
-from luthier.data.streaming import EndlessStream
 from luthier.data.task_data import TaskData
 from luthier.evaluation.prediction import Predictions, predict_rows, predict_task
 from luthier.evaluation.scoring import task_scores
@@ -162,7 +162,8 @@ def training_rows(stage: SupervisedSettings, prepared: Prepared, seed: int) -> T
     """The training split, in the order in which it is trained on."""
     rows, collator = prepared.rows["train"], make_collator(prepared.schema, prepared.tokenizer)
     if stage.data.streaming:
-        return TrainingRows(EndlessStream(rows), None, collator)
+        share = Share(stage.batch_size, rank(), world_size())
+        return TrainingRows(EndlessStream(rows.shared(share)), None, collator)
     lengths = list(rows["length"]) if stage.group_by_length else [0] * len(rows)
     sampler = LengthBucketSampler(
         lengths,

@@ -346,55 +346,6 @@ def _two_sided(rows: list[int], prompts: Any, replies: Any, eos: int | None, enc
     return _finished({"input_ids": prompts, "attention_mask": masks, "labels": replies}, rows)
 
 
-def encode_blocks(columns: Columns, encoder: Encoder) -> Encoded:
-    """Texts one after another, parted by the end-of-text token, in blocks that fill the room; `row` is that of a
-    block's first token."""
-    blocks = list(packed_blocks(zip(columns["row"], columns["text"], strict=True), encoder))
-    return {key: [block[key] for block in blocks] for key in blocks[0]} if blocks else {}
-
-
-def packed_blocks(texts: Iterator[tuple[int, str]], encoder: Encoder, batch: int = 256) -> Iterator[dict[str, Any]]:
-    """Blocks of a run of (row, text), made as they are asked for. Only the last one may be shorter than the room; a
-    rest of a single token is left out, as it predicts nothing."""
-    end = encoder.tokenizer.eos_token_id
-    end = encoder.tokenizer.sep_token_id if end is None else end
-    ids: list[int] = []
-    owners: list[int] = []
-    for rows, group in _batches(texts, batch):
-        for row, tokens in zip(rows, encoder.tokenize(group, add_special_tokens=False)["input_ids"], strict=True):
-            tokens = [*tokens, end] if end is not None else tokens
-            ids += tokens
-            owners += [row] * len(tokens)
-        while len(ids) >= encoder.room:
-            yield _block(ids[: encoder.room], owners[0])
-            del ids[: encoder.room], owners[: encoder.room]
-    if len(ids) > 1:
-        yield _block(ids, owners[0])
-
-
-def _batches(texts: Iterator[tuple[int, str]], size: int) -> Iterator[tuple[list[int], list[str]]]:
-    rows: list[int] = []
-    group: list[str] = []
-    for row, text in texts:
-        rows.append(row)
-        group.append(text)
-        if len(rows) == size:
-            yield rows, group
-            rows, group = [], []
-    if rows:
-        yield rows, group
-
-
-def _block(ids: list[int], row: int) -> dict[str, Any]:
-    return {
-        "input_ids": list(ids),
-        "attention_mask": [1] * len(ids),
-        "labels": list(ids),
-        "row": row,
-        "length": len(ids),
-    }
-
-
 def _finished(encoded: Encoded, rows: list[int]) -> Encoded:
     encoded["row"] = rows
     encoded["length"] = [len(ids) for ids in encoded["input_ids"]]

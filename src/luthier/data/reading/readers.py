@@ -8,9 +8,10 @@ import itertools
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
+from luthier.data.reading.places import LineStarts, Place
 from luthier.data.sources.base import FileSource
 from luthier.data.table import Problems, Table, listing, place, shorten
 from luthier.errors import DataError
@@ -71,23 +72,56 @@ def read_table(source: FileSource, options: ReadOptions) -> Table:
     return Table.of_records(source.name, [row.cells for row in rows], [row.line for row in rows])
 
 
-def iterate_rows(source: FileSource, options: ReadOptions, problems: Problems) -> Iterator[Row]:
+def iterate_rows(
+    source: FileSource, options: ReadOptions, problems: Problems, place: Place | None = None
+) -> Iterator[Row]:
     """Rows of a csv, tsv, jsonl, txt or conll file, one at a time; faulty rows are noted and left out.
+
+    Args:
+        source, options: the file, and how it is read.
+        problems: takes note of faulty rows.
+        place: where to begin in a csv, tsv, jsonl or txt file, at its start by default; it moves along with the rows.
+            From behind a header line, `options` have to name the columns.
 
     Raises:
         DataError: the file as a whole can't be read.
     """
     kind = _format_of(source, options)
+    start = Place() if place is None else replace(place)
     with source.open() as stream:
-        lines = decoded_lines(stream, source.name, options)
+        lines = _lines_from(stream, source.name, options, place)
         if kind in ("csv", "tsv"):
-            yield from _delimited(lines, kind, source.name, options, problems)
+            rows = _delimited(lines, kind, source.name, options, problems, start)
         elif kind == "jsonl":
-            yield from _json_lines(lines, problems)
+            rows = _json_lines(lines, problems, start.row)
         elif kind == "conll":
-            yield from _conll(lines, problems)
+            rows = _conll(lines, problems)
         else:
-            yield from (Row(number, number, {"text": line}) for number, line in lines if line.strip())
+            rows = (Row(number, number, {"text": line}) for number, line in lines if line.strip())
+        for row in rows:
+            if place is not None:
+                place.row = row.number
+            yield row
+
+
+def _lines_from(stream: IO[bytes], name: str, options: ReadOptions, place: Place | None) -> Iterator[tuple[int, str]]:
+    """The lines behind a place, which is moved behind each as it is given. Of an encoding in which a line break is more
+    than one byte, all lines are read again."""
+    if place is None:
+        yield from decoded_lines(stream, name, options)
+        return
+    first = place.line
+    if _breaks_lines_as_ascii(name, options):
+        starts: Any = LineStarts(stream, place)
+        lines = decoded_lines(starts, name, options, replace(place))
+    else:
+        starts, lines = None, decoded_lines(stream, name, options)
+    for number, line in lines:
+        if number > first:
+            place.line = number
+            if starts is not None:
+                place.offset = starts.behind(number)
+            yield number, line
 
 
 def _format_of(source: FileSource, options: ReadOptions) -> str:
@@ -101,15 +135,24 @@ def _format_of(source: FileSource, options: ReadOptions) -> str:
     return kind
 
 
-def decoded_lines(stream: IO[bytes], name: str, options: ReadOptions) -> Iterator[tuple[int, str]]:
+def decoded_lines(
+    stream: IO[bytes], name: str, options: ReadOptions, start: Place | None = None
+) -> Iterator[tuple[int, str]]:
     """Number and text of every line, without its line break.
+
+    Args:
+        stream, name, options: the bytes, what messages call them, and how they are read.
+        start: where in the file the stream is, if not at its start.
 
     Raises:
         DataError: empty file, NUL byte, bytes that are not in the encoding, or a line that is too long.
     """
-    held_something = False
-    read = _byte_lines if _breaks_lines_as_ascii(name, options) else _character_lines
-    for number, text in read(stream, name, options):
+    held_something = start is not None and start.line > 0
+    if _breaks_lines_as_ascii(name, options):
+        lines = _byte_lines(stream, name, options, start or Place())
+    else:
+        lines = _character_lines(stream, name, options)
+    for number, text in lines:
         line = text.rstrip("\r\n")
         held_something = held_something or bool(line.strip())
         yield number, line
@@ -128,8 +171,8 @@ def _breaks_lines_as_ascii(name: str, options: ReadOptions) -> bool:
         ) from error
 
 
-def _byte_lines(stream: IO[bytes], name: str, options: ReadOptions) -> Iterator[tuple[int, str]]:
-    offset, number = 0, 0
+def _byte_lines(stream: IO[bytes], name: str, options: ReadOptions, start: Place) -> Iterator[tuple[int, str]]:
+    offset, number = start.offset, start.line
     while raw := stream.readline(options.max_line_bytes + 1):
         number += 1
         if len(raw) > options.max_line_bytes:
@@ -208,11 +251,11 @@ def _holds_nul(line: str, name: str, options: ReadOptions, place: str = "") -> D
 
 
 def _delimited(
-    lines: Iterator[tuple[int, str]], kind: str, name: str, options: ReadOptions, problems: Problems
+    lines: Iterator[tuple[int, str]], kind: str, name: str, options: ReadOptions, problems: Problems, behind: Place
 ) -> Iterator[Row]:
-    records = _quoted(lines, name, options) if kind == "csv" else _unquoted(lines, options.delimiter or "\t")
+    records = _quoted(lines, name, options, behind) if kind == "csv" else _unquoted(lines, options.delimiter or "\t")
     header = list(options.column_names) if options.column_names else None
-    number = 0
+    number = behind.row
     for line, cells in records:
         if not cells or cells == [""]:
             continue
@@ -231,8 +274,10 @@ def _unquoted(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tupl
         yield number, line.split(delimiter)
 
 
-def _quoted(lines: Iterator[tuple[int, str]], name: str, options: ReadOptions) -> Iterator[tuple[int, list[str]]]:
-    current = [0]
+def _quoted(
+    lines: Iterator[tuple[int, str]], name: str, options: ReadOptions, behind: Place
+) -> Iterator[tuple[int, list[str]]]:
+    current = [behind.line]
 
     def feed() -> Iterator[str]:
         for number, line in lines:
@@ -241,7 +286,7 @@ def _quoted(lines: Iterator[tuple[int, str]], name: str, options: ReadOptions) -
 
     csv.field_size_limit(max(csv.field_size_limit(), options.max_line_bytes))
     reader = csv.reader(feed(), delimiter=options.delimiter or ",", strict=True)
-    start = 1
+    start = behind.line + 1
     try:
         for cells in reader:
             yield start, cells
@@ -266,8 +311,7 @@ def _checked_header(cells: list[str], name: str) -> list[str]:
     return names
 
 
-def _json_lines(lines: Iterator[tuple[int, str]], problems: Problems) -> Iterator[Row]:
-    number = 0
+def _json_lines(lines: Iterator[tuple[int, str]], problems: Problems, number: int = 0) -> Iterator[Row]:
     for line, text in lines:
         if not text.strip():
             continue

@@ -1,0 +1,269 @@
+"""Training examples that come while training: shuffled in a buffer, encoded, shared out, and gone on with exactly."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from luthier.data.batches.encoders import Encoder
+from luthier.data.batches.packing import PACKED_TOGETHER, Packer
+from luthier.data.reading.places import Reading
+from luthier.data.schemas import TaskSchema
+from luthier.errors import DataError
+
+_ENCODED_TOGETHER = 256
+Row = dict[str, Any]
+
+
+class Rows(Protocol):
+    """Canonical rows that can be read on from where an earlier reading was."""
+
+    def read(self, place: Mapping[str, Any] | None = None) -> Reading[Row]:
+        """The rows from a place on, from the beginning by default."""
+        ...
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which rows of a stream one process gets: of every `processes * batch_size` rows, those of one pass, the process p
+    has `batch_size`, from p * batch_size on. The workers of a data loader take the passes in turn, as it asks them to.
+    """
+
+    batch_size: int = 1
+    process: int = 0
+    processes: int = 1
+
+    def told(self) -> str:
+        return f"process {self.process} of {self.processes} with {self.batch_size} rows at a time"
+
+    def has(self, number: int) -> bool:
+        """Whether this process, or this worker of it, has the row with that number in the stream, from 0."""
+        number, within = divmod(number, self.batch_size * self.processes)
+        worker = get_worker_info()
+        if worker is not None and number % worker.num_workers != worker.id:
+            return False
+        return within // self.batch_size == self.process
+
+
+@dataclass
+class _Position:
+    """All that decides on what a stream gives next.
+
+    Attributes:
+        seed, epoch: of the order.
+        given: encoded rows (or, before they are encoded, rows) of the whole stream that all processes together took.
+        place: of the source, behind the rows in the buffer; None at its beginning.
+        ended: whether the source has no more rows.
+        buffer: rows that are shuffled together.
+        draws: where the generator of the shuffle is.
+        waiting: own rows that are to be encoded and given next.
+        ids, owners: tokens that are in no block yet, and the row of each.
+    """
+
+    seed: int
+    epoch: int = 0
+    given: int = 0
+    place: Mapping[str, Any] | None = None
+    ended: bool = False
+    buffer: list[Row] = field(default_factory=list)
+    draws: dict[str, Any] = field(default_factory=dict)
+    waiting: list[Row] = field(default_factory=list)
+    ids: Any = ()
+    owners: Any = ()
+
+
+class ShuffledStream(IterableDataset[Row]):
+    """Rows of a source in the order of a shuffle buffer, encoded on the way if asked.
+
+    Iterating gives one epoch. The order depends on the seed, the buffer and the epoch alone, not on who shares the
+    stream: every process and every worker reads the source and takes its own rows of that one order, so that together
+    they get each row once. Under several processes all read and check every row, and each encodes its own; blocks that
+    are cut from all texts together are made by all.
+
+    `state_dict` has the place in the source, the rows in the buffer and all else that `load_state_dict` needs to go on
+    without reading a row again.
+
+    Args:
+        rows: gives the rows.
+        seed: of the shuffle.
+        buffer: rows that are shuffled together: each one that is given is drawn among so many.
+        schema: the task; needed to encode.
+        encoder: how rows become token ids; None leaves them as they are.
+        share: which rows are given; all by default.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        *,
+        seed: int,
+        buffer: int,
+        schema: TaskSchema | None = None,
+        encoder: Encoder | None = None,
+        share: Share | None = None,
+    ) -> None:
+        self.rows = rows
+        self.seed, self.buffer, self.schema, self.encoder = seed, buffer, schema, encoder
+        self.share = share or Share()
+        self._now = _Position(seed)
+        self._next: _Position | None = None
+        self._reading: Reading[Row] | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The number of the pass over the source, from 0."""
+        return (self._next or self._now).epoch
+
+    @property
+    def given(self) -> int:
+        """Rows that all who share the stream were given together, over all epochs."""
+        return (self._next or self._now).given
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch, and start at its beginning."""
+        if epoch != self.epoch:
+            self._next = _Position(self.seed, epoch)
+
+    def next_epoch(self) -> None:
+        """Begin the epoch that follows; its rows are shared out where those of the last one ended."""
+        self._next = _Position(self.seed, self._now.epoch + 1, self._now.given)
+
+    def encoded(self, options: Encoder) -> ShuffledStream:
+        """The same stream, encoded for a model."""
+        if self.schema is None:
+            raise ValueError("a stream of no task can't be encoded")
+        schema = self.schema if options.form is None else self.schema.posed_as(options.form)
+        return ShuffledStream(self.rows, seed=self.seed, buffer=self.buffer, schema=schema, encoder=options)
+
+    def shared(self, share: Share) -> ShuffledStream:
+        """The same stream, of which only a share is given."""
+        stream = copy.copy(self)
+        stream.share, stream._now, stream._next = share, _Position(self.seed), None
+        return stream
+
+    def state_dict(self) -> dict[str, Any]:
+        """What decides on the rows behind the one that was given last."""
+        now = self._next or self._now
+        state = {**vars(now), "buffer": list(now.buffer), "draws": copy.deepcopy(now.draws), "share": vars(self.share)}
+        if self._next is None and self._reading is not None:
+            state["place"] = self._reading.place()
+        return state | {name: torch.tensor(state[name], dtype=torch.int64) for name in ("ids", "owners")}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on behind the row that was given last when `state` was taken.
+
+        Raises:
+            DataError: the state is that of another share of the stream.
+        """
+        state = dict(state)
+        share = Share(**state.pop("share"))
+        if share != self.share:
+            raise DataError(
+                f"the stream was left by {share.told()}, and {self.share.told()} can't go on with it",
+                fix="go on with as many processes and the same batch_size, or start afresh",
+            )
+        self._next = _Position(**state | {name: state[name].tolist() for name in ("ids", "owners")})
+
+    def __iter__(self) -> Iterator[Row]:
+        """The rows of an epoch, or of the rest of it.
+
+        Raises:
+            DataError: a row can't be used.
+        """
+        now = self._next or _Position(self.seed, self._now.epoch)
+        now.buffer = list(now.buffer)
+        self._now, self._next, self._reading = now, None, None
+        if self.encoder is not None and self.schema is not None and self.schema.packed:
+            yield from self._blocks(now, self.encoder)
+        else:
+            yield from self._encoded(now)
+
+    # -- what an epoch is made of: each of these leaves `now` behind the row that it gives -------------------------
+
+    def _read(self, now: _Position) -> Iterator[Row]:
+        if not now.ended:
+            self._reading = self.rows.read(now.place)
+            yield from self._reading
+            now.ended = True
+
+    def _shuffled(self, now: _Position) -> Iterator[Row]:
+        draw = np.random.Generator(np.random.PCG64([now.seed, now.epoch]))
+        if now.draws:
+            draw.bit_generator.state = dict(now.draws)
+        rows = self._read(now)
+        while True:
+            now.buffer += itertools.islice(rows, self.buffer - len(now.buffer))
+            if not now.buffer:
+                return
+            place = int(draw.integers(len(now.buffer)))
+            now.buffer[place], now.buffer[-1] = now.buffer[-1], now.buffer[place]
+            now.draws = dict(draw.bit_generator.state)
+            yield now.buffer.pop()
+
+    def _own(self, rows: Iterator[Row], now: _Position) -> Iterator[Row]:
+        for row in rows:
+            now.given += 1
+            if self.share.has(now.given - 1):
+                yield row
+
+    def _encoded(self, now: _Position) -> Iterator[Row]:
+        own = self._own(self._shuffled(now), now)
+        if self.encoder is None or self.schema is None:
+            yield from own
+            return
+        while True:
+            for row in self._encode(now.waiting, self.encoder, self.schema) if now.waiting else ():
+                now.waiting = now.waiting[1:]
+                yield row
+            now.waiting = list(itertools.islice(own, _ENCODED_TOGETHER))
+            if not now.waiting:
+                return
+
+    def _encode(self, rows: list[Row], encoder: Encoder, schema: TaskSchema) -> list[Row]:
+        encoded = schema.encode({name: [row[name] for row in rows] for name in rows[0]}, encoder)
+        encoder.cut.clear()
+        return [{name: values[i] for name, values in encoded.items()} for i in range(len(rows))]
+
+    def _blocks(self, now: _Position, encoder: Encoder) -> Iterator[Row]:
+        packer = Packer(encoder, now.ids, now.owners)
+        now.ids, now.owners = packer.ids, packer.owners
+        rows = self._shuffled(now)
+        while True:
+            yield from self._own(packer.blocks(), now)
+            group = list(itertools.islice(rows, PACKED_TOGETHER))
+            if not group:
+                break
+            packer.add([row["row"] for row in group], [row["text"] for row in group])
+        yield from self._own(packer.rest(), now)
+
+
+class EndlessStream(IterableDataset[Row]):
+    """A stream that starts again, in another order, whenever it ends."""
+
+    def __init__(self, stream: ShuffledStream) -> None:
+        self.stream = stream
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.stream.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.stream.load_state_dict(state)
+
+    def __iter__(self) -> Iterator[Row]:
+        """Raises:
+        DataError: a whole pass gives no row.
+        """
+        given = None
+        while True:
+            yield from self.stream
+            if self.stream.given == given:
+                raise DataError("the stream holds no rows", fix="name a source with training rows")
+            given = self.stream.given
+            self.stream.next_epoch()
