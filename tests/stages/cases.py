@@ -43,6 +43,7 @@ class Case:
         after: a stage that takes what it gives; None where no stage does, and the next one is refused.
         change: settings that make it run again.
         on: which base model: `encoder` or `decoder`.
+        reads_model: whether it starts from the recipe's model.
         answers: what an answer of `luthier predict` holds, or what is said where the stage gives nothing to ask.
     """
 
@@ -55,6 +56,7 @@ class Case:
     change: Mapping[str, Any] = field(default_factory=dict)
     on: str = "encoder"
     answers: str = "label"
+    reads_model: bool = True
 
     def __str__(self) -> str:
         return self.name
@@ -86,6 +88,17 @@ def represented(sources: Sources) -> Block:
     }
 
 
+def pretrained(**more: Any) -> Callable[[Sources], Block]:
+    """Settings of a pretrain stage."""
+
+    def settings(sources: Sources) -> Block:
+        corpus = {"train": sources.text["train"], "validation": sources.text["validation"], "shuffle": 20}
+        return {"corpus": corpus, "length": 16, **STEPS, "learning_rate": 5e-3, "pseudo_perplexity_tokens": 4, **more}
+
+    return settings
+
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 CASES = [
     Case(
         "tune-task",
@@ -121,6 +134,45 @@ CASES = [
         before=lambda sources: [{"tune": tuned("head_only")(sources)}],
         after=lambda sources: {"tune": tuned("bitfit")(sources)},
         change={"split": "validation"},
+    ),
+    Case(
+        "pretrain-masked",
+        "pretrain",
+        pretrained(cloze="english", masking={"whole_words": True}),
+        gives={"model": "pretrained"},
+        after=lambda sources: {"tune": tuned("full")(sources)},
+        change={"length": 24},
+        answers="pseudo_perplexity",
+    ),
+    Case(
+        "pretrain-causal",
+        "pretrain",
+        pretrained(),
+        gives={"model": "pretrained"},
+        after=lambda sources: {"evaluate": {"suites": ["perplexity"], "data": sources.text}},
+        change={"max_steps": 2},
+        on="decoder",
+        answers="response",
+    ),
+    Case(
+        "pretrain-scratch",
+        "pretrain",
+        pretrained(architecture={"model_type": "bert", **TINY}, tokenizer={"vocabulary": 100}),
+        gives={"model": "pretrained"},
+        after=lambda sources: {"tune": tuned("full")(sources)},
+        change={"masking": {"rate": 0.3}},
+        answers="pseudo_perplexity",
+        reads_model=False,
+    ),
+    Case(
+        "pretrain-on",
+        "pretrain",
+        pretrained(),
+        gives={"model": "pretrained"},
+        before=lambda sources: [{"tune": tuned("full")(sources)}],
+        after=lambda sources: {"tune": tuned("full")(sources)},
+        change={"max_steps": 2},
+        answers="pseudo_perplexity",
     ),
     Case(
         "represent",

@@ -22,6 +22,11 @@ def memory_estimate(total: int, trainable: int, config: Any, tokens: int) -> int
 def time_estimate(model: Any, total: int, tokens: float, steps: int) -> float:
     """Seconds: 6 operations per weight and token that is multiplied, at the speed of a measured matrix product."""
     embedded = sum(p.numel() for n, p in model.named_parameters() if "embedding" in n or n.endswith("wte.weight"))
+    return 6 * (total - embedded) * tokens * steps / operations_per_second()
+
+
+def operations_per_second() -> float:
+    """Floating-point operations of training that this machine does in a second: half of those of a matrix product."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     a = torch.randn(512, 512, device=device)
     for _ in range(2):
@@ -31,4 +36,4 @@ def time_estimate(model: Any, total: int, tokens: float, steps: int) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
         speed = 8 * 2 * 512**3 / (time.perf_counter() - started)
-    return 6 * (total - embedded) * tokens * steps / speed / 0.5
+    return 0.5 * speed

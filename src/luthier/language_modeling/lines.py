@@ -1,0 +1,65 @@
+"""Lines of a text file from any place in it, each with the place behind it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import NoReturn
+
+from luthier.data.reading.readers import ReadOptions, decoded_lines
+from luthier.data.sources.base import FileSource
+from luthier.errors import DataError
+
+_MARK = b"\xef\xbb\xbf"
+
+
+def lines_from(
+    source: FileSource, options: ReadOptions, offset: int = 0, number: int = 0
+) -> Iterator[tuple[int, str, int]]:
+    """Number, text without its line break, and the offset behind it, of every line after a place.
+
+    Args:
+        source: the file.
+        options: its encoding, and the longest line that is believed.
+        offset: decompressed bytes in front of the place; a plain file is not read up to there.
+        number: lines in front of it.
+
+    Raises:
+        DataError: the file can't be read, or a line is not text in the encoding, or too long.
+    """
+    if not _breaks_lines_as_ascii(options.encoding):
+        with source.open() as stream:
+            for count, text in itertools.islice(decoded_lines(stream, source.name, options), number, None):
+                yield count, text, 0
+        return
+    with source.open() as stream:
+        stream.seek(offset)
+        while raw := stream.readline(options.max_line_bytes + 1):
+            decoded = None if len(raw) > options.max_line_bytes or b"\0" in raw else _decoded(raw, options.encoding)
+            text = _refused(source, options, number + 1) if decoded is None else decoded
+            if offset == 0 and raw.startswith(_MARK):
+                text = text.removeprefix("\ufeff") if text.startswith("\ufeff") else text[len(_MARK) :]
+            offset, number = offset + len(raw), number + 1
+            yield number, text.rstrip("\r\n"), offset
+
+
+def _breaks_lines_as_ascii(encoding: str) -> bool:
+    try:
+        return "\n".encode(encoding) == b"\n"
+    except (LookupError, ValueError):
+        return False
+
+
+def _decoded(raw: bytes, encoding: str) -> str | None:
+    try:
+        return raw.decode(encoding)
+    except UnicodeError:
+        return None
+
+
+def _refused(source: FileSource, options: ReadOptions, number: int) -> NoReturn:
+    """Read the file again from its start, with the reader that says what is wrong with a line."""
+    with source.open() as stream:
+        for _ in decoded_lines(stream, source.name, options):
+            pass
+    raise DataError(f"line {number} can't be read as {options.encoding}", where=source.name)

@@ -1,0 +1,187 @@
+"""Packed, masked blocks of a corpus without an end, which know where they are.
+
+The order is decided by the corpus, the settings and the seed alone. A pass over the corpus reads windows of documents,
+shuffles each, packs what is not held out, and starts again when the corpus ends: what is left over at the end of a pass
+opens the next one, so that no token is lost. Where it is, is the place of the window in the corpus, how much of it was
+taken, and what waits to be packed: going on reads at most one window again.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch.utils.data import IterableDataset
+
+from luthier.errors import DataError
+from luthier.language_modeling.documents import START, Corpus, Document, is_held_out
+from luthier.language_modeling.masking import Masking
+from luthier.language_modeling.packing import Block, Frame, Packer
+
+# Documents that are tokenized together, and characters after which a window is full however few its documents are.
+_TOGETHER = 128
+_WINDOW_CHARACTERS = 32_000_000
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows that one of several processes gets: of every `processes * batch_size`, the `process`-th `batch_size`."""
+
+    process: int = 0
+    processes: int = 1
+    batch_size: int = 1
+
+    def holds(self, row: int) -> bool:
+        """Whether a row of the whole stream, from 0, is this process's."""
+        return row // self.batch_size % self.processes == self.process
+
+
+class PackedStream(IterableDataset[dict[str, Any]]):
+    """Encoded rows of L tokens: `input_ids`, `attention_mask` and `labels`, int64 arrays, and `row`, the number of the
+    block in the stream from 0. A causal row's labels are its tokens; a masked one's are -100 off the masked positions.
+
+    Args:
+        corpus: the documents.
+        tokenizer: a fast one.
+        frame: of the blocks.
+        masking: how they are masked; None leaves them as they are, for a causal model.
+        seed: of the order.
+        window: documents that are shuffled together; 0 keeps their order.
+        held_out: share of the documents that is left out.
+        share: the rows that this process gets.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        tokenizer: Any,
+        frame: Frame,
+        *,
+        masking: Masking | None = None,
+        seed: int = 0,
+        window: int = 0,
+        held_out: float = 0.0,
+        share: Share | None = None,
+    ) -> None:
+        self.corpus, self.tokenizer, self.frame, self.masking = corpus, tokenizer, frame, masking
+        self.seed, self.window, self.held_out, self.share = seed, window, held_out, share or Share()
+        self._packer = Packer(frame)
+        self._epoch, self._row, self._place, self._window_number, self._taken = 0, 0, START, 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream is, behind the row that was given last."""
+        return {
+            "epoch": self._epoch,
+            "row": self._row,
+            "place": dict(self._place),
+            "window": self._window_number,
+            "taken": self._taken,
+            "packer": self._packer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken, with the next pass over the stream."""
+        self._epoch, self._row = int(state["epoch"]), int(state["row"])
+        self._place, self._window_number = dict(state["place"]), int(state["window"])
+        self._taken = int(state["taken"])
+        self._packer.load_state_dict(state["packer"])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Raises:
+        DataError: a source can't be read, or a whole pass gives no text.
+        """
+        for block in self.blocks():
+            number, self._row = self._row, self._row + 1
+            if self.share.holds(number):
+                yield encoded_row(block, number, self.masking)
+
+    def blocks(self) -> Iterator[Block]:
+        """The blocks of all processes, without their masks."""
+        while True:
+            yield from self._packer.blocks()  # of a document that was taken before the stream stopped
+            before, whole_pass = self._packer.documents, self._window_number == self._taken == 0
+            for documents in self._windows():
+                yield from self._of_window(documents)
+            if whole_pass and self._packer.documents == before:
+                raise DataError(
+                    "the text has no documents to train on",
+                    where=", ".join(one.name for one in self.corpus.sources),
+                    fix="name other text, or hold less of it out",
+                )
+            self._epoch, self._place, self._window_number = self._epoch + 1, START, 0
+
+    def texts(self) -> Iterator[list[str]]:
+        """The texts of one pass over the corpus that are trained on, some at a time, in the corpus's order."""
+        documents = self.corpus.documents()
+        while some := _take(documents, _TOGETHER):
+            yield [one.text for one in some if not is_held_out(one.text, self.held_out)]
+
+    def _windows(self) -> Iterator[Sequence[Document]]:
+        """Windows of the pass, from the one that the stream is in."""
+        documents = self.corpus.documents(self._place)
+        while window := _take(documents, self.window or _TOGETHER):
+            yield window
+            self._place, self._taken = window[-1].after, 0
+            self._window_number += 1
+
+    def _of_window(self, documents: Sequence[Document]) -> Iterator[Block]:
+        order = np.arange(len(documents))
+        if self.window:
+            order = np.random.default_rng([self.seed, self._epoch, self._window_number]).permutation(order)
+        for start in range(self._taken, len(order), _TOGETHER):
+            texts = [documents[i].text for i in order[start : start + _TOGETHER]]
+            texts = [text for text in texts if not is_held_out(text, self.held_out)]
+            self._taken = min(start + _TOGETHER, len(order))
+            for ids, starts in tokenized(texts, self.tokenizer, words=self._by_words):
+                self._packer.add(ids, starts)
+            yield from self._packer.blocks()
+
+    @property
+    def _by_words(self) -> bool:
+        return self.masking is not None and self.masking.whole_words
+
+
+def encoded_row(block: Block, number: int, masking: Masking | None) -> dict[str, Any]:
+    """The encoded row of a block, masked by its number."""
+    seen, labels = block.ids, block.ids
+    if masking is not None:
+        seen, labels = masking.apply(block.ids, number, block.word_starts)
+    return {"input_ids": seen, "attention_mask": np.ones_like(seen), "labels": labels, "row": number}
+
+
+def tokenized(texts: Sequence[str], tokenizer: Any, *, words: bool) -> Iterator[tuple[Sequence[int], Any]]:
+    """Token ids of each text, without special tokens, and where words begin, or None.
+
+    Text that looks like a special token stays text.
+    """
+    if not texts:
+        return
+    encoded = tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        split_special_tokens=True,
+        verbose=False,
+    )
+    for number, ids in enumerate(encoded["input_ids"]):
+        if ids:
+            yield ids, _starts(encoded.word_ids(number)) if words else None
+
+
+def _starts(owners: Sequence[int | None]) -> list[bool]:
+    return [place == 0 or word is None or word != owners[place - 1] for place, word in enumerate(owners)]
+
+
+def _take(documents: Iterator[Document], most: int) -> list[Document]:
+    taken: list[Document] = []
+    characters = 0
+    for document in itertools.islice(documents, most):
+        taken.append(document)
+        characters += len(document.text)
+        if characters >= _WINDOW_CHARACTERS:
+            break
+    return taken

@@ -1,0 +1,66 @@
+"""The dry run of a `pretrain` stage: tokens, operations, time and memory, without weights."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from luthier.language_modeling.budget import budget_of
+from luthier.language_modeling.chunked_loss import CHUNK_ELEMENTS
+from luthier.language_modeling.preparing import TextJob, text_job
+from luthier.models.inspect import parameter_counts
+from luthier.pretraining.run import cost_in_words
+from luthier.pretraining.start import start_of
+from luthier.stages.base import StagePlan
+from luthier.storage.ranks import world_size
+from luthier.training.estimates import memory_estimate, operations_per_second
+
+if TYPE_CHECKING:
+    from luthier.pretraining.stage import Pretrain
+    from luthier.stages.base import StageInputs
+
+
+def plan_pretraining(stage: Pretrain, inputs: StageInputs) -> StagePlan:
+    """Check the text and the model, and count what would be trained."""
+    if stage.tokenizer is not None:
+        return StagePlan(
+            {
+                "tokenizer": f"new, {stage.tokenizer.kind} of at most {stage.tokenizer.vocabulary:,} tokens",
+                "model": f"new, {stage.architecture.model_type if stage.architecture else ''}",
+                "budget": "told when the tokenizer is there",
+            }
+        )
+    start = start_of(stage, inputs)
+    text = text_job(stage, start.tokenizer, start.config, masked=start.masked, seed=inputs.seed)
+    model = start.empty_model()
+    cost, (trainable, total) = text.cost(model), parameter_counts(model)
+    in_epochs = all(getattr(stage, name) is None for name in ("max_steps", "max_tokens", "max_flops", "max_minutes"))
+    known = text.tokens() if in_epochs or _is_small(text) else None
+    budget = budget_of(stage, cost, processes=world_size(), blocks=known // text.frame.room if known else None)
+    facts = {
+        "objective": "masked tokens" if start.masked else "next token",
+        "parameters to train": f"{trainable:,}",
+        "text": "more than is counted in a dry run" if known is None else f"{known:,} tokens",
+        "held out": f"{len(text.held_out.rows)} blocks" if text.held_out else "nothing",
+        "operations a token": f"{cost.training:.3g} ({cost_in_words(cost)})",
+        "budget": _told(budget.steps, budget.tokens, budget.flops, stage.max_minutes),
+    }
+    if known is not None and budget.tokens is not None:
+        facts["passes over the text"] = f"{budget.tokens / text.frame.length * text.frame.room / known:.2f}"
+    rows = stage.batch_size * stage.length
+    memory = memory_estimate(total, trainable, start.config, rows) + 3 * 4 * CHUNK_ELEMENTS
+    seconds = math.inf if budget.flops is None else budget.flops / world_size() / operations_per_second()
+    limit = 60 * stage.max_minutes if stage.max_minutes else math.inf
+    return StagePlan(facts, min(seconds, limit), memory)
+
+
+def _told(steps: int | None, tokens: int | None, flops: float | None, minutes: float | None) -> str:
+    if steps is None:
+        return f"what {minutes:g} minutes allow"
+    told = f"{steps:,} steps, {tokens:,} tokens, {flops:.3g} operations"
+    return told if minutes is None else f"{told}, or {minutes:g} minutes if they come first"
+
+
+def _is_small(text: TextJob) -> bool:
+    """Whether counting the tokens takes seconds."""
+    return text.corpus.bytes_here() is not None and (text.corpus.bytes_here() or 0) < 20_000_000

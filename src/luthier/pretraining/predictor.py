@@ -1,0 +1,59 @@
+"""The predictor of masked language models: words for the masks of a text, or how likely a text is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.models.predictor import Answer, Predictor
+from luthier.registry import PREDICTORS
+
+if TYPE_CHECKING:
+    from luthier.models.settings import Danger
+
+
+@PREDICTORS.register
+class MaskedModelPredictor(Predictor):
+    """Asks a masked language model that a `pretrain` stage made.
+
+    A text with the tokenizer's mask token, or with `[MASK]`, is completed: `fills` has for every mask the five
+    likeliest tokens with their probabilities. Any other text is scored: `pseudo_log_likelihood` is the sum of the
+    log-probabilities of its tokens, each given all others, in nats, and `pseudo_perplexity` the exponential of minus
+    their mean (Salazar et al., “Masked Language Model Scoring”, ACL 2020).
+    """
+
+    name = "masked_lm"
+    made_by = "a pretrain stage with a masked language model"
+
+    def __init__(self, run: str | Path, allow: Collection[Danger] = ()) -> None:
+        import torch
+
+        from luthier.models.artifacts import load_artifact
+        from luthier.models.settings import ModelSettings
+
+        super().__init__(run, allow)
+        settings = ModelSettings(reference=str(run), allow=self.allow)
+        model, self.tokenizer, self.card = load_artifact(run, settings=settings)
+        self.model = model.to("cuda") if torch.cuda.is_available() else model
+
+    def predict_texts(
+        self, texts: list[str] | str, pairs: list[str] | str | None = None, *, batch_size: int = 64
+    ) -> list[Answer]:
+        from luthier.data.texts import paired
+        from luthier.errors import DataError
+
+        if pairs is not None:
+            raise DataError("a masked language model reads one text a row", fix="leave the second texts out")
+        return self._answers(paired(texts, None), batch_size)
+
+    def predict_file(self, file: str | Path, *, batch_size: int = 64) -> list[Answer]:
+        from luthier.data.texts import texts_of_file
+
+        column = (self.card.columns or {}).get("text", "text")
+        return self._answers(texts_of_file(file, text=str(column)), batch_size)
+
+    def _answers(self, texts: list[str], batch_size: int) -> list[Answer]:
+        from luthier.pretraining.answering import answer
+
+        return [answer(self.model, self.tokenizer, text, self.card.max_length, batch_size) for text in texts]

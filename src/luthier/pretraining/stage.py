@@ -1,0 +1,113 @@
+"""The `pretrain` stage: text gives a language model, from scratch or on from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from luthier.language_modeling.settings import LanguageTrainingSettings
+from luthier.registry import STAGES
+from luthier.settings import Settings
+from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
+from luthier.stages.base import Stage, StageInputs
+
+BUILT_IN = "english"
+
+
+class ArchitectureSettings(Settings):
+    """A new model: an architecture of transformers, and any fields of its configuration, such as `hidden_size`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model_type: str = Field(description="As in transformers' config.json: bert, roberta, gpt2, llama, ...")
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """Fields of the configuration."""
+        return dict(self.model_extra or {})
+
+
+class TokenizerSettings(Settings):
+    """A new tokenizer, trained on the text."""
+
+    kind: Literal["wordpiece", "bpe", "unigram"] = Field(
+        "wordpiece", description="WordPiece as BERT has it, byte-level BPE as GPT-2 has it, or Unigram."
+    )
+    vocabulary: int = Field(8192, ge=32, description="Most tokens that it has, special ones included.")
+    lowercase: bool = Field(True, description="Whether text is put in lower case, and accents are taken off.")
+    documents: int = Field(200_000, gt=0, description="Documents of the text that it is trained on, the first ones.")
+
+
+@STAGES.register
+class Pretrain(LanguageTrainingSettings, Stage):
+    """Trains a masked or causal language model on plain text that is read while it trains."""
+
+    name: ClassVar[str] = "pretrain"
+    summary: ClassVar[str] = "train a language model on text, from scratch or on from a checkpoint"
+    ports: ClassVar[Mapping[str, Port]] = {
+        "model": Port(
+            ("pretrained", "task"), optional=True, about="what is trained on; beside `architecture`, its tokenizer"
+        )
+    }
+    products: ClassVar[Mapping[str, tuple[str, ...]]] = {"model": ("pretrained",)}
+    scores_by_step: ClassVar[bool] = True
+    runs: ClassVar[str] = "luthier.pretraining.run:run_pretraining"
+    plans: ClassVar[str] = "luthier.pretraining.planning:plan_pretraining"
+
+    model: Reference = Field(None, description=MODEL_FIELD)
+    architecture: ArchitectureSettings | None = Field(
+        None, description="A new model with random weights, in place of the given one: `{model_type: bert, ...}`."
+    )
+    tokenizer: TokenizerSettings | None = Field(
+        None, description="A new tokenizer for a new model; null takes the given model's."
+    )
+    cloze: str | None = Field(
+        None,
+        description=f"Sentences with a word to guess, before and after training: `{BUILT_IN}` for those that come "
+        "with Luthier, or a file with one sentence a line and the word in double brackets, `Snow is [[white]].`",
+    )
+    cloze_top: int = Field(10, gt=0, description="A word counts as guessed when it is among this many.")
+
+    @model_validator(mode="after")
+    def _start_fits(self) -> Self:
+        if self.tokenizer is not None and self.architecture is None:
+            raise ValueError(
+                "a new `tokenizer` needs a new model: give `architecture`, or leave `tokenizer` out to go on with the "
+                "model's own"
+            )
+        if self.tokenizer is not None and self.model is not None:
+            raise ValueError("`model` has no effect beside a new `architecture` and a new `tokenizer`")
+        if self.cloze is None and "cloze_top" in self.model_fields_set:
+            raise ValueError("`cloze_top` has no effect without `cloze`")
+        return self
+
+    def takes(self) -> dict[str, Port]:
+        """A model to go on from, or whose tokenizer a new one gets; nothing where both are new."""
+        if self.tokenizer is not None:
+            return {}
+        port = self.ports["model"]
+        return {"model": Port(port.kinds, about=port.about)}
+
+    def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
+        from luthier.language_modeling.documents import Corpus
+        from luthier.storage.one_version import file_fingerprint
+
+        found = {"train": Corpus(self.corpus.train, self.corpus).fingerprint()}
+        if self.corpus.validation:
+            found["validation"] = Corpus(self.corpus.validation, self.corpus).fingerprint()
+        if self.cloze not in (None, BUILT_IN):
+            found["cloze"] = file_fingerprint(self.cloze_file())
+        return found
+
+    def cloze_file(self) -> Path:
+        """Where the sentences to complete are."""
+        built_in = self.cloze == BUILT_IN
+        return Path(__file__).with_name("cloze_english.txt") if built_in else Path(str(self.cloze)).expanduser()
+
+    def check(self, inputs: StageInputs) -> None:
+        from luthier.pretraining.checking import check_pretraining
+
+        check_pretraining(self)
