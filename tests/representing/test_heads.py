@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from luthier.errors import DataError, ModelError, WorkspaceError
-from luthier.representing.heads import HEADS, PENALTIES, LinearHead, MLPHead, read_head
+from luthier.representing.heads import HEADS, LEAST_DEVIATION, PENALTIES, LinearHead, MLPHead, read_head
 from luthier.representing.store import RepresentationStore
 from luthier.tuning import SharedEncoder
 from tests.representing.models import TEXTS, saved_model, with_prefix
@@ -58,6 +58,37 @@ def test_a_linear_head_is_logistic_regression(encoder: SharedEncoder, classes: i
         np.testing.assert_allclose(predicted.probabilities, peer.predict_proba(scaled), rtol=0, atol=2e-3)
         assert predicted.labels == list(peer.predict(scaled))
         assert (head.width, head.parameters) == (5, 6 * classes)
+
+
+@pytest.mark.parametrize("kind", list(HEADS))
+@pytest.mark.parametrize("deviation", [1e-32, 1e-12, 1e-6])
+def test_a_column_that_hardly_varies_gets_no_huge_weight(encoder: SharedEncoder, kind: str, deviation: float) -> None:
+    vectors, labels = clusters(2)
+    noise = deviation * np.random.default_rng(1).normal(size=(len(vectors), 1))
+    dead = np.hstack([vectors, noise, np.full_like(noise, 3.0)]).astype(np.float64)
+    fitted = HEADS[kind].fit(dead, labels, representation=encoder.representation)
+    plain = HEADS[kind].fit(vectors, labels, representation=encoder.representation)
+    weights = np.abs(fitted.layers[0][0])
+    assert weights[-2:].max() <= weights[:-2].max() * 2 / LEAST_DEVIATION
+    moved = dead + np.array(
+        [0, 0, 0, 0, 0, 1e-5, 1e-5]
+    )  # another machine's arithmetic, far above the deviation of the column
+    assert np.abs(fitted.predict(moved).probabilities - fitted.predict(dead).probabilities).max() < 0.05
+    assert np.mean(np.array(fitted.predict(dead).labels) == plain.predict(vectors).labels) > 0.97
+
+
+def test_vectors_that_do_not_vary_at_all_are_no_crash(encoder: SharedEncoder) -> None:
+    head = LinearHead.fit(np.ones((6, 3)), LABELS, representation=encoder.representation)
+    assert np.isfinite(head.predict(np.ones((1, 3))).probabilities).all()
+
+
+def test_a_head_prints_as_one_line(encoder: SharedEncoder) -> None:
+    for classes, kind in ((2, LinearHead), (6, MLPHead)):
+        vectors, labels = clusters(classes)
+        told = repr(kind.fit(vectors, labels, representation=encoder.representation))
+        assert told.startswith(f"{kind.__name__}({classes} classes: class 0, class 1")
+        assert "\n" not in told
+        assert len(told) < 120
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from luthier.errors import DataError, ModelError
 from luthier.models.tensors import check_safetensors
+from luthier.report.text import one_line
 from luthier.representing.representation import Representation
 from luthier.secrets import redact_values
 from luthier.storage.files import reporting_failed_writes
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 # What the weight of the squared coefficients is chosen among.
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
+# The least deviation that a column is divided by, as a share of the root mean square of all columns' deviations.
+LEAST_DEVIATION = 1e-3
+_MOST_NAMED = 4
 _FORMAT = 1
 _ENTRY = "luthier"
 Layer = tuple[np.ndarray, np.ndarray]
@@ -43,7 +47,7 @@ class HeadPrediction(NamedTuple):
     probabilities: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Head:
     """A classifier on representations. Make one with `LinearHead.fit` or `MLPHead.fit`.
 
@@ -59,6 +63,14 @@ class Head:
     layers: tuple[Layer, ...]
     representation: Representation
     pairs: bool = False
+
+    def __repr__(self) -> str:
+        names = ", ".join(one_line(name, 24) for name in self.labels[:_MOST_NAMED])
+        more = ", …" if len(self.labels) > _MOST_NAMED else ""
+        return (
+            f"{type(self).__name__}({len(self.labels)} classes: {names}{more}; width {self.width}; "
+            f"{self.parameters:,} parameters)"
+        )
 
     @property
     def width(self) -> int:
@@ -114,7 +126,7 @@ class Head:
             save_file(tensors, path, metadata={_ENTRY: json.dumps(redact_values(about), sort_keys=True)})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LinearHead(Head):
     """Multinomial logistic regression."""
 
@@ -139,7 +151,9 @@ class LinearHead(Head):
             representation: of the encoder that made the vectors (`SharedEncoder.representation`).
             l2: weight of the squared norm of the coefficients against the summed loss; None takes that of `PENALTIES`
                 with the lowest loss in five-fold cross-validation.
-            standardise: give every column mean 0 and deviation 1 before; the head takes raw vectors all the same.
+            standardise: give every column mean 0 and deviation 1 before; the head takes raw vectors all the same. A
+                column that hardly varies is divided by `LEAST_DEVIATION` of the root mean square of all deviations
+                instead of its own, so that no weight of the head blows up what is noise of the arithmetic.
             max_iterations: of the optimiser (L-BFGS).
 
         Raises:
@@ -155,7 +169,7 @@ class LinearHead(Head):
         return cls(tuple(map(str, model.classes_)), _layers([model.coef_.T], [model.intercept_], scale), representation)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MLPHead(Head):
     """One hidden layer with ReLU."""
 
@@ -272,12 +286,20 @@ def _fitted(model: Any, vectors: np.ndarray, labels: Sequence[str], standardise:
             f"a head needs rows of two classes at least, not only {', '.join(sorted(set(names))) or 'none'}"
         )
     scale = StandardScaler(with_mean=standardise, with_std=standardise).fit(vectors)
+    if standardise:
+        scale.scale_ = _bounded(np.sqrt(scale.var_))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(scale.transform(vectors), names)
     if np.max(model.n_iter_) >= model.max_iter:
         logger.warning("the head was still learning after %d iterations: raise max_iterations", model.max_iter)
     return scale
+
+
+def _bounded(deviations: np.ndarray) -> np.ndarray:
+    """(D,) deviations, none below `LEAST_DEVIATION` of their root mean square; 1 where no column varies at all."""
+    typical = float(np.sqrt(np.mean(deviations**2)))
+    return np.maximum(deviations, LEAST_DEVIATION * typical) if typical > 0 else np.ones_like(deviations)
 
 
 def _layers(weights: Sequence[np.ndarray], biases: Sequence[np.ndarray], scale: Any) -> tuple[Layer, ...]:
