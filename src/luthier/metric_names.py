@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 LOWER_IS_BETTER = frozenset(
@@ -9,7 +10,25 @@ LOWER_IS_BETTER = frozenset(
     | {"seconds", "memory", "bytes", "parameters"}
 )
 
+_SHARES = frozenset({"accuracy", "f1", "precision", "recall", "ece", "mce", "error", "auroc", "aupr", "fpr", "fpr95"})
+_SHARES |= {"match", "coverage"}
+_CORRELATIONS = frozenset({"correlation", "pearson", "spearman"})
+
 
 def higher_is_better(name: str) -> bool:
     """Whether more of a score or cost is better, by the words of its name: `test/expected_calibration_error`."""
-    return LOWER_IS_BETTER.isdisjoint(re.split(r"[^a-z0-9]+", name.rpartition("/")[2].lower()))
+    return LOWER_IS_BETTER.isdisjoint(_words(name))
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[^a-z0-9]+", name.rpartition("/")[2].lower())
+
+
+def range_of(name: str) -> tuple[float, float]:
+    """The least and the most that a score can be, by the words of its name; infinite where it has no such end."""
+    words = set(_words(name))
+    if words & _CORRELATIONS:
+        return -1.0, 1.0
+    if "squared" in words or not words & _SHARES:
+        return (0.0, math.inf) if not LOWER_IS_BETTER.isdisjoint(words) else (-math.inf, math.inf)
+    return 0.0, 1.0

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import t
 
 from luthier.report.choice import cheapest, recommend
 from luthier.report.html import write_report
+from luthier.report.intervals import crossed_interval
 
 from .fixtures import HOSTILE, TRAINED, add_evaluation, cell_folder, fail, grid, write_recipe, write_stage
 
@@ -76,14 +76,12 @@ def test_the_interval_is_that_of_seeds_and_rows_together(tmp_path: Path):
     for method, found in outcomes.items():
         for seed, told in zip(SEEDS, found, strict=True):
             correct(folder, method, seed, told)
-    gaps = np.array(
-        [[int(x) - int(y) for x, y in zip(*pair, strict=True)] for pair in zip(*outcomes.values(), strict=True)]
-    )
-    seeds, rows = gaps.mean(axis=1), gaps.mean(axis=0)
-    half = np.hypot(*(t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5 for x in (seeds, rows)))
-    found = recommend(folder).contenders[1].gap
-    assert found.mean == pytest.approx(gaps.mean())
-    assert found.interval == pytest.approx((gaps.mean() - half, gaps.mean() + half))
+    best, other = (np.array([[int(row) for row in told] for told in found]) for found in outcomes.values())
+    found = recommend(folder).contenders[1]
+    assert found.gap.mean == pytest.approx((best - other).mean())
+    assert found.gap.interval == pytest.approx(crossed_interval(best - other))
+    assert found.row.interval == pytest.approx(crossed_interval(other))
+    assert -1 <= found.gap.interval[0] <= found.gap.interval[1] <= 1
 
 
 @pytest.mark.parametrize("outcomes", ["", "2", "11111", None, 3])

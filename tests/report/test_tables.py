@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -42,10 +43,10 @@ def test_lines_columns_and_missing_seeds(tmp_path: Path):
     for seed in (1, 2, 3):
         fail(folder, "prompt", seed, "nan")
     table = comparison_table([read_run(folder)])
-    assert table.columns[:3] == ["method", "validation/accuracy", "difference [95 %]"]
+    assert table.columns[:4] == ["method", "validation/accuracy", "95 %", "difference [95 %]"]
     lines = table.cells()
     assert [line[0] for line in lines] == list(METHODS)
-    assert lines[0][2] == "baseline"
+    assert lines[0][3] == "baseline"
     assert lines[1][1].endswith("(2 of 3)")
     assert lines[2][1] == "failed"
     assert states([read_run(folder)]) == "12 runs: 8 finished, 4 failed."
@@ -195,3 +196,70 @@ def test_table_as_data_and_text(tmp_path: Path):
 @pytest.mark.parametrize(("value", "text"), [(1.5e9, "1.50 GB"), (2e6, "2.0 MB"), (33_800, "33.8 kB"), (0, "0.0 kB")])
 def test_bytes_have_a_unit_that_fits(value: float, text: str):
     assert cost_text("bytes_on_disk", value) == text
+
+
+def tell_rows(folder: Path, method: str, seed: int, rows: str, right: str) -> None:
+    place = cell_folder(folder, method, seed) / "00-tune" / "metrics.json"
+    metrics = json.loads(place.read_text())
+    metrics["details"] |= {"scored_rows": {"validation": rows}, "validation_correct": right}
+    metrics["scores"]["validation/accuracy"] = right.count("1") / len(right)
+    place.write_text(json.dumps(metrics))
+
+
+def outcomes(share: float, seed: int, rows: int = 60) -> str:
+    draw = random.Random(f"{share}/{seed}")
+    return "".join("1" if draw.random() < share else "0" for _ in range(rows))
+
+
+def test_intervals_are_bounded_and_of_one_kind_and_name_their_split(tmp_path: Path):
+    folder = grid(tmp_path / "grid", seeds=(1, 2))
+    for number, method in enumerate(METHODS):
+        for seed in (1, 2):
+            tell_rows(folder, method, seed, "same", outcomes(0.55 + 0.14 * number, seed))
+    table = comparison_table([read_run(folder)])
+    assert table.by_rows
+    assert all(line.difference.by_rows for line in table.lines[1:])
+    for line in table.lines:
+        low, high = line.row.interval
+        assert 0 <= low < line.row.mean < high <= 1
+    text = " ".join(table.about_intervals())
+    assert "redraws the validation rows and the seeds" in text
+    assert "test rows" not in text
+    # One line that does not tell which rows it got right: no interval is over rows then.
+    place = cell_folder(folder, "full", 1) / "00-tune" / "metrics.json"
+    place.write_text(place.read_text().replace("validation_correct", "other"))
+    table = comparison_table([read_run(folder)])
+    assert not table.by_rows
+    assert not any(line.difference.by_rows for line in table.lines[1:])
+    assert "t intervals over the seeds" in " ".join(table.about_intervals())
+    assert all(-1 <= end <= 1 for line in table.lines[1:] for end in line.difference.interval)
+
+
+def test_runs_that_were_scored_on_other_rows_are_marked_and_not_ranked(tmp_path: Path):
+    folder = grid(tmp_path / "grid", seeds=(1, 2))
+    for number, method in enumerate(METHODS):
+        for seed in (1, 2):
+            rows = "others" if method == "residual_prompt" else "same"
+            tell_rows(folder, method, seed, rows, outcomes(0.5 + 0.14 * number, seed))
+    table = comparison_table([read_run(folder)])
+    last = table.lines[-1]
+    assert last.on_other_rows
+    assert last.difference is None
+    assert table.cells()[-1][3] == "other rows"
+    assert any("Scored on other rows than full: residual_prompt." in note for note in table.notes)
+    assert headline(table).startswith("Highest mean validation/accuracy: prompt")
+    for method in METHODS[1:]:
+        for seed in (1, 2):
+            tell_rows(folder, method, seed, "others", outcomes(0.5, seed))
+    assert "scored on different rows" in headline(comparison_table([read_run(folder)]))
+
+
+def test_one_seed_has_an_interval_over_rows_and_no_claim(tmp_path: Path):
+    folder = grid(tmp_path / "grid", seeds=(1,))
+    for number, method in enumerate(METHODS):
+        tell_rows(folder, method, 1, "same", outcomes(0.3 + 0.2 * number, 1))
+    table = comparison_table([read_run(folder)])
+    assert table.lines[-1].difference.interval[0] > 0
+    assert not table.lines[-1].difference.decided
+    assert "another seed may differ more" in " ".join(table.about_intervals())
+    assert "no difference can be told from chance" in headline(table)

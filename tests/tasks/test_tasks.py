@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from luthier.data.batches.collating import make_collator
-from luthier.evaluation.scoring import task_intervals, task_scores
+from luthier.evaluation.scoring import task_draws, task_scores
 from luthier.models.card import ModelCard
 from luthier.models.heads import AUTO_CLASSES
 from luthier.registry import TASKS
@@ -94,7 +94,7 @@ def test_perfect_predictions_get_perfect_scores(case: Case, side: str, tmp_path)
     assert scores.pop("loss") == pytest.approx(0, abs=1e-6)
     assert set(scores) == set(prepared.data.metrics)
     assert scores == pytest.approx(dict.fromkeys(scores, 1.0))
-    intervals = task_intervals(predictions, prepared.data, "train", prepared.rows, draws=3, seed=0)
+    intervals = task_draws(predictions, prepared.data, "train", prepared.rows, draws=3)
     assert set(intervals) == set(scores)
 
 

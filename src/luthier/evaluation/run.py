@@ -20,6 +20,7 @@ from luthier.models.inspect import is_decoder, is_encoder_decoder
 from luthier.models.loading import load_config, load_tokenizer, local_folder
 from luthier.models.references import resolve
 from luthier.models.trained_columns import trained_on
+from luthier.secrets import redact_values
 from luthier.stages import StageInputs, StageOutputs, StagePlan, metrics_record
 from luthier.storage.jsonlines import JsonLog
 from luthier.tasks.base import task_named, task_of
@@ -202,11 +203,24 @@ def choose_split(task: TaskData, wanted: str) -> str:
     )
 
 
+def told_of_rows(split: str, task: TaskData) -> dict[str, Any]:
+    """Which rows were scored: their split, how many carry each label, and where they came from."""
+    summary = task.summary[split]
+    return {
+        "split": split,
+        "rows": summary.rows,
+        "labels": dict(summary.label_counts),
+        "source": redact_values(summary.source),
+        "note": summary.note,
+    }
+
+
 def merge(results: list[SuiteResult], split: str, task: TaskData, cost: dict[str, float]) -> dict[str, object]:
     """One metrics record from all suites; score names get the split in front."""
     scores = {f"{split}/{k}": v for r in results for k, v in r.scores.items()}
     intervals = {f"{split}/{k}": v for r in results for k, v in r.intervals.items()}
     details = {k: v for r in results for k, v in r.details.items()}
+    details["ran"] = {"scored": told_of_rows(split, task)}
     details["sections"] = [section for r in results for section in (*r.sections, *r.details.get("sections", []))]
     first = f"{split}/{task.metrics[0]}" if task.metrics else f"{split}/perplexity"
     return metrics_record(

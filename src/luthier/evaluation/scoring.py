@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from luthier.evaluation.metrics import bootstrap_interval, score
+from luthier.data.rows.identity import rows_digest
+from luthier.evaluation.metrics import percentiles, score
+from luthier.report.intervals import redrawn_rows
 from luthier.tasks.base import Task, task_named
 
 if TYPE_CHECKING:
@@ -39,22 +41,35 @@ def task_scores(predictions: Predictions, data: TaskData, split: str, rows: Any)
     return judged_scores(task_named(predictions.schema), judged, tuple(data.metrics)) | {"loss": loss}
 
 
-def task_intervals(
-    predictions: Predictions, data: TaskData, split: str, rows: Any, *, draws: int, seed: int
-) -> dict[str, tuple[float, float]]:
-    """95 % bootstrap intervals for the task's metrics, over rows, or over questions where they have several."""
+def task_draws(
+    predictions: Predictions, data: TaskData, split: str, rows: Any, *, draws: int
+) -> dict[str, list[float]]:
+    """The task's metrics in draws of rows, or of questions where they have several; none for fewer than two.
+
+    Every model is given the same draws of the same rows (`luthier.report.intervals`), so that two can be compared.
+    """
     judged = judge(predictions, data, split, rows)
     if judged is None:
         statistics, asked = {"perplexity": _perplexity(predictions)}, len(predictions.nll)
     else:
         task = task_named(predictions.schema)
         statistics, asked = {name: _resampled(task, judged, name) for name in data.metrics}, judged.questions
-    intervals = {}
-    for name, statistic in statistics.items():
-        interval = bootstrap_interval(statistic, asked, draws=draws, seed=seed)
-        if interval:
-            intervals[name] = interval
-    return intervals
+    if asked < 2:
+        return {}
+    return {name: [statistic(drawn) for drawn in redrawn_rows(asked, draws)] for name, statistic in statistics.items()}
+
+
+def draws_intervals(drawn: dict[str, list[float]]) -> dict[str, tuple[float, float]]:
+    """95 % percentile intervals of what `task_draws` gave."""
+    return {name: percentiles(found) for name, found in drawn.items()}
+
+
+def scored_details(data: TaskData, split: str, drawn: dict[str, list[float]]) -> dict[str, Any]:
+    """What a page needs to compare a model with others: which rows were scored, and the scores in draws of them."""
+    return {
+        "scored_rows": {split: rows_digest(data.splits[split], data.labels)},
+        "drawn_scores": {f"{split}/{name}": [round(one, 6) for one in found] for name, found in drawn.items()},
+    }
 
 
 def _perplexity(predictions: Predictions) -> Statistic:

@@ -63,6 +63,14 @@ class RecipeBase(Settings):
         """The stages in order, without the one-key mappings that the recipe wraps them in."""
         return [getattr(item, type(item).model_fields.__iter__().__next__()) for item in self.stages]
 
+    def filled_in(self) -> Self:
+        """The recipe with every value that its settings decide, which a run of it writes down."""
+        items = [
+            item.model_copy(update={next(iter(type(item).model_fields)): stage.filled_in()})
+            for item, stage in zip(self.stages, self.stage_list(), strict=True)
+        ]
+        return self.model_copy(update={"stages": items})
+
 
 def recipe_model() -> type[RecipeBase]:
     """The recipe class with every registered stage and method in its unions."""

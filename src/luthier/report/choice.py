@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from luthier.metric_names import higher_is_better
 from luthier.report.results import Cell, Run, read_run
-from luthier.report.statistics import Difference, Row, difference, half_interval, summarise
-from luthier.report.tables import cost_text, difference_text, score_text
+from luthier.report.statistics import Difference, Row, difference, summarise
+from luthier.report.tables import cost_text, difference_text, interval_text, score_text
 from luthier.report.text import one_line
 
 _COSTS = {"parameters": "trainable_parameters", "seconds": "seconds"}
@@ -149,18 +149,25 @@ class Choice:
             f"difference leaves out 0: it speaks of {of}, and for one pair at a time."
         )
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether rows can be redrawn for every contender."""
+        return bool(self.contenders) and all(c.row.by_rows for c in self.contenders)
+
     def table(self) -> dict[str, Any]:
         """Columns and rows for the page; every cell as (text, whether it is a number)."""
         head, *gaps = ("method", "best minus this [95 %]", "told apart") if self.kind == "preset" else ("trial",)
+        own = ["95 %"] if self.by_rows else []
         rows = []
         for contender in self.contenders[:_MOST_SHOWN]:
             row, first = contender.row, contender is self.contenders[0]
             told = "best" if first else "no" if contender.level else "yes"
             cells = [(one_line(row.label), False), (score_text(row, str(self.score_name)), True)]
+            cells += [(interval_text(row.interval), True)] if own else []
             cells += [(difference_text(contender.gap), True), (told, False)] if gaps else []
             cells += [(cost_text(key, row.mean_cost(key)), True) for key in _COSTS.values()]
             rows.append([*cells, ("chosen" if row is self.chosen else "", False)])
-        return {"columns": [head, self.score_name, *gaps, "trained", "seconds", ""], "rows": rows, "left_out": 0}
+        return {"columns": [head, self.score_name, *own, *gaps, "trained", "seconds", ""], "rows": rows, "left_out": 0}
 
 
 def recommend(run: Run | Path | str) -> Choice | None:
@@ -219,34 +226,22 @@ def _ranked(rows: list[Row], score_name: str | None) -> list[Row]:
 
 
 def _contenders(ranked: list[Row]) -> list[Contender]:
-    """Every row with its distance to the best."""
+    """Every row with its distance to the best, all with one kind of interval."""
     if not ranked:
         return []
     best, *others = ranked
-    return [Contender(best), *(_against(best, row) for row in others)]
+    by_rows = all(row.by_rows for row in ranked)
+    return [Contender(best), *(_against(best, row, by_rows) for row in others)]
 
 
-def _against(best: Row, row: Row) -> Contender:
-    """The mean difference over common seeds. Its interval adds Student's t over the seeds and, where both sides have
-    them, over the validation rows (each a mean over the seeds) as the sides of a right angle."""
-    gap = difference(best, row)
+def _against(best: Row, row: Row, by_rows: bool) -> Contender:
+    """The mean difference over common seeds, with an interval over rows and seeds, or over seeds alone."""
+    gap = difference(best, row, by_rows=by_rows)
     if gap is None or gap.seeds < 2:
         return Contender(row)
-    over_seeds = 0.0 if gap.interval is None else gap.interval[1] - gap.mean
-    over_rows = _half_over_rows(best, row)
-    half = math.hypot(over_seeds, over_rows or 0.0)
-    return Contender(row, Difference(gap.mean, (gap.mean - half, gap.mean + half), gap.seeds), over_rows is not None)
-
-
-def _half_over_rows(best: Row, row: Row) -> float | None:
-    """Half the width of the 95 % t interval of the mean difference of two rows' outcomes over validation examples."""
-    seeds = [seed for seed in row.scores if seed in best.scores]
-    pairs = [(_outcomes(best.cells[seed]), _outcomes(row.cells[seed])) for seed in seeds]
-    sizes = {len(outcomes) for pair in pairs for outcomes in pair}
-    if len(sizes) != 1 or min(sizes) < 2:
-        return None
-    count = sizes.pop()
-    return half_interval([sum(int(a[n]) - int(b[n]) for a, b in pairs) / len(pairs) for n in range(count)])
+    # Seeds that all say the same have no spread to take an interval from.
+    exact = gap.interval is None
+    return Contender(row, replace(gap, interval=(gap.mean, gap.mean)) if exact else gap, gap.by_rows)
 
 
 def _outcomes(cell: Cell) -> str:

@@ -8,11 +8,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.errors import WorkspaceError
+from luthier.report.intervals import redrawn_means
 from luthier.storage.jsonlines import read_log
 from luthier.storage.nearby import check_there
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Status = Literal["finished", "failed", "pruned", "unfinished"]
 Curves = dict[str, list[tuple[float, float]]]
@@ -52,6 +56,24 @@ class Cell:
             name = metrics.get("primary")
             if isinstance(name, str) and name in metrics["scores"]:
                 return name, metrics["scores"][name]
+        return None
+
+    def drawn(self, score: str) -> np.ndarray | None:
+        """(B,) a score in every draw of rows that `luthier.report.intervals` makes, where a stage tells."""
+        for metrics in reversed(list(self.stages.values())):
+            if score in metrics["scores"] and (found := _drawn_of(metrics["details"], score)) is not None:
+                return found
+        return None
+
+    def scored_rows(self, split: str) -> str | None:
+        """Fingerprint of the rows of a split that were scored last, or at least their number, where a stage tells."""
+        for metrics in reversed(list(self.stages.values())):
+            found = _mapping(metrics["details"].get("scored_rows")).get(split)
+            if isinstance(found, str):
+                return found
+            right = metrics["details"].get("validation_correct")
+            if split == "validation" and isinstance(right, str) and right:
+                return f"{len(right)} rows"
         return None
 
     def cost(self, key: str) -> float | None:
@@ -129,6 +151,19 @@ def read_run(folder: Path) -> Run:
 
 def _combinations(over: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())] if over else []
+
+
+def _drawn_of(details: Mapping[str, Any], score: str) -> np.ndarray | None:
+    import numpy as np
+
+    kept = _mapping(details.get("drawn_scores")).get(score)
+    if isinstance(kept, list) and len(kept) > 1 and all(map(_is_number, kept)):
+        return np.array(kept, dtype=np.float64)
+    right = details.get("validation_correct")
+    if score != "validation/accuracy" or not isinstance(right, str) or len(right) < 2 or set(right) - {"0", "1"}:
+        return None
+    drawn: np.ndarray = redrawn_means(np.array([[float(row) for row in right]]))[0]
+    return drawn
 
 
 def _trials(folder: Path) -> list[dict[str, Any]]:

@@ -6,9 +6,14 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from luthier.metric_names import range_of
+from luthier.report.intervals import Interval, interval_over_seeds
 from luthier.report.results import Cell
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _NO_SPREAD = 1e-12
 
@@ -23,6 +28,8 @@ class Row:
         cells: repeat (the seed, as a rule) -> cell.
         score_name: the score that `scores` holds.
         scores: repeat -> score, of the finished cells.
+        drawn: repeat -> (B,) the score in every draw of rows, where the cell tells.
+        rows: repeat -> fingerprint of the rows that were scored, where the cell tells.
     """
 
     label: str
@@ -30,6 +37,8 @@ class Row:
     cells: dict[Any, Cell] = field(default_factory=dict)
     score_name: str | None = None
     scores: dict[Any, float] = field(default_factory=dict)
+    drawn: dict[Any, np.ndarray] = field(default_factory=dict, repr=False)
+    rows: dict[Any, str] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -43,6 +52,16 @@ class Row:
     def deviation(self) -> float | None:
         """Sample standard deviation (divisor n - 1), None for fewer than two scores."""
         return statistics.stdev(self.scores.values()) if self.n > 1 else None
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether rows can be redrawn for every one of its scores."""
+        return bool(self.scores) and all(seed in self.drawn for seed in self.scores)
+
+    @property
+    def interval(self) -> Interval | None:
+        """95 % interval of the mean over other rows and other seeds; None where the rows' outcomes are not known."""
+        return interval_over_seeds(_stacked([self.drawn[seed] for seed in self.scores])) if self.by_rows else None
 
     def mean_cost(self, key: str) -> float | None:
         found = [c for c in (cell.cost(key) for cell in self.cells.values()) if c is not None]
@@ -91,7 +110,25 @@ def summarise(
             row.score_name = row.score_name or found[0]
             if found[0] == row.score_name:
                 row.scores[repeat] = found[1]
+                _add_rows(row, repeat, cell)
     return list(rows.values())
+
+
+def _add_rows(row: Row, repeat: Any, cell: Cell) -> None:
+    assert row.score_name is not None
+    drawn, rows = cell.drawn(row.score_name), cell.scored_rows(row.score_name.partition("/")[0])
+    if drawn is not None:
+        row.drawn[repeat] = drawn
+    if rows is not None:
+        row.rows[repeat] = rows
+
+
+def _stacked(drawn: Sequence[np.ndarray]) -> np.ndarray:
+    """(S, B), with as many draws as all have: the first ones of each are of the same rows."""
+    import numpy as np
+
+    least = min(map(len, drawn))
+    return np.stack([one[:least] for one in drawn])
 
 
 def _repeat(cell: Cell, factors: dict[str, Any]) -> Any:
@@ -112,35 +149,56 @@ class Difference:
 
     Attributes:
         mean: of the differences.
-        interval: Student's t interval of that mean, `n - 1` degrees of freedom. None for fewer than two pairs, and
-            where all differences are equal, since no spread says nothing of what another seed would give.
+        interval: over other seeds and other rows (`luthier.report.intervals`), or over seeds alone: Student's t, which
+            is None for fewer than two pairs, and where all differences are equal, since no spread says nothing of what
+            another seed would give.
         seeds: how many pairs.
+        by_rows: whether the interval counts in that other rows would have been other ones.
     """
 
     mean: float
-    interval: tuple[float, float] | None
+    interval: Interval | None
     seeds: int
+    by_rows: bool = False
 
     @property
     def decided(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+        """Whether two seeds or more were run, and the interval leaves zero out."""
+        return self.seeds > 1 and self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
 
 
-def difference(row: Row, baseline: Row) -> Difference | None:
-    """The paired difference of two rows; None for a row and itself, other scores, or no seed in common.
+def difference(row: Row, baseline: Row, *, by_rows: bool = True) -> Difference | None:
+    """The paired difference of two rows; None for a row and itself, other scores, no seed in common, or a seed that was
+    scored on other rows.
 
-    The interval is Student's t at every n: with the few seeds that one can afford a bootstrap over them is too narrow.
+    Args:
+        row, baseline: what is compared.
+        by_rows: whether rows are redrawn too where both tell what became of each; else the interval is over seeds.
     """
     seeds = [s for s in row.scores if s in baseline.scores]
-    if not seeds or row is baseline or row.score_name != baseline.score_name:
+    if not seeds or row is baseline or row.score_name != baseline.score_name or on_other_rows(row, baseline):
         return None
     gaps = [row.scores[s] - baseline.scores[s] for s in seeds]
     mean = statistics.fmean(gaps)
+    if by_rows and all(s in row.drawn and s in baseline.drawn for s in seeds):
+        drawn = _stacked([row.drawn[s] for s in seeds] + [baseline.drawn[s] for s in seeds])
+        return Difference(mean, interval_over_seeds(drawn[: len(seeds)] - drawn[len(seeds) :]), len(gaps), True)
     if len(gaps) < 2 or statistics.stdev(gaps) < _NO_SPREAD:
         return Difference(mean, None, len(gaps))
     half = half_interval(gaps)
-    return Difference(mean, (mean - half, mean + half), len(gaps))
+    least, most = _range_of_differences(row, baseline)
+    return Difference(mean, (max(least, mean - half), min(most, mean + half)), len(gaps))
+
+
+def on_other_rows(row: Row, baseline: Row) -> bool:
+    """Whether a seed of both was scored on other rows."""
+    return any(row.rows[s] != baseline.rows[s] for s in row.scores if s in row.rows and s in baseline.rows)
+
+
+def _range_of_differences(row: Row, baseline: Row) -> Interval:
+    """What a difference of two scores can be."""
+    low, high = range_of(row.score_name or "")
+    return (low - high, high - low)
 
 
 def half_interval(values: Sequence[float]) -> float:
@@ -151,8 +209,9 @@ def half_interval(values: Sequence[float]) -> float:
 
 
 def paired_differences(rows: Sequence[Row], baseline: Row | None) -> list[Difference | None]:
-    """The difference of every row to the baseline, in their order. See `difference`."""
-    return [difference(row, baseline) if baseline is not None else None for row in rows]
+    """The difference of every row to the baseline, in their order, all with one kind of interval. See `difference`."""
+    by_rows = all(row.by_rows for row in rows if row.scores)
+    return [difference(row, baseline, by_rows=by_rows) if baseline is not None else None for row in rows]
 
 
 def baseline_of(rows: Sequence[Row], wanted: str | None) -> Row | None:

@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from luthier.report.results import Run
-from luthier.report.statistics import Difference, Row, baseline_of, names_of, paired_differences, summarise, value_text
+from luthier.report.statistics import (
+    Difference,
+    Row,
+    baseline_of,
+    names_of,
+    on_other_rows,
+    paired_differences,
+    summarise,
+    value_text,
+)
 from luthier.report.text import one_line
 
 COSTS = {
@@ -19,6 +28,8 @@ COSTS = {
     "tokens_per_second": "tokens/s",
     "bytes_on_disk": "on disk",
 }
+SPLITS = ("train", "validation", "test")
+OTHER_ROWS = "other rows"
 _FORMULA = ("=", "+", "-", "@")
 
 
@@ -26,13 +37,15 @@ _FORMULA = ("=", "+", "-", "@")
 class Line:
     """One line of the table: a row of cells, its difference to the baseline, and whether it is the baseline.
 
-    `names` holds a text for each of the table's `name_columns`.
+    `names` holds a text for each of the table's `name_columns`; `on_other_rows` tells that it was scored on other rows
+    than the baseline, so that no difference is taken.
     """
 
     row: Row
     difference: Difference | None
     is_baseline: bool
     names: list[str]
+    on_other_rows: bool = False
 
 
 @dataclass
@@ -45,6 +58,7 @@ class Table:
         seeds: the most cells that a line has.
         name_columns: headings of the columns that tell the lines apart: one a factor, or `run`.
         notes: what a reader has to know of the lines, in words.
+        by_rows: whether rows can be redrawn for every line, so that all intervals are over rows and seeds.
     """
 
     score_name: str
@@ -52,10 +66,36 @@ class Table:
     seeds: int
     name_columns: list[str]
     notes: list[str] = field(default_factory=list)
+    by_rows: bool = False
 
     @property
     def columns(self) -> list[str]:
-        return [*self.name_columns, self.score_name, "difference [95 %]", *COSTS.values()]
+        return [*self.name_columns, self.score_name, "95 %", "difference [95 %]", *COSTS.values()]
+
+    @property
+    def split(self) -> str:
+        """The split that the score is of, empty where its name tells none."""
+        first = self.score_name.partition("/")[0]
+        return first if first in SPLITS else ""
+
+    def about_intervals(self) -> list[str]:
+        """What spreads and intervals mean, in words; nothing where the table has none."""
+        rows = f"{self.split} rows" if self.split else "rows"
+        several = self.seeds > 1
+        told = [f"Mean ± sample standard deviation over {self.seeds} seeds, fewer where told."] if several else []
+        if self.by_rows:
+            redrawn = f"the {rows} and the seeds" if several else f"the {rows}; another seed may differ more"
+            told.append(f"95 % intervals are percentiles of a bootstrap that redraws {redrawn}.")
+            if len(self.lines) > 1:
+                told.append("Differences are taken by seed and row.")
+        elif any(line.difference and line.difference.interval for line in self.lines):
+            told.append(
+                "Differences are paired by seed, with 95 % t intervals over the seeds, cut off at what it can be. "
+                f"They speak of other seeds on the same {rows}, not of other rows."
+            )
+        if len(self.lines) > 2 and any(line.difference and line.difference.interval for line in self.lines):
+            told.append("Each stands for one comparison: among many lines some stray by chance.")
+        return told
 
     def cells(self) -> list[list[str]]:
         """The text of every cell, hidden characters made visible."""
@@ -63,7 +103,12 @@ class Table:
             [
                 *map(one_line, line.names),
                 score_text(line.row, self.score_name),
-                "baseline" if line.is_baseline else difference_text(line.difference),
+                interval_text(line.row.interval) if self.by_rows else "",
+                OTHER_ROWS
+                if line.on_other_rows
+                else "baseline"
+                if line.is_baseline
+                else difference_text(line.difference),
                 *(cost_text(key, line.row.mean_cost(key)) for key in COSTS),
             ]
             for line in self.lines
@@ -90,16 +135,30 @@ def comparison_table(runs: Sequence[Run]) -> Table:
     wanted = next((run.baseline for run in runs if run.baseline), None)
     baseline = baseline_of(rows, wanted) if len(rows) > 1 else None
     lines = [
-        Line(row, gap, row is baseline, [title] * with_run + [_factor_text(row, key) for key in keys])
+        Line(
+            row,
+            gap,
+            row is baseline,
+            [title] * with_run + [_factor_text(row, key) for key in keys],
+            baseline is not None and row is not baseline and on_other_rows(row, baseline),
+        )
         for (title, row), gap in zip(pairs, paired_differences(rows, baseline), strict=True)
     ]
     name = (baseline.score_name if baseline else rows[0].score_name if rows else None) or "score"
     columns = ["run"] * with_run + _short_names(keys)
-    return Table(name, lines, max((len(row.cells) for row in rows), default=0), columns, _notes(rows, wanted, baseline))
+    by_rows = any(row.scores for row in rows) and all(row.by_rows for row in rows if row.scores)
+    most = max((len(row.cells) for row in rows), default=0)
+    return Table(name, lines, most, columns, _notes(rows, wanted, baseline, lines), by_rows)
 
 
-def _notes(rows: Sequence[Row], wanted: str | None, baseline: Row | None) -> list[str]:
+def _notes(rows: Sequence[Row], wanted: str | None, baseline: Row | None, lines: Sequence[Line]) -> list[str]:
     notes = []
+    if others := [line.row.label for line in lines if line.on_other_rows]:
+        assert baseline is not None
+        notes.append(
+            f"Scored on other rows than {baseline.label}: {', '.join(others)}. No difference is taken between scores "
+            "on different rows; score all on the same ones to compare them."
+        )
     names = list(dict.fromkeys(row.score_name for row in rows if row.score_name))
     if len(names) > 1:
         notes.append(f"Lines show different scores ({', '.join(names)}); only lines with the same score are compared.")
@@ -137,6 +196,11 @@ def score_text(row: Row, score_name: str) -> str:
     if row.score_name != score_name:
         text = f"{one_line(row.score_name)} {text}"
     return text if row.n == len(row.cells) else f"{text} ({row.n} of {len(row.cells)})"
+
+
+def interval_text(pair: tuple[float, float] | None, digits: int = 3) -> str:
+    """`[0.712, 0.743]`, or nothing."""
+    return f"[{pair[0]:.{digits}f}, {pair[1]:.{digits}f}]" if pair else ""
 
 
 def difference_text(found: Difference | None) -> str:
@@ -204,6 +268,7 @@ def to_json(table: Table) -> list[dict[str, Any]]:
             "baseline": line.is_baseline,
             "difference": line.difference.mean if line.difference else None,
             "interval": line.difference.interval if line.difference else None,
+            "score_interval": line.row.interval,
             **{key: line.row.mean_cost(key) for key in COSTS},
         }
         for line in table.lines

@@ -11,15 +11,14 @@ from luthier.report.tables import Table
 from luthier.report.text import one_line
 
 MOST_SCORES = 20
-_SPARED_FIRST = ("on disk", "tokens/s")
+_SPARED_FIRST = ("on disk", "tokens/s", "peak memory")
 
 
 def print_table(table: Table, console: Any) -> None:
     """Show the table in a terminal; where it is too narrow the last costs are left to the report."""
     from rich.text import Text
 
-    names = len(table.name_columns)
-    difference = names + 1
+    difference = len(table.name_columns) + 2
     kept = [n for n in table.filled_columns() if n != difference]
     kept += [difference] * (difference in table.filled_columns())
     shown = _rich_table(table, kept)
@@ -29,10 +28,7 @@ def print_table(table: Table, console: Any) -> None:
         kept = [n for n in kept if table.columns[n] != spared]
         shown = _rich_table(table, kept)
     console.print(shown)
-    if table.seeds > 1:
-        text = f"mean ± sample standard deviation over {table.seeds} seeds; differences paired by seed"
-        console.print(Text(text))
-    for note in table.notes:
+    for note in [*table.about_intervals(), *table.notes]:
         console.print(Text(one_line(note, 500)))
 
 
@@ -44,7 +40,7 @@ def _rich_table(table: Table, kept: Sequence[int]) -> Any:
     shown = RichTable(box=None, pad_edge=False, header_style="bold")
     for n in kept:
         side: Literal["left", "right"] = "left" if n < names else "right"
-        shown.add_column(Text(one_line(table.columns[n])), justify=side, no_wrap=n != names + 1)
+        shown.add_column(Text(one_line(table.columns[n])), justify=side, no_wrap=n != names + 2)
     for cells in table.cells():
         shown.add_row(*(Text(cells[n]) for n in kept))
     return shown

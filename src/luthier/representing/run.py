@@ -20,12 +20,13 @@ from luthier.data.task_data import TaskData
 from luthier.errors import DataError, ModelError, RecipeError
 from luthier.evaluation.meters import CostMeter
 from luthier.evaluation.prediction import Predictions
-from luthier.evaluation.scoring import task_intervals, task_scores
+from luthier.evaluation.scoring import draws_intervals, task_draws, task_scores
 from luthier.models.inspect import bytes_on_disk, parameter_counts
 from luthier.models.loading import local_folder
 from luthier.models.references import check_model_unchanged, fingerprint, resolve
 from luthier.models.settings import ModelSettings
 from luthier.progress import track
+from luthier.report.intervals import DRAWS
 from luthier.report.sections import Lines, Section, SectionTable
 from luthier.representing.shared_encoder import SharedEncoder
 from luthier.representing.store import RepresentationStore
@@ -44,7 +45,7 @@ from luthier.training.supervised_settings import SupervisedSettings
 if TYPE_CHECKING:
     from luthier.representing.stage import HeadTask, Represent, SourceTask
 
-_DRAWS, _PROBED = 1000, 64
+_PROBED = 64
 MEAN = "heads/mean_score"
 
 
@@ -285,8 +286,8 @@ def fit_heads(
             arguments = (answers, one.task, one.split, None)
             found = task_scores(*arguments)
             scores |= {f"{one.split}/{name}/{k}": v for k, v in found.items()}
-            drawn = task_intervals(*arguments, draws=_DRAWS, seed=seed)
-            intervals |= {f"{one.split}/{name}/{k}": v for k, v in drawn.items()}
+            drawn = task_draws(*arguments, draws=DRAWS)
+            intervals |= {f"{one.split}/{name}/{k}": v for k, v in draws_intervals(drawn).items()}
         bar.update(len(targets), "")
     return scores, intervals
 

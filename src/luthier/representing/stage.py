@@ -120,6 +120,11 @@ class Represent(TrainingSettings, Stage):
             raise ValueError("give `tasks` to learn prefixes on, `heads` to fit, or both")
         return self
 
+    def filled_in(self) -> Self:
+        """The settings with the rate that the prefixes will be trained at."""
+        rate = self.prefix.default_learning_rate if self.learning_rate is None else self.learning_rate
+        return self.model_copy(update={"learning_rate": rate})
+
     def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
         from luthier.data.sources.fingerprint import source_fingerprint
         from luthier.representing.run import prefix_fingerprint

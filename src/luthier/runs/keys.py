@@ -29,7 +29,7 @@ def stage_key(stage: Stage, active: Stage, inputs: StageInputs) -> str:
     return digest_of(
         {
             "stage": stage.name,
-            "settings": stage.model_dump(mode="json", exclude=set(stage.takes())),
+            "settings": stage.filled_in().model_dump(mode="json", exclude=set(stage.takes())),
             "artifacts": {port: _identity(artifact) for port, artifact in inputs.artifacts.items()},
             "external": active.external_inputs(inputs),
             "seed": inputs.seed,

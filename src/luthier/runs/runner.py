@@ -97,7 +97,7 @@ class Visit:
 
 def run_cell(recipe: RecipeBase, folder: Path) -> RunRecord:
     """Run the stages of one recipe in one folder."""
-    write_text(folder / "recipe.yaml", recipe_yaml(recipe))
+    write_text(folder / "recipe.yaml", recipe_yaml(recipe.filled_in()))
     record = RunRecord(folder)
     for visit in walk(recipe, folder, keyed=False):
         if read_done(visit.place) is None:
@@ -166,7 +166,7 @@ def _run_stage(visit: Visit, folder: Path) -> StageRecord:
     stage, gives = visit.stage, visit.stage.gives()
 
     def work(workspace: Workspace) -> dict[str, Any]:
-        settings = {stage.name: stage.model_dump(mode="json"), "seed": visit.inputs.seed}
+        settings = {stage.name: stage.filled_in().model_dump(mode="json"), "seed": visit.inputs.seed}
         write_text(workspace.folder / "stage.yaml", dump_yaml(settings))
         inputs = replace(visit.inputs, key=workspace.key, workspace=workspace)
         outputs = visit.active.run(inputs, workspace.folder)

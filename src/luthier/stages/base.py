@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from luthier.models.settings import ModelSettings
 from luthier.report.sections import plain_sections
@@ -106,6 +106,10 @@ class Stage(Settings):
     def resolved(cls) -> type[Stage]:
         """The class with every registered part in its unions; called after discovery."""
         return cls
+
+    def filled_in(self) -> Self:
+        """The stage with every value that its other settings decide, as it is written beside its results."""
+        return self
 
     def takes(self) -> dict[str, Port]:
         """The artefacts that a stage with these settings takes, by the names of its ports.

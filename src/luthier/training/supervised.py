@@ -36,6 +36,7 @@ from luthier.training.continuing import check_continues, continued_model, withou
 from luthier.training.estimates import memory_estimate, time_estimate
 from luthier.training.job import UNBOUNDED, TrainingJob, TrainingResult, TrainingRows, total_steps, train
 from luthier.training.preparing import Prepared, described_task, label_arguments, prepare, row_counts
+from luthier.training.telling import told_of_training, told_of_validation_rows
 from luthier.training.trunk.once import computed_once, frozen_up_to
 from luthier.training.validation import Evaluation, Validation
 
@@ -78,6 +79,8 @@ def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Pat
         **({"objective": finished} if finished else {}),
         **told,
         **result.details,
+        **told_of_validation_rows(prepared),
+        "ran": told_of_training(stage, inputs, card, prepared, job, result),
     }
     primary = f"validation/{primary_metric(prepared.task)[0]}" if result.scores else None
     return StageOutputs(

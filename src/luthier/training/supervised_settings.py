@@ -45,3 +45,7 @@ class SupervisedSettings(TrainingSettings):
         """The peak learning rate: the recipe's, or the method's own."""
         method: TuningMethod = self.method
         return self.learning_rate if self.learning_rate is not None else method.default_learning_rate
+
+    def filled_in(self) -> Self:
+        """The settings with the rate that will be used."""
+        return self.model_copy(update={"learning_rate": self.rate()})

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from luthier.data.schemas import LabelKind
 from luthier.evaluation.subject import Subject, Suite, SuiteResult
 from luthier.registry import SUITES
+from luthier.report.intervals import DRAWS
 
 
 @SUITES.register
@@ -18,11 +19,15 @@ class PerplexitySuite(Suite):
     label_kinds: ClassVar[tuple[LabelKind | None, ...] | None] = (None,)
 
     def run(self, subject: Subject) -> SuiteResult:
-        from luthier.evaluation.scoring import task_intervals, task_scores
+        from luthier.evaluation.scoring import draws_intervals, scored_details, task_draws, task_scores
 
         arguments = (subject.predictions, subject.task, subject.split, subject.rows)
+        drawn = task_draws(*arguments, draws=DRAWS)
         return SuiteResult(
             scores=task_scores(*arguments),
-            intervals=task_intervals(*arguments, draws=1000, seed=subject.seed),
-            details={"scored_tokens": int(subject.predictions.items.sum())},
+            intervals=draws_intervals(drawn),
+            details={
+                "scored_tokens": int(subject.predictions.items.sum()),
+                **scored_details(subject.task, subject.split, drawn),
+            },
         )

@@ -20,11 +20,15 @@ class TaskSuite(Suite):
     draws: int = Field(1000, ge=100, description="Bootstrap draws behind each interval.")
 
     def run(self, subject: Subject) -> SuiteResult:
-        from luthier.evaluation.scoring import task_intervals, task_scores
+        from luthier.evaluation.scoring import draws_intervals, scored_details, task_draws, task_scores
 
         arguments = (subject.predictions, subject.task, subject.split, subject.rows)
+        drawn = task_draws(*arguments, draws=self.draws)
         return SuiteResult(
             scores=task_scores(*arguments),
-            intervals=task_intervals(*arguments, draws=self.draws, seed=subject.seed),
-            details={"rows": len(subject.task.splits[subject.split])},
+            intervals=draws_intervals(drawn),
+            details={
+                "rows": len(subject.task.splits[subject.split]),
+                **scored_details(subject.task, subject.split, drawn),
+            },
         )
