@@ -30,11 +30,11 @@ def alone(folder: Path, scores: dict[str, float], intervals: dict[str, list[floa
 def test_a_single_run_shows_every_score_with_its_interval(tmp_path: Path):
     scores = {"test/accuracy": 0.8, "test/loss": 0.25}
     assert alone(tmp_path / "a", scores, {"test/accuracy": [0.7, 0.9]}) == [
-        ["score", "value", "95", "%"],
-        ["test/accuracy", "0.8000", "0.7000", "to", "0.9000"],
-        ["test/loss", "0.2500"],
+        ["score", "test", "95", "%", "over", "test", "rows", "better", "is"],
+        ["accuracy", "0.8000", "[0.7000,", "0.9000]", "higher"],
+        ["loss", "0.2500", "lower"],
     ]
-    assert alone(tmp_path / "b", scores, {})[0] == ["score", "value"]
+    assert alone(tmp_path / "b", scores, {})[0] == ["score", "test", "better", "is"]
     assert alone(tmp_path / "c", {"test/accuracy": 0.8}, {}) == []
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -168,6 +169,29 @@ class Choice:
             cells += [(cost_text(key, row.mean_cost(key)), True) for key in _COSTS.values()]
             rows.append([*cells, ("chosen" if row is self.chosen else "", False)])
         return {"columns": [head, self.score_name, *own, *gaps, "trained", "seconds", ""], "rows": rows, "left_out": 0}
+
+    def chosen_by_split(self) -> dict[str, Any] | None:
+        """The chosen one's score on validation and on test rows, side by side; None where only one of them is known."""
+        if self.chosen is None or self.score_name is None:
+            return None
+        metric, cells = self.score_name.partition("/")[2], list(self.chosen.cells.values())
+        rows = []
+        for split, role in (("validation", "chose it"), ("test", "took no part")):
+            found = summarise(cells, (), score=partial(_named_score, f"{split}/{metric}"))[0]
+            if found.scores:
+                interval = interval_text(found.interval)
+                rows.append(
+                    [(split, False), (score_text(found, str(found.score_name)), True), (interval, True), (role, False)]
+                )
+        columns = ["split", metric, "95 %", "rows that"]
+        return {"columns": columns, "rows": rows, "left_out": 0} if len(rows) > 1 else None
+
+
+def _named_score(name: str, cell: Cell) -> tuple[str, float] | None:
+    for metrics in reversed(list(cell.stages.values())):
+        if name in metrics["scores"]:
+            return name, metrics["scores"][name]
+    return None
 
 
 def recommend(run: Run | Path | str) -> Choice | None:

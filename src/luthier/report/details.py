@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from luthier.metric_names import higher_is_better
 from luthier.registry import SUITES
+from luthier.report.ran import kept_text
 from luthier.report.results import Cell, Run
+from luthier.report.scores import cost_facts, score_table
 from luthier.report.sections import Plot, Section, SectionTable, Value, read_sections, section_of
-from luthier.report.tables import COSTS, Line, Table, cost_text
+from luthier.report.tables import Line, Table
 
 logger = logging.getLogger(__name__)
 MOST_SAMPLES = 50
@@ -66,34 +69,42 @@ def _details_of(line: Line, name: str) -> list[Any]:
     return [stage["details"][name] for stage in stages if name in stage["details"]]
 
 
-def describe_cell(cell: Cell, run: Run | None, budget: PlotBudget) -> dict[str, Any]:
-    """What the template shows of one cell, which goes by the name of its run too where that is given."""
-    stages = []
-    for name, metrics in cell.stages.items():
-        intervals = metrics["intervals"]
-        scores = [
-            (k, f"{v:.4f}", interval_text(intervals.get(k)), "higher" if higher_is_better(k) else "lower")
-            for k, v in metrics["scores"].items()
-        ]
-        costs = [(k.removesuffix("_bytes").replace("_", " "), _cost(k, v)) for k, v in metrics["cost"].items()]
-        stages.append({"name": name, "scores": scores, "costs": costs, "extras": _extras(metrics["details"], budget)})
+def describe_cell(cell: Cell, run: Run | None, budget: PlotBudget, problems: list[str] | None = None) -> dict[str, Any]:
+    """What the template shows of one cell, which goes by the name of its run too where that is given.
+
+    Args:
+        problems: of this cell alone; default all of its own.
+    """
     name = cell.name if run is None or run.name == cell.name else f"{run.name} / {cell.name}"
-    return {"name": name, "cell": cell, "stages": stages, "score": _primary(cell)}
+    score = f"{cell.primary[0]} {cell.primary[1]:.4f}" if cell.primary else ""
+    return {
+        "name": name,
+        "cell": cell,
+        "problems": cell.problems if problems is None else problems,
+        "score": score,
+        "kept": [text for stage in cell.stages if (text := _kept(cell, stage))],
+        "scores": score_table(cell),
+        "costs": cost_facts(cell),
+        "stages": [(stage, parts) for stage in cell.stages if (parts := stage_parts(cell, stage, budget))],
+    }
 
 
-def _primary(cell: Cell) -> str:
-    return f"{cell.primary[0]} {cell.primary[1]:.4f}" if cell.primary else ""
+def _kept(cell: Cell, stage: str) -> str:
+    kept = (cell.stages[stage]["details"].get("ran") or {}).get("kept")
+    return f"Weights kept: {kept_text(cell, stage, kept)}." if isinstance(kept, dict) else ""
 
 
-def interval_text(pair: tuple[float, float] | None) -> str:
-    """`0.7120 to 0.7433`, or nothing."""
-    return f"{pair[0]:.4f} to {pair[1]:.4f}" if pair else ""
+def shared_problems(cells: Sequence[Cell]) -> tuple[list[str], dict[int, list[str]]]:
+    """What several cells have to tell alike, said once with their number, and what is left for each (by its id)."""
+    told = Counter(problem for cell in cells for problem in dict.fromkeys(cell.problems))
+    often = {problem: count for problem, count in told.items() if count > 1 and len(cells) > 1}
+    shared = [f"In {count} of {len(cells)} runs: {problem}." for problem, count in often.items()]
+    return shared, {id(cell): [problem for problem in cell.problems if problem not in often] for cell in cells}
 
 
-def _cost(key: str, value: float) -> str:
-    if key in COSTS:
-        return cost_text(key, value)
-    return f"{value:,.0f}" if value.is_integer() else f"{value:,.4g}"
+def stage_parts(cell: Cell, stage: str, budget: PlotBudget) -> list[dict[str, Any]]:
+    """What a stage shows beside its scores and costs."""
+    return _extras(cell.stages[stage]["details"], budget)
 
 
 def _extras(details: dict[str, Any], budget: PlotBudget) -> list[dict[str, Any]]:

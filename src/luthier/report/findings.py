@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from luthier.metric_names import higher_is_better
-from luthier.report.results import Run
+from luthier.report.results import Cell, Run
+from luthier.report.scores import own_interval
 from luthier.report.statistics import Row, difference, on_other_rows
-from luthier.report.tables import Table, difference_text
+from luthier.report.tables import SPLITS, Table, difference_text, interval_text
 
 
 def headline(table: Table) -> str:
@@ -37,6 +38,18 @@ def headline(table: Table) -> str:
     return text
 
 
+def run_headline(cell: Cell) -> str:
+    """The main score of one run, with its interval over rows."""
+    if cell.primary is None:
+        return "No stage has finished with a score." if cell.status != "finished" else "The run has no main score."
+    name, value = cell.primary
+    intervals = [m["intervals"][name] for m in cell.stages.values() if name in m["intervals"]]
+    interval = intervals[-1] if intervals else own_interval(cell, name)
+    split = name.partition("/")[0]
+    rows = f"{split} rows" if split in SPLITS else "rows"
+    return f"{name} {value:.4f}" + (f" (95 % {interval_text(interval)} over {rows})." if interval else ".")
+
+
 def _ranked(rows: Sequence[Row], score_name: str) -> list[Row]:
     return sorted(rows, key=lambda row: row.mean or 0.0, reverse=higher_is_better(score_name))
 
@@ -60,9 +73,31 @@ def _claim(best: Row, rival: Row, by_rows: bool) -> str:
 
 
 def states(runs: Sequence[Run]) -> str:
-    """How many cells finished, failed, or are still unfinished; empty for one that finished."""
+    """How many cells finished, failed, or are still unfinished; of a run by itself how far it came; empty for one that
+    finished."""
     counts = Counter(cell.status for run in runs for cell in run.cells)
-    if counts.total() == counts["finished"] == 1:
-        return ""
+    if counts.total() == 1:
+        run, cell = next((run, cell) for run in runs for cell in run.cells)
+        return "" if cell.status == "finished" else _state(cell, bool(run.compare))
     parts = [f"{counts[state]} {state}" for state in ("finished", "failed", "pruned", "unfinished") if counts[state]]
-    return f"{counts.total()} {'run' if counts.total() == 1 else 'runs'}: {', '.join(parts)}."
+    return f"{counts.total()} runs: {', '.join(parts)}."
+
+
+def _state(cell: Cell, trial: bool) -> str:
+    """How far a run came that did not finish."""
+    word = {"failed": "The run failed", "pruned": "The search ended the run early"}.get(cell.status, "Not finished")
+    done = list(cell.stages)
+    text = f"{word}{f', with {_listed(done)} done' if done else ''}"
+    begun = [name for name in cell.progress if name not in cell.stages]
+    if begun:
+        step, planned = cell.progress[begun[-1]]
+        of = f" of {planned:g}" if planned else ""
+        text += f"; {begun[-1]} had logged step {step:g}{of} when this page was written"
+    elif not done:
+        text += ": no stage has begun to train" if cell.status == "unfinished" else ""
+    goes_on = "" if cell.status == "pruned" or trial else " `luthier run` with the same recipe goes on from there."
+    return f"{text}.{goes_on}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(names)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from luthier.metric_names import higher_is_better
+from luthier.report.charts import comparison_charts, run_charts
 from luthier.report.choice import recommend
-from luthier.report.details import PlotBudget, across_lines, describe_cell
-from luthier.report.findings import headline, states
-from luthier.report.plots import plot_bars, plot_lines, plot_scatter
-from luthier.report.results import Run, read_runs
+from luthier.report.details import PlotBudget, across_lines, describe_cell, shared_problems, stage_parts, table_of
+from luthier.report.findings import headline, run_headline, states
+from luthier.report.ran import Ran, what_ran
+from luthier.report.results import Cell, Run, read_runs
+from luthier.report.scores import cost_facts, score_notes, score_table
 from luthier.report.svg import COLOURS, DARK_COLOURS
-from luthier.report.tables import Line, Table, comparison_table
+from luthier.report.tables import comparison_table
 from luthier.report.text import is_hidden, mark, visible
 
-MOST_SERIES = 10
-MOST_CURVES = 4
 _KEPT = "\n\t"
+_TOGETHER = re.compile(r"\[[^\]]*\]|± \S+")
 
 
 def write_report(folders: list[Path], output: Path | None = None) -> Path:
@@ -51,24 +53,65 @@ def render(runs: list[Run]) -> str:
     )
     environment.finalize = _visible
     environment.filters["marked"] = marked
-    table, budget = comparison_table(runs), PlotBudget()
-    choices = [(run, choice) for run in runs if (choice := recommend(run)) is not None]
+    environment.filters |= {"tight": tight, "breakable": breakable, "stage_title": stage_title}
+    alone = runs[0].cells[0] if len(runs) == 1 and len(runs[0].cells) == 1 and not runs[0].compare else None
+    budget = PlotBudget()
+    shown = _alone(runs[0], alone, budget) if alone is not None else _compared(runs, budget)
     return environment.get_template("report.html.j2").render(
         title=" and ".join(run.name for run in runs),
-        headline=next((choice.lead for _, choice in choices if len(runs) == 1), headline(table)),
-        choices=[(run.name, choice) for run, choice in choices],
+        alone=alone is not None,
         states=states(runs),
-        table=table,
-        columns=table.filled_columns(),
-        names=len(table.name_columns),
-        better="Higher" if higher_is_better(table.score_name) else "Lower",
-        plots=comparison_plots(table),
-        across=across_lines(table, budget),
-        cells=[describe_cell(cell, run if len(runs) > 1 else None, budget) for run in runs for cell in run.cells],
         runs=runs,
         environments=[(run.name, environment_rows(run)) for run in runs],
         colours=list(zip(COLOURS, DARK_COLOURS, strict=True)),
+        **shown,
     )
+
+
+def _alone(run: Run, cell: Cell, budget: PlotBudget) -> dict[str, Any]:
+    """What the page of one run shows."""
+    return {
+        "headline": run_headline(cell),
+        "problems": cell.problems,
+        "error": cell.error,
+        "ran": _shown_ran(what_ran({run.name: [cell]}, run.folder)),
+        "scores": score_table(cell),
+        "notes": score_notes([cell]),
+        "costs": cost_facts(cell),
+        "plots": run_charts(cell),
+        "stages": [(name, parts) for name in cell.stages if (parts := stage_parts(cell, name, budget))],
+    }
+
+
+def _compared(runs: list[Run], budget: PlotBudget) -> dict[str, Any]:
+    """What the page of a comparison shows."""
+    table = comparison_table(runs)
+    choices = [(run, choice) for run in runs if (choice := recommend(run)) is not None]
+    lines = {line.row.label: list(line.row.cells.values()) for line in table.lines}
+    several = len(runs) > 1
+    everything = [cell for run in runs for cell in run.cells]
+    shared, own = shared_problems(everything)
+    return {
+        "headline": next((choice.lead for _, choice in choices if not several), headline(table)),
+        "choices": [(run.name, choice) for run, choice in choices],
+        "ran": _shown_ran(what_ran(lines, runs[0].folder)),
+        "table": table,
+        "columns": table.filled_columns(),
+        "names": len(table.name_columns),
+        "better": "Higher" if higher_is_better(table.score_name) else "Lower",
+        "notes": [*table.about_intervals(), *table.notes, *score_notes(everything, table.split), *shared],
+        "plots": comparison_charts(table),
+        "across": across_lines(table, budget),
+        "cells": [
+            describe_cell(cell, run if several else None, budget, own[id(cell)]) for run in runs for cell in run.cells
+        ],
+    }
+
+
+def _shown_ran(found: list[Ran]) -> list[dict[str, Any]]:
+    return [
+        {"stage": ran.stage, "facts": list(ran.facts.items()), "data": ran.data and table_of(ran.data)} for ran in found
+    ]
 
 
 def _visible(value: Any) -> Any:
@@ -87,72 +130,21 @@ def marked(text: str) -> Any:
     return escape(text) if text.isprintable() else Markup("").join(pieces)
 
 
-def comparison_plots(table: Table) -> list[tuple[str, str]]:
-    """(caption, SVG) of what several cells have in common."""
-    alike = [line for line in table.lines if line.row.score_name in (table.score_name, None)]
-    lines, note = _best(alike, table.score_name)
-    scored = {line.row.label: list(line.row.scores.values()) for line in lines if line.row.scores}
-    plots = []
-    if len(scored) > 1:
-        several = table.seeds > 1
-        caption = f"{table.score_name}: {'mean ± deviation, and every seed below it' if several else 'one seed each'}"
-        plots.append((caption + note, plot_bars(scored, title=caption, x_label=table.score_name)))
-    plots += [(caption + note, svg) for caption, svg in _curve_plots(lines, table)]
-    for key, name, unit in (
-        ("trainable_parameters", "trained parameters", 1.0),
-        ("seconds", "training seconds", 1.0),
-        ("peak_memory_bytes", "peak memory, GB", 1e9),
-    ):
-        points = _cost_points(lines, key, unit)
-        if len(points) > 1:
-            title = f"{table.score_name} against {name}"
-            log = key == "trainable_parameters"
-            svg = plot_scatter(points, title=title, log_x=log, x_label=name, y_label=table.score_name)
-            plots.append((title + note, svg))
-    return plots
+def tight(text: str) -> str:
+    """Text whose intervals and deviations stay on one line when a cell is narrow."""
+    return _TOGETHER.sub(lambda found: found[0].replace(" ", "\u00a0"), text)
 
 
-def _best(lines: list[Line], score_name: str) -> tuple[list[Line], str]:
-    """As many lines as the eye can tell apart, in the table's order, and a note where some are left out."""
-    if len(lines) <= MOST_SERIES:
-        return lines, ""
-    sign = 1 if higher_is_better(score_name) else -1
-    scored = [line for line in lines if line.row.mean is not None]
-    chosen = sorted(scored, key=lambda line: -sign * (line.row.mean or 0.0))[:MOST_SERIES]
-    kept = [line for line in lines if line.is_baseline or line in chosen]
-    return kept, f" (the best {MOST_SERIES} of {len(lines)}, and the baseline)"
+def breakable(text: str) -> Any:
+    """A column's head that may go on after a slash or an underscore, where a line is short."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([/_])", r"\1<wbr>", str(escape(visible(text)))))
 
 
-def _cost_points(lines: list[Line], key: str, unit: float) -> dict[str, list[tuple[float, float]]]:
-    points: dict[str, list[tuple[float, float]]] = {}
-    for line in lines:
-        for seed, score in line.row.scores.items():
-            cost = line.row.cells[seed].cost(key)
-            if cost and cost > 0:
-                points.setdefault(line.row.label, []).append((cost / unit, score))
-    return points
-
-
-def _curve_plots(lines: list[Line], table: Table) -> list[tuple[str, str]]:
-    """Training loss and validation scores over steps, those of the metric that the table shows first."""
-    found: dict[tuple[str, str], dict[str, list[Any]]] = {}
-    for line in lines:
-        for cell in line.row.cells.values():
-            for stage, curves in cell.curves.items():
-                for name, points in curves.items():
-                    if len(points) > 1 and (name == "loss" or name.startswith("validation/")):
-                        found.setdefault((stage, name), {}).setdefault(line.row.label, []).append(points)
-    metric = table.score_name.rpartition("/")[2]
-    order = sorted(found, key=lambda k: (k[1] != "loss", k[1].rpartition("/")[2] != metric, k))[:MOST_CURVES]
-    several = len({stage for stage, _ in found}) > 1
-    plots = []
-    for stage, name in order:
-        title = "training loss" if name == "loss" else name
-        caption = (f"{stage}: " if several else "") + title
-        caption += ": mean and range over seeds" if any(len(runs) > 1 for runs in found[stage, name].values()) else ""
-        svg = plot_lines(found[stage, name], title=caption, x_label="optimiser step", y_label=title)
-        plots.append((caption, svg))
-    return plots
+def stage_title(folder: str) -> str:
+    """`Evaluate` for the folder 01-evaluate."""
+    return folder.partition("-")[2].replace("_", " ").capitalize() or folder
 
 
 def environment_rows(run: Run) -> list[tuple[str, str]]:

@@ -43,7 +43,9 @@ def plot_lines(
         axes.set_ylabel(label(y_label))
 
     ends = [f"{name} ends at {statistics.fmean(points[max(points)]):.4g}" for name, points in shared.items() if points]
-    return draw(paint, title=title, description=_told(x_label, y_label, ends), size=_below(series), legend=True)
+    return draw(
+        paint, title=title, description=_told(x_label, y_label, ends), size=_below(series), legend=len(series) > 1
+    )
 
 
 def plot_bands(
@@ -84,10 +86,19 @@ def _by_x(runs: Sequence[Points]) -> dict[float, list[float]]:
     return full or shared
 
 
-def plot_bars(values: Mapping[str, Sequence[float]], *, title: str, x_label: str) -> str:
-    """One line per label: the mean of its values, their sample standard deviation, and every value as a dot.
+def plot_bars(
+    values: Mapping[str, Sequence[float]],
+    *,
+    title: str,
+    x_label: str,
+    intervals: Mapping[str, tuple[float, float] | None] | None = None,
+) -> str:
+    """One line per label: the mean of its values, its interval, and every value as a dot.
 
     Marks instead of bars, because the axis does not start at zero.
+
+    Args:
+        intervals: label -> its ends; None shows the sample standard deviation of several values instead.
 
     Raises:
         ValueError: a label has no value.
@@ -97,8 +108,15 @@ def plot_bars(values: Mapping[str, Sequence[float]], *, title: str, x_label: str
     def paint(axes: Any) -> None:
         for number, (name, found) in enumerate(values.items()):
             looks = style(number) | {"linestyle": "none"}
-            spread = statistics.stdev(found) if len(found) > 1 else None
-            axes.errorbar(means[name], number, xerr=spread, markersize=8, capsize=4, linewidth=1.5, **looks)
+            axes.errorbar(
+                means[name],
+                number,
+                xerr=_arms(means[name], found, (intervals or {}).get(name)),
+                markersize=8,
+                capsize=4,
+                linewidth=1.5,
+                **looks,
+            )
             if len(found) > 1:
                 axes.scatter(found, [number + 0.26] * len(found), s=10, color=INK, alpha=0.55, linewidths=0)
         axes.set_yticks(range(len(values)), [label(name) for name in values])
@@ -111,6 +129,13 @@ def plot_bars(values: Mapping[str, Sequence[float]], *, title: str, x_label: str
 
     told = [f"{name} {mean:.4g}" for name, mean in means.items()]
     return draw(paint, title=title, description=_told(x_label, "", told), size=(4.7, 0.75 + 0.38 * len(values)))
+
+
+def _arms(mean: float, values: Sequence[float], interval: tuple[float, float] | None) -> Any:
+    """How far the marks of an interval, or of a deviation, stand to the left and to the right of the mean."""
+    if interval is not None:
+        return [[max(0.0, mean - interval[0])], [max(0.0, interval[1] - mean)]]
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def plot_scatter(
@@ -258,8 +283,8 @@ def _some(values: Sequence[Any]) -> Sequence[Any]:
 
 
 def _below(series: Mapping[str, Any]) -> tuple[float, float]:
-    """Room for a plot with its legend below."""
-    return 4.7, 2.75 + 0.19 * math.ceil(len(series) / 2)
+    """Room for a plot with its legend below, which one series alone does without."""
+    return 4.7, 2.75 + 0.19 * math.ceil(len(series) / 2) * (len(series) > 1)
 
 
 def _told(x_label: str, y_label: str, facts: Sequence[str]) -> str:

@@ -34,6 +34,7 @@ class Cell:
         stages: stage folder name -> content of metrics.json, of the stages that are done. `scores`, `intervals` and
             `cost` hold finite numbers only.
         curves: stage folder name -> series name -> [(step, value)].
+        progress: stage folder name -> (last step that is logged, steps that were planned or None).
         status: whether every stage of its recipe is done; `pruned` where a search ended it early.
         error: what stopped it.
         seed: that of the cell, else that of its recipe.
@@ -44,6 +45,7 @@ class Cell:
     factors: dict[str, Any]
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     curves: dict[str, Curves] = field(default_factory=dict)
+    progress: dict[str, tuple[float, float | None]] = field(default_factory=dict)
     status: Status = "finished"
     error: str | None = None
     seed: Any = None
@@ -231,7 +233,10 @@ def _read_stage(place: Path, cell: Cell) -> None:
             cell.problems.append(f"{place.name} has begun and is not done")
     if (place / "log.jsonl").is_file():
         try:
-            cell.curves[place.name] = _curves(read_log(place / "log.jsonl"))
+            records = read_log(place / "log.jsonl")
+            cell.curves[place.name] = _curves(records)
+            if (reached := _progress(records)) is not None:
+                cell.progress[place.name] = reached
         except (OSError, RecursionError) as error:
             cell.problems.append(f"{place.name}/log.jsonl can't be read: {error}")
 
@@ -273,6 +278,13 @@ def _curves(records: list[dict[str, Any]]) -> Curves:
             if name not in _NOT_SERIES and _is_number(value):
                 series.setdefault(name, {})[record["step"]] = float(value)
     return {name: sorted(points.items()) for name, points in series.items()}
+
+
+def _progress(records: list[dict[str, Any]]) -> tuple[float, float | None] | None:
+    """The last step that is logged, and how many were planned."""
+    steps = [record["step"] for record in records if _is_number(record.get("step"))]
+    planned = [record["max_steps"] for record in records if _is_number(record.get("max_steps"))]
+    return (steps[-1], planned[-1] if planned else None) if steps else None
 
 
 def _recipe_data(text: str, problems: list[str]) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from luthier.report.details import across_sections, interval_text, table_of
+from luthier.report.details import across_sections, table_of
+from luthier.report.scores import score_table
 from luthier.report.sections import SectionTable
 from luthier.report.tables import Table
 from luthier.report.text import one_line
@@ -49,28 +50,14 @@ def _rich_table(table: Table, kept: Sequence[int]) -> Any:
 def print_details(table: Table, console: Any) -> None:
     """What the one score of the table leaves out: every score of a single run, or the lines as the suites see them."""
     cells = [cell for line in table.lines for cell in line.row.cells.values()]
-    if len(cells) == 1:
-        scored = [metrics for metrics in cells[0].stages.values() if metrics["scores"]]
-        for metrics in scored[-1:]:
-            _print_scores(metrics, console)
+    if len(cells) == 1 and (scores := score_table(cells[0])) is not None and len(scores["rows"]) > 1:
+        console.print()
+        _print_rows(scores["columns"], scores["rows"][:MOST_SCORES], console)
+        if len(scores["rows"]) > MOST_SCORES:
+            console.print(f"{len(scores['rows']) - MOST_SCORES} more scores are in the report")
     for section in across_sections(table):
         if section.table is not None:
             _print_section(section.title, section.table, console)
-
-
-def _print_scores(metrics: Mapping[str, Any], console: Any) -> None:
-    scores, intervals = metrics["scores"], metrics["intervals"]
-    if len(scores) < 2:
-        return
-    rows = [
-        [(name, False), (f"{score:.4f}", True), (interval_text(intervals.get(name)), True)]
-        for name, score in scores.items()
-    ]
-    with_intervals = any(row[2][0] for row in rows)
-    console.print()
-    _print_rows(["score", "value", "95 %"][: 2 + with_intervals], rows[:MOST_SCORES], console)
-    if len(rows) > MOST_SCORES:
-        console.print(f"{len(rows) - MOST_SCORES} more scores are in the report")
 
 
 def _print_section(title: str, table: SectionTable, console: Any) -> None:

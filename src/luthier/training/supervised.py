@@ -36,7 +36,7 @@ from luthier.training.continuing import check_continues, continued_model, withou
 from luthier.training.estimates import memory_estimate, time_estimate
 from luthier.training.job import UNBOUNDED, TrainingJob, TrainingResult, TrainingRows, total_steps, train
 from luthier.training.preparing import Prepared, described_task, label_arguments, prepare, row_counts
-from luthier.training.telling import told_of_training, told_of_validation_rows
+from luthier.training.telling import told_of_model, told_of_training, told_of_validation_rows
 from luthier.training.trunk.once import computed_once, frozen_up_to
 from luthier.training.validation import Evaluation, Validation
 
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Path) -> StageOutputs:
     """Load, train, save. See `luthier.training.job.train` for what stops it."""
-    prepared, made_from, job = _ready(stage, inputs, folder)
+    prepared, made_from, job, size = _ready(stage, inputs, folder)
     model = job.model
     trainable, total = parameter_counts(model)
     with computed_once(stage, prepared, job):
@@ -80,7 +80,7 @@ def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Pat
         **told,
         **result.details,
         **told_of_validation_rows(prepared),
-        "ran": told_of_training(stage, inputs, card, prepared, job, result),
+        "ran": {"model": told_of_model(inputs, card, size), **told_of_training(stage, prepared, job, result)},
     }
     primary = f"validation/{primary_metric(prepared.task)[0]}" if result.scores else None
     return StageOutputs(
@@ -90,22 +90,27 @@ def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Pat
 
 def train_along(stage: SupervisedSettings, inputs: StageInputs, folder: Path) -> None:
     """What another process of the run does while the main one is in `train_supervised`: it leaves nothing on disk."""
-    prepared, _, job = _ready(stage, inputs, folder)
+    prepared, _, job, _ = _ready(stage, inputs, folder)
     with computed_once(stage, prepared, job):
         train(job)
 
 
-def _ready(stage: SupervisedSettings, inputs: StageInputs, folder: Path) -> tuple[Prepared, StageInputs, TrainingJob]:
-    """The data, what the saved model will have been made from, and the job with the model to train."""
+def _ready(
+    stage: SupervisedSettings, inputs: StageInputs, folder: Path
+) -> tuple[Prepared, StageInputs, TrainingJob, int]:
+    """The data, what the saved model will have been made from, the job with the model to train, and how many parameters
+    that model had before the method changed it."""
     prepared, made_from = prepare(stage, inputs), inputs
     if stage.continue_adapter:
         model, made_from = continued_model(stage, inputs, prepared)
+        size = parameter_counts(model)[1]
     else:
         model = load_model(inputs.model, prepared.head, seed=inputs.seed, **label_arguments(prepared.task))
+        size = parameter_counts(model)[1]
         model = apply_method(stage, model, prepared, inputs.seed)
     if not stage.data.streaming:
         stage.method.precompute(model, list(prepared.rows.values()), cache_directory() / "sentence-vectors")
-    return prepared, made_from, training_job(stage, made_from, prepared, model, folder)
+    return prepared, made_from, training_job(stage, made_from, prepared, model, folder), size
 
 
 def _sendable(stage: SupervisedSettings) -> SupervisedSettings:

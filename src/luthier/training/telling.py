@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.data.rows.identity import rows_digest
 from luthier.metric_names import higher_is_better
+from luthier.models.loading import load_config
 from luthier.models.references import resolve
 from luthier.secrets import redact_values
 from luthier.training.job import UNBOUNDED, TrainingJob, TrainingResult, resolve_precision, total_steps
@@ -19,21 +20,15 @@ if TYPE_CHECKING:
 
 
 def told_of_training(
-    stage: SupervisedSettings,
-    inputs: StageInputs,
-    card: ModelCard,
-    prepared: Prepared,
-    job: TrainingJob,
-    result: TrainingResult,
+    stage: SupervisedSettings, prepared: Prepared, job: TrainingJob, result: TrainingResult
 ) -> dict[str, Any]:
-    """`ran` of a stage's details, as `luthier.report.ran` reads it."""
+    """Method, data, training and choice, as `luthier.report.ran` reads them from `ran` in a stage's details."""
     streamed = stage.data.streaming
     planned = total_steps(stage, 0 if streamed else len(prepared.rows["train"]))
     return {
-        "model": told_of_model(inputs, card, job.model),
         "method": told_of_settings(stage.method),
         **({"objective": told_of_settings(stage.objective)} if stage.objective is not None else {}),
-        "task": str(prepared.task.schema.name),
+        "schema": str(prepared.task.schema.name),
         "columns": dict(prepared.task.columns),
         "longest": prepared.max_length,
         "data": told_of_data(prepared),
@@ -47,22 +42,21 @@ def told_of_training(
             "warmup_ratio": stage.warmup_ratio,
             "weight_decay": stage.weight_decay,
             "precision": resolve_precision(stage.precision),
-            "seed": inputs.seed,
+            "seed": job.seed,
         },
         "kept": told_of_choice(stage, job, result),
     }
 
 
-def told_of_model(inputs: StageInputs, card: ModelCard, model: Any) -> dict[str, Any]:
-    """What was started from: reference, commit or fingerprint, architecture."""
-    source = resolve(inputs.model)
-    config = getattr(model, "config", None)
+def told_of_model(inputs: StageInputs, card: ModelCard, parameters: int) -> dict[str, Any]:
+    """What was started from: reference, commit or fingerprint, architecture, parameters before the method."""
     return {
         "reference": redact_values(inputs.model.reference),
         "base": redact_values(card.base),
-        "revision": source.revision,
+        "revision": resolve(inputs.model).revision,
         "fingerprint": card.base_fingerprint,
-        "architecture": getattr(config, "model_type", None),
+        "architecture": load_config(inputs.model).model_type,
+        "parameters": parameters,
     }
 
 

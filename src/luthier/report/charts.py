@@ -1,0 +1,113 @@
+"""The charts of a page: those of one run, and those that set the lines of a comparison side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luthier.metric_names import higher_is_better
+from luthier.report.plots import plot_bars, plot_lines, plot_scatter
+from luthier.report.results import Cell
+from luthier.report.tables import Line, Table
+
+MOST_SERIES = 10
+_COSTS = (("trainable_parameters", "trained parameters"), ("seconds", "training seconds"))
+Charts = list[tuple[str, str]]
+
+
+def run_charts(cell: Cell) -> Charts:
+    """(caption, SVG) of one run: for every stage that trained its losses, and the score that chose its weights."""
+    charts = []
+    several = sum(len(points) > 1 for curves in cell.curves.values() for points in [curves.get("loss", [])]) > 1
+    for stage, curves in cell.curves.items():
+        where = f"{stage}: " if several else ""
+        losses = {"training": curves.get("loss", []), "validation": curves.get("validation/loss", [])}
+        found: dict[str, Any] = {name: [points] for name, points in losses.items() if len(points) > 1}
+        if found:
+            named = "training and validation loss" if len(found) > 1 else f"{next(iter(found))} loss"
+            svg = plot_lines(found, title=f"{where}{named}", x_label="optimiser step", y_label="loss")
+            charts.append((f"{where}{named}", svg))
+        score = _score_of(cell, stage)
+        if score is not None and len(curves.get(score, [])) > 1:
+            caption = f"{where}{score} while training"
+            svg = plot_lines({score: [curves[score]]}, title=caption, x_label="optimiser step", y_label=score)
+            charts.append((caption, svg))
+    return charts
+
+
+def _score_of(cell: Cell, stage: str) -> str | None:
+    """The validation score that a stage's weights are judged by; None where that is its loss."""
+    main = cell.stages.get(stage, {}).get("primary")
+    if main is None:
+        names = [name for name in cell.curves[stage] if name.startswith("validation/")]
+        main = next((name for name in names if name != "validation/loss"), None)
+    return None if main == "validation/loss" else main
+
+
+def comparison_charts(table: Table) -> Charts:
+    """(caption, SVG) of what several cells have in common: scores, learning curves, and score against one cost."""
+    alike = [line for line in table.lines if line.row.score_name in (table.score_name, None)]
+    lines, note = _best(alike, table.score_name)
+    scored = {line.row.label: list(line.row.scores.values()) for line in lines if line.row.scores}
+    plots = []
+    if len(scored) > 1:
+        intervals = {line.row.label: line.row.interval for line in lines if line.row.scores and table.by_rows}
+        spread = "95 % interval" if table.by_rows else "deviation"
+        each = f"mean, {spread}, and every seed below it" if table.seeds > 1 else "one seed each"
+        caption = f"{table.score_name}: {each}"
+        svg = plot_bars(scored, title=caption, x_label=table.score_name, intervals=intervals)
+        plots.append((caption + note, svg))
+    plots += [(caption + note, svg) for caption, svg in _curve_plots(lines, table)]
+    for key, name in _COSTS:
+        points = _cost_points(lines, key)
+        if len(points) > 1 and len({cost for line in points.values() for cost, _ in line}) > 1:
+            title = f"{table.score_name} against {name}"
+            log = key == "trainable_parameters"
+            svg = plot_scatter(points, title=title, log_x=log, x_label=name, y_label=table.score_name)
+            plots.append((title + note, svg))
+            break
+    return plots
+
+
+def _best(lines: list[Line], score_name: str) -> tuple[list[Line], str]:
+    """As many lines as the eye can tell apart, in the table's order, and a note where some are left out."""
+    if len(lines) <= MOST_SERIES:
+        return lines, ""
+    sign = 1 if higher_is_better(score_name) else -1
+    scored = [line for line in lines if line.row.mean is not None]
+    chosen = sorted(scored, key=lambda line: -sign * (line.row.mean or 0.0))[:MOST_SERIES]
+    kept = [line for line in lines if line.is_baseline or line in chosen]
+    return kept, f" (the best {MOST_SERIES} of {len(lines)}, and the baseline)"
+
+
+def _cost_points(lines: list[Line], key: str) -> dict[str, list[tuple[float, float]]]:
+    points: dict[str, list[tuple[float, float]]] = {}
+    for line in lines:
+        for seed, score in line.row.scores.items():
+            cost = line.row.cells[seed].cost(key)
+            if cost and cost > 0:
+                points.setdefault(line.row.label, []).append((cost, score))
+    return points
+
+
+def _curve_plots(lines: list[Line], table: Table) -> Charts:
+    """Training loss, and the validation score by the metric that the table shows, over steps."""
+    found: dict[tuple[str, str], dict[str, list[Any]]] = {}
+    for line in lines:
+        for cell in line.row.cells.values():
+            for stage, curves in cell.curves.items():
+                for name, points in curves.items():
+                    if len(points) > 1 and (name == "loss" or name.startswith("validation/")):
+                        found.setdefault((stage, name), {}).setdefault(line.row.label, []).append(points)
+    metric = table.score_name.rpartition("/")[2]
+    order = sorted(
+        (k for k in found if k[1] == "loss" or k[1].rpartition("/")[2] == metric), key=lambda k: k[1] != "loss"
+    )
+    several = len({stage for stage, _ in found}) > 1
+    plots = []
+    for stage, name in order:
+        title = "training loss" if name == "loss" else name
+        caption = (f"{stage}: " if several else "") + title
+        caption += ": mean and range over seeds" if any(len(runs) > 1 for runs in found[stage, name].values()) else ""
+        svg = plot_lines(found[stage, name], title=caption, x_label="optimiser step", y_label=title)
+        plots.append((caption, svg))
+    return plots
