@@ -13,7 +13,9 @@ from luthier.report.results import read_run
 from .fixtures import cell_folder, fail, grid, write_recipe, write_stage
 
 RAN = {
-    "model": {"reference": "org/tiny", "revision": "abcdef0123456789", "architecture": "bert", "parameters": 22_713_216},
+    "model": {
+        "reference": "org/tiny", "revision": "abcdef0123456789", "architecture": "bert", "parameters": 22_713_216,
+    },
     "method": {"name": "lora", "rank": 8, "alpha": 16.0, "dora": False, "target_modules": None},
     "schema": "single_sentence",
     "columns": {"text": "sentence"},

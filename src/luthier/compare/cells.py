@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.compare.repeated import said_once
 from luthier.errors import LuthierError, RecipeError
 from luthier.recipe import RecipeBase, recipe_yaml
 from luthier.recipe.grid import cell_name, cell_recipe, cells, run_count
@@ -35,15 +36,18 @@ def run_comparison(
     record = RunRecord(folder)
     count = run_count(recipe.compare)
     made = _searched(recipe, folder) if recipe.compare.search else _gridded(recipe, folder)
-    for number, (factors, cell) in enumerate(made):
-        if on_cell:
-            on_cell(number, count, factors)
-        finished = cell()
-        finished.factors = factors
-        if all(finished.folder != earlier.folder for earlier in record.cells):
-            record.cells.append(finished)
-        if recipe.compare.chooses and finished.error is None:
-            _check_it_can_choose(finished)
+    with said_once() as heard:
+        for number, (factors, cell) in enumerate(made):
+            if on_cell:
+                on_cell(number, count, factors)
+            heard.begin(folder / "cells" / cell_name(factors))
+            finished = cell()
+            finished.factors = factors
+            if all(finished.folder != earlier.folder for earlier in record.cells):
+                record.cells.append(finished)
+            if recipe.compare.chooses and finished.error is None:
+                _check_it_can_choose(finished)
+        heard.tell(len(record.cells))
     if record.cells and all(cell.error for cell in record.cells):
         raise LuthierError(
             f"every cell of the grid failed; the first one said:\n{record.cells[0].error}", where=str(folder)
