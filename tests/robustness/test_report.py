@@ -53,6 +53,17 @@ def test_five_scores_are_plain_means_over_their_sets() -> None:
         assert low <= found[name] <= high, name
 
 
+def test_the_page_shows_sets_weighted_by_their_rows_beside_the_plain_mean() -> None:
+    far, near = made("far", 1), made("near", 2)
+    few = EvaluationSet("few", far.texts[:10], far.labels[:10])  # all of its labels are wrong
+    report = RobustnessReport(in_distribution=[made("dev", 0)], shift=[few, near], draws=0).run(logits_for)
+    table = report["sections"][0]["table"]
+    shift = dict(zip(table["columns"], table["rows"][1], strict=True))
+    assert shift == {"side": "accuracy under distribution shift", "score": 0.375, "sets": 2, "rows": 70} | {
+        "over all rows": round(45 / 70, 4)
+    }
+
+
 def test_the_report_is_json_and_its_sections_can_be_drawn() -> None:
     report = json.loads(json.dumps(RobustnessReport(**SETS, draws=20).run(logits_for)))
     plots = [s["plot"] for s in report["sections"]]

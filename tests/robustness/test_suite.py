@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -98,10 +100,31 @@ def test_the_suite_scores_given_sets_attacks_and_anomalies(subject: Subject, tmp
         assert record["accuracy"] == by_name[record["name"]]["accuracy"]
         assert (record["rows"], record["changed"] <= rows) == (rows, True)
     assert report["attacks"][0]["clean_accuracy"] == by_name["test"]["accuracy"]
+    assert [by_name[name]["accuracy_before"] for name in attacked] == [r["clean_accuracy"] for r in report["attacks"]]
+    shown = result.sections[1].table
+    assert shown.columns[3:5] == ["same rows before", "accuracy"]
+    assert shown.rows[2][3] == pytest.approx(report["attacks"][0]["clean_accuracy"], abs=1e-4)
+    assert "on the same 8 rows" in result.sections[0].text
     assert result.sections[-1].samples[0]["before"] == GOOD[0]
     assert report["settings"]["select_on"] == "held_out"
     assert result.sections[0].plot.kind == "radar"
     assert [s.test for s in suite.sources()] == [other, news]
+
+
+def test_attacked_rows_are_drawn_and_are_the_same_for_every_seed_of_the_run(subject: Subject) -> None:
+    def before(seed: int, run_seed: int) -> list[Any]:
+        suite = RobustnessSuite.model_validate({"attacks": [{"kind": "rewrites", "rows": 3, "seed": seed}], "draws": 0})
+        attacked = suite._attacked(dataclasses.replace(subject, seed=run_seed), suite.attacks[0])
+        right = subject.predictions.logits.argmax(axis=1) == subject.predictions.labels
+        texts = list(subject.task.splits["test"]["text"])
+        assert attacked.clean_accuracy == np.mean([right[texts.index(text)] for text in attacked.before])
+        return list(attacked.before)
+
+    texts = list(subject.task.splits["test"]["text"])
+    draws = [before(seed, 1) for seed in range(6)]
+    assert before(3, 99) == draws[3]
+    assert any(rows != texts[:3] for rows in draws)
+    assert set().union(*map(set, draws)) == set(texts)
 
 
 def test_a_labelled_set_without_labels_is_named(subject: Subject, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ class EvaluationSet:
         two_way: an entailment set without a neutral class; see `metrics.judge`.
         made_from: name of the rows that it is a version of, row by row, as under an attack; intervals take versions
             of the same rows together.
+        before: accuracy on those rows as they were.
     """
 
     name: str
@@ -56,6 +57,7 @@ class EvaluationSet:
     labels: np.ndarray | None = None
     two_way: bool = False
     made_from: str | None = None
+    before: float | None = None
 
     def group(self, rows: int) -> tuple[str, int]:
         """What its rows are called when they are redrawn."""
@@ -166,6 +168,8 @@ class RobustnessReport:
             "two_way": one.two_way,
             "accuracy": judged.accuracy,
         }
+        if one.before is not None:
+            record["accuracy_before"] = one.before
         interval = self._interval(_accuracy_on(judged), len(judged.correct))
         if interval:
             record["accuracy_interval"] = list(interval)
@@ -286,18 +290,31 @@ def sections(
     perspectives: Mapping[str, float], records: Sequence[Mapping[str, Any]], anomalies: Sequence[Mapping[str, Any]]
 ) -> list[Section]:
     """Tables and plots of one report."""
-    sides = [_shown([_TITLES[p], perspectives[p]]) for p in PERSPECTIVES if p in perspectives]
-    sets = [_shown([r["perspective"], r["name"], r["rows"], r["accuracy"], _between(r), r["ece"]]) for r in records]
+    sides = [
+        _shown([_TITLES[p], perspectives[p], *_over_all_rows(p, records, anomalies)])
+        for p in PERSPECTIVES
+        if p in perspectives
+    ]
+    attacked = any("accuracy_before" in r for r in records)
+    sets = [
+        _shown([r["perspective"], r["name"], r["rows"], *([r.get("accuracy_before")] if attacked else [])])
+        + _shown([r["accuracy"], _between(r), r["ece"]])
+        for r in records
+    ]
     made = [
         Section(
             "Robustness: five sides",
-            text="On a plot calibration is shown as 1 minus the error, so that further out is better everywhere.",
-            table=SectionTable(["side", "score"], sides),
+            text="A score is the plain mean over its sets; over all rows, a set counts as often as it has rows. On the "
+            "plot calibration is shown as 1 minus the error, so that further out is better everywhere."
+            + _before_after(records),
+            table=SectionTable(["side", "score", "sets", "rows", "over all rows"], sides),
             plot=_radar({"this model": perspectives}),
         ),
         Section(
             "Robustness: accuracy by set",
-            table=SectionTable(["side", "set", "rows", "accuracy", "95 %", "ECE"], sets),
+            table=SectionTable(
+                ["side", "set", "rows", *(["same rows before"] if attacked else []), "accuracy", "95 %", "ECE"], sets
+            ),
             plot=Bars({r["name"]: [r["accuracy"]] for r in records}, x_label="accuracy"),
         ),
     ]
@@ -312,6 +329,30 @@ def sections(
             )
         )
     return made + [Section(f"Reliability on {r['name']}", plot=Reliability(r["reliability"])) for r in records]
+
+
+def _over_all_rows(
+    side: str, records: Sequence[Mapping[str, Any]], anomalies: Sequence[Mapping[str, Any]]
+) -> tuple[int, int, float]:
+    """How many sets and rows a side has, and its score with sets weighted by their rows."""
+    if side == "anomaly":
+        found = [(one["rows"], one["auroc"]) for one in anomalies]
+    elif side == "calibration":
+        found = [(one["rows"], one["ece"]) for one in records]
+    else:
+        found = [(one["rows"], one["accuracy"]) for one in records if one["perspective"] == side]
+    rows = sum(count for count, _ in found)
+    return len(found), rows, sum(count * score for count, score in found) / rows
+
+
+def _before_after(records: Sequence[Mapping[str, Any]]) -> str:
+    """What attacks did to accuracy, on the rows that they changed and over all of them."""
+    found = [(r["rows"], r["accuracy_before"], r["accuracy"]) for r in records if "accuracy_before" in r]
+    if not found:
+        return ""
+    rows = sum(count for count, _, _ in found)
+    before, after = (sum(one[0] * one[n] for one in found) / rows for n in (1, 2))
+    return f" Under attack accuracy goes from {before:.3f} to {after:.3f} on the same {rows} rows."
 
 
 def _between(record: Mapping[str, Any]) -> str:

@@ -62,7 +62,12 @@ class AttackSettings(Settings):
         description="Typing errors, rewrites by rule that keep the meaning, or word substitutions chosen "
         "against the model."
     )
-    rows: int = Field(200, gt=0, description="Rows to change, the first ones of the split.")
+    rows: int = Field(200, gt=0, description="Rows to change, drawn from the split.")
+    seed: int = Field(
+        0,
+        ge=0,
+        description="Seed of the draw of rows, the same for all runs, so that all are attacked on the same rows.",
+    )
     rate: float | None = Field(
         None,
         gt=0,
@@ -265,9 +270,9 @@ class RobustnessSuite(Suite):
                 "attacks at run time read a classification head, and the model answers in text",
                 fix="leave `attacks` out of the robustness suite; sets under `adversarial` work",
             )
-        rows = subject.task.splits[subject.split].select(
-            range(min(attack.rows, len(subject.task.splits[subject.split])))
-        )
+        everything = subject.task.splits[subject.split]
+        chosen = drawn_rows(len(everything), attack.rows, attack.seed)
+        rows = everything.select(chosen)
         columns = [rows[c] for c in ("text", "text_pair") if c in rows.column_names]
         texts = [t[0] if len(t) == 1 else t for t in zip(*columns, strict=True)]
         labels = np.asarray(rows["label"], dtype=int)
@@ -275,14 +280,31 @@ class RobustnessSuite(Suite):
         changed = attacked_texts(
             texts, labels, scorer, kind=attack.kind, rate=attack.rate, order=attack.order, seed=subject.seed
         )
-        right = np.asarray(subject.predictions.logits)[: len(labels)].argmax(axis=1) == labels
-        after = EvaluationSet(f"{subject.split} under {attack.title}", changed, labels, made_from=subject.split)
-        return Attacked(after, texts, float(right.mean()))
+        right = np.asarray(subject.predictions.logits)[chosen].argmax(axis=1) == labels
+        before = float(right.mean())
+        drawn = "" if len(chosen) == len(everything) else f", rows drawn by seed {attack.seed}"
+        after = EvaluationSet(
+            f"{subject.split} under {attack.title}",
+            changed,
+            labels,
+            made_from=f"{subject.split}{drawn}",
+            before=before,
+        )
+        return Attacked(after, texts, before)
+
+
+def drawn_rows(rows: int, wanted: int, seed: int) -> list[int]:
+    """Numbers of so many rows, drawn without replacement, in the order of the split; all where there are no more."""
+    import numpy as np
+
+    if wanted >= rows:
+        return list(range(rows))
+    return sorted(np.random.default_rng(seed).choice(rows, wanted, replace=False).tolist())
 
 
 @dataclass(frozen=True)
 class Attacked:
-    """What an attack made of the first rows of the evaluated split.
+    """What an attack made of some rows of the evaluated split.
 
     Attributes:
         after: the changed rows.
