@@ -69,10 +69,27 @@ def test_the_stage_scores_every_head_and_the_report_shows_them(encoders, capsys)
     assert low <= scores["test/mood/accuracy"] <= high
     # Two layers of 32 wide, five columns of keys and values, two tasks; 2 outputs of 32, and 16 hidden units.
     assert metrics["cost"]["trainable_parameters"] == 2 * 2 * 5 * 32 * 2 + 2 * 33 + (33 * 16 + 17 * 2)
+    plain = metrics["details"]["without_prefixes"]
+    assert plain.keys() == {name for name in scores if name.startswith("test/")}
+    heads = next(one for one in metrics["details"]["sections"] if one["title"] == "Heads")["table"]
+    assert [row[-1] for row in heads["rows"]] == [plain["test/mood/accuracy"], plain["test/length/accuracy"]]
+    low, high = metrics["intervals"]["heads/mean_score"]
+    assert low <= scores["heads/mean_score"] <= high
     page = (encoders.run_folder / "report.html").read_text()
+    assert "without prefixes" in page.replace("<wbr>", "")
     assert "Source tasks and their prefixes" in page
     assert "Attention that each prefix takes" in page
     assert "heads/mean_score" in capsys.readouterr().out
+
+
+def test_heads_without_prefixes_are_those_of_a_run_without_source_tasks(encoders):
+    assert encoders.run() == 0
+    beside = encoders.metrics(STAGE)["details"]["without_prefixes"]
+    stage_of(encoders)["tasks"] = {}
+    assert encoders.run() == 0
+    metrics = encoders.metrics(STAGE)
+    assert metrics["details"]["without_prefixes"] == {}
+    assert beside == {name: score for name, score in metrics["scores"].items() if name.startswith("test/")}
 
 
 def test_a_head_is_what_a_logistic_regression_on_the_written_vectors_is(encoders, capsys):

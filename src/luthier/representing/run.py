@@ -6,7 +6,7 @@ Source: Huang et al., Findings of EMNLP 2023. Shapes: N texts, D width of a repr
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,13 @@ import numpy as np
 
 from luthier.data.batches.encoding import encode_rows
 from luthier.data.loading import load_data
+from luthier.data.rows.identity import rows_digest
 from luthier.data.settings import SPLITS, DataSettings
 from luthier.data.sources.fingerprint import source_fingerprint
 from luthier.data.task_data import TaskData
 from luthier.errors import DataError, ModelError, RecipeError
 from luthier.evaluation.meters import CostMeter
+from luthier.evaluation.metrics import percentiles
 from luthier.evaluation.prediction import Predictions
 from luthier.evaluation.scoring import draws_intervals, task_draws, task_scores
 from luthier.models.inspect import bytes_on_disk, parameter_counts
@@ -27,14 +29,15 @@ from luthier.models.references import check_model_unchanged, fingerprint, resolv
 from luthier.models.settings import ModelSettings
 from luthier.progress import track
 from luthier.report.intervals import DRAWS
-from luthier.report.sections import Lines, Section, SectionTable
 from luthier.representing.shared_encoder import SharedEncoder
+from luthier.representing.shown import nothing_learned, sections
 from luthier.representing.store import RepresentationStore
 from luthier.representing.texts import Texts
 from luthier.stages import StageInputs, StageOutputs, StagePlan, metrics_record
 from luthier.stages.parts import modules_of
 from luthier.storage.code import code_digest
 from luthier.storage.hashing import cache_directory
+from luthier.storage.keys import digest_of
 from luthier.storage.one_version import check_file_unchanged, file_fingerprint
 from luthier.storage.ranks import several_processes
 from luthier.storage.steps import Workspace, shared_step
@@ -45,7 +48,6 @@ from luthier.training.supervised_settings import SupervisedSettings
 if TYPE_CHECKING:
     from luthier.representing.stage import HeadTask, Represent, SourceTask
 
-_PROBED = 64
 MEAN = "heads/mean_score"
 
 
@@ -107,6 +109,8 @@ def run_representing(stage: Represent, inputs: StageInputs, folder: Path) -> Sta
     targets = {name: target(name, head.data) for name, head in stage.heads.items()}
     encoder = encoder_of(stage, inputs)
     check_lengths(stage, encoder, targets)
+    # Heads that read the model as it is: what the prefixes have to beat. The ones that are kept replace them.
+    plain = fit_heads(stage, encoder, targets, inputs.seed).scores if stage.tasks and targets else {}
     with CostMeter() as meter:
         learned = {}
         with track("prefixes", len(stage.tasks)) as bar:
@@ -117,7 +121,8 @@ def run_representing(stage: Represent, inputs: StageInputs, folder: Path) -> Sta
                 if task.prefix is not None:
                     check_prefix_unchanged(task.prefix)
             bar.update(len(stage.tasks), "")
-        scores, intervals = fit_heads(stage, encoder, targets, inputs.seed)
+        fitted = fit_heads(stage, encoder, targets, inputs.seed)
+    scores = fitted.scores
     artifact = encoder.save(folder / "model")
     prefixes = sum(prefix.size for prefix in encoder.prefixes.values())
     heads = sum(head.parameters for head in encoder.heads.values())
@@ -138,12 +143,15 @@ def run_representing(stage: Represent, inputs: StageInputs, folder: Path) -> Sta
         "passes": encoder.passes,
         "tasks": learned,
         "heads": {name: list(head.labels) for name, head in encoder.heads.items()},
-        "sections": sections(stage, encoder, targets, learned, scores),
+        "scored_rows": {MEAN.partition("/")[0]: digest_of(fitted.rows)} if targets else {},
+        "drawn_scores": {MEAN: mean_draws(fitted, targets)} if targets else {},
+        "without_prefixes": plain,
+        "sections": sections(stage, encoder, targets, learned, scores, plain),
     }
     record = metrics_record(
         "represent",
         scores=scores,
-        intervals=intervals,
+        intervals=fitted.intervals | mean_interval(fitted, targets),
         primary=MEAN if targets else None,
         cost=cost,
         details=details,
@@ -215,6 +223,7 @@ def told(metrics: dict[str, Any], *, kept: bool) -> dict[str, Any]:
         "scores": metrics["scores"],
         "seconds": metrics["cost"]["seconds"],
         "rows": metrics["details"]["rows"],
+        "nothing_learned": nothing_learned(metrics),
         "steps": metrics["details"]["steps"],
     }
 
@@ -268,13 +277,26 @@ def check_prefix_unchanged(reference: str) -> None:
         check_model_unchanged(source, local_folder(source, ModelSettings.model_validate(reference)))
 
 
-def fit_heads(
-    stage: Represent, encoder: SharedEncoder, targets: dict[str, Target], seed: int
-) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Fit and score every head; scores and intervals as `split/head/metric`."""
+@dataclass
+class Fitted:
+    """What fitting and scoring all heads gave.
+
+    Attributes:
+        scores, intervals: as `split/head/metric`.
+        drawn: head -> its first metric in draws of its rows.
+        rows: head -> fingerprint of the rows that it was scored on.
+    """
+
+    scores: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    drawn: dict[str, list[float]] = field(default_factory=dict)
+    rows: dict[str, str] = field(default_factory=dict)
+
+
+def fit_heads(stage: Represent, encoder: SharedEncoder, targets: dict[str, Target], seed: int) -> Fitted:
+    """Fit and score every head."""
     store, size = RepresentationStore(cache_directory() / "representations"), stage.representation_batch_size
-    scores: dict[str, float] = {}
-    intervals: dict[str, tuple[float, float]] = {}
+    fitted = Fitted()
     with track("heads", len(targets)) as bar:
         for number, (name, one) in enumerate(targets.items()):
             bar.update(number, name)
@@ -282,14 +304,26 @@ def fit_heads(
             texts, options = one.texts("train"), head.options(seed)
             encoder.fit_head(name, texts, one.labels("train"), kind=head.kind, store=store, batch_size=size, **options)
             vectors = store.vectors(encoder, one.texts(one.split), batch_size=size)
-            answers = predictions(encoder, name, vectors, one)
-            arguments = (answers, one.task, one.split, None)
-            found = task_scores(*arguments)
-            scores |= {f"{one.split}/{name}/{k}": v for k, v in found.items()}
+            arguments = (predictions(encoder, name, vectors, one), one.task, one.split, None)
             drawn = task_draws(*arguments, draws=DRAWS)
-            intervals |= {f"{one.split}/{name}/{k}": v for k, v in draws_intervals(drawn).items()}
+            fitted.scores |= {f"{one.split}/{name}/{k}": v for k, v in task_scores(*arguments).items()}
+            fitted.intervals |= {f"{one.split}/{name}/{k}": v for k, v in draws_intervals(drawn).items()}
+            fitted.drawn[name] = drawn.get(one.task.metrics[0], [])
+            fitted.rows[name] = rows_digest(one.task.splits[one.split], one.task.labels)
         bar.update(len(targets), "")
-    return scores, intervals
+    return fitted
+
+
+def mean_draws(fitted: Fitted, targets: dict[str, Target]) -> list[float]:
+    """The mean of all heads' first metrics in every draw; nothing where a head has too few rows to draw from."""
+    drawn = [fitted.drawn[name] for name in targets]
+    return [round(statistics.fmean(one), 6) for one in zip(*drawn, strict=True)] if all(drawn) else []
+
+
+def mean_interval(fitted: Fitted, targets: dict[str, Target]) -> dict[str, tuple[float, float]]:
+    """The interval of the mean score of all heads, where there is one."""
+    drawn = mean_draws(fitted, targets) if targets else []
+    return {MEAN: percentiles(drawn)} if drawn else {}
 
 
 def predictions(encoder: SharedEncoder, name: str, vectors: np.ndarray, one: Target) -> Predictions:
@@ -309,51 +343,6 @@ def predictions(encoder: SharedEncoder, name: str, vectors: np.ndarray, one: Tar
         nll=-logits[np.arange(len(labels)), labels],
         items=np.ones(len(labels)),
     )
-
-
-def sections(
-    stage: Represent,
-    encoder: SharedEncoder,
-    targets: dict[str, Target],
-    learned: dict[str, dict[str, Any]],
-    scores: dict[str, float],
-) -> list[Section]:
-    """What the report shows beside the scores."""
-    found: list[Section] = []
-    if learned:
-        columns = ["task", "weight", "columns", "numbers", "validation score", "steps", "seconds", "trained"]
-        rows = [task_row(encoder, name, one) for name, one in learned.items()]
-        found.append(Section("Source tasks and their prefixes", table=SectionTable(columns, rows)))
-    if targets:
-        columns = ["head", "kind", "classes", "numbers", "rows", "split", "metric", "score"]
-        rows = [head_row(stage, encoder, name, one, scores) for name, one in targets.items()]
-        passes = "one pass" if encoder.passes == 1 else f"{encoder.passes} passes"
-        text = f"All heads read one vector of {encoder.width} numbers a text, made by {passes} through the model."
-        found.append(Section("Heads", text=text, table=SectionTable(columns, rows)))
-    if targets and encoder.representation.prefixes:
-        first = next(iter(targets.values()))
-        mass = encoder.prefix_mass(first.texts("train")[:_PROBED])
-        series = {name: [(layer, float(x)) for layer, x in enumerate(share)] for name, share in mass.items()}
-        text = (
-            "Prefixes that are trained apart compete when they stand side by side: a weight below 1 makes one quieter. "
-            f"Mean over {min(_PROBED, len(first.texts('train')))} texts of the first head, all heads of attention."
-        )
-        plot = Lines(series, x_label="layer", y_label="share of attention")
-        found.append(Section("Attention that each prefix takes", text=text, plot=plot))
-    return found
-
-
-def task_row(encoder: SharedEncoder, name: str, one: dict[str, Any]) -> list[Any]:
-    prefix, score = encoder.prefixes[name], next(iter(one["scores"].values()), None)
-    trained = one.get("from") or ("before" if one["kept"] else "now")
-    return [name, encoder.weights[name], prefix.length, prefix.size, score, one.get("steps"), one["seconds"], trained]
-
-
-def head_row(stage: Represent, encoder: SharedEncoder, name: str, one: Target, scores: dict[str, float]) -> list[Any]:
-    head, metric = encoder.heads[name], one.task.metrics[0]
-    score = scores[f"{one.split}/{name}/{metric}"]
-    rows = len(one.task.splits["train"])
-    return [name, stage.heads[name].kind, len(head.labels), head.parameters, rows, one.split, metric, score]
 
 
 def plan_representing(stage: Represent, inputs: StageInputs) -> StagePlan:

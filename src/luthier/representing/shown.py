@@ -1,0 +1,102 @@
+"""What the page of a `represent` stage shows beside its scores: source tasks, heads, and the attention of prefixes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from luthier.report.sections import Lines, Section, SectionTable
+
+if TYPE_CHECKING:
+    from luthier.representing.run import Target
+    from luthier.representing.shared_encoder import SharedEncoder
+    from luthier.representing.stage import Represent
+
+_PROBED = 64
+
+
+def nothing_learned(metrics: dict[str, Any]) -> str:
+    """Why a source task's prefix can't be told from one that learned nothing, in words; empty where it can, or where
+    its main score is no accuracy. A model that always gives the commonest label is the measure."""
+    name, data = metrics["primary"], metrics["details"].get("ran", {}).get("data", {}).get("validation", {})
+    counts = data.get("labels") or {}
+    if name != "validation/accuracy" or not counts:
+        return ""
+    rows, most = sum(counts.values()), max(counts.values())
+    share = most / rows
+    if metrics["scores"][name] >= share + 1.645 * math.sqrt(share * (1 - share) / rows):
+        return ""
+    return f"accuracy {metrics['scores'][name]:.3f}; always the commonest label gives {share:.3f} of {rows} rows"
+
+
+def sections(
+    stage: Represent,
+    encoder: SharedEncoder,
+    targets: dict[str, Target],
+    learned: dict[str, dict[str, Any]],
+    scores: dict[str, float],
+    plain: dict[str, float],
+) -> list[Section]:
+    """What the report shows beside the scores; `plain` are those of heads without prefixes."""
+    found: list[Section] = []
+    if learned:
+        columns = ["task", "weight", "columns", "numbers", "validation score", "learned", "steps", "seconds", "trained"]
+        rows = [task_row(encoder, name, one) for name, one in learned.items()]
+        idle = [f"{name}: {one['nothing_learned']}." for name, one in learned.items() if one.get("nothing_learned")]
+        text = f"Learned nothing that its validation rows could show: {' '.join(idle)}" if idle else ""
+        found.append(Section("Source tasks and their prefixes", text=text, table=SectionTable(columns, rows)))
+    if targets:
+        columns = ["head", "kind", "classes", "numbers", "rows", "split", "metric", "score"]
+        columns += ["without prefixes"] if plain else []
+        rows = [head_row(stage, encoder, name, one, scores, plain) for name, one in targets.items()]
+        passes = "one pass" if encoder.passes == 1 else f"{encoder.passes} passes"
+        text = f"All heads read one vector of {encoder.width} numbers a text, made by {passes} through the model."
+        found.append(Section("Heads", text=text, table=SectionTable(columns, rows)))
+    if targets and encoder.representation.prefixes:
+        first = next(iter(targets.values()))
+        mass = encoder.prefix_mass(first.texts("train")[:_PROBED])
+        series = {name: [(layer, float(x)) for layer, x in enumerate(share)] for name, share in mass.items()}
+        text = (
+            "Prefixes that are trained apart compete when they stand side by side: a weight below 1 makes one quieter. "
+            f"Mean over {min(_PROBED, len(first.texts('train')))} texts of the first head, all heads of attention."
+        )
+        plot = Lines(series, x_label="layer", y_label="share of attention")
+        found.append(Section("Attention that each prefix takes", text=text, plot=plot))
+    return found
+
+
+def task_row(encoder: SharedEncoder, name: str, one: dict[str, Any]) -> list[Any]:
+    prefix, score = encoder.prefixes[name], next(iter(one["scores"].values()), None)
+    trained = one.get("from") or ("before" if one["kept"] else "now")
+    return [
+        name,
+        encoder.weights[name],
+        prefix.length,
+        prefix.size,
+        score,
+        _learned(one),
+        one.get("steps"),
+        one["seconds"],
+        trained,
+    ]
+
+
+def _learned(one: dict[str, Any]) -> str:
+    if "nothing_learned" not in one:
+        return ""
+    return "nothing" if one["nothing_learned"] else "yes"
+
+
+def head_row(
+    stage: Represent,
+    encoder: SharedEncoder,
+    name: str,
+    one: Target,
+    scores: dict[str, float],
+    plain: dict[str, float],
+) -> list[Any]:
+    head, metric = encoder.heads[name], one.task.metrics[0]
+    score = scores[f"{one.split}/{name}/{metric}"]
+    rows = len(one.task.splits["train"])
+    beside = [plain[f"{one.split}/{name}/{metric}"]] if plain else []
+    return [name, stage.heads[name].kind, len(head.labels), head.parameters, rows, one.split, metric, score, *beside]
