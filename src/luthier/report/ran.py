@@ -121,7 +121,7 @@ def _setting(value: Any) -> str:
 def _training(training: Mapping[str, Any]) -> dict[str, str]:
     steps, planned = training.get("steps"), training.get("planned_steps")
     taken = f"{steps} of {planned} planned" if planned not in (None, steps) else f"{steps}"
-    made = {"steps": f"{taken}, {training.get('rows_per_step')} rows each"}
+    made = {} if steps is None else {"steps": f"{taken}, {training.get('rows_per_step')} rows each"}
     rate = training.get("learning_rate")
     if isinstance(rate, int | float):
         origin = "the method's default" if training.get("rate_from") == "method" else "from the recipe"
@@ -129,7 +129,8 @@ def _training(training: Mapping[str, Any]) -> dict[str, str]:
         shape = {"constant": "held"}.get(str(training.get("schedule")), f"{training.get('schedule')} to 0")
         made["learning rate"] = f"{rate:g} ({origin})"
         made["schedule"] = f"rising over {100 * warm_up:.3g} % of the steps, then {shape}" if warm_up else shape
-    made["arithmetic"] = str(training.get("precision"))
+    if training.get("precision"):
+        made["arithmetic"] = str(training["precision"])
     if training.get("seed") is not None:
         made["seed"] = str(training["seed"])
     return made
@@ -170,8 +171,17 @@ def data_of(cell: Cell, stage: str) -> SectionTable | None:
     for split, told in splits.items():
         source = ": ".join(str(told[k]) for k in ("source", "note") if told.get(k))
         count = told.get("rows") if isinstance(told.get("rows"), int) else "streamed"
-        digest = str(digests.get(split) or "")[:_FINGERPRINT]
-        rows.append([split, count, _labels(_mapping(told.get("labels"))), source, uses.get(split, ""), digest])
+        digest = str(told.get("fingerprint") or digests.get(split) or "")[:_FINGERPRINT]
+        rows.append(
+            [
+                split,
+                count,
+                _labels(_mapping(told.get("labels"))),
+                source,
+                str(told.get("for") or uses.get(split, "")),
+                digest,
+            ]
+        )
     return SectionTable(["split", "rows", "labels", "source", "for", "fingerprint"], rows) if rows else None
 
 

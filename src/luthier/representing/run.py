@@ -30,7 +30,7 @@ from luthier.models.settings import ModelSettings
 from luthier.progress import track
 from luthier.report.intervals import DRAWS
 from luthier.representing.shared_encoder import SharedEncoder
-from luthier.representing.shown import nothing_learned, sections
+from luthier.representing.shown import nothing_learned, sections, told_of_stage
 from luthier.representing.store import RepresentationStore
 from luthier.representing.texts import Texts
 from luthier.stages import StageInputs, StageOutputs, StagePlan, metrics_record
@@ -146,6 +146,7 @@ def run_representing(stage: Represent, inputs: StageInputs, folder: Path) -> Sta
         "scored_rows": {MEAN.partition("/")[0]: digest_of(fitted.rows)} if targets else {},
         "drawn_scores": {MEAN: mean_draws(fitted, targets)} if targets else {},
         "without_prefixes": plain,
+        "ran": told_of_stage(stage, inputs, encoder, targets, learned, fitted),
         "sections": sections(stage, encoder, targets, learned, scores, plain),
     }
     record = metrics_record(
@@ -224,6 +225,7 @@ def told(metrics: dict[str, Any], *, kept: bool) -> dict[str, Any]:
         "seconds": metrics["cost"]["seconds"],
         "rows": metrics["details"]["rows"],
         "nothing_learned": nothing_learned(metrics),
+        "data": metrics["details"].get("ran", {}).get("data", {}),
         "steps": metrics["details"]["steps"],
     }
 

@@ -5,14 +5,56 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from luthier.evaluation.run import told_of_rows
+from luthier.models.inspect import parameter_counts
 from luthier.report.sections import Lines, Section, SectionTable
+from luthier.training.job import resolve_precision
+from luthier.training.telling import told_of_model, told_of_settings
 
 if TYPE_CHECKING:
-    from luthier.representing.run import Target
+    from luthier.representing.run import Fitted, Target
     from luthier.representing.shared_encoder import SharedEncoder
     from luthier.representing.stage import Represent
+    from luthier.stages.base import StageInputs
 
 _PROBED = 64
+
+
+def told_of_stage(
+    stage: Represent,
+    inputs: StageInputs,
+    encoder: SharedEncoder,
+    targets: dict[str, Target],
+    learned: dict[str, dict[str, Any]],
+    fitted: Fitted,
+) -> dict[str, Any]:
+    """What was run, as `luthier.report.ran` reads it: the model, the prefixes, how they are trained, and all rows."""
+    card, size = encoder.base.card, parameter_counts(encoder.base.model)[1]
+    prefix = told_of_settings(stage.prefix) if stage.tasks else {"name": "heads alone"}
+    combined = {"combine": stage.combine, "pooling": encoder.representation.pooling}
+    rate = stage.filled_in().learning_rate
+    training = {
+        "learning_rate": rate,
+        "rate_from": "recipe" if stage.learning_rate is not None else "method",
+        "schedule": stage.schedule,
+        "warmup_ratio": stage.warmup_ratio,
+        "precision": resolve_precision(stage.precision),
+    }
+    data = {f"{name}, {split}": told for name, one in learned.items() for split, told in one.get("data", {}).items()}
+    uses = {"train": "a prefix", "validation": "choosing its weights"}
+    data = {key: told | {"for": uses.get(key.rpartition(", ")[2], "")} for key, told in data.items()}
+    for name, one in targets.items():
+        for split, use in (("train", "fitting a head"), (one.split, "scoring it")):
+            told = told_of_rows(split, one.task)
+            digest = {"fingerprint": fitted.rows[name]} if split == one.split else {}
+            data[f"{name}, {split}"] = told | {"for": use} | digest
+    return {
+        "model": told_of_model(inputs, card, size),
+        "method": prefix | combined,
+        "longest": encoder.max_length,
+        "training": (training if stage.tasks else {}) | {"seed": inputs.seed},
+        "data": data,
+    }
 
 
 def nothing_learned(metrics: dict[str, Any]) -> str:
