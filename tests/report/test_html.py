@@ -144,7 +144,7 @@ def test_long_tables_samples_and_many_plots_are_cut_and_say_so(tmp_path: Path, m
     monkeypatch.setattr(details.PlotBudget.__init__, "__defaults__", (1,))
     bars = {"kind": "bars", "values": {"a": 1}}
     table = {"columns": ["n"], "rows": [[n] for n in range(7)]}
-    sections = [{"table": table}, {"samples": ["s"] * 7}, {"plot": bars}, {"plot": bars}]
+    sections = [{"table": table}, {"samples": ["s"] * 7}, {"plot": bars}, {"plot": bars | {"x_label": "other"}}]
     write_stage(tmp_path / "run" / "00-tune", 0.8, details={"sections": sections})
     write_recipe(tmp_path / "run", "name: x\n")
     text = write_report([tmp_path / "run"]).read_text(encoding="utf8")

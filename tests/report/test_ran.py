@@ -184,3 +184,20 @@ def test_a_failed_cell_does_not_hide_the_others(tmp_path: Path):
     text = text_of(write_report([folder]))
     assert "8 runs: 7 finished, 1 failed." in text
     assert "no memory" in text
+
+
+def test_plots_alone_stand_side_by_side_and_none_is_shown_twice(tmp_path: Path):
+    bins = [{"confidence": 0.7, "accuracy": share, "count": 9} for share in (0.5, 0.6, 0.5)]
+    plots = [{"title": f"set {n}", "plot": {"kind": "reliability", "bins": [one]}} for n, one in enumerate(bins)]
+    table = {"title": "a table", "table": {"columns": ["a"], "rows": [[1]]}, "plot": plots[0]["plot"]}
+    folder = run(tmp_path / "run", evaluated=False)
+    place = folder / "00-tune" / "metrics.json"
+    metrics = json.loads(place.read_text())
+    metrics["details"]["sections"] = [*plots, table]
+    place.write_text(json.dumps(metrics))
+    page = write_report([folder]).read_text(encoding="utf8")
+    assert page.count("<figure>") == 2 + 2 + 1
+    gallery = page[page.rindex('<div class="gallery">') :].partition("</div>")[0]
+    assert gallery.count("<figure>") == 2
+    assert "set 2" not in page
+    assert "<h3>a table</h3>" in page

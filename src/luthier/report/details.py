@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from luthier.registry import SUITES
@@ -113,7 +114,30 @@ def _extras(details: dict[str, Any], budget: PlotBudget) -> list[dict[str, Any]]
     for name in SUITES.names():
         if name in details:
             sections += _told_by(name, "shown", details[name])
-    return [_shown(section, budget) for section in [*sections, *read_sections(details.get("sections"))]]
+    everything = _each_plot_once([*sections, *read_sections(details.get("sections"))])
+    return _side_by_side([_shown(section, budget) for section in everything])
+
+
+def _each_plot_once(sections: list[Section]) -> list[Section]:
+    """Sections without those that show nothing but a plot that an earlier one shows."""
+    kept: list[Section] = []
+    for section in sections:
+        bare = section.plot is not None and section == Section(section.title, plot=section.plot)
+        if not bare or all(section.plot != one.plot for one in kept):
+            kept.append(section)
+    return kept
+
+
+def _side_by_side(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Parts in their order; plots that follow one another with nothing to them but a title stand in one gallery."""
+    shown: list[dict[str, Any]] = []
+    for bare, group in groupby(parts, key=lambda part: part.keys() == {"title", "notes", "svg"} and not part["notes"]):
+        some = list(group)
+        if bare and len(some) > 1:
+            shown.append({"title": "", "notes": [], "gallery": [(part["title"], part["svg"]) for part in some]})
+        else:
+            shown += some
+    return shown
 
 
 def _shown(section: Section, budget: PlotBudget) -> dict[str, Any]:

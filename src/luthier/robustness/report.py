@@ -315,7 +315,7 @@ def sections(
             table=SectionTable(
                 ["side", "set", "rows", *(["same rows before"] if attacked else []), "accuracy", "95 %", "ECE"], sets
             ),
-            plot=Bars({r["name"]: [r["accuracy"]] for r in records}, x_label="accuracy"),
+            plot=_bars({r["name"]: r["accuracy"] for r in records}, "accuracy"),
         ),
     ]
     if anomalies:
@@ -325,10 +325,15 @@ def sections(
             Section(
                 "Robustness: anomaly detection",
                 table=SectionTable(columns, [_shown([r[k] for k in keys]) for r in anomalies]),
-                plot=Bars({r["name"]: [r["auroc"]] for r in anomalies}, x_label="AUROC"),
+                plot=_bars({r["name"]: r["auroc"] for r in anomalies}, "AUROC"),
             )
         )
     return made + [Section(f"Reliability on {r['name']}", plot=Reliability(r["reliability"])) for r in records]
+
+
+def _bars(values: Mapping[str, float], label: str) -> Bars | None:
+    """A plot, where there are two values to compare."""
+    return Bars({name: [value] for name, value in values.items()}, x_label=label) if len(values) > 1 else None
 
 
 def _over_all_rows(
