@@ -74,7 +74,7 @@ def picture(numbers: dict[str, Any]) -> str:
     svg = plot_bars(
         {names[method]: list(one["seeds"].values()) for method, one in numbers["methods"].items()},
         title="The recommendation of the demo",
-        x_label=f"{numbers['score']}: mean, 95 % interval over rows and seeds, and every seed",
+        x_label=f"{numbers['score']}, 95 % interval",
         intervals={names[method]: one["interval"] for method, one in numbers["methods"].items()},
     )
     return svg.replace("<svg", f"<svg {GROUND}", 1) + "\n"

@@ -67,7 +67,7 @@ def facts_of(cell: Cell, stage: str, folder: Path) -> dict[str, str]:
         made["objective"] = _settings(ran["objective"])
     trained, total = (metrics["cost"].get(f"{kind}_parameters") for kind in ("trainable", "total"))
     if ran and trained is not None and total:
-        made["parameters trained"] = f"{trained:,.0f} of {total:,.0f} ({100 * trained / total:.2g} %)"
+        made["parameters trained"] = f"{trained:,.0f} of {total:,.0f} ({100 * trained / total:.3g} %)"
     if kind := ran.get("schema"):
         columns = [str(value) for value in _mapping(ran.get("columns")).values() if isinstance(value, str)]
         longest = f", at most {ran['longest']} tokens" if ran.get("longest") else ""
