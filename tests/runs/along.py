@@ -17,6 +17,7 @@ import torch
 
 import luthier
 from luthier.cli.arguments import main
+from luthier.data import streamed_rows
 from luthier.errors import LuthierError
 from luthier.storage.ranks import is_main, rank
 from luthier.training import supervised
@@ -58,15 +59,31 @@ def harmed(how: str) -> None:
 LOSS_OF, PREPARE, AGREE = LuthierTrainer.loss_of, supervised.prepare, StopRequest.agree
 
 
+def rows_read() -> list[int]:
+    """Where the numbers of the rows are put that this process reads from streams."""
+    numbers, iterate = [], streamed_rows.iterate_rows
+
+    def noting(*arguments: Any) -> Any:
+        for row in iterate(*arguments):
+            numbers.append(row.number)
+            yield row
+
+    streamed_rows.iterate_rows = noting
+    return numbers
+
+
 def many(plan: Path) -> None:
-    told = []
+    told, read = [], rows_read()
     for one in json.loads(plan.read_text()):
         harmed(one.get("harm", ""))
+        read.clear()
         try:
             record = luthier.run(one["recipe"], one.get("overrides", []), output=one["output"])
             told.append({"folder": str(record.folder), "errors": [cell.error for cell in record.cells]})
+            if read:
+                told[-1]["read"] = list(read)
         except LuthierError as error:
-            told.append({"error": str(error), "code": error.exit_code})
+            told.append({"error": str(error), "code": error.exit_code, "read": list(read)})
     plan.with_name(f"told-{rank()}.json").write_text(json.dumps(told))
 
 

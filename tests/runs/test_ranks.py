@@ -42,6 +42,15 @@ def recipe(place: Workplace, name: str, **tune: Any) -> dict[str, Any]:
     return {**place.recipe, "name": name, "stages": [{"tune": settings | {"data": data}}, place.recipe["stages"][1]]}
 
 
+def streamed(place: Workplace, name: str, batch_size: int, train: str = "train.tsv") -> dict[str, Any]:
+    """Tune on a stream, three times around."""
+    made = recipe(place, name, batch_size=batch_size, max_steps=23)
+    made["stages"][0]["tune"].pop("epochs")
+    data = {**place.tune["data"], "train": str(place.folder / train)}
+    made["stages"][0]["tune"]["data"] = data | {"streaming": True, "buffer": 16, "labels": ["negative", "positive"]}
+    return made
+
+
 def represent(place: Workplace, name: str, batch_size: int) -> dict[str, Any]:
     data = {split: place.tune["data"][split] for split in ("train", "validation", "test")}
     tasks = {"films": {"data": {split: data[split] for split in ("train", "validation")}}}
@@ -57,7 +66,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Workpla
     config = place.folder / "model" / "config.json"
     known = json.loads(config.read_text())
     config.write_text(json.dumps(known | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}))
-    write_tsv(place.folder / "train.tsv", sentences(121, 0))
+    rows = write_tsv(place.folder / "train.tsv", sentences(121, 0)).read_text().splitlines()
+    rows[60] = "a fine film\todd"
+    (place.folder / "faulty.tsv").write_text("\n".join(rows))
     return place
 
 
@@ -74,15 +85,14 @@ def told(place: Workplace, killed: Any) -> list[list[dict[str, Any]]]:
     """What each process says of the runs that follow, those of `killed` among them."""
     shutil.copytree(place.folder / "two" / "killed", place.folder / "as-killed")
     small, two = recipe(place, "straight", batch_size=4), str(place.folder / "two")
-    streamed = small | {"name": "streamed", "stages": [{"tune": {"method": "full", "max_steps": 2, "data": {}}}]}
-    streamed["stages"][0]["tune"]["data"] = place.tune["data"] | {"streaming": True}
+    stream = streamed(place, "streamed", batch_size=4)
     noisy = recipe(place, "noisy", batch_size=4, method="lora", objective="roast", epochs=1)
     plan = [
         {"recipe": small, "output": two},
         {"recipe": recipe(place, "killed", batch_size=4), "output": two},
         {"recipe": small | {"name": "nan"}, "output": two, "harm": "loss"},
         {"recipe": small | {"name": "gone"}, "output": two, "harm": "data"},
-        {"recipe": streamed, "output": two},
+        {"recipe": stream, "output": two},
         {"recipe": represent(place, "represent", 4), "output": two},
         {"recipe": recipe(place, "minutes", batch_size=4, max_steps=4, max_minutes=5), "output": two},
         {"recipe": recipe(place, "adapter", batch_size=4, method="head_only", max_steps=4), "output": two},
@@ -96,6 +106,9 @@ def told(place: Workplace, killed: Any) -> list[list[dict[str, Any]]]:
         {"recipe": noisy | {"name": "noisy"}, "output": two},
         {"recipe": noisy | {"name": "noisy stopped"}, "output": two, "harm": "signal"},
         {"recipe": noisy | {"name": "noisy stopped"}, "output": two},
+        {"recipe": stream | {"name": "streamed stopped"}, "output": two, "harm": "signal"},
+        {"recipe": stream | {"name": "streamed stopped"}, "output": two},
+        {"recipe": streamed(place, "faulty", batch_size=4, train="faulty.tsv"), "output": two},
     ]
     (place.folder / "plan.json").write_text(json.dumps(plan))
     done = two_processes("many", str(place.folder / "plan.json"), folder=place.folder)
@@ -181,9 +194,28 @@ def test_an_error_of_one_process_is_an_error_of_all(told: Any) -> None:
     assert "process 1 could not begin: train.tsv: the disk of this machine is gone" in main["error"]
 
 
-def test_a_stream_is_refused(told: Any) -> None:
-    assert told[0][4]["code"] == 2
-    assert "a stream is read by one process, and WORLD_SIZE says that 2 were started" in told[0][4]["error"]
+def test_two_processes_share_a_stream_as_one_with_the_whole_batch(place: Workplace, told: Any) -> None:
+    one = one_process(place, streamed(place, "streamed", batch_size=8))
+    two = place.folder / "two" / "streamed"
+    assert_alike(one / "00-tune" / "model", two / "00-tune" / "model", 1e-6)
+    assert outcome(two, "01-evaluate")["scores"] == pytest.approx(outcome(one, "01-evaluate")["scores"], abs=1e-6)
+
+
+def test_a_stopped_stream_goes_on_in_every_process_and_reads_no_row_again(place: Workplace, told: Any) -> None:
+    two = place.folder / "two"
+    assert_alike(two / "streamed" / "00-tune" / "model", two / "streamed stopped" / "00-tune" / "model", 0.0)
+    for process in told:
+        straight, stopped, resumed = (process[number]["read"] for number in (4, 14, 15))
+        looks = straight.index(2) - 1
+        assert straight[looks:] == [1 + row % 121 for row in range(len(straight) - looks)]
+        assert len(stopped) > looks
+        assert stopped + resumed[looks:] == straight
+
+
+def test_a_faulty_row_of_a_stream_is_an_error_of_all(told: Any) -> None:
+    for process in told:
+        assert process[16]["code"] == 3
+        assert "row 60 (line 61), column 'label': the label 'odd'" in process[16]["error"]
 
 
 def test_prefixes_are_trained_by_all(place: Workplace, told: Any) -> None:

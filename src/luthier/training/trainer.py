@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import statistics
@@ -20,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainingArguments
 
 from luthier.data.batches.sharing import FILLER
-from luthier.errors import TrainingError
+from luthier.errors import LuthierError, TrainingError
 from luthier.evaluation.prediction import model_inputs
 from luthier.objectives.part import Part
 from luthier.objectives.part_list import PartList
@@ -175,7 +176,14 @@ class LuthierTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The batches of one optimiser step on the device, and how many labelled items they hold."""
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches: list[dict[str, Any]] = []
+        error = None
+        try:
+            batches += itertools.islice(epoch_iterator, num_batches)
+        except LuthierError as met:  # every process has to hear of it, at the same point
+            error = met
+        agree(error)
+        items = self._get_num_items_in_batch(batches, device)
         self._fillers = [batch.pop(FILLER, False) for batch in batches]
         rows = [batch.pop("row", None) for batch in batches]
         self._rows, self._losses = [[] if r is None else r.tolist() for r in rows], []
