@@ -42,15 +42,6 @@ def recipe(place: Workplace, name: str, **tune: Any) -> dict[str, Any]:
     return {**place.recipe, "name": name, "stages": [{"tune": settings | {"data": data}}, place.recipe["stages"][1]]}
 
 
-def streamed(place: Workplace, name: str, batch_size: int, train: str = "train.tsv") -> dict[str, Any]:
-    """Tune on a stream, three times around."""
-    made = recipe(place, name, batch_size=batch_size, max_steps=23)
-    made["stages"][0]["tune"].pop("epochs")
-    data = {**place.tune["data"], "train": str(place.folder / train)}
-    made["stages"][0]["tune"]["data"] = data | {"streaming": True, "buffer": 16, "labels": ["negative", "positive"]}
-    return made
-
-
 def represent(place: Workplace, name: str, batch_size: int) -> dict[str, Any]:
     data = {split: place.tune["data"][split] for split in ("train", "validation", "test")}
     tasks = {"films": {"data": {split: data[split] for split in ("train", "validation")}}}
@@ -66,9 +57,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Workpla
     config = place.folder / "model" / "config.json"
     known = json.loads(config.read_text())
     config.write_text(json.dumps(known | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}))
-    rows = write_tsv(place.folder / "train.tsv", sentences(121, 0)).read_text().splitlines()
-    rows[60] = "a fine film\todd"
-    (place.folder / "faulty.tsv").write_text("\n".join(rows))
+    write_tsv(place.folder / "train.tsv", sentences(121, 0))
     return place
 
 
@@ -85,14 +74,12 @@ def told(place: Workplace, killed: Any) -> list[list[dict[str, Any]]]:
     """What each process says of the runs that follow, those of `killed` among them."""
     shutil.copytree(place.folder / "two" / "killed", place.folder / "as-killed")
     small, two = recipe(place, "straight", batch_size=4), str(place.folder / "two")
-    stream = streamed(place, "streamed", batch_size=4)
     noisy = recipe(place, "noisy", batch_size=4, method="lora", objective="roast", epochs=1)
     plan = [
         {"recipe": small, "output": two},
         {"recipe": recipe(place, "killed", batch_size=4), "output": two},
         {"recipe": small | {"name": "nan"}, "output": two, "harm": "loss"},
         {"recipe": small | {"name": "gone"}, "output": two, "harm": "data"},
-        {"recipe": stream, "output": two},
         {"recipe": represent(place, "represent", 4), "output": two},
         {"recipe": recipe(place, "minutes", batch_size=4, max_steps=4, max_minutes=5), "output": two},
         {"recipe": recipe(place, "adapter", batch_size=4, method="head_only", max_steps=4), "output": two},
@@ -106,9 +93,6 @@ def told(place: Workplace, killed: Any) -> list[list[dict[str, Any]]]:
         {"recipe": noisy | {"name": "noisy"}, "output": two},
         {"recipe": noisy | {"name": "noisy stopped"}, "output": two, "harm": "signal"},
         {"recipe": noisy | {"name": "noisy stopped"}, "output": two},
-        {"recipe": stream | {"name": "streamed stopped"}, "output": two, "harm": "signal"},
-        {"recipe": stream | {"name": "streamed stopped"}, "output": two},
-        {"recipe": streamed(place, "faulty", batch_size=4, train="faulty.tsv"), "output": two},
     ]
     (place.folder / "plan.json").write_text(json.dumps(plan))
     done = two_processes("many", str(place.folder / "plan.json"), folder=place.folder)
@@ -150,7 +134,9 @@ def test_two_processes_end_as_one_with_the_whole_batch(place: Workplace, told: A
 
 
 def test_one_process_writes(place: Workplace, told: Any) -> None:
-    assert told[0][0] == told[1][0] == {"folder": str(place.folder / "two" / "straight"), "errors": []}
+    for process in told:
+        assert process[0]["folder"] == str(place.folder / "two" / "straight")
+        assert process[0]["errors"] == []
     log = read_log(place.folder / "two" / "straight" / "00-tune" / "log.jsonl")
     counted = Counter((line["event"], line["step"]) for line in log)
     assert set(counted.values()) == {1}
@@ -172,7 +158,7 @@ def test_a_killed_run_goes_on_exactly(place: Workplace, told: Any) -> None:
     assert outcome(two / "killed", "00-tune")["scores"] == outcome(two / "straight", "00-tune")["scores"]
 
 
-@pytest.mark.parametrize(("at", "name"), [(9, "stopped"), (12, "noisy stopped")])
+@pytest.mark.parametrize(("at", "name"), [(8, "stopped"), (11, "noisy stopped")])
 def test_a_signal_to_one_process_stops_all_with_one_checkpoint(place: Workplace, told: Any, at: int, name: str) -> None:
     main, other = (process[at] for process in told)
     assert main["code"] == other["code"] == 75
@@ -194,30 +180,6 @@ def test_an_error_of_one_process_is_an_error_of_all(told: Any) -> None:
     assert "process 1 could not begin: train.tsv: the disk of this machine is gone" in main["error"]
 
 
-def test_two_processes_share_a_stream_as_one_with_the_whole_batch(place: Workplace, told: Any) -> None:
-    one = one_process(place, streamed(place, "streamed", batch_size=8))
-    two = place.folder / "two" / "streamed"
-    assert_alike(one / "00-tune" / "model", two / "00-tune" / "model", 1e-6)
-    assert outcome(two, "01-evaluate")["scores"] == pytest.approx(outcome(one, "01-evaluate")["scores"], abs=1e-6)
-
-
-def test_a_stopped_stream_goes_on_in_every_process_and_reads_no_row_again(place: Workplace, told: Any) -> None:
-    two = place.folder / "two"
-    assert_alike(two / "streamed" / "00-tune" / "model", two / "streamed stopped" / "00-tune" / "model", 0.0)
-    for process in told:
-        straight, stopped, resumed = (process[number]["read"] for number in (4, 14, 15))
-        looks = straight.index(2) - 1
-        assert straight[looks:] == [1 + row % 121 for row in range(len(straight) - looks)]
-        assert len(stopped) > looks
-        assert stopped + resumed[looks:] == straight
-
-
-def test_a_faulty_row_of_a_stream_is_an_error_of_all(told: Any) -> None:
-    for process in told:
-        assert process[16]["code"] == 3
-        assert "row 60 (line 61), column 'label': the label 'odd'" in process[16]["error"]
-
-
 def test_prefixes_are_trained_by_all(place: Workplace, told: Any) -> None:
     one, two = one_process(place, represent(place, "represent", 8)), place.folder / "two" / "represent"
     assert_alike(one / "00-represent" / "model" / "prefixes", two / "00-represent" / "model" / "prefixes", 1e-6)
@@ -235,10 +197,10 @@ def test_one_clock_ends_all(place: Workplace, told: Any) -> None:
 
 
 def test_a_cell_that_fails_leaves_the_processes_in_step(told: Any) -> None:
-    good, bad = told[0][8]["errors"]
+    good, bad = told[0][7]["errors"]
     assert good is None
     assert "not finite" in bad
-    assert told[0][8] == told[1][8]
+    assert told[1][7]["errors"] == [good, bad]
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 16, 33, 64])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,9 @@ from luthier.models.loading import load_config, load_tokenizer, local_folder
 from luthier.models.references import resolve
 from luthier.models.trained_columns import trained_on
 from luthier.stages import StageInputs, StageOutputs, StagePlan, metrics_record
+from luthier.storage.helping import helped
 from luthier.storage.jsonlines import JsonLog
+from luthier.storage.ranks import joined, meeting
 from luthier.tasks.base import task_named, task_of
 from luthier.tasks.heads import LANGUAGE_HEADS
 
@@ -38,24 +41,42 @@ def run_evaluation(stage: Evaluate, inputs: StageInputs, folder: Path) -> StageO
         ModelError: the model is neither one of a task nor a language model.
     """
     settings = data_of(stage, inputs)
+    with joined("luthier.evaluation.run:help_along", inputs, settings):
+        with meeting():
+            subject = _subject(stage, inputs, settings)
+        return helped(partial(_judged, stage, subject, folder), subject.model)
+
+
+def help_along(inputs: StageInputs, settings: DataSettings) -> None:
+    """What another process of the run does while the main one is in `run_evaluation`: it loads the model and takes its
+    share of the passes over the rows."""
+    with meeting():
+        model, _, _ = loaded(inputs, settings)
+    helped(lambda: None, model)
+
+
+def _subject(stage: Evaluate, inputs: StageInputs, settings: DataSettings) -> Subject:
     model, tokenizer, card = loaded(inputs, settings)
     if settings.labels is None and card.labels:
         settings = settings.model_copy(update={"labels": list(card.labels)})
     task = load_data(settings, splits=SPLITS, trained=trained_on(card))
     check_same_task(task, card)
     task = with_text_form(task, card, stage.data)
-    split = choose_split(task, stage.split)
-    subject = Subject(
+    return Subject(
         model=model,
         tokenizer=tokenizer,
         card=card,
         task=task,
-        split=split,
+        split=choose_split(task, stage.split),
         batch_size=stage.batch_size,
         seed=inputs.seed,
         folder=local_folder(resolve(inputs.model), inputs.model),
         too_long=settings.too_long,
     )
+
+
+def _judged(stage: Evaluate, subject: Subject, folder: Path) -> StageOutputs:
+    task, split = subject.task, subject.split
     log, results = JsonLog(folder / "log.jsonl"), []
     with CostMeter() as meter:
         for suite in stage.suites:
