@@ -18,6 +18,7 @@ from luthier.data.batches.sampling import LengthBucketSampler
 from luthier.storage.jsonlines import read_log
 from tests.cli.conftest import Workplace, sentences, write_tsv
 
+pytestmark = pytest.mark.timeout(600)
 SCRIPT = Path(__file__).with_name("along.py")
 SOURCES = Path(__file__).parents[2]
 
@@ -31,7 +32,7 @@ def two_processes(*arguments: str, folder: Path) -> subprocess.CompletedProcess[
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=500,
     )
 
 

@@ -13,6 +13,7 @@ from tests.cli.conftest import Workplace
 from tests.runs.test_ranks import assert_alike, one_process, outcome, place, recipe, two_processes
 
 __all__ = ["place"]
+pytestmark = pytest.mark.timeout(600)
 
 
 def evaluated(place: Workplace, name: str, batch_size: int, **tune: Any) -> dict[str, Any]:
