@@ -14,6 +14,7 @@ class Settings(BaseModel):
         frozen=True,
         validate_default=True,
         protected_namespaces=(),
+        defer_build=True,
         ser_json_inf_nan="constants",
     )
 

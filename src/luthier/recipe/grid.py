@@ -13,7 +13,7 @@ from luthier.recipe.checking import checked
 from luthier.recipe.comparison import CompareSettings, SearchSettings
 from luthier.recipe.overrides import set_key
 from luthier.recipe.recipe import RecipeBase
-from luthier.recipe.yaml_text import YamlText, dump_yaml, parse_yaml
+from luthier.recipe.yaml_text import YamlText
 
 # Of choices for the other keys of a search, tried before one is called wrong.
 MOST_COMBINATIONS = 32
@@ -43,7 +43,7 @@ def cell_recipe(recipe: RecipeBase, factors: dict[str, Any]) -> RecipeBase:
     # A key that lies inside another one is set after it.
     for key, value in sorted(factors.items(), key=lambda item: item[0].count(".")):
         set_key(data, key, copy.deepcopy(value), "compare.over")
-    return checked(parse_yaml(dump_yaml(data), f"compare ({cell_name(factors)})"))
+    return checked(YamlText(f"compare ({cell_name(factors)})", data))
 
 
 def cell_name(factors: dict[str, Any]) -> str:
