@@ -98,7 +98,9 @@ def test_overrides_reach_into_lists_and_methods_given_by_name():
 
 
 def test_a_wrong_override_is_blamed_on_the_command_line():
-    assert "--set stages.0.tune.epocs: stages.0.tune.epocs: unknown key" in errors(GOOD, "stages.0.tune.epocs=1")
+    assert "\n--set stages.0.tune.epocs: unknown key 'epocs'\n" in errors(GOOD, "stages.0.tune.epocs=1")
+    whole = errors(GOOD, "stages.0.tune={data: {train: a.tsv}, epocs: 1}")
+    assert "\n--set stages.0.tune: stages.0.tune.epocs: unknown key" in whole
     assert "write key=value" in errors(GOOD, "seed")
     assert "has no item 7" in errors(GOOD, "stages.7.tune.epochs=1")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,6 +24,8 @@ Danger = Literal["pickle", "remote_code"]
 
 class ModelSettings(Settings):
     """A pretrained model. A plain string is short for `{reference: STRING}`."""
+
+    path_fields: ClassVar[tuple[str, ...]] = ("reference",)
 
     reference: str = Field(
         min_length=1,
@@ -52,3 +55,14 @@ class ModelSettings(Settings):
     @classmethod
     def _from_string(cls, value: Any) -> Any:
         return {"reference": value} if isinstance(value, str) else value
+
+    def extras(self) -> Mapping[str, str]:
+        """GGUF files are read by the extra `gguf`."""
+        from luthier.errors import ModelError
+        from luthier.models.references import resolve
+
+        try:
+            file = self.gguf_file or resolve(self).gguf_file
+        except ModelError:  # loading says what is wrong
+            file = None
+        return {"gguf": "gguf_file" if self.gguf_file else "reference"} if file else {}
