@@ -67,7 +67,7 @@ def test_what_was_guessed_is_said_and_stands_in_the_recipe(folder, capsys):
 def test_a_missing_file_is_refused_before_anything_is_written(folder, capsys):
     (folder / "train.csv").write_text(rows(("text", "label"), *LABELLED))
     assert main(["init", "--data", "trian.csv"]) == 3
-    assert "did you mean 'train.csv'?" in capsys.readouterr().err
+    assert "did you mean train.csv?" in capsys.readouterr().err
     assert not (folder / "recipe.yaml").exists()
 
 

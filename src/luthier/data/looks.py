@@ -145,7 +145,7 @@ def _look_at_split(
     except DataError as error:
         told.append((key, error))
         return
-    told += [_missing(settings, key, head, schema.name, canonical, name) for canonical, name in missing]
+    told += [_missing(settings, key, head, wanted, schema.name, canonical, name) for canonical, name in missing]
 
 
 def _look_at_named(settings: DataSettings, split: str, head: RawSplit, schema: TaskSchema | None, look: Look) -> None:
@@ -153,26 +153,23 @@ def _look_at_named(settings: DataSettings, split: str, head: RawSplit, schema: T
     label = None if schema is None else schema.label_column
     named = {name: column for name, column in settings.columns().items() if name not in ("label", "tags", label)}
     for canonical, name in missing_columns(named, head.table.columns):
-        look.wrong.append(_missing(settings, key_of(settings, split), head, None, canonical, name))
+        look.wrong.append(_missing(settings, key_of(settings, split), head, named, None, canonical, name))
 
 
 def _missing(
-    settings: DataSettings, key: str, head: RawSplit, task: str | None, canonical: str, name: str
+    settings: DataSettings, key: str, head: RawSplit, wanted: Columns, task: str | None, canonical: str, name: str
 ) -> tuple[str, DataError]:
     """The key to be blamed for a column that is not there, and the error."""
     present = list(head.table.columns)
-    named = canonical in settings.columns()
-    guess = nearest(name, present)
-    keys = advised(head.origin, task)
-    fix = f"did you mean {guess!r}? " if guess else ""
-    if canonical in keys and keys[canonical] != name:
-        fix = f"write `{canonical}: {_told(keys[canonical])}`; "
-    elif not named and not guess:
-        fix = f"name it with `{canonical}: COLUMN`; "
-    error = DataError(
-        f"there is no column {name!r}", where=head.table.name, fix=f"{fix}the columns are: {listing(present)}"
-    )
-    return (canonical if named else key), error
+    named, keys = canonical in settings.columns(), advised(head.origin, task)
+    guess = nearest(name, [column for column in present if column not in wanted.values()])
+    likely = keys.get(canonical, canonical if keys and canonical in present else None)
+    if likely is not None and likely != name:
+        fix = f"write `{canonical}: {_told(likely)}`; "
+    else:
+        fix = f"did you mean {guess!r}? " if guess else "" if named else f"name it with `{canonical}: COLUMN`; "
+    fix += f"the columns are: {listing(present)}"
+    return (canonical if named else key), DataError(f"there is no column {name!r}", where=head.table.name, fix=fix)
 
 
 def _with_advice(error: DataError, head: RawSplit) -> DataError:

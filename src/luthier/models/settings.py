@@ -58,11 +58,6 @@ class ModelSettings(Settings):
 
     def extras(self) -> Mapping[str, str]:
         """GGUF files are read by the extra `gguf`."""
-        from luthier.errors import ModelError
-        from luthier.models.references import resolve
-
-        try:
-            file = self.gguf_file or resolve(self).gguf_file
-        except ModelError:  # loading says what is wrong
-            file = None
-        return {"gguf": "gguf_file" if self.gguf_file else "reference"} if file else {}
+        if self.gguf_file is not None:
+            return {"gguf": "gguf_file"}
+        return {"gguf": "reference"} if self.reference.endswith(".gguf") else {}

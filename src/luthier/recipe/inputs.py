@@ -6,7 +6,7 @@ Relative paths are tried from the working directory first, then from the recipe'
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ def anchor(recipe: RecipeBase, source: YamlText) -> bool:
         for name in settings.path_fields:
             value = getattr(settings, name)
             found = None if value is None or source.folder is None else _beside(value, source.folder)
-            changed = changed or (found is not None and _replace(source, (*place, name), value, found))
+            if found is not None and _replace(source, (*place, name), value, found):
+                changed = True
     return changed
 
 
@@ -96,9 +97,7 @@ class _Looks:
         for place, written in blocks:
             try:
                 settings = _filled_in(written)
-                problems += self._missing_extras(place, settings)
-                if isinstance(settings, ModelSettings):
-                    _find(settings)
+                problems += self._missing_extras(place, {**settings.extras(), **_extras_of_model(settings)})
             except LuthierError as error:
                 problems.append(self._problem((*place, "reference"), error))
                 continue
@@ -119,14 +118,14 @@ class _Looks:
             self.seen[key] = look_at(settings, trained, whole=whole)
         return self.seen[key]
 
-    def _missing_extras(self, place: Place, settings: Settings) -> list[Problem]:
+    def _missing_extras(self, place: Place, extras: Mapping[str, str]) -> list[Problem]:
         return [
             Problem(
                 self.source.resolve((*place, field) if field else place)[0],
                 f"needs the extra {extra}, which is not installed",
-                how_to_install(extra),
+                f"{how_to_install(extra)}, or do without it",
             )
-            for extra, field in settings.extras().items()
+            for extra, field in extras.items()
             if not is_installed(extra)
         ]
 
@@ -139,12 +138,16 @@ class _Looks:
         return Problem(self.source.resolve(place)[0], what, fix, kind=type(error))
 
 
-def _find(settings: ModelSettings) -> None:
-    """Raises:
-    ModelError: the model is no artefact of an earlier stage, and is not there.
+def _extras_of_model(settings: Settings) -> dict[str, str]:
+    """What the files of a model need; nothing of other settings.
+
+    Raises:
+        ModelError: the model is no artefact of an earlier stage, and is not there.
     """
-    if not settings.reference.startswith("stages."):
-        resolve(settings)
+    if not isinstance(settings, ModelSettings) or settings.reference.startswith("stages."):
+        return {}
+    found = resolve(settings)
+    return {"gguf": "reference"} if found.gguf_file is not None and settings.gguf_file is None else {}
 
 
 def _filled_in(settings: Settings) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from luthier.errors import LuthierError, nearest
@@ -53,9 +54,16 @@ def nearest_path(path: str | Path, suffixes: tuple[str, ...] = ("",)) -> Path | 
             except OSError:
                 return None
             able = [name for name in there if name.endswith(suffixes)] if number == len(parts) else there
-            meant = nearest(part, able)
+            meant = _alike(part, able)
             if meant is None:
                 return None
             part = meant
         found = found / part
     return found if found.exists() and found != place else None
+
+
+def _alike(name: str, there: list[str]) -> str | None:
+    """The nearest name, where more than the suffix is alike."""
+    found = difflib.get_close_matches(name, there, n=3, cutoff=0.5)
+    stems = ((one, difflib.SequenceMatcher(None, Path(name).stem, Path(one).stem).ratio()) for one in found)
+    return next((one for one, likeness in stems if likeness >= 0.5), None)
