@@ -186,3 +186,11 @@ def test_nothing_heavy_is_imported_before_it_is_needed(code):
     script = f"{code}\nimport sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_json_with_emoji_as_surrogate_pairs_is_read_as_json_reads_it():
+    data = {"a": "film \U0001f600!", "\U0001f3ac": ["\U0001f600\U0001f3ac", "plain"]}
+    parsed = parse_yaml(json.dumps(data), "r.json")
+    assert "\\ud83d" in json.dumps(data)
+    assert parsed.data == data
+    assert parsed.lines["\U0001f3ac", 0] == 1

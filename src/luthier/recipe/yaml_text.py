@@ -14,7 +14,7 @@ from ruamel.yaml.reader import ReaderError
 
 from luthier.errors import RecipeError
 from luthier.recipe.problem import Problem
-from luthier.recipe.yaml_limits import PlainConstructor, check_events, check_length
+from luthier.recipe.yaml_limits import PlainConstructor, check_events, check_length, whole_text
 
 Path = tuple[str | int, ...]
 
@@ -144,11 +144,12 @@ def _walk(node: Any, path: Path, result: YamlText) -> None:
         for key, value in node.value:
             if not isinstance(key, ScalarNode):
                 continue
-            line, below = key.start_mark.line + 1, (*path, key.value)
-            if key.value in seen:
-                what = f"the key is given twice, first in line {seen[key.value]}"
+            name = whole_text(key.value)
+            line, below = key.start_mark.line + 1, (*path, name)
+            if name in seen:
+                what = f"the key is given twice, first in line {seen[name]}"
                 result.problems.append(Problem(below, what, "keep one of them", line=line))
-            seen[key.value] = line
+            seen[name] = line
             result.lines[below] = line
             _walk(value, below, result)
     elif isinstance(node, SequenceNode):
