@@ -150,6 +150,15 @@ def resolve(source: str) -> Source:
     raise DataError(NO_SUCH_FILE, where=source, fix=f"{hint} otherwise {others}" if hint else others)
 
 
+def check_there_and_filled(source: str) -> None:
+    """Raises:
+    DataError: a source names nothing that can be found, or an empty file.
+    """
+    found = resolve(source)
+    if isinstance(found, FileSource) and not found.path.stat().st_size:
+        raise DataError("the file is empty", where=found.name, fix="is it the right file?")
+
+
 def data_folder(wanted: str) -> Path:
     """The folder named by `LUTHIER_DATA`.
 
