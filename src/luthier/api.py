@@ -68,11 +68,11 @@ def _run(checked: RecipeBase, folder: Path, on_cell: Callable[[int, int, dict[st
 def as_recipe(
     recipe: str | Path | dict[str, Any] | RecipeBase, overrides: list[str] | tuple[str, ...] = ()
 ) -> RecipeBase:
-    """A checked recipe from a path, a mapping, or itself."""
+    """A checked recipe from a path or a mapping, what it needs on this machine included, or itself."""
     if isinstance(recipe, RecipeBase):
         if overrides:
             return check_recipe(YamlText("recipe", recipe.model_dump(mode="json", exclude_unset=True)), overrides)
         return recipe
     if isinstance(recipe, dict):
-        return check_recipe(YamlText("recipe", json.loads(json.dumps(recipe))), overrides)
-    return load_recipe(recipe, overrides)
+        return check_recipe(YamlText("recipe", json.loads(json.dumps(recipe))), overrides, inputs=True)
+    return load_recipe(recipe, overrides, inputs=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,8 @@ _COLUMN_FIELDS = (*_TEXT_FIELDS, "prompt", "response")
 
 class DataSettings(Settings):
     """Where the examples come from, what they mean, and which of them are used."""
+
+    path_fields: ClassVar[tuple[str, ...]] = ("source", *SPLITS)
 
     source: str | None = Field(
         None,
@@ -154,6 +156,17 @@ class DataSettings(Settings):
             for other in given[i + 1 :]:
                 if getattr(self, one) == getattr(self, other) and _is_one_table(getattr(self, one)):
                     raise ValueError(f"`{one}` and `{other}` are the same examples: {getattr(self, one)}")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> DataSettings:
+        read: dict[str, str] = {}
+        for name, column in self.columns().items():
+            for one in [column] if isinstance(column, str) else column:
+                if read.setdefault(one, name) != name:
+                    raise ValueError(
+                        f"`{read[one]}` and `{name}` are both read from the column {one!r}: name another one"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from luthier.data.catalogue.known_set import Files
 from luthier.data.reading.forms import Form, example_of, form_of, in_form
 from luthier.data.reading.layouts import LAYOUTS, shape
 from luthier.data.reading.readers import ReadOptions, is_missing, read_table
-from luthier.data.rows.canonical import Columns, canonical_row, check_columns, note, wanted_columns
+from luthier.data.rows.canonical import Columns, canonical_row, check_apart, check_columns, note, wanted_columns
 from luthier.data.rows.labels import relabelled
 from luthier.data.rows.subsets import cut_shares
 from luthier.data.schemas import SCHEMAS, TaskSchema, TrainedOn, infer_task
@@ -222,6 +222,8 @@ def canonical_rows(
     table, origin = raw.table, raw.origin
     wanted = wanted_columns(schema, mapping, settings.labelled, read)
     check_columns(wanted, list(table.columns), table.name)
+    if origin.known is None:
+        check_apart({name: wanted[name] for name in schema.all_columns if name in wanted}, table.name)
     label = str(wanted.get(schema.label_column or "", ""))
     if origin.optional and label in table.columns and all(is_missing(value) for value in table.columns[label]):
         _log.info("%s: the labels of split %r are hidden, so it is left out", origin.name, origin.split)

@@ -13,9 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from luthier.errors import ModelError, WorkspaceError
 from luthier.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter
@@ -29,6 +27,11 @@ from luthier.peft_bridge.adapter_types import ADAPTER_TYPES
 from luthier.registry import PREDICTORS, discover
 from luthier.secrets import as_reference, redact_values
 from luthier.storage.files import write_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    _Reader = Callable[[dict[str, Tensor], dict[str, Any], "Saved"], "Exported"]
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +189,6 @@ def _stored(state: dict[str, Tensor], folder: Path) -> Tensor:
     return state[PROMPT_EMBEDDINGS]
 
 
-_Reader = Callable[[dict[str, Tensor], dict[str, Any], Saved], Exported]
 _READERS: dict[str, _Reader] = {
     "PROMPT_TUNING": _stored_prompt,
     "P_TUNING": _stored_prompt,

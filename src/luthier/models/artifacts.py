@@ -111,6 +111,45 @@ def load_artifact(
     Raises:
         ModelError: a file is missing or changed, or the base is not the one that the adapter was made for.
     """
+    return check_artifact(directory, settings=settings).load(trainable=trainable, base=base)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedArtifact:
+    """What `save_artifact` saved, with every file as its manifest says; nothing of the model is loaded yet."""
+
+    source: ModelSource
+    folder: Path
+    card: ModelCard
+    settings: ModelSettings
+
+    def load(
+        self, *, trainable: bool = False, base: ModelSettings | str | None = None
+    ) -> tuple[Any, PreTrainedTokenizerBase, ModelCard]:
+        """See `load_artifact`."""
+        folder, settings = self.folder, self.settings
+        own = settings.model_copy(update={"reference": str(folder), "gguf_file": None})
+        tokenizer = load_tokenizer(own)
+        if is_adapter(folder):
+            model = _load_adapter(
+                folder,
+                self.card,
+                base_settings(self.card, settings) if base is None else ModelSettings.model_validate(base),
+                trainable,
+            )
+            check_model_unchanged(self.source, folder)
+        else:
+            request = HeadRequest(self.card.head, regression=self.card.regression)
+            model = read_model(self.source, folder, own, request)
+        return model, tokenizer, self.card
+
+
+def check_artifact(directory: str | Path, *, settings: ModelSettings | None = None) -> CheckedArtifact:
+    """Compare every file of a saved artefact with its manifest, and read its card; torch is not imported.
+
+    Raises:
+        ModelError: a file is missing, changed or refused for safety, or it holds no model.
+    """
     source = resolve(str(directory))
     if source.kind != "artifact" or source.path is None:
         raise ModelError(
@@ -128,19 +167,7 @@ def load_artifact(
             where=str(folder),
             fix="load it with what made it",
         )
-    tokenizer = load_tokenizer(settings.model_copy(update={"reference": str(folder), "gguf_file": None}))
-    if is_adapter(folder):
-        model = _load_adapter(
-            folder,
-            card,
-            base_settings(card, settings) if base is None else ModelSettings.model_validate(base),
-            trainable,
-        )
-        check_model_unchanged(source, folder)
-    else:
-        own = settings.model_copy(update={"reference": str(folder), "gguf_file": None})
-        model = read_model(source, folder, own, HeadRequest(card.head, regression=card.regression))
-    return model, tokenizer, card
+    return CheckedArtifact(source, folder, card, settings)
 
 
 def load_model(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,6 +24,8 @@ Danger = Literal["pickle", "remote_code"]
 
 class ModelSettings(Settings):
     """A pretrained model. A plain string is short for `{reference: STRING}`."""
+
+    path_fields: ClassVar[tuple[str, ...]] = ("reference",)
 
     reference: str = Field(
         min_length=1,
@@ -52,3 +55,9 @@ class ModelSettings(Settings):
     @classmethod
     def _from_string(cls, value: Any) -> Any:
         return {"reference": value} if isinstance(value, str) else value
+
+    def extras(self) -> Mapping[str, str]:
+        """GGUF files are read by the extra `gguf`."""
+        if self.gguf_file is not None:
+            return {"gguf": "gguf_file"}
+        return {"gguf": "reference"} if self.reference.endswith(".gguf") else {}

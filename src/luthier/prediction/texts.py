@@ -6,8 +6,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.data.sources.base import check_there_and_filled
 from luthier.models.settings import Danger
-from luthier.prediction.loading import load_predictor
+from luthier.prediction.loading import check_run, load_predictor
 
 if TYPE_CHECKING:
     from luthier.models.card import ModelCard
@@ -69,6 +70,8 @@ def predict_file(
     Raises:
         DataError: the file can't be read, or lacks a column.
     """
+    check_run(run)
+    check_there_and_filled(str(file))
     return load_predictor(run, allow).predict_file(file, batch_size=batch_size)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
@@ -136,6 +137,10 @@ class SearchSettings(Settings):
     def _choices_differ(cls, space: dict[str, list[Any] | Range]) -> dict[str, list[Any] | Range]:
         refuse_repeats({key: values for key, values in space.items() if isinstance(values, list)})
         return space
+
+    def extras(self) -> Mapping[str, str]:
+        """Searches are run by Optuna, the extra `search`."""
+        return {"search": ""}
 
     def ends(self) -> dict[str, list[Any]]:
         """The choices of every key, or the two ends of its range."""

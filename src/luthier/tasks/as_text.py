@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from luthier.data.batches.label_text import encode_label_texts
 from luthier.data.text_form import REPLIES, TextForm
 from luthier.tasks.base import Row, Task
 from luthier.tasks.language import LanguageTask
@@ -53,6 +52,8 @@ class AsText(LanguageTask):
         return REPLIES
 
     def encode(self, columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> Encoded:
+        from luthier.data.batches.label_text import encode_label_texts
+
         return encode_label_texts(columns, encoder)
 
     def predict(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from luthier.data.batches.encoders import Encoded, Encoder, encode_texts
 from luthier.data.schemas import IGNORED, LabelKind
 from luthier.tasks.as_text import TextPosable
 from luthier.tasks.base import Row
 
 if TYPE_CHECKING:
+    from luthier.data.batches.encoders import Encoded, Encoder
     from luthier.data.task_data import TaskData
     from luthier.models.card import ModelCard
     from luthier.models.settings import Head
@@ -30,6 +30,8 @@ class ClassTask(TextPosable):
     gives_probabilities: ClassVar[bool] = True
 
     def encode(self, columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> Encoded:
+        from luthier.data.batches.encoders import encode_texts
+
         return encode_texts(columns, encoder)
 
     def outputs(self, out: Any, batch: Mapping[str, Any], *, shifted: bool) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from luthier.data.batches.encoders import Encoded, Encoder, encode_choices
 from luthier.data.schemas import LabelKind
 from luthier.registry import TASKS
 from luthier.tasks.classes import ClassTask
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from luthier.data.batches.collating import Padding
+    from luthier.data.batches.encoders import Encoded, Encoder
     from luthier.models.settings import Head
 
 
@@ -37,6 +37,8 @@ class MultipleChoice(ClassTask):
         return {}
 
     def encode(self, columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> Encoded:
+        from luthier.data.batches.encoders import encode_choices
+
         return encode_choices(columns, encoder)
 
     def collate(self, rows: Sequence[Mapping[str, Any]], padding: Padding) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from luthier.data.batches.encoders import Encoded, Encoder, encode_texts
 from luthier.data.schemas import LabelKind
 from luthier.registry import TASKS
 from luthier.tasks.as_text import TextPosable
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from luthier.data.batches.collating import Padding
+    from luthier.data.batches.encoders import Encoded, Encoder
     from luthier.data.task_data import TaskData
     from luthier.models.card import ModelCard
     from luthier.models.settings import Head
@@ -41,6 +41,8 @@ class Regression(TextPosable):
         return {"regression": True, "num_labels": 1}
 
     def encode(self, columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> Encoded:
+        from luthier.data.batches.encoders import encode_texts
+
         return encode_texts(columns, encoder)
 
     def collate(self, rows: Sequence[Mapping[str, Any]], padding: Padding) -> dict[str, Tensor]:

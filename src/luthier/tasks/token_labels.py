@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from luthier.data.batches.encoders import Encoded, Encoder, encode_words
 from luthier.data.schemas import LabelKind
 from luthier.errors import DataError
 from luthier.registry import TASKS
 from luthier.tasks.base import Row, Task
 
 if TYPE_CHECKING:
+    from luthier.data.batches.encoders import Encoded, Encoder
     from luthier.data.task_data import TaskData
     from luthier.models.card import ModelCard
     from luthier.models.settings import Head
@@ -39,6 +39,8 @@ class TokenLabels(Task):
         return []
 
     def encode(self, columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> Encoded:
+        from luthier.data.batches.encoders import encode_words
+
         return encode_words(columns, encoder)
 
     def outputs(self, out: Any, batch: Mapping[str, Any], *, shifted: bool) -> Iterator[dict[str, Any]]:

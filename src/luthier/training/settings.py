@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -86,3 +87,7 @@ class TrainingSettings(Settings):
         if self.patience is not None and self.evaluate_every == "never":
             raise ValueError("patience needs evaluations, but evaluate_every is `never`")
         return self
+
+    def extras(self) -> Mapping[str, str]:
+        """Each tracker is an extra of its own."""
+        return dict.fromkeys(self.report_to, "report_to")

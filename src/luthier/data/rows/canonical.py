@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from luthier.data.reading.readers import is_missing
@@ -34,18 +34,46 @@ def wanted_columns(
 
 def check_columns(wanted: Columns, present: list[str], where: str) -> None:
     """Raises:
-    DataError: a column is missing; names the nearest one there is.
+    DataError: columns are missing; names all of them, and the nearest one that there is for each.
     """
+    missing = missing_columns(wanted, present)
+    if not missing:
+        return
+    hints = [f"did you mean {guess!r} for {name!r}? " for _, name in missing if (guess := nearest(name, present))]
+    keys = ", ".join(dict.fromkeys(f"`{canonical}: COLUMN`" for canonical, _ in missing))
+    if len(missing) == 1:
+        hints = [hint.partition(" for ")[0] + "? " for hint in hints]
+    raise DataError(
+        f"there is no column {' and no column '.join(repr(name) for _, name in missing)}",
+        where=where,
+        fix=f"{''.join(hints)}the columns are: {listing(present)}; name yours with {keys}",
+    )
+
+
+def missing_columns(wanted: Columns, present: Collection[str]) -> list[tuple[str, str]]:
+    """(canonical column, column of the table) of all that are wanted and not there."""
+    return [
+        (canonical, name)
+        for canonical, source in wanted.items()
+        for name in ([source] if isinstance(source, str) else source)
+        if name not in present
+    ]
+
+
+def check_apart(wanted: Columns, where: str) -> None:
+    """Raises:
+    DataError: two things that a task tells apart are read from one column.
+    """
+    read: dict[str, str] = {}
     for canonical, source in wanted.items():
         for name in [source] if isinstance(source, str) else source:
-            if name not in present:
-                guess = nearest(name, present)
-                hint = f"did you mean {guess!r}? " if guess else ""
+            if name in read:
                 raise DataError(
-                    f"there is no column {name!r}",
+                    f"{read[name]} and {canonical} are both read from the column {name!r}",
                     where=where,
-                    fix=f"{hint}the columns are: {listing(present)}; name yours with `{canonical}: COLUMN`",
+                    fix=f"name another column with `{canonical}: COLUMN` or `{read[name]}: COLUMN`",
                 )
+            read[name] = canonical
 
 
 def canonical_row(
