@@ -123,8 +123,13 @@ def set_label_ids(rows: dict[str, Rows], schema: TaskSchema, labels: list[str]) 
 
 
 def _class_ids(one: Rows, column: str, ids: LabelIds, problems: Problems) -> list[Any]:
+    values = one.columns[column]
+    try:
+        return [ids.known[value] if isinstance(value, str) else [ids.known[tag] for tag in value] for value in values]
+    except KeyError:
+        pass
     found: list[Any] = []
-    for value, place in zip(one.columns[column], one.places, strict=True):
+    for value, place in zip(values, one.places, strict=True):
         if isinstance(value, list):
             found.append([ids.of(tag, place, one.label_column, problems) for tag in value])
         else:
@@ -194,6 +199,8 @@ def check_choices(rows: dict[str, Rows], schema: TaskSchema) -> None:
         return
     for one in rows.values():
         counts = Counter(len(choices) for choices in one.columns["choices"])
+        if len(counts) == 1:
+            continue
         usual = counts.most_common(1)[0][0]
         problems = Problems(one.where)
         for choices, place in zip(one.columns["choices"], one.places, strict=True):
