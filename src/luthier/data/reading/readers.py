@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
 from luthier.data.reading.lines import (
     BYTE_ORDER_MARKS,
@@ -26,6 +26,7 @@ from luthier.errors import DataError
 
 __all__ = ["BYTE_ORDER_MARKS", "ReadOptions", "Row", "decoded_lines", "is_missing", "iterate_rows", "read_table"]
 FIX_ROWS = "correct or remove these rows"
+T = TypeVar("T")
 # Rows that are checked and put into columns together.
 _TOGETHER = 2048
 
@@ -56,7 +57,7 @@ def read_table(source: FileSource, options: ReadOptions) -> Table:
             _fill_delimited(table, blocks, kind, options, problems)
     else:
         rows = iterate_rows(source, options, problems)
-        while some := list(itertools.islice(rows, _TOGETHER)):
+        for some in _in_runs(rows, _TOGETHER):
             first = len(table) + 1
             numbers = range(first, first + len(some)) if kind == "txt" else [row.number for row in some]
             table.add_records([row.cells for row in some], numbers, [row.line for row in some])
@@ -176,9 +177,26 @@ def _fill_delimited(
 ) -> None:
     reader = _Delimited(table.name, options, problems)
     records = _quoted(blocks, table.name, options) if kind == "csv" else _unquoted(blocks, options)
-    while some := list(itertools.islice(records, _TOGETHER)):
+    for some in _in_runs(records, _TOGETHER):
         lines, cells = zip(*some, strict=True)
         reader.add(table, lines, cells)
+
+
+def _in_runs(records: Iterator[T], size: int) -> Iterator[list[T]]:
+    """Records some at a time; those before a fault are given before it is raised."""
+    run: list[T] = []
+    try:
+        for record in records:
+            run.append(record)
+            if len(run) == size:
+                yield run
+                run = []
+    except DataError:
+        if run:
+            yield run
+        raise
+    if run:
+        yield run
 
 
 def _unquoted(blocks: Iterator[tuple[int, list[str]]], options: ReadOptions) -> Iterator[tuple[int, list[str]]]:
