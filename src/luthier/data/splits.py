@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from luthier.data.catalogue.known_set import Files
+from luthier.data.left_out import settle
 from luthier.data.reading.forms import Form, example_of, form_of, in_form
 from luthier.data.reading.layouts import LAYOUTS, shape
 from luthier.data.reading.readers import ReadOptions, is_missing, read_table
@@ -45,6 +46,7 @@ class RawSplit:
         kept: 0-based indices of the rows that belong to the split.
         note: what the user should know about how it was made.
         formed: canonical column -> column, of those that the form of the rows brings.
+        noted: problems of rows that are left out for them; None where they are refused.
     """
 
     origin: Origin
@@ -52,6 +54,7 @@ class RawSplit:
     kept: Sequence[int]
     note: str = ""
     formed: Columns = field(default_factory=dict)
+    noted: Problems | None = None
 
 
 @dataclass
@@ -63,7 +66,7 @@ class Rows:
         label_column: column of the file that the labels are in.
         places: row and line of every row, for messages.
         where: name of the source.
-        note: as in RawSplit.
+        note, noted: as in RawSplit.
     """
 
     columns: dict[str, list[Any]]
@@ -71,6 +74,7 @@ class Rows:
     places: Places
     where: str
     note: str = ""
+    noted: Problems | None = None
 
     def __len__(self) -> int:
         return len(self.places)
@@ -79,7 +83,8 @@ class Rows:
         """The rows at 0-based indices."""
         columns = {name: [values[i] for i in indices] for name, values in self.columns.items()}
         places = self.places.select(indices)
-        return Rows(columns, self.label_column, places, self.where, self.note if note is None else note)
+        note = self.note if note is None else note
+        return Rows(columns, self.label_column, places, self.where, note, self.noted)
 
 
 def options_of(settings: DataSettings) -> ReadOptions:
@@ -99,27 +104,27 @@ def read_origin(origin: Origin, settings: DataSettings) -> RawSplit | None:
     Raises:
         DataError: it can't be read.
     """
-    known = origin.known
+    known, noted = origin.known, Problems(origin.name) if settings.invalid_rows == "drop" else None
     if origin.hub is not None:
         table = read_hub_split(origin)
         if table is None:
             return None
         table = shape(known.derive if known else None, table)
     elif origin.file is not None:
-        table = read_table(origin.file, options_of(settings))
+        table = read_table(origin.file, options_of(settings), noted)
     else:
         table = _read_set(origin)
     notes = [known.note] if known and known.note else []
     form = form_of_origin(origin, settings, example_of(table))
     if form is not None:
-        table = in_form(table, form)
+        table = in_form(table, form, noted)
         notes.append(form.about)
     kept: Sequence[int] = range(len(table))
     if origin.cut and known and known.cut:
         kept = cut_shares(len(table), known.cut, origin.name)[origin.cut]
         shares = ", ".join(f"{name} {share:.0%}" for name, share in known.cut.items())
         notes.append(f"there is no official split: cut with a fixed seed into {shares}")
-    return RawSplit(origin, table, kept, "; ".join(notes), form.columns if form else {})
+    return RawSplit(origin, table, kept, "; ".join(notes), form.columns if form else {}, noted)
 
 
 def form_of_origin(origin: Origin, settings: DataSettings, record: Mapping[str, Any]) -> Form | None:
@@ -239,11 +244,11 @@ def canonical_rows(
     skips = origin.known is not None and origin.known.skips_unusable
     problems, kept, columns = _checked(schema, table, raw.kept, wanted)
     if not skips:
-        problems.raise_if_any("correct or remove these rows")
+        settle(problems, raw.noted, len(kept), "correct or remove these rows")
     columns = {"row": [table.number(index) for index in kept], **columns}
-    left_out = f"{problems.count} rows without text left out" if problems.count else ""
+    left_out = f"{problems.count} rows without text left out" if problems.count and skips else ""
     said = "; ".join(part for part in (raw.note, left_out) if part)
-    done = Rows(columns, label, Places(table, kept), table.name, said)
+    done = Rows(columns, label, Places(table, kept), table.name, said, raw.noted)
     _relabel(done, schema, origin, settings)
     return done
 

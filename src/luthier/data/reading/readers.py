@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import IO, Any, NamedTuple, TypeVar
 
+from luthier.data.left_out import settle
 from luthier.data.reading.lines import (
     BYTE_ORDER_MARKS,
     ReadOptions,
@@ -39,8 +40,12 @@ class Row(NamedTuple):
     cells: dict[str, Any]
 
 
-def read_table(source: FileSource, options: ReadOptions) -> Table:
+def read_table(source: FileSource, options: ReadOptions, noted: Problems | None = None) -> Table:
     """All rows of a file.
+
+    Args:
+        source, options: the file, and how it is read.
+        noted: takes note of rows that can't be read, which are left out then; None refuses them.
 
     Raises:
         DataError: the file is empty or damaged; lists every row with a problem.
@@ -49,7 +54,7 @@ def read_table(source: FileSource, options: ReadOptions) -> Table:
     if kind == "parquet":
         return _read_parquet(source)
     if kind == "json":
-        return _read_json(source, options)
+        return _read_json(source, options, noted)
     problems, table = Problems(source.name), TableBuilder(source.name)
     if kind in ("csv", "tsv"):
         with source.open() as stream:
@@ -61,7 +66,7 @@ def read_table(source: FileSource, options: ReadOptions) -> Table:
             first = len(table) + 1
             numbers = range(first, first + len(some)) if kind == "txt" else [row.number for row in some]
             table.add_records([row.cells for row in some], numbers, [row.line for row in some])
-    problems.raise_if_any(FIX_ROWS)
+    settle(problems, noted, len(table), FIX_ROWS)
     if not len(table):
         raise DataError("the file has no rows", where=source.name, fix="is it the right file?")
     return table.table()
@@ -291,7 +296,7 @@ def _read_parquet(source: FileSource) -> Table:
     return Table(source.name, columns)
 
 
-def _read_json(source: FileSource, options: ReadOptions) -> Table:
+def _read_json(source: FileSource, options: ReadOptions, noted: Problems | None) -> Table:
     value = parse_json(source, options)
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         value = value["data"]
@@ -314,10 +319,12 @@ def _read_json(source: FileSource, options: ReadOptions) -> Table:
     for number, record in enumerate(value, start=1):
         if not isinstance(record, dict):
             problems.add(place(number), f"is {shorten(record)}, not an object with named fields")
-    problems.raise_if_any(FIX_ROWS)
+    numbers = [number for number, record in enumerate(value, start=1) if isinstance(record, dict)]
+    settle(problems, noted, len(numbers), FIX_ROWS)
     if not value:
         raise DataError("the file has no rows", where=source.name, fix="is it the right file?")
-    return Table.of_records(source.name, value)
+    records = [value[number - 1] for number in numbers]
+    return Table.of_records(source.name, records, numbers=numbers if len(numbers) < len(value) else None)
 
 
 def parse_json(source: FileSource, options: ReadOptions) -> Any:
