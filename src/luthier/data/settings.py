@@ -104,6 +104,11 @@ class DataSettings(Settings):
         description="Longest line of a text file that is believed. Longer ones are an error that names the line.",
     )
 
+    invalid_rows: Literal["refuse", "drop"] = Field(
+        "refuse",
+        description="What happens to rows that can't be used: missing or empty cells, unknown labels, fields too many "
+        "or too few. `drop` leaves them out and names them; where they are more than half, they are refused.",
+    )
     max_length: int | None = Field(
         None, gt=0, description="Longest example in tokens. Left out: what the model allows."
     )
@@ -124,7 +129,8 @@ class DataSettings(Settings):
         None,
         gt=0,
         lt=1,
-        description="Cut this share off the training examples for validation, always with the same seed.",
+        description="Cut this share off the training examples for validation, always with the same seed; of every "
+        "class the same share, where each example has one.",
     )
     validation_examples: int | None = Field(
         None,
@@ -234,6 +240,8 @@ class DataSettings(Settings):
         for name in whole:
             if getattr(self, name) is not None:
                 raise ValueError(f"`{name}` needs all examples at once, so it can't be used with `streaming`")
+        if self.invalid_rows == "drop":
+            raise ValueError("`invalid_rows: drop` needs all examples at once, so it can't be used with `streaming`")
         if self.task is not None and not SCHEMAS[self.task].streamed:
             raise ValueError(f"task {self.task} can't be streamed")
         return self

@@ -228,6 +228,8 @@ def merge(results: list[SuiteResult], split: str, task: TaskData, cost: dict[str
     scores = {f"{split}/{k}": v for r in results for k, v in r.scores.items()}
     intervals = {f"{split}/{k}": v for r in results for k, v in r.intervals.items()}
     details = {k: v for r in results for k, v in r.details.items()}
+    if split in task.left_out:
+        details["rows_left_out"] = {split: task.left_out[split]}
     details["sections"] = [section for r in results for section in (*r.sections, *r.details.get("sections", []))]
     first = f"{split}/{task.metrics[0]}" if task.metrics else f"{split}/perplexity"
     return metrics_record(

@@ -39,6 +39,7 @@ class ModelCard:
         data: where the training data came from.
         text_form: how the task is posed as text, where it is.
         columns: canonical columns that it reads -> what its training file calls them; None in cards of format 1.
+        rows_left_out: by split, the rows of its data that could not be used and were left out: how many, and why.
         metrics: scores at the time of saving.
         format_version: of this file.
     """
@@ -58,6 +59,7 @@ class ModelCard:
     data: dict[str, Any] | None = None
     text_form: TextForm | None = None
     columns: dict[str, str | list[str]] | None = None
+    rows_left_out: dict[str, Any] | None = None
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 

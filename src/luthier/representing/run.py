@@ -37,8 +37,9 @@ from luthier.storage.hashing import cache_directory
 from luthier.storage.one_version import check_file_unchanged, file_fingerprint
 from luthier.storage.ranks import several_processes
 from luthier.storage.steps import Workspace, shared_step
+from luthier.training.planning import plan_supervised
 from luthier.training.settings import TrainingSettings
-from luthier.training.supervised import plan_supervised, train_supervised
+from luthier.training.supervised import train_supervised
 from luthier.training.supervised_settings import SupervisedSettings
 
 if TYPE_CHECKING:

@@ -1,9 +1,8 @@
-"""Supervised training of one model by one method, from checked data to a saved model, and its dry run."""
+"""Supervised training of one model by one method, from checked data to a saved model."""
 
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,18 +24,16 @@ from luthier.metric_names import higher_is_better
 from luthier.models.artifacts import load_model, save_artifact
 from luthier.models.card import ModelCard, describe
 from luthier.models.inspect import bytes_on_disk, parameter_counts
-from luthier.models.loading import empty_model
 from luthier.secrets import redact_values
-from luthier.stages.base import StageInputs, StageOutputs, StagePlan, metrics_record
+from luthier.stages.base import StageInputs, StageOutputs, metrics_record
 from luthier.storage.hashing import cache_directory
 from luthier.storage.one_version import check_file_unchanged
 from luthier.storage.ranks import joined, rank, world_size
 from luthier.tasks.heads import PEFT_TASK_TYPES
-from luthier.training.continuing import check_continues, continued_model, without_networks
-from luthier.training.estimates import memory_estimate, time_estimate
-from luthier.training.job import UNBOUNDED, TrainingJob, TrainingResult, TrainingRows, total_steps, train
-from luthier.training.preparing import Prepared, described_task, label_arguments, prepare, row_counts
-from luthier.training.trunk.once import computed_once, frozen_up_to
+from luthier.training.continuing import continued_model
+from luthier.training.job import TrainingJob, TrainingResult, TrainingRows, train
+from luthier.training.preparing import Prepared, label_arguments, prepare, row_counts
+from luthier.training.trunk.once import computed_once
 from luthier.training.validation import Evaluation, Validation
 
 if TYPE_CHECKING:
@@ -75,6 +72,7 @@ def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Pat
         "learning_rate": stage.rate(),
         "rows": row_counts(prepared),
         "labels": list(prepared.task.labels),
+        **({"rows_left_out": prepared.task.left_out} if prepared.task.left_out else {}),
         **({"objective": finished} if finished else {}),
         **told,
         **result.details,
@@ -164,7 +162,7 @@ def training_rows(stage: SupervisedSettings, prepared: Prepared, seed: int) -> T
     if stage.data.streaming:
         share = Share(stage.batch_size, rank(), world_size())
         return TrainingRows(EndlessStream(rows.shared(share)), None, collator)
-    lengths = list(rows["length"]) if stage.group_by_length else [0] * len(rows)
+    lengths = rows["length"][:] if stage.group_by_length else [0] * len(rows)
     sampler = LengthBucketSampler(
         lengths,
         batch_size=stage.batch_size,
@@ -245,38 +243,6 @@ def card_for(stage: SupervisedSettings, inputs: StageInputs, prepared: Prepared,
         reserved_tokens=stage.method.reserved_tokens(),
         method=redact_values(stage.method.model_dump(mode="json")),
         data=redact_values(stage.data.model_dump(mode="json")),
+        rows_left_out=redact_values(prepared.task.left_out) or None,
         metrics=result.scores,
     )
-
-
-def plan_supervised(stage: SupervisedSettings, inputs: StageInputs) -> StagePlan:
-    """Check the data, and build the model without its weights to count what would be trained."""
-    prepared = prepare(stage, inputs)
-    model = empty_model(inputs.model, prepared.head, **label_arguments(prepared.task))
-    with torch.device("meta"):
-        model = apply_method(stage, model, prepared, inputs.seed)
-    if stage.continue_adapter:
-        if not inputs.stands_in:
-            check_continues(stage, inputs, prepared)
-        without_networks(model)
-    trainable, total = parameter_counts(model)
-    streamed = stage.data.streaming
-    lengths = [prepared.max_length] if streamed else list(prepared.rows["train"]["length"])
-    steps = total_steps(stage, len(lengths))
-    tokens = sum(lengths) / len(lengths) * stage.batch_size * stage.accumulation
-    memory = memory_estimate(total, trainable, model.config, max(lengths) * stage.batch_size)
-    split = frozen_up_to(model) if stage.cache_trunk else None
-    facts = {
-        "method": stage.method.name,
-        **({"objective": stage.objective.name} if stage.objective else {}),
-        "rows": ", ".join(f"{k} {'streamed' if n is None else n}" for k, n in row_counts(prepared).items()),
-        "task": described_task(prepared.task),
-        "longest row": f"{max(lengths)} of {prepared.max_length} tokens",
-        "parameters to train": f"{trainable:,} of {total:,} ({trainable / total:.2%})",
-        **({"computed once": f"what runs up to {split}"} if split else {}),
-        "learning rate": f"{stage.rate():g}",
-        "steps": f"{steps:,}" if steps < UNBOUNDED else f"what {stage.max_minutes:g} minutes allow",
-    }
-    limit = 60 * stage.max_minutes if stage.max_minutes else math.inf
-    cost = stage.objective.relative_cost() if stage.objective else 1.0
-    return StagePlan(facts, min(limit, cost * time_estimate(model, total, tokens, steps)), memory)

@@ -26,7 +26,7 @@ class Tune(SupervisedSettings, Stage):
     products: ClassVar[Mapping[str, tuple[str, ...]]] = {"model": ("task", "pretrained")}
     scores_by_step: ClassVar[bool] = True
     runs: ClassVar[str] = "luthier.training.supervised:train_supervised"
-    plans: ClassVar[str] = "luthier.training.supervised:plan_supervised"
+    plans: ClassVar[str] = "luthier.training.planning:plan_supervised"
 
     model: Reference = Field(None, description=MODEL_FIELD)
 

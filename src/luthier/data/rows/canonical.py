@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from luthier.data.reading.readers import is_missing
@@ -91,6 +92,55 @@ def canonical_row(
     if not problems:
         problems = [(str(wanted[canonical]), message) for canonical, message in schema.check_row(row)]
     return row, problems
+
+
+def canonical_columns(
+    schema: TaskSchema, columns: Mapping[str, Sequence[Any]], wanted: Columns
+) -> dict[str, list[Any]] | None:
+    """Some rows in canonical columns, as `canonical_row` gives each; None where one of them has a problem.
+
+    Args:
+        schema: the task.
+        columns: column of the table -> its cells.
+        wanted: canonical column -> column of the table.
+    """
+    found: dict[str, list[Any]] = {}
+    for canonical, source in wanted.items():
+        cell = _cell(schema, canonical)
+        cells = columns[source] if isinstance(source, str) else _side_by_side([columns[name] for name in source])
+        try:
+            found[canonical] = _TOGETHER.get(cell, partial(_one_by_one, cell))(cells)
+        except BadCellError:
+            return None
+    if type(schema).check_row is not TaskSchema.check_row:
+        names = list(found)
+        for row in zip(*found.values(), strict=True):
+            if schema.check_row(dict(zip(names, row, strict=True))):
+                return None
+    return found
+
+
+def _side_by_side(columns: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    return [list(cells) for cells in zip(*columns, strict=True)]
+
+
+def _one_by_one(cell: Cell, cells: Sequence[Any]) -> list[Any]:
+    return [cell(value) for value in cells]
+
+
+def _texts(cells: Sequence[Any]) -> list[str]:
+    if set(map(type, cells)) != {str} or not all(map(str.strip, cells)):
+        return _one_by_one(as_text, cells)
+    whole_characters("".join(cells))
+    return list(cells)
+
+
+def _labels(cells: Sequence[Any]) -> list[str]:
+    # Values of several types can be equal and yet be different labels: 1 and True.
+    if len(set(map(type, cells))) != 1 or type(cells[0]) not in (str, int, float, bool):
+        return _one_by_one(as_label, cells)
+    label_of = {value: as_label(value) for value in set(cells)}
+    return [label_of[value] for value in cells]
 
 
 def _cell(schema: TaskSchema, canonical: str) -> Cell:
@@ -193,6 +243,7 @@ def _as_is(value: Any) -> str:
 
 
 _CELLS: dict[str, Cell] = {"tokens": _as_words, "choices": _as_choices, "group": _as_is, "history": _as_history}
+_TOGETHER: dict[Cell, Callable[[Sequence[Any]], list[Any]]] = {as_text: _texts, as_label: _labels}
 _LABELS: dict[str | None, Cell] = {
     "class": as_label,
     "classes": _as_labels,
