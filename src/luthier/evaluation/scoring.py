@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from luthier.evaluation.metrics import bootstrap_interval, score
+from luthier.evaluation.metrics import percentiles, score
+from luthier.evaluation.resampling import Statistic, ratio_of, resampled, statistic_of
 from luthier.tasks.base import Task, task_named
 
 if TYPE_CHECKING:
     from luthier.data.task_data import TaskData
     from luthier.tasks.running.judged import Judged
     from luthier.tasks.running.predicting import Predictions
-
-Statistic = Callable[[np.ndarray], float]
 
 
 def judge(predictions: Predictions, data: TaskData, split: str, rows: Any) -> Judged | None:
@@ -45,22 +43,30 @@ def task_intervals(
     """95 % bootstrap intervals for the task's metrics, over rows, or over questions where they have several."""
     judged = judge(predictions, data, split, rows)
     if judged is None:
-        statistics, asked = {"perplexity": _perplexity(predictions)}, len(predictions.nll)
+        statistics, asked = {"perplexity": perplexity_of(predictions)}, len(predictions.nll)
     else:
         task = task_named(predictions.schema)
-        statistics, asked = {name: _resampled(task, judged, name) for name in data.metrics}, judged.questions
-    intervals = {}
-    for name, statistic in statistics.items():
-        interval = bootstrap_interval(statistic, asked, draws=draws, seed=seed)
-        if interval:
-            intervals[name] = interval
-    return intervals
+        statistics, asked = statistics_of(task, judged, tuple(data.metrics)), judged.questions
+    found = resampled(statistics, asked, draws=draws, seed=seed)
+    return {name: percentiles(drawn) for name, drawn in found.items()}
 
 
-def _perplexity(predictions: Predictions) -> Statistic:
-    nll, items = predictions.nll, predictions.items
-    return lambda index: float(np.exp(nll[index].sum() / items[index].sum()))
+def statistics_of(task: Task, judged: Judged, names: tuple[str, ...]) -> dict[str, Statistic]:
+    """Every named metric for many draws of questions at once; the task's own ones are computed draw by draw."""
+    own = task.own_metrics()
+    known = {name: None if name in own else statistic_of(name, judged) for name in names}
+    return {name: one or _one_by_one(task, judged, name) for name, one in known.items()}
 
 
-def _resampled(task: Task, judged: Judged, name: str) -> Statistic:
-    return lambda index: judged_scores(task, judged.drawn(index), (name,))[name]
+def perplexity_of(predictions: Predictions) -> Statistic:
+    """The perplexity of many draws of rows at once."""
+    mean_loss = ratio_of(predictions.nll, predictions.items)
+    return lambda counts: np.exp(mean_loss(counts))
+
+
+def _one_by_one(task: Task, judged: Judged, name: str) -> Statistic:
+    def statistic(counts: np.ndarray) -> np.ndarray:
+        draws = (judged.drawn(np.repeat(np.arange(len(one)), one.astype(int))) for one in counts)
+        return np.array([judged_scores(task, drawn, (name,))[name] for drawn in draws])
+
+    return statistic
