@@ -18,7 +18,7 @@ from luthier.data.sources.fingerprint import check_files_unchanged
 from luthier.data.sources.origins import plan
 from luthier.data.task_data import TaskData
 from luthier.evaluation.prediction import Predictions, predict_rows, predict_task
-from luthier.evaluation.scoring import task_scores
+from luthier.evaluation.scoring import task_result
 from luthier.methods.base import MethodContext
 from luthier.methods.heads import freeze_head, head_parameters
 from luthier.metric_names import higher_is_better
@@ -31,11 +31,13 @@ from luthier.stages.base import StageInputs, StageOutputs, StagePlan, metrics_re
 from luthier.storage.hashing import cache_directory
 from luthier.storage.one_version import check_file_unchanged
 from luthier.storage.ranks import joined, rank, world_size
+from luthier.tasks.base import task_of
 from luthier.tasks.heads import PEFT_TASK_TYPES
 from luthier.training.continuing import check_continues, continued_model, without_networks
 from luthier.training.estimates import memory_estimate, time_estimate
 from luthier.training.job import UNBOUNDED, TrainingJob, TrainingResult, TrainingRows, total_steps, train
 from luthier.training.preparing import Prepared, described_task, label_arguments, prepare, row_counts
+from luthier.training.starting import start_at_mean
 from luthier.training.trunk.once import computed_once, frozen_up_to
 from luthier.training.validation import Evaluation, Validation
 
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from luthier.training.supervised_settings import SupervisedSettings
 
 logger = logging.getLogger(__name__)
+# What an evaluation tells beside its scores, among its details: arguments of `metrics_record`.
+_BESIDE = "beside scores"
 
 
 def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Path) -> StageOutputs:
@@ -79,9 +83,13 @@ def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Pat
         **told,
         **result.details,
     }
+    beside_scores = details.pop(_BESIDE, {})
     primary = f"validation/{primary_metric(prepared.task)[0]}" if result.scores else None
     return StageOutputs(
-        metrics_record("tune", scores=result.scores, primary=primary, cost=cost, details=details), {"model": artifact}
+        metrics_record(
+            "tune", scores=result.scores, primary=primary, cost=cost, details=details, **beside_scores
+        ),
+        {"model": artifact},
     )
 
 
@@ -99,6 +107,7 @@ def _ready(stage: SupervisedSettings, inputs: StageInputs, folder: Path) -> tupl
         model, made_from = continued_model(stage, inputs, prepared)
     else:
         model = load_model(inputs.model, prepared.head, seed=inputs.seed, **label_arguments(prepared.task))
+        start_at_mean(model, task_of(prepared.task).prior(prepared.task))
         model = apply_method(stage, model, prepared, inputs.seed)
     if not stage.data.streaming:
         stage.method.precompute(model, list(prepared.rows.values()), cache_directory() / "sentence-vectors")
@@ -208,13 +217,15 @@ def validation_of(stage: SupervisedSettings, prepared: Prepared) -> Validation |
     if rows is None or not len(rows) or stage.evaluate_every == "never":
         return None
     name, higher = primary_metric(prepared.task)
+    prior = task_of(prepared.task).prior(prepared.task)
 
     def evaluate(model: Any) -> Evaluation:
         size = stage.evaluation_batch_size
         predictions = predict_task(model, rows, prepared.task, prepared.tokenizer, batch_size=size)
-        scores = task_scores(predictions, prepared.task, "validation", rows)
+        found = task_result(predictions, prepared.task, "validation", rows, prior=prior)
         return Evaluation(
-            {f"validation/{score}": value for score, value in scores.items()}, correct_rows(prepared, predictions)
+            {f"validation/{score}": value for score, value in found.scores.items()},
+            correct_rows(prepared, predictions) | {_BESIDE: found.told("validation")},
         )
 
     return Validation(evaluate, f"validation/{name}", higher)
@@ -245,6 +256,7 @@ def card_for(stage: SupervisedSettings, inputs: StageInputs, prepared: Prepared,
         reserved_tokens=stage.method.reserved_tokens(),
         method=redact_values(stage.method.model_dump(mode="json")),
         data=redact_values(stage.data.model_dump(mode="json")),
+        prior=task_of(prepared.task).prior(prepared.task) or None,
         metrics=result.scores,
     )
 
