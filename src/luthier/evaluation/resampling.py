@@ -1,4 +1,4 @@
-"""Scores of many bootstrap draws at once. A draw says how often each question counts; a score is made of sums over them.
+"""Scores of many bootstrap draws at once. A draw says how often each question counts; scores are made of sums.
 
 Shapes: D draws, Q questions, N rows (as many as questions where every row is asked by itself), C classes.
 """
@@ -6,8 +6,8 @@ Shapes: D draws, Q questions, N rows (as many as questions where every row is as
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # How often each question was drawn, (D, Q) -> the score in every draw, (D,).
 Statistic = Callable[[np.ndarray], np.ndarray]
 _Builder = Callable[[Any, Any], Statistic]
+_Name = TypeVar("_Name", bound=Hashable)
 # Cells of the counts that are held at once, 8 bytes each.
 _MOST_CELLS = 4_000_000
 
@@ -37,11 +38,13 @@ def draw_counts(questions: int, draws: int, seed: int) -> Iterator[np.ndarray]:
         yield np.bincount(drawn.ravel(), minlength=size * questions).reshape(size, questions).astype(float)
 
 
-def resampled(statistics: Mapping[str, Statistic], questions: int, *, draws: int, seed: int) -> dict[str, np.ndarray]:
+def resampled(
+    statistics: Mapping[_Name, Statistic], questions: int, *, draws: int, seed: int
+) -> dict[_Name, np.ndarray]:
     """Every statistic in the same D draws, (D,) each; nothing for fewer than 2 questions."""
     if questions < 2 or not statistics:
         return {}
-    found: dict[str, list[np.ndarray]] = {name: [] for name in statistics}
+    found: dict[_Name, list[np.ndarray]] = {name: [] for name in statistics}
     for counts in draw_counts(questions, draws, seed):
         for name, statistic in statistics.items():
             found[name].append(statistic(counts))

@@ -30,6 +30,7 @@ def judged_scores(task: Task, judged: Judged, names: tuple[str, ...]) -> dict[st
     known = score(tuple(name for name in names if name not in own), judged.gold, judged.guess, judged.groups)
     return {name: own[name](judged.gold, judged.guess) if name in own else known[name] for name in names}
 
+
 # The same rows are redrawn for every model.
 ROW_SEED, DRAWS = 0, 1000
 _UNIGRAM = "every token by its share of the training text"
@@ -97,7 +98,9 @@ def task_result(
     questions = len(predictions.nll) if judged is None else judged.questions
     drawn = resampled(statistics, questions, draws=draws, seed=ROW_SEED)
     baselines = {
-        name: beside(name, answer, model[name].score, side.score, drawn.get(("model", name)), drawn.get(("other", name)))
+        name: beside(
+            name, answer, model[name].score, side.score, drawn.get(("model", name)), drawn.get(("other", name))
+        )
         for name, (answer, side) in others.items()
     }
     own = {name: drawn["model", name] for name in metrics if ("model", name) in drawn}

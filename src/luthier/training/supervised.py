@@ -86,9 +86,7 @@ def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Pat
     beside_scores = details.pop(_BESIDE, {})
     primary = f"validation/{primary_metric(prepared.task)[0]}" if result.scores else None
     return StageOutputs(
-        metrics_record(
-            "tune", scores=result.scores, primary=primary, cost=cost, details=details, **beside_scores
-        ),
+        metrics_record("tune", scores=result.scores, primary=primary, cost=cost, details=details, **beside_scores),
         {"model": artifact},
     )
 

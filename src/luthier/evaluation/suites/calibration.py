@@ -52,14 +52,14 @@ class CalibrationSuite(Suite):
         error = expected_calibration_error(confidence, correct, self.bins, self.binning)
         statistic = {"error": error_of_draws(confidence, correct, self.bins, self.binning)}
         drawn = resampled(statistic, len(labels), draws=_DRAWS, seed=subject.seed)
-        intervals = {"expected_calibration_error": percentiles(of, centre=error) for of in drawn.values()}
+        interval = percentiles(drawn["error"], centre=error) if drawn else None
         bins = reliability_bins(confidence, correct, self.bins, self.binning)
         return SuiteResult(
             scores={
                 "expected_calibration_error": error,
                 "brier_score": brier_score(probabilities, labels),
             },
-            intervals=intervals,
+            intervals={"expected_calibration_error": interval} if interval else {},
             details={"calibration": {"binning": self.binning, "bins": [asdict(b) for b in bins]}},
         )
 

@@ -25,7 +25,7 @@ Prior = Mapping[str, Any]
 
 def training_labels(splits: Mapping[str, Any], column: str) -> list[Any]:
     """Labels of the training rows; none where they are streamed, missing, or have no labels."""
-    rows = splits.get("train")
+    rows: Any = splits.get("train")
     return list(rows[column]) if column in (getattr(rows, "column_names", None) or ()) else []
 
 
