@@ -1,6 +1,9 @@
 """Whether a model does better than what is known without a look at the rows.
 
 The trivial baseline answers every row alike, by the labels of the training rows: the most frequent class, or the mean.
+Beside macro-F1, where a constant answer is beaten by guessing, stand guesses by the shares of the training labels;
+beside the F1 of one label always that label; beside the loss those shares as probabilities.
+
 A model is better where the 95 % bootstrap interval of the paired difference of their scores, over the judged rows,
 leaves out 0 and what is worse.
 """

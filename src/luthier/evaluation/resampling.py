@@ -113,6 +113,22 @@ def _macro_f1(gold: np.ndarray, guess: np.ndarray) -> Statistic:
     return statistic
 
 
+def guessed_macro_f1(gold: np.ndarray, shares: np.ndarray) -> Statistic:
+    """Macro-F1 of the confusion counts that are expected of guesses at random, class c with (C,) probability p_c.
+
+    Of n rows, n_c of them of class c, p_c n_c are guessed right, p_c n said to be c: F1 is 2 p_c n_c / (n_c + p_c n).
+    It is never below that of any constant answer, and where the shares are those of the n rows, it is 1 / C.
+    """
+
+    def statistic(counts: np.ndarray) -> np.ndarray:
+        real, rows = _class_sums(counts, gold, len(shares)), counts.sum(axis=1, keepdims=True)
+        either = real + shares * rows
+        counted = (either > 0).sum(axis=1).astype(float)
+        return _divided(_divided(2 * shares * real, either).sum(axis=1), counted)
+
+    return statistic
+
+
 def _matthews(gold: np.ndarray, guess: np.ndarray) -> Statistic:
     labels, (real, said) = _renumbered(gold, guess)
     hit = (gold == guess).astype(float)

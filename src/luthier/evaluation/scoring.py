@@ -10,8 +10,9 @@ import numpy as np
 
 from luthier.evaluation.baselines import Baseline, beside, no_better, one_answer, prior_for
 from luthier.evaluation.metrics import percentiles, score
-from luthier.evaluation.resampling import Statistic, ratio_of, resampled, statistic_of
+from luthier.evaluation.resampling import Statistic, guessed_macro_f1, ratio_of, resampled, statistic_of
 from luthier.tasks.base import Task, task_named, task_of
+from luthier.tasks.running.priors import class_scores
 
 if TYPE_CHECKING:
     from luthier.data.task_data import TaskData
@@ -133,8 +134,13 @@ def _sides(predictions: Predictions, judged: Judged | None, data: TaskData) -> d
     task, names = task_named(predictions.schema), tuple(data.metrics)
     statistics = statistics_of(task, judged, names)
     sides = {name: _Side(score, statistics[name]) for name, score in judged_scores(task, judged, names).items()}
+    return sides | {"loss": _Side(loss, _of_questions(mean_loss, judged))}
+
+
+def _of_questions(statistic: Statistic, judged: Judged) -> Statistic:
+    """A statistic of rows as one of questions."""
     groups = judged.groups
-    return sides | {"loss": _Side(loss, mean_loss if groups is None else lambda counts: mean_loss(counts[:, groups]))}
+    return statistic if groups is None else lambda counts: statistic(counts[:, groups])
 
 
 def _constant_sides(
@@ -145,7 +151,14 @@ def _constant_sides(
     if not prior or judged is None:
         return found
     task = task_of(data)
-    for names in ([name for name in data.metrics if name != "f1"], [name for name in data.metrics if name == "f1"]):
+    if "macro_f1" in data.metrics and (scores := class_scores(prior, data.labels)) is not None:
+        statistic = _of_questions(guessed_macro_f1(judged.gold, np.exp(scores)), judged)
+        score = float(statistic(np.ones((1, judged.questions)))[0])
+        found["macro_f1"] = ("guesses by the shares of the training labels", _Side(score, statistic))
+    for names in (
+        [name for name in data.metrics if name not in ("f1", *found)],
+        [name for name in data.metrics if name == "f1"],
+    ):
         own = prior_for("f1" if names == ["f1"] else "", prior, data.labels)
         given = task.by_prior(own, predictions, data)
         if given is None:

@@ -20,6 +20,8 @@ class TaskSuite(Suite):
     draws: int = Field(1000, ge=100, description="Bootstrap draws behind each interval.")
 
     def run(self, subject: Subject) -> SuiteResult:
+        from luthier.evaluation.breakdown import sections_of
+
         found = subject.result(draws=self.draws)
         return SuiteResult(
             scores=found.scores,
@@ -27,5 +29,6 @@ class TaskSuite(Suite):
             baselines=found.baselines,
             marks=found.marks,
             about=found.about,
+            sections=sections_of(subject.predictions, subject.task, subject.split, subject.rows),
             details={"rows": len(subject.task.splits[subject.split])},
         )
