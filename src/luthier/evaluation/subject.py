@@ -75,7 +75,24 @@ class Subject:
         """
         from luthier.evaluation.scoring import task_result
 
-        return task_result(self.predictions, self.task, self.split, self.rows, prior=self.prior, draws=draws)
+        arguments = (self.predictions, self.task, self.split, self.rows)
+        return task_result(*arguments, prior=self.prior, unigram=self._unigram(), draws=draws)
+
+    def _unigram(self) -> Predictions | None:
+        """What the shares of tokens in the first training rows give, where text itself is learned and there are any."""
+        from luthier.evaluation.unigram import MOST_ROWS, log_shares, predicted_tokens
+        from luthier.tasks.base import task_of
+
+        kind: Any = task_of(self.task)
+        train: Any = self.task.splits.get("train")
+        if not kind.language or self.task.form is not None or not getattr(train, "column_names", None):
+            return None
+        some = train.select(range(min(MOST_ROWS, len(train))))
+        task = replace(self.task, splits={"train": some})
+        encoded = self.encode(task, "train", too_long="truncate")
+        shares = log_shares(encoded["labels"], self.model.get_input_embeddings().weight.shape[0])
+        shifted = kind.predicts_next_token(self.model.config)
+        return predicted_tokens(shares, self.rows, self.predictions, shifted=shifted)
 
     def encode(self, task: TaskData, split: str, *, named: str | None = None, too_long: str | None = None) -> Any:
         """Encode a split of any data as the model was trained to see it; without a text form of its own, it is posed

@@ -19,6 +19,7 @@ from luthier.data.sources.origins import plan
 from luthier.data.task_data import TaskData
 from luthier.evaluation.prediction import Predictions, predict_rows, predict_task
 from luthier.evaluation.scoring import task_result
+from luthier.evaluation.unigram import MOST_ROWS, log_shares, predicted_tokens
 from luthier.methods.base import MethodContext
 from luthier.methods.heads import freeze_head, head_parameters
 from luthier.metric_names import higher_is_better
@@ -220,13 +221,27 @@ def validation_of(stage: SupervisedSettings, prepared: Prepared) -> Validation |
     def evaluate(model: Any) -> Evaluation:
         size = stage.evaluation_batch_size
         predictions = predict_task(model, rows, prepared.task, prepared.tokenizer, batch_size=size)
-        found = task_result(predictions, prepared.task, "validation", rows, prior=prior)
+        unigram = by_unigram(stage, prepared, model, rows, predictions)
+        found = task_result(predictions, prepared.task, "validation", rows, prior=prior, unigram=unigram)
         return Evaluation(
             {f"validation/{score}": value for score, value in found.scores.items()},
             correct_rows(prepared, predictions) | {_BESIDE: found.told("validation")},
         )
 
     return Validation(evaluate, f"validation/{name}", higher)
+
+
+def by_unigram(
+    stage: SupervisedSettings, prepared: Prepared, model: Any, rows: Any, predictions: Predictions
+) -> Predictions | None:
+    """What the shares of tokens in the first training rows give for these rows, where text itself is learned; None
+    elsewhere, and of a stream."""
+    if not task_of(prepared.task).language or prepared.task.form is not None or stage.data.streaming:
+        return None
+    train = prepared.rows["train"]
+    labels = train.select(range(min(MOST_ROWS, len(train))))["labels"]
+    shares = log_shares(labels, model.get_input_embeddings().weight.shape[0])
+    return predicted_tokens(shares, rows, predictions, shifted=prepared.shifted)
 
 
 def correct_rows(prepared: Prepared, predictions: Predictions) -> dict[str, str]:
