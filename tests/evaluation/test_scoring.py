@@ -16,7 +16,7 @@ import pytest
 from luthier.errors import RecipeError
 from luthier.evaluation.metrics import score
 from luthier.evaluation.prediction import Predictions
-from luthier.evaluation.scoring import judge, judged_scores, task_intervals, task_scores
+from luthier.evaluation.scoring import draws_intervals, judge, judged_scores, task_draws, task_scores
 from luthier.tasks.base import task_named
 
 MULTIRC = ("f1", "question_exact_match", "accuracy")
@@ -80,7 +80,7 @@ def test_intervals_are_over_questions(multirc):
         2 / 3,
         1,
     )
-    low, high = task_intervals(predictions, task, "validation", None, draws=200, seed=0)["question_exact_match"]
+    low, high = draws_intervals(task_draws(predictions, task, "validation", None, draws=200))["question_exact_match"]
     assert low < judged_scores(task_named("pair"), judged, MULTIRC)["question_exact_match"] < high
 
 

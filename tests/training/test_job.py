@@ -337,6 +337,17 @@ def test_the_best_weights_are_those_of_the_best_score_though_a_killed_run_had_fo
     assert torch.equal(model.classifier.bias, before[0])
 
 
+@pytest.mark.parametrize(("losses", "step"), [([0.7, 0.07, 0.5], 10), ([0.07, 0.7, 0.07], 5)])
+def test_of_equal_scores_the_one_with_the_lower_loss_is_kept(tmp_path: Path, losses: list[float], step: int):
+    left = iter(losses)
+    result = run(
+        tmp_path,
+        tiny_model(),
+        evaluator=lambda _: Evaluation({"validation/accuracy": 0.5, "validation/loss": next(left)}),
+    )
+    assert (result.best_step, result.scores["validation/loss"]) == (step, 0.07)
+
+
 def test_best_weights_that_no_checkpoint_refers_to_are_swept(tmp_path: Path):
     def best_files() -> set[str]:
         return {path.name for path in tmp_path.glob("*best-*")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -62,6 +63,7 @@ def _subject(stage: Evaluate, inputs: StageInputs, settings: DataSettings) -> Su
     task = load_data(settings, splits=SPLITS, trained=trained_on(card))
     check_same_task(task, card)
     task = with_text_form(task, card, stage.data)
+    check_fit(stage.suites, task)
     return Subject(
         model=model,
         tokenizer=tokenizer,
@@ -72,32 +74,41 @@ def _subject(stage: Evaluate, inputs: StageInputs, settings: DataSettings) -> Su
         seed=inputs.seed,
         folder=local_folder(resolve(inputs.model), inputs.model),
         too_long=settings.too_long,
+        prior=card.prior or task_of(task).prior(task),
     )
 
 
 def _judged(stage: Evaluate, subject: Subject, folder: Path) -> StageOutputs:
     task, split = subject.task, subject.split
-    log, results = JsonLog(folder / "log.jsonl"), []
+    log, results = JsonLog(folder / "log.jsonl"), dict[int, SuiteResult]()
     with CostMeter() as meter:
-        for suite in stage.suites:
-            if not fits(suite, task.schema):
-                raise RecipeError(
-                    f"the {suite.name} suite does not fit a {subject.schema} task",
-                    fix="leave it out of `suites` and run again, what is trained is kept; "
-                    f"it fits: {', '.join(name for name, schema in SCHEMAS.items() if fits(suite, schema))}",
-                )
-            if suite.needs_probabilities and not task_of(task).gives_probabilities:
-                posed = task.form is not None
-                raise RecipeError(
-                    f"the {suite.name} suite needs probabilities, which "
-                    f"{'`label_scoring: generate`' if posed else f'a {subject.schema} task'} does not give",
-                    fix=f"{'use `label_scoring: likelihood`, or ' if posed else ''}leave the suite out",
-                )
+        for place, suite in sorted(enumerate(stage.suites), key=lambda one: not one[1].runs_first):
             result = suite.run(subject)
             log.write("evaluate", step=0, suite=suite.name, **{f"{split}/{k}": v for k, v in result.scores.items()})
-            results.append(result)
+            results[place] = result
     cost = {"seconds": meter.seconds, "peak_memory_bytes": meter.peak_memory_bytes}
-    return StageOutputs(merge(results, split, task, cost))
+    return StageOutputs(merge([results[place] for place in sorted(results)], split, task, cost))
+
+
+def check_fit(suites: Sequence[Suite], task: TaskData) -> None:
+    """Raises:
+    RecipeError: a suite can't judge the task.
+    """
+    name = str(task.schema.name)
+    for suite in suites:
+        if not fits(suite, task.schema):
+            raise RecipeError(
+                f"the {suite.name} suite does not fit a {name} task",
+                fix="leave it out of `suites` and run again, what is trained is kept; "
+                f"it fits: {', '.join(name for name, schema in SCHEMAS.items() if fits(suite, schema))}",
+            )
+        if suite.needs_probabilities and not task_of(task).gives_probabilities:
+            posed = task.form is not None
+            raise RecipeError(
+                f"the {suite.name} suite needs probabilities, which "
+                f"{'`label_scoring: generate`' if posed else f'a {name} task'} does not give",
+                fix=f"{'use `label_scoring: likelihood`, or ' if posed else ''}leave the suite out",
+            )
 
 
 def fits(suite: Suite, schema: TaskSchema) -> bool:
@@ -227,6 +238,8 @@ def merge(results: list[SuiteResult], split: str, task: TaskData, cost: dict[str
     """One metrics record from all suites; score names get the split in front."""
     scores = {f"{split}/{k}": v for r in results for k, v in r.scores.items()}
     intervals = {f"{split}/{k}": v for r in results for k, v in r.intervals.items()}
+    baselines = {f"{split}/{k}": v.to_json() for r in results for k, v in r.baselines.items()}
+    about = {f"{split}/{k}": v for r in results for k, v in r.about.items()}
     details = {k: v for r in results for k, v in r.details.items()}
     if split in task.left_out:
         details["rows_left_out"] = {split: task.left_out[split]}
@@ -236,6 +249,9 @@ def merge(results: list[SuiteResult], split: str, task: TaskData, cost: dict[str
         "evaluate",
         scores=scores,
         intervals=intervals,
+        baselines=baselines,
+        marks=list(dict.fromkeys(mark for r in results for mark in r.marks)),
+        about=about,
         primary=first if first in scores else next(iter(scores), None),
         cost=cost | {k: v for r in results for k, v in r.cost.items()},
         details=details,

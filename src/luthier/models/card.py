@@ -18,7 +18,7 @@ from luthier.secrets import as_reference
 from luthier.storage.files import json_text
 
 CARD = "luthier.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class ModelCard:
         text_form: how the task is posed as text, where it is.
         columns: canonical columns that it reads -> what its training file calls them; None in cards of format 1.
         rows_left_out: by split, the rows of its data that could not be used and were left out: how many, and why.
+        prior: what the labels of its training rows tell of any row (`luthier.tasks.running.priors`), which its scores
+            are held against; None in cards before format 3, and where they tell nothing.
         metrics: scores at the time of saving.
         format_version: of this file.
     """
@@ -60,6 +62,7 @@ class ModelCard:
     text_form: TextForm | None = None
     columns: dict[str, str | list[str]] | None = None
     rows_left_out: dict[str, Any] | None = None
+    prior: dict[str, Any] | None = None
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 

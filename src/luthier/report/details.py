@@ -7,9 +7,11 @@ from typing import Any
 
 from luthier.metric_names import higher_is_better
 from luthier.registry import SUITES
+from luthier.report.baselines import baselines_of, marks_of, score_title
 from luthier.report.results import Cell, Run
 from luthier.report.sections import Plot, Section, SectionTable, Value, read_sections, section_of
 from luthier.report.tables import COSTS, Line, Table, cost_text
+from luthier.report.text import number_text
 
 logger = logging.getLogger(__name__)
 MOST_SAMPLES = 50
@@ -70,24 +72,31 @@ def describe_cell(cell: Cell, run: Run | None, budget: PlotBudget) -> dict[str, 
     """What the template shows of one cell, which goes by the name of its run too where that is given."""
     stages = []
     for name, metrics in cell.stages.items():
-        intervals = metrics["intervals"]
+        intervals, baselines = metrics["intervals"], baselines_of(metrics)
         scores = [
-            (k, f"{v:.4f}", interval_text(intervals.get(k)), "higher" if higher_is_better(k) else "lower")
+            (
+                score_title(metrics, k),
+                number_text(v),
+                interval_text(intervals.get(k)),
+                baselines[k].text if k in baselines else "",
+                "higher" if higher_is_better(k) else "lower",
+            )
             for k, v in metrics["scores"].items()
         ]
         costs = [(k.removesuffix("_bytes").replace("_", " "), _cost(k, v)) for k, v in metrics["cost"].items()]
-        stages.append({"name": name, "scores": scores, "costs": costs, "extras": _extras(metrics["details"], budget)})
+        extras = _extras(metrics["details"], budget)
+        stages.append({"name": name, "scores": scores, "marks": marks_of(metrics), "costs": costs, "extras": extras})
     name = cell.name if run is None or run.name == cell.name else f"{run.name} / {cell.name}"
     return {"name": name, "cell": cell, "stages": stages, "score": _primary(cell)}
 
 
 def _primary(cell: Cell) -> str:
-    return f"{cell.primary[0]} {cell.primary[1]:.4f}" if cell.primary else ""
+    return f"{cell.primary[0]} {number_text(cell.primary[1])}" if cell.primary else ""
 
 
 def interval_text(pair: tuple[float, float] | None) -> str:
     """`0.7120 to 0.7433`, or nothing."""
-    return f"{pair[0]:.4f} to {pair[1]:.4f}" if pair else ""
+    return f"{number_text(pair[0])} to {number_text(pair[1])}" if pair else ""
 
 
 def _cost(key: str, value: float) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from luthier.report.baselines import COLUMN, title_of, trivial_mean, trivial_text
 from luthier.report.results import Run
 from luthier.report.statistics import Difference, Row, baseline_of, names_of, paired_differences, summarise, value_text
 from luthier.report.text import one_line
@@ -55,7 +56,7 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        return [*self.name_columns, self.score_name, "difference [95 %]", *COSTS.values()]
+        return [*self.name_columns, self.score_name, "difference [95 %]", *COSTS.values(), COLUMN]
 
     def cells(self) -> list[list[str]]:
         """The text of every cell, hidden characters made visible."""
@@ -65,6 +66,7 @@ class Table:
                 score_text(line.row, self.score_name),
                 "baseline" if line.is_baseline else difference_text(line.difference),
                 *(cost_text(key, line.row.mean_cost(key)) for key in COSTS),
+                trivial_text(line.row),
             ]
             for line in self.lines
         ]
@@ -105,6 +107,8 @@ def _notes(rows: Sequence[Row], wanted: str | None, baseline: Row | None) -> lis
         notes.append(f"Lines show different scores ({', '.join(names)}); only lines with the same score are compared.")
     if wanted and baseline and wanted not in names_of(baseline):
         notes.append(f"The recipe's baseline {wanted} has no score; {baseline.label} stands in for it.")
+    if names and (title := title_of(list(rows), names[0])) != names[0]:
+        notes.append(f"{title}.")
     return notes
 
 
@@ -176,11 +180,13 @@ def to_csv(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     ends = ["difference_low", "difference_high"]
-    writer.writerow([*table.name_columns, "score", "mean", "deviation", "n", "difference", *ends, *COSTS])
+    writer.writerow(
+        [*table.name_columns, "score", "mean", "deviation", "n", "difference", *ends, *COSTS, "trivial_baseline"]
+    )
     for line, data in zip(table.lines, to_json(table), strict=True):
         numbers = [data[key] for key in ("mean", "deviation", "n", "difference")]
         interval = data["interval"] or (None, None)
-        costs = [data[key] for key in COSTS]
+        costs = [data[key] for key in (*COSTS, "trivial_baseline")]
         writer.writerow([*map(_spreadsheet, line.names), data["score"], *numbers, *interval, *costs])
     return out.getvalue()
 
@@ -204,6 +210,7 @@ def to_json(table: Table) -> list[dict[str, Any]]:
             "baseline": line.is_baseline,
             "difference": line.difference.mean if line.difference else None,
             "interval": line.difference.interval if line.difference else None,
+            "trivial_baseline": trivial_mean(line.row),
             **{key: line.row.mean_cost(key) for key in COSTS},
         }
         for line in table.lines

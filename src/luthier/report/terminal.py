@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from luthier.report.baselines import COLUMN, baselines_of, marks_of, score_title
 from luthier.report.details import across_sections, interval_text, table_of
 from luthier.report.sections import SectionTable
 from luthier.report.tables import Table
-from luthier.report.text import one_line
+from luthier.report.text import number_text, one_line
 
 MOST_SCORES = 20
 _SPARED_FIRST = ("on disk", "tokens/s")
@@ -63,16 +64,27 @@ def print_details(table: Table, console: Any) -> None:
 
 
 def _print_scores(metrics: Mapping[str, Any], console: Any) -> None:
+    from rich.text import Text
+
     scores, intervals = metrics["scores"], metrics["intervals"]
-    if len(scores) < 2:
-        return
+    baselines = baselines_of(metrics)
     rows = [
-        [(name, False), (f"{score:.4f}", True), (interval_text(intervals.get(name)), True)]
+        [
+            (score_title(metrics, name), False),
+            (number_text(score), True),
+            (interval_text(intervals.get(name)), True),
+            (baselines[name].text if name in baselines else "", True),
+        ]
         for name, score in scores.items()
     ]
-    with_intervals = any(row[2][0] for row in rows)
-    console.print()
-    _print_rows(["score", "value", "95 %"][: 2 + with_intervals], rows[:MOST_SCORES], console)
+    filled = [n for n in range(4) if n < 2 or any(row[n][0] for row in rows)]
+    columns = ["score", "value", "95 %", COLUMN]
+    if len(scores) > 1:
+        console.print()
+        shown = [[row[n] for n in filled] for row in rows[:MOST_SCORES]]
+        _print_rows([columns[n] for n in filled], shown, console)
+    for mark in marks_of(metrics):
+        console.print(Text(one_line(mark[:1].upper() + mark[1:] + ".", 500), style="yellow"))
     if len(rows) > MOST_SCORES:
         console.print(f"{len(rows) - MOST_SCORES} more scores are in the report")
 

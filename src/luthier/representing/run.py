@@ -20,7 +20,7 @@ from luthier.data.task_data import TaskData
 from luthier.errors import DataError, ModelError, RecipeError
 from luthier.evaluation.meters import CostMeter
 from luthier.evaluation.prediction import Predictions
-from luthier.evaluation.scoring import task_intervals, task_scores
+from luthier.evaluation.scoring import TaskResult, task_result
 from luthier.models.inspect import bytes_on_disk, parameter_counts
 from luthier.models.loading import local_folder
 from luthier.models.references import check_model_unchanged, fingerprint, resolve
@@ -37,6 +37,7 @@ from luthier.storage.hashing import cache_directory
 from luthier.storage.one_version import check_file_unchanged, file_fingerprint
 from luthier.storage.ranks import several_processes
 from luthier.storage.steps import Workspace, shared_step
+from luthier.tasks.base import task_of
 from luthier.training.planning import plan_supervised
 from luthier.training.settings import TrainingSettings
 from luthier.training.supervised import train_supervised
@@ -45,7 +46,7 @@ from luthier.training.supervised_settings import SupervisedSettings
 if TYPE_CHECKING:
     from luthier.representing.stage import HeadTask, Represent, SourceTask
 
-_DRAWS, _PROBED = 1000, 64
+_PROBED = 64
 MEAN = "heads/mean_score"
 
 
@@ -117,7 +118,9 @@ def run_representing(stage: Represent, inputs: StageInputs, folder: Path) -> Sta
                 if task.prefix is not None:
                     check_prefix_unchanged(task.prefix)
             bar.update(len(stage.tasks), "")
-        scores, intervals = fit_heads(stage, encoder, targets, inputs.seed)
+        results = fit_heads(stage, encoder, targets, inputs.seed)
+    beside = beside_scores(targets, results)
+    scores = beside.pop("scores")
     artifact = encoder.save(folder / "model")
     prefixes = sum(prefix.size for prefix in encoder.prefixes.values())
     heads = sum(head.parameters for head in encoder.heads.values())
@@ -143,7 +146,7 @@ def run_representing(stage: Represent, inputs: StageInputs, folder: Path) -> Sta
     record = metrics_record(
         "represent",
         scores=scores,
-        intervals=intervals,
+        **beside,
         primary=MEAN if targets else None,
         cost=cost,
         details=details,
@@ -268,13 +271,10 @@ def check_prefix_unchanged(reference: str) -> None:
         check_model_unchanged(source, local_folder(source, ModelSettings.model_validate(reference)))
 
 
-def fit_heads(
-    stage: Represent, encoder: SharedEncoder, targets: dict[str, Target], seed: int
-) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Fit and score every head; scores and intervals as `split/head/metric`."""
+def fit_heads(stage: Represent, encoder: SharedEncoder, targets: dict[str, Target], seed: int) -> dict[str, TaskResult]:
+    """Fit and score every head."""
     store, size = RepresentationStore(cache_directory() / "representations"), stage.representation_batch_size
-    scores: dict[str, float] = {}
-    intervals: dict[str, tuple[float, float]] = {}
+    results: dict[str, TaskResult] = {}
     with track("heads", len(targets)) as bar:
         for number, (name, one) in enumerate(targets.items()):
             bar.update(number, name)
@@ -283,13 +283,24 @@ def fit_heads(
             encoder.fit_head(name, texts, one.labels("train"), kind=head.kind, store=store, batch_size=size, **options)
             vectors = store.vectors(encoder, one.texts(one.split), batch_size=size)
             answers = predictions(encoder, name, vectors, one)
-            arguments = (answers, one.task, one.split, None)
-            found = task_scores(*arguments)
-            scores |= {f"{one.split}/{name}/{k}": v for k, v in found.items()}
-            drawn = task_intervals(*arguments, draws=_DRAWS, seed=seed)
-            intervals |= {f"{one.split}/{name}/{k}": v for k, v in drawn.items()}
+            prior = task_of(one.task).prior(one.task)
+            results[name] = task_result(answers, one.task, one.split, None, prior=prior)
         bar.update(len(targets), "")
-    return scores, intervals
+    return results
+
+
+def beside_scores(targets: dict[str, Target], results: dict[str, TaskResult]) -> dict[str, Any]:
+    """Scores of all heads as `split/head/metric`, and what stands beside them, as arguments of `metrics_record`."""
+    found: dict[str, Any] = {"scores": {}, "intervals": {}, "baselines": {}, "marks": [], "about": {}}
+    for name, result in results.items():
+        prefix = f"{targets[name].split}/{name}"
+        found["scores"] |= {f"{prefix}/{k}": v for k, v in result.scores.items()}
+        found["intervals"] |= {f"{prefix}/{k}": v for k, v in result.intervals.items()}
+        told = result.told(prefix)
+        found["baselines"] |= told["baselines"]
+        found["about"] |= told["about"]
+        found["marks"] += [f"{name}: {mark}" for mark in told["marks"]]
+    return found
 
 
 def predictions(encoder: SharedEncoder, name: str, vectors: np.ndarray, one: Target) -> Predictions:

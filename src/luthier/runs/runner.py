@@ -13,7 +13,7 @@ from luthier.errors import InterruptedRunError, RecipeError, WorkspaceError
 from luthier.models.settings import ModelSettings
 from luthier.recipe import RecipeBase, recipe_yaml
 from luthier.recipe.yaml_text import dump_yaml
-from luthier.runs.keys import stage_key
+from luthier.runs.keys import made_from, stage_key
 from luthier.secrets import expand, redact_values
 from luthier.stages.artifacts import KINDS, Artifact
 from luthier.stages.base import Stage, StageInputs, StageOutputs
@@ -173,7 +173,8 @@ def _run_stage(visit: Visit, folder: Path) -> StageRecord:
         _check_given(stage, outputs, workspace.folder)
         return outputs.metrics
 
-    step = Workspace(folder).step(visit.place.name, visit.key, work, notes={"gives": gives} if gives else None)
+    notes = {"made_from": made_from(visit.inputs), **({"gives": gives} if gives else {})}
+    step = Workspace(folder).step(visit.place.name, visit.key, work, notes=notes)
     metrics = redact_values(json.loads(json.dumps(step.result)))
     return StageRecord(stage.name, visit.place, metrics, cached=step.cached)
 

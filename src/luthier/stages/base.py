@@ -6,7 +6,7 @@ Nothing here imports torch; a stage imports it inside `run` and `plan`.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -164,6 +164,9 @@ def metrics_record(
     *,
     scores: Mapping[str, float] | None = None,
     intervals: Mapping[str, tuple[float, float]] | None = None,
+    baselines: Mapping[str, Mapping[str, Any]] | None = None,
+    marks: Sequence[str] = (),
+    about: Mapping[str, str] | None = None,
     primary: str | None = None,
     cost: Mapping[str, float] | None = None,
     details: Mapping[str, Any] | None = None,
@@ -174,6 +177,9 @@ def metrics_record(
         stage: its name.
         scores: `split/metric` -> value, as fractions or natural units.
         intervals: 95 % intervals for some of the scores.
+        baselines: for some of the scores what answering every row alike comes to, `luthier.evaluation.baselines`.
+        marks: what a reader must not miss of a model that learned nothing, in words.
+        about: for some of the scores what their names leave out.
         primary: the score a table shows first.
         cost: trainable_parameters, total_parameters, bytes_on_disk, seconds, peak_memory_bytes, tokens_per_second.
         details: anything more, in JSON's types; `sections` in it may hold a `luthier.report.Section`.
@@ -182,6 +188,9 @@ def metrics_record(
         "stage": stage,
         "scores": dict(scores or {}),
         "intervals": {k: list(v) for k, v in (intervals or {}).items()},
+        "baselines": {k: dict(v) for k, v in (baselines or {}).items()},
+        "marks": list(marks),
+        "about": dict(about or {}),
         "primary": primary,
         "cost": dict(cost or {}),
         "details": plain_sections(details or {}),

@@ -75,6 +75,15 @@ class AsText(LanguageTask):
     def own_metrics(self) -> Mapping[str, Callable[[Any, Any], float]]:
         return self.task.own_metrics()
 
+    def prior(self, data: TaskData) -> dict[str, Any]:
+        return self.task.prior(data)
+
+    def by_prior(self, prior: Mapping[str, Any], predictions: Predictions, data: TaskData) -> Predictions | None:
+        return self.task.by_prior(prior, predictions, data)
+
+    def told_prior(self, prior: Mapping[str, Any]) -> str:
+        return self.task.told_prior(prior)
+
     def describe(self, predictions: Predictions, rows: Sequence[Row], encoded: Any, card: ModelCard) -> list[Row]:
         if predictions.guesses is None:
             return self.task.describe(predictions, rows, encoded, card)

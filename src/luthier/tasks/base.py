@@ -152,6 +152,23 @@ class Task(TaskSchema):
         """Name -> (gold, guess) -> score, of metrics that `luthier.evaluation.metrics` lacks."""
         return {}
 
+    # -- what is known without a look at the rows ------------------------------------------------------------
+
+    def prior(self, data: TaskData) -> dict[str, Any]:
+        """What the labels of the training rows tell about any row, in JSON's types; see
+        `luthier.tasks.running.priors`. Empty where there are none, or they tell nothing of other rows."""
+        return {}
+
+    def by_prior(self, prior: Mapping[str, Any], predictions: Predictions, data: TaskData) -> Predictions | None:
+        """What would be predicted for the rows of some predictions by the prior alone; None where it tells nothing."""
+        return None
+
+    def told_prior(self, prior: Mapping[str, Any]) -> str:
+        """What is always answered by the prior, in words: "always 'negative'"."""
+        return ""
+
+    # -- answers in words ------------------------------------------------------------------------------------
+
     def describe(self, predictions: Predictions, rows: Sequence[Row], encoded: Any, card: ModelCard) -> list[Row]:
         """What is told about each row: what the model was shown of it, and its answer, ready for JSON.
 

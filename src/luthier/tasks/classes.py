@@ -51,6 +51,20 @@ class ClassTask(TextPosable):
 
         return judged_classes(predictions, examples, tuple(data.metrics))
 
+    def prior(self, data: TaskData) -> dict[str, Any]:
+        from luthier.tasks.running.priors import prior_of_classes, training_labels
+
+        return prior_of_classes(training_labels(data.splits, "label"), data.labels)
+
+    def by_prior(self, prior: Mapping[str, Any], predictions: Predictions, data: TaskData) -> Predictions | None:
+        from luthier.tasks.running.priors import class_scores, predicted_classes
+
+        scores = None if predictions.labels is None else class_scores(prior, data.labels)
+        return None if scores is None else predicted_classes(scores, predictions)
+
+    def told_prior(self, prior: Mapping[str, Any]) -> str:
+        return f"always {max(prior['shares'], key=prior['shares'].get)!r}"
+
     def describe(self, predictions: Predictions, rows: Sequence[Row], encoded: Any, card: ModelCard) -> list[Row]:
         names = card.labels or [str(i) for i in range(predictions.logits.shape[1])]
         return [self.shown(row) | _classified(p, names) for row, p in zip(rows, predictions.probabilities, strict=True)]

@@ -72,6 +72,21 @@ class Regression(TextPosable):
 
         return Judged(predictions.labels.astype(float), predictions.logits[:, 0])
 
+    def prior(self, data: TaskData) -> dict[str, Any]:
+        from luthier.tasks.running.priors import prior_of_numbers, training_labels
+
+        return prior_of_numbers(training_labels(data.splits, "label"))
+
+    def by_prior(self, prior: Mapping[str, Any], predictions: Predictions, data: TaskData) -> Predictions | None:
+        from luthier.tasks.running.priors import predicted_numbers
+
+        if "mean" not in prior or predictions.labels is None:
+            return None
+        return predicted_numbers(float(prior["mean"]), predictions)
+
+    def told_prior(self, prior: Mapping[str, Any]) -> str:
+        return f"always the mean {prior['mean']:.4g}"
+
     def describe(self, predictions: Predictions, rows: Sequence[Row], encoded: Any, card: ModelCard) -> list[Row]:
         pairs = zip(rows, predictions.logits, strict=True)
         return [self.shown(row) | {"score": float(logits[0])} for row, logits in pairs]

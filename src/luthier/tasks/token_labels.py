@@ -57,6 +57,20 @@ class TokenLabels(Task):
 
         return judged_tags(predictions, data.labels)
 
+    def prior(self, data: TaskData) -> dict[str, Any]:
+        from luthier.tasks.running.priors import prior_of_classes, training_labels
+
+        return prior_of_classes([tag for row in training_labels(data.splits, "tags") for tag in row], data.labels)
+
+    def by_prior(self, prior: Mapping[str, Any], predictions: Predictions, data: TaskData) -> Predictions | None:
+        from luthier.tasks.running.priors import class_scores, predicted_tags
+
+        scores = class_scores(prior, data.labels)
+        return None if scores is None else predicted_tags(scores, predictions)
+
+    def told_prior(self, prior: Mapping[str, Any]) -> str:
+        return f"always {max(prior['shares'], key=prior['shares'].get)!r}"
+
     def describe(self, predictions: Predictions, rows: Sequence[Row], encoded: Any, card: ModelCard) -> list[Row]:
         names, described = card.labels or [], []
         for row, logits, starts in zip(rows, predictions.logits, encoded["word_starts"], strict=True):

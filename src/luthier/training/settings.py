@@ -66,7 +66,9 @@ class TrainingSettings(Settings):
         description="Optimiser steps between checkpoints that a stopped run continues from, or `epoch`.",
     )
     keep_best: bool = Field(
-        True, description="End with the weights of the best evaluation; false ends with the last step's."
+        True,
+        description="End with the weights of the best evaluation, of equal scores that with the lower loss; false ends "
+        "with the last step's.",
     )
     patience: int | None = Field(
         None,

@@ -17,7 +17,8 @@ from luthier.data.sources.fingerprint import check_files_unchanged
 from luthier.data.sources.origins import plan
 from luthier.data.task_data import TaskData
 from luthier.evaluation.prediction import Predictions, predict_rows, predict_task
-from luthier.evaluation.scoring import task_scores
+from luthier.evaluation.scoring import task_result
+from luthier.evaluation.unigram import MOST_ROWS, log_shares, predicted_tokens
 from luthier.methods.base import MethodContext
 from luthier.methods.heads import freeze_head, head_parameters
 from luthier.metric_names import higher_is_better
@@ -29,10 +30,12 @@ from luthier.stages.base import StageInputs, StageOutputs, metrics_record
 from luthier.storage.hashing import cache_directory
 from luthier.storage.one_version import check_file_unchanged
 from luthier.storage.ranks import joined, rank, world_size
+from luthier.tasks.base import task_of
 from luthier.tasks.heads import PEFT_TASK_TYPES
 from luthier.training.continuing import continued_model
 from luthier.training.job import TrainingJob, TrainingResult, TrainingRows, train
 from luthier.training.preparing import Prepared, label_arguments, prepare, row_counts
+from luthier.training.starting import start_at_mean
 from luthier.training.trunk.once import computed_once
 from luthier.training.validation import Evaluation, Validation
 
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
     from luthier.training.supervised_settings import SupervisedSettings
 
 logger = logging.getLogger(__name__)
+# What an evaluation tells beside its scores, among its details: arguments of `metrics_record`.
+_BESIDE = "beside scores"
 
 
 def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Path) -> StageOutputs:
@@ -77,9 +82,11 @@ def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Pat
         **told,
         **result.details,
     }
+    beside_scores = details.pop(_BESIDE, {})
     primary = f"validation/{primary_metric(prepared.task)[0]}" if result.scores else None
     return StageOutputs(
-        metrics_record("tune", scores=result.scores, primary=primary, cost=cost, details=details), {"model": artifact}
+        metrics_record("tune", scores=result.scores, primary=primary, cost=cost, details=details, **beside_scores),
+        {"model": artifact},
     )
 
 
@@ -97,6 +104,7 @@ def _ready(stage: SupervisedSettings, inputs: StageInputs, folder: Path) -> tupl
         model, made_from = continued_model(stage, inputs, prepared)
     else:
         model = load_model(inputs.model, prepared.head, seed=inputs.seed, **label_arguments(prepared.task))
+        start_at_mean(model, task_of(prepared.task).prior(prepared.task))
         model = apply_method(stage, model, prepared, inputs.seed)
     if not stage.data.streaming:
         stage.method.precompute(model, list(prepared.rows.values()), cache_directory() / "sentence-vectors")
@@ -206,16 +214,32 @@ def validation_of(stage: SupervisedSettings, prepared: Prepared) -> Validation |
     if rows is None or not len(rows) or stage.evaluate_every == "never":
         return None
     name, higher = primary_metric(prepared.task)
+    prior = task_of(prepared.task).prior(prepared.task)
 
     def evaluate(model: Any) -> Evaluation:
         size = stage.evaluation_batch_size
         predictions = predict_task(model, rows, prepared.task, prepared.tokenizer, batch_size=size)
-        scores = task_scores(predictions, prepared.task, "validation", rows)
+        unigram = by_unigram(stage, prepared, model, rows, predictions)
+        found = task_result(predictions, prepared.task, "validation", rows, prior=prior, unigram=unigram)
         return Evaluation(
-            {f"validation/{score}": value for score, value in scores.items()}, correct_rows(prepared, predictions)
+            {f"validation/{score}": value for score, value in found.scores.items()},
+            correct_rows(prepared, predictions) | {_BESIDE: found.told("validation")},
         )
 
     return Validation(evaluate, f"validation/{name}", higher)
+
+
+def by_unigram(
+    stage: SupervisedSettings, prepared: Prepared, model: Any, rows: Any, predictions: Predictions
+) -> Predictions | None:
+    """What the shares of tokens in the first training rows give for these rows, where text itself is learned; None
+    elsewhere, and of a stream."""
+    if not task_of(prepared.task).language or prepared.task.form is not None or stage.data.streaming:
+        return None
+    train = prepared.rows["train"]
+    labels = train.select(range(min(MOST_ROWS, len(train))))["labels"]
+    shares = log_shares(labels, model.get_input_embeddings().weight.shape[0])
+    return predicted_tokens(shares, rows, predictions, shifted=prepared.shifted)
 
 
 def correct_rows(prepared: Prepared, predictions: Predictions) -> dict[str, str]:
@@ -244,5 +268,6 @@ def card_for(stage: SupervisedSettings, inputs: StageInputs, prepared: Prepared,
         method=redact_values(stage.method.model_dump(mode="json")),
         data=redact_values(stage.data.model_dump(mode="json")),
         rows_left_out=redact_values(prepared.task.left_out) or None,
+        prior=task_of(prepared.task).prior(prepared.task) or None,
         metrics=result.scores,
     )

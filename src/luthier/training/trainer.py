@@ -261,6 +261,7 @@ class LuthierTrainer(Trainer):
         if score is None or not math.isfinite(score):
             return False
         better = self.best.score is None or (score > self.best.score if higher else score < self.best.score)
+        better = better or (score == self.best.score and self._lower_loss(self.validation.primary))
         if better:
             step, folder = self.state.global_step, Path(self.args.output_dir)
             digest = from_main(partial(save_trainable, self.model, folder / best_file(step)))
@@ -272,6 +273,11 @@ class LuthierTrainer(Trainer):
             if self._out_of_patience():
                 self.control.should_training_stop = True
         return better
+
+    def _lower_loss(self, primary: str) -> bool:
+        """Whether the newest evaluation has a lower loss than the best one, which decides between equal scores."""
+        name = f"{primary.rpartition('/')[0]}/loss"
+        return self.latest.scores.get(name, math.inf) < self.best.scores.get(name, -math.inf)
 
     # -- checkpoints ---------------------------------------------------------------------------------------
 

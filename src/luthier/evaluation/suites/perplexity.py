@@ -18,11 +18,12 @@ class PerplexitySuite(Suite):
     label_kinds: ClassVar[tuple[LabelKind | None, ...] | None] = (None,)
 
     def run(self, subject: Subject) -> SuiteResult:
-        from luthier.evaluation.scoring import task_intervals, task_scores
-
-        arguments = (subject.predictions, subject.task, subject.split, subject.rows)
+        found = subject.result()
         return SuiteResult(
-            scores=task_scores(*arguments),
-            intervals=task_intervals(*arguments, draws=1000, seed=subject.seed),
+            scores=found.scores,
+            intervals=found.intervals,
+            baselines=found.baselines,
+            marks=found.marks,
+            about=found.about,
             details={"scored_tokens": int(subject.predictions.items.sum())},
         )

@@ -20,11 +20,15 @@ class TaskSuite(Suite):
     draws: int = Field(1000, ge=100, description="Bootstrap draws behind each interval.")
 
     def run(self, subject: Subject) -> SuiteResult:
-        from luthier.evaluation.scoring import task_intervals, task_scores
+        from luthier.evaluation.breakdown import sections_of
 
-        arguments = (subject.predictions, subject.task, subject.split, subject.rows)
+        found = subject.result(draws=self.draws)
         return SuiteResult(
-            scores=task_scores(*arguments),
-            intervals=task_intervals(*arguments, draws=self.draws, seed=subject.seed),
+            scores=found.scores,
+            intervals=found.intervals,
+            baselines=found.baselines,
+            marks=found.marks,
+            about=found.about,
+            sections=sections_of(subject.predictions, subject.task, subject.split, subject.rows),
             details={"rows": len(subject.task.splits[subject.split])},
         )
