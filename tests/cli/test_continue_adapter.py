@@ -19,6 +19,7 @@ from luthier.recipe.loading import load_recipe
 METHODS: list[Any] = [
     {"name": "prompt", "length": 4},
     {"name": "p_tuning", "length": 4},
+    {"name": "p_tuning", "length": 4, "insert": "after_cls"},
     {"name": "prefix", "length": 4},
     {"name": "prefix", "length": 4, "projection": True},
     {"name": "residual_prompt", "length": 4, "bottleneck": 8},
@@ -105,7 +106,7 @@ def test_a_second_stage_goes_on_with_the_adapter_of_the_first(short):
     assert len(probabilities(short.run_folder)) == len(TEXTS)
 
 
-@pytest.mark.parametrize("method", [METHODS[1], METHODS[4]], ids=named)
+@pytest.mark.parametrize("method", [METHODS[1], METHODS[2], METHODS[5]], ids=named)
 def test_a_stopped_second_run_goes_on_to_the_same_numbers(short, method: Any, monkeypatch):
     from luthier.training.trainer import LuthierTrainer
 
