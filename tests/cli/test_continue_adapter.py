@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from luthier.models import load
 from luthier.prediction.texts import predict_texts
 from luthier.recipe.loading import load_recipe
 
@@ -28,6 +29,7 @@ METHODS: list[Any] = [
     {"name": "unipelt", "prefix_projection_width": 8},
     "bottleneck",
     "task_prefix",
+    "head_only",
 ]
 TEXTS = ["a lovely bright film", "the plot was dull", "clever and grim", "warm"]
 
@@ -178,7 +180,13 @@ def test_without_it_a_prompt_is_refused_and_lora_is_merged(short, capsys):
     short.recipe["stages"] = [{"tune": short.tune | {"method": "lora"}}, {"tune": short.tune | {"method": "head_only"}}]
     short.recipe.update(name="merged", model=str(short.folder / "model"))
     assert short.run("--no-report") == 0
-    assert not (short.folder / "runs" / "merged" / "01-tune" / "model" / "adapter_config.json").exists()
+    model, _ = load(str(short.folder / "runs" / "merged" / "01-tune" / "model"))
+    assert not hasattr(model, "peft_config")
+    lora, _ = load(str(short.folder / "runs" / "merged" / "00-tune" / "model"))
+    (query,) = [
+        p for n, p in lora.merge_and_unload().named_parameters() if n.endswith("layer.0.attention.self.query.weight")
+    ]
+    assert torch.equal(model.bert.encoder.layer[0].attention.self.query.weight, query)
 
 
 def test_the_recipe_of_the_page_is_valid(tmp_path: Path):

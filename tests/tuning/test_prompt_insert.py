@@ -11,7 +11,7 @@ from peft import PeftModel, get_peft_model
 
 from luthier.errors import ModelError
 from luthier.methods.base import MethodContext
-from luthier.models.artifacts import attach_adapter
+from luthier.models.adapter_files import attach_adapter
 from luthier.tuning.p_tuning import PTuningConfig
 from luthier.tuning.p_tuning.settings import PTuning
 from luthier.tuning.residual_prompt import ResidualPromptConfig, fold_prompt, load_trainable_prompt
