@@ -112,9 +112,7 @@ def _add_result_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
 
     export = _verb(verbs, "export", "write a tuned prompt, prefix or head for serving without PEFT", "export")
     export.add_argument("run", metavar="RUN", help="run, cell, stage or model directory")
-    export.add_argument(
-        "--to", required=True, metavar="PLACE", help="safetensors file; for head_only a folder"
-    )
+    export.add_argument("--to", required=True, metavar="PLACE", help="safetensors file; for head_only a folder")
     export.add_argument("--force", action="store_true", help="replace the file if it is there")
     _allow_argument(export)
 
