@@ -235,13 +235,15 @@ def _refuse_unknown_verb(parser: argparse.ArgumentParser, words: Sequence[str]) 
 
 
 def _quieten(verbose: bool) -> None:
+    from luthier.models.quiet import log_noise
+
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
     _hide_secrets_in_messages()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not verbose:
-        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|accelerate")
+        log_noise()
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("DATASETS_VERBOSITY", "error")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from luthier.models.card import CARD, read_card
 from luthier.models.heads import HeadRequest, auto_class, output_names
 from luthier.models.inspect import is_decoder, is_encoder_decoder
 from luthier.models.manifest import verify_manifest, verify_package_files
-from luthier.models.quiet import quiet_transformers
+from luthier.models.quiet import quiet_transformers, without_gguf_bar
 from luthier.models.references import check_model_unchanged, resolve
 from luthier.models.safety import check_configs, check_model_folder
 from luthier.models.settings import Head, ModelSettings
@@ -266,9 +267,10 @@ def _read_weights(
         options["use_safetensors"] = any(folder.glob("*.safetensors"))
 
     def read() -> Any:
-        return auto_class(head).from_pretrained(
-            str(folder), output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
+        with without_gguf_bar() if source.gguf_file else nullcontext():
+            return auto_class(head).from_pretrained(
+                str(folder), output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

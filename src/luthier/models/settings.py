@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from luthier.settings import Settings
 
@@ -47,6 +47,11 @@ class ModelSettings(Settings):
     gguf_file: str | None = Field(
         default=None, description="which GGUF file of the folder to read, where there are several"
     )
+
+    @field_validator("allow", mode="before")
+    @classmethod
+    def _one_is_enough(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="before")
     @classmethod

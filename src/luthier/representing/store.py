@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from luthier.representing.encoder import PrefixEncoder
-from luthier.representing.texts import Texts
+from luthier.representing.texts import Texts, listed
 from luthier.storage.arrays import STORED, check_dtype, identity, packed, unpacked
 from luthier.storage.files import reserve_space, write_json
 from luthier.storage.sealed_folder import check_seal, tell_of_damage, whole_folder
@@ -42,7 +42,7 @@ class RepresentationStore:
 
         Args:
             encoder: makes them.
-            texts: N texts or pairs.
+            texts: N texts or pairs; a single string is one text.
             dtype: of the stored numbers: float32, which is memory-mapped and read-only, or bfloat16.
             options: of `PrefixEncoder.batches`: batch_size, batched and too_long.
 
@@ -52,6 +52,7 @@ class RepresentationStore:
             WorkspaceError: the directory can't be written.
         """
         check_dtype(dtype)
+        texts = listed(texts)
         if not len(texts):
             return encoder.encode(texts)
         said = (json.dumps(text, default=repr) for text in texts)
