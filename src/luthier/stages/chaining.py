@@ -157,7 +157,7 @@ class _Chain:
             data = data or saved_data(stage, found)
         except ModelError as error:
             path = ("stages", position, stage.name)
-            self.problems.append(ChainProblem(path, f"stage {position} ({stage.name}): {error.what}", error.fix))
+            self.problems.append(ChainProblem(path, f"stage {position} ({stage.name}): {error.what}", error.fix or ""))
             return
         reason = stage.misfit({name: link.kind for name, link in found.items()}, data)
         if reason:
