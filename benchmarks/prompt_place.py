@@ -54,8 +54,8 @@ def page(cells: Cells) -> str:
         rows.append([f"`{method}`", f"`{place}`", spread(list(_by_seed(found).values())), gaps])
     about = (
         f"## Where a prompt stands\n\nMiniLM on tweets of two polarities; {LENGTH} prompt vectors, {STEPS} steps of "
-        f"{BATCH} at the default rates, weights of the last step; accuracy on 300 held-out rows, mean ± sample standard "
-        "deviation over three seeds. The last column is `after_cls` minus `before_text`, paired by seed.\n"
+        f"{BATCH} at the default rates, weights of the last step; accuracy on 300 held-out rows, mean ± sample "
+        "standard deviation over three seeds. The last column is `after_cls` minus `before_text`, paired by seed.\n"
     )
     return about + "\n" + table(["method", "`insert`", "accuracy", "difference (95 %)"], rows)
 

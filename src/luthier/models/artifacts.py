@@ -19,7 +19,8 @@ from luthier.errors import ModelError, WorkspaceError
 from luthier.models.adapter_files import attach_adapter, name_base, refuse_other_base, write_adapter
 from luthier.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_settings, is_adapter
 from luthier.models.card import CARD, ModelCard, read_card, write_card
-from luthier.models.heads import WITH_LABELS, HeadRequest
+from luthier.models.head_kinds import HEAD_KINDS, Head
+from luthier.models.heads import HeadRequest
 from luthier.models.loading import (
     load_plain_model,
     load_tokenizer,
@@ -33,7 +34,7 @@ from luthier.models.quiet import quiet_transformers
 from luthier.models.references import check_model_unchanged, resolve
 from luthier.models.safety import check_configs, check_links
 from luthier.models.saved_head import head_to_save, put_head, save_head_only, saved_head_in, write_head
-from luthier.models.settings import Head, ModelSettings
+from luthier.models.settings import ModelSettings
 from luthier.models.source import ModelSource
 from luthier.models.tensors import check_safetensors, read_json
 from luthier.peft_bridge.adapter_types import ensure_adapter_type
@@ -254,7 +255,7 @@ def _write(model: Any, tokenizer: Any, folder: Path, card: ModelCard) -> None:
 
 
 def _with_labels(card: ModelCard, model: Any) -> ModelCard:
-    if card.labels is not None or card.regression or card.head not in WITH_LABELS:
+    if card.labels is not None or card.regression or not HEAD_KINDS[card.head].has_labels:
         return card
     names = model.config.id2label
     return dataclasses.replace(card, labels=[str(names[number]) for number in sorted(names)])

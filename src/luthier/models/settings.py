@@ -8,16 +8,6 @@ from pydantic import Field, field_validator, model_validator
 
 from luthier.settings import Settings
 
-Head = Literal[
-    "sequence_classification",
-    "token_classification",
-    "question_answering",
-    "multiple_choice",
-    "causal_lm",
-    "seq2seq_lm",
-    "masked_lm",
-    "encoder",
-]
 Danger = Literal["pickle", "remote_code"]
 
 

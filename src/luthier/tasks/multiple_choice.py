@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from luthier.data.batches.collating import Padding
-    from luthier.models.settings import Head
+    from luthier.models.head_kinds import Head
 
 
 @TASKS.register

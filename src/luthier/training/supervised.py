@@ -24,6 +24,7 @@ from luthier.methods.heads import freeze_head, head_parameters
 from luthier.metric_names import higher_is_better
 from luthier.models.artifacts import load_model, save_artifact
 from luthier.models.card import ModelCard, describe
+from luthier.models.head_kinds import peft_task_type
 from luthier.models.inspect import bytes_on_disk, parameter_counts
 from luthier.models.loading import empty_model
 from luthier.secrets import redact_values
@@ -31,7 +32,7 @@ from luthier.stages.base import StageInputs, StageOutputs, StagePlan, metrics_re
 from luthier.storage.hashing import cache_directory
 from luthier.storage.one_version import check_file_unchanged
 from luthier.storage.ranks import joined, rank, world_size
-from luthier.tasks.heads import PEFT_TASK_TYPES
+from luthier.tasks.base import task_named
 from luthier.training.continuing import check_continues, continued_model, without_networks
 from luthier.training.estimates import memory_estimate, time_estimate
 from luthier.training.job import UNBOUNDED, TrainingJob, TrainingResult, TrainingRows, total_steps, train
@@ -121,7 +122,7 @@ def apply_method(
     tokenizer = prepared.tokenizer if prepared else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        context = MethodContext(PEFT_TASK_TYPES[head], seed, tokenizer)
+        context = MethodContext(peft_task_type(head), seed, tokenizer)
         parts = [] if stage.train_head else head_parameters(model, context.task_type)
         tuned = stage.method.apply(model, context)
     for path in stage.method.files():
@@ -143,7 +144,7 @@ def training_job(
     """The job that trains the model on the encoded rows."""
     return TrainingJob(
         model=model,
-        schema=prepared.schema,
+        task=task_named(prepared.schema),
         shifted=prepared.shifted,
         data=training_rows(stage, prepared, inputs.seed),
         settings=stage,
