@@ -13,7 +13,7 @@ import harness
 from tables import Cells, gap, grouped, pick, spread, table
 
 PLACES = ("before_text", "after_cls")
-METHODS = ("prompt", "p_tuning", "residual_prompt")
+METHODS = ("p_tuning", "prompt", "residual_prompt")
 DATA = {
     "train": ".cache/demo/tweets-train.tsv",
     "validation": ".cache/demo/tweets-validation.tsv",
@@ -22,7 +22,7 @@ DATA = {
     "too_long": "truncate",
 }
 SEEDS = (1, 2, 3)
-STEPS, LENGTH, BATCH = 80, 10, 8
+STEPS, LENGTH, BATCH = 60, 10, 8
 SETTINGS = {"data": DATA, "steps": STEPS, "length": LENGTH, "batch": BATCH, "model": harness.MINILM}
 
 
@@ -40,7 +40,7 @@ def main() -> None:
         return bench.tune(tune, cell["seed"], test=None)
 
     cells = [
-        {"method": method, "insert": place, "seed": seed} for seed in SEEDS for method in METHODS for place in PLACES
+        {"method": method, "insert": place, "seed": seed} for method in METHODS for seed in SEEDS for place in PLACES
     ]
     harness.run_cells("prompt_place", SETTINGS, cells, measure, harness.arguments(__doc__))
 

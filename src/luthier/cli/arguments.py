@@ -164,7 +164,7 @@ def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
 def _preset_arguments(compare: argparse.ArgumentParser) -> None:
     preset = compare.add_argument_group("presets", "settings of `compare.preset`, in place of the recipe's own")
     preset.add_argument(
-        "--preset", choices=("tuning",), help="tuning: all tuning methods under one budget, and which to take"
+        "--preset", metavar="NAME", help="tuning: all tuning methods under one budget, and which to take"
     )
     preset.add_argument("--methods", metavar="A,B", help="the methods to run, in place of all")
     preset.add_argument("--seeds", type=int, metavar="N", help="seeds of every method (default: 3)")
