@@ -44,7 +44,7 @@ NOISE = (
     Noise(
         "peft",
         "Position ids are not supported for parameter efficient tuning",
-        "behind PEFT's back Luthier counts the positions of prompt and text itself",
+        "Luthier counts the positions of prompt and text itself",
     ),
     Noise(
         "peft",
