@@ -1,8 +1,8 @@
 """Prompts before the text against prompts behind [CLS], for every method that has the setting `insert`.
 
 MiniLM's classifier reads its first position. A prompt before the text puts its first vector there; behind [CLS], the
-token stays that was trained to stand for the text. On the demo's own tweets (`python demo/prepare.py`) and their
-polarity.
+token stays that was trained to stand for the text. On the demo's own film reviews (`python demo/prepare.py`):
+sentences and their polarity.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from tables import Cells, gap, grouped, pick, spread, table
 PLACES = ("before_text", "after_cls")
 METHODS = ("p_tuning", "prompt", "residual_prompt")
 DATA = {
-    "train": ".cache/demo/tweets-train.tsv",
-    "validation": ".cache/demo/tweets-validation.tsv",
+    "train": ".cache/demo/train.tsv",
+    "validation": ".cache/demo/validation.tsv",
     "task": "single_sentence",
     "max_length": 48,
     "too_long": "truncate",
 }
 SEEDS = (1, 2, 3)
-STEPS, LENGTH, BATCH = 60, 10, 8
+STEPS, LENGTH, BATCH = 300, 10, 8
 SETTINGS = {"data": DATA, "steps": STEPS, "length": LENGTH, "batch": BATCH, "model": harness.MINILM}
 
 
@@ -53,7 +53,7 @@ def page(cells: Cells) -> str:
         gaps = gap(_by_seed(other), _by_seed(found)) if place == "after_cls" else ""
         rows.append([f"`{method}`", f"`{place}`", spread(list(_by_seed(found).values())), gaps])
     about = (
-        f"## Where a prompt stands\n\nMiniLM on tweets of two polarities; {LENGTH} prompt vectors, {STEPS} steps of "
+        f"## Where a prompt stands\n\nMiniLM on sentences of film reviews; {LENGTH} prompt vectors, {STEPS} steps of "
         f"{BATCH} at the default rates, weights of the last step; accuracy on 300 held-out rows, mean ± sample "
         "standard deviation over three seeds. The last column is `after_cls` minus `before_text`, paired by seed.\n"
     )
