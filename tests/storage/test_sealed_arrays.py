@@ -27,9 +27,13 @@ def test_they_come_back_mapped_with_what_was_kept_beside_them(tmp_path: Path):
 
 
 def test_a_block_that_fails_leaves_nothing(tmp_path: Path):
-    with pytest.raises(ZeroDivisionError), writing_arrays(tmp_path / "some", {"format": 3}) as writer:
-        writer.table("numbers", (4, 2), "float32")
-        raise ZeroDivisionError
+    def fail() -> None:
+        with writing_arrays(tmp_path / "some", {"format": 3}) as writer:
+            writer.table("numbers", (4, 2), "float32")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 
