@@ -14,6 +14,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from luthier.errors import DataError, InterruptedRunError, TrainingError
 from luthier.storage.jsonlines import read_log
+from luthier.tasks.base import task_named
 from luthier.training.job import TrainingJob, TrainingRows, total_steps, train
 from luthier.training.schedule import share_of_rate
 from luthier.training.settings import TrainingSettings
@@ -69,7 +70,7 @@ def make_job(folder: Path, model, evaluator=None, **settings) -> TrainingJob:
     defaults = {"epochs": 3, "batch_size": 4, "log_every": 1, "learning_rate": 1e-3}
     return TrainingJob(
         model=model,
-        schema="single_sentence",
+        task=task_named("single_sentence"),
         shifted=False,
         data=TrainingRows(rows(), Sampler(), collate),
         settings=TrainingSettings(**defaults | settings),

@@ -254,12 +254,12 @@ def embed(arguments: argparse.Namespace) -> None:
 
 def export(arguments: argparse.Namespace) -> None:
     check_there(arguments.run, ModelError, "name a finished run, a stage of it, or the stage's `model` folder")
-    from luthier.methods.export import export_prompt
+    from luthier.methods.export import export_run
     from luthier.prediction.loading import import_plugins_of
 
     import_plugins_of(arguments.run, arguments.allow)
-    place = export_prompt(arguments.run, arguments.to, overwrite=arguments.force, allow=tuple(arguments.allow))
-    console().print(f"wrote {place}; a task head that was trained with it is not part of the file", soft_wrap=True)
+    place, holds = export_run(arguments.run, arguments.to, overwrite=arguments.force, allow=tuple(arguments.allow))
+    console().print(f"wrote {place}; {holds}", soft_wrap=True)
 
 
 def list_parts(arguments: argparse.Namespace) -> None:

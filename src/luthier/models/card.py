@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 from luthier.data.text_form import TextForm
 from luthier.errors import ModelError
+from luthier.models.head_kinds import Head, known_head
 from luthier.models.references import commit, fingerprint, resolve
-from luthier.models.settings import Head, ModelSettings
+from luthier.models.settings import ModelSettings
 from luthier.models.tensors import read_json
 from luthier.secrets import as_reference
 from luthier.storage.files import json_text
@@ -50,7 +51,7 @@ class ModelCard:
 
     base: str
     base_fingerprint: str
-    head: Head
+    head: Annotated[Head, AfterValidator(known_head)]
     base_gguf_file: str | None = None
     schema: str | None = None
     labels: list[str] | None = None

@@ -5,20 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from luthier.settings import Settings
 
-Head = Literal[
-    "sequence_classification",
-    "token_classification",
-    "question_answering",
-    "multiple_choice",
-    "causal_lm",
-    "seq2seq_lm",
-    "masked_lm",
-    "encoder",
-]
 Danger = Literal["pickle", "remote_code"]
 
 
@@ -50,6 +40,11 @@ class ModelSettings(Settings):
     gguf_file: str | None = Field(
         default=None, description="which GGUF file of the folder to read, where there are several"
     )
+
+    @field_validator("allow", mode="before")
+    @classmethod
+    def _one_is_enough(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="before")
     @classmethod

@@ -27,7 +27,8 @@ class StageInputs:
     Attributes:
         artifacts: port -> what it gets; an optional port that gets nothing is left out.
         seed: of the run.
-        data: settings of the data the stage before was run on, for stages that default to it.
+        data: settings of the data that the stage before was run on, or that the saved model was trained on, for stages
+            that default to it.
         key: of the stage (`luthier.runs.keys.stage_key`); empty in a dry run. What a stopped run left behind under
             another key belongs to other settings.
         workspace: for pieces of the stage's work that are kept by themselves; None in a dry run.

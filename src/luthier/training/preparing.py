@@ -10,9 +10,9 @@ from luthier.data.batches.encoding import encode
 from luthier.data.loading import load_data
 from luthier.data.task_data import TaskData
 from luthier.errors import DataError, RecipeError
+from luthier.models.head_kinds import Head
 from luthier.models.inspect import is_decoder, is_encoder_decoder, model_max_length
 from luthier.models.loading import load_config, load_tokenizer
-from luthier.models.settings import Head
 from luthier.progress import track
 from luthier.stages.base import StageInputs
 from luthier.tasks.base import task_of

@@ -24,14 +24,14 @@ from luthier.methods.heads import freeze_head, head_parameters
 from luthier.metric_names import higher_is_better
 from luthier.models.artifacts import load_model, save_artifact
 from luthier.models.card import ModelCard, describe
+from luthier.models.head_kinds import peft_task_type
 from luthier.models.inspect import bytes_on_disk, parameter_counts
 from luthier.secrets import redact_values
 from luthier.stages.base import StageInputs, StageOutputs, metrics_record
 from luthier.storage.hashing import cache_directory
 from luthier.storage.one_version import check_file_unchanged
 from luthier.storage.ranks import joined, rank, world_size
-from luthier.tasks.base import task_of
-from luthier.tasks.heads import PEFT_TASK_TYPES
+from luthier.tasks.base import task_named, task_of
 from luthier.training.continuing import continued_model
 from luthier.training.job import TrainingJob, TrainingResult, TrainingRows, train
 from luthier.training.preparing import Prepared, label_arguments, prepare, row_counts
@@ -127,7 +127,7 @@ def apply_method(
     tokenizer = prepared.tokenizer if prepared else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        context = MethodContext(PEFT_TASK_TYPES[head], seed, tokenizer)
+        context = MethodContext(peft_task_type(head), seed, tokenizer)
         parts = [] if stage.train_head else head_parameters(model, context.task_type)
         tuned = stage.method.apply(model, context)
     for path in stage.method.files():
@@ -149,7 +149,7 @@ def training_job(
     """The job that trains the model on the encoded rows."""
     return TrainingJob(
         model=model,
-        schema=prepared.schema,
+        task=task_named(prepared.schema),
         shifted=prepared.shifted,
         data=training_rows(stage, prepared, inputs.seed),
         settings=stage,

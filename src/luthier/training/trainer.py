@@ -29,7 +29,7 @@ from luthier.objectives.step import MAIN, Step
 from luthier.storage.files import sha256_of
 from luthier.storage.helping import helped
 from luthier.storage.ranks import agree, from_main, gathered, is_main, world_size
-from luthier.tasks.base import task_named
+from luthier.tasks.base import Task
 from luthier.training.checkpoints import PREFIX, remove_older, writing
 from luthier.training.finite import check_finite
 from luthier.training.graph import ModelGraph
@@ -57,7 +57,7 @@ class LuthierTrainer(Trainer):
     Args:
         model: any model whose forward returns logits, or a graph of such models.
         args: the Trainer's arguments; saving and evaluation by the Trainer itself are off.
-        schema: the task schema, which decides on the loss.
+        task: what is learned; decides on the loss.
         shifted: whether the model predicts the next token.
         sampler: yields row indices of the training set; has `set_epoch`. None for rows that are `StatefulRows`, whose
             state is part of the checkpoints.
@@ -75,7 +75,7 @@ class LuthierTrainer(Trainer):
         *,
         model: nn.Module,
         args: TrainingArguments,
-        schema: str,
+        task: Task,
         shifted: bool,
         sampler: Any,
         groups: list[dict[str, Any]],
@@ -86,7 +86,7 @@ class LuthierTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(model=model, args=args, **kwargs)
-        self.task, self.shifted = task_named(schema), shifted
+        self.task, self.shifted = task, shifted
         self.validation, self.patience = validation, patience
         self.latest, self.best = Evaluation(), BestScore()
         self.tokens_seen, self.time_limit = 0, time_limit
