@@ -78,9 +78,10 @@ def stored_arrays(folder: Path, layout: int, holds: str) -> tuple[dict[str, Any]
         ValueError: the folder is not there, not whole, or of another version.
     """
     try:
+        paths = list(folder.glob("*.npy"))  # before the seal is compared: a folder that goes away afterwards is missed
         check_seal(folder)
         about = json.loads((folder / ABOUT).read_text(encoding="utf8"))
-        arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
+        arrays = {path.stem: np.load(path, mmap_mode="r") for path in paths}
         same = about["format"] == layout
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} holds no {holds}: {error}") from error
