@@ -167,7 +167,7 @@ class Bench:
         }
         if test is not None:
             task, rows = self._split(stage, prepared, test)
-            predictions = predict_rows(model, rows, job.collator, prepared.schema, shifted=prepared.shifted)
+            predictions = predict_rows(model, rows, job.data.collator, prepared.schema, shifted=prepared.shifted)
             scores = task_scores(predictions, task, test, rows)
             found |= {f"test_{k}": round(v, 5) for k, v in scores.items()}
         return found | (judge(model, prepared) if judge else {})
@@ -181,11 +181,12 @@ class Bench:
     def _stage(self, tune: dict[str, Any], seed: int) -> tuple[Any, Any]:
         from luthier.recipe.loading import check_recipe
         from luthier.recipe.yaml_text import YamlText
-        from luthier.runs.runner import chain
+        from luthier.runs.runner import walk
 
         recipe = {"name": "benchmark", "model": self.model, "seed": seed, "stages": [{"tune": tune}]}
         checked = check_recipe(YamlText("benchmark", recipe))
-        return next(iter(chain(checked, Path("unused"))))
+        visit = next(iter(walk(checked, Path("unused"), keyed=False)))
+        return visit.active, visit.inputs
 
     def _prepare(self, stage: Any, inputs: Any) -> Any:
         from luthier.training.preparing import prepare

@@ -18,6 +18,7 @@ PAGE = Path(__file__).parent.parent / "RESULTS.md"
 SCRIPTS = (
     "residual_prompt",
     "residual_prompt_decoder",
+    "prompt_place",
     "unipelt",
     "frozen_head",
     "idpg",

@@ -9,6 +9,7 @@ from typing import Any
 
 from luthier.compare.cells import run_comparison
 from luthier.errors import LuthierError
+from luthier.models.quiet import noise_logged
 from luthier.recipe import RecipeBase, check_recipe, load_recipe, recipe_yaml
 from luthier.recipe.yaml_text import YamlText
 from luthier.runs.runner import FAILED, GOES_ON, RunRecord, locked, run_cell
@@ -20,7 +21,7 @@ from luthier.storage.ranks import conducted
 
 def run(
     recipe: str | Path | dict[str, Any] | RecipeBase,
-    overrides: list[str] | tuple[str, ...] = (),
+    overrides: list[str] | tuple[str, ...] | str = (),
     *,
     output: str | Path = "runs",
     on_cell: Callable[[int, int, dict[str, Any]], None] | None = None,
@@ -31,7 +32,7 @@ def run(
 
     Args:
         recipe: path of a YAML file, a mapping like its content, or a checked recipe.
-        overrides: `a.b=value` texts.
+        overrides: `a.b=value` texts, or one.
         output: folder that the run directory is made in.
         on_cell: called before each cell of a grid with its number, their count and its factors.
 
@@ -43,7 +44,8 @@ def run(
         InterruptedRunError: a signal came; one whole checkpoint was written.
     """
     checked = as_recipe(recipe, overrides)
-    return conducted(lambda: _run(checked, Path(output) / checked.name, on_cell))
+    with noise_logged():
+        return conducted(lambda: _run(checked, Path(output) / checked.name, on_cell))
 
 
 def _run(checked: RecipeBase, folder: Path, on_cell: Callable[[int, int, dict[str, Any]], None] | None) -> RunRecord:
@@ -66,13 +68,14 @@ def _run(checked: RecipeBase, folder: Path, on_cell: Callable[[int, int, dict[st
 
 
 def as_recipe(
-    recipe: str | Path | dict[str, Any] | RecipeBase, overrides: list[str] | tuple[str, ...] = ()
+    recipe: str | Path | dict[str, Any] | RecipeBase, overrides: list[str] | tuple[str, ...] | str = ()
 ) -> RecipeBase:
-    """A checked recipe from a path, a mapping, or itself."""
+    """A checked recipe from a path or a mapping, what it needs on this machine included, or itself."""
+    overrides = [overrides] if isinstance(overrides, str) else overrides
     if isinstance(recipe, RecipeBase):
         if overrides:
             return check_recipe(YamlText("recipe", recipe.model_dump(mode="json", exclude_unset=True)), overrides)
         return recipe
     if isinstance(recipe, dict):
-        return check_recipe(YamlText("recipe", json.loads(json.dumps(recipe))), overrides)
-    return load_recipe(recipe, overrides)
+        return check_recipe(YamlText("recipe", json.loads(json.dumps(recipe))), overrides, inputs=True)
+    return load_recipe(recipe, overrides, inputs=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -14,8 +17,15 @@ class Settings(BaseModel):
         frozen=True,
         validate_default=True,
         protected_namespaces=(),
+        defer_build=True,
         ser_json_inf_nan="constants",
     )
+    # Fields that may name a file or folder of this machine; a recipe's relative ones are looked for beside it, too.
+    path_fields: ClassVar[tuple[str, ...]] = ()
+
+    def extras(self) -> Mapping[str, str]:
+        """Extras of Luthier (`luthier.extras`) that these settings need, and the field that each is needed for."""
+        return {}
 
 
 class Paper(BaseModel):

@@ -13,12 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from luthier.models import load
 from luthier.prediction.texts import predict_texts
 from luthier.recipe.loading import load_recipe
 
 METHODS: list[Any] = [
     {"name": "prompt", "length": 4},
     {"name": "p_tuning", "length": 4},
+    {"name": "p_tuning", "length": 4, "insert": "after_cls"},
     {"name": "prefix", "length": 4},
     {"name": "prefix", "length": 4, "projection": True},
     {"name": "residual_prompt", "length": 4, "bottleneck": 8},
@@ -27,6 +29,7 @@ METHODS: list[Any] = [
     {"name": "unipelt", "prefix_projection_width": 8},
     "bottleneck",
     "task_prefix",
+    "head_only",
 ]
 TEXTS = ["a lovely bright film", "the plot was dull", "clever and grim", "warm"]
 
@@ -105,7 +108,7 @@ def test_a_second_stage_goes_on_with_the_adapter_of_the_first(short):
     assert len(probabilities(short.run_folder)) == len(TEXTS)
 
 
-@pytest.mark.parametrize("method", [METHODS[1], METHODS[4]], ids=named)
+@pytest.mark.parametrize("method", [METHODS[1], METHODS[2], METHODS[5]], ids=named)
 def test_a_stopped_second_run_goes_on_to_the_same_numbers(short, method: Any, monkeypatch):
     from luthier.training.trainer import LuthierTrainer
 
@@ -177,7 +180,13 @@ def test_without_it_a_prompt_is_refused_and_lora_is_merged(short, capsys):
     short.recipe["stages"] = [{"tune": short.tune | {"method": "lora"}}, {"tune": short.tune | {"method": "head_only"}}]
     short.recipe.update(name="merged", model=str(short.folder / "model"))
     assert short.run("--no-report") == 0
-    assert not (short.folder / "runs" / "merged" / "01-tune" / "model" / "adapter_config.json").exists()
+    model, _ = load(str(short.folder / "runs" / "merged" / "01-tune" / "model"))
+    assert not hasattr(model, "peft_config")
+    lora, _ = load(str(short.folder / "runs" / "merged" / "00-tune" / "model"))
+    (query,) = [
+        p for n, p in lora.merge_and_unload().named_parameters() if n.endswith("layer.0.attention.self.query.weight")
+    ]
+    assert torch.equal(model.bert.encoder.layer[0].attention.self.query.weight, query)
 
 
 def test_the_recipe_of_the_page_is_valid(tmp_path: Path):

@@ -218,7 +218,7 @@ def test_a_report_about_nothing(workplace, capsys):
 
 def test_a_tracker_that_is_not_installed_names_its_extra(workplace, capsys):
     workplace.tune["report_to"] = ["mlflow"]
-    fails(workplace, capsys, 5, "mlflow", "pip install 'luthier[mlflow]'")
+    fails(workplace, capsys, 2, "report_to: needs the extra mlflow", "pip install 'luthier[mlflow]', or do without it")
 
 
 def test_settings_that_exclude_each_other_are_refused_before_anything_runs(workplace, capsys):

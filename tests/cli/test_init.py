@@ -5,11 +5,12 @@ import subprocess
 import sys
 from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from luthier.cli.arguments import main
-from luthier.cli.starter import starter_recipe
+from luthier.cli.starter import run_name, starter_recipe
 from luthier.data import load_data
 from luthier.errors import DataError
 from luthier.recipe.loading import load_recipe
@@ -67,7 +68,7 @@ def test_what_was_guessed_is_said_and_stands_in_the_recipe(folder, capsys):
 def test_a_missing_file_is_refused_before_anything_is_written(folder, capsys):
     (folder / "train.csv").write_text(rows(("text", "label"), *LABELLED))
     assert main(["init", "--data", "trian.csv"]) == 3
-    assert "did you mean 'train.csv'?" in capsys.readouterr().err
+    assert "did you mean train.csv?" in capsys.readouterr().err
     assert not (folder / "recipe.yaml").exists()
 
 
@@ -233,10 +234,51 @@ def test_a_recipe_trains_on_the_packaged_models(folder, kind):
         pytest.skip(f"the package {package} is not installed")
     started(folder, kind)
     assert main(["run", "recipe.yaml", *RUN]) == 0
-    assert (folder / "runs" / "my-run" / "01-evaluate").is_dir()
+    run = next((folder / "runs").iterdir())
+    assert (run / "01-evaluate").is_dir()
     asked, count = kind.file, 4
     if kind.name == "chat":
         asked, count = "asked.jsonl", 1
         (folder / asked).write_text(lines({"messages": CHAT[0]["messages"][:-1]}))
-    assert main(["predict", "runs/my-run", "--file", asked, "--output", "found.jsonl"]) == 0
+    assert main(["predict", str(run), "--file", asked, "--output", "found.jsonl"]) == 0
     assert (folder / "found.jsonl").read_text().count("\n") >= count
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("films.csv", "films"),
+        ("films/train.tsv", "films"),
+        ("films/data/train.tsv.gz", "films"),
+        ("odd name, (2).csv", "odd-name-2"),
+        ("films.zip!inner/train.csv", "inner"),
+        ("data:sst2", "sst2"),
+        ("hub:org/films:en@main#train", "films-en"),
+        ("glue/rte", "rte"),
+        ("package:vaders/rows.txt", "rows"),
+        ("con.csv", "work"),
+        (None, "my-run"),
+    ],
+)
+def test_the_run_is_called_after_its_data(tmp_path, monkeypatch, data, name):
+    place = tmp_path / "work"
+    (place / "films" / "data").mkdir(parents=True)
+    monkeypatch.chdir(place)
+    for file in (
+        "films.csv",
+        "films/train.tsv",
+        "films/data/train.tsv.gz",
+        "odd name, (2).csv",
+        "films.zip",
+        "con.csv",
+    ):
+        (place / file).touch()
+    assert run_name(data) == name
+
+
+def test_a_file_in_this_folder_called_after_its_split_gives_the_name_of_the_folder(tmp_path, monkeypatch):
+    (tmp_path / "reviews").mkdir()
+    monkeypatch.chdir(tmp_path / "reviews")
+    Path("train.tsv").write_text("text\tlabel\n" + "a b\tx\nc d\ty\n" * 5)
+    assert main(["init", "--data", "train.tsv"]) == 0
+    assert "\nname: reviews\n" in Path("recipe.yaml").read_text()

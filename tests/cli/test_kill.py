@@ -1,6 +1,7 @@
 """kill -9 at twenty random moments, then the same command: metrics and weights equal those of an undisturbed run."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,9 +28,42 @@ def test_killed_twenty_times_equals_never_killed(workplace, method):
         first, second = (json.loads((r / stage / "metrics.json").read_text()) for r in (straight, killed))
         assert first["scores"] == second["scores"]
         assert first["intervals"] == second["intervals"]
-    weights = sorted((straight / "00-tune" / "model").glob("*.safetensors"))
-    assert weights
-    for path in weights:
-        other = load_file(killed / "00-tune" / "model" / path.name)
+    assert_same_weights(straight, killed)
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    files = sorted((one / "00-tune" / "model").glob("*.safetensors"))
+    assert files
+    for path in files:
+        weights = load_file(other / "00-tune" / "model" / path.name)
         for name, tensor in load_file(path).items():
-            assert tensor.equal(other[name]), name
+            assert tensor.equal(weights[name]), name
+
+
+def test_a_stream_that_is_killed_in_its_midst_goes_on_exactly_and_reads_no_row_again(workplace):
+    """45 steps of 8 rows are almost three passes over 128 rows; the checkpoint before the kill is that of step 25."""
+    workplace.recipe["stages"].pop()
+    workplace.tune.pop("epochs")
+    workplace.tune.update(max_steps=45, checkpoint_every=5, learning_rate=1e-3)
+    workplace.tune["data"].update(streaming=True, buffer=20, labels=["negative", "positive"])
+    recipe, script = workplace.write(), str(Path(__file__).with_name("streamed_run.py"))
+
+    def rows_read(output: str, step: int, code: int) -> list[int]:
+        file = workplace.folder / f"{output}-{step}"
+        command = [sys.executable, script, str(file), str(step), "run", recipe, "--quiet", "--no-report"]
+        done = subprocess.run([*command, "--output", output], capture_output=True, text=True, cwd=workplace.folder)
+        assert done.returncode == code, done.stderr
+        return [int(number) for number in file.read_text().split()]
+
+    straight = rows_read("a", 0, 0)
+    killed = rows_read("b", 28, -signal.SIGKILL)
+    resumed = rows_read("b", 0, 0)
+    assert_same_weights(workplace.folder / "a" / "small", workplace.folder / "b" / "small")
+    # Before it trains, a run reads the first row, to see what there is.
+    looks = next(place for place, row in enumerate(straight) if row == 2) - 1
+    trained_on = 25 * 8
+    assert straight[looks:] == [1 + row % 128 for row in range(len(straight) - looks)]
+    assert trained_on < len(killed) - looks < len(straight) - looks
+    ahead = looks + len(straight) - len(resumed)
+    assert resumed == straight[:looks] + straight[ahead:]
+    assert ahead - looks >= trained_on

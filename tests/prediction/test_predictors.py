@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from luthier.cli.arguments import main
-from luthier.errors import ModelError
+from luthier.errors import DataError, ModelError
 from luthier.models.card import ModelCard, write_card
 from luthier.models.manifest import write_manifest
 from luthier.models.predictor import Predictor
@@ -80,6 +80,16 @@ def test_an_artefact_of_another_package_is_predicted_and_embedded(tmp_path: Path
     assert np.load(tmp_path / "v.npy").tolist() == [[3.0]]
     assert main(["export", run, "--to", str(tmp_path / "p.safetensors")]) == 4
     assert "a count has no prompt\n  fix: count again" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("kinds")
+def test_a_single_string_is_one_text_for_any_predictor(tmp_path: Path):
+    run = artefact(tmp_path, "counter")
+    assert predict_texts(run, "four") == [{"text": "four", "length": 4}]
+    assert embed(run, "four").shape[0] == 1
+    assert load_predictor(run, "pickle").allow == ("pickle",)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="text 2 is 3, which is no text"):
+        predict_texts(run, ["a", 3])  # type: ignore[list-item]
 
 
 @pytest.mark.usefixtures("kinds")

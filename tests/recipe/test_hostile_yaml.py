@@ -47,6 +47,8 @@ def refused(text: str) -> str:
         ("a: 1\nb: \x07", 2, "special characters"),
         ('a: 1\nb: "\\0"', 2, "NUL"),
         ('a: "\\ud800"', 1, "surrogate"),
+        ('a: "\\ude00\\ud83d"', 1, "surrogate"),
+        ('a: "\\ud83d\\ude00\\ud83d"', 1, "surrogate"),
         ('a: 1\nb: "\\Uffffffff"', 2, ""),
         ("a: 1\nb:\n\tc: 2", 3, "tab"),
         ("%YAML 1.1\n---\na: no", None, "YAML 1.1"),

@@ -98,7 +98,9 @@ def test_overrides_reach_into_lists_and_methods_given_by_name():
 
 
 def test_a_wrong_override_is_blamed_on_the_command_line():
-    assert "--set stages.0.tune.epocs: stages.0.tune.epocs: unknown key" in errors(GOOD, "stages.0.tune.epocs=1")
+    assert "\n--set stages.0.tune.epocs: unknown key 'epocs'\n" in errors(GOOD, "stages.0.tune.epocs=1")
+    whole = errors(GOOD, "stages.0.tune={data: {train: a.tsv}, epocs: 1}")
+    assert "\n--set stages.0.tune: stages.0.tune.epocs: unknown key" in whole
     assert "write key=value" in errors(GOOD, "seed")
     assert "has no item 7" in errors(GOOD, "stages.7.tune.epochs=1")
 
@@ -184,3 +186,11 @@ def test_nothing_heavy_is_imported_before_it_is_needed(code):
     script = f"{code}\nimport sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_json_with_emoji_as_surrogate_pairs_is_read_as_json_reads_it():
+    data = {"a": "film \U0001f600!", "\U0001f3ac": ["\U0001f600\U0001f3ac", "plain"]}
+    parsed = parse_yaml(json.dumps(data), "r.json")
+    assert "\\ud83d" in json.dumps(data)
+    assert parsed.data == data
+    assert parsed.lines["\U0001f3ac", 0] == 1

@@ -4,13 +4,19 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from luthier.report.intervals import crossed_interval, interval_over_seeds, redrawn_means, redrawn_rows
+from luthier.evaluation.resampling import draw_counts
+from luthier.report.intervals import ROW_SEED, crossed_interval, interval_over_seeds, redrawn_means, redrawn_rows
 
 
 def test_every_draw_redraws_the_rows_of_all_seeds_alike():
     outcomes = np.random.default_rng(0).random((3, 17))
     wanted = [[seed[drawn].mean() for drawn in redrawn_rows(17, 50)] for seed in outcomes]
     np.testing.assert_allclose(redrawn_means(outcomes, 50), wanted)
+
+
+def test_draws_are_those_that_metrics_are_computed_in():
+    counts = np.concatenate(list(draw_counts(23, 40, ROW_SEED)))
+    np.testing.assert_array_equal([np.bincount(drawn, minlength=23) for drawn in redrawn_rows(23, 40)], counts)
 
 
 def test_the_interval_is_that_of_a_plain_loop():

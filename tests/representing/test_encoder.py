@@ -377,3 +377,20 @@ def test_long_texts_are_cut_with_a_word_or_refused(bert: Path, caplog: Any) -> N
 
 def test_no_texts_give_no_vectors(bert: Path) -> None:
     assert encoder_of(bert, "ab", combine="concat").encode([]).shape == (0, 64)
+
+
+def test_a_single_string_is_one_text_and_one_name(bert: Path, tmp_path: Path):
+    from luthier.representing.store import RepresentationStore
+
+    encoder, text = encoder_of(bert), TEXTS[0]
+    wanted = encoder.encode([text])
+    assert wanted.shape == (1, encoder.width)
+    assert np.array_equal(encoder.encode(text), wanted)
+    assert np.array_equal(RepresentationStore(tmp_path).vectors(encoder, text), wanted)
+    ((places, vectors),) = encoder.batches(text)
+    assert places.tolist() == [0]
+    assert np.array_equal(vectors.float().numpy(), wanted)
+    assert {task: mass.shape for task, mass in encoder.prefix_mass(text).items()}.keys() == set("abc")
+    encoder.fit_head("tone", list(TEXTS), ["a", "b"] * (len(TEXTS) // 2) + ["a"] * (len(TEXTS) % 2))
+    assert encoder.predict(text)["tone"].labels == encoder.predict([text], heads=["tone"])["tone"].labels
+    assert list(encoder.predict(text, heads="tone")) == ["tone"]

@@ -112,6 +112,7 @@ def test_predictions_do_not_depend_on_batch_mates(minilm: Any) -> None:
     together = Scorer(model, tokenizer)(texts)
     alone = np.concatenate([Scorer(model, tokenizer)([t]) for t in texts])
     np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert np.array_equal(Scorer(model, tokenizer)("good"), Scorer(model, tokenizer)(["good"]))
     unmasked = Scorer(model, tokenizer, pad_mask=False)(texts)
     assert np.abs(unmasked - together).max() > 1e-3
     assert model.training

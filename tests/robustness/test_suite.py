@@ -22,6 +22,7 @@ from luthier.models.card import ModelCard
 from luthier.registry import OBJECTIVES, SUITES
 from luthier.robustness.settings import RoastSettings
 from luthier.robustness.suite import AttackSettings, RobustnessSuite
+from luthier.tasks.base import task_named
 from luthier.training.job import TrainingJob, TrainingRows, train
 from luthier.training.settings import TrainingSettings
 from tests.robustness import tiny
@@ -147,7 +148,7 @@ def job(folder: Path, objective: Any, **settings: Any) -> TrainingJob:
     defaults = {"batch_size": 4, "max_steps": 6, "checkpoint_every": 1, "log_every": 1}
     return TrainingJob(
         model=model,
-        schema="single_sentence",
+        task=task_named("single_sentence"),
         shifted=False,
         data=TrainingRows(
             rows,

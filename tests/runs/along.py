@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import torch
 
 import luthier
 from luthier.cli.arguments import main
+from luthier.data import streamed_rows
 from luthier.errors import LuthierError
 from luthier.storage.ranks import is_main, rank
+from luthier.tasks.running import predicting
 from luthier.training import supervised
 from luthier.training.callbacks import StopRequest
 from luthier.training.trainer import LuthierTrainer
@@ -41,8 +44,16 @@ def signalled(number: int, step: int) -> None:
 def harmed(how: str) -> None:
     """Let what only this process meets go wrong."""
     LuthierTrainer.loss_of, supervised.prepare, StopRequest.agree = LOSS_OF, PREPARE, AGREE
+    supervised.task_scores, PASSES.failing = SCORES, False
+    if how == "score" and is_main():
+
+        def no_scores(*_arguments: Any) -> Any:
+            raise luthier.errors.DataError("nothing can be scored")
+
+        supervised.task_scores = no_scores
     if is_main() or not how:
         return
+    PASSES.failing = how == "pass"
     if how == "signal":
         signalled(signal.SIGTERM, 7)
     if how == "loss":
@@ -55,18 +66,51 @@ def harmed(how: str) -> None:
         supervised.prepare = refuse
 
 
+class Passes:
+    """Counts the passes of evaluations that this process makes, or fails in the second one."""
+
+    def __init__(self) -> None:
+        self.count, self.failing, run = 0, False, predicting._pass
+
+        @wraps(run)
+        def counting(*arguments: Any, **options: Any) -> Any:
+            self.count += 1
+            if self.failing and self.count == 2:
+                raise luthier.errors.DataError("the memory of this accelerator is gone")
+            return run(*arguments, **options)
+
+        predicting._pass = counting
+
+
 LOSS_OF, PREPARE, AGREE = LuthierTrainer.loss_of, supervised.prepare, StopRequest.agree
+SCORES, PASSES = supervised.task_scores, Passes()
+
+
+def rows_read() -> list[int]:
+    """Where the numbers of the rows are put that this process reads from streams."""
+    numbers, iterate = [], streamed_rows.iterate_rows
+
+    def noting(*arguments: Any) -> Any:
+        for row in iterate(*arguments):
+            numbers.append(row.number)
+            yield row
+
+    streamed_rows.iterate_rows = noting
+    return numbers
 
 
 def many(plan: Path) -> None:
-    told = []
+    told, read = [], rows_read()
     for one in json.loads(plan.read_text()):
         harmed(one.get("harm", ""))
+        read.clear()
+        PASSES.count = 0
         try:
             record = luthier.run(one["recipe"], one.get("overrides", []), output=one["output"])
-            told.append({"folder": str(record.folder), "errors": [cell.error for cell in record.cells]})
+            said = {"folder": str(record.folder), "errors": [cell.error for cell in record.cells]}
         except LuthierError as error:
-            told.append({"error": str(error), "code": error.exit_code})
+            said = {"error": str(error), "code": error.exit_code}
+        told.append({**said, "read": list(read), "passes": PASSES.count})
     plan.with_name(f"told-{rank()}.json").write_text(json.dumps(told))
 
 

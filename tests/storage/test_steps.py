@@ -120,3 +120,31 @@ def test_keys_are_of_content_alone():
     assert digest_of({"p": Some(a=2)}) != digest_of({"p": Some()})
     with pytest.raises(TypeError, match="a key can't be made of"):
         digest_of(Path())
+
+
+def fails(workspace: Workspace) -> dict[str, Any]:
+    (workspace.folder / "log.jsonl").write_text("{}\n")
+    raise RuntimeError
+
+
+@pytest.mark.parametrize(("notes", "back"), [({"made_from": "a"}, True), ({"made_from": "b"}, False)])
+def test_a_step_comes_back_where_another_one_of_the_same_inputs_fails(tmp_path: Path, notes: dict, back: bool):
+    run, work = Workspace(tmp_path), Work()
+    run.step("00-a", {"x": 1}, work, notes={"made_from": "a"})
+    with pytest.raises(RuntimeError):
+        run.step("00-a", {"x": 2}, fails, notes=notes)
+    assert (tmp_path / "00-a" / "done.json").exists() is back
+    assert run.step("00-a", {"x": 1}, work, notes={"made_from": "a"}).cached is back
+
+
+def test_what_can_be_gone_on_with_stays_in_its_place(tmp_path: Path):
+    def stopped(workspace: Workspace) -> dict[str, Any]:
+        (workspace.folder / "checkpoints" / "key" / "checkpoint-5").mkdir(parents=True)
+        raise RuntimeError
+
+    run = Workspace(tmp_path)
+    run.step("00-a", {"x": 1}, Work())
+    with pytest.raises(RuntimeError):
+        run.step("00-a", {"x": 2}, stopped)
+    assert (tmp_path / "00-a" / "checkpoints" / "key" / "checkpoint-5").exists()
+    assert len(list((tmp_path / "replaced").iterdir())) == 1

@@ -12,7 +12,7 @@ import torch
 from luthier.data.batches.collating import make_collator
 from luthier.evaluation.scoring import task_draws, task_scores
 from luthier.models.card import ModelCard
-from luthier.models.heads import AUTO_CLASSES
+from luthier.models.head_kinds import HEAD_KINDS
 from luthier.registry import TASKS
 from luthier.tasks.running.predicting import gathered, model_inputs
 from tests.tasks.cases import CASES, Case, Prepared
@@ -115,6 +115,6 @@ def test_every_row_gets_one_answer_that_is_json(prepared: Prepared):
 
 def test_the_head_exists_and_so_does_its_peft_type(prepared: Prepared):
     config = prepared.model.config
-    assert prepared.task.head_on(config) in AUTO_CLASSES
+    assert prepared.task.head_on(config) in HEAD_KINDS
     assert prepared.task.peft_type(config) in peft.TaskType.__members__
     assert prepared.task.summary

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from luthier.errors import DataError, InterruptedRunError, TrainingError
 from luthier.storage.jsonlines import read_log
+from luthier.tasks.base import task_named
 from luthier.training.job import TrainingJob, TrainingRows, total_steps, train
 from luthier.training.schedule import share_of_rate
 from luthier.training.settings import TrainingSettings
@@ -69,7 +70,7 @@ def make_job(folder: Path, model, evaluator=None, **settings) -> TrainingJob:
     defaults = {"epochs": 3, "batch_size": 4, "log_every": 1, "learning_rate": 1e-3}
     return TrainingJob(
         model=model,
-        schema="single_sentence",
+        task=task_named("single_sentence"),
         shifted=False,
         data=TrainingRows(rows(), Sampler(), collate),
         settings=TrainingSettings(**defaults | settings),
@@ -242,7 +243,7 @@ def test_nan_in_one_of_the_accumulated_batches_names_the_rows_of_that_batch(tmp_
 
 
 class Readings(TorchDispatchMode):
-    """Counts how often a number is read out of a tensor, for which an accelerator has to be waited for."""
+    """Counts how often numbers are read out of a tensor, for which an accelerator has to be waited for."""
 
     count = 0
 
@@ -251,17 +252,35 @@ class Readings(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-def test_no_number_is_read_from_the_device_within_a_micro_batch(tmp_path: Path, monkeypatch):
-    readings, batches, step = Readings(), [], LuthierTrainer.training_step
+class ReadingsOfSteps(TrainerCallback):
+    """Counts the readings of every optimiser step, from when its batches are there to the logging."""
 
-    def counting(self, *args, **kwargs):
-        batches.append(1)
-        with readings:
-            return step(self, *args, **kwargs)
+    def __init__(self, monkeypatch) -> None:
+        self.readings, self.counts, self.lists = Readings(), [], 0
+        tolist = torch.Tensor.tolist
 
-    monkeypatch.setattr(LuthierTrainer, "training_step", counting)
-    run(tmp_path, PoisonedRow(), batch_size=2, accumulation=5)
-    assert (len(batches), readings.count) == (30, 0)
+        def counting(tensor):
+            self.lists += 1
+            return tolist(tensor)
+
+        monkeypatch.setattr(torch.Tensor, "tolist", counting)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.readings.count = self.lists = 0
+        self.readings.__enter__()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.readings.__exit__(None, None, None)
+        self.counts.append(self.readings.count + self.lists)
+
+
+@pytest.mark.parametrize("accumulation", [1, 5])
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+def test_numbers_are_read_from_the_device_once_a_step(tmp_path: Path, monkeypatch, accumulation, max_grad_norm):
+    counted = ReadingsOfSteps(monkeypatch)
+    settings = {"batch_size": 2, "accumulation": accumulation, "max_grad_norm": max_grad_norm}
+    run(tmp_path, PoisonedRow(), [counted], **settings)
+    assert counted.counts == [1] * (30 // accumulation)
 
 
 def test_inf_in_a_gradient_stops_before_the_update(tmp_path: Path):
@@ -317,6 +336,17 @@ def test_the_best_weights_are_those_of_the_best_score_though_a_killed_run_had_fo
     result = run(tmp_path, model, evaluator=scripted([0.1] * 4, after), **settings)
     assert (result.best_step, result.scores["validation/accuracy"]) == (2, 0.5)
     assert torch.equal(model.classifier.bias, before[0])
+
+
+@pytest.mark.parametrize(("losses", "step"), [([0.7, 0.07, 0.5], 10), ([0.07, 0.7, 0.07], 5)])
+def test_of_equal_scores_the_one_with_the_lower_loss_is_kept(tmp_path: Path, losses: list[float], step: int):
+    left = iter(losses)
+    result = run(
+        tmp_path,
+        tiny_model(),
+        evaluator=lambda _: Evaluation({"validation/accuracy": 0.5, "validation/loss": next(left)}),
+    )
+    assert (result.best_step, result.scores["validation/loss"]) == (step, 0.07)
 
 
 def test_best_weights_that_no_checkpoint_refers_to_are_swept(tmp_path: Path):

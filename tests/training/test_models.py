@@ -14,6 +14,7 @@ from luthier.errors import TrainingError
 from luthier.objectives.part import CleanLoss, Part
 from luthier.objectives.step import Step
 from luthier.robustness.settings import RoastSettings
+from luthier.tasks.base import task_named
 from luthier.training.job import TrainingJob, TrainingRows, train
 from luthier.training.settings import TrainingSettings
 from luthier.training.trainer import PARTS, TRAINABLE
@@ -84,7 +85,7 @@ def job(
     trained = [p for m in (model, *others.values()) for p in m.parameters() if p.requires_grad]
     return TrainingJob(
         model=model,
-        schema="single_sentence",
+        task=task_named("single_sentence"),
         shifted=False,
         data=TrainingRows(ROW_LIST, Order(), numbered),
         settings=TrainingSettings(**SETTINGS | settings),

@@ -58,6 +58,7 @@ CASES = [
     Case({"name": "prompt", "length": 4, "insert": "after_cls"}, PROMPT, on=("encoder",)),
     Case({"name": "p_tuning", "length": 4}, PROMPT),
     Case({"name": "p_tuning", "length": 4, "reparameterization": "lstm"}, PROMPT, on=("encoder",)),
+    Case({"name": "p_tuning", "length": 4, "insert": "after_cls"}, PROMPT, on=("encoder",)),
     Case({"name": "prefix", "length": 4}, PROMPT, checkpointing=False),
     Case({"name": "prefix", "length": 4, "projection": True}, PROMPT, on=("encoder",), checkpointing=False),
     Case({"name": "residual_prompt", "length": 4, "bottleneck": 8}, PROMPT),

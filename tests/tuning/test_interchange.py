@@ -12,7 +12,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
-from luthier.models.artifacts import attach_adapter, load_model
+from luthier.models.adapter_files import attach_adapter
+from luthier.models.artifacts import load_model
 from luthier.tuning import load_trainable_prompt
 from tests.methods.test_export import named, of_artifact, text, tuned
 

@@ -11,13 +11,15 @@ from peft import PeftModel, get_peft_model
 
 from luthier.errors import ModelError
 from luthier.methods.base import MethodContext
-from luthier.models.artifacts import attach_adapter
+from luthier.models.adapter_files import attach_adapter
+from luthier.tuning.p_tuning import PTuningConfig
+from luthier.tuning.p_tuning.settings import PTuning
 from luthier.tuning.residual_prompt import ResidualPromptConfig, fold_prompt, load_trainable_prompt
 from luthier.tuning.residual_prompt.settings import ResidualPrompt
 from luthier.tuning.stock.prompt import Prompt
 from tests.tuning.cases import ARCHITECTURES, WIDTH, base_model, batch_of
 
-METHODS = [Prompt, ResidualPrompt]
+METHODS = [Prompt, PTuning, ResidualPrompt]
 LENGTH = 4
 
 
@@ -133,7 +135,7 @@ def test_only_a_prompt_before_the_text_is_folded(tmp_path: Path):
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [Prompt, ResidualPrompt])
 def test_a_prompt_behind_cls_is_not_exported_as_one_before_the_text(method: Any, tmp_path: Path):
     from luthier.methods.export import Saved
     from luthier.tuning.residual_prompt.fold import exported_prompt
@@ -158,8 +160,9 @@ def test_a_model_without_cls_is_refused(method: Any, kind: str, reason: str):
         applied(method, kind, insert="after_cls")
 
 
-def test_a_configuration_without_a_recipe_is_refused_too():
-    config = ResidualPromptConfig(task_type="SEQ_CLS", insert="after_cls", token_dim=WIDTH)
+@pytest.mark.parametrize("config_cls", [ResidualPromptConfig, PTuningConfig])
+def test_a_configuration_without_a_recipe_is_refused_too(config_cls: Any):
+    config = config_cls(task_type="SEQ_CLS", insert="after_cls", token_dim=WIDTH, num_virtual_tokens=2)
     with pytest.raises(ModelError, match="a llama model has no first token"):
         get_peft_model(base_model("decoder_classifier"), config)
 
@@ -167,3 +170,36 @@ def test_a_configuration_without_a_recipe_is_refused_too():
 def test_an_unknown_place_is_refused():
     with pytest.raises(ValueError, match="before_text, after_cls"):
         ResidualPromptConfig(insert="behind_text")
+
+
+@pytest.mark.parametrize("network", ["mlp", "lstm"])
+def test_p_tuning_behind_cls_has_pefts_network(network: str):
+    """Only the place differs: the same weights give the prompt that PEFT's encoder gives."""
+    model = applied(PTuning, insert="after_cls", reparameterization=network)
+    stock = applied(PTuning, reparameterization=network)
+    ours, theirs = model.prompt_encoder["default"], stock.prompt_encoder["default"]
+    assert all(p.requires_grad for p in ours.parameters())
+    weights = theirs.state_dict().items()
+    ours.load_state_dict(
+        {name.replace("lstm_head", "recurrent").replace("mlp_head", "network"): x for name, x in weights}
+    )
+    torch.testing.assert_close(prompt_of(model), prompt_of(stock), rtol=1e-6, atol=1e-7)
+    rows = ours.embedding.weight
+    if network == "lstm":
+        rows = ours.recurrent(rows[None])[0][0]
+    for layer in ours.network:
+        rows = torch.relu(rows) if isinstance(layer, torch.nn.ReLU) else rows @ layer.weight.T + layer.bias
+    torch.testing.assert_close(prompt_of(model), rows, rtol=1e-5, atol=1e-6)
+
+
+def test_p_tuning_behind_cls_stores_the_network_and_evaluates_as_it_was_trained(tmp_path: Path):
+    from safetensors.torch import load_file
+
+    model = applied(PTuning, insert="after_cls", reparameterization="lstm", hidden_size=6)
+    with torch.no_grad():
+        evaluated = prompt_of(model)
+    assert torch.equal(evaluated, prompt_of(model))
+    model.save_pretrained(tmp_path)
+    stored = {name for name in load_file(tmp_path / "adapter_model.safetensors") if name.startswith("p_tuning.")}
+    assert stored == {f"p_tuning.{name}" for name, _ in model.prompt_encoder["default"].named_parameters()}
+    assert {name.split(".")[1] for name in stored} == {"embedding", "recurrent", "network"}

@@ -110,9 +110,9 @@ def _add_result_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
 
     _allow_argument(embed)
 
-    export = _verb(verbs, "export", "write a tuned prompt or prefix as one safetensors file for serving", "export")
+    export = _verb(verbs, "export", "write a tuned prompt, prefix or head for serving without PEFT", "export")
     export.add_argument("run", metavar="RUN", help="run, cell, stage or model directory")
-    export.add_argument("--to", required=True, metavar="FILE", help="safetensors file to write")
+    export.add_argument("--to", required=True, metavar="PLACE", help="safetensors file; for head_only a folder")
     export.add_argument("--force", action="store_true", help="replace the file if it is there")
     _allow_argument(export)
 
@@ -164,7 +164,7 @@ def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
 def _preset_arguments(compare: argparse.ArgumentParser) -> None:
     preset = compare.add_argument_group("presets", "settings of `compare.preset`, in place of the recipe's own")
     preset.add_argument(
-        "--preset", choices=("tuning",), help="tuning: all tuning methods under one budget, and which to take"
+        "--preset", metavar="NAME", help="tuning: all tuning methods under one budget, and which to take"
     )
     preset.add_argument("--methods", metavar="A,B", help="the methods to run, in place of all")
     preset.add_argument("--seeds", type=int, metavar="N", help="seeds of every method (default: 3)")
@@ -235,13 +235,15 @@ def _refuse_unknown_verb(parser: argparse.ArgumentParser, words: Sequence[str]) 
 
 
 def _quieten(verbose: bool) -> None:
+    from luthier.models.quiet import log_noise
+
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
     _hide_secrets_in_messages()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not verbose:
-        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|accelerate")
+        log_noise()
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("DATASETS_VERBOSITY", "error")

@@ -55,7 +55,7 @@ def init(arguments: argparse.Namespace) -> None:
 
 def validate(arguments: argparse.Namespace) -> None:
     place = _recipe_place(arguments)
-    recipe = load_recipe(place, arguments.overrides)
+    recipe = load_recipe(place, arguments.overrides, inputs=True)
     names = " → ".join(stage.name for stage in recipe.stage_list())
     cells = ""
     if recipe.compare is not None:
@@ -67,18 +67,18 @@ def validate(arguments: argparse.Namespace) -> None:
 
 
 def plan(arguments: argparse.Namespace) -> None:
+    recipe = load_recipe(_recipe_place(arguments), arguments.overrides, inputs=True)
     from luthier.cli.printing import print_plan
     from luthier.compare.planning import plan_recipe
     from luthier.progress import progress_display
 
-    recipe = load_recipe(_recipe_place(arguments), arguments.overrides)
     with progress_display():
         planned = plan_recipe(recipe, Path(arguments.output))
     print_plan(planned, console())
 
 
 def run(arguments: argparse.Namespace) -> None:
-    _run_and_show(load_recipe(_recipe_place(arguments), arguments.overrides), arguments)
+    _run_and_show(load_recipe(_recipe_place(arguments), arguments.overrides, inputs=True), arguments)
 
 
 def _recipe_place(arguments: argparse.Namespace) -> str:
@@ -99,9 +99,10 @@ def compare(arguments: argparse.Namespace) -> None:
         for target in arguments.targets:
             check_there(target, RecipeError, "give one recipe, or only run directories")
         raise RecipeError("give one recipe, or only run directories", where=" ".join(arguments.targets))
-    recipe = load_recipe(arguments.targets[0], arguments.overrides)
     preset = _preset_settings(arguments)
-    if arguments.over or preset:
+    own = not (arguments.over or preset)
+    recipe = load_recipe(arguments.targets[0], arguments.overrides, inputs=own)
+    if not own:
         recipe = _with_comparison(recipe, arguments.over, preset)
     if recipe.compare is None:
         raise RecipeError(
@@ -147,7 +148,7 @@ def _with_comparison(recipe: RecipeBase, over: list[str], preset: dict[str, Any]
             kept = {key: value for key, value in kept.items() if key not in ("steps", "minutes")}
         comparison["preset"] = kept | preset
     data = recipe.model_dump(mode="json", exclude_unset=True) | {"compare": comparison}
-    return check_recipe(parse_yaml(dump_yaml(data), "--preset" if preset else "--over"))
+    return check_recipe(parse_yaml(dump_yaml(data), "--preset" if preset else "--over"), inputs=True)
 
 
 def _run_and_show(recipe: RecipeBase, arguments: argparse.Namespace) -> None:
@@ -253,12 +254,12 @@ def embed(arguments: argparse.Namespace) -> None:
 
 def export(arguments: argparse.Namespace) -> None:
     check_there(arguments.run, ModelError, "name a finished run, a stage of it, or the stage's `model` folder")
-    from luthier.methods.export import export_prompt
+    from luthier.methods.export import export_run
     from luthier.prediction.loading import import_plugins_of
 
     import_plugins_of(arguments.run, arguments.allow)
-    place = export_prompt(arguments.run, arguments.to, overwrite=arguments.force, allow=tuple(arguments.allow))
-    console().print(f"wrote {place}; a task head that was trained with it is not part of the file", soft_wrap=True)
+    place, holds = export_run(arguments.run, arguments.to, overwrite=arguments.force, allow=tuple(arguments.allow))
+    console().print(f"wrote {place}; {holds}", soft_wrap=True)
 
 
 def list_parts(arguments: argparse.Namespace) -> None:

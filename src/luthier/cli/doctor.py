@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from typing import TYPE_CHECKING
 
+from luthier.extras import EXTRAS, how_to_install, is_installed
 from luthier.storage.provenance import environment, version
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-EXTRAS = {
-    "gguf": "gguf",
-    "search": "optuna",
-    "tensorboard": "tensorboard",
-    "mlflow": "mlflow",
-    "trackio": "trackio",
-    "wandb": "wandb",
-}
 
 
 def examine() -> RenderableType:
@@ -39,11 +30,11 @@ def examine() -> RenderableType:
         "" if found["accelerator"] else "training runs on the processor",
     )
     for extra, module in EXTRAS.items():
-        there = importlib.util.find_spec(module) is not None
+        there = is_installed(extra)
         table.add_row(
             f"extra {extra}",
             version(module) or "installed" if there else "not installed",
-            "" if there else f"pip install 'luthier[{extra}]'",
+            "" if there else how_to_install(extra),
         )
     folder = os.environ.get("LUTHIER_DATA")
     table.add_row("LUTHIER_DATA", folder or "not set", "" if folder else "only data:SET sources need it")

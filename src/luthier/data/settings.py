@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,8 @@ _COLUMN_FIELDS = (*_TEXT_FIELDS, "prompt", "response")
 
 class DataSettings(Settings):
     """Where the examples come from, what they mean, and which of them are used."""
+
+    path_fields: ClassVar[tuple[str, ...]] = ("source", *SPLITS)
 
     source: str | None = Field(
         None,
@@ -102,6 +104,11 @@ class DataSettings(Settings):
         description="Longest line of a text file that is believed. Longer ones are an error that names the line.",
     )
 
+    invalid_rows: Literal["refuse", "drop"] = Field(
+        "refuse",
+        description="What happens to rows that can't be used: missing or empty cells, unknown labels, fields too many "
+        "or too few. `drop` leaves them out and names them; where they are more than half, they are refused.",
+    )
     max_length: int | None = Field(
         None, gt=0, description="Longest example in tokens. Left out: what the model allows."
     )
@@ -122,7 +129,8 @@ class DataSettings(Settings):
         None,
         gt=0,
         lt=1,
-        description="Cut this share off the training examples for validation, always with the same seed.",
+        description="Cut this share off the training examples for validation, always with the same seed; of every "
+        "class the same share, where each example has one.",
     )
     validation_examples: int | None = Field(
         None,
@@ -154,6 +162,17 @@ class DataSettings(Settings):
             for other in given[i + 1 :]:
                 if getattr(self, one) == getattr(self, other) and _is_one_table(getattr(self, one)):
                     raise ValueError(f"`{one}` and `{other}` are the same examples: {getattr(self, one)}")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> DataSettings:
+        read: dict[str, str] = {}
+        for name, column in self.columns().items():
+            for one in [column] if isinstance(column, str) else column:
+                if read.setdefault(one, name) != name:
+                    raise ValueError(
+                        f"`{read[one]}` and `{name}` are both read from the column {one!r}: name another one"
+                    )
         return self
 
     @model_validator(mode="after")
@@ -221,6 +240,8 @@ class DataSettings(Settings):
         for name in whole:
             if getattr(self, name) is not None:
                 raise ValueError(f"`{name}` needs all examples at once, so it can't be used with `streaming`")
+        if self.invalid_rows == "drop":
+            raise ValueError("`invalid_rows: drop` needs all examples at once, so it can't be used with `streaming`")
         if self.task is not None and not SCHEMAS[self.task].streamed:
             raise ValueError(f"task {self.task} can't be streamed")
         return self

@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import logging
 import math
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from luthier.data.catalogue.known_set import Files
+from luthier.data.left_out import settle
 from luthier.data.reading.forms import Form, example_of, form_of, in_form
 from luthier.data.reading.layouts import LAYOUTS, shape
 from luthier.data.reading.readers import ReadOptions, is_missing, read_table
-from luthier.data.rows.canonical import Columns, canonical_row, check_columns, note, wanted_columns
+from luthier.data.rows.canonical import (
+    Columns,
+    canonical_columns,
+    canonical_row,
+    check_apart,
+    check_columns,
+    note,
+    wanted_columns,
+)
 from luthier.data.rows.labels import relabelled
 from luthier.data.rows.subsets import cut_shares
 from luthier.data.schemas import SCHEMAS, TaskSchema, TrainedOn, infer_task
 from luthier.data.settings import DataSettings
 from luthier.data.sources.hub import read_hub_split
 from luthier.data.sources.origins import Origin
-from luthier.data.table import Problems, Table
+from luthier.data.table import Places, Problems, Table
 from luthier.errors import DataError
 
 _log = logging.getLogger(__name__)
+# Rows that are checked together.
+_TOGETHER = 4096
 
 
 @dataclass
@@ -35,13 +47,15 @@ class RawSplit:
         kept: 0-based indices of the rows that belong to the split.
         note: what the user should know about how it was made.
         formed: canonical column -> column, of those that the form of the rows brings.
+        noted: problems of rows that are left out for them; None where they are refused.
     """
 
     origin: Origin
     table: Table
-    kept: list[int]
+    kept: Sequence[int]
     note: str = ""
     formed: Columns = field(default_factory=dict)
+    noted: Problems | None = None
 
 
 @dataclass
@@ -53,23 +67,25 @@ class Rows:
         label_column: column of the file that the labels are in.
         places: row and line of every row, for messages.
         where: name of the source.
-        note: as in RawSplit.
+        note, noted: as in RawSplit.
     """
 
     columns: dict[str, list[Any]]
     label_column: str
-    places: list[str]
+    places: Places
     where: str
     note: str = ""
+    noted: Problems | None = None
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def select(self, indices: list[int], note: str | None = None) -> Rows:
+    def select(self, indices: Sequence[int], note: str | None = None) -> Rows:
         """The rows at 0-based indices."""
         columns = {name: [values[i] for i in indices] for name, values in self.columns.items()}
-        places = [self.places[i] for i in indices]
-        return Rows(columns, self.label_column, places, self.where, self.note if note is None else note)
+        places = self.places.select(indices)
+        note = self.note if note is None else note
+        return Rows(columns, self.label_column, places, self.where, note, self.noted)
 
 
 def options_of(settings: DataSettings) -> ReadOptions:
@@ -89,27 +105,27 @@ def read_origin(origin: Origin, settings: DataSettings) -> RawSplit | None:
     Raises:
         DataError: it can't be read.
     """
-    known = origin.known
+    known, noted = origin.known, Problems(origin.name) if settings.invalid_rows == "drop" else None
     if origin.hub is not None:
         table = read_hub_split(origin)
         if table is None:
             return None
         table = shape(known.derive if known else None, table)
     elif origin.file is not None:
-        table = read_table(origin.file, options_of(settings))
+        table = read_table(origin.file, options_of(settings), noted)
     else:
         table = _read_set(origin)
     notes = [known.note] if known and known.note else []
     form = form_of_origin(origin, settings, example_of(table))
     if form is not None:
-        table = in_form(table, form)
+        table = in_form(table, form, noted)
         notes.append(form.about)
-    kept = list(range(len(table)))
+    kept: Sequence[int] = range(len(table))
     if origin.cut and known and known.cut:
         kept = cut_shares(len(table), known.cut, origin.name)[origin.cut]
         shares = ", ".join(f"{name} {share:.0%}" for name, share in known.cut.items())
         notes.append(f"there is no official split: cut with a fixed seed into {shares}")
-    return RawSplit(origin, table, kept, "; ".join(notes), form.columns if form else {})
+    return RawSplit(origin, table, kept, "; ".join(notes), form.columns if form else {}, noted)
 
 
 def form_of_origin(origin: Origin, settings: DataSettings, record: Mapping[str, Any]) -> Form | None:
@@ -222,28 +238,62 @@ def canonical_rows(
     table, origin = raw.table, raw.origin
     wanted = wanted_columns(schema, mapping, settings.labelled, read)
     check_columns(wanted, list(table.columns), table.name)
+    if origin.known is None:
+        check_apart({name: wanted[name] for name in schema.all_columns if name in wanted}, table.name)
     label = str(wanted.get(schema.label_column or "", ""))
     if origin.optional and label in table.columns and all(is_missing(value) for value in table.columns[label]):
         _log.info("%s: the labels of split %r are hidden, so it is left out", origin.name, origin.split)
         return None
-    problems, kept, rows = Problems(table.name), [], []
     skips = origin.known is not None and origin.known.skips_unusable
-    for index in raw.kept:
+    problems, kept, columns = _checked(schema, table, raw.kept, wanted)
+    if not skips:
+        settle(problems, raw.noted, len(kept), "correct or remove these rows")
+    columns = {"row": [table.number(index) for index in kept], **columns}
+    left_out = f"{problems.count} rows without text left out" if problems.count and skips else ""
+    said = "; ".join(part for part in (raw.note, left_out) if part)
+    done = Rows(columns, label, Places(table, kept), table.name, said, raw.noted)
+    _relabel(done, schema, origin, settings)
+    return done
+
+
+def _checked(
+    schema: TaskSchema, table: Table, indices: Sequence[int], wanted: Columns
+) -> tuple[Problems, Sequence[int], dict[str, list[Any]]]:
+    """What is wrong with the rows at 0-based indices, the indices of those that can be used, and these in canonical
+    columns."""
+    problems, kept = Problems(table.name), array("q")
+    columns: dict[str, list[Any]] = {name: [] for name in wanted}
+    sources = {n for source in wanted.values() for n in ([source] if isinstance(source, str) else source)}
+    for start in range(0, len(indices), _TOGETHER):
+        some = indices[start : start + _TOGETHER]
+        cells = {name: _at(table.columns[name], some) for name in sources}
+        found = canonical_columns(schema, cells, wanted)
+        if found is None:
+            some, found = _one_by_one(schema, table, some, wanted, problems)
+        for name, values in found.items():
+            columns[name] += values
+        kept.extend(some)
+    return problems, kept, columns
+
+
+def _one_by_one(
+    schema: TaskSchema, table: Table, indices: Sequence[int], wanted: Columns, problems: Problems
+) -> tuple[list[int], dict[str, list[Any]]]:
+    rows, kept = [], []
+    for index in indices:
         row, found = canonical_row(schema, table.record(index), wanted)
         if found:
             note(problems, table.place(index), found)
-        if not found or not skips:
+        else:
             kept.append(index)
             rows.append(row)
-    if not skips:
-        problems.raise_if_any("correct or remove these rows")
-    columns: dict[str, list[Any]] = {"row": [index + 1 for index in kept]}
-    columns |= {name: [row[name] for row in rows] for name in wanted}
-    left_out = f"{problems.count} rows without text left out" if problems.count else ""
-    said = "; ".join(part for part in (raw.note, left_out) if part)
-    done = Rows(columns, label, [table.place(index) for index in kept], table.name, said)
-    _relabel(done, schema, origin, settings)
-    return done
+    return kept, {name: [row[name] for row in rows] for name in wanted}
+
+
+def _at(values: list[Any], indices: Sequence[int]) -> list[Any]:
+    if isinstance(indices, range) and indices.step == 1:
+        return values[indices.start : indices.stop]
+    return [values[i] for i in indices]
 
 
 def _relabel(rows: Rows, schema: TaskSchema, origin: Origin, settings: DataSettings) -> None:
@@ -257,4 +307,5 @@ def _relabel(rows: Rows, schema: TaskSchema, origin: Origin, settings: DataSetti
     if schema.label_kind == "classes":
         rows.columns[column] = [[relabelled(tag, known, user) for tag in row] for row in values]
     else:
-        rows.columns[column] = [relabelled(value, known, user) for value in values]
+        renamed_as = {value: relabelled(value, known, user) for value in set(values)}
+        rows.columns[column] = [renamed_as[value] for value in values]

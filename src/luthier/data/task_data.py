@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from luthier.data.left_out import LeftOut
 from luthier.data.schemas import TaskSchema
 from luthier.data.text_form import TextForm
 
@@ -18,12 +19,14 @@ class SplitSummary:
         label_counts: label -> examples (token labels: words) that carry it.
         source: as the user wrote it.
         note: how the split was made, where that is not plain.
+        left_out: rows that can't be used and were left out, where there are such.
     """
 
     rows: int | None
     label_counts: dict[str, int]
     source: str
     note: str
+    left_out: LeftOut | None = None
 
 
 @dataclass
@@ -51,6 +54,11 @@ class TaskData:
     summary: dict[str, SplitSummary] = field(default_factory=dict)
     form: TextForm | None = None
     columns: dict[str, str | list[str]] = field(default_factory=dict)
+
+    @property
+    def left_out(self) -> dict[str, Any]:
+        """By split, what is told of rows that can't be used and were left out; empty where there are none."""
+        return {split: one.left_out.told() for split, one in self.summary.items() if one.left_out is not None}
 
     @property
     def kind(self) -> TaskSchema:

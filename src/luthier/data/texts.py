@@ -15,8 +15,8 @@ def paired(texts: list[str] | str, pairs: list[str] | str | None) -> Any:
     Raises:
         DataError: their numbers differ, or an entry is no text, or one that can't be written as UTF-8.
     """
-    texts = _listed(texts)
-    for column, some in (("text", texts), ("second text", _listed(pairs or []))):
+    texts = listed(texts)
+    for column, some in (("text", texts), ("second text", listed(pairs or []))):
         for number, text in enumerate(some, start=1):
             try:
                 whole_characters(text)
@@ -24,13 +24,18 @@ def paired(texts: list[str] | str, pairs: list[str] | str | None) -> Any:
                 raise DataError(f"{column} {number} {error}", fix="correct it, or give it in UTF-8") from error
     if pairs is None:
         return texts
-    pairs = _listed(pairs)
+    pairs = listed(pairs)
     if len(pairs) != len(texts):
         raise DataError(f"{len(texts)} texts but {len(pairs)} second texts", fix="give one --pair for every --text")
     return list(zip(texts, pairs, strict=True))
 
 
-def _listed(texts: list[str] | str) -> list[str]:
+def listed(texts: list[str] | str) -> list[str]:
+    """The texts as a list; a single string is one of them, not its characters.
+
+    Raises:
+        DataError: an entry is no text.
+    """
     texts = [texts] if isinstance(texts, str) else list(texts)
     wrong = next(((number, text) for number, text in enumerate(texts, 1) if not isinstance(text, str)), None)
     if wrong is not None:

@@ -17,6 +17,7 @@ from luthier.data.assembly import (
     summary_of,
     with_cut_validation,
 )
+from luthier.data.left_out import warn_of
 from luthier.data.rows.canonical import Columns
 from luthier.data.rows.columns import columns_of_model, columns_to_read, named_columns, refuse_unread
 from luthier.data.rows.posing import pose
@@ -50,9 +51,11 @@ def load_whole(
         refuse_unread(schema, mappings[split], read, one.origin.name)
     rows = canonical_splits(raw, schema, mappings, settings, read)
     by_group = first.origin.known is not None and first.origin.known.scored_by_group
-    rows = with_cut_validation(rows, settings, by_group)
+    rows = with_cut_validation(rows, schema, settings, by_group)
     labels = label_names(rows, raw, schema, settings)
     set_label_ids(rows, schema, labels)
+    if settings.invalid_rows == "drop":  # else the rows that are not wanted are not looked at
+        check_choices(rows, schema)
     base = "train" if "train" in rows else next(iter(rows))
     origin = raw[base].origin
     form = pose(
@@ -71,6 +74,8 @@ def load_whole(
     check_choices(wanted, schema)
     summary = {split: summary_of(one, schema, labels) for split, one in wanted.items()}
     _warn_of_unseen_labels(summary)
+    for described in summary.values():
+        warn_of(described.left_out)
     fingerprint = _fingerprint(settings, wanted, raw)
     return TaskData(
         schema=schema,

@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from luthier.evaluation.resampling import Statistic
+
 Binning = Literal["equal_width", "equal_mass"]
 
 
@@ -69,6 +71,30 @@ def expected_calibration_error(
         raise ValueError("calibration needs at least one row")
     found = reliability_bins(confidence, correct, bins, binning)
     return sum(b.count * abs(b.accuracy - b.confidence) for b in found) / len(confidence)
+
+
+def error_of_draws(confidence: np.ndarray, correct: np.ndarray, bins: int, binning: Binning) -> Statistic:
+    """`expected_calibration_error` of many draws of the N rows at once, for `luthier.evaluation.resampling`."""
+    order = np.argsort(confidence, kind="stable")
+    confidence, correct = np.asarray(confidence, float)[order], np.asarray(correct, float)[order]
+    gaps = correct - confidence
+    edges = np.linspace(0, 1, bins + 1)[1:-1]
+
+    def statistic(counts: np.ndarray) -> np.ndarray:
+        counts = counts[:, order]
+        summed = np.concatenate([np.zeros((len(counts), 1)), np.cumsum(counts * gaps, axis=1)], axis=1)
+        if binning == "equal_width":
+            ends = np.broadcast_to(np.searchsorted(confidence, edges, side="right"), (len(counts), bins - 1))
+        else:
+            drawn = np.stack([np.repeat(confidence, one.astype(int)) for one in counts])
+            cuts = np.quantile(drawn, np.linspace(0, 1, bins + 1)[1:-1], axis=1).T
+            ends = np.searchsorted(confidence, cuts, side="right")
+        all_ends = np.pad(ends, ((0, 0), (1, 1)), constant_values=(0, len(confidence)))
+        within = np.diff(np.take_along_axis(summed, all_ends, axis=1), axis=1)
+        errors: np.ndarray = np.abs(within).sum(axis=1) / counts.sum(axis=1)
+        return errors
+
+    return statistic
 
 
 def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:

@@ -162,7 +162,9 @@ def bootstrap_interval(
     return percentiles([statistic(generator.integers(0, rows, rows)) for _ in range(draws)], level, centre)
 
 
-def percentiles(drawn: Sequence[float], level: float = 0.95, centre: float | None = None) -> tuple[float, float]:
+def percentiles(
+    drawn: Sequence[float] | np.ndarray, level: float = 0.95, centre: float | None = None
+) -> tuple[float, float]:
     """The middle part of bootstrap draws.
 
     Args:

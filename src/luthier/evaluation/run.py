@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,9 @@ from luthier.models.references import resolve
 from luthier.models.trained_columns import trained_on
 from luthier.secrets import redact_values
 from luthier.stages import StageInputs, StageOutputs, StagePlan, metrics_record
+from luthier.storage.helping import helped
 from luthier.storage.jsonlines import JsonLog
+from luthier.storage.ranks import joined, meeting
 from luthier.tasks.base import task_named, task_of
 from luthier.tasks.heads import LANGUAGE_HEADS
 
@@ -39,45 +43,73 @@ def run_evaluation(stage: Evaluate, inputs: StageInputs, folder: Path) -> StageO
         ModelError: the model is neither one of a task nor a language model.
     """
     settings = data_of(stage, inputs)
+    with joined("luthier.evaluation.run:help_along", inputs, settings):
+        with meeting():
+            subject = _subject(stage, inputs, settings)
+        return helped(partial(_judged, stage, subject, folder), subject.model)
+
+
+def help_along(inputs: StageInputs, settings: DataSettings) -> None:
+    """What another process of the run does while the main one is in `run_evaluation`: it loads the model and takes its
+    share of the passes over the rows."""
+    with meeting():
+        model, _, _ = loaded(inputs, settings)
+    helped(lambda: None, model)
+
+
+def _subject(stage: Evaluate, inputs: StageInputs, settings: DataSettings) -> Subject:
     model, tokenizer, card = loaded(inputs, settings)
     if settings.labels is None and card.labels:
         settings = settings.model_copy(update={"labels": list(card.labels)})
     task = load_data(settings, splits=SPLITS, trained=trained_on(card))
     check_same_task(task, card)
     task = with_text_form(task, card, stage.data)
-    split = choose_split(task, stage.split)
-    subject = Subject(
+    check_fit(stage.suites, task)
+    return Subject(
         model=model,
         tokenizer=tokenizer,
         card=card,
         task=task,
-        split=split,
+        split=choose_split(task, stage.split),
         batch_size=stage.batch_size,
         seed=inputs.seed,
         folder=local_folder(resolve(inputs.model), inputs.model),
         too_long=settings.too_long,
+        prior=card.prior or task_of(task).prior(task),
     )
-    log, results = JsonLog(folder / "log.jsonl"), []
+
+
+def _judged(stage: Evaluate, subject: Subject, folder: Path) -> StageOutputs:
+    task, split = subject.task, subject.split
+    log, results = JsonLog(folder / "log.jsonl"), dict[int, SuiteResult]()
     with CostMeter() as meter:
-        for suite in stage.suites:
-            if not fits(suite, task.schema):
-                raise RecipeError(
-                    f"the {suite.name} suite does not fit a {subject.schema} task",
-                    fix="leave it out of `suites` and run again, what is trained is kept; "
-                    f"it fits: {', '.join(name for name, schema in SCHEMAS.items() if fits(suite, schema))}",
-                )
-            if suite.needs_probabilities and not task_of(task).gives_probabilities:
-                posed = task.form is not None
-                raise RecipeError(
-                    f"the {suite.name} suite needs probabilities, which "
-                    f"{'`label_scoring: generate`' if posed else f'a {subject.schema} task'} does not give",
-                    fix=f"{'use `label_scoring: likelihood`, or ' if posed else ''}leave the suite out",
-                )
+        for place, suite in sorted(enumerate(stage.suites), key=lambda one: not one[1].runs_first):
             result = suite.run(subject)
             log.write("evaluate", step=0, suite=suite.name, **{f"{split}/{k}": v for k, v in result.scores.items()})
-            results.append(result)
+            results[place] = result
     cost = {"seconds": meter.seconds, "peak_memory_bytes": meter.peak_memory_bytes}
-    return StageOutputs(merge(results, split, task, cost))
+    return StageOutputs(merge([results[place] for place in sorted(results)], split, task, cost))
+
+
+def check_fit(suites: Sequence[Suite], task: TaskData) -> None:
+    """Raises:
+    RecipeError: a suite can't judge the task.
+    """
+    name = str(task.schema.name)
+    for suite in suites:
+        if not fits(suite, task.schema):
+            raise RecipeError(
+                f"the {suite.name} suite does not fit a {name} task",
+                fix="leave it out of `suites` and run again, what is trained is kept; "
+                f"it fits: {', '.join(name for name, schema in SCHEMAS.items() if fits(suite, schema))}",
+            )
+        if suite.needs_probabilities and not task_of(task).gives_probabilities:
+            posed = task.form is not None
+            raise RecipeError(
+                f"the {suite.name} suite needs probabilities, which "
+                f"{'`label_scoring: generate`' if posed else f'a {name} task'} does not give",
+                fix=f"{'use `label_scoring: likelihood`, or ' if posed else ''}leave the suite out",
+            )
 
 
 def fits(suite: Suite, schema: TaskSchema) -> bool:
@@ -219,14 +251,21 @@ def merge(results: list[SuiteResult], split: str, task: TaskData, cost: dict[str
     """One metrics record from all suites; score names get the split in front."""
     scores = {f"{split}/{k}": v for r in results for k, v in r.scores.items()}
     intervals = {f"{split}/{k}": v for r in results for k, v in r.intervals.items()}
+    baselines = {f"{split}/{k}": v.to_json() for r in results for k, v in r.baselines.items()}
+    about = {f"{split}/{k}": v for r in results for k, v in r.about.items()}
     details = {k: v for r in results for k, v in r.details.items()}
     details["ran"] = {"scored": told_of_rows(split, task)}
+    if split in task.left_out:
+        details["rows_left_out"] = {split: task.left_out[split]}
     details["sections"] = [section for r in results for section in (*r.sections, *r.details.get("sections", []))]
     first = f"{split}/{task.metrics[0]}" if task.metrics else f"{split}/perplexity"
     return metrics_record(
         "evaluate",
         scores=scores,
         intervals=intervals,
+        baselines=baselines,
+        marks=list(dict.fromkeys(mark for r in results for mark in r.marks)),
+        about=about,
         primary=first if first in scores else next(iter(scores), None),
         cost=cost | {k: v for r in results for k, v in r.cost.items()},
         details=details,

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from luthier.data.rows.identity import rows_digest
+from luthier.evaluation.baselines import Baseline, beside, no_better, one_answer, prior_for
 from luthier.evaluation.metrics import percentiles, score
-from luthier.report.intervals import redrawn_rows
-from luthier.tasks.base import Task, task_named
+from luthier.evaluation.resampling import Statistic, guessed_macro_f1, ratio_of, resampled, statistic_of
+from luthier.report.intervals import DRAWS, ROW_SEED
+from luthier.tasks.base import Task, task_named, task_of
+from luthier.tasks.running.priors import class_scores
 
 if TYPE_CHECKING:
     from luthier.data.task_data import TaskData
     from luthier.tasks.running.judged import Judged
     from luthier.tasks.running.predicting import Predictions
-
-Statistic = Callable[[np.ndarray], float]
 
 
 def judge(predictions: Predictions, data: TaskData, split: str, rows: Any) -> Judged | None:
@@ -32,50 +34,178 @@ def judged_scores(task: Task, judged: Judged, names: tuple[str, ...]) -> dict[st
     return {name: own[name](judged.gold, judged.guess) if name in own else known[name] for name in names}
 
 
+_UNIGRAM = "every token by its share of the training text"
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a model's predictions come to on the rows of a split.
+
+    Attributes:
+        scores: the task's metrics, and the mean loss.
+        intervals: 95 % bootstrap intervals of the metrics, over rows, or over questions where they have several.
+        baselines: the trivial baseline beside every score that has one.
+        marks: what a reader must not miss of a model that learned nothing, in words.
+        about: score -> what its name leaves out.
+        drawn: the metrics in (D,) draws of rows, or of questions; none for fewer than two.
+        judged: gold labels and answers; None where the text itself is learned.
+    """
+
+    scores: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    baselines: dict[str, Baseline] = field(default_factory=dict)
+    marks: list[str] = field(default_factory=list)
+    about: dict[str, str] = field(default_factory=dict)
+    drawn: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    judged: Judged | None = None
+
+    def told(self, split: str) -> dict[str, Any]:
+        """What stands beside the scores, as arguments of `luthier.stages.metrics_record`."""
+        baselines = {f"{split}/{name}": one.to_json() for name, one in self.baselines.items()}
+        about = {f"{split}/{name}": text for name, text in self.about.items()}
+        return {"baselines": baselines, "marks": self.marks, "about": about}
+
+
+def task_result(
+    predictions: Predictions,
+    data: TaskData,
+    split: str,
+    rows: Any,
+    *,
+    prior: Mapping[str, Any] | None = None,
+    unigram: Predictions | None = None,
+    draws: int = DRAWS,
+) -> TaskResult:
+    """Scores, their intervals, and what the trivial baseline scores on the same rows.
+
+    Args:
+        predictions: of the model.
+        data: with the names of labels and metrics.
+        split: that was predicted.
+        rows: its encoded rows.
+        prior: what the labels of the training rows tell; see `Task.prior`.
+        unigram: where the text itself is learned, what a unigram model of the training text gives
+            (`luthier.evaluation.unigram`).
+        draws: of the bootstrap; every model is given the same draws of the same rows, so that two can be compared.
+    """
+    judged = judge(predictions, data, split, rows)
+    model = _sides(predictions, judged, data)
+    others = _constant_sides(predictions, judged, data, split, rows, prior or {})
+    if judged is None and unigram is not None:
+        others = {name: (_UNIGRAM, side) for name, side in _sides(unigram, None, data).items()}
+    metrics = [name for name in model if name != "loss"]
+    statistics = {("model", name): model[name].statistic for name in {*metrics, *others}}
+    statistics |= {("other", name): side.statistic for name, (_, side) in others.items()}
+    questions = len(predictions.nll) if judged is None else judged.questions
+    drawn = resampled(statistics, questions, draws=draws, seed=ROW_SEED)
+    baselines = {
+        name: beside(
+            name, answer, model[name].score, side.score, drawn.get(("model", name)), drawn.get(("other", name))
+        )
+        for name, (answer, side) in others.items()
+    }
+    own = {name: drawn["model", name] for name in metrics if ("model", name) in drawn}
+    kind = task_named(predictions.schema).label_kind
+    return TaskResult(
+        scores={name: side.score for name, side in model.items()},
+        intervals=draws_intervals(own),
+        baselines=baselines,
+        marks=one_answer(judged, kind, data.labels) + no_better(baselines, metrics),
+        about={"f1": f"of the label {data.labels[1]!r}"} if "f1" in model and len(data.labels) > 1 else {},
+        drawn=own,
+        judged=judged,
+    )
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A score, and the same for many draws at once."""
+
+    score: float
+    statistic: Statistic
+
+
+def _sides(predictions: Predictions, judged: Judged | None, data: TaskData) -> dict[str, _Side]:
+    loss = float(predictions.nll.sum() / max(1, predictions.items.sum()))
+    mean_loss = ratio_of(predictions.nll, predictions.items)
+    if judged is None:
+        perplexity = _Side(float(np.exp(loss)), lambda counts: np.exp(mean_loss(counts)))
+        return {"loss": _Side(loss, mean_loss), "perplexity": perplexity}
+    task, names = task_named(predictions.schema), tuple(data.metrics)
+    statistics = statistics_of(task, judged, names)
+    sides = {name: _Side(score, statistics[name]) for name, score in judged_scores(task, judged, names).items()}
+    return sides | {"loss": _Side(loss, _of_questions(mean_loss, judged))}
+
+
+def _of_questions(statistic: Statistic, judged: Judged) -> Statistic:
+    """A statistic of rows as one of questions."""
+    groups = judged.groups
+    return statistic if groups is None else lambda counts: statistic(counts[:, groups])
+
+
+def _constant_sides(
+    predictions: Predictions, judged: Judged | None, data: TaskData, split: str, rows: Any, prior: Mapping[str, Any]
+) -> dict[str, tuple[str, _Side]]:
+    """For every score what the trivial baseline answers, and its side."""
+    found: dict[str, tuple[str, _Side]] = {}
+    if not prior or judged is None:
+        return found
+    task = task_of(data)
+    if "macro_f1" in data.metrics and (scores := class_scores(prior, data.labels)) is not None:
+        statistic = _of_questions(guessed_macro_f1(judged.gold, np.exp(scores)), judged)
+        score = float(statistic(np.ones((1, judged.questions)))[0])
+        found["macro_f1"] = ("guesses by the shares of the training labels", _Side(score, statistic))
+    for names in (
+        [name for name in data.metrics if name not in ("f1", *found)],
+        [name for name in data.metrics if name == "f1"],
+    ):
+        own = prior_for("f1" if names == ["f1"] else "", prior, data.labels)
+        given = task.by_prior(own, predictions, data)
+        if given is None:
+            return {}
+        sides = _sides(given, judge(given, data, split, rows), replace(data, metrics=tuple(names)))
+        found |= {name: (task.told_prior(own), sides[name]) for name in names}
+        if own is prior and data.form is None and len(given.nll) == len(judged.gold):
+            told = "the shares of the training labels" if "shares" in prior else task.told_prior(own)
+            found["loss"] = (told, sides["loss"])
+    return found
+
+
 def task_scores(predictions: Predictions, data: TaskData, split: str, rows: Any) -> dict[str, float]:
     """The task's metrics, and the mean loss."""
-    loss = float(predictions.nll.sum() / max(1, predictions.items.sum()))
-    judged = judge(predictions, data, split, rows)
-    if judged is None:
-        return {"loss": loss, "perplexity": float(np.exp(loss))}
-    return judged_scores(task_named(predictions.schema), judged, tuple(data.metrics)) | {"loss": loss}
+    return {name: side.score for name, side in _sides(predictions, judge(predictions, data, split, rows), data).items()}
 
 
 def task_draws(
-    predictions: Predictions, data: TaskData, split: str, rows: Any, *, draws: int
-) -> dict[str, list[float]]:
-    """The task's metrics in draws of rows, or of questions where they have several; none for fewer than two.
-
-    Every model is given the same draws of the same rows (`luthier.report.intervals`), so that two can be compared.
-    """
-    judged = judge(predictions, data, split, rows)
-    if judged is None:
-        statistics, asked = {"perplexity": _perplexity(predictions)}, len(predictions.nll)
-    else:
-        task = task_named(predictions.schema)
-        statistics, asked = {name: _resampled(task, judged, name) for name in data.metrics}, judged.questions
-    if asked < 2:
-        return {}
-    return {name: [statistic(drawn) for drawn in redrawn_rows(asked, draws)] for name, statistic in statistics.items()}
+    predictions: Predictions, data: TaskData, split: str, rows: Any, *, draws: int = DRAWS
+) -> dict[str, np.ndarray]:
+    """The task's metrics in draws of rows, or of questions where they have several; none for fewer than two."""
+    return task_result(predictions, data, split, rows, draws=draws).drawn
 
 
-def draws_intervals(drawn: dict[str, list[float]]) -> dict[str, tuple[float, float]]:
+def scored_details(data: TaskData, split: str, drawn: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What a page needs to compare a model with others: which rows were scored, and the scores in draws of them."""
+    return {
+        "scored_rows": {split: rows_digest(data.splits[split], data.labels)},
+        "drawn_scores": {f"{split}/{name}": [round(float(x), 6) for x in found] for name, found in drawn.items()},
+    }
+
+
+def draws_intervals(drawn: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
     """95 % percentile intervals of what `task_draws` gave."""
     return {name: percentiles(found) for name, found in drawn.items()}
 
 
-def scored_details(data: TaskData, split: str, drawn: dict[str, list[float]]) -> dict[str, Any]:
-    """What a page needs to compare a model with others: which rows were scored, and the scores in draws of them."""
-    return {
-        "scored_rows": {split: rows_digest(data.splits[split], data.labels)},
-        "drawn_scores": {f"{split}/{name}": [round(one, 6) for one in found] for name, found in drawn.items()},
-    }
+def statistics_of(task: Task, judged: Judged, names: tuple[str, ...]) -> dict[str, Statistic]:
+    """Every named metric for many draws of questions at once; the task's own ones are computed draw by draw."""
+    own = task.own_metrics()
+    known = {name: None if name in own else statistic_of(name, judged) for name in names}
+    return {name: one or _one_by_one(task, judged, name) for name, one in known.items()}
 
 
-def _perplexity(predictions: Predictions) -> Statistic:
-    nll, items = predictions.nll, predictions.items
-    return lambda index: float(np.exp(nll[index].sum() / items[index].sum()))
+def _one_by_one(task: Task, judged: Judged, name: str) -> Statistic:
+    def statistic(counts: np.ndarray) -> np.ndarray:
+        draws = (judged.drawn(np.repeat(np.arange(len(one)), one.astype(int))) for one in counts)
+        return np.array([judged_scores(task, drawn, (name,))[name] for drawn in draws])
 
-
-def _resampled(task: Task, judged: Judged, name: str) -> Statistic:
-    return lambda index: judged_scores(task, judged.drawn(index), (name,))[name]
+    return statistic

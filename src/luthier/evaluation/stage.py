@@ -32,7 +32,10 @@ class Evaluate(Stage):
     model: Reference = Field(None, description=MODEL_FIELD.replace("to start from", "to judge"))
 
     suites: Any = None
-    data: DataSettings | None = Field(None, description="The data to judge on; null takes that of the stage before.")
+    data: DataSettings | None = Field(
+        None,
+        description="The data to judge on; null takes that of the stage before, else that which the saved model names.",
+    )
     split: Literal["auto", "train", "validation", "test"] = Field(
         "auto", description="Which split: auto is test where there is one, else validation."
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from luthier.data.schemas import LabelKind
+from luthier.evaluation.meters import CostMeter
 from luthier.progress import track
 from luthier.report.sections import Section
 from luthier.settings import Paper, Settings
@@ -16,7 +17,9 @@ from luthier.settings import Paper, Settings
 if TYPE_CHECKING:
     from luthier.data.settings import DataSettings
     from luthier.data.task_data import TaskData
+    from luthier.evaluation.baselines import Baseline
     from luthier.evaluation.prediction import Predictions
+    from luthier.evaluation.scoring import TaskResult
     from luthier.models.artifacts import ModelCard
 
 
@@ -32,6 +35,8 @@ class Subject:
         seed: of bootstrap draws.
         folder: of the model's artefact.
         too_long: what happens to rows that are too long, `error` or `truncate`.
+        prior: what the labels of the training rows tell of any row; see `Task.prior`.
+        meter: measures the pass that `predictions` come from.
     """
 
     model: Any
@@ -43,6 +48,8 @@ class Subject:
     seed: int
     folder: Path
     too_long: str = "error"
+    prior: Mapping[str, Any] = field(default_factory=dict)
+    meter: CostMeter = field(default_factory=CostMeter)
 
     @property
     def schema(self) -> str:
@@ -56,7 +63,36 @@ class Subject:
     @cached_property
     def predictions(self) -> Predictions:
         """The model's outputs on the split, computed once for all suites."""
-        return self.predict(self.rows)
+        rows = self.rows
+        with self.meter:
+            return self.predict(rows)
+
+    def result(self, draws: int = 1000) -> TaskResult:
+        """The task's scores, with their intervals and the trivial baseline beside them.
+
+        Args:
+            draws: of the bootstrap.
+        """
+        from luthier.evaluation.scoring import task_result
+
+        arguments = (self.predictions, self.task, self.split, self.rows)
+        return task_result(*arguments, prior=self.prior, unigram=self._unigram(), draws=draws)
+
+    def _unigram(self) -> Predictions | None:
+        """What the shares of tokens in the first training rows give, where text itself is learned and there are any."""
+        from luthier.evaluation.unigram import MOST_ROWS, log_shares, predicted_tokens
+        from luthier.tasks.base import task_of
+
+        kind: Any = task_of(self.task)
+        train: Any = self.task.splits.get("train")
+        if not kind.language or self.task.form is not None or not getattr(train, "column_names", None):
+            return None
+        some = train.select(range(min(MOST_ROWS, len(train))))
+        task = replace(self.task, splits={"train": some})
+        encoded = self.encode(task, "train", too_long="truncate")
+        shares = log_shares(encoded["labels"], self.model.get_input_embeddings().weight.shape[0])
+        shifted = kind.predicts_next_token(self.model.config)
+        return predicted_tokens(shares, self.rows, self.predictions, shifted=shifted)
 
     def encode(self, task: TaskData, split: str, *, named: str | None = None, too_long: str | None = None) -> Any:
         """Encode a split of any data as the model was trained to see it; without a text form of its own, it is posed
@@ -99,10 +135,23 @@ class Subject:
 
 @dataclass
 class SuiteResult:
-    """Scores of one suite, and what the page shows beside them. Names carry no split; the stage adds it."""
+    """Scores of one suite, and what the page shows beside them. Names carry no split; the stage adds it.
+
+    Attributes:
+        scores, intervals: by name.
+        baselines: the trivial baseline beside the scores that have one.
+        marks: what a reader must not miss of a model that learned nothing, in words.
+        about: score -> what its name leaves out.
+        cost: by name.
+        details: in JSON's types.
+        sections: of the page.
+    """
 
     scores: dict[str, float] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    baselines: dict[str, Baseline] = field(default_factory=dict)
+    marks: list[str] = field(default_factory=list)
+    about: dict[str, str] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     sections: list[Section] = field(default_factory=list)
@@ -114,6 +163,7 @@ class Suite(Settings):
     Attributes:
         label_kinds: the kinds of labels that it fits, None for text that is learned itself; or None for every task.
         needs_probabilities: whether it takes the probabilities of classes or choices.
+        runs_first: whether it runs before the others, as one does that measures the pass whose outputs all of them use.
     """
 
     name: str
@@ -121,6 +171,7 @@ class Suite(Settings):
     paper: ClassVar[Paper | None] = None
     label_kinds: ClassVar[tuple[LabelKind | None, ...] | None] = None
     needs_probabilities: ClassVar[bool] = False
+    runs_first: ClassVar[bool] = False
 
     def sources(self) -> list[DataSettings]:
         """Data that the suite reads beside the evaluated split; they are part of the stage's key."""

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from luthier.language_modeling.masking import Masking
 from luthier.language_modeling.packing import Block, Frame, Packer
 from luthier.language_modeling.rows import prediction_rows
 from luthier.language_modeling.stream import encoded_row, tokenized
+from luthier.storage.helping import each
 
 Row = dict[str, Any]
 # Of the masks of held-out text: another seed than any run's, and the same for all runs.
@@ -113,22 +115,27 @@ class HeldOut:
         return [_with_one_mask(row, place, mask_token) for row, place in chosen]
 
     def _mean(self, model: nn.Module, rows: Sequence[Row], on_batch: Callable[[int], None] | None) -> float:
-        was_training, device = model.training, next(model.parameters()).device
+        was_training = model.training
         model.eval()
-        total, count = 0.0, 0
+        total, count, done = 0.0, 0, 0
+        batches = (collate(rows[start : start + self.batch_size]) for start in range(0, len(rows), self.batch_size))
         try:
-            for start in range(0, len(rows), self.batch_size):
-                batch = {k: v.to(device) for k, v in collate(rows[start : start + self.batch_size]).items()}
-                labels = batch.pop("labels")
-                batch.pop("row")
-                with torch.no_grad():
-                    losses = prediction_rows(model, labels, shifted=self.shifted, inputs=batch).losses(self.dtype)
-                total, count = total + float(losses.double().sum()), count + len(losses)
+            for loss, predicted in each(partial(_pass, shifted=self.shifted, dtype=self.dtype), model, batches):
+                total, count, done = total + loss, count + predicted, min(done + self.batch_size, len(rows))
                 if on_batch:
-                    on_batch(min(start + self.batch_size, len(rows)))
+                    on_batch(done)
         finally:
             model.train(was_training)
         return total / max(1, count)
+
+
+def _pass(model: nn.Module, batch: dict[str, Tensor], *, shifted: bool, dtype: torch.dtype | None) -> tuple[float, int]:
+    """The sum of the losses of a batch, and how many tokens were predicted."""
+    device = next(model.parameters()).device
+    inputs = {name: values.to(device) for name, values in batch.items() if name not in ("labels", "row")}
+    with torch.no_grad():
+        losses = prediction_rows(model, batch["labels"].to(device), shifted=shifted, inputs=inputs).losses(dtype)
+    return float(losses.double().sum()), len(losses)
 
 
 def _with_one_mask(row: Row, place: int, mask_token: int) -> Row:

@@ -21,14 +21,15 @@ from luthier.language_modeling.part import LanguageModelingLoss
 from luthier.language_modeling.rows import check_head
 from luthier.language_modeling.settings import LanguageTrainingSettings
 from luthier.language_modeling.stream import PackedStream, Share, tokenized
+from luthier.models.head_kinds import Head
 from luthier.models.inspect import model_max_length
-from luthier.models.settings import Head
 from luthier.objectives.part import Part
 from luthier.progress import track
 from luthier.storage.files import write_json
 from luthier.storage.hashing import cache_directory
 from luthier.storage.keys import digest_of
 from luthier.storage.ranks import rank, world_size
+from luthier.tasks.base import task_named
 from luthier.training.job import TrainingJob, TrainingRows, resolve_precision
 from luthier.training.validation import Evaluation, Validation
 
@@ -231,7 +232,7 @@ def training_job(
     loss = LanguageModelingLoss(shifted=not job.masked, dtype=_product_type(settings))
     return TrainingJob(
         model=model,
-        schema="plain_text",
+        task=task_named("plain_text"),
         shifted=not job.masked,
         data=TrainingRows(job.stream(seed), None, collate),
         settings=settings.model_copy(update={"max_steps": budget.steps}),

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -118,7 +119,7 @@ def _in_place_of_logits(model: nn.Module, counted: Tensor) -> Iterator[None]:
         return outputs
 
     handle = base.base_model.register_forward_hook(pick)
-    decoder.forward = _unchanged  # type: ignore[assignment,method-assign]
+    decoder.forward = partial(_unprojected, decoder)  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -126,8 +127,22 @@ def _in_place_of_logits(model: nn.Module, counted: Tensor) -> Iterator[None]:
         del decoder.forward
 
 
-def _unchanged(hidden: Tensor) -> Tensor:
-    return hidden
+def _unprojected(decoder: nn.Linear, hidden: Tensor) -> Tensor:
+    unprojected: Tensor = _Unprojected.apply(hidden, decoder.weight, decoder.bias)
+    return unprojected
+
+
+class _Unprojected(torch.autograd.Function):
+    """The hidden vectors, in a graph that the projection's parameters are part of: a wrapper of distributed runs takes
+    those that are in no output's graph as unused, and the loss uses them behind it."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return hidden.view_as(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient, None, None
 
 
 def check_head(model: nn.Module) -> None:

@@ -1,7 +1,8 @@
-"""A tuned prompt or prefix as one plain safetensors file, for engines that serve models without PEFT.
+"""What a run tuned, for engines that serve models without PEFT: a prompt or prefix as one plain safetensors file, and a
+head that was saved without its frozen base as one whole model.
 
-The layout is that of docs/interchange.md. Shapes: L vectors of the prompt or columns of the prefix, D width of the
-token embeddings, N layers, G key/value heads, d width of a head.
+The layout of the file is that of docs/interchange.md. Shapes: L vectors of the prompt or columns of the prefix, D width
+of the token embeddings, N layers, G key/value heads, d width of a head.
 """
 
 from __future__ import annotations
@@ -13,22 +14,27 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from luthier.errors import ModelError, WorkspaceError
 from luthier.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter
+from luthier.models.artifacts import load_artifact, save_artifact
 from luthier.models.card import ModelCard, read_card
 from luthier.models.manifest import verify_manifest
 from luthier.models.references import resolve
 from luthier.models.safety import check_configs, check_links
-from luthier.models.settings import Danger
+from luthier.models.saved_head import save_head_only, saved_head_in
+from luthier.models.settings import Danger, ModelSettings
 from luthier.models.tensors import check_safetensors, read_json
 from luthier.peft_bridge.adapter_types import ADAPTER_TYPES
 from luthier.registry import PREDICTORS, discover
 from luthier.secrets import as_reference, redact_values
 from luthier.storage.files import write_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    _Reader = Callable[[dict[str, Tensor], dict[str, Any], "Saved"], "Exported"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +76,53 @@ class Saved:
     card: ModelCard
     folder: Path
     allow: tuple[Danger, ...] = ()
+
+
+def export_run(
+    run: str | Path, place: str | Path, *, overwrite: bool = False, allow: tuple[Danger, ...] = ()
+) -> tuple[Path, str]:
+    """Write what a run tuned, in the form that suits its method; see `export_prompt` and `export_model`.
+
+    Returns:
+        Where it was written, and what is in it.
+    """
+    folder = _artifact_folder(run, allow)
+    if is_adapter(folder) and saved_head_in(folder) is not None:
+        return export_model(run, place, overwrite=overwrite, allow=allow), "the whole model, its base with the head"
+    file = export_prompt(run, place, overwrite=overwrite, allow=allow)
+    return file, "a task head that was trained with it is not part of the file"
+
+
+def export_model(
+    run: str | Path, folder: str | Path, *, overwrite: bool = False, allow: tuple[Danger, ...] = ()
+) -> Path:
+    """Write a head that was saved without its base, and the base, as one model that `from_pretrained` loads.
+
+    Args:
+        run: a run, cell, stage or model directory whose method is head_only.
+        folder: appears whole or not at all.
+        overwrite: replace a model that Luthier saved there.
+        allow: as in `export_prompt`.
+
+    Returns:
+        The folder's place.
+
+    Raises:
+        ModelError: the directory holds something else or is damaged, or the base is missing or another one.
+        WorkspaceError: there is something already, or the folder can't be written.
+    """
+    source, place = _artifact_folder(run, allow), Path(folder).expanduser()
+    if not is_adapter(source) or saved_head_in(source) is None:
+        raise ModelError(
+            "only a head that was saved without its base is exported as a model", where=str(source), fix=_WHOLE
+        )
+    if place.is_file() or (place.is_dir() and any(place.iterdir()) and not overwrite):
+        raise WorkspaceError(
+            "there is something already", where=str(place), fix="name another folder, or add --force (overwrite=True)"
+        )
+    model, tokenizer, card = load_artifact(source, settings=ModelSettings(reference=str(source), allow=allow))
+    save_head_only(model, None)
+    return save_artifact(model, tokenizer, place, card)
 
 
 def export_prompt(
@@ -116,7 +169,7 @@ def export_prompt(
     return place
 
 
-def _adapter_folder(run: str | Path, allow: tuple[Danger, ...]) -> Path:
+def _artifact_folder(run: str | Path, allow: tuple[Danger, ...]) -> Path:
     source = resolve(str(run))
     folder = source.path
     if source.kind != "artifact" or folder is None:
@@ -128,6 +181,17 @@ def _adapter_folder(run: str | Path, allow: tuple[Danger, ...]) -> Path:
     check_links(folder)
     verify_manifest(folder)
     check_configs(folder, allow)
+    return folder
+
+
+def _adapter_folder(run: str | Path, allow: tuple[Danger, ...]) -> Path:
+    folder = _artifact_folder(run, allow)
+    if is_adapter(folder) and saved_head_in(folder) is not None:
+        raise ModelError(
+            "head_only can't be exported as a prompt or prefix: it has neither, the task head was trained",
+            where=str(folder),
+            fix="export the whole model: `luthier export RUN --to FOLDER`, or export_model(run, folder)",
+        )
     if not is_adapter(folder):
         name = _method_name(read_card(folder)) or "this model"
         kind = PREDICTORS.get(name) if name in PREDICTORS else None
@@ -186,7 +250,6 @@ def _stored(state: dict[str, Tensor], folder: Path) -> Tensor:
     return state[PROMPT_EMBEDDINGS]
 
 
-_Reader = Callable[[dict[str, Tensor], dict[str, Any], Saved], Exported]
 _READERS: dict[str, _Reader] = {
     "PROMPT_TUNING": _stored_prompt,
     "P_TUNING": _stored_prompt,

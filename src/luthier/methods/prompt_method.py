@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(init=False, repr=False, eq=False)
 class PlaceOptions(Options):
-    """Where a prompt of trained vectors stands; adapters that were saved without it stand before the text."""
+    """Where a prompt of trained vectors stands; a prompt that was saved without this setting stands before the text."""
 
     insert: Literal["before_text", "after_cls"] = option(
         "before_text",

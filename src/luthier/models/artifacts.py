@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import ModelError, WorkspaceError
+from luthier.models.adapter_files import attach_adapter, name_base, refuse_other_base, write_adapter
 from luthier.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_settings, is_adapter
 from luthier.models.card import CARD, ModelCard, read_card, write_card
-from luthier.models.heads import WITH_LABELS, HeadRequest
+from luthier.models.head_kinds import HEAD_KINDS, Head
+from luthier.models.heads import HeadRequest
 from luthier.models.loading import (
     load_plain_model,
     load_tokenizer,
@@ -29,14 +31,13 @@ from luthier.models.loading import (
 )
 from luthier.models.manifest import verify_manifest, write_manifest
 from luthier.models.quiet import quiet_transformers
-from luthier.models.references import check_model_unchanged, content_fingerprint, fingerprint, resolve
+from luthier.models.references import check_model_unchanged, resolve
 from luthier.models.safety import check_configs, check_links
-from luthier.models.settings import Head, ModelSettings
+from luthier.models.saved_head import head_to_save, put_head, save_head_only, saved_head_in, write_head
+from luthier.models.settings import ModelSettings
 from luthier.models.source import ModelSource
 from luthier.models.tensors import check_safetensors, read_json
-from luthier.models.weights import new_modules, some
-from luthier.peft_bridge.adapter_types import ADAPTER_TYPES, ensure_adapter_type
-from luthier.secrets import as_reference
+from luthier.peft_bridge.adapter_types import ensure_adapter_type
 from luthier.storage.files import disk_failure, json_text, sync
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ log = logging.getLogger(__name__)
 
 
 def save_artifact(model: Any, tokenizer: PreTrainedTokenizerBase, directory: str | Path, card: ModelCard) -> Path:
-    """Save a model or a PEFT model. The directory appears whole or not at all; it replaces an older one.
+    """Save a model, a PEFT model's adapter, or a model's head alone where `luthier.models.saved_head` says so.
+
+    The directory appears whole or not at all; it replaces an older one.
 
     Raises:
         ModelError: an adapter would be saved without the new head that it was trained with.
@@ -111,6 +114,45 @@ def load_artifact(
     Raises:
         ModelError: a file is missing or changed, or the base is not the one that the adapter was made for.
     """
+    return check_artifact(directory, settings=settings).load(trainable=trainable, base=base)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedArtifact:
+    """What `save_artifact` saved, with every file as its manifest says; nothing of the model is loaded yet."""
+
+    source: ModelSource
+    folder: Path
+    card: ModelCard
+    settings: ModelSettings
+
+    def load(
+        self, *, trainable: bool = False, base: ModelSettings | str | None = None
+    ) -> tuple[Any, PreTrainedTokenizerBase, ModelCard]:
+        """See `load_artifact`."""
+        folder, settings = self.folder, self.settings
+        own = settings.model_copy(update={"reference": str(folder), "gguf_file": None})
+        tokenizer = load_tokenizer(own)
+        if is_adapter(folder):
+            model = _load_adapter(
+                folder,
+                self.card,
+                base_settings(self.card, settings) if base is None else ModelSettings.model_validate(base),
+                trainable,
+            )
+            check_model_unchanged(self.source, folder)
+        else:
+            request = HeadRequest(self.card.head, regression=self.card.regression)
+            model = read_model(self.source, folder, own, request)
+        return model, tokenizer, self.card
+
+
+def check_artifact(directory: str | Path, *, settings: ModelSettings | None = None) -> CheckedArtifact:
+    """Compare every file of a saved artefact with its manifest, and read its card; torch is not imported.
+
+    Raises:
+        ModelError: a file is missing, changed or refused for safety, or it holds no model.
+    """
     source = resolve(str(directory))
     if source.kind != "artifact" or source.path is None:
         raise ModelError(
@@ -128,19 +170,7 @@ def load_artifact(
             where=str(folder),
             fix="load it with what made it",
         )
-    tokenizer = load_tokenizer(settings.model_copy(update={"reference": str(folder), "gguf_file": None}))
-    if is_adapter(folder):
-        model = _load_adapter(
-            folder,
-            card,
-            base_settings(card, settings) if base is None else ModelSettings.model_validate(base),
-            trainable,
-        )
-        check_model_unchanged(source, folder)
-    else:
-        own = settings.model_copy(update={"reference": str(folder), "gguf_file": None})
-        model = read_model(source, folder, own, HeadRequest(card.head, regression=card.regression))
-    return model, tokenizer, card
+    return CheckedArtifact(source, folder, card, settings)
 
 
 def load_model(
@@ -214,6 +244,10 @@ def merged_adapter(source: ModelSource, settings: ModelSettings) -> Any:
     folder = Path(str(source.path))
     model, _, card = load_artifact(folder, settings=settings)
     kind = read_json(folder / ADAPTER_CONFIG).get("peft_type")
+    if saved_head_in(folder) is not None:
+        save_head_only(model, None)
+        model.requires_grad_(True)
+        return model
     if not hasattr(model, "merge_and_unload"):
         raise ModelError(
             f"a {kind} adapter can't be merged into its base, so nothing can be built on top of it",
@@ -233,8 +267,12 @@ def _refuse_foreign_files(directory: Path) -> None:
 
 
 def _write(model: Any, tokenizer: Any, folder: Path, card: ModelCard) -> None:
+    head = head_to_save(model)
     if _is_peft(model):
-        _write_adapter(model, folder, card)
+        write_adapter(model, folder, card)
+    elif head is not None:
+        write_head(model, head, folder)
+        name_base(folder, card)
     else:
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -244,7 +282,7 @@ def _write(model: Any, tokenizer: Any, folder: Path, card: ModelCard) -> None:
 
 
 def _with_labels(card: ModelCard, model: Any) -> ModelCard:
-    if card.labels is not None or card.regression or card.head not in WITH_LABELS:
+    if card.labels is not None or card.regression or not HEAD_KINDS[card.head].has_labels:
         return card
     names = model.config.id2label
     return dataclasses.replace(card, labels=[str(names[number]) for number in sorted(names)])
@@ -254,36 +292,6 @@ def _is_peft(model: Any) -> bool:
     from peft import PeftModel
 
     return isinstance(model, PeftModel)
-
-
-def _write_adapter(model: Any, folder: Path, card: ModelCard) -> None:
-    active = model.active_adapter
-    model.save_pretrained(folder, selected_adapters=[active])
-    if active != "default":  # PEFT gives it a folder of its own
-        for path in list((folder / active).iterdir()):
-            path.replace(folder / path.name)
-        (folder / active).rmdir()
-    (folder / "README.md").unlink(missing_ok=True)
-    if card.head != "encoder":  # a bare encoder's hidden states don't pass through its new pooler
-        _check_new_parts_saved(model, folder)
-    base = resolve(card.base)
-    config = read_json(folder / ADAPTER_CONFIG)
-    config["base_model_name_or_path"] = as_reference(base.hub_id or str(base.path))
-    config["revision"] = base.revision
-    (folder / ADAPTER_CONFIG).write_text(json_text(config, indent=2, sort_keys=True, ensure_ascii=True), "utf-8")
-
-
-def _check_new_parts_saved(model: Any, folder: Path) -> None:
-    """A head that was new when the base was loaded must be in the adapter's file, or it is lost."""
-    saved = check_safetensors(folder / ADAPTER_WEIGHTS)
-    new = getattr(model.get_base_model(), "luthier_new_parameters", ())
-    lost = [name for name in new if not any(key.endswith(name) for key in saved)]
-    if lost:
-        raise ModelError(
-            f"parts that the base model lacks are not part of the adapter and would be lost: {some(lost)}",
-            where=str(folder),
-            fix=f"make them part of it: modules_to_save={new_modules(model)}",
-        )
 
 
 def _forget_paths(folder: Path) -> None:
@@ -304,79 +312,10 @@ def _load_adapter(folder: Path, card: ModelCard, base: ModelSettings, trainable:
     without_adapter(base)
     labels = card.labels if not card.regression else None
     body = load_model(base, card.head, labels=labels, regression=card.regression)
+    head = saved_head_in(folder)
+    if head is not None:
+        return put_head(body, head, folder, trainable=trainable)
     return attach_adapter(body, folder, trainable=trainable)
-
-
-def attach_adapter(body: Any, folder: Path, *, trainable: bool = False) -> Any:
-    """Put a saved adapter on its base.
-
-    PEFT's own prompt methods stand beside the text, as when they were trained. PEFT refuses to load them for
-    training: they are loaded for inference, and then made trainable. What is trained on is the prompt itself,
-    without the network that may have produced it.
-    """
-    from peft import PeftConfig, PeftModel
-
-    from luthier.peft_bridge.prompt_placement import keep_prompt_beside_text
-
-    source = resolve(str(folder))
-    config = translate(
-        lambda: PeftConfig.from_pretrained(str(folder)), source, "the adapter's configuration can't be read"
-    )
-    prompt = bool(config.is_prompt_learning) and _type_name(config.peft_type) not in ADAPTER_TYPES
-    if prompt:
-        keep_prompt_beside_text(body, config.task_type)
-    model: Any = translate(
-        lambda: PeftModel.from_pretrained(body, str(folder), is_trainable=trainable and not prompt, config=config),
-        source,
-        "the adapter can't be put on its base",
-    )
-    if not trainable:
-        model.requires_grad_(False)
-    elif prompt:
-        for part in _adapter_parts(model):
-            part.requires_grad_(True)
-    return model.eval()
-
-
-def _type_name(peft_type: Any) -> str:
-    return str(getattr(peft_type, "value", peft_type))
-
-
-def _adapter_parts(model: Any) -> list[Any]:
-    from peft.utils.other import ModulesToSaveWrapper
-
-    name = model.active_adapter
-    heads = [
-        m.modules_to_save[name]
-        for m in model.modules()
-        if isinstance(m, ModulesToSaveWrapper) and name in m.modules_to_save
-    ]
-    return [model.prompt_encoder[name], *heads]
-
-
-def refuse_other_base(folder: Path, card: ModelCard, base: ModelSettings) -> None:
-    """Compare the base that a card names with the model that `base` finds.
-
-    Raises:
-        ModelError: they differ, or there is none.
-    """
-    try:
-        source = resolve(base)
-    except ModelError as error:
-        raise ModelError(
-            f"the adapter's base {card.base!r} is no longer there",
-            where=str(folder),
-            fix="put it back, or pass its new place as `base`",
-        ) from error
-    found = content_fingerprint(local_folder(source, base), source.gguf_file)
-    if card.base_fingerprint == found or (source.kind == "hub" and card.base_fingerprint == fingerprint(source)):
-        return
-    raise ModelError(
-        f"adapter for another base: it was trained on {card.base} (fingerprint "
-        f"{card.base_fingerprint[:12]}), not on {base.reference} (fingerprint {found[:12]})",
-        where=str(folder),
-        fix=f"use the base it was trained on, {card.base}, as it was then",
-    )
 
 
 def _flush(folder: Path) -> None:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 from luthier.data.text_form import TextForm
 from luthier.errors import ModelError
+from luthier.models.head_kinds import Head, known_head
 from luthier.models.references import commit, fingerprint, resolve
-from luthier.models.settings import Head, ModelSettings
+from luthier.models.settings import ModelSettings
 from luthier.models.tensors import read_json
 from luthier.secrets import as_reference
 from luthier.storage.files import json_text
 
 CARD = "luthier.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class ModelCard:
         data: where the training data came from.
         text_form: how the task is posed as text, where it is.
         columns: canonical columns that it reads -> what its training file calls them; None in cards of format 1.
+        rows_left_out: by split, the rows of its data that could not be used and were left out: how many, and why.
+        prior: what the labels of its training rows tell of any row (`luthier.tasks.running.priors`), which its scores
+            are held against; None in cards before format 3, and where they tell nothing.
         metrics: scores at the time of saving.
         format_version: of this file.
     """
@@ -47,7 +51,7 @@ class ModelCard:
 
     base: str
     base_fingerprint: str
-    head: Head
+    head: Annotated[Head, AfterValidator(known_head)]
     base_gguf_file: str | None = None
     schema: str | None = None
     labels: list[str] | None = None
@@ -58,6 +62,8 @@ class ModelCard:
     data: dict[str, Any] | None = None
     text_form: TextForm | None = None
     columns: dict[str, str | list[str]] | None = None
+    rows_left_out: dict[str, Any] | None = None
+    prior: dict[str, Any] | None = None
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 

@@ -7,23 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.errors import ModelError, nearest
+from luthier.models.head_kinds import HEAD_KINDS, Head
 from luthier.models.inspect import is_decoder, is_encoder_decoder
-from luthier.models.settings import Head
 from luthier.models.source import ModelSource
 
 log = logging.getLogger(__name__)
-
-AUTO_CLASSES: dict[str, str] = {
-    "sequence_classification": "AutoModelForSequenceClassification",
-    "token_classification": "AutoModelForTokenClassification",
-    "question_answering": "AutoModelForQuestionAnswering",
-    "multiple_choice": "AutoModelForMultipleChoice",
-    "causal_lm": "AutoModelForCausalLM",
-    "seq2seq_lm": "AutoModelForSeq2SeqLM",
-    "masked_lm": "AutoModelForMaskedLM",
-    "encoder": "AutoModel",
-}
-WITH_LABELS = frozenset({"sequence_classification", "token_classification"})
 
 
 @dataclass(frozen=True)
@@ -53,7 +41,7 @@ class HeadRequest:
         """
         check_head_fits(config, self.head, source)
         self._override(config, source)
-        if self.head in WITH_LABELS:
+        if HEAD_KINDS[self.head].has_labels:
             self._name_outputs(config, source)
         return config
 
@@ -88,24 +76,23 @@ class HeadRequest:
             config.problem_type = "single_label_classification"
 
 
-def auto_class(head: str) -> Any:
-    """The transformers Auto class of a head."""
-    import transformers
+def auto_class(head: Head) -> Any:
+    """The class that loads and builds models with a head.
 
-    if head not in AUTO_CLASSES:
-        guess = nearest(head, list(AUTO_CLASSES))
-        raise ModelError(
-            f"there is no head {head!r}",
-            fix=(f"did you mean {guess!r}? " if guess else "") + f"known: {', '.join(AUTO_CLASSES)}",
-        )
-    return getattr(transformers, AUTO_CLASSES[head])
+    Raises:
+        ModelError: there is no such head.
+    """
+    import importlib
+
+    module, _, name = HEAD_KINDS[head].made_by.rpartition(":")
+    return getattr(importlib.import_module(module or "transformers"), name)
 
 
 def check_head_fits(config: Any, head: str, source: ModelSource) -> None:
     """Refuse a head that the architecture does not have, naming those it has."""
-    if _fits(config, head) or (hasattr(config, "auto_map") and head in AUTO_CLASSES):
+    if _fits(config, head) or (hasattr(config, "auto_map") and head in HEAD_KINDS):
         return
-    fitting = [name for name in AUTO_CLASSES if _fits(config, name)]
+    fitting = [name for name in HEAD_KINDS if _fits(config, name)]
     raise ModelError(
         f"a {config.model_type} model has no {head} head",
         where=source.reference,

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import ModelError
 from luthier.models.adapters import base_settings, is_adapter
 from luthier.models.card import CARD, read_card
+from luthier.models.head_kinds import Head
 from luthier.models.heads import HeadRequest, auto_class, output_names
 from luthier.models.inspect import is_decoder, is_encoder_decoder
 from luthier.models.manifest import verify_manifest, verify_package_files
-from luthier.models.quiet import quiet_transformers
+from luthier.models.quiet import quiet_transformers, without_gguf_bar
 from luthier.models.references import check_model_unchanged, resolve
 from luthier.models.safety import check_configs, check_model_folder
-from luthier.models.settings import Head, ModelSettings
+from luthier.models.settings import ModelSettings
 from luthier.models.source import ModelSource
 from luthier.models.tensors import read_json
 from luthier.models.weights import account_for, draw_head_anew, refuse_non_finite
@@ -266,9 +268,10 @@ def _read_weights(
         options["use_safetensors"] = any(folder.glob("*.safetensors"))
 
     def read() -> Any:
-        return auto_class(head).from_pretrained(
-            str(folder), output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
+        with without_gguf_bar() if source.gguf_file else nullcontext():
+            return auto_class(head).from_pretrained(
+                str(folder), output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

@@ -41,7 +41,8 @@ class Predictor:
     instead_of_export: ClassVar[str] = ""
 
     def __init__(self, run: str | Path, allow: Collection[Danger] = ()) -> None:
-        self.run, self.allow = run, tuple(allow)
+        dangers: Any = [allow] if isinstance(allow, str) else allow
+        self.run, self.allow = run, tuple(dangers)
 
     def predict_texts(
         self, texts: list[str] | str, pairs: list[str] | str | None = None, *, batch_size: int = 64

@@ -14,6 +14,7 @@ from luthier.models.safety import TRAINER_STATE
 from luthier.models.settings import ModelSettings
 from luthier.models.source import ModelSource
 from luthier.storage.hashing import combined_sha256
+from luthier.storage.nearby import RUNS, did_you_mean, nearest_path
 from luthier.storage.one_version import check_unchanged, first_sight
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?")
@@ -108,6 +109,7 @@ def _on_hub(settings: ModelSettings) -> ModelSource:
     reference = settings.reference
     name, _, revision = reference.partition("@")
     looks_like_path = reference.startswith((".", "/", "~")) or "\\" in reference or reference.count("/") > 1
+    looks_like_path = looks_like_path or reference.endswith(".gguf") or _is_beside_another(reference)
     if looks_like_path or not _HUB_ID.fullmatch(name) or ".." in name or "--" in name:
         raise ModelError("no such model directory", where=reference, fix=_similar_directory(reference))
     if revision and settings.revision and revision != settings.revision:
@@ -122,12 +124,16 @@ def _on_hub(settings: ModelSettings) -> ModelSource:
     return ModelSource("hub", reference, hub_id=name, revision=revision or settings.revision, gguf_file=file)
 
 
+def _is_beside_another(reference: str) -> bool:
+    """Whether `folder/name` is a run that isn't there, or differs in letters only from a folder that is."""
+    folder, slash, _ = reference.partition("/")
+    return bool(slash) and Path(folder).is_dir() and (folder == RUNS or nearest_path(reference) is not None)
+
+
 def _similar_directory(reference: str) -> str:
-    parent = Path(reference).expanduser().parent
-    siblings = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
-    guess = nearest(Path(reference).name, siblings)
-    hint = f"did you mean {parent / guess}? " if guess else ""
-    return hint + "give a directory with config.json and *.safetensors, a hub id `org/name`, or `package:NAME`"
+    hint = did_you_mean(reference)
+    others = "give a directory with config.json and *.safetensors, a hub id `org/name`, or `package:NAME`"
+    return f"{hint} otherwise {others}" if hint else others
 
 
 def _in_directory(settings: ModelSettings, path: Path) -> ModelSource:
@@ -227,12 +233,12 @@ def package_folder(name: str, where: str) -> Path:
             spec = None
         if spec is not None and spec.submodule_search_locations:
             return Path(next(iter(spec.submodule_search_locations)))
-    installed = [dist.name for dist in importlib.metadata.distributions() if dist.name]
-    guess = nearest(name, installed)
+    installed = {dist.name.replace("-", "_") for dist in importlib.metadata.distributions() if dist.name}
+    guess = nearest(name.replace("-", "_"), sorted(installed))
     raise ModelError(
         f"the Python package {name!r} is not installed",
         where=where,
-        fix=(f"did you mean {guess!r}? otherwise " if guess else "") + f"`pip install {name.replace('_', '-')}`",
+        fix=(f"did you mean package:{guess}? otherwise " if guess else "") + f"`pip install {name.replace('_', '-')}`",
     )
 
 

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from luthier.settings import Settings
 
-Head = Literal[
-    "sequence_classification",
-    "token_classification",
-    "question_answering",
-    "multiple_choice",
-    "causal_lm",
-    "seq2seq_lm",
-    "masked_lm",
-    "encoder",
-]
 Danger = Literal["pickle", "remote_code"]
 
 
 class ModelSettings(Settings):
     """A pretrained model. A plain string is short for `{reference: STRING}`."""
+
+    path_fields: ClassVar[tuple[str, ...]] = ("reference",)
 
     reference: str = Field(
         min_length=1,
@@ -48,7 +41,18 @@ class ModelSettings(Settings):
         default=None, description="which GGUF file of the folder to read, where there are several"
     )
 
+    @field_validator("allow", mode="before")
+    @classmethod
+    def _one_is_enough(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
     @model_validator(mode="before")
     @classmethod
     def _from_string(cls, value: Any) -> Any:
         return {"reference": value} if isinstance(value, str) else value
+
+    def extras(self) -> Mapping[str, str]:
+        """GGUF files are read by the extra `gguf`."""
+        if self.gguf_file is not None:
+            return {"gguf": "gguf_file"}
+        return {"gguf": "reference"} if self.reference.endswith(".gguf") else {}

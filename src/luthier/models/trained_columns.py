@@ -1,11 +1,16 @@
-"""Which columns a saved model reads, and what the file that it was trained on calls them."""
+"""What a saved model was trained on: the data, which of its columns the model reads, and what the file calls them."""
 
 from __future__ import annotations
+
+from pydantic import ValidationError
 
 from luthier.data.catalogue.known_set import KnownSet
 from luthier.data.catalogue.lookup import set_of_source
 from luthier.data.schemas import SCHEMAS, TrainedOn
+from luthier.data.settings import DataSettings
+from luthier.errors import ModelError
 from luthier.models.card import ModelCard
+from luthier.secrets import HIDDEN
 
 
 def columns_read(card: ModelCard) -> dict[str, str | list[str]]:
@@ -47,3 +52,26 @@ def known_set_of(card: ModelCard) -> KnownSet | None:
     data = card.data or {}
     source = data.get("train") or data.get("source")
     return None if source is None else set_of_source(str(source))
+
+
+def training_data(card: ModelCard, where: str) -> DataSettings | None:
+    """The settings of the data that a model was trained on; None where its card names none.
+
+    Raises:
+        ModelError: they can't be used again: a secret in them was not saved, or this version does not take them.
+    """
+    if card.data is None:
+        return None
+    if HIDDEN in str(card.data):
+        reason = "a secret in them is not saved"
+    else:
+        try:
+            return DataSettings.model_validate(card.data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}"
+    raise ModelError(
+        f"the data that the model was trained on can't be taken from its card: {reason}",
+        where=where,
+        fix="give the stage's `data`",
+    )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.data.texts import paired, texts_of_file
 from luthier.errors import DataError
+from luthier.models.quiet import noise_logged
 from luthier.models.settings import Danger
 from luthier.prediction.loading import load_embedder
 
@@ -44,7 +45,8 @@ def embed(
         ModelError: the directory holds no whole encoder.
         DataError: an entry is no text.
     """
-    return load_embedder(run, allow).embed(paired(texts, pairs), batch_size=batch_size, dtype=dtype)
+    with noise_logged():
+        return load_embedder(run, allow).embed(paired(texts, pairs), batch_size=batch_size, dtype=dtype)
 
 
 def embed_texts(
@@ -92,7 +94,8 @@ def _written(
     run: str | Path, texts: Any, output: str | Path, batch_size: int, dtype: str, allow: Collection[Danger]
 ) -> tuple[int, int]:
     check_output(output)
-    vectors = load_embedder(run, allow).embed(texts, batch_size=batch_size, dtype=dtype)
+    with noise_logged():
+        vectors = load_embedder(run, allow).embed(texts, batch_size=batch_size, dtype=dtype)
     write_vectors(output, texts, vectors)
     return vectors.shape[0], vectors.shape[1]
 

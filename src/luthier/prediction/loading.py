@@ -29,10 +29,17 @@ def load_predictor(run: str | Path, allow: Collection[Danger] = ()) -> Predictor
     Raises:
         ModelError: the directory is not there, or holds no whole artefact.
     """
-    check_there(run, ModelError, "name a finished run, a stage of it, or the stage's `model` folder")
+    check_run(run)
     import_plugins_of(run, allow)
     predictor: Predictor = predictor_of(run)(run, allow)
     return predictor
+
+
+def check_run(run: str | Path) -> None:
+    """Raises:
+    ModelError: there is no such folder; names the nearest one.
+    """
+    check_there(run, ModelError, "name a finished run, a stage of it, or the stage's `model` folder")
 
 
 def load_embedder(run: str | Path, allow: Collection[Danger] = ()) -> Predictor:

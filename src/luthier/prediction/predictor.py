@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from luthier.models.predictor import Answer, Predictor
 from luthier.registry import PREDICTORS
@@ -21,12 +22,18 @@ class TaskModelPredictor(Predictor):
     made_by = "a tune stage"
 
     def __init__(self, run: str | Path, allow: Collection[Danger] = ()) -> None:
-        from luthier.models.artifacts import load_artifact
+        from luthier.models.artifacts import check_artifact
         from luthier.models.settings import ModelSettings
 
         super().__init__(run, allow)
-        settings = ModelSettings(reference=str(run), allow=self.allow)
-        self.model, self.tokenizer, self.card = load_artifact(run, settings=settings)
+        self.saved = check_artifact(run, settings=ModelSettings(reference=str(run), allow=self.allow))
+        self.card = self.saved.card
+
+    @cached_property
+    def loaded(self) -> tuple[Any, Any]:
+        """Model and tokenizer, loaded when the first rows are there: what is wrong with rows is told before."""
+        model, tokenizer, _ = self.saved.load()
+        return model, tokenizer
 
     def predict_texts(
         self, texts: list[str] | str, pairs: list[str] | str | None = None, *, batch_size: int = 64
@@ -43,4 +50,4 @@ class TaskModelPredictor(Predictor):
     def _answers(self, rows: list[Answer], batch_size: int) -> list[Answer]:
         from luthier.prediction.texts import answers_of
 
-        return answers_of(self.model, self.tokenizer, self.card, rows, batch_size)
+        return answers_of(*self.loaded, self.card, rows, batch_size)

@@ -96,6 +96,7 @@ def rows_of_file(file: str, card: ModelCard) -> list[Row]:
     schema, settings = SCHEMAS[str(card.schema)], _settings(file, card)
     raw = _raw_rows(file, settings, card, schema)
     mapping = _names_in(raw, columns, card) | dict(raw.formed)
+    _refuse_missing(raw, {name: mapping.get(name, name) for name in columns})
     rows = canonical_rows(raw, schema, mapping, settings, tuple(columns))
     if rows is None or not len(rows):
         raise DataError("there are no rows to predict", where=file)
@@ -103,6 +104,26 @@ def rows_of_file(file: str, card: ModelCard) -> list[Row]:
         check_choices({"test": rows}, schema)
     names = [name for name in rows.columns if name in columns or name in ("row", "history")]
     return [{name: rows.columns[name][i] for name in names} for i in range(len(rows))]
+
+
+def _refuse_missing(raw: RawSplit, wanted: Columns) -> None:
+    """Raises:
+    DataError: a column that the model reads is not there; names all of them.
+    """
+    from luthier.data.rows.canonical import missing_columns
+    from luthier.data.table import listing
+
+    present = list(raw.table.columns)
+    missing = [name for _, name in missing_columns(wanted, present)]
+    if not missing:
+        return
+    lines = present == ["text"] and raw.origin.file is not None and raw.origin.file.format == "txt"
+    held = "each line of a text file is one `text`: " if lines else f"the columns are {listing(present)}: "
+    raise DataError(
+        f"there is no column {' and no column '.join(map(repr, missing))}",
+        where=raw.table.name,
+        fix=f"{held}give a file with the columns that the model was trained on, {_told(wanted)}",
+    )
 
 
 def _settings(file: str, card: ModelCard) -> DataSettings:

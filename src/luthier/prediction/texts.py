@@ -6,8 +6,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.data.sources.base import check_there_and_filled
+from luthier.data.texts import listed
+from luthier.models.quiet import noise_logged
 from luthier.models.settings import Danger
-from luthier.prediction.loading import load_predictor
+from luthier.prediction.loading import check_run, load_predictor
 
 if TYPE_CHECKING:
     from luthier.models.card import ModelCard
@@ -55,7 +58,9 @@ def predict_texts(
             word gets a label; or a model whose rows no text holds, such as one of multiple choice: `predict_file`
             takes those.
     """
-    return load_predictor(run, allow).predict_texts(texts, pairs, batch_size=batch_size)
+    seconds = None if pairs is None else listed(pairs)
+    with noise_logged():
+        return load_predictor(run, allow).predict_texts(listed(texts), seconds, batch_size=batch_size)
 
 
 def predict_file(
@@ -69,7 +74,10 @@ def predict_file(
     Raises:
         DataError: the file can't be read, or lacks a column.
     """
-    return load_predictor(run, allow).predict_file(file, batch_size=batch_size)
+    check_run(run)
+    check_there_and_filled(str(file))
+    with noise_logged():
+        return load_predictor(run, allow).predict_file(file, batch_size=batch_size)
 
 
 def answers_of(

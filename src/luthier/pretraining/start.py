@@ -10,11 +10,11 @@ import torch
 
 from luthier.errors import ModelError, RecipeError
 from luthier.models.artifacts import load_model
+from luthier.models.head_kinds import Head
 from luthier.models.heads import auto_class, check_head_fits
 from luthier.models.inspect import is_decoder, is_encoder_decoder
 from luthier.models.loading import empty_model, load_config, load_tokenizer
 from luthier.models.quiet import quiet_transformers
-from luthier.models.settings import Head
 from luthier.models.source import ModelSource
 from luthier.pretraining.checking import configuration
 from luthier.pretraining.tokenizers import saved_tokenizer

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from luthier.pretraining.stage import TokenizerSettings
 
 PADDING, UNKNOWN, OPENING, SEPARATOR, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# Where Unicode has room for letters of one's own: 131,068 of them.
+_PRIVATE = 0xF0000
 
 
 def new_tokenizer(texts: Iterable[str], settings: TokenizerSettings) -> Any:
@@ -27,8 +30,7 @@ def new_tokenizer(texts: Iterable[str], settings: TokenizerSettings) -> Any:
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
-    inner, trainer = _parts(settings)
-    inner.train_from_iterator(texts, trainer)
+    inner = {"wordpiece": _word_piece, "bpe": _byte_pairs, "unigram": _unigram}[settings.kind](texts, settings)
     vocabulary = inner.get_vocab()
     if len(vocabulary) <= len(SPECIAL):
         raise DataError("the text holds no words that a tokenizer could be trained on", fix="name other text")
@@ -56,30 +58,83 @@ def saved_tokenizer(folder: Path) -> Any:
     return PreTrainedTokenizerFast.from_pretrained(str(folder))
 
 
-def _parts(settings: TokenizerSettings) -> tuple[Any, Any]:
-    """An empty tokenizer, and what trains it."""
+def _shared(settings: TokenizerSettings) -> dict[str, Any]:
+    return {"vocab_size": settings.vocabulary, "special_tokens": list(SPECIAL), "show_progress": False}
+
+
+def _word_piece(texts: Iterable[str], settings: TokenizerSettings) -> Any:
+    """The library's own trainer numbers `##` pieces in the order of a hash table, so that each run gets other ones.
+    Here pairs are merged over other letters for those inside of words, which comes to the same vocabulary every time.
+    """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-    shared: dict[str, Any] = {
-        "vocab_size": settings.vocabulary,
-        "special_tokens": list(SPECIAL),
-        "show_progress": False,
-    }
-    if settings.kind == "wordpiece":
-        inner = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
-        inner.normalizer = normalizers.BertNormalizer(lowercase=settings.lowercase)
-        inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        inner.decoder = decoders.WordPiece()
-        return inner, trainers.WordPieceTrainer(**shared)
-    lower = [normalizers.Lowercase(), normalizers.StripAccents()] if settings.lowercase else []
-    if settings.kind == "bpe":
-        inner = Tokenizer(models.BPE())
-        inner.normalizer = normalizers.Sequence([normalizers.NFD(), *lower, normalizers.NFC()])
-        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-        inner.decoder = decoders.ByteLevel()
-        return inner, trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **shared)
+    normalizer = normalizers.BertNormalizer(lowercase=settings.lowercase)
+    words = pre_tokenizers.BertPreTokenizer()
+    letters: dict[str, str] = {}
+    known: dict[str, str] = {}
+
+    def inside(letter: str) -> str:
+        if letter not in letters:
+            letters[letter] = chr(_PRIVATE + len(letters))
+        return letters[letter]
+
+    def spelled(word: str) -> str:
+        if word not in known:
+            known[word] = word[0] + "".join(map(inside, word[1:]))
+        return known[word]
+
+    def spelled_texts() -> Iterator[str]:
+        for text in texts:
+            yield " ".join(spelled(word) for word, _ in words.pre_tokenize_str(normalizer.normalize_str(text)))
+
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    learner.train_from_iterator(spelled_texts(), trainers.BpeTrainer(**_shared(settings)))
+    back = {private: letter for letter, private in letters.items()}
+    pieces = {_with_prefix(piece, back): number for piece, number in learner.get_vocab().items()}
+    inner = Tokenizer(models.WordPiece(pieces, unk_token=UNKNOWN))
+    inner.normalizer, inner.pre_tokenizer, inner.decoder = normalizer, words, decoders.WordPiece()
+    return inner
+
+
+def _with_prefix(piece: str, back: dict[str, str]) -> str:
+    whole = "".join(back.get(letter, letter) for letter in piece)
+    return f"##{whole}" if piece[:1] in back else whole
+
+
+def _byte_pairs(texts: Iterable[str], settings: TokenizerSettings) -> Any:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    inner = Tokenizer(models.BPE())
+    inner.normalizer = normalizers.Sequence([normalizers.NFD(), *_lower(settings), normalizers.NFC()])
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    inner.train_from_iterator(texts, trainers.BpeTrainer(initial_alphabet=sorted(alphabet), **_shared(settings)))
+    return inner
+
+
+def _unigram(texts: Iterable[str], settings: TokenizerSettings) -> Any:
+    """Two things of the library's differ from run to run, and are put in order here: the last digits of scores, which
+    threads add up, and which rare letter gets which of the lowest scores."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
     inner = Tokenizer(models.Unigram())
-    inner.normalizer = normalizers.Sequence([normalizers.NFKD(), *lower, normalizers.NFKC()])
+    inner.normalizer = normalizers.Sequence([normalizers.NFKD(), *_lower(settings), normalizers.NFKC()])
     inner.pre_tokenizer = pre_tokenizers.Metaspace()
     inner.decoder = decoders.Metaspace()
-    return inner, trainers.UnigramTrainer(unk_token=UNKNOWN, **shared)
+    inner.train_from_iterator(texts, trainers.UnigramTrainer(unk_token=UNKNOWN, **_shared(settings)))
+    learned = json.loads(inner.to_str())["model"]["vocab"]
+    scores = {piece: round(score, 6) for piece, score in learned if piece not in SPECIAL}
+    lowest = min((score for piece, score in scores.items() if len(piece) > 1), default=0.0)
+    rare = sorted(piece for piece, score in scores.items() if len(piece) == 1 and score < lowest)
+    scores |= zip(rare, sorted((scores[piece] for piece in rare), reverse=True), strict=True)
+    pieces = sorted(scores.items(), key=lambda one: (-one[1], one[0]))
+    inner.model = models.Unigram([*((piece, 0.0) for piece in SPECIAL), *pieces], unk_id=SPECIAL.index(UNKNOWN))
+    return inner
+
+
+def _lower(settings: TokenizerSettings) -> list[Any]:
+    from tokenizers import normalizers
+
+    return [normalizers.Lowercase(), normalizers.StripAccents()] if settings.lowercase else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
@@ -10,28 +11,20 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 from luthier.errors import RecipeError
 from luthier.registry import METHODS
 from luthier.settings import Settings
+from luthier.stages.presets import preset_named
 
-FIELD = (
-    "head_only",
-    "bitfit",
-    "lora",
-    "prefix",
-    "prompt",
-    "residual_prompt",
-    "idpg",
-    "bottleneck",
-    "unipelt",
-    "full",
-)
 Prefer = Literal["parameters", "seconds"]
 
 
 class TuningPreset(Settings):
     """The field of tuning methods under one budget and over several seeds, and a recommendation."""
 
-    name: Literal["tuning"] = Field("tuning", description="Which preset.")
-    methods: list[Any] = Field(
-        list(FIELD), min_length=1, description="Tuning methods: their names, or mappings with their settings."
+    name: str = Field("tuning", description="Which preset: `tuning`, or one that an installed package brings.")
+    methods: list[Any] | None = Field(
+        None,
+        min_length=1,
+        description="Tuning methods: their names, or mappings with their settings; null takes those that the preset "
+        "names.",
     )
     seeds: int | list[int] = Field(
         3, description="How many seeds, counted from the recipe's own, or which. One seed can tell nothing."
@@ -48,10 +41,18 @@ class TuningPreset(Settings):
         "trained parameters, or the one that took the fewest seconds.",
     )
 
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        try:
+            return preset_named(name).name
+        except RecipeError as error:
+            raise ValueError(str(error)) from None
+
     @field_validator("methods")
     @classmethod
-    def _methods_exist(cls, methods: list[Any]) -> list[Any]:
-        for method in methods:
+    def _methods_exist(cls, methods: list[Any] | None) -> list[Any] | None:
+        for method in methods or ():
             settings = {"name": method} if isinstance(method, str) else method
             if not isinstance(settings, dict) or "name" not in settings:
                 raise ValueError(f"{method!r} is neither a method's name nor a mapping with its name")
@@ -78,6 +79,10 @@ class TuningPreset(Settings):
         if self.steps and self.minutes:
             raise ValueError("give steps or minutes: there is one budget")
         return self
+
+    def parts(self) -> list[Any]:
+        """The methods that are compared."""
+        return list(preset_named(self.name).parts) if self.methods is None else self.methods
 
     def seed_list(self, first: int) -> list[int]:
         """The seeds, counted from `first` where only their number is given."""
@@ -137,6 +142,10 @@ class SearchSettings(Settings):
         refuse_repeats({key: values for key, values in space.items() if isinstance(values, list)})
         return space
 
+    def extras(self) -> Mapping[str, str]:
+        """Searches are run by Optuna, the extra `search`."""
+        return {"search": ""}
+
     def ends(self) -> dict[str, list[Any]]:
         """The choices of every key, or the two ends of its range."""
         return {key: among if isinstance(among, list) else [among.low, among.high] for key, among in self.space.items()}
@@ -154,7 +163,7 @@ class CompareSettings(Settings):
         TuningPreset | None,
         BeforeValidator(
             lambda v: {"name": v} if isinstance(v, str) else v,
-            json_schema_input_type=Literal["tuning"] | TuningPreset | None,
+            json_schema_input_type=str | TuningPreset | None,
         ),
     ] = Field(
         None,
@@ -206,20 +215,26 @@ def with_preset(data: dict[str, Any], preset: TuningPreset, seed: int) -> dict[s
         seed: of the recipe.
 
     Raises:
-        RecipeError: there is no tune stage, or `over` has other methods or seeds than the preset.
+        RecipeError: there is no stage of the preset's kind, or `over` has other methods or seeds than the preset.
     """
-    places = [n for n, stage in enumerate(data["stages"]) if "tune" in stage]
+    about = preset_named(preset.name)
+    places = [n for n, stage in enumerate(data["stages"]) if about.stage in stage]
     if not places:
-        raise RecipeError("the preset compares tuning methods, and the recipe has no tune stage", fix="add one")
+        raise RecipeError(
+            f"the preset varies the {about.field} of the {about.stage} stage, and the recipe has none", fix="add one"
+        )
     over = data["compare"].setdefault("over", {})
-    for key, values in ((f"stages.{places[-1]}.tune.method", preset.methods), ("seed", preset.seed_list(seed))):
+    for key, values in (
+        (f"stages.{places[-1]}.{about.stage}.{about.field}", preset.parts()),
+        ("seed", preset.seed_list(seed)),
+    ):
         if over.setdefault(key, values) != values:
             raise RecipeError(
                 f"compare.over.{key} is not what the preset fills in there",
-                fix="give methods and seeds in the preset alone: `preset: {name: tuning, methods: [...], seeds: 3}`",
+                fix="give methods and seeds in the preset alone: `preset: {methods: [...], seeds: 3}`",
             )
     data["compare"]["over"] = {key: over[key] for key in sorted(over, key=lambda key: key == "seed")}
-    stage = data["stages"][places[-1]]["tune"]
+    stage = data["stages"][places[-1]][about.stage]
     stage["learning_rate"] = None
     if preset.steps or preset.minutes:
         stage |= {"max_steps": preset.steps, "max_minutes": preset.minutes}

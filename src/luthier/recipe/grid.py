@@ -6,17 +6,20 @@ import copy
 import hashlib
 import itertools
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from luthier.errors import RecipeError
-from luthier.recipe.checking import checked
+from luthier.recipe.checking import checked, examined
 from luthier.recipe.comparison import CompareSettings, SearchSettings
 from luthier.recipe.overrides import set_key
+from luthier.recipe.problem import Problem
 from luthier.recipe.recipe import RecipeBase
-from luthier.recipe.yaml_text import YamlText, dump_yaml, parse_yaml
+from luthier.recipe.yaml_text import YamlText
 
 # Of choices for the other keys of a search, tried before one is called wrong.
 MOST_COMBINATIONS = 32
+MOST_TOLD = 5
 
 
 def cells(compare: CompareSettings) -> list[dict[str, Any]]:
@@ -38,12 +41,21 @@ def cell_recipe(recipe: RecipeBase, factors: dict[str, Any]) -> RecipeBase:
     Raises:
         RecipeError: a factor's key leads nowhere, or the recipe is not valid with it.
     """
+    return checked(cell_source(recipe, factors))
+
+
+def cell_source(recipe: RecipeBase, factors: dict[str, Any]) -> YamlText:
+    """The data of one cell's recipe.
+
+    Raises:
+        RecipeError: a factor's key leads nowhere.
+    """
     data = recipe.model_dump(mode="json", exclude_unset=True)
     data.pop("compare", None)
     # A key that lies inside another one is set after it.
     for key, value in sorted(factors.items(), key=lambda item: item[0].count(".")):
         set_key(data, key, copy.deepcopy(value), "compare.over")
-    return checked(parse_yaml(dump_yaml(data), f"compare ({cell_name(factors)})"))
+    return YamlText(f"compare ({cell_name(factors)})", data)
 
 
 def cell_name(factors: dict[str, Any]) -> str:
@@ -69,18 +81,54 @@ def _short(value: Any) -> str:
     return str(value)
 
 
-def grid_problems(recipe: RecipeBase, source: YamlText) -> list[str]:
+def grid_problems(recipe: RecipeBase) -> list[Problem]:
     """What is wrong with the cells; of a preset, which leaves out what can't run, only where no cell can run."""
     if recipe.compare is None:
         return []
     if recipe.compare.search is not None:
-        return _search_problems(recipe, recipe.compare.search, source)
-    tried = [(factors, _cell_problem(recipe, factors)) for factors in cells(recipe.compare)]
-    wrong = [_told_of(factors, problem, "over", source) for factors, problem in tried if problem]
-    return [] if recipe.compare.preset and len(wrong) < len(tried) else wrong[:5]
+        return _search_problems(recipe, recipe.compare.search)
+    tried = [(factors, cell_problems(recipe, factors)) for factors in cells(recipe.compare)]
+    if recipe.compare.preset and not all(problems for _, problems in tried):
+        return []
+    return blamed(tried, "over")[:MOST_TOLD]
 
 
-def _search_problems(recipe: RecipeBase, search: SearchSettings, source: YamlText) -> list[str]:
+def cell_problems(recipe: RecipeBase, factors: dict[str, Any]) -> list[Problem]:
+    """What is wrong with the keys of one cell."""
+    try:
+        return examined(cell_source(recipe, factors))[1]
+    except RecipeError as error:
+        return [Problem((), error.what, error.fix)]
+
+
+def blamed(tried: Sequence[tuple[dict[str, Any], Sequence[Problem]]], key: str) -> list[Problem]:
+    """The problems of cells, each told once, with the factors that all cells which have it share.
+
+    Args:
+        tried: factors and problems of every cell.
+        key: of `compare` that the factors stand under.
+    """
+    having: dict[tuple[Any, ...], tuple[Problem, list[dict[str, Any]]]] = {}
+    for factors, problems in tried:
+        for one in problems:
+            having.setdefault((one.path, one.what, one.key), (one, []))[1].append(factors)
+    return [_told_of(one, _shared(where), key, len(where)) for one, where in having.values()]
+
+
+def _shared(having: list[dict[str, Any]]) -> dict[str, Any]:
+    """The factors that several cells have in common."""
+    return {k: v for k, v in having[0].items() if all(k in one and one[k] == v for one in having)}
+
+
+def _told_of(problem: Problem, factors: dict[str, Any], key: str, count: int = 1) -> Problem:
+    shown = ", ".join(f"{k}={_short(v)}" for k, v in factors.items())
+    where = problem.key or ".".join(map(str, problem.path))
+    what = f"{where}: {problem.what}" if where else problem.what
+    what = f"with {shown}: {what}" if factors else f"in {count} cells: {what}"
+    return Problem(("compare", *key.split(".")), what, problem.fix, kind=problem.kind)
+
+
+def _search_problems(recipe: RecipeBase, search: SearchSettings) -> list[Problem]:
     """Choices, and ends of ranges, that are wrong with whatever is chosen for the other keys."""
     ends, problems = search.ends(), []
     for key, choices in ends.items():
@@ -88,23 +136,10 @@ def _search_problems(recipe: RecipeBase, search: SearchSettings, source: YamlTex
         for choice in choices:
             combinations = itertools.islice(itertools.product(*others.values()), MOST_COMBINATIONS)
             found = (
-                _cell_problem(recipe, {key: choice, **dict(zip(others, values, strict=True))})
+                cell_problems(recipe, {key: choice, **dict(zip(others, values, strict=True))})
                 for values in combinations
             )
             first = next(found)
             if first and all(found):
-                problems.append(_told_of({key: choice}, first, "search.space", source))
-    return problems[:5]
-
-
-def _cell_problem(recipe: RecipeBase, factors: dict[str, Any]) -> str | None:
-    try:
-        cell_recipe(recipe, factors)
-    except RecipeError as error:
-        return error.what
-    return None
-
-
-def _told_of(factors: dict[str, Any], problem: str, key: str, source: YamlText) -> str:
-    shown = ", ".join(f"{k}={v}" for k, v in factors.items())
-    return f"{source.place(('compare', *key.split('.')))}: compare.{key}: with {shown}: {problem}"
+                problems += [_told_of(one, {key: choice}, "search.space") for one in first]
+    return problems[:MOST_TOLD]

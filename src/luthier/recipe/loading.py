@@ -8,38 +8,51 @@ from __future__ import annotations
 from pathlib import Path
 
 from luthier.errors import RecipeError
-from luthier.recipe.checking import checked
+from luthier.recipe.checking import examined
 from luthier.recipe.comparison import with_preset
 from luthier.recipe.grid import grid_problems
 from luthier.recipe.overrides import apply_override
+from luthier.recipe.problem import Problem, refusal
 from luthier.recipe.recipe import RecipeBase, recipe_model
 from luthier.recipe.yaml_limits import MOST_CHARACTERS
 from luthier.recipe.yaml_text import YamlText, parse_yaml
+from luthier.storage.nearby import did_you_mean
 
+SUFFIXES = (".yaml", ".yml", ".json")
 # A character of UTF-8 has at most 4 bytes.
 _MOST_BYTES = 4 * MOST_CHARACTERS + 3
 
 
-def load_recipe(path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> RecipeBase:
-    """Read and check a recipe file.
+def load_recipe(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, inputs: bool = False) -> RecipeBase:
+    """Read and check a recipe file. Relative paths in it that lead nowhere from the working directory are taken from
+    the recipe's folder.
 
     Args:
         path: a YAML file.
         overrides: `a.b=value` texts, applied before checking; values are read as YAML.
+        inputs: whether what the recipe needs on this machine is looked at as well: files, their columns, models and
+            optional dependencies.
 
     Raises:
         RecipeError: the file can't be read, or holds errors; all of them are listed, each with its line.
+        DataError, ModelError: the same, where the first error is one of data or models.
     """
     place = Path(path)
     try:
         text = _read(place)
     except FileNotFoundError:
-        raise RecipeError("there is no such recipe", where=str(place), fix="`luthier init` writes one") from None
+        raise RecipeError(
+            "there is no such recipe",
+            where=str(place),
+            fix=did_you_mean(place, SUFFIXES) or "`luthier init` writes one",
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(
             f"the recipe can't be read: {error}", where=str(place), fix="recipes are UTF-8 text"
         ) from error
-    return check_recipe(parse_yaml(text, str(place)), overrides)
+    source = parse_yaml(text, str(place))
+    source.folder = place.parent
+    return check_recipe(source, overrides, inputs=inputs)
 
 
 def _read(place: Path) -> str:
@@ -49,22 +62,39 @@ def _read(place: Path) -> str:
     return content.decode("utf-8-sig", "strict" if len(content) <= _MOST_BYTES else "ignore")
 
 
-def check_recipe(source: YamlText, overrides: tuple[str, ...] | list[str] = ()) -> RecipeBase:
+def check_recipe(source: YamlText, overrides: tuple[str, ...] | list[str] = (), *, inputs: bool = False) -> RecipeBase:
     """Check parsed YAML, every cell of its comparison included. See `load_recipe`."""
     for text in overrides if isinstance(source.data, dict) else ():
         apply_override(source, text)
+    recipe, problems = examined(source)
+    if recipe is not None:
+        from luthier.recipe.inputs import anchor
 
-    def comparison(recipe: RecipeBase, problems: list[str]) -> RecipeBase:
-        expanded = _expanded(recipe)
-        problems += grid_problems(expanded, source)
-        return expanded
+        if source.folder is not None and anchor(recipe, source):
+            recipe, problems = examined(source)
+    if recipe is not None:
+        recipe, problems = _expanded(recipe, problems)
+    if inputs:
+        problems = problems + _input_problems(recipe, problems, source)
+    if recipe is None or problems:
+        raise refusal(problems, source)
+    return recipe
 
-    return checked(source, comparison)
+
+def _expanded(recipe: RecipeBase, problems: list[Problem]) -> tuple[RecipeBase, list[Problem]]:
+    """The recipe with the grid of its preset written out, and the problems with those of its cells."""
+    if recipe.compare is not None and recipe.compare.preset is not None:
+        data = recipe.model_dump(mode="json", exclude_unset=True)
+        try:
+            recipe = recipe_model().model_validate(with_preset(data, recipe.compare.preset, recipe.seed))
+        except RecipeError as error:
+            return recipe, [*problems, Problem(("compare", "preset"), error.what, error.fix)]
+    return recipe, problems + grid_problems(recipe)
 
 
-def _expanded(recipe: RecipeBase) -> RecipeBase:
-    """The recipe with the grid of its preset written out."""
-    if recipe.compare is None or recipe.compare.preset is None:
-        return recipe
-    data = recipe.model_dump(mode="json", exclude_unset=True)
-    return recipe_model().model_validate(with_preset(data, recipe.compare.preset, recipe.seed))
+def _input_problems(recipe: RecipeBase | None, problems: list[Problem], source: YamlText) -> list[Problem]:
+    from luthier.recipe.inputs import input_problems, input_problems_of_blocks
+
+    if recipe is None or problems:
+        return input_problems_of_blocks(source)
+    return input_problems(recipe, source)

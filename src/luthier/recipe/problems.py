@@ -8,6 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from luthier.recipe.problem import Problem
 from luthier.recipe.recipe import RecipeBase, stage_name
 from luthier.recipe.yaml_text import YamlText
 from luthier.stages.chaining import ChainError
@@ -15,20 +16,15 @@ from luthier.stages.chaining import ChainError
 _SHOWN = 200
 
 
-def explained(detail: ErrorDetails, source: YamlText, model: type[RecipeBase]) -> list[str]:
-    """One of pydantic's errors as lines, each with its fix: one line a problem."""
+def explained(detail: ErrorDetails, source: YamlText, model: type[RecipeBase]) -> list[Problem]:
+    """What one of pydantic's errors says, each problem with its fix."""
     error = detail.get("ctx", {}).get("error")
     if isinstance(error, ChainError):
-        return [_line(source, one.path, one.what, one.fix) for one in error.problems]
+        return [Problem(one.path, one.what, one.fix or None) for one in error.problems]
     return [_explained(detail, source, model)]
 
 
-def _line(source: YamlText, path: tuple[str | int, ...], message: str, fix: str | None) -> str:
-    line = f"{source.place(path)}: {'.'.join(map(str, path))}: {message}"
-    return f"{line}\n  fix: {fix}" if fix else line
-
-
-def _explained(detail: ErrorDetails, source: YamlText, model: type[RecipeBase]) -> str:
+def _explained(detail: ErrorDetails, source: YamlText, model: type[RecipeBase]) -> Problem:
     path, leaf = source.resolve(detail["loc"])
     key = ".".join(map(str, path)) or "recipe"
     message, fix = detail["msg"].removeprefix("Value error, "), None
@@ -52,8 +48,7 @@ def _explained(detail: ErrorDetails, source: YamlText, model: type[RecipeBase]) 
         message = f"{message}; the recipe gives {_shown(detail['input'])}"
         if detail["type"] == "string_type" and isinstance(detail["input"], bool | int | float):
             fix = "write it in quotes"
-    line = f"{source.place(path)}: {_cut(key)}: {message}"
-    return f"{line}\n  fix: {fix}" if fix else line
+    return Problem(path, message, fix, _cut(key))
 
 
 def _shown(value: Any) -> str:

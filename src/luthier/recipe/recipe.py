@@ -99,7 +99,7 @@ def _stage_item(name: str) -> type[BaseModel]:
     stage: Any = STAGES.get(name).resolved()
     kind = Annotated[stage, BeforeValidator(lambda v: {} if v is None else v)]
     fields: dict[str, Any] = {name: (kind, Field(description=stage.summary))}
-    return create_model(f"{name}_stage", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
+    return create_model(f"{name}_stage", __config__=ConfigDict(extra="forbid", frozen=True, defer_build=True), **fields)
 
 
 def stage_name(value: Any) -> str | None:

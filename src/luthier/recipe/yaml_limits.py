@@ -29,10 +29,19 @@ MOST_NODES = 10_000
 MOST_DIGITS = 40
 _TEXT_TAG = "tag:yaml.org,2002:str"
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+
+
+def whole_text(text: str) -> str:
+    """The text with each surrogate pair as the one character that it stands for: JSON writes emoji so."""
+    return _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
 
 
 class PlainConstructor(SafeConstructor):
     """Builds text, numbers, true, false, null, lists and mappings. A date is text."""
+
+    def construct_yaml_str(self, node: Any) -> Any:
+        return whole_text(super().construct_yaml_str(node))
 
     def construct_yaml_int(self, node: Any) -> Any:
         if len(node.value) > MOST_DIGITS:
@@ -44,6 +53,7 @@ class PlainConstructor(SafeConstructor):
 
 
 PlainConstructor.add_constructor("tag:yaml.org,2002:int", PlainConstructor.construct_yaml_int)
+PlainConstructor.add_constructor("tag:yaml.org,2002:str", PlainConstructor.construct_yaml_str)
 PlainConstructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
 
 
@@ -131,7 +141,7 @@ class _Check:
             self._refuse(event, f"the tag {shown} is not allowed", "remove it; `!!str` or quotes make any value text")
         if isinstance(event, CollectionStartEvent):
             return
-        if _NO_TEXT.search(event.value):
+        if _NO_TEXT.search(whole_text(event.value)):
             self._refuse(event, "a NUL character, or half of a surrogate pair", "remove its escape (\\0, \\u…)")
 
     def _start_document(self, event: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pathlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,8 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
 from luthier.errors import RecipeError
-from luthier.recipe.yaml_limits import PlainConstructor, check_events, check_length
+from luthier.recipe.problem import Problem
+from luthier.recipe.yaml_limits import PlainConstructor, check_events, check_length, whole_text
 
 Path = tuple[str | int, ...]
 
@@ -25,27 +27,45 @@ class YamlText:
         name: of the file, for messages.
         data: plain dicts, lists and scalars.
         lines: path of keys and indices -> 1-based line.
-        problems: duplicate keys, each as `file:line: …`.
+        problems: duplicate keys.
+        overridden: path -> where its value comes from in place of the text.
+        folder: of the file; None for a text without one.
     """
 
     name: str
     data: Any
     lines: dict[Path, int] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     overridden: dict[Path, str] = field(default_factory=dict)
+    folder: pathlib.Path | None = None
 
     def override(self, path: Path, origin: str) -> None:
         """Note that a path now comes from elsewhere."""
         self.overridden[path] = origin
 
     def place(self, path: Path) -> str:
-        """`file:line` of the nearest enclosing key that the text has."""
-        for end in range(len(path), -1, -1):
-            if path[:end] in self.overridden:
-                return self.overridden[path[:end]]
-            if path[:end] in self.lines:
-                return f"{self.name}:{self.lines[path[:end]]}"
-        return f"{self.name}:1"
+        """`file:line` of the nearest enclosing key that the text has, or the override that it comes from."""
+        origin = self._origin(path)
+        if isinstance(origin, str):
+            return origin
+        return f"{self.name}:{origin}" if self.lines or origin > 1 else self.name
+
+    def order(self, path: Path, line: int | None = None) -> tuple[int, int]:
+        """What places are sorted by: those of the text by line, then those of overrides in their order."""
+        origin = self._origin(path) if line is None else line
+        return (0, origin) if isinstance(origin, int) else (1, list(self.overridden.values()).index(origin))
+
+    def _origin(self, path: Path) -> int | str:
+        """Line, or override, of the nearest enclosing key; what an override holds has no lines."""
+        above = [path[:end] for end in range(len(path), 0, -1)]
+        for one in above:
+            if one in self.overridden:
+                return self.overridden[one]
+        for one in above:
+            inside = [origin for below, origin in self.overridden.items() if below[: len(one)] == one]
+            if one in self.lines or inside:
+                return self.lines.get(one) or inside[0]
+        return 1
 
     def resolve(self, location: tuple[int | str, ...]) -> tuple[Path, int | str | None]:
         """Turn a location of pydantic's, which also names union members, into a path of this text.
@@ -124,13 +144,12 @@ def _walk(node: Any, path: Path, result: YamlText) -> None:
         for key, value in node.value:
             if not isinstance(key, ScalarNode):
                 continue
-            line, below = key.start_mark.line + 1, (*path, key.value)
-            if key.value in seen:
-                result.problems.append(
-                    f"{result.name}:{line}: {'.'.join(map(str, below))}: the key is given twice, "
-                    f"first in line {seen[key.value]}\n  fix: keep one of them"
-                )
-            seen[key.value] = line
+            name = whole_text(key.value)
+            line, below = key.start_mark.line + 1, (*path, name)
+            if name in seen:
+                what = f"the key is given twice, first in line {seen[name]}"
+                result.problems.append(Problem(below, what, "keep one of them", line=line))
+            seen[name] = line
             result.lines[below] = line
             _walk(value, below, result)
     elif isinstance(node, SequenceNode):

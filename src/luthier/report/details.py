@@ -11,9 +11,10 @@ from typing import Any
 from luthier.registry import SUITES
 from luthier.report.ran import kept_text
 from luthier.report.results import Cell, Run
-from luthier.report.scores import cost_facts, score_table
+from luthier.report.scores import cost_facts, marks, score_table
 from luthier.report.sections import Plot, Section, SectionTable, Value, read_sections, section_of
 from luthier.report.tables import Line, Table
+from luthier.report.text import number_text
 
 logger = logging.getLogger(__name__)
 MOST_SAMPLES = 50
@@ -77,7 +78,7 @@ def describe_cell(cell: Cell, run: Run | None, budget: PlotBudget, problems: lis
         problems: of this cell alone; default all of its own.
     """
     name = cell.name if run is None or run.name == cell.name else f"{run.name} / {cell.name}"
-    score = f"{cell.primary[0]} {cell.primary[1]:.4f}" if cell.primary else ""
+    score = f"{cell.primary[0]} {number_text(cell.primary[1])}" if cell.primary else ""
     return {
         "name": name,
         "cell": cell,
@@ -85,6 +86,7 @@ def describe_cell(cell: Cell, run: Run | None, budget: PlotBudget, problems: lis
         "score": score,
         "kept": [text for stage in cell.stages if (text := _kept(cell, stage))],
         "scores": score_table(cell),
+        "marks": marks(cell),
         "costs": cost_facts(cell),
         "stages": [(stage, parts) for stage in cell.stages if (parts := stage_parts(cell, stage, budget))],
     }

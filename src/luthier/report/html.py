@@ -13,7 +13,7 @@ from luthier.report.details import PlotBudget, across_lines, describe_cell, shar
 from luthier.report.findings import headline, run_headline, states
 from luthier.report.ran import Ran, what_ran
 from luthier.report.results import Cell, Run, read_runs
-from luthier.report.scores import cost_facts, score_notes, score_table
+from luthier.report.scores import cost_facts, marks, score_notes, score_table
 from luthier.report.svg import COLOURS, DARK_COLOURS
 from luthier.report.tables import comparison_table
 from luthier.report.text import is_hidden, mark, visible
@@ -77,6 +77,7 @@ def _alone(run: Run, cell: Cell, budget: PlotBudget) -> dict[str, Any]:
         "ran": _shown_ran(what_ran({run.name: [cell]}, run.folder)),
         "scores": score_table(cell),
         "notes": score_notes([cell]),
+        "marks": marks(cell),
         "costs": cost_facts(cell),
         "plots": run_charts(cell),
         "stages": [(name, parts) for name in cell.stages if (parts := stage_parts(cell, name, budget))],

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from luthier.metric_names import higher_is_better
+from luthier.report.baselines import COLUMN, baselines_of, marks_of, score_title
 from luthier.report.ran import chosen_by_validation
 from luthier.report.results import Cell
 from luthier.report.tables import COSTS, SPLITS, cost_text, interval_text
+from luthier.report.text import number_text
 
 
 def score_table(cell: Cell) -> dict[str, Any] | None:
@@ -25,28 +27,41 @@ def score_table(cell: Cell) -> dict[str, Any] | None:
             intervals.setdefault("validation/accuracy", found)
     if not scores:
         return None
+    beside = {k: v.text for metrics in cell.stages.values() for k, v in baselines_of(metrics).items()}
+    titles = {k: score_title(metrics, k) for metrics in cell.stages.values() for k in metrics["scores"]}
     splits = [split for split in SPLITS if any(name.startswith(f"{split}/") for name in scores)]
     if splits and all(name.partition("/")[0] in splits for name in scores):
-        return _by_split(scores, intervals, splits)
+        return _by_split(scores, intervals, splits, beside, titles)
     rows = [
-        [(name, False), (f"{value:.4f}", True), (interval_text(intervals.get(name), 4), True), (_better(name), False)]
+        [
+            (titles[name], False),
+            (number_text(value), True),
+            (interval_text(intervals.get(name)), True),
+            (beside.get(name, ""), True),
+            (_better(name), False),
+        ]
         for name, value in scores.items()
     ]
-    return _without_empty(["score", "value", "95 % interval over rows", "better is"], rows)
+    return _without_empty(["score", "value", "95 % interval over rows", COLUMN, "better is"], rows)
 
 
 def _by_split(
-    scores: dict[str, float], intervals: dict[str, tuple[float, float]], splits: Sequence[str]
+    scores: dict[str, float],
+    intervals: dict[str, tuple[float, float]],
+    splits: Sequence[str],
+    beside: dict[str, str],
+    titles: dict[str, str],
 ) -> dict[str, Any]:
     rows = []
     for metric in dict.fromkeys(name.partition("/")[2] for name in scores):
-        row = [(metric, False)]
-        for split in splits:
-            name = f"{split}/{metric}"
-            row.append((f"{scores[name]:.4f}" if name in scores else "", True))
-            row.append((interval_text(intervals.get(name), 4), True))
+        names = [f"{split}/{metric}" for split in splits]
+        row = [(next(titles[name].partition("/")[2] for name in names if name in titles), False)]
+        for name in names:
+            row.append((number_text(scores[name]) if name in scores else "", True))
+            row.append((interval_text(intervals.get(name)), True))
+            row.append((beside.get(name, ""), True))
         rows.append([*row, (_better(metric), False)])
-    columns = [part for split in splits for part in (split, f"95 % over {split} rows")]
+    columns = [part for split in splits for part in (split, f"95 % over {split} rows", f"{COLUMN} on {split}")]
     return _without_empty(["score", *columns, "better is"], rows)
 
 
@@ -109,3 +124,9 @@ def _cost(key: str, value: float) -> str:
     if key in COSTS:
         return cost_text(key, value)
     return f"{value:,.0f}" if value.is_integer() else f"{value:,.4g}"
+
+
+def marks(cell: Cell) -> list[str]:
+    """What a reader must not miss of a model that learned nothing, each once."""
+    found = dict.fromkeys(mark for metrics in cell.stages.values() for mark in marks_of(metrics))
+    return [f"{mark[:1].upper()}{mark[1:]}." for mark in found]

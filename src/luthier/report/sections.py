@@ -14,8 +14,6 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, ClassVar
 
-from luthier.report.plots import plot_bands, plot_bars, plot_heatmap, plot_lines, plot_radar, plot_reliability
-
 Value = str | int | float | bool | None
 Point = tuple[float, float]
 
@@ -53,8 +51,10 @@ class Bars(Plot):
     x_label: str = ""
 
     def draw(self, title: str) -> str:
+        from luthier.report import plots
+
         values = {k: [v] if isinstance(v, int | float) else v for k, v in self.values.items()}
-        return plot_bars(values, title=title, x_label=self.x_label)
+        return plots.plot_bars(values, title=title, x_label=self.x_label)
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,10 @@ class Lines(Plot):
     log_x: bool = False
 
     def draw(self, title: str) -> str:
+        from luthier.report import plots
+
         series: dict[str, Any] = {k: v if _is_several(v) else [v] for k, v in self.series.items()}
-        return plot_lines(series, title=title, x_label=self.x_label, y_label=self.y_label, log_x=self.log_x)
+        return plots.plot_lines(series, title=title, x_label=self.x_label, y_label=self.y_label, log_x=self.log_x)
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ class Bands(Plot):
     y_label: str = ""
 
     def draw(self, title: str) -> str:
-        return plot_bands(self.series, title=title, x_label=self.x_label, y_label=self.y_label)
+        from luthier.report import plots
+
+        return plots.plot_bands(self.series, title=title, x_label=self.x_label, y_label=self.y_label)
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,9 @@ class Radar(Plot):
     series: Mapping[str, Mapping[str, float]]
 
     def draw(self, title: str) -> str:
-        return plot_radar(self.series, title=title)
+        from luthier.report import plots
+
+        return plots.plot_radar(self.series, title=title)
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,9 @@ class Reliability(Plot):
     bins: Sequence[Mapping[str, float]]
 
     def draw(self, title: str) -> str:
-        return plot_reliability(self.bins, title=title)
+        from luthier.report import plots
+
+        return plots.plot_reliability(self.bins, title=title)
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,9 @@ class Heatmap(Plot):
     values: Sequence[Sequence[float]]
 
     def draw(self, title: str) -> str:
-        return plot_heatmap(self.rows, self.columns, self.values, title=title)
+        from luthier.report import plots
+
+        return plots.plot_heatmap(self.rows, self.columns, self.values, title=title)
 
 
 PLOTS: dict[str, type[Plot]] = {c.kind: c for c in (Bars, Lines, Bands, Radar, Reliability, Heatmap)}

@@ -71,8 +71,10 @@ class Row:
 def value_text(value: Any) -> str:
     """A factor's value in few words: `lora`, or `lora, rank 8` for a method with settings."""
     if isinstance(value, dict):
-        rest = ", ".join(f"{k} {v}" for k, v in value.items() if k != "name")
+        rest = ", ".join(f"{k} {value_text(v)}" for k, v in value.items() if k != "name")
         return ", ".join(part for part in (str(value.get("name", "")), rest) if part)
+    if isinstance(value, float):
+        return f"{value:.4g}"
     return "default" if value is None else str(value)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from luthier.report.baselines import COLUMN, title_of, trivial_mean, trivial_text
 from luthier.report.results import Run
 from luthier.report.statistics import (
     Difference,
@@ -70,7 +71,7 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        return [*self.name_columns, self.score_name, "95 %", "difference [95 %]", *COSTS.values()]
+        return [*self.name_columns, self.score_name, "95 %", "difference [95 %]", *COSTS.values(), COLUMN]
 
     @property
     def split(self) -> str:
@@ -110,6 +111,7 @@ class Table:
                 if line.is_baseline
                 else difference_text(line.difference),
                 *(cost_text(key, line.row.mean_cost(key)) for key in COSTS),
+                trivial_text(line.row),
             ]
             for line in self.lines
         ]
@@ -164,6 +166,8 @@ def _notes(rows: Sequence[Row], wanted: str | None, baseline: Row | None, lines:
         notes.append(f"Lines show different scores ({', '.join(names)}); only lines with the same score are compared.")
     if wanted and baseline and wanted not in names_of(baseline):
         notes.append(f"The recipe's baseline {wanted} has no score; {baseline.label} stands in for it.")
+    if names and (title := title_of(list(rows), names[0])) != names[0]:
+        notes.append(f"{title}.")
     return notes
 
 
@@ -198,9 +202,13 @@ def score_text(row: Row, score_name: str) -> str:
     return text if row.n == len(row.cells) else f"{text} ({row.n} of {len(row.cells)})"
 
 
-def interval_text(pair: tuple[float, float] | None, digits: int = 3) -> str:
+def interval_text(pair: tuple[float, float] | None) -> str:
     """`[0.712, 0.743]`, or nothing."""
-    return f"[{pair[0]:.{digits}f}, {pair[1]:.{digits}f}]" if pair else ""
+    return f"[{_end_text(pair[0])}, {_end_text(pair[1])}]" if pair else ""
+
+
+def _end_text(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
 
 
 def difference_text(found: Difference | None) -> str:
@@ -240,11 +248,13 @@ def to_csv(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     ends = ["difference_low", "difference_high"]
-    writer.writerow([*table.name_columns, "score", "mean", "deviation", "n", "difference", *ends, *COSTS])
+    writer.writerow(
+        [*table.name_columns, "score", "mean", "deviation", "n", "difference", *ends, *COSTS, "trivial_baseline"]
+    )
     for line, data in zip(table.lines, to_json(table), strict=True):
         numbers = [data[key] for key in ("mean", "deviation", "n", "difference")]
         interval = data["interval"] or (None, None)
-        costs = [data[key] for key in COSTS]
+        costs = [data[key] for key in (*COSTS, "trivial_baseline")]
         writer.writerow([*map(_spreadsheet, line.names), data["score"], *numbers, *interval, *costs])
     return out.getvalue()
 
@@ -269,6 +279,7 @@ def to_json(table: Table) -> list[dict[str, Any]]:
             "difference": line.difference.mean if line.difference else None,
             "interval": line.difference.interval if line.difference else None,
             "score_interval": line.row.interval,
+            "trivial_baseline": trivial_mean(line.row),
             **{key: line.row.mean_cost(key) for key in COSTS},
         }
         for line in table.lines

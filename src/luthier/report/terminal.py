@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from luthier.report.details import across_sections, table_of
-from luthier.report.scores import score_table
+from luthier.report.scores import marks, score_table
 from luthier.report.sections import SectionTable
 from luthier.report.tables import Table
 from luthier.report.text import one_line
@@ -49,7 +49,11 @@ def _rich_table(table: Table, kept: Sequence[int]) -> Any:
 
 def print_details(table: Table, console: Any) -> None:
     """What the one score of the table leaves out: every score of a single run, or the lines as the suites see them."""
+    from rich.text import Text
+
     cells = [cell for line in table.lines for cell in line.row.cells.values()]
+    for mark in marks(cells[0]) if len(cells) == 1 else ():
+        console.print(Text(one_line(mark, 500), style="yellow"))
     if len(cells) == 1 and (scores := score_table(cells[0])) is not None and len(scores["rows"]) > 1:
         console.print()
         _print_rows(scores["columns"], scores["rows"][:MOST_SCORES], console)

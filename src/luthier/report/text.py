@@ -30,3 +30,8 @@ def one_line(value: Any, longest: int = 80) -> str:
     """A value as one visible line of at most `longest` characters."""
     text = visible(str(value))
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def number_text(value: float) -> str:
+    """A score for people: four significant digits, `0.8730`, `12.35`, `0.01200`, `1.200e-07`, `12345`."""
+    return f"{value:.0f}" if abs(value) >= 1e4 else f"{value:#.4g}".removesuffix(".")

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from luthier.errors import ModelError
+from luthier.models.adapter_files import refuse_other_base
 from luthier.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter
-from luthier.models.artifacts import load_model, refuse_other_base
+from luthier.models.artifacts import load_model
 from luthier.models.card import ModelCard, describe, read_card
 from luthier.models.inspect import is_encoder_decoder, model_max_length
 from luthier.models.layers.trunk import Trunk, bare_pass, find_trunk

@@ -20,7 +20,7 @@ from luthier.representing.combining import Combination
 from luthier.representing.head_set import check_known
 from luthier.representing.representation import Combine, PrefixMark, Representation, TextPooling
 from luthier.representing.states import TaskPrefix
-from luthier.representing.texts import Texts, batches_of
+from luthier.representing.texts import Texts, batches_of, listed
 from luthier.storage.arrays import evaluating
 
 _FORMATS = ("float32", "float64", "float16")
@@ -193,6 +193,7 @@ class PrefixEncoder:
         """Texts, or pairs of texts that are read together -> (N, D), in their order.
 
         Args:
+            texts: N of them; a single string is one text.
             batch_size: texts in one forward pass.
             dtype: of the result: float32, float64 or float16.
             batched: let `mean` and `concat` run their passes as one, `batch_size` times the tasks wide.
@@ -204,6 +205,7 @@ class PrefixEncoder:
         """
         if dtype not in _FORMATS:
             raise ValueError(f"dtype is {dtype!r}, but must be one of {', '.join(_FORMATS)}")
+        texts = listed(texts)
         found = np.empty((len(texts), self.width), dtype=dtype)
         for places, vectors in self.batches(texts, batch_size=batch_size, batched=batched, too_long=too_long):
             found[places] = vectors.cpu().numpy()

@@ -43,8 +43,10 @@ class HeadSet:
         check_known(name, self._heads, "head")
         del self._heads[name]
 
-    def chosen(self, names: Sequence[str] | None, now: Representation, pairs: bool | None = None) -> dict[str, Head]:
-        """The named heads; None is all that read what is given.
+    def chosen(
+        self, names: Sequence[str] | str | None, now: Representation, pairs: bool | None = None
+    ) -> dict[str, Head]:
+        """The named heads, or the one; None is all that read what is given.
 
         Args:
             pairs: whether pairs of texts are given; None where that is not known.
@@ -58,6 +60,7 @@ class HeadSet:
                 "the encoder has no heads",
                 fix="name some under `heads` of the represent stage, or fit one with `fit_head`",
             )
+        names = [names] if isinstance(names, str) else names
         for name in names or ():
             check_known(name, self._heads, "head")
         found = {name: self._heads[name] for name in (self._heads if names is None else names)}

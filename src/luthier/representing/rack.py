@@ -29,7 +29,7 @@ class PrefixRack:
         model: with the trunk; its attention is served from now on.
 
     Raises:
-        ValueError: its layers are of no known make, or its attention can't take prefixes.
+        ValueError: the layers of the model are not found, or its attention can't take prefixes.
     """
 
     def __init__(self, model: nn.Module) -> None:

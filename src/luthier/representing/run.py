@@ -6,7 +6,7 @@ Source: Huang et al., Findings of EMNLP 2023. Shapes: N texts, D width of a repr
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,12 @@ from luthier.errors import DataError, ModelError, RecipeError
 from luthier.evaluation.meters import CostMeter
 from luthier.evaluation.metrics import percentiles
 from luthier.evaluation.prediction import Predictions
-from luthier.evaluation.scoring import draws_intervals, task_draws, task_scores
+from luthier.evaluation.scoring import TaskResult, task_result
 from luthier.models.inspect import bytes_on_disk, parameter_counts
 from luthier.models.loading import local_folder
 from luthier.models.references import check_model_unchanged, fingerprint, resolve
 from luthier.models.settings import ModelSettings
 from luthier.progress import track
-from luthier.report.intervals import DRAWS
 from luthier.representing.shared_encoder import SharedEncoder
 from luthier.representing.shown import nothing_learned, sections, told_of_stage
 from luthier.representing.store import RepresentationStore
@@ -41,8 +40,10 @@ from luthier.storage.keys import digest_of
 from luthier.storage.one_version import check_file_unchanged, file_fingerprint
 from luthier.storage.ranks import several_processes
 from luthier.storage.steps import Workspace, shared_step
+from luthier.tasks.base import task_of
+from luthier.training.planning import plan_supervised
 from luthier.training.settings import TrainingSettings
-from luthier.training.supervised import plan_supervised, train_supervised
+from luthier.training.supervised import train_supervised
 from luthier.training.supervised_settings import SupervisedSettings
 
 if TYPE_CHECKING:
@@ -110,7 +111,9 @@ def run_representing(stage: Represent, inputs: StageInputs, folder: Path) -> Sta
     encoder = encoder_of(stage, inputs)
     check_lengths(stage, encoder, targets)
     # Heads that read the model as it is: what the prefixes have to beat. The ones that are kept replace them.
-    plain = fit_heads(stage, encoder, targets, inputs.seed).scores if stage.tasks and targets else {}
+    plain: dict[str, float] = {}
+    if stage.tasks and targets:
+        plain = beside_scores(targets, fit_heads(stage, encoder, targets, inputs.seed))["scores"]
     with CostMeter() as meter:
         learned = {}
         with track("prefixes", len(stage.tasks)) as bar:
@@ -121,8 +124,10 @@ def run_representing(stage: Represent, inputs: StageInputs, folder: Path) -> Sta
                 if task.prefix is not None:
                     check_prefix_unchanged(task.prefix)
             bar.update(len(stage.tasks), "")
-        fitted = fit_heads(stage, encoder, targets, inputs.seed)
-    scores = fitted.scores
+        results = fit_heads(stage, encoder, targets, inputs.seed)
+    beside = beside_scores(targets, results)
+    scores = beside.pop("scores")
+    beside["intervals"] |= mean_interval(results, targets)
     artifact = encoder.save(folder / "model")
     prefixes = sum(prefix.size for prefix in encoder.prefixes.values())
     heads = sum(head.parameters for head in encoder.heads.values())
@@ -138,21 +143,22 @@ def run_representing(stage: Represent, inputs: StageInputs, folder: Path) -> Sta
         scores = {MEAN: statistics.fmean(mains)} | scores
     for name, one in learned.items():
         scores |= {f"source/{name}/{k.rpartition('/')[2]}": v for k, v in one["scores"].items()}
+    rows = scored_rows(targets)
     details = {
         "width": encoder.width,
         "passes": encoder.passes,
         "tasks": learned,
         "heads": {name: list(head.labels) for name, head in encoder.heads.items()},
-        "scored_rows": {MEAN.partition("/")[0]: digest_of(fitted.rows)} if targets else {},
-        "drawn_scores": {MEAN: mean_draws(fitted, targets)} if targets else {},
+        "scored_rows": {MEAN.partition("/")[0]: digest_of(rows)} if targets else {},
+        "drawn_scores": {MEAN: mean_draws(results, targets)} if targets else {},
         "without_prefixes": plain,
-        "ran": told_of_stage(stage, inputs, encoder, targets, learned, fitted),
+        "ran": told_of_stage(stage, inputs, encoder, targets, learned, rows),
         "sections": sections(stage, encoder, targets, learned, scores, plain),
     }
     record = metrics_record(
         "represent",
         scores=scores,
-        intervals=fitted.intervals | mean_interval(fitted, targets),
+        **beside,
         primary=MEAN if targets else None,
         cost=cost,
         details=details,
@@ -279,26 +285,10 @@ def check_prefix_unchanged(reference: str) -> None:
         check_model_unchanged(source, local_folder(source, ModelSettings.model_validate(reference)))
 
 
-@dataclass
-class Fitted:
-    """What fitting and scoring all heads gave.
-
-    Attributes:
-        scores, intervals: as `split/head/metric`.
-        drawn: head -> its first metric in draws of its rows.
-        rows: head -> fingerprint of the rows that it was scored on.
-    """
-
-    scores: dict[str, float] = field(default_factory=dict)
-    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    drawn: dict[str, list[float]] = field(default_factory=dict)
-    rows: dict[str, str] = field(default_factory=dict)
-
-
-def fit_heads(stage: Represent, encoder: SharedEncoder, targets: dict[str, Target], seed: int) -> Fitted:
+def fit_heads(stage: Represent, encoder: SharedEncoder, targets: dict[str, Target], seed: int) -> dict[str, TaskResult]:
     """Fit and score every head."""
     store, size = RepresentationStore(cache_directory() / "representations"), stage.representation_batch_size
-    fitted = Fitted()
+    results: dict[str, TaskResult] = {}
     with track("heads", len(targets)) as bar:
         for number, (name, one) in enumerate(targets.items()):
             bar.update(number, name)
@@ -306,26 +296,43 @@ def fit_heads(stage: Represent, encoder: SharedEncoder, targets: dict[str, Targe
             texts, options = one.texts("train"), head.options(seed)
             encoder.fit_head(name, texts, one.labels("train"), kind=head.kind, store=store, batch_size=size, **options)
             vectors = store.vectors(encoder, one.texts(one.split), batch_size=size)
-            arguments = (predictions(encoder, name, vectors, one), one.task, one.split, None)
-            drawn = task_draws(*arguments, draws=DRAWS)
-            fitted.scores |= {f"{one.split}/{name}/{k}": v for k, v in task_scores(*arguments).items()}
-            fitted.intervals |= {f"{one.split}/{name}/{k}": v for k, v in draws_intervals(drawn).items()}
-            fitted.drawn[name] = drawn.get(one.task.metrics[0], [])
-            fitted.rows[name] = rows_digest(one.task.splits[one.split], one.task.labels)
+            answers = predictions(encoder, name, vectors, one)
+            prior = task_of(one.task).prior(one.task)
+            results[name] = task_result(answers, one.task, one.split, None, prior=prior)
         bar.update(len(targets), "")
-    return fitted
+    return results
 
 
-def mean_draws(fitted: Fitted, targets: dict[str, Target]) -> list[float]:
+def beside_scores(targets: dict[str, Target], results: dict[str, TaskResult]) -> dict[str, Any]:
+    """Scores of all heads as `split/head/metric`, and what stands beside them, as arguments of `metrics_record`."""
+    found: dict[str, Any] = {"scores": {}, "intervals": {}, "baselines": {}, "marks": [], "about": {}}
+    for name, result in results.items():
+        prefix = f"{targets[name].split}/{name}"
+        found["scores"] |= {f"{prefix}/{k}": v for k, v in result.scores.items()}
+        found["intervals"] |= {f"{prefix}/{k}": v for k, v in result.intervals.items()}
+        told = result.told(prefix)
+        found["baselines"] |= told["baselines"]
+        found["about"] |= told["about"]
+        found["marks"] += [f"{name}: {mark}" for mark in told["marks"]]
+    return found
+
+
+def mean_draws(results: dict[str, TaskResult], targets: dict[str, Target]) -> list[float]:
     """The mean of all heads' first metrics in every draw; nothing where a head has too few rows to draw from."""
-    drawn = [fitted.drawn[name] for name in targets]
-    return [round(statistics.fmean(one), 6) for one in zip(*drawn, strict=True)] if all(drawn) else []
+    drawn = [results[name].drawn.get(one.task.metrics[0]) for name, one in targets.items()]
+    known = [one for one in drawn if one is not None]
+    return [round(float(x), 6) for x in np.mean(known, axis=0)] if known and len(known) == len(drawn) else []
 
 
-def mean_interval(fitted: Fitted, targets: dict[str, Target]) -> dict[str, tuple[float, float]]:
+def mean_interval(results: dict[str, TaskResult], targets: dict[str, Target]) -> dict[str, tuple[float, float]]:
     """The interval of the mean score of all heads, where there is one."""
-    drawn = mean_draws(fitted, targets) if targets else []
+    drawn = mean_draws(results, targets)
     return {MEAN: percentiles(drawn)} if drawn else {}
+
+
+def scored_rows(targets: dict[str, Target]) -> dict[str, str]:
+    """Head -> fingerprint of the rows that it is scored on."""
+    return {name: rows_digest(one.task.splits[one.split], one.task.labels) for name, one in targets.items()}
 
 
 def predictions(encoder: SharedEncoder, name: str, vectors: np.ndarray, one: Target) -> Predictions:

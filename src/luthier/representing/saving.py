@@ -19,8 +19,9 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from luthier.errors import ModelError
+from luthier.models.adapter_files import refuse_other_base
 from luthier.models.adapters import base_settings
-from luthier.models.artifacts import refuse_other_base, whole_artifact
+from luthier.models.artifacts import whole_artifact
 from luthier.models.card import ModelCard, read_card, write_card
 from luthier.models.manifest import verify_manifest, write_manifest
 from luthier.models.references import resolve

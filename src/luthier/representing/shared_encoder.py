@@ -27,7 +27,7 @@ from luthier.representing.saving import (
     read_prefixes,
     save_combination,
 )
-from luthier.representing.texts import Texts, are_pairs
+from luthier.representing.texts import Texts, are_pairs, listed
 
 
 class SharedEncoder(PrefixEncoder):
@@ -62,7 +62,7 @@ class SharedEncoder(PrefixEncoder):
         self,
         name: str,
         texts: Texts,
-        labels: Sequence[str],
+        labels: Sequence[str] | str,
         *,
         kind: str = "linear",
         store: Any = None,
@@ -72,7 +72,8 @@ class SharedEncoder(PrefixEncoder):
         """Train a head on the representations of texts, and add it in the place of one of that name.
 
         Args:
-            labels: N class names.
+            texts: N texts, or pairs of them; a single string is one text.
+            labels: N class names; a single string is one.
             kind: `linear` or `mlp`.
             store: a `RepresentationStore` that keeps the vectors.
             options: of `LinearHead.fit` or `MLPHead.fit`.
@@ -84,6 +85,7 @@ class SharedEncoder(PrefixEncoder):
         check_name(name, "head")
         if kind not in HEADS:
             raise ValueError(f"kind is {kind!r}, but must be one of {', '.join(HEADS)}")
+        texts, labels = listed(texts), [labels] if isinstance(labels, str) else labels
         if len(texts) != len(labels):
             raise DataError(f"there are {len(texts)} texts and {len(labels)} labels", fix="give one label a text")
         keep = store.vectors if store is not None else type(self).encode
@@ -111,12 +113,19 @@ class SharedEncoder(PrefixEncoder):
         self._heads.remove(name)
 
     def predict(
-        self, texts: Texts, *, heads: Sequence[str] | None = None, batch_size: int = 64, too_long: str = "truncate"
+        self,
+        texts: Texts,
+        *,
+        heads: Sequence[str] | str | None = None,
+        batch_size: int = 64,
+        too_long: str = "truncate",
     ) -> dict[str, HeadPrediction]:
         """What every head says about every text; each text is encoded once, however many heads there are.
 
         Args:
-            heads: names of those to ask; None asks all that were trained on texts of this kind, single or pairs.
+            texts: N texts, or pairs of them; a single string is one text.
+            heads: names of those to ask, or one name; None asks all that were trained on texts of this kind, single or
+                pairs.
 
         Raises:
             ModelError: there is no such head, or one was trained on another representation.
@@ -126,7 +135,9 @@ class SharedEncoder(PrefixEncoder):
         vectors = self.encode(texts, batch_size=batch_size, too_long=too_long)
         return self.predict_vectors(vectors, heads=list(chosen))
 
-    def predict_vectors(self, vectors: np.ndarray, *, heads: Sequence[str] | None = None) -> dict[str, HeadPrediction]:
+    def predict_vectors(
+        self, vectors: np.ndarray, *, heads: Sequence[str] | str | None = None
+    ) -> dict[str, HeadPrediction]:
         """As `predict`, from representations (N, D) that this encoder made."""
         chosen = self._heads.chosen(heads, self.representation)
         return {name: head.predict(vectors) for name, head in chosen.items()}

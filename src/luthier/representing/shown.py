@@ -12,7 +12,7 @@ from luthier.training.job import resolve_precision
 from luthier.training.telling import told_of_model, told_of_settings
 
 if TYPE_CHECKING:
-    from luthier.representing.run import Fitted, Target
+    from luthier.representing.run import Target
     from luthier.representing.shared_encoder import SharedEncoder
     from luthier.representing.stage import Represent
     from luthier.stages.base import StageInputs
@@ -26,9 +26,10 @@ def told_of_stage(
     encoder: SharedEncoder,
     targets: dict[str, Target],
     learned: dict[str, dict[str, Any]],
-    fitted: Fitted,
+    rows: dict[str, str],
 ) -> dict[str, Any]:
-    """What was run, as `luthier.report.ran` reads it: the model, the prefixes, how they are trained, and all rows."""
+    """What was run, as `luthier.report.ran` reads it: the model, the prefixes, how they are trained, and all rows;
+    `rows` are the fingerprints of those that heads are scored on."""
     card, size = encoder.base.card, parameter_counts(encoder.base.model)[1]
     prefix = told_of_settings(stage.prefix) if stage.tasks else {"name": "heads alone"}
     combined = {"combine": stage.combine, "pooling": encoder.representation.pooling}
@@ -46,7 +47,7 @@ def told_of_stage(
     for name, one in targets.items():
         for split, use in (("train", "fitting a head"), (one.split, "scoring it")):
             told = told_of_rows(split, one.task)
-            digest = {"fingerprint": fitted.rows[name]} if split == one.split else {}
+            digest = {"fingerprint": rows[name]} if split == one.split else {}
             data[f"{name}, {split}"] = told | {"for": use} | digest
     return {
         "model": told_of_model(inputs, card, size),

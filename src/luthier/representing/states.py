@@ -65,11 +65,11 @@ class TaskPrefix:
 
     @property
     def size(self) -> int:
-        """How many numbers it is."""
+        """How many numbers it holds."""
         return sum(x.numel() for pair in self.states.values() for x in pair)
 
     def tensors(self) -> dict[str, Tensor]:
-        """By name, as in a file."""
+        """Keys and values by name, as in the file."""
         return {
             f"{place}.{role}": x
             for place, pair in self.states.items()
@@ -77,10 +77,10 @@ class TaskPrefix:
         }
 
     def without_decoder(self) -> TaskPrefix:
-        """What of it stands in an encoder-decoder's encoder; all of it in any other model.
+        """The part that stands in the encoder of an encoder-decoder; the whole prefix in any other model.
 
         Raises:
-            ModelError: nothing does.
+            ModelError: nothing stands in the encoder.
         """
         kept = {place: pair for place, pair in self.states.items() if not place.startswith("decoder.")}
         if not kept:
@@ -141,11 +141,11 @@ class TaskPrefix:
 
 
 def prefix_of_adapter(state: Mapping[str, Tensor], encoder_decoder: bool) -> TaskPrefix:
-    """The prefix in a saved adapter; one that is made by a network is folded.
+    """The prefix in a saved adapter; a prefix that a network makes is folded.
 
     Args:
         state: its tensors by name, as PEFT saves them; those of a task head are ignored.
-        encoder_decoder: whether it belongs to such a model.
+        encoder_decoder: whether the adapter belongs to an encoder-decoder.
 
     Raises:
         ModelError: there is none.

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from luthier.representing.encoder import PrefixEncoder
-from luthier.representing.texts import Texts
+from luthier.representing.texts import Texts, listed
 from luthier.storage.arrays import STORED, check_dtype, identity, packed, unpacked
-from luthier.storage.files import reserve_space, write_json
-from luthier.storage.sealed_folder import check_seal, tell_of_damage, whole_folder
+from luthier.storage.sealed_arrays import stored_arrays, writing_arrays
+from luthier.storage.sealed_folder import tell_of_damage
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class RepresentationStore:
 
         Args:
             encoder: makes them.
-            texts: N texts or pairs.
+            texts: N texts or pairs; a single string is one text.
             dtype: of the stored numbers: float32, which is memory-mapped and read-only, or bfloat16.
             options: of `PrefixEncoder.batches`: batch_size, batched and too_long.
 
@@ -52,6 +52,7 @@ class RepresentationStore:
             WorkspaceError: the directory can't be written.
         """
         check_dtype(dtype)
+        texts = listed(texts)
         if not len(texts):
             return encoder.encode(texts)
         said = (json.dumps(text, default=repr) for text in texts)
@@ -63,23 +64,17 @@ class RepresentationStore:
         except ValueError as error:
             tell_of_damage(folder, error)
         logger.info("computing %d representations", len(texts))
-        with whole_folder(folder) as scratch:
-            array = np.lib.format.open_memmap(scratch / "vectors.npy", mode="w+", dtype=STORED[dtype], shape=shape)
-            reserve_space(scratch / "vectors.npy")
+        about = {"format": _FORMAT, "dtype": dtype, "fingerprint": encoder.fingerprint}
+        with writing_arrays(folder, about) as writer:
+            array = writer.table("vectors", shape, dtype)
             for places, vectors in encoder.batches(texts, **options):
                 array[places] = packed(vectors, dtype)
-            array.flush()
-            write_json(scratch / "about.json", {"format": _FORMAT, "dtype": dtype, "fingerprint": encoder.fingerprint})
         return _opened(folder, shape, dtype)
 
 
 def _opened(folder: Path, shape: tuple[int, int], dtype: str) -> np.ndarray:
     """The vectors of a folder after comparing every byte with what was written; ValueError where it is not whole."""
-    try:
-        check_seal(folder)
-        array = np.load(folder / "vectors.npy", mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} holds no representations: {error}") from error
+    array = stored_arrays(folder, _FORMAT, "representations")[1]["vectors"]
     if array.shape != shape or array.dtype != STORED[dtype]:
         raise ValueError(f"{folder} holds representations of another form")
     return array if dtype == "float32" else unpacked(array, dtype).numpy()

@@ -15,7 +15,14 @@ from luthier.data.batches.encoding import encode_rows, make_collator
 from luthier.errors import DataError
 from luthier.progress import track
 
-Texts = Sequence[str] | Sequence[tuple[str, str]]
+# A single string is one text.
+Texts = str | Sequence[str] | Sequence[tuple[str, str]]
+TextList = Sequence[str] | Sequence[tuple[str, str]]
+
+
+def listed(texts: Texts) -> TextList:
+    """The texts; a single string is one of them, not its characters."""
+    return [texts] if isinstance(texts, str) else texts
 
 
 def batches_of(
@@ -35,7 +42,7 @@ def batches_of(
     Raises:
         DataError: an entry that is no text, or too long a text that may not be cut.
     """
-    rows, schema = _rows(texts)
+    rows, schema = _rows(listed(texts))
     if not rows:
         return
     encoded = encode_rows(rows, schema, tokenizer, max_length=max_length, too_long=too_long)
@@ -54,9 +61,7 @@ def are_pairs(texts: Texts) -> bool:
     return bool(len(texts)) and not isinstance(texts[0], str)
 
 
-def _rows(texts: Texts) -> tuple[list[dict[str, str]], str]:
-    if isinstance(texts, str):
-        raise DataError("a single text was given where a list of them is expected", fix="put it in a list: [text]")
+def _rows(texts: TextList) -> tuple[list[dict[str, str]], str]:
     rows: list[dict[str, str]] = []
     pairs = are_pairs(texts)
     for number, entry in enumerate(texts, 1):

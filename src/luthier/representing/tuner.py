@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from peft import PeftConfig
-from peft.utils import PeftType
 from torch import nn
 
 from luthier.methods.options import option
@@ -27,7 +25,7 @@ from luthier.methods.prefix_table import (
     has_site,
     new_prefix,
 )
-from luthier.models.layers.attached import placement
+from luthier.models.layers.attached import AttachedConfig, placement
 from luthier.models.layers.attention_prefix import KeyValuePrefix
 from luthier.models.layers.blocks import Block
 from luthier.models.layers.serving import serve_prefixes
@@ -38,7 +36,7 @@ PARTS = "task_prefix_parts"
 
 
 @dataclass
-class TaskPrefixConfig(TaskPrefixOptions, PeftConfig):
+class TaskPrefixConfig(TaskPrefixOptions, AttachedConfig):
     """Configuration of one task's prefix: L trained keys and values in front of those of every attention module.
 
     Source: stage 1 of Huang et al., Findings of EMNLP 2023. Several adapters may be active at once; they stand side
@@ -48,8 +46,7 @@ class TaskPrefixConfig(TaskPrefixOptions, PeftConfig):
         ValueError: a value out of range, or an option that would have no effect.
     """
 
-    # PEFT reads this from every tuner's configuration; the tuner finds its place in the model by itself.
-    target_modules: ClassVar[None] = None
+    adapter_type = "TASK_PREFIX"
 
     weight: float = option(
         1.0,
@@ -58,14 +55,6 @@ class TaskPrefixConfig(TaskPrefixOptions, PeftConfig):
         ge=0,
         lt=math.inf,
     )
-    modules_to_save: list[str] | None = field(
-        default=None, metadata={"help": "Modules outside the prefix that are trained and saved: the task head."}
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = PeftType["TASK_PREFIX"]
-        self.check()
 
     @property
     def log_weight(self) -> float:

@@ -48,7 +48,9 @@ class Scorer:
         self.max_length = (max_length or _longest(model, tokenizer)) - reserved
         self.truncated = 0
 
-    def __call__(self, texts: Sequence[Text]) -> np.ndarray:
+    def __call__(self, texts: str | Sequence[Text]) -> np.ndarray:
+        """(N, C) logits of N texts, or pairs of them; a single string is one text."""
+        texts = [texts] if isinstance(texts, str) else texts
         if not texts:
             raise ValueError("there are no texts to score")
         rows = [self._encode(text) for text in texts]
@@ -65,7 +67,7 @@ class Scorer:
             self.model.train(was_training)
         return np.stack([row for row in found if row is not None])
 
-    def probabilities(self, texts: Sequence[Text]) -> np.ndarray:
+    def probabilities(self, texts: str | Sequence[Text]) -> np.ndarray:
         """(N, C) float64."""
         from luthier.robustness.metrics import softmax
 

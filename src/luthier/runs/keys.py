@@ -39,6 +39,11 @@ def stage_key(stage: Stage, active: Stage, inputs: StageInputs) -> str:
     )
 
 
+def made_from(inputs: StageInputs) -> str:
+    """Digest of the artefacts that a stage takes."""
+    return digest_of({port: _identity(artifact) for port, artifact in inputs.artifacts.items()})
+
+
 def stage_modules(stage: Stage, inputs: StageInputs) -> set[str]:
     """The modules that a stage's run starts from: of its class, of its parts, of the task of its data, and of the
     methods that made the adapters that it takes from outside of the run."""

@@ -13,11 +13,11 @@ from luthier.errors import InterruptedRunError, RecipeError, WorkspaceError
 from luthier.models.settings import ModelSettings
 from luthier.recipe import RecipeBase, recipe_yaml
 from luthier.recipe.yaml_text import dump_yaml
-from luthier.runs.keys import stage_key
+from luthier.runs.keys import made_from, stage_key
 from luthier.secrets import expand, redact_values
 from luthier.stages.artifacts import KINDS, Artifact
 from luthier.stages.base import Stage, StageInputs, StageOutputs
-from luthier.stages.chaining import ChainError, Link, chain
+from luthier.stages.chaining import ChainError, Link, chain, saved_data
 from luthier.storage.done import read_done
 from luthier.storage.files import unwritable, write_text
 from luthier.storage.steps import Workspace
@@ -135,7 +135,7 @@ def walk(recipe: RecipeBase, folder: Path, *, keyed: bool = True) -> Iterator[Vi
         stage, active, place = stages[position], actives[position], stage_folder(folder, position, stages[position])
         artifacts = {port: _artifact(link, folder, stages, keys) for port, link in links.items()}
         origins = {port: link.outside for port, link in links.items() if link.stage is not None}
-        inputs = StageInputs(artifacts, recipe.seed, data)
+        inputs = StageInputs(artifacts, recipe.seed, data or saved_data(active, links))
         keys.append(stage_key(stage, active, inputs) if keyed else "")
         done = read_done(place) if keyed else None
         cached = done is not None and done["key"] == keys[-1]
@@ -173,7 +173,8 @@ def _run_stage(visit: Visit, folder: Path) -> StageRecord:
         _check_given(stage, outputs, workspace.folder)
         return outputs.metrics
 
-    step = Workspace(folder).step(visit.place.name, visit.key, work, notes={"gives": gives} if gives else None)
+    notes = {"made_from": made_from(visit.inputs), **({"gives": gives} if gives else {})}
+    step = Workspace(folder).step(visit.place.name, visit.key, work, notes=notes)
     metrics = redact_values(json.loads(json.dumps(step.result)))
     return StageRecord(stage.name, visit.place, metrics, cached=step.cached)
 

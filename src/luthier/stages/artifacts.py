@@ -9,10 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, SerializationInfo
 
+from luthier.models.card import CARD
 from luthier.models.settings import ModelSettings
 from luthier.storage.steps import KEY
-
-CARD = "luthier.json"
 
 
 @dataclass(frozen=True)

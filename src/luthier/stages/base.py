@@ -6,7 +6,7 @@ Nothing here imports torch; a stage imports it inside `run` and `plan`.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -27,7 +27,8 @@ class StageInputs:
     Attributes:
         artifacts: port -> what it gets; an optional port that gets nothing is left out.
         seed: of the run.
-        data: settings of the data the stage before was run on, for stages that default to it.
+        data: settings of the data that the stage before was run on, or that the saved model was trained on, for stages
+            that default to it.
         key: of the stage (`luthier.runs.keys.stage_key`); empty in a dry run. What a stopped run left behind under
             another key belongs to other settings.
         workspace: for pieces of the stage's work that are kept by themselves; None in a dry run.
@@ -168,6 +169,9 @@ def metrics_record(
     *,
     scores: Mapping[str, float] | None = None,
     intervals: Mapping[str, tuple[float, float]] | None = None,
+    baselines: Mapping[str, Mapping[str, Any]] | None = None,
+    marks: Sequence[str] = (),
+    about: Mapping[str, str] | None = None,
     primary: str | None = None,
     cost: Mapping[str, float] | None = None,
     details: Mapping[str, Any] | None = None,
@@ -178,6 +182,9 @@ def metrics_record(
         stage: its name.
         scores: `split/metric` -> value, as fractions or natural units.
         intervals: 95 % intervals for some of the scores.
+        baselines: for some of the scores what answering every row alike comes to, `luthier.evaluation.baselines`.
+        marks: what a reader must not miss of a model that learned nothing, in words.
+        about: for some of the scores what their names leave out.
         primary: the score a table shows first.
         cost: trainable_parameters, total_parameters, bytes_on_disk, seconds, peak_memory_bytes, tokens_per_second.
         details: anything more, in JSON's types; `sections` in it may hold a `luthier.report.Section`.
@@ -186,6 +193,9 @@ def metrics_record(
         "stage": stage,
         "scores": dict(scores or {}),
         "intervals": {k: list(v) for k, v in (intervals or {}).items()},
+        "baselines": {k: dict(v) for k, v in (baselines or {}).items()},
+        "marks": list(marks),
+        "about": dict(about or {}),
         "primary": primary,
         "cost": dict(cost or {}),
         "details": plain_sections(details or {}),

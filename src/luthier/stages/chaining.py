@@ -6,14 +6,17 @@ All of it is told from settings and from folders that are there already; no mode
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from luthier.data.settings import DataSettings
 from luthier.errors import ModelError, RecipeError
+from luthier.models.card import read_card
 from luthier.models.references import resolve
 from luthier.models.settings import ModelSettings
+from luthier.models.trained_columns import training_data
 from luthier.secrets import expand
 from luthier.stages.artifacts import KINDS, Port, kind_of_folder
 from luthier.stages.base import MODEL, Stage
@@ -150,6 +153,12 @@ class _Chain:
         self.flowing = given[newest] if newest else self.flowing
 
     def _check_misfit(self, position: int, stage: Stage, found: dict[str, Link], data: Any) -> None:
+        try:
+            data = data or saved_data(stage, found)
+        except ModelError as error:
+            path = ("stages", position, stage.name)
+            self.problems.append(ChainProblem(path, f"stage {position} ({stage.name}): {error.what}", error.fix or ""))
+            return
         reason = stage.misfit({name: link.kind for name, link in found.items()}, data)
         if reason:
             self.problems.append(
@@ -225,6 +234,28 @@ def kind_of(settings: ModelSettings) -> str:
     if source is not None and source.kind == "artifact" and source.path is not None:
         kind = kind_of_folder(source.path)
     return kind or "pretrained"
+
+
+def saved_data(stage: Stage, links: Mapping[str, Link]) -> DataSettings | None:
+    """The data that the saved model from outside was trained on, for a stage that takes data and is given none.
+
+    Args:
+        stage: takes what comes out where its own `data` is null and no stage before it has any.
+        links: what its ports get.
+
+    Raises:
+        ModelError: the data that the model's card names can't be used again.
+    """
+    link = links.get(MODEL)
+    takes_data = "data" in type(stage).model_fields and getattr(stage, "data", None) is None
+    if not takes_data or link is None or link.stage is not None or link.outside is None:
+        return None
+    try:
+        source = resolve(ModelSettings.model_validate(expand(link.outside.model_dump())))
+        card = read_card(source.path) if source.kind == "artifact" and source.path is not None else None
+    except (ModelError, RecipeError):
+        return None  # loading the model says what is wrong
+    return None if card is None else training_data(card, str(source.path))
 
 
 def _newest(given: dict[str, Link]) -> str | None:

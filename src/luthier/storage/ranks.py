@@ -99,7 +99,7 @@ def conducted(work: Callable[[], T]) -> T:
         value = work()
     except BaseException as error:
         if is_main():
-            _dismiss(None, _described(error))
+            _dismiss(None, described(error))
         raise
     finally:
         _state.conducting = False
@@ -160,14 +160,14 @@ def from_main(work: Callable[[], T]) -> T:
     if not is_main():
         value, failure = _receive()
         if failure is not None:
-            raise _shared(OtherProcessError(*failure))
+            raise all_know(OtherProcessError(*failure))
         result: T = value
         return result
     try:
         value = work()
     except Exception as error:
-        _send((None, _described(error)))
-        raise _shared(error) from error.__cause__
+        _send((None, described(error)))
+        raise all_know(error) from error.__cause__
     _send((value, None))
     return value
 
@@ -194,12 +194,12 @@ def agree(error: LuthierError | None) -> None:
         if error is not None:
             raise error
         return
-    failures = gathered(None if error is None else _described(error))
+    failures = gathered(None if error is None else described(error))
     if error is not None:
-        raise _shared(error)
+        raise all_know(error)
     for number, failure in enumerate(failures):
         if failure is not None:
-            raise _shared(OtherProcessError(f"process {number}: {failure[0]}", failure[1]))
+            raise all_know(OtherProcessError(f"process {number}: {failure[0]}", failure[1]))
 
 
 # -- the two sides -----------------------------------------------------------------------------------------------
@@ -288,21 +288,27 @@ def _meet(error: Exception | None) -> None:
     if _state.met:
         return
     _state.met = True
-    failures = gathered(None if error is None else _described(error))
+    failures = gathered(None if error is None else described(error))
     if error is not None:
-        _shared(error)
+        all_know(error)
         return
     for number, failure in enumerate(failures):
         if failure is not None:
-            raise _shared(OtherProcessError(f"process {number} could not begin: {failure[0]}", failure[1]))
+            raise all_know(OtherProcessError(f"process {number} could not begin: {failure[0]}", failure[1]))
 
 
-def _shared(error: BaseException) -> BaseException:
+def all_know(error: BaseException) -> BaseException:
+    """Take note of an error that every process has learnt of at the same point, so that all stay in step."""
     _state.shared_error = error
     return error
 
 
-def _described(error: BaseException) -> tuple[str, int]:
+def is_out_of_step() -> bool:
+    """Whether the processes can no longer speak to each other."""
+    return _state.broken
+
+
+def described(error: BaseException) -> tuple[str, int]:
     if isinstance(error, LuthierError):
         return str(error), error.exit_code
     return f"unexpected {type(error).__name__}: {error}", 1
@@ -325,6 +331,26 @@ def _receive() -> Any:
     with _telling_of_loss():
         dist.broadcast_object_list(values, src=0, group=_state.group)
     return values[0]
+
+
+def dealt(parts: list[Any] | None) -> Any:
+    """This process's part of those that the main one deals out, one for each process; None in the others."""
+    import torch.distributed as dist
+
+    own: list[Any] = [None]
+    with _telling_of_loss():
+        dist.scatter_object_list(own, parts, src=0, group=_state.group)
+    return own[0]
+
+
+def collected(value: T) -> list[T] | None:
+    """The values of all processes by their number, in the main one; None in the others."""
+    import torch.distributed as dist
+
+    values: list[Any] | None = [None] * world_size() if is_main() else None
+    with _telling_of_loss():
+        dist.gather_object(value, values, dst=0, group=_state.group)
+    return values
 
 
 @contextmanager

@@ -14,9 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import xxhash
-from filelock import FileLock
-
 from luthier.storage.files import unwritable
 
 logger = logging.getLogger(__name__)
@@ -32,6 +29,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises:
         WorkspaceError: the place can't be written.
     """
+    from filelock import FileLock
+
     scratch = folder.with_name(f".writing-{folder.name}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         scratch.mkdir(parents=True)
@@ -80,6 +79,8 @@ def _seal(folder: Path, name: str) -> str:
 
 
 def _digest(path: Path) -> str:
+    import xxhash
+
     with path.open("rb") as file:
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 

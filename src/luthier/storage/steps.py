@@ -12,11 +12,12 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier.storage.done import DONE, belongs, changed_file, read_done, sweep, write_done
+from luthier.storage.done import CHECKPOINTS, DONE, belongs, changed_file, read_done, sweep, write_done
 from luthier.storage.files import reporting_failed_writes, write_json
 from luthier.storage.folder_cache import FolderCache, bytes_of, mark_used
 from luthier.storage.hashing import cache_directory
@@ -76,7 +77,8 @@ class Workspace:
                 with the same inputs left there, it may go on from; `checkpoints` below it go when the step is done.
             shared: whether it is kept in the user's cache, where it makes room for newer ones when it was not used for
                 longest.
-            notes: written beside the key.
+            notes: written beside the key. Where the work fails and leaves no checkpoint, a finished step of the same
+                notes that stood there before comes back, so that an attempt that is refused costs nothing.
 
         Raises:
             WorkspaceError: the folder can't be written.
@@ -91,14 +93,19 @@ class Workspace:
             logger.info("%s is done already", place)
             sweep(place, finished=True)
             return Step(place, key, _read_json(place / RESULT), cached=True)
-        make_way(place, key)
+        aside = make_way(place, key)
         started = time.time()
-        with reporting_failed_writes(place):
-            place.mkdir(parents=True, exist_ok=True)
-            sweep(place, finished=False)
-            write_json(place / KEY, {"key": key, **(notes or {})})
-            result = work(Workspace(place, key))
-            write_json(place / RESULT, result)
+        try:
+            with reporting_failed_writes(place):
+                place.mkdir(parents=True, exist_ok=True)
+                sweep(place, finished=False)
+                write_json(place / KEY, {"key": key, **(notes or {})})
+                result = work(Workspace(place, key))
+                write_json(place / RESULT, result)
+        except BaseException:
+            if aside is not None:
+                _bring_back(aside, place, dict(notes or {}))
+            raise
         if shared and _share(place, key):
             _forget(place)
             return Step(_shared_place(key), key, result, cached=False)
@@ -122,30 +129,48 @@ def shared_step(inputs: Mapping[str, Any] | str) -> Step | None:
     return Step(place, key, result, cached=True)
 
 
-def make_way(place: Path, key: str) -> None:
-    """Keep what can't be gone on with out of the way: a step of other inputs or code, or a changed one."""
+def make_way(place: Path, key: str) -> Path | None:
+    """Keep what can't be gone on with out of the way: a step of other inputs or code, or a changed one.
+
+    Returns:
+        Where it is now; None where nothing was moved.
+    """
     if not place.exists():
-        return
+        return None
     try:
         earlier = str(_read_json(place / KEY)["key"])
     except (OSError, ValueError, KeyError):
         earlier = "unknown"
     if earlier != key:
-        _set_aside(place, f"{place.name}-{earlier[:8]}", "it was made by other settings or another version")
-    elif (changed := changed_file(place)) is not None:
+        return _set_aside(place, f"{place.name}-{earlier[:8]}", "it was made by other settings or another version")
+    if (changed := changed_file(place)) is not None:
         state = "changed after it was finished" if changed.exists() else "is missing"
-        _set_aside(place, f"{place.name}-{key[:8]}-changed", f"{changed.relative_to(place)} {state}, so it runs again")
-    else:
-        (place / DONE).unlink(missing_ok=True)
+        reason = f"{changed.relative_to(place)} {state}, so it runs again"
+        return _set_aside(place, f"{place.name}-{key[:8]}-changed", reason)
+    (place / DONE).unlink(missing_ok=True)
+    return None
 
 
-def _set_aside(place: Path, name: str, reason: str) -> None:
+def _bring_back(aside: Path, place: Path, notes: dict[str, Any]) -> None:
+    """Put a finished step back where its successor failed, if both have the same notes and nothing could be gone on
+    with."""
+    if read_done(aside) is None or any(place.glob(f"**/{CHECKPOINTS}/*")):
+        return
+    with suppress(OSError, ValueError):
+        if {k: v for k, v in _read_json(aside / KEY).items() if k != "key"} == notes:
+            shutil.rmtree(place, ignore_errors=True)
+            aside.rename(place)
+            logger.warning("%s: what came in its place failed, so the earlier one is back", place)
+
+
+def _set_aside(place: Path, name: str, reason: str) -> Path:
     aside = place.parent / "replaced" / name
     with reporting_failed_writes(aside):
         shutil.rmtree(aside, ignore_errors=True)
         aside.parent.mkdir(exist_ok=True)
         place.rename(aside)
     logger.warning("%s: %s; what was there is now in %s", place, reason, aside)
+    return aside
 
 
 def _share(place: Path, key: str) -> bool:

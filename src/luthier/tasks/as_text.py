@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from luthier.data.batches.label_text import encode_label_texts
 from luthier.data.text_form import REPLIES, TextForm
 from luthier.tasks.base import Row, Task
 from luthier.tasks.language import LanguageTask
@@ -53,6 +52,8 @@ class AsText(LanguageTask):
         return REPLIES
 
     def encode(self, columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> Encoded:
+        from luthier.data.batches.label_text import encode_label_texts
+
         return encode_label_texts(columns, encoder)
 
     def predict(
@@ -73,6 +74,15 @@ class AsText(LanguageTask):
 
     def own_metrics(self) -> Mapping[str, Callable[[Any, Any], float]]:
         return self.task.own_metrics()
+
+    def prior(self, data: TaskData) -> dict[str, Any]:
+        return self.task.prior(data)
+
+    def by_prior(self, prior: Mapping[str, Any], predictions: Predictions, data: TaskData) -> Predictions | None:
+        return self.task.by_prior(prior, predictions, data)
+
+    def told_prior(self, prior: Mapping[str, Any]) -> str:
+        return self.task.told_prior(prior)
 
     def describe(self, predictions: Predictions, rows: Sequence[Row], encoded: Any, card: ModelCard) -> list[Row]:
         if predictions.guesses is None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from luthier.data.schemas import SCHEMAS, TaskSchema
-from luthier.tasks.heads import PEFT_TASK_TYPES
+from luthier.models.head_kinds import peft_task_type
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from luthier.data.task_data import TaskData
     from luthier.data.text_form import TextForm
     from luthier.models.card import ModelCard
-    from luthier.models.settings import Head
+    from luthier.models.head_kinds import Head
     from luthier.tasks.running.judged import Judged
     from luthier.tasks.running.predicting import Predictions
 
@@ -33,7 +33,7 @@ class Task(TaskSchema):
 
     Attributes:
         summary: what a model does, in a few words.
-        head: which head of a model serves it.
+        head: which head of a model serves it, by its registered name (`luthier.models.head_kinds`).
         language: whether the text itself is learned, by a language model's own head.
         targets: entries of a batch that are learned, and kept from the model.
         one_pass: whether the model sees each row as one text, so that what a frozen trunk gives can be kept by row.
@@ -61,7 +61,7 @@ class Task(TaskSchema):
 
     def peft_type(self, config: Any) -> str:
         """PEFT's task type on a model with this configuration."""
-        return PEFT_TASK_TYPES[self.head_on(config)]
+        return peft_task_type(self.head_on(config))
 
     def head_arguments(self, labels: Sequence[str]) -> dict[str, Any]:
         """What a new head has to know, as arguments of `luthier.models.artifacts.load_model`."""
@@ -151,6 +151,23 @@ class Task(TaskSchema):
     def own_metrics(self) -> Mapping[str, Callable[[Any, Any], float]]:
         """Name -> (gold, guess) -> score, of metrics that `luthier.evaluation.metrics` lacks."""
         return {}
+
+    # -- what is known without a look at the rows ------------------------------------------------------------
+
+    def prior(self, data: TaskData) -> dict[str, Any]:
+        """What the labels of the training rows tell about any row, in JSON's types; see
+        `luthier.tasks.running.priors`. Empty where there are none, or they tell nothing of other rows."""
+        return {}
+
+    def by_prior(self, prior: Mapping[str, Any], predictions: Predictions, data: TaskData) -> Predictions | None:
+        """What would be predicted for the rows of some predictions by the prior alone; None where it tells nothing."""
+        return None
+
+    def told_prior(self, prior: Mapping[str, Any]) -> str:
+        """What is always answered by the prior, in words: "always 'negative'"."""
+        return ""
+
+    # -- answers in words ------------------------------------------------------------------------------------
 
     def describe(self, predictions: Predictions, rows: Sequence[Row], encoded: Any, card: ModelCard) -> list[Row]:
         """What is told about each row: what the model was shown of it, and its answer, ready for JSON.

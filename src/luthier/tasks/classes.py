@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from luthier.data.batches.encoders import Encoded, Encoder, encode_texts
 from luthier.data.schemas import IGNORED, LabelKind
 from luthier.tasks.as_text import TextPosable
 from luthier.tasks.base import Row
 
 if TYPE_CHECKING:
+    from luthier.data.batches.encoders import Encoded, Encoder
     from luthier.data.task_data import TaskData
     from luthier.models.card import ModelCard
-    from luthier.models.settings import Head
+    from luthier.models.head_kinds import Head
     from luthier.tasks.running.judged import Judged
     from luthier.tasks.running.predicting import Predictions
 
@@ -30,6 +30,8 @@ class ClassTask(TextPosable):
     gives_probabilities: ClassVar[bool] = True
 
     def encode(self, columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> Encoded:
+        from luthier.data.batches.encoders import encode_texts
+
         return encode_texts(columns, encoder)
 
     def outputs(self, out: Any, batch: Mapping[str, Any], *, shifted: bool) -> Iterator[dict[str, Any]]:
@@ -48,6 +50,20 @@ class ClassTask(TextPosable):
         from luthier.tasks.running.judged import judged_classes
 
         return judged_classes(predictions, examples, tuple(data.metrics))
+
+    def prior(self, data: TaskData) -> dict[str, Any]:
+        from luthier.tasks.running.priors import prior_of_classes, training_labels
+
+        return prior_of_classes(training_labels(data.splits, "label"), data.labels)
+
+    def by_prior(self, prior: Mapping[str, Any], predictions: Predictions, data: TaskData) -> Predictions | None:
+        from luthier.tasks.running.priors import class_scores, predicted_classes
+
+        scores = None if predictions.labels is None else class_scores(prior, data.labels)
+        return None if scores is None else predicted_classes(scores, predictions)
+
+    def told_prior(self, prior: Mapping[str, Any]) -> str:
+        return f"always {max(prior['shares'], key=prior['shares'].get)!r}"
 
     def describe(self, predictions: Predictions, rows: Sequence[Row], encoded: Any, card: ModelCard) -> list[Row]:
         names = card.labels or [str(i) for i in range(predictions.logits.shape[1])]

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from luthier.data.batches.encoders import Encoded, Encoder, encode_questions
 from luthier.data.rows.canonical import BadCellError, as_text
 from luthier.data.schemas import LabelKind
 from luthier.data.table import shorten
@@ -17,9 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from luthier.data.batches.collating import Padding
+    from luthier.data.batches.encoders import Encoded, Encoder
     from luthier.data.task_data import TaskData
     from luthier.models.card import ModelCard
-    from luthier.models.settings import Head
+    from luthier.models.head_kinds import Head
     from luthier.tasks.running.judged import Judged
     from luthier.tasks.running.predicting import Predictions
 
@@ -57,6 +57,8 @@ class ExtractiveQA(Task):
         return {"answers": pyarrow.struct([("text", texts), ("answer_start", starts)])}
 
     def encode(self, columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> Encoded:
+        from luthier.data.batches.encoders import encode_questions
+
         return encode_questions(columns, encoder)
 
     def collate(self, rows: Sequence[Mapping[str, Any]], padding: Padding) -> dict[str, Tensor]:

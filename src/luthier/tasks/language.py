@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from luthier.data.task_data import TaskData
     from luthier.models.card import ModelCard
-    from luthier.models.settings import Head
+    from luthier.models.head_kinds import Head
     from luthier.tasks.running.judged import Judged
     from luthier.tasks.running.predicting import Predictions
 

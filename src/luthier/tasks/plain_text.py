@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from luthier.data.batches.encoders import Encoded, Encoder
-from luthier.data.batches.packing import encode_blocks
 from luthier.registry import TASKS
 from luthier.tasks.language import LanguageTask
+
+if TYPE_CHECKING:
+    from luthier.data.batches.encoders import Encoded, Encoder
 
 
 @TASKS.register
@@ -23,4 +24,6 @@ class PlainText(LanguageTask):
     packed: ClassVar[bool] = True
 
     def encode(self, columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> Encoded:
+        from luthier.data.batches.packing import encode_blocks
+
         return encode_blocks(columns, encoder)

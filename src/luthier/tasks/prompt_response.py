@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from luthier.data.batches.encoders import Encoded, Encoder, encode_replies
 from luthier.registry import TASKS
 from luthier.tasks.language import LanguageTask
+
+if TYPE_CHECKING:
+    from luthier.data.batches.encoders import Encoded, Encoder
 
 
 @TASKS.register
@@ -22,4 +24,6 @@ class PromptResponse(LanguageTask):
     streamed: ClassVar[bool] = True
 
     def encode(self, columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> Encoded:
+        from luthier.data.batches.encoders import encode_replies
+
         return encode_replies(columns, encoder)

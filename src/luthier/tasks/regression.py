@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from luthier.data.batches.encoders import Encoded, Encoder, encode_texts
 from luthier.data.schemas import LabelKind
 from luthier.registry import TASKS
 from luthier.tasks.as_text import TextPosable
@@ -15,9 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from luthier.data.batches.collating import Padding
+    from luthier.data.batches.encoders import Encoded, Encoder
     from luthier.data.task_data import TaskData
     from luthier.models.card import ModelCard
-    from luthier.models.settings import Head
+    from luthier.models.head_kinds import Head
     from luthier.tasks.running.judged import Judged
     from luthier.tasks.running.predicting import Predictions
 
@@ -41,6 +41,8 @@ class Regression(TextPosable):
         return {"regression": True, "num_labels": 1}
 
     def encode(self, columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> Encoded:
+        from luthier.data.batches.encoders import encode_texts
+
         return encode_texts(columns, encoder)
 
     def collate(self, rows: Sequence[Mapping[str, Any]], padding: Padding) -> dict[str, Tensor]:
@@ -69,6 +71,21 @@ class Regression(TextPosable):
         from luthier.tasks.running.judged import Judged
 
         return Judged(predictions.labels.astype(float), predictions.logits[:, 0])
+
+    def prior(self, data: TaskData) -> dict[str, Any]:
+        from luthier.tasks.running.priors import prior_of_numbers, training_labels
+
+        return prior_of_numbers(training_labels(data.splits, "label"))
+
+    def by_prior(self, prior: Mapping[str, Any], predictions: Predictions, data: TaskData) -> Predictions | None:
+        from luthier.tasks.running.priors import predicted_numbers
+
+        if "mean" not in prior or predictions.labels is None:
+            return None
+        return predicted_numbers(float(prior["mean"]), predictions)
+
+    def told_prior(self, prior: Mapping[str, Any]) -> str:
+        return f"always the mean {prior['mean']:.4g}"
 
     def describe(self, predictions: Predictions, rows: Sequence[Row], encoded: Any, card: ModelCard) -> list[Row]:
         pairs = zip(rows, predictions.logits, strict=True)

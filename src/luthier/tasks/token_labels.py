@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from luthier.data.batches.encoders import Encoded, Encoder, encode_words
 from luthier.data.schemas import LabelKind
 from luthier.errors import DataError
 from luthier.registry import TASKS
 from luthier.tasks.base import Row, Task
 
 if TYPE_CHECKING:
+    from luthier.data.batches.encoders import Encoded, Encoder
     from luthier.data.task_data import TaskData
     from luthier.models.card import ModelCard
-    from luthier.models.settings import Head
+    from luthier.models.head_kinds import Head
     from luthier.tasks.running.judged import Judged
     from luthier.tasks.running.predicting import Predictions
 
@@ -39,6 +39,8 @@ class TokenLabels(Task):
         return []
 
     def encode(self, columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> Encoded:
+        from luthier.data.batches.encoders import encode_words
+
         return encode_words(columns, encoder)
 
     def outputs(self, out: Any, batch: Mapping[str, Any], *, shifted: bool) -> Iterator[dict[str, Any]]:
@@ -54,6 +56,20 @@ class TokenLabels(Task):
         from luthier.tasks.running.judged import judged_tags
 
         return judged_tags(predictions, data.labels)
+
+    def prior(self, data: TaskData) -> dict[str, Any]:
+        from luthier.tasks.running.priors import prior_of_classes, training_labels
+
+        return prior_of_classes([tag for row in training_labels(data.splits, "tags") for tag in row], data.labels)
+
+    def by_prior(self, prior: Mapping[str, Any], predictions: Predictions, data: TaskData) -> Predictions | None:
+        from luthier.tasks.running.priors import class_scores, predicted_tags
+
+        scores = class_scores(prior, data.labels)
+        return None if scores is None else predicted_tags(scores, predictions)
+
+    def told_prior(self, prior: Mapping[str, Any]) -> str:
+        return f"always {max(prior['shares'], key=prior['shares'].get)!r}"
 
     def describe(self, predictions: Predictions, rows: Sequence[Row], encoded: Any, card: ModelCard) -> list[Row]:
         names, described = card.labels or [], []

@@ -16,9 +16,9 @@ from luthier.methods.heads import freeze_head, head_parameters
 from luthier.models.adapters import base_settings, is_adapter
 from luthier.models.artifacts import load_artifact
 from luthier.models.card import ModelCard, read_card
+from luthier.models.head_kinds import peft_task_type
 from luthier.models.references import resolve
 from luthier.stages.base import StageInputs
-from luthier.tasks.heads import PEFT_TASK_TYPES
 
 if TYPE_CHECKING:
     from luthier.training.preparing import Prepared
@@ -43,7 +43,7 @@ def continued_model(stage: SupervisedSettings, inputs: StageInputs, prepared: Pr
         # Checkpointed layers drop the cache, and with it the prefix, in silence.
         model.get_base_model().supports_gradient_checkpointing = False
     if not stage.train_head:
-        freeze_head(model, head_parameters(model.get_base_model(), PEFT_TASK_TYPES[prepared.head]))
+        freeze_head(model, head_parameters(model.get_base_model(), peft_task_type(prepared.head)))
     return model, inputs.with_model(base_settings(card, inputs.model))
 
 

@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 
+# What the estimates were within of, in runs of several methods and sizes (benchmarks/estimates.py).
+TIME_FACTOR, MEMORY_FACTOR = 3.0, 2.0
 
-def memory_estimate(total: int, trainable: int, config: Any, tokens: int) -> int:
+
+def memory_estimate(total: int, trainable: int, config: Any, tokens: int, held: int = 0) -> int:
     """Bytes: weights, gradients and two moments in float32, and activations of the longest batch.
 
     Activations are counted as 16 numbers of the hidden width per token and layer, which is what a transformer

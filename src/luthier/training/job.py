@@ -21,6 +21,7 @@ from luthier.objectives.part import Part
 from luthier.objectives.step import MAIN
 from luthier.storage.jsonlines import JsonLog
 from luthier.storage.ranks import agree, from_main, gathered, is_main, meeting, world_size
+from luthier.tasks.base import Task
 from luthier.training.callbacks import (
     CheckpointCallback,
     EvaluateCallback,
@@ -68,7 +69,7 @@ class TrainingJob:
 
     Attributes:
         model: what to train; parameters that require a gradient are trained.
-        schema: task schema, which decides on the loss.
+        task: what is learned; decides on the loss.
         shifted: whether the model predicts the next token.
         data: what to train on.
         settings: how to train.
@@ -86,7 +87,7 @@ class TrainingJob:
     """
 
     model: nn.Module
-    schema: str
+    task: Task
     shifted: bool
     data: TrainingRows
     settings: TrainingSettings
@@ -199,7 +200,7 @@ def _trainer(
     trainer = LuthierTrainer(
         model=ModelGraph({MAIN: job.model, **job.other_models}) if job.other_models else job.model,
         args=training_arguments(job),
-        schema=job.schema,
+        task=job.task,
         shifted=job.shifted,
         sampler=job.data.sampler,
         groups=job.groups,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,9 @@ from luthier.data.batches.encoding import encode
 from luthier.data.loading import load_data
 from luthier.data.task_data import TaskData
 from luthier.errors import DataError, RecipeError
+from luthier.models.head_kinds import Head
 from luthier.models.inspect import is_decoder, is_encoder_decoder, model_max_length
 from luthier.models.loading import load_config, load_tokenizer
-from luthier.models.settings import Head
 from luthier.progress import track
 from luthier.stages.base import StageInputs
 from luthier.tasks.base import task_of
@@ -42,8 +43,15 @@ class Prepared:
         return bool(label_arguments(self.task).get("regression"))
 
 
-def prepare(stage: SupervisedSettings, inputs: StageInputs) -> Prepared:
+def prepare(
+    stage: SupervisedSettings, inputs: StageInputs, encoding: Callable[..., dict[str, Any]] = encode
+) -> Prepared:
     """Read, check and encode the data.
+
+    Args:
+        stage: with the data settings.
+        inputs: with the model.
+        encoding: what encodes them: `luthier.data.batches.encoding.encode`, or a sample of them for a dry run.
 
     Raises:
         DataError: a row can't be used, or a row is too long and may not be cut.
@@ -66,7 +74,7 @@ def prepare(stage: SupervisedSettings, inputs: StageInputs) -> Prepared:
             fix="shorten the prompt or raise data.max_length",
         )
     with track("encoding text"):
-        rows = encode(
+        rows = encoding(
             task,
             tokenizer,
             max_length=longest,
@@ -75,7 +83,7 @@ def prepare(stage: SupervisedSettings, inputs: StageInputs) -> Prepared:
             encoder_decoder=is_encoder_decoder(config),
         )
     if task.form is not None and task.form.ranks_candidates:
-        rows["train"] = rows["train"].select([i for i, answer in enumerate(rows["train"]["answer"]) if answer >= 0])
+        rows["train"] = rows["train"].select([i for i, answer in enumerate(rows["train"]["answer"][:]) if answer >= 0])
     if stage.objective is not None:
         stage.objective.check(
             schema=task.encoded_schema,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -65,7 +66,9 @@ class TrainingSettings(Settings):
         description="Optimiser steps between checkpoints that a stopped run continues from, or `epoch`.",
     )
     keep_best: bool = Field(
-        True, description="End with the weights of the best evaluation; false ends with the last step's."
+        True,
+        description="End with the weights of the best evaluation, of equal scores that with the lower loss; false ends "
+        "with the last step's.",
     )
     patience: int | None = Field(
         None,
@@ -86,3 +89,7 @@ class TrainingSettings(Settings):
         if self.patience is not None and self.evaluate_every == "never":
             raise ValueError("patience needs evaluations, but evaluate_every is `never`")
         return self
+
+    def extras(self) -> Mapping[str, str]:
+        """Each tracker is an extra of its own."""
+        return dict.fromkeys(self.report_to, "report_to")

@@ -39,9 +39,9 @@ class StatefulRows(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take a state of the same process of an equal run, before iteration begins: the next `iter` gives the very
+        """Take a state of the same process of an equal run, while nothing iterates: the next `iter` gives the very
         rows that would have come, bit for bit, and reads nothing again, or no more than a number of rows that does not
-        grow with the position."""
+        grow with the position. What was taken before any row was given leads back to the first one."""
         ...
 
 

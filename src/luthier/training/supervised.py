@@ -1,9 +1,8 @@
-"""Supervised training of one model by one method, from checked data to a saved model, and its dry run."""
+"""Supervised training of one model by one method, from checked data to a saved model."""
 
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,32 +17,35 @@ from luthier.data.sources.fingerprint import check_files_unchanged
 from luthier.data.sources.origins import plan
 from luthier.data.task_data import TaskData
 from luthier.evaluation.prediction import Predictions, predict_rows, predict_task
-from luthier.evaluation.scoring import task_scores
+from luthier.evaluation.scoring import task_result
+from luthier.evaluation.unigram import MOST_ROWS, log_shares, predicted_tokens
 from luthier.methods.base import MethodContext
 from luthier.methods.heads import freeze_head, head_parameters
 from luthier.metric_names import higher_is_better
 from luthier.models.artifacts import load_model, save_artifact
 from luthier.models.card import ModelCard, describe
+from luthier.models.head_kinds import peft_task_type
 from luthier.models.inspect import bytes_on_disk, parameter_counts
-from luthier.models.loading import empty_model
 from luthier.secrets import redact_values
-from luthier.stages.base import StageInputs, StageOutputs, StagePlan, metrics_record
+from luthier.stages.base import StageInputs, StageOutputs, metrics_record
 from luthier.storage.hashing import cache_directory
 from luthier.storage.one_version import check_file_unchanged
 from luthier.storage.ranks import joined, rank, world_size
-from luthier.tasks.heads import PEFT_TASK_TYPES
-from luthier.training.continuing import check_continues, continued_model, without_networks
-from luthier.training.estimates import memory_estimate, time_estimate
-from luthier.training.job import UNBOUNDED, TrainingJob, TrainingResult, TrainingRows, total_steps, train
-from luthier.training.preparing import Prepared, described_task, label_arguments, prepare, row_counts
+from luthier.tasks.base import task_named, task_of
+from luthier.training.continuing import continued_model
+from luthier.training.job import TrainingJob, TrainingResult, TrainingRows, train
+from luthier.training.preparing import Prepared, label_arguments, prepare, row_counts
+from luthier.training.starting import start_at_mean
 from luthier.training.telling import told_of_model, told_of_training, told_of_validation_rows
-from luthier.training.trunk.once import computed_once, frozen_up_to
+from luthier.training.trunk.once import computed_once
 from luthier.training.validation import Evaluation, Validation
 
 if TYPE_CHECKING:
     from luthier.training.supervised_settings import SupervisedSettings
 
 logger = logging.getLogger(__name__)
+# What an evaluation tells beside its scores, among its details: arguments of `metrics_record`.
+_BESIDE = "beside scores"
 
 
 def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Path) -> StageOutputs:
@@ -76,15 +78,18 @@ def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Pat
         "learning_rate": stage.rate(),
         "rows": row_counts(prepared),
         "labels": list(prepared.task.labels),
+        **({"rows_left_out": prepared.task.left_out} if prepared.task.left_out else {}),
         **({"objective": finished} if finished else {}),
         **told,
         **result.details,
         **told_of_validation_rows(prepared),
         "ran": {"model": told_of_model(inputs, card, size), **told_of_training(stage, prepared, job, result)},
     }
+    beside_scores = details.pop(_BESIDE, {})
     primary = f"validation/{primary_metric(prepared.task)[0]}" if result.scores else None
     return StageOutputs(
-        metrics_record("tune", scores=result.scores, primary=primary, cost=cost, details=details), {"model": artifact}
+        metrics_record("tune", scores=result.scores, primary=primary, cost=cost, details=details, **beside_scores),
+        {"model": artifact},
     )
 
 
@@ -107,6 +112,7 @@ def _ready(
     else:
         model = load_model(inputs.model, prepared.head, seed=inputs.seed, **label_arguments(prepared.task))
         size = parameter_counts(model)[1]
+        start_at_mean(model, task_of(prepared.task).prior(prepared.task))
         model = apply_method(stage, model, prepared, inputs.seed)
     if not stage.data.streaming:
         stage.method.precompute(model, list(prepared.rows.values()), cache_directory() / "sentence-vectors")
@@ -129,7 +135,7 @@ def apply_method(
     tokenizer = prepared.tokenizer if prepared else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        context = MethodContext(PEFT_TASK_TYPES[head], seed, tokenizer)
+        context = MethodContext(peft_task_type(head), seed, tokenizer)
         parts = [] if stage.train_head else head_parameters(model, context.task_type)
         tuned = stage.method.apply(model, context)
     for path in stage.method.files():
@@ -151,7 +157,7 @@ def training_job(
     """The job that trains the model on the encoded rows."""
     return TrainingJob(
         model=model,
-        schema=prepared.schema,
+        task=task_named(prepared.schema),
         shifted=prepared.shifted,
         data=training_rows(stage, prepared, inputs.seed),
         settings=stage,
@@ -172,7 +178,7 @@ def training_rows(stage: SupervisedSettings, prepared: Prepared, seed: int) -> T
     if stage.data.streaming:
         share = Share(stage.batch_size, rank(), world_size())
         return TrainingRows(EndlessStream(rows.shared(share)), None, collator)
-    lengths = list(rows["length"]) if stage.group_by_length else [0] * len(rows)
+    lengths = rows["length"][:] if stage.group_by_length else [0] * len(rows)
     sampler = LengthBucketSampler(
         lengths,
         batch_size=stage.batch_size,
@@ -216,16 +222,32 @@ def validation_of(stage: SupervisedSettings, prepared: Prepared) -> Validation |
     if rows is None or not len(rows) or stage.evaluate_every == "never":
         return None
     name, higher = primary_metric(prepared.task)
+    prior = task_of(prepared.task).prior(prepared.task)
 
     def evaluate(model: Any) -> Evaluation:
         size = stage.evaluation_batch_size
         predictions = predict_task(model, rows, prepared.task, prepared.tokenizer, batch_size=size)
-        scores = task_scores(predictions, prepared.task, "validation", rows)
+        unigram = by_unigram(stage, prepared, model, rows, predictions)
+        found = task_result(predictions, prepared.task, "validation", rows, prior=prior, unigram=unigram)
         return Evaluation(
-            {f"validation/{score}": value for score, value in scores.items()}, correct_rows(prepared, predictions)
+            {f"validation/{score}": value for score, value in found.scores.items()},
+            correct_rows(prepared, predictions) | {_BESIDE: found.told("validation")},
         )
 
     return Validation(evaluate, f"validation/{name}", higher)
+
+
+def by_unigram(
+    stage: SupervisedSettings, prepared: Prepared, model: Any, rows: Any, predictions: Predictions
+) -> Predictions | None:
+    """What the shares of tokens in the first training rows give for these rows, where text itself is learned; None
+    elsewhere, and of a stream."""
+    if not task_of(prepared.task).language or prepared.task.form is not None or stage.data.streaming:
+        return None
+    train = prepared.rows["train"]
+    labels = train.select(range(min(MOST_ROWS, len(train))))["labels"]
+    shares = log_shares(labels, model.get_input_embeddings().weight.shape[0])
+    return predicted_tokens(shares, rows, predictions, shifted=prepared.shifted)
 
 
 def correct_rows(prepared: Prepared, predictions: Predictions) -> dict[str, str]:
@@ -253,38 +275,7 @@ def card_for(stage: SupervisedSettings, inputs: StageInputs, prepared: Prepared,
         reserved_tokens=stage.method.reserved_tokens(),
         method=redact_values(stage.method.model_dump(mode="json")),
         data=redact_values(stage.data.model_dump(mode="json")),
+        rows_left_out=redact_values(prepared.task.left_out) or None,
+        prior=task_of(prepared.task).prior(prepared.task) or None,
         metrics=result.scores,
     )
-
-
-def plan_supervised(stage: SupervisedSettings, inputs: StageInputs) -> StagePlan:
-    """Check the data, and build the model without its weights to count what would be trained."""
-    prepared = prepare(stage, inputs)
-    model = empty_model(inputs.model, prepared.head, **label_arguments(prepared.task))
-    with torch.device("meta"):
-        model = apply_method(stage, model, prepared, inputs.seed)
-    if stage.continue_adapter:
-        if not inputs.stands_in:
-            check_continues(stage, inputs, prepared)
-        without_networks(model)
-    trainable, total = parameter_counts(model)
-    streamed = stage.data.streaming
-    lengths = [prepared.max_length] if streamed else list(prepared.rows["train"]["length"])
-    steps = total_steps(stage, len(lengths))
-    tokens = sum(lengths) / len(lengths) * stage.batch_size * stage.accumulation
-    memory = memory_estimate(total, trainable, model.config, max(lengths) * stage.batch_size)
-    split = frozen_up_to(model) if stage.cache_trunk else None
-    facts = {
-        "method": stage.method.name,
-        **({"objective": stage.objective.name} if stage.objective else {}),
-        "rows": ", ".join(f"{k} {'streamed' if n is None else n}" for k, n in row_counts(prepared).items()),
-        "task": described_task(prepared.task),
-        "longest row": f"{max(lengths)} of {prepared.max_length} tokens",
-        "parameters to train": f"{trainable:,} of {total:,} ({trainable / total:.2%})",
-        **({"computed once": f"what runs up to {split}"} if split else {}),
-        "learning rate": f"{stage.rate():g}",
-        "steps": f"{steps:,}" if steps < UNBOUNDED else f"what {stage.max_minutes:g} minutes allow",
-    }
-    limit = 60 * stage.max_minutes if stage.max_minutes else math.inf
-    cost = stage.objective.relative_cost() if stage.objective else 1.0
-    return StagePlan(facts, min(limit, cost * time_estimate(model, total, tokens, steps)), memory)

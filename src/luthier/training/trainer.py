@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import statistics
@@ -20,16 +21,19 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainingArguments
 
 from luthier.data.batches.sharing import FILLER
-from luthier.errors import TrainingError
+from luthier.errors import LuthierError, TrainingError
 from luthier.evaluation.prediction import model_inputs
 from luthier.objectives.part import Part
 from luthier.objectives.part_list import PartList
 from luthier.objectives.step import MAIN, Step
 from luthier.storage.files import sha256_of
+from luthier.storage.helping import helped
 from luthier.storage.ranks import agree, from_main, gathered, is_main, world_size
-from luthier.tasks.base import task_named
+from luthier.tasks.base import Task
 from luthier.training.checkpoints import PREFIX, remove_older, writing
+from luthier.training.finite import check_finite
 from luthier.training.graph import ModelGraph
+from luthier.training.optimizer import adamw
 from luthier.training.schedule import share_of_rate
 from luthier.training.shares import check_same_processes, check_same_weights, own_dataloader, own_file, own_files
 from luthier.training.stateful import ShareOfSteps, is_stateful, load_position, save_position, stateful_dataloader
@@ -44,8 +48,6 @@ from luthier.training.weights import (
     trainable_state,
 )
 
-# Where torch has a fused AdamW.
-FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 TRAINABLE, PROGRESS, PARTS, POSITION = "trainable.safetensors", "progress.json", "objective.pt", "position.pt"
 
 
@@ -55,7 +57,7 @@ class LuthierTrainer(Trainer):
     Args:
         model: any model whose forward returns logits, or a graph of such models.
         args: the Trainer's arguments; saving and evaluation by the Trainer itself are off.
-        schema: the task schema, which decides on the loss.
+        task: what is learned; decides on the loss.
         shifted: whether the model predicts the next token.
         sampler: yields row indices of the training set; has `set_epoch`. None for rows that are `StatefulRows`, whose
             state is part of the checkpoints.
@@ -73,7 +75,7 @@ class LuthierTrainer(Trainer):
         *,
         model: nn.Module,
         args: TrainingArguments,
-        schema: str,
+        task: Task,
         shifted: bool,
         sampler: Any,
         groups: list[dict[str, Any]],
@@ -84,7 +86,7 @@ class LuthierTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(model=model, args=args, **kwargs)
-        self.task, self.shifted = task_named(schema), shifted
+        self.task, self.shifted = task, shifted
         self.validation, self.patience = validation, patience
         self.latest, self.best = Evaluation(), BestScore()
         self.tokens_seen, self.time_limit = 0, time_limit
@@ -119,25 +121,8 @@ class LuthierTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW over the given groups; a parameter that needs no gradient is in none of them."""
         if self.optimizer is None:  # type: ignore[has-type]
-            groups = [g for g in self._groups if g["params"]]
-            if not groups:
-                raise TrainingError(
-                    "nothing is trainable", fix="choose a method that trains something, or train the head"
-                )
-            self.optimizer = torch.optim.AdamW(
-                groups,
-                lr=self.args.learning_rate,
-                betas=(self.args.adam_beta1, self.args.adam_beta2),
-                eps=self.args.adam_epsilon,
-                fused=self._can_fuse(groups) or None,
-            )
+            self.optimizer = adamw(self._groups, self.args, scaled=self.accelerator.scaler is not None)
         return self.optimizer
-
-    def _can_fuse(self, groups: list[dict[str, Any]]) -> bool:
-        """Whether one kernel may update all parameters at once. Under a loss scaler it would hide skipped steps."""
-        parameters = [p for group in groups for p in group["params"]]
-        placed = all(p.device.type in FUSED_DEVICES and p.is_floating_point() for p in parameters)
-        return placed and self.accelerator.scaler is None
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """The Trainer's own schedule; under a time limit, the same shape over the time or the steps used."""
@@ -169,13 +154,18 @@ class LuthierTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> int:
         count = sum(self.task.items(batch, shifted=self.shifted) for batch in batch_samples if FILLER not in batch)
-        if self.args.world_size > 1:
-            count = int(self.accelerator.gather(torch.tensor([count], device=device)).sum())
-        return max(1, count)
+        return max(1, sum(gathered(count)))
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The batches of one optimiser step on the device, and how many labelled items they hold."""
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches: list[dict[str, Any]] = []
+        error = None
+        try:
+            batches += itertools.islice(epoch_iterator, num_batches)
+        except LuthierError as met:  # every process has to hear of it, at the same point
+            error = met
+        agree(error)
+        items = self._get_num_items_in_batch(batches, device)
         self._fillers = [batch.pop(FILLER, False) for batch in batches]
         rows = [batch.pop("row", None) for batch in batches]
         self._rows, self._losses = [[] if r is None else r.tolist() for r in rows], []
@@ -240,43 +230,22 @@ class LuthierTrainer(Trainer):
             self.parts.after_backward(self)
         return loss
 
-    def _check_losses(self) -> None:
-        """Read the losses of the whole optimiser step at once: every reading waits for the accelerator."""
-        if not self._losses:
-            return
-        finite = torch.stack(self._losses).isfinite().tolist()
-        agree(None if all(finite) else self._not_finite("loss", self._rows[finite.index(False)]))
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """The gradient's norm. It and the losses have to be finite before the optimiser may use the gradient.
-
-        Under float16 the loss scaler skips steps without a finite gradient itself.
-        """
-        self._check_losses()
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
+        """The gradient's norm; it and the losses have to be finite before the optimiser may use the gradient."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if norm is None:
-            grads = [p.grad for p in self.model.parameters() if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(grads)
-        if self.accelerator.scaler is None and not math.isfinite(float(norm)):
-            agree(self._not_finite("gradient", [row for rows in gathered(self._rows) for part in rows for row in part]))
-        return norm
-
-    def _not_finite(self, what: str, rows: list[int]) -> TrainingError:
-        bad = [n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-        detail = f"; first seen in {bad[0]}" if what == "gradient" and bad else ""
-        listed = ", ".join(map(str, rows[:16])) + (" …" if len(rows) > 16 else "")
-        return TrainingError(
-            f"the {what} is not finite at step {self.state.global_step + 1}{detail}; nothing was updated by that step",
-            where=f"training rows {listed}" if rows else None,
-            fix="look at those rows, lower learning_rate, or use precision: float32; the last checkpoint is whole",
-        )
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        scaled, step = self.accelerator.scaler is not None, self.state.global_step + 1
+        return check_finite(self._losses, norm, self._rows, self.model, step, scaled)
 
     # -- evaluation ----------------------------------------------------------------------------------------
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         if self.validation is None:
             return {}
-        self.latest = from_main(partial(self._judged, self.validation))
+        # Autocasting belongs to what the Trainer was given, which of several models is all of them together.
+        with self.accelerator.autocast() if isinstance(self.model, ModelGraph) else nullcontext():
+            self.latest = helped(partial(self.validation.evaluate, self.main_model), self.main_model)
         scores = {f"eval_{k}": v for k, v in self.latest.scores.items()}
         self.log(dict(scores))
         control = self.control  # type: ignore[has-type]
@@ -285,11 +254,6 @@ class LuthierTrainer(Trainer):
             from_main(partial(tell_watcher, self.state.global_step, self.validation.primary, main))
         return scores
 
-    def _judged(self, validation: Validation) -> Evaluation:
-        # Autocasting belongs to what the Trainer was given, which of several models is all of them together.
-        with self.accelerator.autocast() if isinstance(self.model, ModelGraph) else nullcontext():
-            return validation.evaluate(self.main_model)
-
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         if self.validation is None:
             return False
@@ -297,6 +261,7 @@ class LuthierTrainer(Trainer):
         if score is None or not math.isfinite(score):
             return False
         better = self.best.score is None or (score > self.best.score if higher else score < self.best.score)
+        better = better or (score == self.best.score and self._lower_loss(self.validation.primary))
         if better:
             step, folder = self.state.global_step, Path(self.args.output_dir)
             digest = from_main(partial(save_trainable, self.model, folder / best_file(step)))
@@ -308,6 +273,11 @@ class LuthierTrainer(Trainer):
             if self._out_of_patience():
                 self.control.should_training_stop = True
         return better
+
+    def _lower_loss(self, primary: str) -> bool:
+        """Whether the newest evaluation has a lower loss than the best one, which decides between equal scores."""
+        name = f"{primary.rpartition('/')[0]}/loss"
+        return self.latest.scores.get(name, math.inf) < self.best.scores.get(name, -math.inf)
 
     # -- checkpoints ---------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from luthier._lazy import lazy_names
 _HOMES = {
     "ResidualPromptConfig": "luthier.tuning.residual_prompt",
     "fold_prompt": "luthier.tuning.residual_prompt",
+    "export_model": "luthier.methods.export",
     "export_prompt": "luthier.methods.export",
     "load_trainable_prompt": "luthier.tuning.residual_prompt",
     "register": "luthier.peft_bridge.registration",

@@ -11,9 +11,23 @@ from luthier.data.stated import is_language
 from luthier.registry import METHODS, OBJECTIVES, STAGES, import_folder, one_of
 from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
 from luthier.stages.base import Stage, StageInputs
+from luthier.stages.presets import Preset, register_preset
 from luthier.training.supervised_settings import SupervisedSettings
 
 import_folder("luthier.tuning.stock")
+COMPARED = (
+    "head_only",
+    "bitfit",
+    "lora",
+    "prefix",
+    "prompt",
+    "residual_prompt",
+    "idpg",
+    "bottleneck",
+    "unipelt",
+    "full",
+)
+register_preset(Preset("tuning", stage="tune", field="method", parts=COMPARED))
 
 
 @STAGES.register
@@ -26,7 +40,7 @@ class Tune(SupervisedSettings, Stage):
     products: ClassVar[Mapping[str, tuple[str, ...]]] = {"model": ("task", "pretrained")}
     scores_by_step: ClassVar[bool] = True
     runs: ClassVar[str] = "luthier.training.supervised:train_supervised"
-    plans: ClassVar[str] = "luthier.training.supervised:plan_supervised"
+    plans: ClassVar[str] = "luthier.training.planning:plan_supervised"
 
     model: Reference = Field(None, description=MODEL_FIELD)
 

@@ -235,3 +235,17 @@ def test_every_row_that_is_given_is_drawn_among_the_buffer(stream):
     assert sorted(order) == list(range(1, 61))
     assert all(row <= place + 6 for place, row in enumerate(order))
     assert [row["row"] for row in stream("a.csv", buffer=1, **SETTINGS)] == list(range(1, 61))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_processes_share_blocks_as_one_with_the_whole_batch(data, processes):
+    content = "".join(f"{' '.join(LETTERS[: 1 + i % 7])}\n" for i in range(90)).encode()
+
+    def blocks(share):
+        rows = encode(data("texts.txt", content), decoder_tokenizer(eos_token="<eos>"), max_length=25)["train"]
+        return EndlessStream(rows.shared(share))
+
+    whole = list(islice(blocks(Share()), 20 * processes))
+    shares = [list(islice(blocks(Share(2, i, processes)), 20)) for i in range(processes)]
+    passes = [row for start in range(0, 20, 2) for share in shares for row in share[start : start + 2]]
+    assert passes == whole

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from luthier.data.batches.conversations import conversation_opening, conversation_tokens
+from luthier.data.batches.unusable import UnusableRowsError, long_questions, lost_answers, nothing_learned
 from luthier.data.schemas import IGNORED
 from luthier.data.text_form import TextForm
 from luthier.errors import DataError, ModelError
@@ -32,6 +34,9 @@ class Encoder:
         encoder_decoder: whether responses go to a decoder of their own.
         where: the split, for messages.
         form: how the task is posed as text, or None.
+        conversations: whether any row of the split has messages before its prompt; None where only those that are
+            encoded together can tell.
+        counted: texts whose length was looked at.
         cut: (row, tokens before the cut) of every row that was cut.
         unseen: (row, words) of every row with words that the model does not see.
     """
@@ -43,6 +48,8 @@ class Encoder:
     encoder_decoder: bool = False
     where: str = "data"
     form: TextForm | None = None
+    conversations: bool | None = None
+    counted: int = 0
     cut: list[tuple[int, int]] = field(default_factory=list)
     unseen: list[tuple[int, int]] = field(default_factory=list)
 
@@ -67,12 +74,14 @@ class Encoder:
         Raises:
             DataError: there are some and they may not be cut, or a row has no tokens at all.
         """
+        self.counted += len(rows)
         empty = [row for row, length in zip(rows, lengths, strict=True) if length == 0]
         if empty:
             raise DataError(f"row {empty[0]} becomes no tokens", where=self.where, fix="remove or correct the row")
         over = [i for i, length in enumerate(lengths) if length > self.room]
         if over and self.too_long == "error":
-            raise self.length_error([(rows[i], lengths[i]) for i in over], len(lengths))
+            found = [(rows[i], lengths[i]) for i in over]
+            raise UnusableRowsError(1, found, self.length_error, len(rows))
         self.cut += [(rows[i], lengths[i]) for i in over]
         return over
 
@@ -141,11 +150,7 @@ def encode_words(columns: Columns, encoder: Encoder) -> Encoded:
                 labels[start] = tag
     masked = [row for row, labels in zip(rows, encoded["labels"], strict=True) if all(x == IGNORED for x in labels)]
     if masked:
-        raise DataError(
-            f"{len(masked)} rows have no labelled token left to learn from; the first is row {masked[0]}",
-            where=encoder.where,
-            fix="raise `max_length`, or remove these rows",
-        )
+        raise UnusableRowsError(2, masked, partial(nothing_learned, encoder.where), len(rows))
     return _finished(encoded, rows)
 
 
@@ -178,12 +183,7 @@ def encode_questions(columns: Columns, encoder: Encoder) -> Encoded:
     lengths = [len(ids) for ids in encoder.tokenize(questions, [""] * len(questions))["input_ids"]]
     over = [(rows[i], length) for i, length in enumerate(lengths) if length > encoder.room - stride - 1]
     if over:
-        raise DataError(
-            f"the questions of {len(over)} rows leave no room for their context within {encoder.room} tokens; "
-            f"the first is row {over[0][0]} with {over[0][1]} tokens",
-            where=encoder.where,
-            fix="raise `max_length`, or shorten the questions",
-        )
+        raise UnusableRowsError(0, over, partial(long_questions, encoder.where, encoder.room), len(rows))
     batch = encoder.tokenize(
         questions,
         contexts,
@@ -217,11 +217,7 @@ def _place_answers(encoded: Encoded, answers: list[Any], rows: list[int], encode
         spans.append(span or (0, 0))
     lost = sorted(answered - found)
     if lost:
-        raise DataError(
-            f"the answers of {len(lost)} rows fit in no window of {encoder.room} tokens; the first is row {lost[0]}",
-            where=encoder.where,
-            fix="raise `max_length`, or remove these rows",
-        )
+        raise UnusableRowsError(2, lost, partial(lost_answers, encoder.where, encoder.room), len(rows))
     encoded["start_positions"] = [start for start, _ in spans]
     encoded["end_positions"] = [end for _, end in spans]
 
@@ -266,7 +262,7 @@ def encode_replies(columns: Columns, encoder: Encoder) -> Encoded:
     rows = list(columns["row"])
     template = getattr(encoder.tokenizer, "chat_template", None) is not None
     eos = encoder.tokenizer.eos_token_id
-    if any(columns.get("history") or ()):
+    if any(columns.get("history") or ()) if encoder.conversations is None else encoder.conversations:
         prompts, learned, replies = conversation_tokens(columns, rows, encoder)
     else:
         ends = [end for _, end in turns(columns["prompt"], columns["response"], encoder.tokenizer)]

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from luthier.data.batches.arrow import record_batch, write_batches
 from luthier.data.batches.collating import make_collator, with_pad_token
+from luthier.data.batches.encoded_cache import CHUNK, WORTH_KEEPING, EncodedCache, encoding_key
 from luthier.data.batches.encoders import Encoded, Encoder
+from luthier.data.batches.packing import PACKED_TOGETHER, Packer
+from luthier.data.batches.unusable import UnusableRowsError
 from luthier.data.schemas import SCHEMAS, TaskSchema
 from luthier.data.text_form import TextForm
-from luthier.errors import DataError
+from luthier.errors import DataError, WorkspaceError
+from luthier.progress import track
 
 if TYPE_CHECKING:
     from luthier.data.task_data import TaskData
@@ -65,8 +73,8 @@ def encode(
         if hasattr(rows, "encoded"):
             found[split] = rows.encoded(options)
             continue
-        columns = {name: list(rows[name]) for name in rows.column_names}
-        found[split] = _encode_columns(columns, data.kind, options, data.fingerprint)
+        source = _Source(len(rows), partial(_part_of, rows), rows)
+        found[split] = _encoded(source, data.kind, options, f"encoding {split}", f"{data.fingerprint}-{split}")
     return found
 
 
@@ -103,42 +111,202 @@ def encode_rows(
     columns.setdefault("row", list(range(1, len(rows) + 1)))
     options = Encoder(tokenizer, max_length, reserved, too_long, encoder_decoder, named, form)
     task = SCHEMAS[schema] if form is None else SCHEMAS[schema].posed_as(form)
-    return _encode_columns(columns, task, options, repr(columns))
+
+    def part(start: int, stop: int) -> dict[str, list[Any]]:
+        return {name: values[start:stop] for name, values in columns.items()}
+
+    return _encoded(_Source(len(rows), part), task, options, f"encoding {named}", repr(columns))
 
 
-def _encode_columns(columns: dict[str, list[Any]], task: TaskSchema, options: Encoder, content: str) -> Any:
+def _part_of(rows: Any, start: int, stop: int) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = rows[start:stop]
+    return columns
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Rows that are encoded.
+
+    Attributes:
+        total: how many.
+        part: start, stop -> their columns.
+        dataset: the `datasets.Dataset` that they are, or None.
+    """
+
+    total: int
+    part: Callable[[int, int], dict[str, list[Any]]]
+    dataset: Any = None
+
+
+@dataclass
+class _Notes:
+    """What is told of encoded rows, each time that they are asked for.
+
+    Attributes:
+        cut: how many rows were cut.
+        longest: the longest of them, and its tokens before.
+        unseen: rows with words that the model does not see.
+        words: how many such words.
+        first: the first such row.
+    """
+
+    cut: int = 0
+    longest: tuple[int, int] = (0, 0)
+    unseen: int = 0
+    words: int = 0
+    first: int = 0
+
+    def take(self, options: Encoder) -> None:
+        """Move what an encoder took note of here."""
+        if options.cut:
+            self.cut += len(options.cut)
+            row, length = max(options.cut, key=lambda pair: pair[1])
+            self.longest = (row, length) if length > self.longest[1] else self.longest
+        if options.unseen:
+            self.first = self.first if self.unseen else options.unseen[0][0]
+            self.unseen += len(options.unseen)
+            self.words += sum(words for _, words in options.unseen)
+        options.cut, options.unseen = [], []
+
+    def tell(self, options: Encoder, total: int) -> None:
+        """Warn of rows that the model sees only a part of."""
+        if self.cut:
+            _log.warning(
+                "%s: %d of %d rows were cut to %d tokens; the longest, row %d, had %d",
+                options.where,
+                self.cut,
+                total,
+                options.room,
+                *self.longest,
+            )
+        if self.unseen:
+            _log.warning(
+                "%s: %d words of %d rows become no tokens or lie behind the cut, so that they are neither learned nor "
+                "judged, and predicted to be nothing; the first is in row %d",
+                options.where,
+                self.words,
+                self.unseen,
+                self.first,
+            )
+
+
+def _encoded(source: _Source, task: TaskSchema, options: Encoder, told: str, content: str) -> Any:
+    import datasets
+
     if options.room < 1:
         raise DataError(
             f"{options.reserved} of {options.max_length} positions are reserved, which leaves no room for text"
         )
     with_pad_token(options.tokenizer)
-    encoded = task.encode(columns, options)
-    if options.cut:
-        row, length = max(options.cut, key=lambda pair: pair[1])
-        _log.warning(
-            "%s: %d of %d rows were cut to %d tokens; the longest, row %d, had %d",
-            options.where,
-            len(options.cut),
-            len(columns["row"]),
-            options.room,
-            row,
-            length,
-        )
-    if options.unseen:
-        _log.warning(
-            "%s: %d words of %d rows become no tokens or lie behind the cut, so that they are neither learned nor "
-            "judged, and predicted to be nothing; the first is in row %d",
-            options.where,
-            sum(words for _, words in options.unseen),
-            len(options.unseen),
-            options.unseen[0][0],
-        )
-    return _dataset(encoded, f"{content}-{options.where}-{options.room}-{options.form}")
+    table, notes, key = _found_or_made(source, task, options, told)
+    notes.tell(options, source.total)
+    name = key or hashlib.sha256(f"{content}-{options.where}-{options.room}-{options.form}".encode()).hexdigest()
+    return datasets.Dataset(table, fingerprint=name[:32])
 
 
-def _dataset(encoded: Encoded, content: str) -> Any:
-    import datasets
+def _found_or_made(source: _Source, task: TaskSchema, options: Encoder, told: str) -> tuple[Any, _Notes, str | None]:
+    """The table of the encoded rows, what is told of them, and the key that they are kept under, if they are."""
+    key = _key_of(source, task, options)
+    if key is None:
+        return *_in_memory(source, task, options, told), None
+    cache = EncodedCache()
+    found = cache.open(key)
+    if found is not None:
+        table, noted = found
+        return table, _Notes(**noted | {"longest": tuple(noted["longest"])}), key
+    notes = _Notes()
+    try:
+        with cache.writing(key) as (file, finish):
+            write_batches(file, _batches(source, task, options, told, notes))
+            finish(vars(notes))
+    except WorkspaceError as error:
+        _log.warning("encoded rows are held in memory, and encoded again in the next run: %s", error)
+        return *_in_memory(source, task, options, told), None
+    table, _ = cache.open(key) or (None, None)
+    return (table, notes, key) if table is not None else (*_in_memory(source, task, options, told), None)
+
+
+def _key_of(source: _Source, task: TaskSchema, options: Encoder) -> str | None:
+    rows = source.dataset
+    if rows is None or rows.data.nbytes * len(rows) < WORTH_KEEPING * max(1, rows.data.num_rows):
+        return None
+    settings = {
+        "max_length": options.max_length,
+        "reserved": options.reserved,
+        "too_long": options.too_long,
+        "encoder_decoder": options.encoder_decoder,
+        "form": None if options.form is None else vars(options.form),
+    }
+    return encoding_key(rows, options.tokenizer, task, settings)
+
+
+def _in_memory(source: _Source, task: TaskSchema, options: Encoder, told: str) -> tuple[Any, _Notes]:
     import pyarrow
 
-    table = pyarrow.table({name: pyarrow.array(values) for name, values in encoded.items()})
-    return datasets.Dataset(table, fingerprint=hashlib.sha256(content.encode()).hexdigest()[:32])
+    notes = _Notes()
+    batches = list(_batches(source, task, options, told, notes))
+    return pyarrow.Table.from_batches(batches) if batches else pyarrow.table({}), notes
+
+
+def _batches(source: _Source, task: TaskSchema, options: Encoder, told: str, notes: _Notes) -> Iterator[Any]:
+    """Arrow batches of the encoded rows, made one after another."""
+    schema = None
+    with track(told, source.total) if source.total > CHUNK else nullcontext() as bar:
+        for done, encoded in _chunks(source, task, options):
+            notes.take(options)
+            if encoded:
+                batch = record_batch(encoded, schema)
+                schema = batch.schema
+                yield batch
+            if bar is not None:
+                bar.update(done)
+
+
+def _chunks(source: _Source, task: TaskSchema, options: Encoder) -> Iterator[tuple[int, Encoded]]:
+    """Encoded rows a part at a time, each with the number of rows done before it is over.
+
+    Raises:
+        DataError: rows can't be encoded; tells of those of all parts.
+    """
+    if task.packed:
+        yield from _packed(source, options)
+        return
+    options.conversations = _any_history(source)
+    failed: UnusableRowsError | None = None
+    for start in range(0, max(1, source.total), CHUNK):
+        stop = min(start + CHUNK, source.total)
+        try:
+            encoded = task.encode(source.part(start, stop), options)
+        except UnusableRowsError as error:
+            failed = error if failed is None else failed.joined(error)
+            options.cut, options.unseen = [], []
+            continue
+        if failed is None:
+            yield stop, encoded
+    if failed is not None:
+        raise failed.told(failed.rows, options.counted)
+
+
+def _any_history(source: _Source) -> bool | None:
+    if "history" not in source.part(0, 1):
+        return None
+    return any(any(source.part(start, start + CHUNK)["history"]) for start in range(0, source.total, CHUNK))
+
+
+def _packed(source: _Source, options: Encoder) -> Iterator[tuple[int, Encoded]]:
+    """Blocks that are cut from the texts of all rows together."""
+    packer = Packer(options)
+    blocks: list[dict[str, Any]] = []
+    for start in range(0, source.total, PACKED_TOGETHER):
+        some = source.part(start, start + PACKED_TOGETHER)
+        packer.add(some["row"], some["text"])
+        blocks += packer.blocks()
+        last = start + PACKED_TOGETHER >= source.total
+        blocks += packer.rest() if last else ()
+        if last or len(blocks) >= PACKED_TOGETHER:
+            yield min(start + PACKED_TOGETHER, source.total), _side_by_side(blocks)
+            blocks = []
+
+
+def _side_by_side(rows: list[dict[str, Any]]) -> Encoded:
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import re
 from collections import Counter
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from luthier.data.reading.heads import ROWS, head_of_parquet
 from luthier.data.reading.readers import (
     BYTE_ORDER_MARKS,
     FIX_ROWS,
@@ -23,7 +23,6 @@ from luthier.data.sources.base import FileSource
 from luthier.data.table import Problems, Table
 from luthier.errors import DataError
 
-ROWS = 200
 _DELIMITERS = (",", "\t", ";", "|")
 _LONG_CELL = 40
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?([eE][+-]?\d+)?")
@@ -118,12 +117,24 @@ def read_sample(source: FileSource) -> Sample:
     options, said = _encoding(source)
     kind = source.format
     if kind in ("json", "parquet"):
-        table = _head_of_parquet(source) if kind == "parquet" else read_table(source, options)
+        table = head_of_parquet(source, ROWS + 1) if kind == "parquet" else read_table(source, options)
         sample = Sample(_head(table), whole=len(table) <= ROWS)
     else:
         sample = _of_lines(source, options, kind)
     keys = {"encoding": options.encoding} if options.encoding != "utf-8" else {}
     return replace(sample, keys=keys | sample.keys, said=(*said, *sample.said))
+
+
+def looks_like_conll(source: FileSource) -> tuple[bool, bool]:
+    """Whether the lines of a text file hold a word and its tag each, and blank lines part the sentences; and whether
+    the first line names the columns.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    options, _ = _encoding(source)
+    lines = _first_lines(source, options)
+    return _looks_like_conll(lines), not _is_tagged(_cells_of(lines[0])) if lines else False
 
 
 def reread(source: FileSource, keys: dict[str, Any]) -> Table:
@@ -141,7 +152,7 @@ def reread(source: FileSource, keys: dict[str, Any]) -> Table:
     )
     kind = options.format or source.format
     if kind == "parquet":
-        return _head_of_parquet(source)
+        return head_of_parquet(source, ROWS + 1)
     return _head(read_table(source, options)) if kind == "json" else _rows(source, options)[0]
 
 
@@ -157,23 +168,6 @@ def _encoding(source: FileSource) -> tuple[ReadOptions, tuple[str, ...]]:
 def _head(table: Table) -> Table:
     columns = {name: values[:ROWS] for name, values in table.columns.items()}
     return Table(table.name, columns, table.lines[:ROWS] if table.lines else None)
-
-
-def _head_of_parquet(source: FileSource) -> Table:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with source.open() as stream:
-            file = pyarrow.parquet.ParquetFile(io.BytesIO(stream.read()))
-        batch = next(file.iter_batches(ROWS + 1), None)
-    except pyarrow.ArrowException as error:
-        raise DataError(
-            f"is not a whole parquet file: {error}", where=source.name, fix="is the file whole, and what its name says?"
-        ) from error
-    if batch is None or not batch.num_rows:
-        raise DataError("the file has no rows", where=source.name, fix="is it the right file?")
-    return Table(source.name, {name: batch.column(name).to_pylist() for name in batch.schema.names})
 
 
 def _of_lines(source: FileSource, options: ReadOptions, kind: str | None) -> Sample:
@@ -260,8 +254,13 @@ def _looks_like_conll(lines: Sequence[str]) -> bool:
     widths = {len(cells) for cells in filled}
     if len(widths) > 1 or widths == {1} or any(" " in cell or not cell for cells in filled for cell in cells):
         return False
-    tagged = sum(bool(_TAG.fullmatch(cells[-1])) for cells in filled)
-    return tagged >= 0.9 * len(filled)
+    tagged = sum(map(_is_tagged, filled))
+    # One line may be the names of the columns.
+    return tagged >= min(0.9 * len(filled), len(filled) - 1)
+
+
+def _is_tagged(cells: Sequence[str]) -> bool:
+    return _TAG.fullmatch(cells[-1]) is not None
 
 
 def _width(lines: Sequence[str], delimiter: str, kind: str) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from luthier.data.left_out import settle
 from luthier.data.reading.readers import is_missing
 from luthier.data.table import Problems, Table, listing, shorten
 
@@ -91,13 +92,17 @@ def example_of(table: Table) -> dict[str, Any]:
     }
 
 
-def in_form(table: Table, form: Form) -> Table:
+def in_form(table: Table, form: Form, noted: Problems | None = None) -> Table:
     """The table with its rows shaped.
+
+    Args:
+        table, form: the rows as they were read, and what shapes them.
+        noted: takes note of rows that the form does not fit, which are left out then; None refuses them.
 
     Raises:
         DataError: lists every row that the form does not fit.
     """
-    problems, rows, lines = Problems(table.name), [], []
+    problems, rows, lines, numbers = Problems(table.name), [], [], []
     for index in range(len(table)):
         try:
             shaped = form.shape(table.record(index))
@@ -106,8 +111,11 @@ def in_form(table: Table, form: Form) -> Table:
             continue
         rows += shaped
         lines += [table.lines[index]] * len(shaped) if table.lines else []
-    problems.raise_if_any("correct or remove these rows")
-    return Table.of_records(table.name, rows, lines or None)
+        numbers += [table.number(index)] * len(shaped)
+    settle(problems, noted, len(table) - problems.rows, "correct or remove these rows")
+    # Where a record becomes several rows, these are counted, and not the records.
+    counted = numbers if len(set(numbers)) == len(numbers) else None
+    return Table.of_records(table.name, rows, lines or None, counted)
 
 
 def is_conversation(value: Any) -> bool:

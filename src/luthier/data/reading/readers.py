@@ -7,45 +7,32 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import IO, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import IO, Any, NamedTuple, TypeVar
 
+from luthier.data.left_out import settle
+from luthier.data.reading.lines import (
+    BYTE_ORDER_MARKS,
+    ReadOptions,
+    breaks_lines_as_ascii,
+    decoded_blocks,
+    decoded_lines,
+)
 from luthier.data.reading.places import LineStarts, Place
+from luthier.data.reading.table_builder import TableBuilder
 from luthier.data.sources.base import FileSource
 from luthier.data.table import Problems, Table, listing, place, shorten
 from luthier.errors import DataError
 
+__all__ = ["BYTE_ORDER_MARKS", "ReadOptions", "Row", "decoded_lines", "is_missing", "iterate_rows", "read_table"]
 FIX_ROWS = "correct or remove these rows"
-BYTE_ORDER_MARKS = {
-    b"\xff\xfe\0\0": "utf-32",
-    b"\0\0\xfe\xff": "utf-32",
-    b"\xff\xfe": "utf-16",
-    b"\xfe\xff": "utf-16",
-}
+T = TypeVar("T")
+# Rows that are checked and put into columns together.
+_TOGETHER = 2048
 
 
-@dataclass(frozen=True)
-class ReadOptions:
-    """How a file is read.
-
-    Attributes:
-        format: csv, tsv, jsonl, json, parquet, txt or conll; None goes by the file's name.
-        delimiter: field separator of csv and tsv.
-        column_names: columns of csv and tsv files without a header line.
-        encoding: of text files.
-        max_line_bytes: longest line that is believed.
-    """
-
-    format: str | None = None
-    delimiter: str | None = None
-    column_names: tuple[str, ...] | None = None
-    encoding: str = "utf-8"
-    max_line_bytes: int = 8_000_000
-
-
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One row of a text file: its number from 1, the line it starts at, and its cells."""
 
     number: int
@@ -53,8 +40,12 @@ class Row:
     cells: dict[str, Any]
 
 
-def read_table(source: FileSource, options: ReadOptions) -> Table:
+def read_table(source: FileSource, options: ReadOptions, noted: Problems | None = None) -> Table:
     """All rows of a file.
+
+    Args:
+        source, options: the file, and how it is read.
+        noted: takes note of rows that can't be read, which are left out then; None refuses them.
 
     Raises:
         DataError: the file is empty or damaged; lists every row with a problem.
@@ -63,13 +54,22 @@ def read_table(source: FileSource, options: ReadOptions) -> Table:
     if kind == "parquet":
         return _read_parquet(source)
     if kind == "json":
-        return _read_json(source, options)
-    problems = Problems(source.name)
-    rows = list(iterate_rows(source, options, problems))
-    problems.raise_if_any(FIX_ROWS)
-    if not rows:
+        return _read_json(source, options, noted)
+    problems, table = Problems(source.name), TableBuilder(source.name)
+    if kind in ("csv", "tsv"):
+        with source.open() as stream:
+            blocks = decoded_blocks(stream, source.name, options)
+            _fill_delimited(table, blocks, kind, options, problems)
+    else:
+        rows = iterate_rows(source, options, problems)
+        for some in _in_runs(rows, _TOGETHER):
+            first = len(table) + 1
+            numbers = range(first, first + len(some)) if kind == "txt" else [row.number for row in some]
+            table.add_records([row.cells for row in some], numbers, [row.line for row in some])
+    settle(problems, noted, len(table), FIX_ROWS)
+    if not len(table):
         raise DataError("the file has no rows", where=source.name, fix="is it the right file?")
-    return Table.of_records(source.name, [row.cells for row in rows], [row.line for row in rows])
+    return table.table()
 
 
 def iterate_rows(
@@ -111,7 +111,7 @@ def _lines_from(stream: IO[bytes], name: str, options: ReadOptions, place: Place
         yield from decoded_lines(stream, name, options)
         return
     first = place.line
-    if _breaks_lines_as_ascii(name, options):
+    if breaks_lines_as_ascii(name, options):
         starts: Any = LineStarts(stream, place)
         lines = decoded_lines(starts, name, options, replace(place))
     else:
@@ -135,162 +135,92 @@ def _format_of(source: FileSource, options: ReadOptions) -> str:
     return kind
 
 
-def decoded_lines(
-    stream: IO[bytes], name: str, options: ReadOptions, start: Place | None = None
-) -> Iterator[tuple[int, str]]:
-    """Number and text of every line, without its line break.
+class _Delimited:
+    """Records of a csv or tsv file as rows: finds the header, numbers the rows, notes those of another length."""
 
-    Args:
-        stream, name, options: the bytes, what messages call them, and how they are read.
-        start: where in the file the stream is, if not at its start.
+    def __init__(self, name: str, options: ReadOptions, problems: Problems, number: int = 0) -> None:
+        self.name, self.problems = name, problems
+        self.header = list(options.column_names) if options.column_names else None
+        self.number = number
 
-    Raises:
-        DataError: empty file, NUL byte, bytes that are not in the encoding, or a line that is too long.
-    """
-    held_something = start is not None and start.line > 0
-    if _breaks_lines_as_ascii(name, options):
-        lines = _byte_lines(stream, name, options, start or Place())
-    else:
-        lines = _character_lines(stream, name, options)
-    for number, text in lines:
-        line = text.rstrip("\r\n")
-        held_something = held_something or bool(line.strip())
-        yield number, line
-    if not held_something:
-        raise DataError("the file is empty", where=name, fix="is it the right file?")
+    def row(self, line: int, cells: list[str]) -> Row | None:
+        """The row that a record is; None for the header, a blank line, and a record that was noted as a problem."""
+        if not cells or cells == [""]:
+            return None
+        if self.header is None:
+            self.header = _checked_header(cells, self.name)
+            return None
+        self.number += 1
+        if len(cells) != len(self.header):
+            message = f"has {len(cells)} fields, but there are {len(self.header)} columns"
+            self.problems.add(place(self.number, line), message)
+            return None
+        return Row(self.number, line, dict(zip(self.header, cells, strict=True)))
 
-
-def _breaks_lines_as_ascii(name: str, options: ReadOptions) -> bool:
-    try:
-        return "\n".encode(options.encoding) == b"\n"
-    except (LookupError, ValueError) as error:
-        raise DataError(
-            f"there is no encoding called {options.encoding!r} for text",
-            where=name,
-            fix="set `encoding` to what the file has, such as utf-8, utf-16 or latin-1",
-        ) from error
-
-
-def _byte_lines(stream: IO[bytes], name: str, options: ReadOptions, start: Place) -> Iterator[tuple[int, str]]:
-    offset, number = start.offset, start.line
-    while raw := stream.readline(options.max_line_bytes + 1):
-        number += 1
-        if len(raw) > options.max_line_bytes:
-            raise _too_long(stream, len(raw), number, name, options)
-        mark = _mark_length(raw, name, options) if number == 1 else 0
-        yield number, _decode(raw[mark:], offset + mark, number, name, options)
-        offset += len(raw)
-
-
-def _character_lines(stream: IO[bytes], name: str, options: ReadOptions) -> Iterator[tuple[int, str]]:
-    """Lines of an encoding such as UTF-16, in which a line break is not the one byte that it is in ASCII."""
-    reader, number = io.TextIOWrapper(stream, options.encoding, newline="\n"), 0
-    try:
-        while text := reader.readline(options.max_line_bytes + 1):
-            number += 1
-            if len(text) > options.max_line_bytes:
-                raise _too_long(reader, len(text), number, name, options)
-            if "\0" in text:
-                raise _holds_nul(f"line {number}", name, options)
-            yield number, text.removeprefix("\ufeff") if number == 1 else text
-    except UnicodeError as error:
-        raise DataError(
-            f"line {number + 1}, or one soon after it, is not valid {options.encoding}: "
-            f"{getattr(error, 'reason', error)}",
-            where=name,
-            fix="set `encoding` to what the file has, such as utf-8 or utf-16-le, or save the file as UTF-8",
-        ) from error
-
-
-def _mark_length(raw: bytes, name: str, options: ReadOptions) -> int:
-    other = next((encoding for mark, encoding in BYTE_ORDER_MARKS.items() if raw.startswith(mark)), None)
-    if other and options.encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
-        raise DataError(
-            f"the file starts with the byte order mark of {other}",
-            where=name,
-            fix=f"set `encoding: {other}`, or save it as UTF-8",
-        )
-    return 3 if raw.startswith(b"\xef\xbb\xbf") else 0
-
-
-def _too_long(stream: IO[Any], length: int, number: int, name: str, options: ReadOptions) -> DataError:
-    while part := stream.readline(1 << 20):
-        length += len(part)
-        if part[-1:] in ("\n", b"\n"):
-            break
-    return DataError(
-        f"line {number} is {length / 1e6:.1f} MB long; more than {options.max_line_bytes / 1e6:g} MB is not believed",
-        where=name,
-        fix="is it the format its name says, with one example a line? If so, raise `max_line_megabytes`",
-    )
-
-
-def _decode(raw: bytes, offset: int, number: int, name: str, options: ReadOptions) -> str:
-    if b"\0" in raw:
-        raise _holds_nul(f"line {number}", name, options, f", at byte {offset + raw.index(0)} of the file")
-    try:
-        return raw.decode(options.encoding)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"line {number} is not valid {options.encoding}: byte 0x{raw[error.start]:02x} "
-            f"at byte {offset + error.start} of the file",
-            where=name,
-            fix="save the file as UTF-8, or set `encoding` to what it is, such as latin-1",
-        ) from error
-    except UnicodeError as error:
-        raise DataError(f"line {number} is not valid {options.encoding}: {error}", where=name) from error
-
-
-def _holds_nul(line: str, name: str, options: ReadOptions, place: str = "") -> DataError:
-    return DataError(
-        f"{line} holds a NUL byte{place}",
-        where=name,
-        fix=f"the file is binary, damaged, or not {options.encoding.upper()} text: "
-        "set `encoding` to what it is, or save it as UTF-8 text",
-    )
+    def add(self, table: TableBuilder, lines: Sequence[int], records: Sequence[list[str]]) -> None:
+        """Put records into columns, all at once where all of them are rows."""
+        if self.header is not None and len(self.header) > 1 and set(map(len, records)) == {len(self.header)}:
+            first, self.number = self.number + 1, self.number + len(records)
+            table.add_columns(self.header, list(zip(*records, strict=True)), range(first, self.number + 1), lines)
+            return
+        rows = [row for line, cells in zip(lines, records, strict=True) if (row := self.row(line, cells)) is not None]
+        if rows:
+            table.add_records([row.cells for row in rows], [row.number for row in rows], [row.line for row in rows])
 
 
 def _delimited(
     lines: Iterator[tuple[int, str]], kind: str, name: str, options: ReadOptions, problems: Problems, behind: Place
 ) -> Iterator[Row]:
-    records = _quoted(lines, name, options, behind) if kind == "csv" else _unquoted(lines, options.delimiter or "\t")
-    header = list(options.column_names) if options.column_names else None
-    number = behind.row
-    for line, cells in records:
-        if not cells or cells == [""]:
-            continue
-        if header is None:
-            header = _checked_header(cells, name)
-            continue
-        number += 1
-        if len(cells) != len(header):
-            problems.add(place(number, line), f"has {len(cells)} fields, but there are {len(header)} columns")
-            continue
-        yield Row(number, line, dict(zip(header, cells, strict=True)))
+    blocks = ((number, [line]) for number, line in lines)
+    records = _quoted(blocks, name, options, behind.line) if kind == "csv" else _unquoted(blocks, options)
+    reader = _Delimited(name, options, problems, behind.row)
+    yield from (row for record in records if (row := reader.row(*record)) is not None)
 
 
-def _unquoted(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    for number, line in lines:
-        yield number, line.split(delimiter)
+def _fill_delimited(
+    table: TableBuilder, blocks: Iterator[tuple[int, list[str]]], kind: str, options: ReadOptions, problems: Problems
+) -> None:
+    reader = _Delimited(table.name, options, problems)
+    records = _quoted(blocks, table.name, options) if kind == "csv" else _unquoted(blocks, options)
+    for some in _in_runs(records, _TOGETHER):
+        lines, cells = zip(*some, strict=True)
+        reader.add(table, lines, cells)
+
+
+def _in_runs(records: Iterator[T], size: int) -> Iterator[list[T]]:
+    """Records some at a time; those before a fault are given before it is raised."""
+    run: list[T] = []
+    try:
+        for record in records:
+            run.append(record)
+            if len(run) == size:
+                yield run
+                run = []
+    except DataError:
+        if run:
+            yield run
+        raise
+    if run:
+        yield run
+
+
+def _unquoted(blocks: Iterator[tuple[int, list[str]]], options: ReadOptions) -> Iterator[tuple[int, list[str]]]:
+    delimiter = options.delimiter or "\t"
+    for number, lines in blocks:
+        yield from enumerate((line.split(delimiter) for line in lines), number)
 
 
 def _quoted(
-    lines: Iterator[tuple[int, str]], name: str, options: ReadOptions, behind: Place
+    blocks: Iterator[tuple[int, list[str]]], name: str, options: ReadOptions, behind: int = 0
 ) -> Iterator[tuple[int, list[str]]]:
-    current = [behind.line]
-
-    def feed() -> Iterator[str]:
-        for number, line in lines:
-            current[0] = number
-            yield line + "\n"
-
     csv.field_size_limit(max(csv.field_size_limit(), options.max_line_bytes))
-    reader = csv.reader(feed(), delimiter=options.delimiter or ",", strict=True)
-    start = behind.line + 1
+    fed = (f"{line}\n" for _, lines in blocks for line in lines)
+    reader = csv.reader(fed, delimiter=options.delimiter or ",", strict=True)
+    start = behind + 1
     try:
         for cells in reader:
             yield start, cells
-            start = current[0] + 1
+            start = behind + reader.line_num + 1
     except csv.Error as error:
         raise DataError(
             f"the row that starts at line {start} is not valid csv: {error}",
@@ -366,7 +296,7 @@ def _read_parquet(source: FileSource) -> Table:
     return Table(source.name, columns)
 
 
-def _read_json(source: FileSource, options: ReadOptions) -> Table:
+def _read_json(source: FileSource, options: ReadOptions, noted: Problems | None) -> Table:
     value = parse_json(source, options)
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         value = value["data"]
@@ -389,10 +319,12 @@ def _read_json(source: FileSource, options: ReadOptions) -> Table:
     for number, record in enumerate(value, start=1):
         if not isinstance(record, dict):
             problems.add(place(number), f"is {shorten(record)}, not an object with named fields")
-    problems.raise_if_any(FIX_ROWS)
+    numbers = [number for number, record in enumerate(value, start=1) if isinstance(record, dict)]
+    settle(problems, noted, len(numbers), FIX_ROWS)
     if not value:
         raise DataError("the file has no rows", where=source.name, fix="is it the right file?")
-    return Table.of_records(source.name, value)
+    records = [value[number - 1] for number in numbers]
+    return Table.of_records(source.name, records, numbers=numbers if len(numbers) < len(value) else None)
 
 
 def parse_json(source: FileSource, options: ReadOptions) -> Any:

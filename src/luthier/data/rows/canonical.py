@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from luthier.data.reading.readers import is_missing
@@ -34,18 +35,46 @@ def wanted_columns(
 
 def check_columns(wanted: Columns, present: list[str], where: str) -> None:
     """Raises:
-    DataError: a column is missing; names the nearest one there is.
+    DataError: columns are missing; names all of them, and the nearest one that there is for each.
     """
+    missing = missing_columns(wanted, present)
+    if not missing:
+        return
+    hints = [f"did you mean {guess!r} for {name!r}? " for _, name in missing if (guess := nearest(name, present))]
+    keys = ", ".join(dict.fromkeys(f"`{canonical}: COLUMN`" for canonical, _ in missing))
+    if len(missing) == 1:
+        hints = [hint.partition(" for ")[0] + "? " for hint in hints]
+    raise DataError(
+        f"there is no column {' and no column '.join(repr(name) for _, name in missing)}",
+        where=where,
+        fix=f"{''.join(hints)}the columns are: {listing(present)}; name yours with {keys}",
+    )
+
+
+def missing_columns(wanted: Columns, present: Collection[str]) -> list[tuple[str, str]]:
+    """(canonical column, column of the table) of all that are wanted and not there."""
+    return [
+        (canonical, name)
+        for canonical, source in wanted.items()
+        for name in ([source] if isinstance(source, str) else source)
+        if name not in present
+    ]
+
+
+def check_apart(wanted: Columns, where: str) -> None:
+    """Raises:
+    DataError: two things that a task tells apart are read from one column.
+    """
+    read: dict[str, str] = {}
     for canonical, source in wanted.items():
         for name in [source] if isinstance(source, str) else source:
-            if name not in present:
-                guess = nearest(name, present)
-                hint = f"did you mean {guess!r}? " if guess else ""
+            if name in read:
                 raise DataError(
-                    f"there is no column {name!r}",
+                    f"{read[name]} and {canonical} are both read from the column {name!r}",
                     where=where,
-                    fix=f"{hint}the columns are: {listing(present)}; name yours with `{canonical}: COLUMN`",
+                    fix=f"name another column with `{canonical}: COLUMN` or `{read[name]}: COLUMN`",
                 )
+            read[name] = canonical
 
 
 def canonical_row(
@@ -63,6 +92,55 @@ def canonical_row(
     if not problems:
         problems = [(str(wanted[canonical]), message) for canonical, message in schema.check_row(row)]
     return row, problems
+
+
+def canonical_columns(
+    schema: TaskSchema, columns: Mapping[str, Sequence[Any]], wanted: Columns
+) -> dict[str, list[Any]] | None:
+    """Some rows in canonical columns, as `canonical_row` gives each; None where one of them has a problem.
+
+    Args:
+        schema: the task.
+        columns: column of the table -> its cells.
+        wanted: canonical column -> column of the table.
+    """
+    found: dict[str, list[Any]] = {}
+    for canonical, source in wanted.items():
+        cell = _cell(schema, canonical)
+        cells = columns[source] if isinstance(source, str) else _side_by_side([columns[name] for name in source])
+        try:
+            found[canonical] = _TOGETHER.get(cell, partial(_one_by_one, cell))(cells)
+        except BadCellError:
+            return None
+    if type(schema).check_row is not TaskSchema.check_row:
+        names = list(found)
+        for row in zip(*found.values(), strict=True):
+            if schema.check_row(dict(zip(names, row, strict=True))):
+                return None
+    return found
+
+
+def _side_by_side(columns: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    return [list(cells) for cells in zip(*columns, strict=True)]
+
+
+def _one_by_one(cell: Cell, cells: Sequence[Any]) -> list[Any]:
+    return [cell(value) for value in cells]
+
+
+def _texts(cells: Sequence[Any]) -> list[str]:
+    if set(map(type, cells)) != {str} or not all(map(str.strip, cells)):
+        return _one_by_one(as_text, cells)
+    whole_characters("".join(cells))
+    return list(cells)
+
+
+def _labels(cells: Sequence[Any]) -> list[str]:
+    # Values of several types can be equal and yet be different labels: 1 and True.
+    if len(set(map(type, cells))) != 1 or type(cells[0]) not in (str, int, float, bool):
+        return _one_by_one(as_label, cells)
+    label_of = {value: as_label(value) for value in set(cells)}
+    return [label_of[value] for value in cells]
 
 
 def _cell(schema: TaskSchema, canonical: str) -> Cell:
@@ -165,6 +243,7 @@ def _as_is(value: Any) -> str:
 
 
 _CELLS: dict[str, Cell] = {"tokens": _as_words, "choices": _as_choices, "group": _as_is, "history": _as_history}
+_TOGETHER: dict[Cell, Callable[[Sequence[Any]], list[Any]]] = {as_text: _texts, as_label: _labels}
 _LABELS: dict[str | None, Cell] = {
     "class": as_label,
     "classes": _as_labels,

@@ -100,22 +100,23 @@ class LabelIds:
         labels: in the order of their ids.
 
     Attributes:
+        known: label -> id.
         respelled: label of a row -> the label that it was taken for, where the two are written differently.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
         self.labels = list(labels)
         self.respelled: dict[str, str] = {}
-        self._ids = {label: i for i, label in enumerate(labels)}
+        self.known = {label: i for i, label in enumerate(labels)}
 
     def of(self, label: str, place: str, column: str, problems: Problems) -> int:
         """The label's id; an unknown label is noted as a problem and gets -1."""
-        if label in self._ids:
-            return self._ids[label]
-        meant = self.respelled.get(label) or spelled_as(label, self._ids)
+        if label in self.known:
+            return self.known[label]
+        meant = self.respelled.get(label) or spelled_as(label, self.known)
         if meant is not None:
             self.respelled[label] = meant
-            return self._ids[meant]
+            return self.known[meant]
         guess = nearest(label, self.labels)
         hint = f"; did you mean {guess!r}?" if guess else ""
         known = listing(map(repr, self.labels))

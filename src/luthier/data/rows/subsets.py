@@ -77,6 +77,32 @@ def draw_per_class(labels: Sequence[Any], names: Sequence[str], per_class: int, 
     return sorted(drawn)
 
 
+def cut_by_class(classes: Sequence[Any], share: float, where: str) -> tuple[list[int], list[int]]:
+    """Part all rows in two, the second with the same share of every class, always with the same seed; in file order.
+
+    The second part has as many rows as `cut_shares` gives it. What is left when every class has given whole rows comes
+    from the classes with the largest remainders. A class with a single row keeps it in the first part.
+
+    Raises:
+        DataError: a part would be empty.
+    """
+    wanted = len(cut_shares(len(classes), {"train": 1 - share, "validation": share}, where)["validation"])
+    members: dict[Any, list[int]] = {}
+    for row in shuffled_indices(len(classes), CUT_SEED):
+        members.setdefault(classes[row], []).append(row)
+    exact = {name: len(rows) * wanted / len(classes) for name, rows in members.items()}
+    taken = {name: min(int(exact[name]), len(rows) - 1) for name, rows in members.items()}
+    by_remainder = sorted(members, key=lambda name: taken[name] - exact[name])
+    while (missing := wanted - sum(taken.values())) > 0:
+        free = [name for name in by_remainder if taken[name] < len(members[name]) - 1] or [
+            name for name in by_remainder if taken[name] < len(members[name])
+        ]
+        for name in free[:missing]:
+            taken[name] += 1
+    cut = {row for name, rows in members.items() for row in rows[: taken[name]]}
+    return [row for row in range(len(classes)) if row not in cut], sorted(cut)
+
+
 def cut_shares(rows: int, shares: Mapping[str, float], where: str) -> dict[str, list[int]]:
     """Part all rows by shares that sum to 1, always with the same seed; each part in file order.
 

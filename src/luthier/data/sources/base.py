@@ -21,8 +21,10 @@ from typing import IO, cast
 
 from luthier.data.table import listing
 from luthier.errors import DataError, nearest
+from luthier.storage.nearby import did_you_mean
 
 DATA_VARIABLE = "LUTHIER_DATA"
+NO_SUCH_FILE = "there is no such file"
 FORMATS = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -141,13 +143,20 @@ def resolve(source: str) -> Source:
     file = _local(source)
     if file:
         return file
-    if _HUB_ID.fullmatch(re.split(r"[:@#]", source)[0]) and "/" in source:
+    hint = did_you_mean(_split_member(source)[0])
+    if _HUB_ID.fullmatch(re.split(r"[:@#]", source)[0]) and "/" in source and not hint:
         return _on_hub(source)
-    raise DataError(
-        "there is no such file",
-        where=source,
-        fix="give a file, `package:NAME/path`, `data:SET`, or a data set on the Hub as `hub:ID`",
-    )
+    others = "give a file, `package:NAME/path`, `data:SET`, or a data set on the Hub as `hub:ID`"
+    raise DataError(NO_SUCH_FILE, where=source, fix=f"{hint} otherwise {others}" if hint else others)
+
+
+def check_there_and_filled(source: str) -> None:
+    """Raises:
+    DataError: a source names nothing that can be found, or an empty file.
+    """
+    found = resolve(source)
+    if isinstance(found, FileSource) and not found.path.stat().st_size:
+        raise DataError("the file is empty", where=found.name, fix="is it the right file?")
 
 
 def data_folder(wanted: str) -> Path:
@@ -209,9 +218,7 @@ def _file(path: Path, member: str | None, name: str) -> FileSource:
         inside_it = sorted(p.name for p in path.iterdir())
         raise DataError("is a folder, not a file", where=name, fix=f"name one of its files: {listing(inside_it)}")
     if not path.is_file():
-        siblings = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        guess = nearest(path.name, siblings)
-        raise DataError("there is no such file", where=name, fix=f"did you mean {guess!r}?" if guess else None)
+        raise DataError(NO_SUCH_FILE, where=name, fix=did_you_mean(path) or "name a file that is there")
     archive = path.name.lower().endswith(_ARCHIVES)
     if member is not None:
         if not archive:
@@ -237,8 +244,12 @@ def _in_package(source: str) -> FileSource:
         raise DataError("names no file in the package", where=source, fix="write package:NAME/path/to/file.csv")
     folder = _package_folder(package)
     if folder is None:
+        guess = nearest(package, installed_packages())
         raise DataError(
-            f"there is no installed package called {package!r}", where=source, fix=f"install it: pip install {package}"
+            f"there is no installed package called {package!r}",
+            where=source,
+            fix=(f"did you mean package:{guess}/{relative}? otherwise " if guess else "")
+            + f"install it: pip install {package}",
         )
     return _file(inside(folder, relative, source), member, source)
 
@@ -256,6 +267,11 @@ def _package_folder(package: str) -> Path | None:
     spec = importlib.util.find_spec(module) if module else None
     places = list(spec.submodule_search_locations or []) if spec else []
     return Path(places[0]) if places else None
+
+
+def installed_packages() -> list[str]:
+    """Names of what is installed, as `package:` takes them."""
+    return sorted({name.replace("-", "_") for one in importlib.metadata.distributions() if (name := one.name)})
 
 
 def _in_data_folder(source: str) -> Source:

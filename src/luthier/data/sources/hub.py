@@ -49,7 +49,7 @@ def table_of(split: Any, name: str) -> Table:
     """A `datasets` split as a table. Class ids become their names; the names are the table's labels."""
     names = class_names(split.features)
     columns = {
-        column: [_named(value, names[column]) for value in split[column]] if column in names else list(split[column])
+        column: [_named(value, names[column]) for value in split[column][:]] if column in names else split[column][:]
         for column in split.column_names
     }
     return Table(name, columns, labels=next(iter(names.values()), None))

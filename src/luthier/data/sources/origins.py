@@ -63,17 +63,48 @@ def plan(settings: DataSettings) -> dict[str, Origin]:
     Raises:
         DataError: a source names nothing, a set has no such split, or a set for evaluation is to be trained on.
     """
+    origins, wrong = sought(settings)
+    for error in wrong.values():
+        raise error
+    return origins
+
+
+def sought(settings: DataSettings) -> tuple[dict[str, Origin], dict[str, DataError]]:
+    """Origin of every split that can be found, and what is wrong with the others, by the key that names them."""
     origins: dict[str, Origin] = {}
+    wrong: dict[str, DataError] = {}
     if settings.source is not None:
-        origins |= _splits_of_one_source(settings.source)
+        try:
+            origins |= _splits_of_one_source(settings.source)
+        except DataError as error:
+            wrong["source"] = error
     for split in SPLITS:
         source = getattr(settings, split)
         if source is not None:
-            origins[split] = _origin(source, split)
-    if "train" in origins:
-        _refuse_training_on_evaluation_data(origins["train"])
-    _refuse_same_rows(origins)
-    return {split: origins[split] for split in SPLITS if split in origins}
+            origins.pop(split, None)
+            try:
+                origins[split] = _origin(source, split)
+            except DataError as error:
+                wrong[split] = error
+    seen: dict[object, str] = {}
+    for split in SPLITS:
+        try:
+            if split in origins:
+                _refuse_misuse(origins[split], split, seen)
+        except DataError as error:
+            wrong.setdefault(key_of(settings, split), error)
+    return {split: origins[split] for split in SPLITS if split in origins}, wrong
+
+
+def key_of(settings: DataSettings, split: str) -> str:
+    """The key of the data block that names where a split comes from."""
+    return split if getattr(settings, split) is not None else "source"
+
+
+def _refuse_misuse(origin: Origin, split: str, seen: dict[object, str]) -> None:
+    if split == "train":
+        _refuse_training_on_evaluation_data(origin)
+    _refuse_same_rows(origin, split, seen)
 
 
 def _existing(source: FileSource) -> FileSource:
@@ -142,17 +173,16 @@ def _within_known_set(origin: Origin, known: KnownSet, wanted: str) -> Origin:
     )
 
 
-def _refuse_same_rows(origins: dict[str, Origin]) -> None:
-    seen: dict[object, str] = {}
-    for split, origin in origins.items():
-        rows = _identity(origin)
-        if rows in seen:
-            raise DataError(
-                f"`{seen[rows]}` and `{split}` are the same rows",
-                where=origin.name,
-                fix="name other examples for one of them, or another split of the set with `#split`",
-            )
-        seen[rows] = split
+def _refuse_same_rows(origin: Origin, split: str, seen: dict[object, str]) -> None:
+    """Note which rows a split has, and refuse those of another split."""
+    rows = _identity(origin)
+    if rows in seen:
+        raise DataError(
+            f"`{seen[rows]}` and `{split}` are the same rows",
+            where=origin.name,
+            fix="name other examples for one of them, or another split of the set with `#split`",
+        )
+    seen[rows] = split
 
 
 def _identity(origin: Origin) -> object:

@@ -12,6 +12,8 @@ from luthier.registry import SUITES
 from luthier.report.sections import Reliability, Section, section_of
 from luthier.settings import Paper
 
+_DRAWS = 1000
+
 
 @SUITES.register
 class CalibrationSuite(Suite):
@@ -36,18 +38,21 @@ class CalibrationSuite(Suite):
     def run(self, subject: Subject) -> SuiteResult:
         from dataclasses import asdict
 
-        from luthier.evaluation.calibration import brier_score, expected_calibration_error, reliability_bins
-        from luthier.evaluation.metrics import bootstrap_interval
+        from luthier.evaluation.calibration import (
+            brier_score,
+            error_of_draws,
+            expected_calibration_error,
+            reliability_bins,
+        )
+        from luthier.evaluation.metrics import percentiles
+        from luthier.evaluation.resampling import resampled
 
         probabilities, labels = subject.predictions.probabilities, subject.predictions.labels.astype(int)
         confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
         error = expected_calibration_error(confidence, correct, self.bins, self.binning)
-        interval = bootstrap_interval(
-            lambda i: expected_calibration_error(confidence[i], correct[i], self.bins, self.binning),
-            len(labels),
-            seed=subject.seed,
-            centre=error,
-        )
+        statistic = {"error": error_of_draws(confidence, correct, self.bins, self.binning)}
+        drawn = resampled(statistic, len(labels), draws=_DRAWS, seed=subject.seed)
+        interval = percentiles(drawn["error"], centre=error) if drawn else None
         bins = reliability_bins(confidence, correct, self.bins, self.binning)
         return SuiteResult(
             scores={

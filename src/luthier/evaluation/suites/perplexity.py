@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 from luthier.data.schemas import LabelKind
 from luthier.evaluation.subject import Subject, Suite, SuiteResult
 from luthier.registry import SUITES
-from luthier.report.intervals import DRAWS
 
 
 @SUITES.register
@@ -19,15 +18,17 @@ class PerplexitySuite(Suite):
     label_kinds: ClassVar[tuple[LabelKind | None, ...] | None] = (None,)
 
     def run(self, subject: Subject) -> SuiteResult:
-        from luthier.evaluation.scoring import draws_intervals, scored_details, task_draws, task_scores
+        from luthier.evaluation.scoring import scored_details
 
-        arguments = (subject.predictions, subject.task, subject.split, subject.rows)
-        drawn = task_draws(*arguments, draws=DRAWS)
+        found = subject.result()
         return SuiteResult(
-            scores=task_scores(*arguments),
-            intervals=draws_intervals(drawn),
+            scores=found.scores,
+            intervals=found.intervals,
+            baselines=found.baselines,
+            marks=found.marks,
+            about=found.about,
             details={
                 "scored_tokens": int(subject.predictions.items.sum()),
-                **scored_details(subject.task, subject.split, drawn),
+                **scored_details(subject.task, subject.split, found.drawn),
             },
         )

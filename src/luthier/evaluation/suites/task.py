@@ -20,15 +20,19 @@ class TaskSuite(Suite):
     draws: int = Field(1000, ge=100, description="Bootstrap draws behind each interval.")
 
     def run(self, subject: Subject) -> SuiteResult:
-        from luthier.evaluation.scoring import draws_intervals, scored_details, task_draws, task_scores
+        from luthier.evaluation.breakdown import sections_of
+        from luthier.evaluation.scoring import scored_details
 
-        arguments = (subject.predictions, subject.task, subject.split, subject.rows)
-        drawn = task_draws(*arguments, draws=self.draws)
+        found = subject.result(draws=self.draws)
         return SuiteResult(
-            scores=task_scores(*arguments),
-            intervals=draws_intervals(drawn),
+            scores=found.scores,
+            intervals=found.intervals,
+            baselines=found.baselines,
+            marks=found.marks,
+            about=found.about,
+            sections=sections_of(subject.predictions, subject.task, subject.split, subject.rows),
             details={
                 "rows": len(subject.task.splits[subject.split]),
-                **scored_details(subject.task, subject.split, drawn),
+                **scored_details(subject.task, subject.split, found.drawn),
             },
         )

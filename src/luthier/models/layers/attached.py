@@ -9,10 +9,13 @@ computes the layer anew.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import PeftType
 from torch import nn
 
 from luthier.models.layers.blocks import Block, find_blocks
@@ -96,6 +99,33 @@ NO_MERGE = (
     "change of the model's own weights can express; keep the adapter beside the model (save_pretrained), or take it "
     "off with unload()"
 )
+
+
+@dataclass
+class AttachedConfig(PeftConfig):
+    """What the configurations of attached tuners have in common.
+
+    A subclass also inherits from its `luthier.methods.options.Options`, which come first, and sets `adapter_type`.
+
+    Raises:
+        ValueError: a value out of range, or an option that would have no effect.
+    """
+
+    adapter_type: ClassVar[str]
+    # PEFT reads this from every tuner's configuration; an attached tuner finds its place in the model by itself.
+    target_modules: ClassVar[None] = None
+
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Modules outside the tuner's parts that are trained and saved: the task head."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType[self.adapter_type]
+        self.check()
+
+    def check(self) -> None:
+        """Raise ValueError where an option is wrong; the options define it."""
 
 
 class AttachedTuner(BaseTuner):

@@ -165,7 +165,8 @@ def measure_importance(
 ) -> None:
     """One pass over the training data with the clean task loss and dropout, without any update (section 3).
 
-    Training is not disturbed: random generators are put back, and gradients don't reach `.grad`.
+    Training is not disturbed: random generators and rows that know where they are are put back, and gradients don't
+    reach `.grad`.
 
     Args:
         trainer: as `Part` describes it.
@@ -192,11 +193,15 @@ def measure_importance(
 @contextmanager
 def _aside(trainer: Any) -> Iterator[None]:
     state, loaders = RandomState(), list(trainer.accelerator._dataloaders)
+    stream = trainer.train_dataset if getattr(trainer, "stateful", False) else None
+    position = None if stream is None else stream.state_dict()
     torch.manual_seed(trainer.args.seed)
     try:
         yield
     finally:
         state.restore()
+        if stream is not None:
+            stream.load_state_dict(position)
         trainer.accelerator._dataloaders[:] = loaders
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from luthier.data.schemas import IGNORED, SCHEMAS
+from luthier.storage.helping import each
 
 if TYPE_CHECKING:
     from luthier.tasks.base import Task
@@ -63,7 +65,8 @@ def predict_rows(
     shifted: bool = False,
     on_batch: Callable[[int], None] | None = None,
 ) -> Predictions:
-    """Feed every row through the model once, longest rows first, in evaluation mode and without gradients.
+    """Feed every row through the model once, longest rows first, in evaluation mode and without gradients. Other
+    processes of the run take some of the batches where they help with this model (`luthier.storage.helping`).
 
     Args:
         model: on any device; returned to the mode it was in.
@@ -78,24 +81,24 @@ def predict_rows(
     was_training = model.training
     model.eval()
     order = np.argsort([-n for n in rows["length"]], kind="stable")
-    collected: list[tuple[int, dict[str, Any]]] = []
-    tokens, done = 0, 0
-    device = next(model.parameters()).device
-    try:
+    outputs: list[dict[str, Any]] = []
+    tokens = 0
+
+    def batches() -> Iterator[dict[str, Any]]:
+        nonlocal tokens
         for start in range(0, len(order), batch_size):
-            picked = order[start : start + batch_size]
-            batch = collator([rows[int(i)] for i in picked])
-            batch = {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
+            batch = collator([rows[int(i)] for i in order[start : start + batch_size]])
             tokens += int(batch["attention_mask"].sum())
-            with torch.inference_mode():
-                collected += zip(map(int, picked), _outputs(model, batch, task, shifted), strict=True)
-            done += len(picked)
+            yield batch
+
+    try:
+        for found in each(partial(_pass, task=task, shifted=shifted), model, batches()):
+            outputs += found
             if on_batch:
-                on_batch(done)
+                on_batch(len(outputs))
     finally:
         model.train(was_training)
-    ordered = [row for _, row in sorted(collected, key=lambda item: item[0])]
-    return gathered(ordered, task, tokens)
+    return gathered([outputs[i] for i in np.argsort(order)], task, tokens)
 
 
 def named_task(schema: str | Task) -> Task:
@@ -120,11 +123,14 @@ def model_inputs(model: nn.Module, batch: dict[str, Any], schema: str | Task) ->
     return inputs
 
 
-def _outputs(model: nn.Module, batch: dict[str, Any], task: Task, shifted: bool) -> Iterator[dict[str, Any]]:
+def _pass(model: nn.Module, batch: dict[str, Any], *, task: Task, shifted: bool) -> list[dict[str, Any]]:
+    """What is kept of the rows of one batch."""
+    device = next(model.parameters()).device
+    batch = {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
     numbers = batch.pop("row").tolist()
-    out = model(**model_inputs(model, batch, task))
-    for number, output in zip(numbers, task.outputs(out, batch, shifted=shifted), strict=True):
-        yield {"row": number} | output
+    with torch.inference_mode():
+        outputs = task.outputs(model(**model_inputs(model, batch, task)), batch, shifted=shifted)
+        return [{"row": number} | output for number, output in zip(numbers, outputs, strict=True)]
 
 
 def sequence_outputs(logits: Any, labels: Any, losses: Any) -> Iterator[dict[str, Any]]:

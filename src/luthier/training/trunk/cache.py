@@ -13,7 +13,6 @@ Shapes: N rows, B rows of a batch, T tokens, d width.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,9 +33,9 @@ from luthier.storage.arrays import (
     unpacked,
     weights_fingerprint,
 )
-from luthier.storage.files import reserve_space, write_json
 from luthier.storage.folder_cache import FolderCache, mark_used
-from luthier.storage.sealed_folder import check_seal, tell_of_damage, whole_folder
+from luthier.storage.sealed_arrays import ABOUT, stored_arrays, writing_arrays
+from luthier.storage.sealed_folder import tell_of_damage
 from luthier.training.trunk.fed_rows import KEY_BYTES, batch_key, row_keys
 from luthier.training.trunk.split_point import TARGETS, names_of, output_of, tensor_of, with_tensors
 
@@ -93,17 +92,10 @@ class Features:
         Raises:
             ValueError: they are not whole.
         """
-        try:
-            check_seal(folder)
-            about = json.loads((folder / "about.json").read_text(encoding="utf8"))
-            self.fields = [Field(**one) for one in about["fields"]]
-            self._dtype, self._offsets = str(about["dtype"]), np.load(folder / "offsets.npy")
-            self.keys = [key.tobytes() for key in np.load(folder / "keys.npy")]
-            self._arrays = [np.load(folder / f"{i}.npy", mmap_mode="r") for i in range(len(self.fields))]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder} holds no features: {error}") from error
-        if about["format"] != _FORMAT or [len(a) for a in self._arrays] != about["lengths"]:
-            raise ValueError(f"{folder} holds features of another form")
+        about, arrays = stored_arrays(folder, _FORMAT, "features")
+        self.fields, self._dtype = [Field(**one) for one in about["fields"]], str(about["dtype"])
+        self._offsets, self.keys = arrays["offsets"], [key.tobytes() for key in arrays["keys"]]
+        self._arrays = [arrays[str(i)] for i in range(len(self.fields))]
         self.folder = folder
         mark_used(folder)
 
@@ -135,7 +127,7 @@ class TrunkCache(FolderCache):
         max_bytes: what all of them may take; those that were not used for longest make room for new ones.
     """
 
-    marker = "about.json"
+    marker = ABOUT
     holds = "the frozen model's outputs"
     fix = "raise max_bytes, store bfloat16, or train without the cache"
 
@@ -192,20 +184,13 @@ def cached_features(
     lengths = [int(offsets[-1]) if field.form == "tokens" else len(keys) for field in fields]
     needed = sum(n * field.width * np.dtype(STORED[dtype]).itemsize for n, field in zip(lengths, fields, strict=True))
     cache.make_room(needed + offsets.nbytes + KEY_BYTES * len(keys))
-    with whole_folder(folder) as scratch:
-        arrays: list[np.ndarray] = [
-            np.lib.format.open_memmap(scratch / f"{i}.npy", mode="w+", dtype=STORED[dtype], shape=(n, field.width))
-            for i, (n, field) in enumerate(zip(lengths, fields, strict=True))
-        ]
-        for i in range(len(arrays)):
-            reserve_space(scratch / f"{i}.npy")
+    about = {"format": _FORMAT, "dtype": dtype, "lengths": lengths, "fields": [vars(field) for field in fields]}
+    with writing_arrays(folder, about) as writer:
+        shapes = [(n, field.width) for n, field in zip(lengths, fields, strict=True)]
+        arrays = [writer.table(str(i), shape, dtype) for i, shape in enumerate(shapes)]
         _fill(model, split_point, [first], rest, fields, arrays, dtype)
-        np.save(scratch / "offsets.npy", offsets)
-        np.save(scratch / "keys.npy", np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), KEY_BYTES))
-        write_json(
-            scratch / "about.json",
-            {"format": _FORMAT, "dtype": dtype, "lengths": lengths, "fields": [vars(field) for field in fields]},
-        )
+        writer.keep("offsets", offsets)
+        writer.keep("keys", np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), KEY_BYTES))
     return Features(folder)
 
 
@@ -249,8 +234,6 @@ def _fill(
             values = values[real] if field.form == "tokens" else values[:, 0] if field.form == "first" else values
             array[places[i] : places[i] + len(values)] = packed(values, dtype)
             places[i] += len(values)
-    for array in arrays:
-        array.flush()  # type: ignore[attr-defined]
 
 
 def read_fields(model: Any, split_point: str, batch: dict[str, Tensor]) -> list[Field]:

@@ -7,16 +7,14 @@ al., ACL 2022. Shapes: B examples, T tokens, D width of the model.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from peft import PeftConfig
-from peft.utils import PeftType
 from torch import nn
 from torch.nn import functional as F
 
-from luthier.models.layers.attached import AttachedLayer, AttachedTuner, placement
+from luthier.models.layers.attached import AttachedConfig, AttachedLayer, AttachedTuner, placement
 from luthier.models.layers.blocks import Block
 from luthier.peft_bridge.registration import register_tuner
 from luthier.tuning.bottleneck.options import BottleneckOptions, hidden_width
@@ -30,24 +28,14 @@ _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 @dataclass
-class BottleneckConfig(BottleneckOptions, PeftConfig):
+class BottleneckConfig(BottleneckOptions, AttachedConfig):
     """Configuration of bottleneck adapters: two thin matrices with a non-linearity between them, in every layer.
 
     Raises:
         ValueError: a value out of range, or an option that would have no effect.
     """
 
-    # PEFT reads this from every tuner's configuration; the tuner finds its place in the model by itself.
-    target_modules: ClassVar[None] = None
-
-    modules_to_save: list[str] | None = field(
-        default=None, metadata={"help": "Modules outside the adapters that are trained and saved: the task head."}
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = PeftType["BOTTLENECK"]
-        self.check()
+    adapter_type = "BOTTLENECK"
 
 
 class Bottleneck(nn.Module):

@@ -9,7 +9,6 @@ Shapes: N distinct texts, B rows of a batch, T tokens, g vector width.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,17 +21,10 @@ from torch import Tensor
 
 from luthier.models.layers.placement import context_columns
 from luthier.models.layers.trunk import Trunk, bare_pass, find_trunk
-from luthier.storage.arrays import (
-    STORED,
-    check_dtype,
-    evaluating,
-    identity,
-    packed,
-    unpacked,
-    weights_fingerprint,
-)
-from luthier.storage.files import reserve_space, sha256_of, write_json
-from luthier.storage.sealed_folder import check_seal, tell_of_damage, whole_folder
+from luthier.storage.arrays import check_dtype, evaluating, identity, packed, unpacked, weights_fingerprint
+from luthier.storage.files import sha256_of
+from luthier.storage.sealed_arrays import stored_arrays, writing_arrays
+from luthier.storage.sealed_folder import tell_of_damage
 
 logger = logging.getLogger(__name__)
 
@@ -58,18 +50,9 @@ class SentenceVectors:
         Raises:
             ValueError: it is not whole.
         """
-        try:
-            check_seal(folder)
-            about = json.loads((folder / "about.json").read_text(encoding="utf8"))
-            self._keys = np.load(folder / "keys.npy")
-            self._vectors = np.load(folder / "vectors.npy", mmap_mode="r")
-            self.width, self._dtype = int(about["width"]), str(about["dtype"])
-            whole = self._vectors.shape == (about["count"], self.width) and self._keys.shape == (about["count"], 2)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder} holds no sentence vectors: {error}") from error
-        if not whole or about["format"] != _FORMAT or self._vectors.dtype != STORED[self._dtype]:
-            raise ValueError(f"{folder} holds sentence vectors of another form")
-        self.folder = folder
+        about, arrays = stored_arrays(folder, _FORMAT, "sentence vectors")
+        self._keys, self._vectors = arrays["keys"], arrays["vectors"]
+        self.width, self._dtype, self.folder = int(about["width"]), str(about["dtype"]), folder
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -314,15 +297,10 @@ def _stored(
     except ValueError as error:
         tell_of_damage(folder, error)
         logger.info("computing %d sentence vectors", len(keys))
-    with whole_folder(folder) as scratch:
-        np.save(scratch / "keys.npy", _as_numbers(keys))
-        store = np.lib.format.open_memmap(
-            scratch / "vectors.npy", mode="w+", dtype=STORED[dtype], shape=(len(keys), width)
-        )
-        reserve_space(scratch / "vectors.npy")
+    with writing_arrays(folder, {"format": _FORMAT, "count": len(keys), "width": width, "dtype": dtype}) as writer:
+        writer.keep("keys", _as_numbers(keys))
+        store = writer.table("vectors", (len(keys), width), dtype)
         fill(store, {key: place for place, key in enumerate(keys)})
-        store.flush()
-        write_json(scratch / "about.json", {"format": _FORMAT, "count": len(keys), "width": width, "dtype": dtype})
     return SentenceVectors(folder)
 
 

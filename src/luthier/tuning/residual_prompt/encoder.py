@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.config import PromptLearningConfig
-from peft.tuners.tuners_utils import BasePromptEncoder
 from peft.utils import PeftType
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,12 +20,11 @@ from torch.nn import functional
 from luthier.methods.options import option
 from luthier.methods.prompt_method import check_insert
 from luthier.methods.prompt_start import file_rows, token_rows, uniform_rows, vocabulary_rows
-from luthier.peft_bridge.own_prompts import register_prompt_encoder
+from luthier.peft_bridge.own_prompts import OwnPromptEncoder, lstm_outputs, register_prompt_encoder
 from luthier.peft_bridge.prompt_learning import install
 from luthier.peft_bridge.registration import register_tuner
 from luthier.tuning.residual_prompt.options import FirstPromptOptions, ResidualPromptOptions
 
-STORED = "residual_prompt."
 LAYER_NORM_EPS = 1e-5
 TRANSFORMER_HEADS = 2
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -156,12 +154,7 @@ class RecurrentNetwork(nn.Module):
         self.norm = _norm(config)
 
     def forward(self, rows: Tensor) -> Tensor:
-        # With gradients off torch takes another kernel, whose rounding differs: a folded prompt, and one that is
-        # evaluated, must be equal to the one that was trained.
-        wants_gradients = torch.is_grad_enabled()
-        with torch.enable_grad():
-            outputs = self.lstm(rows[None])[0][0]
-        return self.norm(outputs if wants_gradients else outputs.detach())
+        return self.norm(lstm_outputs(self.lstm, rows))
 
 
 class TransformerNetwork(nn.Module):
@@ -196,13 +189,15 @@ NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
 }
 
 
-class ResidualPromptEncoder(BasePromptEncoder):
+class ResidualPromptEncoder(OwnPromptEncoder):
     """P and phi; its output is the prompt that the model sees, Phi(P) = phi(P) + P.
 
     Attributes:
         embedding: holds P (n, d).
         network: phi, or None for plain prompt tuning.
     """
+
+    stored_as = "residual_prompt."
 
     def __init__(self, config: ResidualPromptConfig, embeddings: nn.Embedding | None) -> None:
         """Build both; in inference mode P starts as zeros, since it is about to be loaded.
@@ -231,35 +226,6 @@ class ResidualPromptEncoder(BasePromptEncoder):
         if self.network is None:
             return self.embedding.weight
         return self.branch() + self.embedding.weight if self.residual else self.branch()
-
-    def forward(self, indices: Tensor) -> Tensor:
-        """(B, n) row numbers -> (B, n, d)."""
-        return functional.embedding(indices, self.prompt())
-
-    @classmethod
-    def _get_adapter_state_dict(
-        cls,
-        model: PeftModel,
-        config: ResidualPromptConfig,
-        adapter_name: str,
-        state_dict: dict[str, Tensor],
-        unwanted_adapter_names: list[str],
-    ) -> dict[str, Tensor]:
-        """P and phi, so that a stopped run goes on from what was saved."""
-        names = model.prompt_encoder[adapter_name].state_dict()
-        return {STORED + name: state_dict[f"prompt_encoder.{adapter_name}.{name}"] for name in names}
-
-    @classmethod
-    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        return key if key.startswith(STORED) else super()._remove_adapter_name_from_key(key, adapter_name)
-
-    def _load_adapter_state_dict(self, state_dict: dict[str, Tensor]) -> None:
-        self.load_state_dict(own_state(state_dict))
-
-
-def own_state(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The part of a stored adapter that belongs to the prompt encoder, named as in the encoder."""
-    return {k.removeprefix(STORED): v for k, v in state_dict.items() if k.startswith(STORED)}
 
 
 def first_prompt(config: ResidualPromptConfig, embeddings: nn.Embedding) -> Tensor:

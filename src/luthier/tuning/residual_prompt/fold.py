@@ -18,11 +18,9 @@ from luthier.errors import ModelError
 from luthier.methods.export import PROMPT_EMBEDDINGS, Exported, Saved, prompt
 from luthier.storage.files import reporting_failed_writes
 from luthier.tuning.residual_prompt.encoder import (
-    STORED,
     ResidualPromptConfig,
     ResidualPromptEncoder,
     encoder_of,
-    own_state,
 )
 
 # All that prompt methods have in common, but what says which of them it is and what state it is in.
@@ -83,7 +81,7 @@ def fold_prompt(
         prompt = encoder.prompt().detach().clone()
     encoder.train(was_training)
     plain = PromptTuningConfig(inference_mode=True, **{name: copy(getattr(config, name)) for name in _CARRIED})
-    heads = {name: tensor for name, tensor in state.items() if not name.startswith(STORED)}
+    heads = {name: tensor for name, tensor in state.items() if not name.startswith(ResidualPromptEncoder.stored_as)}
     folded = FoldedPrompt(plain, {PROMPT_EMBEDDINGS: prompt, **heads})
     if output_directory is not None:
         folded.save(output_directory)
@@ -121,7 +119,7 @@ def _stored(directory: str | Path, adapter_name: str) -> _Parts:
         raise ModelError("this adapter is not a residual prompt and can't be folded", where=str(place))
     encoder = ResidualPromptEncoder(config, None)
     try:
-        encoder.load_state_dict(own_state(state))
+        encoder.load_state_dict(encoder.own_state(state))
     except RuntimeError as error:
         raise ModelError(f"weights and configuration disagree: {error}", where=str(place)) from error
     return config, encoder, state

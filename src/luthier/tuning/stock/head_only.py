@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pydantic import Field
+
 from luthier.errors import ModelError
 from luthier.methods.base import MethodContext, TuningMethod
 from luthier.registry import METHODS
@@ -27,6 +29,12 @@ class HeadOnly(TuningMethod):
         url="https://arxiv.org/abs/1610.01644",
     )
     default_learning_rate: ClassVar[float] = 3e-2
+    save_base_model: bool = Field(
+        False,
+        description="Save the frozen base model with the head. Without it the head's weights alone are saved, with the "
+        "base's reference and fingerprint, and the base has to stay where it is; `luthier export` writes both as one "
+        "model.",
+    )
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         """Freeze all but the head.
@@ -35,6 +43,7 @@ class HeadOnly(TuningMethod):
             ModelError: the model has no task head.
         """
         from luthier.methods.heads import head_modules, train_only
+        from luthier.models.saved_head import SavedHead, save_head_only
 
         head = head_modules(model, context.task_type)
         if not head:
@@ -43,4 +52,6 @@ class HeadOnly(TuningMethod):
                 fix="use lora, prompt or full, or a task with labels",
             )
         train_only(model, head)
+        if not self.save_base_model:
+            save_head_only(model, SavedHead(tuple(head), context.task_type))
         return model

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
-from peft import PeftConfig
-from peft.utils import PeftType
 from torch import nn
 
 from luthier.methods.prefix_options import PROJECTION_WIDTH
 from luthier.methods.prefix_table import FlatPrefix, PrefixStack, PrefixTuner, active_name, fold_networks, has_site
+from luthier.models.layers.attached import AttachedConfig
 from luthier.models.layers.blocks import Block
 from luthier.models.layers.serving import serve_prefixes
 from luthier.peft_bridge.registration import register_tuner
@@ -19,24 +18,14 @@ from luthier.tuning.unipelt.options import UniPELTOptions
 
 
 @dataclass
-class UniPELTConfig(UniPELTOptions, PeftConfig):
+class UniPELTConfig(UniPELTOptions, AttachedConfig):
     """Configuration of UniPELT: adapter, prefix, LoRA and bias shifts in every layer, each behind a gate.
 
     Raises:
         ValueError: a value out of range, or an option that would have no effect.
     """
 
-    # PEFT reads this from every tuner's configuration; the tuner finds its place in the model by itself.
-    target_modules: ClassVar[None] = None
-
-    modules_to_save: list[str] | None = field(
-        default=None, metadata={"help": "Modules outside the parts that are trained and saved: the task head."}
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = PeftType["UNIPELT"]
-        self.check()
+    adapter_type = "UNIPELT"
 
     def pooling_in(self, block: Block) -> str:
         """How gates are pooled in this layer.

@@ -1,4 +1,4 @@
-"""P-tuning, through PEFT."""
+"""P-tuning."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from luthier.methods.base import MethodContext
-from luthier.methods.prompt_method import PromptMethod, check_prompts_fit
+from luthier.methods.prompt_method import PlaceOptions, PromptMethod, check_insert, check_prompts_fit
+from luthier.peft_bridge.adapter_types import register_adapter_type
 from luthier.registry import METHODS
 from luthier.settings import Paper
 
@@ -15,9 +16,15 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+register_adapter_type(
+    "PLACED_P_TUNING",
+    "luthier.tuning.p_tuning.encoder",
+    why_not_exported="its prompt stands behind [CLS], and an engine puts a prompt before the text",
+)
+
 
 @METHODS.register
-class PTuning(PromptMethod):
+class PTuning(PlaceOptions, PromptMethod):
     """A network without skip makes the vectors in front of the token embeddings."""
 
     name: Literal["p_tuning"] = "p_tuning"
@@ -43,19 +50,23 @@ class PTuning(PromptMethod):
         return self
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
-        """Wrap with PEFT's P-tuning.
+        """Wrap with PEFT's P-tuning; behind [CLS], with ours.
 
         Raises:
-            ModelError: the model does not take vectors in place of token ids.
+            ModelError: the model does not take vectors in place of token ids, or has no [CLS].
         """
         from peft import PromptEncoderConfig
 
         from luthier.methods.wrapping import wrap
+        from luthier.tuning.p_tuning import PTuningConfig
 
         check_prompts_fit(model, context, self.name)
+        check_insert(self.insert, model, context.task_type)
         width = model.get_input_embeddings().embedding_dim
         lstm = {"encoder_num_layers": self.layers or 2, "encoder_dropout": self.dropout or 0.0}
-        config = PromptEncoderConfig(
+        behind = self.insert == "after_cls"
+        config_cls = PTuningConfig if behind else PromptEncoderConfig
+        config = config_cls(
             task_type=context.task_type,
             num_virtual_tokens=self.length,
             num_transformer_submodules=1,
@@ -64,7 +75,8 @@ class PTuning(PromptMethod):
             **(lstm if self.reparameterization == "lstm" else {}),
         )
         wrapped = wrap(model, config, context)
-        _free_network(wrapped)
+        if not behind:
+            _free_network(wrapped)
         return wrapped
 
 

@@ -1,0 +1,211 @@
+"""What a recipe needs on this machine: its files, their columns, its models and extras; looked at without torch.
+
+Relative paths are tried from the working directory first, then from the recipe's own folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from luthier.data.looks import Look, look_at
+from luthier.data.schemas import TrainedOn
+from luthier.data.settings import DataSettings
+from luthier.data.sources.base import NO_SUCH_FILE
+from luthier.errors import LuthierError
+from luthier.extras import how_to_install, is_installed
+from luthier.models.references import resolve
+from luthier.models.settings import ModelSettings
+from luthier.recipe.grid import blamed, cell_recipe, cells
+from luthier.recipe.problem import Problem
+from luthier.recipe.recipe import RecipeBase
+from luthier.recipe.yaml_text import YamlText
+from luthier.registry import STAGES
+from luthier.secrets import expand, references
+from luthier.settings import Settings
+from luthier.storage.nearby import did_you_mean
+
+Place = tuple[str | int, ...]
+_NO_PATH = re.compile(r"(package|hub|data):|stages\.\d")
+_OF_A_STAGE = 4  # stages, its position, its name, and the key of a block
+
+
+def anchor(recipe: RecipeBase, source: YamlText) -> bool:
+    """Put the recipe's folder before the relative paths that lead somewhere from there, and not from here.
+
+    Returns:
+        Whether a path was changed, in `source.data`.
+    """
+    changed = False
+    for place, settings in settings_in(recipe):
+        for name in settings.path_fields:
+            value = getattr(settings, name)
+            found = None if value is None or source.folder is None else _beside(value, source.folder)
+            if found is not None and _replace(source, (*place, name), value, found):
+                changed = True
+    return changed
+
+
+def input_problems(recipe: RecipeBase, source: YamlText) -> list[Problem]:
+    """What is missing on this machine for a recipe whose keys are valid, or for the cells of its comparison."""
+    look = _Looks(source)
+    if recipe.compare is None:
+        return look.at(settings_in(recipe))
+    own = look.at(settings_in(recipe.compare, ("compare",)))
+    tried = [(factors, look.at(settings_in(cell_recipe(recipe, factors)))) for factors in _factors(recipe)]
+    if recipe.compare.preset and not all(problems for _, problems in tried):
+        return own
+    everywhere = [one for one in tried[0][1] if all(one in problems for _, problems in tried)]
+    sometimes = [(factors, [one for one in problems if one not in everywhere]) for factors, problems in tried]
+    return own + everywhere + blamed(sometimes, "search.space" if recipe.compare.search else "over")
+
+
+def input_problems_of_blocks(source: YamlText) -> list[Problem]:
+    """What is missing for the data and models of a recipe that has invalid keys elsewhere."""
+    return _Looks(source).at(_blocks_in(source.data))
+
+
+def settings_in(value: Any, place: Place = ()) -> Iterator[tuple[Place, Settings]]:
+    """All settings in a recipe, with the keys that lead to them, from the outer to the inner."""
+    if isinstance(value, Settings):
+        yield place, value
+    if isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from settings_in(getattr(value, name), (*place, name))
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from settings_in(inner, (*place, key))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from settings_in(inner, (*place, number))
+
+
+class _Looks:
+    """Looks at settings, and at the same ones only once."""
+
+    def __init__(self, source: YamlText) -> None:
+        self.source = source
+        self.seen: dict[tuple[str, TrainedOn | None, bool], Look] = {}
+
+    def at(self, blocks: Iterator[tuple[Place, Settings]]) -> list[Problem]:
+        problems: list[Problem] = []
+        trained: TrainedOn | None = None
+        for place, written in blocks:
+            try:
+                settings = _filled_in(written)
+                problems += self._missing_extras(place, {**settings.extras(), **_extras_of_model(settings)})
+            except LuthierError as error:
+                problems.append(self._problem((*place, "reference"), error))
+                continue
+            if isinstance(settings, DataSettings):
+                look = self._look(place, settings, trained)
+                trained = look.read if _trains(place) and len(place) == _OF_A_STAGE else trained
+                problems += [self._problem((*place, key), error) for key, error in look.wrong]
+        return problems
+
+    def _look(self, place: Place, settings: DataSettings, trained: TrainedOn | None) -> Look:
+        """What judges a model leaves to it how rows are read: of that only the model's own task says more."""
+        if _trains(place):
+            trained, whole = None, True
+        else:
+            whole = trained is not None and len(place) == _OF_A_STAGE
+        key = (settings.model_dump_json(), trained, whole)
+        if key not in self.seen:
+            self.seen[key] = look_at(settings, trained, whole=whole)
+        return self.seen[key]
+
+    def _missing_extras(self, place: Place, extras: Mapping[str, str]) -> list[Problem]:
+        return [
+            Problem(
+                self.source.resolve((*place, field) if field else place)[0],
+                f"needs the extra {extra}, which is not installed",
+                f"{how_to_install(extra)}, or do without it",
+            )
+            for extra, field in extras.items()
+            if not is_installed(extra)
+        ]
+
+    def _problem(self, place: Place, error: LuthierError) -> Problem:
+        what, fix, folder = error.what, error.fix, self.source.folder
+        if what == NO_SUCH_FILE and error.where and folder is not None and folder.resolve() != Path.cwd():
+            what += f" in {Path.cwd()}, or in {folder.resolve()}"
+            fix = did_you_mean(folder / error.where.partition("!")[0]) or fix
+        what = f"{error.where}: {what}" if error.where else what
+        return Problem(self.source.resolve(place)[0], what, fix, kind=type(error))
+
+
+def _extras_of_model(settings: Settings) -> dict[str, str]:
+    """What the files of a model need; nothing of other settings.
+
+    Raises:
+        ModelError: the model is no artefact of an earlier stage, and is not there.
+    """
+    if not isinstance(settings, ModelSettings) or settings.reference.startswith("stages."):
+        return {}
+    found = resolve(settings)
+    return {"gguf": "reference"} if found.gguf_file is not None and settings.gguf_file is None else {}
+
+
+def _filled_in(settings: Settings) -> Any:
+    """The settings with what they take from the environment."""
+    if not isinstance(settings, DataSettings | ModelSettings):
+        return settings
+    written = settings.model_dump(exclude_unset=True)
+    return type(settings).model_validate(expand(written)) if references(written) else settings
+
+
+def _trains(place: Place) -> bool:
+    """Whether a block of data belongs to a stage that gives something, and so is what that is made from."""
+    name = place[2] if len(place) > 2 and place[0] == "stages" else None
+    return isinstance(name, str) and name in STAGES and bool(STAGES.get(name).products)
+
+
+def _factors(recipe: RecipeBase) -> Sequence[dict[str, Any]]:
+    """Of every cell of a grid; of a search, choices such that each end of a range and each value is among them."""
+    assert recipe.compare is not None
+    if recipe.compare.search is None:
+        return cells(recipe.compare)
+    ends = recipe.compare.search.ends()
+    first = {key: choices[0] for key, choices in ends.items()}
+    return [first, *({**first, key: choice} for key, choices in ends.items() for choice in choices[1:])]
+
+
+def _blocks_in(value: Any, place: Place = ()) -> Iterator[tuple[Place, Settings]]:
+    kinds: dict[Any, type[Settings]] = {"data": DataSettings, "model": ModelSettings}
+    if isinstance(value, dict) and place[:1] != ("compare",):
+        for key, inner in value.items():
+            if key in kinds and inner is not None:
+                try:
+                    yield (*place, key), kinds[key].model_validate(inner)
+                    continue
+                except ValidationError:
+                    pass  # told as such
+            yield from _blocks_in(inner, (*place, key))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _blocks_in(inner, (*place, number))
+
+
+def _beside(value: str, folder: Path) -> str | None:
+    """A relative path as it is found from the recipe's folder; None where that is not needed, or does not help."""
+    text, mark, member = value.partition("!")
+    if _NO_PATH.match(value) or not text or Path(text).expanduser().is_absolute() or Path(text).exists():
+        return None
+    found = folder / text
+    return f"{found}{mark}{member}" if found.exists() else None
+
+
+def _replace(source: YamlText, place: Place, value: str, found: str) -> bool:
+    """Write another value in place of one that a recipe has, in whichever of its forms."""
+    path, _ = source.resolve(place)
+    holder = source.data
+    for step in path[:-1]:
+        holder = holder[step]
+    if holder[path[-1]] != value:
+        return False
+    holder[path[-1]] = found
+    return True

@@ -1,0 +1,54 @@
+"""Losses and gradients have to be finite before the optimiser may use them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from luthier.errors import TrainingError
+from luthier.storage.ranks import agree, gathered
+
+
+def check_finite(
+    losses: Sequence[Tensor], norm: Tensor | float, rows: Sequence[list[int]], model: nn.Module, step: int, scaled: bool
+) -> float:
+    """Read the losses and the gradient's norm of an optimiser step, all at once: every reading waits for the
+    accelerator.
+
+    Args:
+        losses: of the step's passes, scalars.
+        norm: of the gradient, after all processes have added theirs.
+        rows: numbers of the rows of every pass.
+        model: with the gradients.
+        step: its number, for the error.
+        scaled: whether a loss scaler skips steps without a finite gradient itself, as under float16.
+
+    Returns:
+        The gradient's norm.
+
+    Raises:
+        TrainingError: one of them is not finite; in every process, and with the rows of the pass where a loss is not.
+    """
+    device = losses[0].device if losses else None
+    numbers = [*losses, torch.as_tensor(norm, device=device)]
+    *read, length = torch.stack([number.detach().to(device, torch.float32) for number in numbers]).tolist()
+    finite = [math.isfinite(loss) for loss in read]
+    agree(None if all(finite) else _not_finite("loss", rows[finite.index(False)], model, step))
+    if not scaled and not math.isfinite(length):
+        every = [row for own in gathered(list(rows)) for part in own for row in part]
+        agree(_not_finite("gradient", every, model, step))
+    return float(length)
+
+
+def _not_finite(what: str, rows: list[int], model: nn.Module, step: int) -> TrainingError:
+    bad = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    detail = f"; first seen in {bad[0]}" if what == "gradient" and bad else ""
+    listed = ", ".join(map(str, rows[:16])) + (" …" if len(rows) > 16 else "")
+    return TrainingError(
+        f"the {what} is not finite at step {step}{detail}; nothing was updated by that step",
+        where=f"training rows {listed}" if rows else None,
+        fix="look at those rows, lower learning_rate, or use precision: float32; the last checkpoint is whole",
+    )

@@ -1,0 +1,104 @@
+"""Operations are counted as torch counts them, and budgets become steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from luthier.errors import RecipeError
+from luthier.language_modeling import paper_flops, token_cost
+from luthier.language_modeling.budget import TokenCost, budget_of
+from luthier.language_modeling.settings import LanguageTrainingSettings
+from tests.language_modeling.models import CAUSAL, MASKED, SIZES, made
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra", "llama", "gpt2"])
+def test_a_forward_pass_costs_what_torch_counts(kind: str):
+    model = made({**MASKED, **CAUSAL}[kind])
+    model.set_attn_implementation("eager")
+    batch, length = 3, 24
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=torch.randint(5, 60, (batch, length)), attention_mask=torch.ones(batch, length).long())
+    counted = counter.get_total_flops()
+    assert token_cost(model, length).forward * batch * length == pytest.approx(counted, rel=1e-6)
+
+
+def test_of_a_masked_model_the_head_runs_on_a_share():
+    model = made(MASKED["bert"])
+    whole, share = token_cost(model, 16), token_cost(model, 16, predicted=0.15)
+    assert (share.body, share.attention) == (whole.body, whole.attention)
+    assert share.head == pytest.approx(0.15 * whole.head)
+    assert share.training == pytest.approx(3 * share.forward)
+
+
+def test_without_the_vocabulary_it_is_the_count_of_the_paper():
+    """Four times the width of a two-layer feed-forward block: Llama's has three matrices, so 8/3 of it."""
+    hidden, layers, length = 24, 3, 40
+    sizes = {**SIZES, "hidden_size": hidden, "num_hidden_layers": layers, "intermediate_size": hidden * 8 // 3}
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=2))
+    cost = token_cost(model, length, predicted=0)
+    assert cost.training == pytest.approx(paper_flops(1, layers, hidden, length))
+
+
+def test_the_published_counts_of_the_length_curriculum_come_out():
+    """Xiong et al., NAACL 2024, table of training FLOPs: 100,000 steps of 2^22 tokens, 32 layers of 4,096."""
+    tokens = 100_000 * 2**22
+    for share, published in ((0.0, 3.783e22), (0.2, 3.405e22), (0.4, 3.026e22), (0.8, 2.270e22)):
+        found = paper_flops(share * tokens, 32, 4096, 4096) + paper_flops((1 - share) * tokens, 32, 4096, 32_768)
+        assert found == pytest.approx(published, rel=5e-4)
+
+
+def settings(**more) -> LanguageTrainingSettings:
+    return LanguageTrainingSettings(corpus="text.txt", length=16, batch_size=4, accumulation=2, **more)
+
+
+COST = TokenCost(10, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [
+        ({"max_steps": 7}, 7),
+        ({"max_tokens": 1300}, 10),
+        ({"max_flops": 60 * 128 * 3.5}, 3),
+        ({"max_tokens": 1300, "max_steps": 4}, 4),
+        ({"max_tokens": 300, "max_steps": 4}, 2),
+        ({"max_minutes": 1}, None),
+        ({"epochs": 2}, 13),
+    ],
+)
+def test_budgets_become_steps(given, steps):
+    found = budget_of(settings(**given), COST, blocks=50)
+    assert found.steps == steps
+    assert found.tokens_per_step == 128
+    if steps is not None:
+        assert found.tokens == steps * 128
+        assert found.flops == steps * 128 * 60
+
+
+def test_processes_share_the_tokens():
+    found = budget_of(settings(max_tokens=1300), COST, processes=2)
+    assert (found.steps, found.tokens_per_step) == (5, 256)
+
+
+def test_a_budget_below_one_step_is_refused():
+    with pytest.raises(RecipeError, match="allows 0.78 of a step"):
+        budget_of(settings(max_tokens=100), COST)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"epochs": 2, "max_steps": 3}, "both end the training"),
+        ({"objective": "causal", "masking": {"rate": 0.2}}, "no effect"),
+        ({"group_by_length": True}, "no effect"),
+        ({"masking": {"masked": 0.8, "random": 0.3}}, "at most 1"),
+    ],
+)
+def test_settings_without_an_effect_are_refused(given, told):
+    with pytest.raises(ValidationError, match=told):
+        settings(**given)

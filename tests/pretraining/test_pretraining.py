@@ -1,0 +1,262 @@
+"""The `pretrain` stage: what it starts from, what it writes, two processes beside one, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+import luthier
+from luthier.cli.arguments import main
+from luthier.errors import DataError, RecipeError
+from luthier.models.artifacts import load_artifact
+from luthier.pretraining import cloze_scores, new_tokenizer
+from luthier.pretraining.sentences import Sentence, read_sentences
+from luthier.pretraining.stage import Pretrain, TokenizerSettings
+from luthier.storage.jsonlines import read_log
+from tests.cli.conftest import sentences, tiny_model
+from tests.language_modeling.models import MASKED, made, word_pieces
+
+__all__ = ["tiny_model"]
+ROOT = Path(__file__).parents[2]
+TINY = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+TINY |= {"intermediate_size": 32, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+DECODER = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+DECODER |= {"intermediate_size": 32, "num_key_value_heads": 1}
+
+
+def recipe(folder: Path, model: Path | None, **more: Any) -> dict[str, Any]:
+    """A recipe of one stage on a small text."""
+    for split, seed in (("train", 0), ("held", 1)):
+        lines = [words for words, _ in sentences(120, seed)]
+        (folder / f"{split}.txt").write_text("".join(f"{line}\n" for line in lines))
+    corpus = {"train": str(folder / "train.txt"), "validation": str(folder / "held.txt"), "shuffle": 30}
+    stage = {"corpus": corpus, "length": 16, "max_steps": 6, "batch_size": 4, "learning_rate": 5e-3, **more}
+    stage = {"evaluate_every": 3, "checkpoint_every": 2, "pseudo_perplexity_tokens": 4, **stage}
+    whole: dict[str, Any] = {"name": "run", "stages": [{"pretrain": stage}]}
+    return whole | ({"model": str(model)} if model else {})
+
+
+def run(folder: Path, content: dict[str, Any]) -> Path:
+    place = folder / f"{content['name']}.yaml"
+    place.write_text(json.dumps(content))
+    record = luthier.run(place, output=folder / "runs")
+    return Path(record.folder) / "00-pretrain"
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
+@pytest.mark.parametrize("architecture", [TINY, DECODER], ids=["bert", "llama"])
+def test_what_it_writes_is_loaded_by_transformers_with_the_same_logits(
+    tmp_path: Path, kind: str, architecture: dict[str, Any]
+):
+    given = {"architecture": architecture, "tokenizer": {"kind": kind, "vocabulary": 300}}
+    folder = run(tmp_path, recipe(tmp_path, None, **given)) / "model"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    auto = AutoModelForMaskedLM if architecture is TINY else AutoModelForCausalLM
+    stock = auto.from_pretrained(folder).eval()
+    ours, own_tokenizer, card = load_artifact(folder)
+    text = "the film was lovely and bright"
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    assert ids.tolist() == own_tokenizer(text, return_tensors="pt")["input_ids"].tolist()
+    assert tokenizer.decode(ids[0], skip_special_tokens=True).strip() == text
+    with torch.no_grad():
+        assert torch.equal(stock(input_ids=ids).logits, ours(input_ids=ids).logits)
+    assert card.head == ("masked_lm" if architecture is TINY else "causal_lm")
+    assert stock.config.vocab_size == len(tokenizer)
+    assert read_metrics(folder.parent)["details"]["tokens"] == 6 * 4 * 16
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    return content
+
+
+def test_an_encoder_without_its_head_gets_one_that_is_tied_to_its_embeddings(tmp_path: Path, tiny_model: Path):
+    """The base has the body alone; what is saved has one matrix for embeddings and projection."""
+    before = load_file(tiny_model / "model.safetensors")
+    assert not any("cls" in name for name in before)
+    folder = run(tmp_path, recipe(tmp_path, tiny_model)) / "model"
+    model = AutoModelForMaskedLM.from_pretrained(folder)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    start = before["embeddings.word_embeddings.weight"]
+    assert not torch.equal(model.get_input_embeddings().weight, start)
+    assert (model.get_input_embeddings().weight - start).abs().max() < 0.1
+    log = read_log(folder.parent / "log.jsonl")
+    assert [line["step"] for line in log if line["event"] == "evaluate"] == [3, 6]
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
+def test_the_same_tokenizer_and_weights_come_out_again(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    saved = []
+    for name in ("a", "b"):
+        monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / f"cache-{name}"))
+        content = recipe(tmp_path, None, architecture=TINY, tokenizer={"vocabulary": 60}) | {"name": name}
+        saved.append(run(tmp_path, content) / "model")
+    for name in ("tokenizer.json", "model.safetensors"):
+        assert (saved[0] / name).read_bytes() == (saved[1] / name).read_bytes(), name
+
+
+def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path, tiny_model: Path):
+    given = {"architecture": TINY, "adam_epsilon": 1e-3, "tokenizer": {"vocabulary": 60}}
+    one = run(tmp_path, recipe(tmp_path, None, batch_size=4, **given))
+    content = recipe(tmp_path, None, batch_size=2, **given) | {"name": "two"}
+    (tmp_path / "two.yaml").write_text(json.dumps(content))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    command += ["-m", "luthier.cli", "run", "two.yaml", "--output", "runs", "--quiet", "--no-report"]
+    paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[:6000]
+    two = tmp_path / "runs" / "two" / "00-pretrain"
+    expected, found = (load_file(folder / "model" / "model.safetensors") for folder in (one, two))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=2e-5, rtol=1e-4, msg=name)
+    scores = read_metrics(one)["scores"]
+    assert read_metrics(two)["scores"] == pytest.approx(scores, rel=1e-4)
+    assert read_metrics(two)["details"]["tokens"] == read_metrics(one)["details"]["tokens"]
+
+
+def test_a_masked_model_is_asked_for_words_and_for_likelihoods(tmp_path: Path, tiny_model: Path, capsys):
+    folder = run(tmp_path, recipe(tmp_path, tiny_model))
+    capsys.readouterr()
+    assert main(["predict", str(folder), "--text", "the [MASK] was dull [MASK]", "--text", "a fine film"]) == 0
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    model, tokenizer, _ = load_artifact(folder / "model")
+    ids = tokenizer("the [MASK] was dull [MASK]", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        chances = model(input_ids=ids).logits.softmax(-1)[0]
+    for fills, place in zip(first["fills"], (ids[0] == tokenizer.mask_token_id).nonzero(), strict=True):
+        best = chances[place[0]].topk(5)
+        assert [one["token"] for one in fills] == [tokenizer.decode([t]).strip() for t in best.indices.tolist()]
+        assert [one["probability"] for one in fills] == pytest.approx(best.values.tolist(), rel=1e-4)
+    whole = tokenizer("a fine film", return_tensors="pt")["input_ids"]
+    total = 0.0
+    for place in range(1, whole.shape[1] - 1):
+        seen = whole.clone()
+        seen[0, place] = tokenizer.mask_token_id
+        with torch.no_grad():
+            total += model(input_ids=seen).logits[0, place].log_softmax(-1)[whole[0, place]].item()
+    assert second["pseudo_log_likelihood"] == pytest.approx(total, rel=1e-4)
+
+
+# -- words to guess ----------------------------------------------------------------------------------------
+
+
+def test_a_word_counts_by_its_rank():
+    model, tokenizer = made(MASKED["bert"]), word_pieces()
+    given = [Sentence("the ", "cat", " runs."), Sentence("a ", "dog", "."), Sentence("", "undoing", " the dog")]
+    for sentence in given[:2]:
+        ids = tokenizer(sentence.whole, return_tensors="pt")["input_ids"]
+        place = (ids[0] == tokenizer.convert_tokens_to_ids(sentence.word)).nonzero()[0, 0]
+        word = int(ids[0, place])
+        ids[0, place] = tokenizer.mask_token_id
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[0, place]
+        rank = int((logits > logits[word]).sum())
+        found = cloze_scores(model, tokenizer, [sentence], masked=True, top=rank + 1)
+        assert (found.ranks[sentence.whole], found.share) == (rank, 1.0)
+        if rank:
+            assert cloze_scores(model, tokenizer, [sentence], masked=True, top=rank).share == 0.0
+    found = cloze_scores(model, tokenizer, given, masked=True)
+    assert found.left_out == ["undoing the dog"]
+    assert found.chance == pytest.approx(10 / 67)
+
+
+def test_the_sentences_that_come_with_it_have_one_word_each():
+    found = read_sentences(Pretrain(corpus="x.txt", cloze="english").cloze_file())
+    assert len(found) >= 100
+    assert len({one.whole for one in found}) == len(found)
+    assert all(one.word.isalpha() and one.before.strip() for one in found)
+
+
+@pytest.mark.parametrize("line", ["no word", "[[two]] of [[them]]"])
+def test_a_sentence_without_its_one_word_is_told(tmp_path: Path, line: str):
+    path = tmp_path / "words.txt"
+    path.write_text(f"# fine\nSnow is [[white]].\n\n{line}\n")
+    with pytest.raises(DataError, match="line 4 has"):
+        read_sentences(path)
+
+
+# -- what is refused ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"tokenizer": {}}, "needs a new model"),
+        ({"tokenizer": {}, "architecture": TINY, "model": "some/model"}, "no effect"),
+        ({"cloze_top": 3}, "no effect without `cloze`"),
+        ({"corpus": {"train": "a.txt", "validation": "b.txt", "held_out": 0.1}}, "keep one of them"),
+        ({"corpus": {"train": ["a.txt", "b.txt"], "validation": "b.txt"}}, "same text"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(given: dict[str, Any], told: str):
+    with pytest.raises(ValidationError, match=told):
+        Pretrain(**{"corpus": "text.txt", **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"architecture": {"model_type": "bret"}}, "did you mean 'bert'"),
+        ({"architecture": {**TINY, "hiden_size": 32}}, "did you mean 'hidden_size'"),
+        ({"architecture": {**TINY, "num_attention_heads": 3}}, "multiple"),
+        ({"architecture": {**TINY, "vocab_size": 7}}, "the tokenizer has"),
+        ({"architecture": {"model_type": "t5"}}, "an encoder and a decoder"),
+        ({"objective": "causal", "architecture": {"model_type": "distilbert"}}, "no causal_lm head"),
+        ({"length": 512}, "takes 64 tokens"),
+        ({"max_steps": None, "max_tokens": 10}, "of a step"),
+        ({"corpus": "nowhere.txt"}, "no such file"),
+        ({"cloze": "nowhere.txt"}, "can't be read"),
+    ],
+)
+def test_what_can_not_be_done_is_told_before_anything_is_trained(
+    tmp_path: Path, tiny_model: Path, given: dict[str, Any], told: str, capsys
+):
+    content = recipe(tmp_path, tiny_model, **given)
+    place = tmp_path / "run.yaml"
+    place.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert main(["run", str(place), "--output", str(tmp_path / "runs"), "--quiet", "--no-report"]) in (2, 3, 4)
+    assert told in capsys.readouterr().err
+
+
+def test_a_tokenizer_has_the_vocabulary_that_is_asked_for():
+    words = [line for line, _ in sentences(300, 0)]
+    for kind in ("wordpiece", "bpe", "unigram"):
+        size = 290 if kind == "bpe" else 70
+        made_of = new_tokenizer(words, TokenizerSettings(kind=kind, vocabulary=size))
+        assert len(made_of) <= size
+        assert made_of.decode(made_of("a Fine film")["input_ids"], skip_special_tokens=True).strip() == "a fine film"
+        assert made_of("film")["input_ids"][0] == made_of.cls_token_id
+    with pytest.raises(DataError, match="no words"):
+        new_tokenizer([" "], TokenizerSettings())
+
+
+def test_a_new_architecture_is_checked_without_a_run():
+    from luthier.pretraining.checking import configuration
+    from luthier.pretraining.stage import ArchitectureSettings
+
+    with pytest.raises(RecipeError, match="no architecture"):
+        configuration(ArchitectureSettings(model_type="nothing"))
