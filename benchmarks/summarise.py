@@ -26,6 +26,7 @@ SCRIPTS = (
     "many_heads",
     "step_cost",
     "trunk_cache",
+    "plain_script",
     "peer_cost",
     "roast",
     "roast_cost",
