@@ -26,6 +26,7 @@ SCRIPTS = (
     "step_cost",
     "trunk_cache",
     "peer_cost",
+    "vocabulary_loss",
     "roast",
     "roast_cost",
     "defaults",

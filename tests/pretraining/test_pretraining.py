@@ -99,6 +99,13 @@ def test_an_encoder_without_its_head_gets_one_that_is_tied_to_its_embeddings(tmp
     assert [line["step"] for line in log if line["event"] == "evaluate"] == [3, 6]
 
 
+def test_the_recipe_that_is_written_out_can_be_run_again(tmp_path: Path, tiny_model: Path):
+    folder = run(tmp_path, recipe(tmp_path, tiny_model, objective="masked", cloze="english"))
+    assert main(["validate", str(folder.parent / "recipe.yaml")]) == 0
+    assert main(["run", str(folder.parent / "recipe.yaml"), "--output", str(tmp_path / "runs"), "--quiet"]) == 0
+    assert not (folder.parent / "replaced").exists()
+
+
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
 def test_the_same_tokenizer_and_weights_come_out_again(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     saved = []
