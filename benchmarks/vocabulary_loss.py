@@ -112,9 +112,9 @@ def page(cells: Cells) -> str:
         )
     columns = ["rows x width x vocabulary", "kind", "step", "against plain", "added memory", "against plain"]
     about = (
-        "## Loss over a vocabulary\n\nForward and backward of the projection onto a vocabulary and its cross-entropy, in "
-        "float32 on one core, each measurement a process of its own. `torch` is torch's own `linear_cross_entropy` with "
-        "chunks.\n"
+        "## Loss over a vocabulary\n\nForward and backward of the projection onto a vocabulary and its cross-entropy, "
+        "in float32 on one core, each measurement a process of its own. `torch` is torch's own `linear_cross_entropy` "
+        "with chunks.\n"
     )
     return about + "\n" + table(columns, rows)
 

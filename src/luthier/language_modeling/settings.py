@@ -41,7 +41,9 @@ class LanguageTrainingSettings(TrainingSettings):
         default_factory=lambda: MaskingSettings(), description="What is masked, under `objective: masked`."
     )
     epochs: float = Field(
-        _ONE_PASS, gt=0, description="Passes over the text, where no other budget is given; its tokens are counted first."
+        _ONE_PASS,
+        gt=0,
+        description="Passes over the text, where no other budget is given; its tokens are counted first.",
     )
     max_tokens: float | None = Field(
         None, gt=0, description="Tokens to train on, of all blocks together; `1e6` is a million."
