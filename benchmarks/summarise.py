@@ -28,6 +28,7 @@ SCRIPTS = (
     "trunk_cache",
     "plain_script",
     "peer_cost",
+    "vocabulary_loss",
     "roast",
     "roast_cost",
     "defaults",
