@@ -71,10 +71,9 @@ def measure_here(cell: dict[str, Any]) -> dict[str, Any]:
     timer = Timer()
     with tempfile.TemporaryDirectory() as folder:
         job = training_job(stage, inputs, prepared, model, Path(folder))
-        job.callbacks.append(timer)
         started = time.perf_counter()
         with computed_once(stage, prepared, job):
-            train(job)
+            train(job, [timer])
     first, *later = [b - a for a, b in zip([started, *timer.ends], timer.ends, strict=False)]
     weight = next(p for p in model.parameters() if p.requires_grad)
     return {

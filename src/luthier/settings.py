@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
+
+from luthier.errors import LuthierError
 
 
 class Settings(BaseModel):
@@ -26,6 +28,10 @@ class Settings(BaseModel):
     def extras(self) -> Mapping[str, str]:
         """Extras of Luthier (`luthier.extras`) that these settings need, and the field that each is needed for."""
         return {}
+
+    def missing(self) -> Iterable[tuple[str, LuthierError]]:
+        """Fields that name what is not there, each with the error; looked at before anything runs, without torch."""
+        return ()
 
 
 class Paper(BaseModel):

@@ -320,3 +320,17 @@ def test_python_callers_are_told_the_same(place):
         luthier.run("recipe.yaml")
     with pytest.raises(RecipeError, match=r"did you mean recipe\.yaml\?"):
         luthier.run("recipee.yaml")
+
+
+def test_a_corpus_is_looked_at_and_found_beside_the_recipe(place, capsys, monkeypatch):
+    Path("texts.txt").write_text("a film\n")
+    text = "name: a\nmodel: ./model\nstages:\n  - pretrain:\n      corpus:\n        train: [{}, 't*.txt']\n"
+    Path("recipe.yaml").write_text(text.format("txets.txt"))
+    told = refused(capsys, code=3)
+    assert "recipe.yaml:6: stages.0.pretrain.corpus.train: txets.txt: there is no such file" in told
+    assert "did you mean texts.txt?" in told
+    Path("recipe.yaml").write_text(text.format("texts.txt"))
+    assert main(["validate"]) == 0, capsys.readouterr().err
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert load_recipe("../recipe.yaml").stage_list()[0].corpus.train == ["../texts.txt", "../t*.txt"]

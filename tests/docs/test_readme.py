@@ -29,6 +29,10 @@ def blocks(language: str, page: str = README) -> list[str]:
 
 def short(command: list[str]) -> list[str]:
     """What makes a command that trains a quick one."""
+    if "masked_lm" in command[1]:
+        cut = ["max_steps=2", "length=32", "held_out_rows=4", "pseudo_perplexity_tokens=2"]
+        cut += ["corpus.train=.cache/demo/train.tsv", "corpus.validation=.cache/demo/validation.tsv"]
+        return [word for part in cut for word in ("--set", f"stages.0.pretrain.{part}")]
     if "represent" not in command[1]:
         return SHORT
     cut = ["max_steps=2", *(f"tasks.{name}.data.limit=24" for name in ("tweets", "products"))]
@@ -114,6 +118,21 @@ def test_the_recipe_and_the_example_of_the_robustness_page_run(checkout, capsys,
     folder = checkout / "runs" / "robust" / "cells" / "objective=vanilla,seed=13" / "00-tune"
     exec(compile(code, "robustness.md", "exec"), {"folder": str(folder / "model")})
     assert capsys.readouterr().out.split()[-2] in ("True", "False")
+
+
+def test_the_examples_of_the_pretraining_page_run(checkout, capsys):
+    """Both recipes of the page, on the demo's text, and its code."""
+    page = (ROOT / "docs" / "pretraining.md").read_text(encoding="utf8")
+    for name, text in zip(("masked", "new"), blocks("yaml", page), strict=True):
+        (checkout / f"{name}.yaml").write_text(text)
+        more = short(["run", "masked_lm"]) + (["--set", "stages.0.pretrain.max_tokens=null"] if name == "new" else [])
+        assert main(["run", f"{name}.yaml", *more, "--quiet"]) == 0, capsys.readouterr().err
+    (code,) = blocks("python", page)
+    capsys.readouterr()
+    exec(compile(code, "pretraining.md", "exec"), {})
+    plain, ours, blocks_of_text = capsys.readouterr().out.splitlines()
+    assert float(plain) == pytest.approx(float(ours), abs=1e-5)
+    assert blocks_of_text == "[[101, 1, 2, 102, 102], [101, 3, 102, 102]]"
 
 
 def test_the_example_of_a_new_method_works(tmp_path: Path, monkeypatch):

@@ -53,3 +53,8 @@ def test_the_cost_suite_measures_the_pass_that_scores_are_taken_from(tmp_path: P
     assert cost.cost["tokens_per_second"] == 3 * ROWS / subject.meter.seconds
     assert CostSuite.runs_first
     assert not TaskSuite.runs_first
+
+
+def test_a_recipe_that_names_rows_of_the_cost_suite_is_still_read(caplog):
+    assert CostSuite.model_validate({"name": "cost", "rows": 256, "single_rows": 4}) == CostSuite(single_rows=4)
+    assert "means nothing any more" in caplog.text

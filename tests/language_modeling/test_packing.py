@@ -9,6 +9,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -182,6 +183,34 @@ def test_every_format_is_read_from_any_place(tmp_path: Path, kind: str):
     for number in (0, 1, 30, 58, 59):
         rest = Corpus([str(path)], settings).documents(documents[number].after)
         assert [one.text for one in rest] == lines[number + 1 :], number
+
+
+def test_a_set_of_the_hub_is_read_from_any_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What `datasets` streams from files on this machine stands for what it streams from the Hub."""
+    lines = texts(50, seed=4)
+    files = [tmp_path / f"{part}.jsonl" for part in range(3)]
+    for part, path in enumerate(files):
+        path.write_text("".join(f"{json.dumps({'text': line})}\n" for line in lines[part::3]))
+
+    def streamed(_origin: Any, *, streaming: bool) -> Any:
+        assert streaming
+        return datasets.load_dataset("json", data_files=[str(path) for path in files], split="train", streaming=True)
+
+    monkeypatch.setattr("luthier.language_modeling.documents.load_hub_split", streamed)
+    name = "hub:some/texts"
+    corpus = Corpus([name], CorpusSettings(train=name))
+    documents = list(corpus.documents())
+    assert sorted(one.text for one in documents) == sorted(lines)
+    for number in (0, 20, 48, 49):
+        rest = [one.text for one in corpus.documents(documents[number].after)]
+        assert rest == [one.text for one in documents[number + 1 :]], number
+    whole = taken(stream_of(corpus, window=20), 30)
+    stream = stream_of(corpus, window=20)
+    taken(stream, 13)
+    torch.save(stream.state_dict(), tmp_path / "state.pt")
+    other = stream_of(corpus, window=20)
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert same(taken(other, 17), whole[13:])
 
 
 def test_several_sources_and_patterns_follow_one_another(tmp_path: Path):

@@ -96,7 +96,7 @@ def test_the_loss_of_a_step_is_the_mean_over_all_its_masked_tokens(tmp_path: Pat
     assert curve(tmp_path / "again")[1] == pytest.approx(expected, abs=1e-4)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -106,7 +106,7 @@ class KillAt(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self.step:
-            raise Killed
+            raise KilledError
 
 
 @pytest.mark.parametrize("step", [2, 4, 8])
@@ -115,7 +115,7 @@ def test_a_killed_run_ends_as_one_never_killed(tmp_path: Path, kind: str, step: 
     settings: dict[str, Any] = {"kind": kind, "dropout": True}
     straight = job_of(tmp_path / "a", **settings)
     expected = train(straight)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(job_of(tmp_path / "b", **settings), [KillAt(step)])
     other = job_of(tmp_path / "b", **settings)
     found = train(other)

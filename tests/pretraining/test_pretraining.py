@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,13 @@ def test_an_encoder_without_its_head_gets_one_that_is_tied_to_its_embeddings(tmp
     assert [line["step"] for line in log if line["event"] == "evaluate"] == [3, 6]
 
 
+def test_the_recipe_that_is_written_out_can_be_run_again(tmp_path: Path, tiny_model: Path):
+    folder = run(tmp_path, recipe(tmp_path, tiny_model, objective="masked", cloze="english"))
+    assert main(["validate", str(folder.parent / "recipe.yaml")]) == 0
+    assert main(["run", str(folder.parent / "recipe.yaml"), "--output", str(tmp_path / "runs"), "--quiet"]) == 0
+    assert not (folder.parent / "replaced").exists()
+
+
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
 def test_the_same_tokenizer_and_weights_come_out_again(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     saved = []
@@ -158,6 +166,27 @@ def test_a_masked_model_is_asked_for_words_and_for_likelihoods(tmp_path: Path, t
         with torch.no_grad():
             total += model(input_ids=seen).logits[0, place].log_softmax(-1)[whole[0, place]].item()
     assert second["pseudo_log_likelihood"] == pytest.approx(total, rel=1e-4)
+
+
+def test_a_masked_model_is_not_judged_as_if_it_wrote_text(tmp_path: Path, tiny_model: Path, capsys):
+    content = recipe(tmp_path, tiny_model)
+    text = {split: str(tmp_path / f"{name}.txt") for split, name in (("train", "train"), ("test", "held"))}
+    content["stages"].append({"evaluate": {"suites": ["perplexity"], "data": text}})
+    (tmp_path / "run.yaml").write_text(json.dumps(content))
+    capsys.readouterr()
+    assert main(["run", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "runs"), "--quiet"]) == 4
+    assert "from left to right" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_is_larger_than_the_model_is_refused(tmp_path: Path, tiny_model: Path, capsys):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens(["another"])
+    tokenizer.save_pretrained(model)
+    (tmp_path / "run.yaml").write_text(json.dumps(recipe(tmp_path, model)))
+    capsys.readouterr()
+    assert main(["plan", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "runs")]) == 4
+    assert "the model embeds" in capsys.readouterr().err
 
 
 # -- words to guess ----------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def print_plan(planned: list[PlannedStage], console: Any) -> None:
     if seconds or memory:
         console.print(
             f"estimate: {duration(seconds)} of training, {memory / 1e9:.1f} GB of memory at the highest "
-            "(rough: within a factor of about two)"
+            "(rough: within the factors that the stages name)"
         )
     console.print("nothing was trained or written; `luthier run` does it")
 

@@ -136,7 +136,14 @@ def loaded(inputs: StageInputs, data: DataSettings) -> tuple[Any, Any, ModelCard
         ModelError: it can't be loaded, or has no language-model head.
     """
     if resolve(inputs.model).kind == "artifact":
-        return load_artifact(inputs.model.reference, settings=inputs.model)
+        model, tokenizer, card = load_artifact(inputs.model.reference, settings=inputs.model)
+        if card.head == "masked_lm":
+            raise ModelError(
+                "a masked language model predicts no text from left to right, so these suites can't judge it",
+                where=inputs.model.reference,
+                fix="see the held-out loss and the pseudo-perplexity of the stage that made it, or tune it first",
+            )
+        return model, tokenizer, card
     config = load_config(inputs.model)
     check_writes_text(inputs, config)
     head = LANGUAGE_HEADS[is_encoder_decoder(config)]

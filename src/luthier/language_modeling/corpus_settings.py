@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from luthier.errors import LuthierError
 from luthier.settings import Settings
 
 TextFormat = Literal["txt", "jsonl", "csv", "tsv", "parquet"]
@@ -21,6 +23,8 @@ DEFAULT_SHARE = 0.01
 
 class CorpusSettings(Settings):
     """Text of any size, which is read while it is trained on. A plain string is short for `{train: STRING}`."""
+
+    path_fields: ClassVar[tuple[str, ...]] = ("train", "validation")
 
     train: Sources = Field(
         min_length=1,
@@ -56,6 +60,18 @@ class CorpusSettings(Settings):
     @classmethod
     def _from_string(cls, value: Any) -> Any:
         return {"train": value} if isinstance(value, str | list) else value
+
+    def missing(self) -> Iterator[tuple[str, LuthierError]]:
+        """Files that are not there, or empty; patterns are left to what reads them."""
+        from luthier.data.sources.base import check_there_and_filled
+
+        for field, sources in (("train", self.train), ("validation", self.validation)):
+            for source in sources:
+                try:
+                    if not set(source) & set("*?["):
+                        check_there_and_filled(source)
+                except LuthierError as error:
+                    yield field, error
 
     @model_validator(mode="after")
     def _held_out_once(self) -> Self:

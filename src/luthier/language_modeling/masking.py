@@ -90,19 +90,18 @@ class Masking:
         """Tokens of words in random order, as many words as fit into `count` tokens; at least one word."""
         if word_starts is None:
             raise ValueError("whole words are masked, and where words begin is not given")
+        if not len(candidates):
+            return candidates
         begins = word_starts[candidates]
         begins[1:] |= np.diff(candidates) > 1  # a word does not go on behind a special token
-        if len(begins):
-            begins[0] = True
-        words = np.split(candidates, np.flatnonzero(begins)[1:])
-        chosen: list[Tokens] = []
-        taken = 0
-        for number in draw.permutation(len(words)) if len(candidates) else ():
-            word = words[number]
-            if chosen and taken + len(word) > count:
+        begins[0] = True
+        bounds = [*np.flatnonzero(begins).tolist(), len(candidates)]
+        chosen: list[int] = []
+        for word in draw.permutation(len(bounds) - 1).tolist():
+            first, last = bounds[word], bounds[word + 1]
+            if chosen and len(chosen) + last - first > count:
                 continue
-            chosen.append(word)
-            taken += len(word)
-            if taken >= count:
+            chosen.extend(range(first, last))
+            if len(chosen) >= count:
                 break
-        return np.sort(np.concatenate(chosen)) if chosen else candidates[:0]
+        return candidates[sorted(chosen)]

@@ -11,6 +11,7 @@ from luthier.settings import Settings
 from luthier.training.settings import TrainingSettings
 
 BUDGETS = ("max_steps", "max_tokens", "max_flops", "max_minutes")
+_ONE_PASS = 1.0
 
 
 class MaskingSettings(Settings):
@@ -40,7 +41,9 @@ class LanguageTrainingSettings(TrainingSettings):
         default_factory=lambda: MaskingSettings(), description="What is masked, under `objective: masked`."
     )
     epochs: float = Field(
-        1.0, gt=0, description="Passes over the text, where no other budget is given; its tokens are counted first."
+        _ONE_PASS,
+        gt=0,
+        description="Passes over the text, where no other budget is given; its tokens are counted first.",
     )
     max_tokens: float | None = Field(
         None, gt=0, description="Tokens to train on, of all blocks together; `1e6` is a million."
@@ -67,10 +70,11 @@ class LanguageTrainingSettings(TrainingSettings):
 
     @model_validator(mode="after")
     def _text_fits(self) -> Self:
-        if self.objective == "causal" and "masking" in self.model_fields_set:
+        # By their values, since a recipe that is written out has every default in it.
+        if self.objective == "causal" and self.masking != MaskingSettings():
             raise ValueError("`masking` has no effect under `objective: causal`")
-        if "epochs" in self.model_fields_set and (given := [b for b in BUDGETS if getattr(self, b) is not None]):
+        if self.epochs != _ONE_PASS and (given := [b for b in BUDGETS if getattr(self, b) is not None]):
             raise ValueError(f"`epochs` and `{given[0]}` both end the training: keep one of them")
-        if "group_by_length" in self.model_fields_set:
+        if not self.group_by_length:
             raise ValueError("`group_by_length` has no effect: all blocks have one length")
         return self

@@ -15,6 +15,7 @@ from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
 from luthier.stages.base import Stage, StageInputs
 
 BUILT_IN = "english"
+_TOP = 10
 
 
 class ArchitectureSettings(Settings):
@@ -69,7 +70,7 @@ class Pretrain(LanguageTrainingSettings, Stage):
         description=f"Sentences with a word to guess, before and after training: `{BUILT_IN}` for those that come "
         "with Luthier, or a file with one sentence a line and the word in double brackets, `Snow is [[white]].`",
     )
-    cloze_top: int = Field(10, gt=0, description="A word counts as guessed when it is among this many.")
+    cloze_top: int = Field(_TOP, gt=0, description="A word counts as guessed when it is among this many.")
 
     @model_validator(mode="after")
     def _start_fits(self) -> Self:
@@ -80,7 +81,7 @@ class Pretrain(LanguageTrainingSettings, Stage):
             )
         if self.tokenizer is not None and self.model is not None:
             raise ValueError("`model` has no effect beside a new `architecture` and a new `tokenizer`")
-        if self.cloze is None and "cloze_top" in self.model_fields_set:
+        if self.cloze is None and self.cloze_top != _TOP:
             raise ValueError("`cloze_top` has no effect without `cloze`")
         return self
 

@@ -74,6 +74,12 @@ def start_of(stage: Pretrain, inputs: StageInputs, tokenizer_folder: Path | None
         config: Any = load_config(inputs.model)
     else:
         config = new_configuration(stage.architecture, tokenizer, stage.length)
+    if len(tokenizer) > config.vocab_size:
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} tokens, and the model embeds {config.vocab_size}",
+            where=inputs.model.reference,
+            fix="put the model's own tokenizer beside its config.json",
+        )
     masked = is_masked(stage.objective, config)
     head: Head = "masked_lm" if masked else "causal_lm"
     where = inputs.model.reference if stage.architecture is None else f"architecture {config.model_type}"

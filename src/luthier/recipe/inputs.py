@@ -5,6 +5,7 @@ Relative paths are tried from the working directory first, then from the recipe'
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,13 +41,16 @@ def anchor(recipe: RecipeBase, source: YamlText) -> bool:
     Returns:
         Whether a path was changed, in `source.data`.
     """
-    changed = False
+    changed, folder = False, source.folder
+    if folder is None:
+        return changed
     for place, settings in settings_in(recipe):
         for name in settings.path_fields:
             value = getattr(settings, name)
-            found = None if value is None or source.folder is None else _beside(value, source.folder)
-            if found is not None and _replace(source, (*place, name), value, found):
-                changed = True
+            for number, one in enumerate([value] if isinstance(value, str) else value or ()):
+                found = _beside(one, folder)
+                if found is not None and _replace(source, (*place, name, number), one, found):
+                    changed = True
     return changed
 
 
@@ -101,6 +105,7 @@ class _Looks:
             except LuthierError as error:
                 problems.append(self._problem((*place, "reference"), error))
                 continue
+            problems += [self._problem((*place, name), error) for name, error in settings.missing()]
             if isinstance(settings, DataSettings):
                 look = self._look(place, settings, trained)
                 trained = look.read if _trains(place) and len(place) == _OF_A_STAGE else trained
@@ -191,12 +196,17 @@ def _blocks_in(value: Any, place: Place = ()) -> Iterator[tuple[Place, Settings]
 
 
 def _beside(value: str, folder: Path) -> str | None:
-    """A relative path as it is found from the recipe's folder; None where that is not needed, or does not help."""
+    """A relative path, or pattern, as it is found from the recipe's folder; None where that is not needed, or does not
+    help."""
     text, mark, member = value.partition("!")
-    if _NO_PATH.match(value) or not text or Path(text).expanduser().is_absolute() or Path(text).exists():
+    if _NO_PATH.match(value) or not text or Path(text).expanduser().is_absolute() or _is_there(text):
         return None
-    found = folder / text
-    return f"{found}{mark}{member}" if found.exists() else None
+    found = str(folder / text)
+    return f"{found}{mark}{member}" if _is_there(found) else None
+
+
+def _is_there(path: str) -> bool:
+    return Path(path).exists() or (bool(set(path) & set("*?[")) and bool(glob.glob(path)))
 
 
 def _replace(source: YamlText, place: Place, value: str, found: str) -> bool:

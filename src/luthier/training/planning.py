@@ -36,7 +36,8 @@ def plan_supervised(stage: SupervisedSettings, inputs: StageInputs) -> StagePlan
     tokens = sum(lengths) / max(1, len(lengths)) * stage.batch_size * stage.accumulation
     held = sum(split.data.nbytes for split in prepared.task.splits.values() if hasattr(split, "data"))
     memory = memory_estimate(total, trainable, model.config, sample.longest * stage.batch_size, held)
-    split = frozen_up_to(model) if stage.cache_trunk else None
+    frozen = frozen_up_to(model)
+    split = frozen if stage.cache_trunk else None
     about = f", of the rows looked at: {sample.about}" if sample.about else ""
     facts = {
         "method": stage.method.name,
@@ -52,7 +53,9 @@ def plan_supervised(stage: SupervisedSettings, inputs: StageInputs) -> StagePlan
     }
     limit = 60 * stage.max_minutes if stage.max_minutes else math.inf
     cost = stage.objective.relative_cost() if stage.objective else 1.0
-    return StagePlan(facts, min(limit, cost * time_estimate(model, total, tokens, steps)), memory)
+    return StagePlan(
+        facts, min(limit, cost * time_estimate(model, total, tokens, steps, backward=frozen is None)), memory
+    )
 
 
 def planned_model(stage: SupervisedSettings, inputs: StageInputs, prepared: Prepared) -> Any:

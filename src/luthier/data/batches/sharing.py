@@ -26,6 +26,13 @@ class SharedRows:
             return row
         return {**self.rows[index - len(self.rows)], FILLER: True}
 
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        """Several rows, read together."""
+        total, rows = len(self.rows), self.rows
+        places = [index if index < total else index - total for index in indices]
+        found = rows.__getitems__(places) if hasattr(rows, "__getitems__") else [rows[place] for place in places]
+        return [row if index < total else {**row, FILLER: True} for index, row in zip(indices, found, strict=True)]
+
 
 def collating_fillers(collator: Callable[[list[Any]], dict[str, Any]]) -> Callable[[list[Any]], dict[str, Any]]:
     """The collator, whose batch of a filler has the entry `filler`."""

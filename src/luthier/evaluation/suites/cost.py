@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import logging
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from luthier.evaluation.subject import Subject, Suite, SuiteResult
 from luthier.registry import SUITES
+
+logger = logging.getLogger(__name__)
 
 
 @SUITES.register
@@ -25,6 +28,15 @@ class CostSuite(Suite):
     runs_first: ClassVar[bool] = True
 
     single_rows: int = Field(16, gt=0, description="Rows that the latency of a single row is measured on.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_recipes(cls, value: Any) -> Any:
+        """Recipes that were saved when the suite fed rows of its own still say how many."""
+        if isinstance(value, dict) and "rows" in value:
+            logger.warning("`rows` of the cost suite means nothing any more: it times the pass over all judged rows")
+            return {key: one for key, one in value.items() if key != "rows"}
+        return value
 
     def run(self, subject: Subject) -> SuiteResult:
         import statistics

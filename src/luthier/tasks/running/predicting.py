@@ -80,14 +80,14 @@ def predict_rows(
     task = named_task(schema)
     was_training = model.training
     model.eval()
-    order = np.argsort([-n for n in rows["length"]], kind="stable")
+    order = np.argsort(-np.asarray(rows["length"][:], dtype=np.int64), kind="stable")
     outputs: list[dict[str, Any]] = []
     tokens = 0
 
     def batches() -> Iterator[dict[str, Any]]:
         nonlocal tokens
         for start in range(0, len(order), batch_size):
-            batch = collator([rows[int(i)] for i in order[start : start + batch_size]])
+            batch = collator(rows_at(rows, order[start : start + batch_size].tolist()))
             tokens += int(batch["attention_mask"].sum())
             yield batch
 
@@ -99,6 +99,12 @@ def predict_rows(
     finally:
         model.train(was_training)
     return gathered([outputs[i] for i in np.argsort(order)], task, tokens)
+
+
+def rows_at(rows: Any, places: list[int]) -> list[Any]:
+    """Rows at 0-based places; a `datasets.Dataset` gives them together in a fraction of the time."""
+    found: list[Any] = rows.__getitems__(places) if hasattr(rows, "__getitems__") else [rows[i] for i in places]
+    return found
 
 
 def named_task(schema: str | Task) -> Task:

@@ -13,12 +13,13 @@ Shapes: N rows, B rows of a batch, T tokens, d width.
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -41,7 +42,8 @@ from luthier.training.trunk.split_point import TARGETS, names_of, output_of, ten
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2
+_FORMAT = 3
+T = TypeVar("T")
 Collator = Callable[[list[Any]], dict[str, Tensor]]
 
 
@@ -168,19 +170,20 @@ def cached_features(
     frozen = weights_fingerprint(model, lambda name: name not in trained)
     if not len(encoded_dataset):
         raise ValueError("there are no rows to compute features of")
-    batches = partial(_batches, encoded_dataset, batch_size, collator)
+    order = _by_length(encoded_dataset)
+    batches = partial(_batches, encoded_dataset, order, batch_size, collator)
     fed = [_fed(batch) for batch in batches()]
     folder = cache.directory / identity([str(_FORMAT), frozen, split_point, dtype, *(one.key for one in fed)])
     try:
         return Features(folder)
     except ValueError as error:
         tell_of_damage(folder, error)
-    keys = [key for one in fed for key in one.rows]
+    keys = _in_place(order, [key for one in fed for key in one.rows])
     logger.info("computing the frozen model's outputs for %d rows", len(keys))
     rest = batches()
     first = next(rest)
     fields = read_fields(model, split_point, first)
-    offsets = np.cumsum([0, *(length for one in fed for length in one.lengths)])
+    offsets = np.cumsum([0, *_in_place(order, [length for one in fed for length in one.lengths])])
     lengths = [int(offsets[-1]) if field.form == "tokens" else len(keys) for field in fields]
     needed = sum(n * field.width * np.dtype(STORED[dtype]).itemsize for n, field in zip(lengths, fields, strict=True))
     cache.make_room(needed + offsets.nbytes + KEY_BYTES * len(keys))
@@ -188,7 +191,7 @@ def cached_features(
     with writing_arrays(folder, about) as writer:
         shapes = [(n, field.width) for n, field in zip(lengths, fields, strict=True)]
         arrays = [writer.table(str(i), shape, dtype) for i, shape in enumerate(shapes)]
-        _fill(model, split_point, [first], rest, fields, arrays, dtype)
+        _fill(model, split_point, itertools.chain([first], rest), order, offsets, fields, arrays, dtype)
         writer.keep("offsets", offsets)
         writer.keep("keys", np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), KEY_BYTES))
     return Features(folder)
@@ -208,32 +211,54 @@ def _fed(batch: dict[str, Tensor]) -> _Fed:
     return _Fed(batch_key(batch), rows, batch["attention_mask"].bool().sum(1).tolist())
 
 
-def _batches(rows: Sequence[Mapping[str, Any]], batch_size: int, collator: Collator) -> Iterator[dict[str, Tensor]]:
+def _by_length(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """0-based indices of the rows, the longest first, so that little of a batch is padding."""
+    columns = getattr(rows, "column_names", ())
+    lengths = rows["length"][:] if "length" in columns else [len(row["input_ids"]) for row in rows]  # type: ignore[call-overload]
+    order: list[int] = np.argsort(-np.asarray(lengths), kind="stable").tolist()
+    return order
+
+
+def _in_place(order: list[int], values: list[T]) -> list[T]:
+    """What was found of the rows in this order, in the order of the rows."""
+    found = dict(zip(order, values, strict=True))
+    return [found[place] for place in range(len(order))]
+
+
+def _batches(
+    rows: Sequence[Mapping[str, Any]], order: list[int], batch_size: int, collator: Collator
+) -> Iterator[dict[str, Tensor]]:
     for start in range(0, len(rows), batch_size):
-        places = range(start, min(start + batch_size, len(rows)))
+        places = order[start : start + batch_size]
         # A `datasets.Dataset` gives rows together in a fraction of the time that it takes one by one.
-        yield collator(rows.__getitems__(list(places)) if hasattr(rows, "__getitems__") else [rows[i] for i in places])
+        yield collator(rows.__getitems__(places) if hasattr(rows, "__getitems__") else [rows[i] for i in places])
 
 
 def _fill(
     model: Any,
     split_point: str,
-    head: list[dict[str, Tensor]],
-    rest: Iterator[dict[str, Tensor]],
+    batches: Iterable[dict[str, Tensor]],
+    order: list[int],
+    offsets: np.ndarray,
     fields: list[Field],
     arrays: list[np.ndarray],
     dtype: str,
 ) -> None:
-    places = [0] * len(fields)
-    for batch in (*head, *rest):
+    done = 0
+    for batch in batches:
         with torch.no_grad():
             output = output_of(model, split_point, batch)
         real = batch["attention_mask"].bool()
-        for i, (field, array) in enumerate(zip(fields, arrays, strict=True)):
+        places = order[done : done + len(real)]
+        done += len(real)
+        for field, array in zip(fields, arrays, strict=True):
             values = tensor_of(output, field.name)
-            values = values[real] if field.form == "tokens" else values[:, 0] if field.form == "first" else values
-            array[places[i] : places[i] + len(values)] = packed(values, dtype)
-            places[i] += len(values)
+            if field.form == "tokens":
+                ends = np.cumsum(real.sum(1).tolist())
+                for place, part in zip(places, np.split(packed(values[real], dtype), ends[:-1]), strict=True):
+                    array[offsets[place] : offsets[place + 1]] = part
+            else:
+                array[places] = packed(values[:, 0] if field.form == "first" else values, dtype)
 
 
 def read_fields(model: Any, split_point: str, batch: dict[str, Tensor]) -> list[Field]:
