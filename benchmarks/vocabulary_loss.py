@@ -128,7 +128,7 @@ def page(cells: Cells) -> str:
     about = (
         "## Loss over a vocabulary\n\nForward and backward of the projection onto a vocabulary and its cross-entropy, "
         "in float32 on one core, each measurement a process of its own. `torch` is torch's own `linear_cross_entropy` "
-        "with chunks. With few rows most of the memory is the gradient of the projection itself, which every kind has.\n"
+        "with chunks. With few rows most of the memory is the gradient of the projection, which every kind has.\n"
     )
     return about + "\n" + table(columns, rows)
 
