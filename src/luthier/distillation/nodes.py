@@ -14,12 +14,13 @@ from luthier.errors import ModelError
 from luthier.models.adapters import is_adapter
 from luthier.models.artifacts import load_artifact, load_model
 from luthier.models.card import read_card
-from luthier.models.heads import WITH_LABELS, auto_class, output_names
+from luthier.models.head_kinds import HEAD_KINDS, Head
+from luthier.models.heads import auto_class, output_names
 from luthier.models.inspect import model_max_length
 from luthier.models.loading import empty_model, load_config, load_tokenizer, translate
 from luthier.models.references import resolve
 from luthier.models.remapping import remap_parameters
-from luthier.models.settings import Head, ModelSettings, RemapSettings
+from luthier.models.settings import ModelSettings, RemapSettings
 from luthier.stages.base import MODEL, StageInputs
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ class NodeBuilder:
 
     def _check_labels(self, name: str, heads: Heads, own: list[str] | None) -> None:
         labels = heads.arguments.get("labels")
-        if heads.head not in WITH_LABELS or not labels or own is None or own == labels:
+        if not HEAD_KINDS[heads.head].has_labels or not labels or own is None or own == labels:
             return
         number = next(i for i in range(max(len(own), len(labels))) if own[i : i + 1] != labels[i : i + 1])
         mine, theirs = (repr(one[number]) if number < len(one) else "missing" for one in (own, labels))

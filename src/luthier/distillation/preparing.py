@@ -20,17 +20,18 @@ from luthier.errors import ModelError
 from luthier.language_modeling.held_out import collate
 from luthier.language_modeling.preparing import TextJob, validation_of
 from luthier.language_modeling.rows import check_head
+from luthier.models.head_kinds import HEAD_KINDS, Head, peft_task_type
 from luthier.models.references import fingerprint, resolve
-from luthier.models.settings import Head
 from luthier.objectives.part import Part
 from luthier.stages.base import StageInputs
 from luthier.storage.jsonlines import JsonLog
 from luthier.storage.keys import digest_of
 from luthier.storage.ranks import world_size
-from luthier.tasks.heads import PEFT_TASK_TYPES
+from luthier.tasks.base import task_named, task_of
 from luthier.training.job import TrainingJob, TrainingRows, resolve_precision
 from luthier.training.preparing import Prepared
 from luthier.training.settings import TrainingSettings
+from luthier.training.starting import start_at_mean
 from luthier.training.supervised import apply_method, training_rows
 from luthier.training.supervised import validation_of as task_validation
 from luthier.training.validation import Validation
@@ -146,7 +147,7 @@ def _with_job(
         schema, shifted, labels = source.schema, source.shifted, tuple(source.task.labels)
     job = TrainingJob(
         model=models[stage.main],
-        schema=schema,
+        task=task_named(schema),
         shifted=shifted,
         data=rows,
         settings=TrainingSettings.model_construct(
@@ -215,6 +216,7 @@ def tuned(stage: Distil, source: Prepared | TextJob, name: str, model: Any, seed
     if isinstance(source, TextJob):
         found = _tuned_on_text(node.method, model, seed, heads.head, source.tokenizer)
     else:
+        start_at_mean(model, task_of(source.task).prior(source.task))
         found = apply_method(supervised(stage, name), model, source, seed)
     if node.start != "weights" and hasattr(found, "peft_config"):
         raise ModelError(
@@ -230,17 +232,18 @@ def _tuned_on_text(method: Any, model: Any, seed: int, head: Head, tokenizer: An
 
     from luthier.methods.base import MethodContext
 
-    if head not in PEFT_TASK_TYPES and method.name != "full":
+    bare = not HEAD_KINDS[head].peft_task_type
+    if bare and method.name != "full":
         raise ModelError(
             f"{method.name} has no form for a {head} model",
             where="distil.nodes",
             fix="use `method: full` for masked language models",
         )
-    if head not in PEFT_TASK_TYPES:
+    if bare:
         return model.requires_grad_(True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return method.apply(model, MethodContext(PEFT_TASK_TYPES[head], seed, tokenizer))
+        return method.apply(model, MethodContext(peft_task_type(head), seed, tokenizer))
 
 
 def refuse_twins(stage: Distil, models: dict[str, nn.Module]) -> None:

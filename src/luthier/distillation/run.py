@@ -22,7 +22,7 @@ from luthier.stages.base import MODEL, StageInputs, StageOutputs, metrics_record
 from luthier.storage.ranks import joined
 from luthier.training.job import TrainingResult, train
 from luthier.training.preparing import row_counts
-from luthier.training.supervised import card_for, finish_objective, method_details
+from luthier.training.supervised import BESIDE, card_for, finish_objective, method_details
 
 if TYPE_CHECKING:
     from luthier.distillation.stage import Distil
@@ -40,12 +40,15 @@ def run_distilling(stage: Distil, inputs: StageInputs, folder: Path) -> StageOut
     if finished and ready.job.validation is not None:
         result = replace(result, **vars(ready.job.validation.evaluate(ready.job.model)))
     artifacts = {MODEL if name == stage.main else name: save(ready, name, result, folder) for name in stage.trained}
+    told = details(ready, result, folder, finished)
+    beside_scores = told.pop(BESIDE, {})
     record = metrics_record(
         stage.name,
         scores=scores_of(ready, result),
         primary=ready.job.validation.primary if ready.job.validation is not None and result.scores else None,
         cost=costs(ready, result, artifacts),
-        details=details(ready, result, folder, finished),
+        details=told,
+        **beside_scores,
     )
     return StageOutputs(record, artifacts)
 
@@ -160,6 +163,8 @@ def details(ready: Ready, result: TrainingResult, folder: Path, finished: dict[s
     }
     if not isinstance(ready.source, TextJob):
         found |= {"rows": row_counts(ready.source), "labels": list(ready.source.task.labels)}
+        if ready.source.task.left_out:
+            found["rows_left_out"] = ready.source.task.left_out
         found |= method_details(supervised(stage, stage.main), ready.source, ready.job.model, ready.job)
     shown = list(found.pop("sections", []))
     if ready.job.validation is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -94,7 +95,7 @@ class NodeScores(Part, TrainerCallback):
         for node in self.nodes:
             key = _of_node(self.primary, node.name)
             score, best = trainer.latest.scores.get(key), self.best[node.name]
-            if score is None or not self._is_better(score, best.score):
+            if score is None or not math.isfinite(score) or not self._is_better(score, best, node.name):
                 continue
             prefix = f"validation/{node.name}/"
             own = {k: v for k, v in trainer.latest.scores.items() if k.startswith(prefix)}
@@ -133,8 +134,13 @@ class NodeScores(Part, TrainerCallback):
                 )
             load_trainable(node.model, path)
 
-    def _is_better(self, score: float, best: float | None) -> bool:
-        return best is None or (score > best if self.higher else score < best)
+    def _is_better(self, score: float, best: BestScore, node: str) -> bool:
+        """Of equal scores that with the lower loss is better, as for the main model."""
+        if best.score is None or score != best.score:
+            return best.score is None or (score > best.score if self.higher else score < best.score)
+        loss = f"validation/{node}/loss"
+        lower: bool = self._trainer.latest.scores.get(loss, math.inf) < best.scores.get(loss, -math.inf)
+        return lower
 
     def _files(self) -> set[str]:
         return {_file(name, best.step) for name, best in self.best.items() if best.sha256}

@@ -94,7 +94,7 @@ class DistillationTrainer(LuthierTrainer):
         super().__init__(
             model=ModelGraph({place: models[name] for name, place in self.nodes.places.items()}),
             args=args,
-            schema=schema,
+            task=task_named(schema),
             shifted=language.shifted if language else shifted,
             sampler=sampler,
             groups=[group for name in learning for group in _groups(models[name], rates[name], args.weight_decay)],
