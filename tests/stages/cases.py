@@ -98,6 +98,39 @@ def pretrained(**more: Any) -> Callable[[Sources], Block]:
     return settings
 
 
+def distilled(sources: Sources) -> Block:
+    """A frozen teacher, a smaller student that starts from it, and a peer with an adapter that learns from it."""
+    return {
+        "data": sources.labelled,
+        "nodes": {
+            "teacher": {"frozen": True},
+            "small": {"like": "teacher", "sizes": {"num_hidden_layers": 1}, "init": "remap"},
+            "peer": {"method": "lora"},
+        },
+        "edges": [
+            {"teacher": "teacher", "student": "small", "temperature": 2, "scale_by_t2": True},
+            {"teacher": "small", "student": "peer", "weight": {"kind": "linear", "start": 4, "end": 1}},
+            {"teacher": "peer", "student": "small", "start_step": 1},
+        ],
+        "give": "small",
+        **STEPS,
+        "learning_rate": 5e-3,
+    }
+
+
+def co_distilled(sources: Sources) -> Block:
+    """Two masked language models that learn a text and each other."""
+    corpus = {"train": sources.text["train"], "validation": sources.text["validation"], "shuffle": 20}
+    return {
+        "text": {"corpus": corpus, "objective": "masked", "length": 16, "pseudo_perplexity_tokens": 4},
+        "nodes": {"small": {}, "large": {"like": "small", "sizes": {"num_hidden_layers": 3}}},
+        "edges": [{"teacher": "small", "student": "large"}, {"teacher": "large", "student": "small"}],
+        "give": "large",
+        **STEPS,
+        "learning_rate": 5e-3,
+    }
+
+
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 CASES = [
     Case(
@@ -182,5 +215,23 @@ CASES = [
         before=lambda sources: [{"tune": tuned("bitfit")(sources)}],
         change={"normalise": True},
         answers="heads",
+    ),
+    Case(
+        "distil-task",
+        "distil",
+        distilled,
+        gives={"model": "task", "peer": "task"},
+        before=lambda sources: [{"tune": tuned("full")(sources)}],
+        after=judged("task"),
+        change={"max_steps": 2},
+    ),
+    Case(
+        "distil-text",
+        "distil",
+        co_distilled,
+        gives={"model": "pretrained", "small": "pretrained"},
+        after=lambda sources: {"tune": tuned("full")(sources)},
+        change={"max_steps": 2},
+        answers="pseudo_perplexity",
     ),
 ]

@@ -220,11 +220,12 @@ def test_a_checkpoint_goes_on_with_the_parts_that_it_was_made_with(tmp_path: Pat
         train(job(tmp_path, tiny.bert(), peer(), later[change], checkpoint_every=1))
 
 
-def test_a_gradient_that_is_not_finite_is_named_with_its_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("max_grad_norm", [1.0, 0.0])
+def test_a_gradient_that_is_not_finite_is_named_with_its_model(tmp_path: Path, max_grad_norm: float) -> None:
     peer = small_teacher(frozen=False)
     peer.classifier.bias.register_hook(lambda grad: torch.full_like(grad, float("inf")))
     with pytest.raises(TrainingError, match=r"first seen in peer\.classifier\.bias"):
-        train(job(tmp_path, tiny.bert(), {"peer": peer}, two_way()))
+        train(job(tmp_path, tiny.bert(), {"peer": peer}, two_way(), max_grad_norm=max_grad_norm))
 
 
 def test_gradient_checkpointing_and_bfloat16_reach_every_trained_model(tmp_path: Path) -> None:

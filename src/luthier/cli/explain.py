@@ -120,14 +120,18 @@ def ports_of(part: type[Any]) -> list[str]:
 
 
 def nested_settings(part: type[Any]) -> dict[type[Any], list[str]]:
-    """Settings classes that the entries of a part's settings have, with the keys that hold them.
+    """Settings classes that the entries of a part's settings have, and those of theirs, with the keys that hold them.
 
     Left out are those that have a place of their own: parts, and what `data` and `model` hold.
     """
     found: dict[type[Any], list[str]] = {}
-    for key, field in part.model_fields.items():
-        for one in _settings_classes(field.annotation):
-            found.setdefault(one, []).append(key)
+    waiting = [part]
+    while waiting:
+        for key, field in waiting.pop(0).model_fields.items():
+            for one in _settings_classes(field.annotation):
+                waiting += [] if one in found else [one]
+                if key not in found.setdefault(one, []):
+                    found[one].append(key)
     return found
 
 
@@ -187,6 +191,6 @@ def _plain(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    if hasattr(value, "model_fields"):
+    if hasattr(type(value), "model_fields"):
         return part_name(type(value)) if "name" in type(value).model_fields else "see there"
     return "[]" if value in ([], ()) else str(value)

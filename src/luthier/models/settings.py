@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from luthier.settings import Settings
 
 Danger = Literal["pickle", "remote_code"]
+DepthRule = Literal["repeat_last", "uniform", "first", "last"]
+WidthRule = Literal["overlap", "overlap_random", "function_preserving"]
 
 
 class ModelSettings(Settings):
@@ -56,3 +58,20 @@ class ModelSettings(Settings):
         if self.gguf_file is not None:
             return {"gguf": "gguf_file"}
         return {"gguf": "reference"} if self.reference.endswith(".gguf") else {}
+
+
+class RemapSettings(Settings):
+    """How a new model starts from the weights of a trained one of other depth or width."""
+
+    depth: DepthRule | list[Annotated[int, Field(ge=0)]] = Field(
+        "repeat_last",
+        description="which layer of the trained model each new layer starts from: `repeat_last` the one of its number, "
+        "or the last one; `uniform` spreads them; `first` and `last` take so many of them; or a list of numbers from 0",
+    )
+    width: WidthRule = Field(
+        "overlap",
+        description="what is outside the trained weights in a wider model: zeros in matrices under `overlap`, random "
+        "values under `overlap_random`; `function_preserving` repeats units so that it computes the same",
+    )
+    embeddings: bool = Field(True, description="whether token, position and type vectors are taken over")
+    head: bool = Field(True, description="whether the head is taken over, as far as its outputs are the same")

@@ -29,7 +29,7 @@ def stage_key(stage: Stage, active: Stage, inputs: StageInputs) -> str:
     return digest_of(
         {
             "stage": stage.name,
-            "settings": stage.filled_in().model_dump(mode="json", exclude=set(stage.takes())),
+            "settings": stage.filled_in().model_dump(mode="json", exclude=_references(stage)),
             "artifacts": {port: _identity(artifact) for port, artifact in inputs.artifacts.items()},
             "external": active.external_inputs(inputs),
             "seed": inputs.seed,
@@ -42,6 +42,18 @@ def stage_key(stage: Stage, active: Stage, inputs: StageInputs) -> str:
 def made_from(inputs: StageInputs) -> str:
     """Digest of the artefacts that a stage takes."""
     return digest_of({port: _identity(artifact) for port, artifact in inputs.artifacts.items()})
+
+
+def _references(stage: Stage) -> dict[str, Any]:
+    """What the settings say of artefacts, as pydantic excludes it: the artefacts themselves are part of the key."""
+    left_out: dict[str, Any] = {}
+    for port in stage.takes():
+        *above, last = stage.place_of(port)
+        inside = left_out
+        for key in above:
+            inside = inside.setdefault(key, {})
+        inside[last] = True
+    return left_out
 
 
 def stage_modules(stage: Stage, inputs: StageInputs) -> set[str]:

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 from luthier.models.settings import ModelSettings
 from luthier.report.sections import plain_sections
@@ -120,6 +120,22 @@ class Stage(Settings):
         `model` needs one.
         """
         return dict(self.ports)
+
+    def place_of(self, port: str) -> tuple[str, ...]:
+        """The keys of the settings that lead to the reference of a port; by default the field of the port's name."""
+        return (port,)
+
+    def reference(self, port: str) -> ModelSettings | None:
+        """What the recipe names for a port, or None."""
+        found: Any = self
+        for key in self.place_of(port):
+            if isinstance(found, Mapping):
+                found = found.get(key)
+            else:
+                found = getattr(found, key) if key in type(found).model_fields else None
+            if found is None:
+                return None
+        return cast(ModelSettings, found)
 
     def gives(self) -> dict[str, str]:
         """The artefacts that it gives: name -> kind."""

@@ -96,9 +96,9 @@ class _Chain:
     def _links_of(self, position: int, stage: Stage) -> dict[str, Link]:
         found: dict[str, Link] = {}
         for name, port in stage.takes().items():
-            reference = getattr(stage, name, None) if name in type(stage).model_fields else None
+            reference = stage.reference(name)
             path: tuple[str | int, ...] = ("stages", position, stage.name)
-            path = path if reference is None else (*path, name)
+            path = path if reference is None else (*path, *stage.place_of(name))
             try:
                 link = self._link(position, name, reference)
             except _BadReferenceError as error:

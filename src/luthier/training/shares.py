@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate.data_loader import prepare_data_loader
 from torch import nn
 from torch.utils.data import DataLoader
@@ -26,6 +27,25 @@ def own_dataloader(trainer: Any) -> Any:
         pin_memory=trainer.args.dataloader_pin_memory,
     )
     return prepare_data_loader(loader, num_processes=1, process_index=0, put_on_device=False)
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Give every process the mean of all processes' gradients, as the wrapper of distributed runs does for one model
+    with one pass. A parameter that none of them has a gradient of keeps none."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    found = torch.tensor([p.grad is not None for p in trained], dtype=torch.uint8, device=trained[0].device)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    moved = [p for p, there in zip(trained, found.tolist(), strict=True) if there]
+    groups: dict[Any, list[nn.Parameter]] = {}
+    for p in moved:
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        groups.setdefault((p.grad.device, p.grad.dtype), []).append(p)
+    for parameters in groups.values():
+        flat = torch.cat([p.grad.reshape(-1) for p in parameters if p.grad is not None])
+        dist.all_reduce(flat)
+        flat /= world_size()
+        for p, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            p.grad = mean.view_as(p)
 
 
 def own_file(name: str) -> str:

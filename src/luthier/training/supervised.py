@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 # What an evaluation tells beside its scores, among its details: arguments of `metrics_record`.
-_BESIDE = "beside scores"
+BESIDE = "beside scores"
 
 
 def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Path) -> StageOutputs:
@@ -85,7 +85,7 @@ def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Pat
         **told_of_validation_rows(prepared),
         "ran": {"model": told_of_model(inputs, card, size), **told_of_training(stage, prepared, job, result)},
     }
-    beside_scores = details.pop(_BESIDE, {})
+    beside_scores = details.pop(BESIDE, {})
     primary = f"validation/{primary_metric(prepared.task)[0]}" if result.scores else None
     return StageOutputs(
         metrics_record("tune", scores=result.scores, primary=primary, cost=cost, details=details, **beside_scores),
@@ -231,7 +231,7 @@ def validation_of(stage: SupervisedSettings, prepared: Prepared) -> Validation |
         found = task_result(predictions, prepared.task, "validation", rows, prior=prior, unigram=unigram)
         return Evaluation(
             {f"validation/{score}": value for score, value in found.scores.items()},
-            correct_rows(prepared, predictions) | {_BESIDE: found.told("validation")},
+            correct_rows(prepared, predictions) | {BESIDE: found.told("validation")},
         )
 
     return Validation(evaluate, f"validation/{name}", higher)

@@ -35,7 +35,14 @@ from luthier.training.finite import check_finite
 from luthier.training.graph import ModelGraph
 from luthier.training.optimizer import adamw
 from luthier.training.schedule import share_of_rate
-from luthier.training.shares import check_same_processes, check_same_weights, own_dataloader, own_file, own_files
+from luthier.training.shares import (
+    average_gradients,
+    check_same_processes,
+    check_same_weights,
+    own_dataloader,
+    own_file,
+    own_files,
+)
 from luthier.training.stateful import ShareOfSteps, is_stateful, load_position, save_position, stateful_dataloader
 from luthier.training.validation import Evaluation, Validation
 from luthier.training.watch import tell_watcher
@@ -223,18 +230,24 @@ class LuthierTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | None = None
     ) -> Tensor:
-        with self.parts.around_batch(self):
+        several = isinstance(self.model, ModelGraph) and self.args.world_size > 1
+        # The wrapper of distributed runs knows one forward pass for each backward pass, not one for each model.
+        with self.parts.around_batch(self), self.accelerator.no_sync(model) if several else nullcontext():
             loss = super().training_step(model, inputs, num_items_in_batch)
         self._losses.append(loss.detach())
         if self.accelerator.sync_gradients:
+            if several:
+                average_gradients(self.model)
             self.parts.after_backward(self)
         return loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
         """The gradient's norm; it and the losses have to be finite before the optimiser may use the gradient."""
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        # Where nothing is clipped the Trainer would clip to infinity, which turns all into NaN where one is infinite.
+        norm = None if grad_norm is None else super()._get_grad_norm(model, grad_norm=grad_norm)
         if norm is None:
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+            norm = norm if self.accelerator.scaler is None else norm / self.accelerator.scaler.get_scale()
         scaled, step = self.accelerator.scaler is not None, self.state.global_step + 1
         return check_finite(self._losses, norm, self._rows, self.model, step, scaled)
 

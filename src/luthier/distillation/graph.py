@@ -1,0 +1,113 @@
+"""From nodes and edges to the parts of one training job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from luthier.distillation.edge import Edge
+from luthier.distillation.language import LanguageHardLoss, LanguageSoftLoss, Passes
+from luthier.distillation.parts import HardLoss, NodeClipping, SoftLoss
+from luthier.distillation.schedules import Schedule
+from luthier.distillation.store import StoredTeacher
+from luthier.distillation.stored_parts import StoredSoftLoss
+from luthier.errors import TrainingError
+from luthier.objectives.part import Part
+from luthier.objectives.step import MAIN
+
+
+@dataclass(frozen=True)
+class LanguageTerms:
+    """How the losses of language models are computed.
+
+    Attributes:
+        shifted: whether they predict the next token.
+        dtype: of the product with the output embeddings; None is that of the model.
+    """
+
+    shifted: bool
+    dtype: torch.dtype | None = None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Models that learn from one another.
+
+    Attributes:
+        models: by the names of their nodes. One without a parameter that requires a gradient is frozen.
+        edges: who learns from whom.
+        main: the node that an objective acts on, and that stops training early where that is wanted.
+        hard_weights: node -> weight of its own task loss; default 1, less its inherited edges.
+        main_parts: of an objective, in place of the main node's own task loss.
+        max_grad_norm: what each node's gradient is scaled down to; 0 never clips.
+        max_grad_norms: node -> norm of its own.
+        stored: node -> its outputs, of teachers that are not among the models.
+    """
+
+    models: Mapping[str, nn.Module]
+    edges: Sequence[Edge]
+    main: str
+    hard_weights: Mapping[str, Schedule] = field(default_factory=dict)
+    main_parts: Sequence[Part] = ()
+    max_grad_norm: float = 1.0
+    max_grad_norms: Mapping[str, float] = field(default_factory=dict)
+    stored: Mapping[str, StoredTeacher] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            TrainingError: an edge or the main node names no model, or nobody would learn by an edge.
+        """
+        named = {self.main, *self.hard_weights, *self.max_grad_norms}
+        named |= {name for edge in self.edges for name in (edge.teacher, edge.student)}
+        if unknown := sorted(named - set(self.models) - set(self.stored)):
+            raise TrainingError(f"there is no node {unknown[0]!r}", fix=f"the nodes are {', '.join(self.models)}")
+        for name in (self.main, *(edge.student for edge in self.edges)):
+            if name not in self.trained:
+                raise TrainingError(
+                    f"the node {name!r} has to learn, and no parameter of it requires a gradient",
+                    fix="train it, or turn the edge around",
+                )
+
+    @property
+    def trained(self) -> list[str]:
+        """The nodes that learn."""
+        return [n for n, model in self.models.items() if any(p.requires_grad for p in model.parameters())]
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Node -> what the job calls its model."""
+        return {name: MAIN if name == self.main else f"node-{name}" for name in self.models}
+
+    @property
+    def other_models(self) -> dict[str, nn.Module]:
+        """All but the main model, as the job calls them."""
+        return {self.places[name]: model for name, model in self.models.items() if name != self.main}
+
+    def parts(self, language: LanguageTerms | None = None) -> list[Part]:
+        """New parts for one job: hard losses, soft losses, and the clipping of each model.
+
+        Args:
+            language: where the models are language models that learn plain text.
+        """
+        places, found = self.places, list(self.main_parts)
+        passes = None
+        if language is not None:
+            ends = {n for e in self.edges if e.positions == "non_pad" for n in (e.teacher, e.student)}
+            wide = {place for name, place in places.items() if name in ends}
+            passes = Passes(shifted=language.shifted, everywhere=wide, dtype=language.dtype)
+        for name in self.trained:
+            if name != self.main or not self.main_parts:
+                own = [edge for edge in self.edges if edge.student == name]
+                hard = (name, places[name], self.hard_weights.get(name), own)
+                found.append(HardLoss(*hard) if passes is None else LanguageHardLoss(passes, *hard))
+        for edge in self.edges:
+            if edge.teacher in self.stored:
+                found.append(StoredSoftLoss(self.stored[edge.teacher], edge, places, passes))
+            else:
+                found.append(SoftLoss(edge, places) if passes is None else LanguageSoftLoss(passes, edge, places))
+        norms = {places[name]: self.max_grad_norms.get(name, self.max_grad_norm) for name in self.trained}
+        return [*found, NodeClipping(norms)]

@@ -1,0 +1,144 @@
+"""What the nodes of a graph learn: a task's rows, or text as a stream, and for how long."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from luthier.distillation.nodes import Heads, NodeBuilder
+from luthier.errors import DataError, RecipeError
+from luthier.language_modeling.budget import TRAINING_PASSES, TokenCost, budget_of
+from luthier.language_modeling.documents import Corpus
+from luthier.language_modeling.preparing import TextJob, text_job
+from luthier.language_modeling.settings import LanguageTrainingSettings
+from luthier.models.inspect import is_decoder, is_encoder_decoder
+from luthier.models.loading import load_config
+from luthier.stages.base import StageInputs
+from luthier.storage.ranks import world_size
+from luthier.training.preparing import Prepared, label_arguments, prepare
+from luthier.training.settings import TrainingSettings
+from luthier.training.supervised_settings import SupervisedSettings
+
+if TYPE_CHECKING:
+    from luthier.distillation.stage import Distil
+
+_BUDGETS = ("max_steps", "max_tokens", "max_flops", "max_minutes")
+
+
+def prepared_source(stage: Distil, inputs: StageInputs, builder: NodeBuilder) -> tuple[Prepared | TextJob, Heads]:
+    """The data of all nodes, encoded or as a stream, and the head that they need.
+
+    Raises:
+        ModelError: the nodes have different tokenizers.
+    """
+    tokenizer = builder.checked_tokenizer()
+    config: Any = load_config(builder.reference(stage.main))
+    longest = builder.longest(tokenizer)
+    if stage.text is not None:
+        settings = language_settings(stage)
+        masked = settings.objective == "masked" if settings.objective is not None else not is_decoder(config)
+        if is_encoder_decoder(config):
+            raise RecipeError(
+                f"a {config.model_type} model is neither a masked nor a causal language model",
+                where="distil.text",
+                fix="take an encoder such as bert, or a decoder such as llama",
+            )
+        if longest is not None and settings.length > longest:
+            raise RecipeError(
+                f"`length` is {settings.length}, and one of the nodes takes {longest} tokens",
+                where="distil.text.length",
+                fix=f"set `length: {longest}` or less",
+            )
+        text = text_job(settings, tokenizer, config, masked=masked, seed=inputs.seed)
+        return text, Heads(text.head, {})
+    most = max(
+        (n for n in stage.nodes if not stage.nodes[n].frozen), key=lambda n: stage.nodes[n].method.reserved_tokens()
+    )
+    settings_of_most = supervised(stage, most, longest)
+    prepared = prepare(settings_of_most, builder.inputs_of(stage.main))
+    check_positions(stage, prepared)
+    return prepared, Heads(prepared.head, label_arguments(prepared.task))
+
+
+def check_positions(stage: Distil, prepared: Prepared) -> None:
+    """Refuse edges that compare tokens where the task has one answer a row, or none of KL's settings mean anything.
+
+    Raises:
+        RecipeError: names the edge.
+    """
+    for edge in stage.edges:
+        where = f"distil.edges, {edge.name}"
+        if edge.positions == "non_pad" and prepared.head not in ("token_classification", "masked_lm", "causal_lm"):
+            raise RecipeError(
+                f"`positions: non_pad` compares every token, and a {prepared.head} head gives no output for each",
+                where=where,
+                fix="leave `positions` out",
+            )
+        changed = {"temperature", "kl_direction", "scale_by_t2"} & edge.model_fields_set
+        if prepared.regression and changed:
+            raise RecipeError(
+                f"`{sorted(changed)[0]}` has no effect on numbers, whose difference is squared",
+                where=where,
+                fix="leave it out",
+            )
+
+
+def check_texts(stage: Distil) -> None:
+    """Look at the first document of each text.
+
+    Raises:
+        DataError: there is none, or it can't be read.
+    """
+    if stage.text is None:
+        return
+    corpus: Any = stage.text.corpus  # type: ignore[attr-defined]
+    for names in (corpus.train, corpus.validation):
+        for name in names:
+            if next(Corpus([name], corpus).documents(), None) is None:
+                raise DataError("there is no text in it", where=name, fix="is it the right file?")
+
+
+def language_settings(stage: Distil) -> LanguageTrainingSettings:
+    """How the text is trained on, as `pretrain` would have it."""
+    text: Any = stage.text
+    own = {name: getattr(text, name) for name in text.model_fields_set}
+    shared = {n: getattr(stage, n) for n in TrainingSettings.model_fields if n not in ("epochs", "group_by_length")}
+    budget = any(own.get(b) is not None or shared.get(b) is not None for b in _BUDGETS)
+    return LanguageTrainingSettings(**shared | own | ({} if budget else {"epochs": stage.epochs}))
+
+
+def supervised(stage: Distil, name: str, longest: int | None = None) -> SupervisedSettings:
+    """How one node would be trained alone on the task.
+
+    Args:
+        name: of the node.
+        longest: tokens that every node can be shown.
+    """
+    assert stage.data is not None
+    node, data = stage.nodes[name], stage.data
+    if longest is not None and longest < (data.max_length or 512):
+        data = data.model_copy(update={"max_length": longest})
+    shared = {field: getattr(stage, field) for field in TrainingSettings.model_fields}
+    objective = stage.objective if name == stage.main else None
+    return SupervisedSettings.model_construct(
+        **shared
+        | {
+            "data": data,
+            "method": node.method,
+            "objective": objective,
+            "train_head": True,
+            "continue_adapter": False,
+            "cache_trunk": False,
+            "learning_rate": node.learning_rate or stage.learning_rate,
+        }
+    )
+
+
+def text_steps(source: TextJob, stage: Distil, models: dict[str, Any]) -> int | None:
+    """Optimiser steps that the budget of a text allows; `max_flops` counts all nodes."""
+    costs = [(source.cost(model), stage.nodes[name].frozen) for name, model in models.items()]
+    # A teacher's forward pass is a third of what a trained model of its size costs.
+    shares = [(cost, 1 / TRAINING_PASSES if frozen else 1.0) for cost, frozen in costs]
+    cost = TokenCost(*(sum(share * getattr(c, part) for c, share in shares) for part in ("body", "attention", "head")))
+    given = [getattr(source.settings, name) for name in _BUDGETS]
+    blocks = None if any(one is not None for one in given) else source.tokens() // source.frame.room
+    return budget_of(source.settings, cost, processes=world_size(), blocks=blocks).steps

@@ -1,0 +1,121 @@
+"""Distillation as a transformers Trainer, for use from Python."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import TrainingArguments
+
+from luthier.data.batches.sampling import LengthBucketSampler
+from luthier.data.batches.sharing import SharedRows, collating_fillers
+from luthier.distillation.edge import Edge
+from luthier.distillation.graph import Graph, LanguageTerms
+from luthier.distillation.schedules import Schedule
+from luthier.objectives.part import Part
+from luthier.storage.ranks import rank, world_size
+from luthier.tasks.base import task_named
+from luthier.training.graph import ModelGraph
+from luthier.training.trainer import LuthierTrainer
+
+
+class DistillationTrainer(LuthierTrainer):
+    """Trains models that learn from labels and from one another (Lee et al., Findings of ACL and of EMNLP 2023).
+
+    DWT, one-way distillation, co-training with co-distillation and its community are edges:
+
+        DistillationTrainer({"small": small, "large": large}, [Edge(teacher="small", student="large")], args=args,
+                            train_dataset=rows)                            # a frozen `small` teaches `large`
+        DistillationTrainer({"l": l, "s": s}, [Edge(teacher="l", student="s"), Edge(teacher="s", student="l")], …)
+
+    All models read the same batches. Each one's gradient is clipped to `args.max_grad_norm` by itself. Checkpoints hold
+    every trained model and continue exactly with `train(resume_from_checkpoint=…)`.
+
+    Args:
+        models: by name. One without a parameter that requires a gradient is frozen: it runs in evaluation mode, without
+            gradients, and stays bit for bit what it is.
+        edges: who learns from whom.
+        args: transformers' arguments; the optimiser is AdamW.
+        train_dataset: rows with `input_ids` and `labels`, or a stream of them.
+        data_collator: rows -> batch with `input_ids`, `attention_mask` and `labels`.
+        main: the model that `main_parts` act on; default the first one that learns.
+        task: of the rows, by its name in recipes: `single_sentence`, `pair`, `token_labels`, …; `masked_lm` and
+            `causal_lm` are language models, whose losses never hold the logits of all positions.
+        hard_weights: name -> weight of that model's own task loss; default 1, less its inherited edges.
+        learning_rates: name -> peak learning rate; default `args.learning_rate`.
+        main_parts: of an objective, such as `RoastSettings().parts()`, in place of the main model's own loss.
+        others: further arguments of transformers' Trainer.
+
+    Raises:
+        TrainingError: an edge names no model, or one that can't learn.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, nn.Module],
+        edges: Sequence[Edge],
+        *,
+        args: TrainingArguments,
+        train_dataset: Any,
+        data_collator: Any,
+        main: str | None = None,
+        task: str = "single_sentence",
+        hard_weights: Mapping[str, Schedule | float] | None = None,
+        learning_rates: Mapping[str, float] | None = None,
+        main_parts: Sequence[Part] = (),
+        **others: Any,
+    ) -> None:
+        learning = [n for n, model in models.items() if any(p.requires_grad for p in model.parameters())]
+        weights = {name: Schedule.model_validate(value) for name, value in (hard_weights or {}).items()}
+        chosen = main or next(iter(learning), next(iter(models)))
+        self.nodes = Graph(models, edges, chosen, weights, main_parts, max_grad_norm=args.max_grad_norm)
+        args = copy.copy(args)
+        args.max_grad_norm = 0.0  # what clips is a part, a model at a time
+        args.remove_unused_columns = args.logging_nan_inf_filter = False
+        sampler = None
+        if hasattr(train_dataset, "__len__"):
+            sampler = LengthBucketSampler(
+                [0] * len(train_dataset),
+                batch_size=args.per_device_train_batch_size,
+                accumulation=args.gradient_accumulation_steps,
+                seed=args.seed,
+                processes=world_size(),
+                process=rank(),
+            )
+            if world_size() > 1:
+                train_dataset, data_collator = SharedRows(train_dataset), collating_fillers(data_collator)
+        language = {"masked_lm": LanguageTerms(shifted=False), "causal_lm": LanguageTerms(shifted=True)}.get(task)
+        schema = "plain_text" if language else task
+        shifted = task_named(schema).predicts_next_token(getattr(models[chosen], "config", None))
+        rates = {name: (learning_rates or {}).get(name, args.learning_rate) for name in learning}
+        super().__init__(
+            model=ModelGraph({place: models[name] for name, place in self.nodes.places.items()}),
+            args=args,
+            task=task_named(schema),
+            shifted=language.shifted if language else shifted,
+            sampler=sampler,
+            groups=[group for name in learning for group in _groups(models[name], rates[name], args.weight_decay)],
+            parts=self.nodes.parts(language),
+            train_dataset=train_dataset,
+            data_collator=data_collator,
+            **others,
+        )
+
+    def save_models(self, folder: str | Path) -> dict[str, Path]:
+        """Save every model that learned into a folder of its name, as its `save_pretrained` does."""
+        places = {name: Path(folder) / name for name in self.nodes.trained}
+        for name, place in places.items():
+            self.nodes.models[name].save_pretrained(place)  # type: ignore[operator]
+        return places
+
+
+def _groups(model: nn.Module, rate: float, decay: float) -> list[dict[str, Any]]:
+    """Optimiser groups: weights of matrices decay, vectors such as biases and norms don't."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "lr": rate, "weight_decay": decay},
+        {"params": [p for p in trained if p.ndim <= 1], "lr": rate, "weight_decay": 0.0},
+    ]
