@@ -7,6 +7,7 @@ import importlib.util
 # Extra, as in `pip install 'luthier[EXTRA]'` -> the module that it brings.
 EXTRAS = {
     "gguf": "gguf",
+    "spacy": "spacy",
     "search": "optuna",
     "tensorboard": "tensorboard",
     "mlflow": "mlflow",

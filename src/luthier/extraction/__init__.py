@@ -1,0 +1,15 @@
+"""Joint extraction of entities and relations: files, checks, scores and views."""
+
+from __future__ import annotations
+
+from luthier._lazy import lazy_names
+
+_HOMES = {
+    "Types": "luthier.extraction.documents",
+    "check_documents": "luthier.extraction.checking",
+    "read_documents": "luthier.extraction.formats.files",
+    "write_documents": "luthier.extraction.formats.files",
+    "score_extractions": "luthier.extraction.scoring",
+}
+__all__ = list(_HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -1,0 +1,150 @@
+"""Documents with entities and relations: the one form that files, models, scores and pages share.
+
+A document is a dict: `tokens` (words), `entities` ({type, start, end}, word indices, end exclusive) and `relations`
+({type, head, tail}, indices into entities). It may have `id`, `text`, `offsets` ([start, end] characters of every word
+in the text), `ignore` and `ignore_pairs`. Predicted entities and relations may have a `score`.
+
+Partly annotated corpora: `ignore` holds [start, end] word ranges of which nothing is known, `ignore_pairs` holds
+[head, tail] entities of which it isn't known whether they are related. Neither is a negative example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Document = dict[str, Any]
+Span = tuple[int, int]
+
+
+@dataclass
+class Types:
+    """Types that a corpus knows.
+
+    Attributes:
+        entities: names of entity types.
+        relations: name of a relation type -> whether it is symmetric, so that head and tail are interchangeable.
+    """
+
+    entities: list[str] = field(default_factory=list)
+    relations: dict[str, bool] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, documents: Iterable[Document], symmetric: Iterable[str] = ()) -> Types:
+        """The types that documents use, sorted by name; relations are directed unless they are named."""
+        documents = list(documents)
+        entities = {entity["type"] for document in documents for entity in document["entities"]}
+        relations = {relation["type"] for document in documents for relation in document["relations"]}
+        named = set(symmetric)
+        return cls(sorted(entities), {name: name in named for name in sorted(relations)})
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Types:
+        """From `{entities: [names] or {name: ...}, relations: {name: {symmetric: bool}} or [names]}`, as SpERT's
+        types.json has them.
+
+        Raises:
+            ValueError: it has another shape.
+        """
+        entities, relations = (data.get(key, []) for key in ("entities", "relations"))
+        if not isinstance(entities, list | dict) or not isinstance(relations, list | dict):
+            raise ValueError("`entities` and `relations` have to be lists of names, or name what each type is")
+        if isinstance(relations, list):
+            relations = {name: {} for name in relations}
+        if not all(isinstance(name, str) for name in (*entities, *relations)):
+            raise ValueError("the name of a type is no text")
+        known = {name: isinstance(of, Mapping) and bool(of.get("symmetric")) for name, of in relations.items()}
+        return cls(list(entities), known)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads."""
+        return {
+            "entities": list(self.entities),
+            "relations": {name: {"symmetric": symmetric} for name, symmetric in self.relations.items()},
+        }
+
+    def is_symmetric(self, relation: str) -> bool:
+        """Whether head and tail of a relation of this type are interchangeable."""
+        return self.relations.get(relation, False)
+
+
+def span_of(entity: Mapping[str, Any]) -> Span:
+    """Start and end of an entity, in words."""
+    return entity["start"], entity["end"]
+
+
+def overlap(one: Span, other: Span) -> bool:
+    """Whether two spans share a word."""
+    return one[0] < other[1] and other[0] < one[1]
+
+
+def ordered_pair(head: Mapping[str, Any], tail: Mapping[str, Any], symmetric: bool) -> tuple[Any, Any]:
+    """Head and tail as they are counted: that of a symmetric relation which starts first is its head; of two that start
+    together, the one that ends first, then the one whose type comes first."""
+    if symmetric and (*span_of(tail), tail["type"]) < (*span_of(head), head["type"]):
+        return tail, head
+    return head, tail
+
+
+def overlapping(spans: Sequence[Span]) -> list[bool]:
+    """For every span, whether it shares a word with another one of them; equal spans do."""
+    order = sorted(range(len(spans)), key=lambda i: spans[i])
+    found = [False] * len(spans)
+    widest = -1
+    for i in order:
+        if widest >= 0 and overlap(spans[widest], spans[i]):
+            found[i] = found[widest] = True
+        if widest < 0 or spans[i][1] > spans[widest][1]:
+            widest = i
+    return found
+
+
+def words_of(document: Document, span: Span) -> str:
+    """The words of a span as they stand in the text, or parted by blanks where there is no text."""
+    start, end = span
+    if document.get("text") is not None and document.get("offsets"):
+        offsets = document["offsets"]
+        text: str = document["text"][offsets[start][0] : offsets[end - 1][1]]
+        return text
+    return " ".join(document["tokens"][start:end])
+
+
+def ignore_masks(document: Document) -> tuple[np.ndarray, np.ndarray]:
+    """What of a partly annotated document is not known.
+
+    Returns:
+        (W,) whether nothing is known of a word, so that a span with it is no negative example; and (N, N) whether it
+        is not known if two entities, head and tail, are related. A pair with an entity in an ignored range is one.
+    """
+    words = np.zeros(len(document["tokens"]), bool)
+    for start, end in document.get("ignore", []):
+        words[start:end] = True
+    pairs = np.zeros((len(document["entities"]),) * 2, bool)
+    for number, entity in enumerate(document["entities"]):
+        if words[entity["start"] : entity["end"]].any():
+            pairs[number, :] = pairs[:, number] = True
+    for head, tail in document.get("ignore_pairs", []):
+        pairs[head, tail] = True
+    return words, pairs
+
+
+def without_faulty(document: Document, entities: set[int], relations: set[int]) -> Document:
+    """A document without some of its entities and relations, given by their indices; relations and ignored pairs with
+    an entity that is gone, or that never was, go too."""
+    kept = [i for i in range(len(document["entities"])) if i not in entities]
+    place = {old: new for new, old in enumerate(kept)}
+    made = document | {
+        "entities": [document["entities"][i] for i in kept],
+        "relations": [
+            relation | {"head": place[relation["head"]], "tail": place[relation["tail"]]}
+            for i, relation in enumerate(document["relations"])
+            if i not in relations and relation["head"] in place and relation["tail"] in place
+        ],
+    }
+    if "ignore_pairs" in document:
+        pairs = document["ignore_pairs"]
+        made["ignore_pairs"] = [[place[h], place[t]] for h, t in pairs if h in place and t in place]
+    return made

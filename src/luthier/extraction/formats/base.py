@@ -1,0 +1,236 @@
+"""What every format shares: options, what was read, and documents by characters.
+
+Formats that place entities by characters are aligned to words here. A span that begins or ends inside a word is a
+fault of the kind `misaligned`, or, where the options say `align="widen"`, covers the whole words and is remarked on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from luthier.data.reading.lines import ReadOptions, decoded_lines
+from luthier.data.reading.readers import parse_json
+from luthier.data.sources.base import FileSource
+from luthier.data.table import place, shorten
+from luthier.errors import DataError
+from luthier.extraction.checking import Findings
+from luthier.extraction.documents import Document, Types
+from luthier.extraction.tokens import Aligner, find_words, joined, tokenise
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How annotations are read.
+
+    Attributes:
+        tokeniser: `words` or `blanks`, for formats that have no words.
+        align: `strict`, or `widen` spans that begin or end inside a word to whole words.
+        encoding: of text files.
+    """
+
+    tokeniser: str = "words"
+    align: str = "strict"
+    encoding: str = "utf-8"
+
+
+@dataclass
+class Read:
+    """What a file held.
+
+    Attributes:
+        documents: in file order; not yet checked.
+        places: how messages call each.
+        types: the known ones, where the file or one beside it says so.
+        symmetric: relation types that the file treats as symmetric.
+    """
+
+    documents: list[Document]
+    places: list[str]
+    types: Types | None = None
+    symmetric: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Mention:
+    """An entity by characters.
+
+    Attributes:
+        key: what relations call it.
+        type, start, end: end exclusive.
+        given: the text that the file says stands there.
+        score: of a prediction.
+    """
+
+    key: Any
+    type: str
+    start: int
+    end: int
+    given: str | None = None
+    score: float | None = None
+
+
+@dataclass
+class Link:
+    """A relation between mentions, by their keys."""
+
+    type: str
+    head: Any
+    tail: Any
+    score: float | None = None
+
+
+@dataclass
+class CharacterDocument:
+    """A document by characters.
+
+    Attributes:
+        text: all of it.
+        mentions, links: entities and relations.
+        id: of the document.
+        words: [start, end] characters of every word, where the file says so.
+    """
+
+    text: str
+    mentions: list[Mention]
+    links: list[Link]
+    id: Any = None
+    words: list[list[int]] | None = None
+
+
+def to_document(source: CharacterDocument, where: str, options: ReadingOptions, findings: Findings) -> Document:
+    """A document by words; what can't be placed is noted and left out."""
+    words = source.words if source.words is not None else tokenise(source.text, options.tokeniser)
+    text = source.text
+    made: Document = {"tokens": [text[a:b] for a, b in words], "entities": [], "relations": []}
+    if source.id is not None:
+        made["id"] = source.id
+    made |= {"text": text, "offsets": words}
+    aligner, placed = Aligner(text, words), dict[Any, int | None]()
+    for mention in source.mentions:
+        key = _hashable(mention.key)
+        if key in placed:
+            findings.add("unreadable", where, f"two entities are called {shorten(key, 30)}")
+            continue
+        entity = _aligned(mention, text, aligner, where, options, findings)
+        placed[key] = None if entity is None else len(made["entities"])
+        made["entities"] += [] if entity is None else [entity]
+    for link in source.links:
+        keys = [_hashable(key) for key in (link.head, link.tail)]
+        ends = [placed.get(key) for key in keys]
+        if None in ends:
+            gone = keys[ends.index(None)]
+            reason = "is faulty" if gone in placed else "is not there"
+            findings.add("missing_entity", where, f"relation {shorten(link.type, 30)}: entity {shorten(gone)} {reason}")
+            continue
+        relation = {"type": link.type, "head": ends[0], "tail": ends[1]}
+        made["relations"].append(relation if link.score is None else relation | {"score": link.score})
+    return made
+
+
+def _hashable(key: Any) -> Any:
+    """What a file calls an entity; a list or an object by its text."""
+    return repr(key) if isinstance(key, list | dict) else key
+
+
+def _aligned(
+    mention: Mention, text: str, aligner: Aligner, where: str, options: ReadingOptions, findings: Findings
+) -> dict[str, Any] | None:
+    told = (
+        f"entity {shorten(mention.key, 30)} ({shorten(mention.type, 30)}, characters {mention.start} to {mention.end})"
+    )
+    found = aligner.words(mention.start, mention.end)
+    if found is None:
+        findings.add("offsets", where, f"{told} holds no word of the {len(text)} characters")
+        return None
+    there = text[mention.start : mention.end]
+    if isinstance(mention.given, str) and mention.given.split() != there.split():
+        findings.add(
+            "text_differs", where, f"{told} is {shorten(mention.given, 40)}, but the text has {shorten(there, 40)}"
+        )
+        return None
+    if not found.exact:
+        if options.align != "widen":
+            findings.add("misaligned", where, f"{told}, {shorten(there, 40)}, begins or ends inside a word")
+            return None
+        findings.add("widened", where, f"{told}, {shorten(there, 40)}, was widened to whole words")
+    entity = {"type": mention.type, "start": found.start, "end": found.end}
+    return entity if mention.score is None else entity | {"score": mention.score}
+
+
+def to_characters(document: Document) -> CharacterDocument:
+    """A document by characters; one without a text has its words parted by blanks. Keys are indices of entities."""
+    text, words = document.get("text"), document.get("offsets")
+    if text is not None and not words:
+        words = find_words(text, document["tokens"])
+    if text is None or not words:
+        text, words = joined(document["tokens"])
+    mentions = []
+    for key, entity in enumerate(document["entities"]):
+        start, end = words[entity["start"]][0], words[entity["end"] - 1][1]
+        mentions.append(Mention(key, entity["type"], start, end, text[start:end], entity.get("score")))
+    links = [Link(one["type"], one["head"], one["tail"], one.get("score")) for one in document["relations"]]
+    return CharacterDocument(text, mentions, links, document.get("id"), [list(one) for one in words])
+
+
+def json_records(source: FileSource, options: ReadingOptions, findings: Findings) -> Iterator[tuple[str, Any]]:
+    """Place and value of every record of a json list or a jsonl file; lines that are no JSON are noted.
+
+    Raises:
+        DataError: the file as a whole can't be read, or its JSON is no list.
+    """
+    read = ReadOptions(encoding=options.encoding)
+    if source.format != "jsonl":
+        value = parse_json(source, read)
+        if not isinstance(value, list):
+            raise DataError(
+                f"holds {shorten(value)}, and not a list of documents",
+                where=source.name,
+                fix="write a list of objects, or name a file with one object a line .jsonl",
+            )
+        yield from ((f"document {number}", one) for number, one in enumerate(value, 1))
+        return
+    with source.open() as stream:
+        number = 0
+        for line, text in decoded_lines(stream, source.name, read):
+            if not text.strip():
+                continue
+            number += 1
+            where = place(number, line).replace("row", "document")
+            try:
+                yield where, json.loads(text)
+            except (ValueError, RecursionError) as error:
+                findings.add("unreadable", where, f"is not valid JSON: {error}")
+
+
+def json_bytes(values: Sequence[Any], *, lines: bool) -> bytes:
+    """Records as a json list with one of them a line, or as jsonl; texts are written as they are."""
+    rows = [json.dumps(one, ensure_ascii=False) for one in values]
+    text = "".join(f"{row}\n" for row in rows) if lines else "[" + ",\n ".join(rows) + "]\n"
+    # A lone surrogate becomes an escape of JSON.
+    return text.encode(errors="backslashreplace")
+
+
+def whole(value: Any) -> int:
+    """A whole number as a file has it; -1, which is no place, where it is none."""
+    return value if type(value) is int else -1
+
+
+def text_of(source: FileSource, encoding: str) -> str:
+    """All characters of a text file, line breaks as they are.
+
+    Raises:
+        DataError: it is not in the encoding.
+    """
+    try:
+        return source.read().decode(encoding)
+    except (UnicodeError, LookupError) as error:
+        raise DataError(f"is not text in {encoding}: {error}", where=source.name, fix="save it as UTF-8") from error
+
+
+def file_at(path: Path) -> FileSource:
+    """A file on this machine."""
+    return FileSource(path, None, str(path))

@@ -1,0 +1,146 @@
+"""BRAT standoff: a folder with NAME.txt and NAME.ann for every document, and annotation.conf.
+
+Read are text-bound annotations (T), relations (R) and equivalences (*, a symmetric relation of every two); events,
+attributes, normalisations and notes are remarked on. Relations marked `<REL-TYPE>:symmetric` in annotation.conf are
+symmetric. Spans in several pieces are faults of the kind `discontinuous`. Scores are not written.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from luthier.data.table import shorten
+from luthier.errors import DataError
+from luthier.extraction.checking import Findings
+from luthier.extraction.documents import Document, Types
+from luthier.extraction.formats.base import (
+    CharacterDocument,
+    Link,
+    Mention,
+    Read,
+    ReadingOptions,
+    file_at,
+    text_of,
+    to_characters,
+    to_document,
+)
+from luthier.storage.files import write_bytes
+
+_CONF = "annotation.conf"
+_RELATION = re.compile(r"(\S+)\s+\w+:(\S+)\s+\w+:(\S+)\s*")
+_SPAN = re.compile(r"(.+?) (\d+) (\d+)")
+_PIECES = re.compile(r".+? \d+ \d+(;\d+ \d+)+")
+
+
+def read(folder: Path, options: ReadingOptions, findings: Findings) -> Read:
+    """See the module.
+
+    Raises:
+        DataError: the folder has no .ann file, or one without its .txt.
+    """
+    files = sorted(folder.rglob("*.ann"))
+    if not files:
+        raise DataError("has no .ann file", where=str(folder), fix="name the folder with the .txt and .ann files")
+    made = Read([], [])
+    configured = _configured(folder / _CONF, options) if (folder / _CONF).is_file() else None
+    made.types = configured
+    for file in files:
+        where = file.relative_to(folder).as_posix()
+        if not file.with_suffix(".txt").is_file():
+            raise DataError("has no .txt file beside it", where=str(file), fix="copy the whole folder")
+        text = text_of(file_at(file.with_suffix(".txt")), options.encoding)
+        name = file.relative_to(folder).with_suffix("").as_posix()
+        source = CharacterDocument(text, [], [], name)
+        for line, row in enumerate(text_of(file_at(file), options.encoding).split("\n"), 1):
+            _take(row.rstrip("\r"), f"{where}, line {line}", source, findings, made.symmetric)
+        made.places.append(where)
+        made.documents.append(to_document(source, where, options, findings))
+    return made
+
+
+def _take(row: str, where: str, source: CharacterDocument, findings: Findings, symmetric: set[str]) -> None:
+    """Put one line of an .ann file into the document."""
+    if not row.strip():
+        return
+    key, _, rest = row.partition("\t")
+    if key.startswith("T"):
+        told, _, given = rest.partition("\t")
+        found = _SPAN.fullmatch(told)
+        if found:
+            source.mentions.append(Mention(key, found[1], int(found[2]), int(found[3]), given or None))
+        elif _PIECES.fullmatch(told):
+            findings.add("discontinuous", where, f"{key} is in several pieces: {shorten(told)}")
+        else:
+            findings.add("unreadable", where, f"{shorten(row)} is no type, start and end")
+    elif key.startswith("R"):
+        ends = _RELATION.fullmatch(rest)
+        if ends is None:
+            findings.add("unreadable", where, f"{shorten(row)} is no type with two arguments")
+            return
+        source.links.append(Link(ends[1], ends[2], ends[3]))
+    elif key == "*":
+        name, *members = rest.split()
+        symmetric.add(name)
+        source.links += [Link(name, head, tail) for head, tail in itertools.combinations(members, 2)]
+    elif key[:1] in "EAMN#":
+        findings.add("not_read", where, f"{key} is neither an entity nor a relation")
+    else:
+        findings.add("unreadable", where, f"{shorten(row)} is no annotation")
+
+
+def _configured(path: Path, options: ReadingOptions) -> Types | None:
+    """Types that annotation.conf names; None where it names none."""
+    section, types = "", Types()
+    for row in text_of(file_at(path), options.encoding).splitlines():
+        row = row.split("#")[0].strip()
+        if row.startswith("["):
+            section = row.strip("[] ")
+        elif row and section == "entities" and not row.startswith("<"):
+            types.entities.append(row.lstrip("!"))
+        elif row and section == "relations" and not row.startswith("<"):
+            name, _, arguments = re.sub(r"\s+", " ", row).partition(" ")
+            types.relations[name] = "symmetric" in arguments.partition("<REL-TYPE>:")[2]
+    return types if types.entities else None
+
+
+def write(folder: Path, documents: Sequence[Document], types: Types, findings: Findings) -> None:
+    """See the module. Files are called after the ids of documents, or by number."""
+    taken: set[str] = set()
+    for number, document in enumerate(documents, 1):
+        source = to_characters(document)
+        name = _file_name(str(document.get("id") or ""), number, taken)
+        rows = []
+        for m in source.mentions:
+            given = (m.given or "").replace("\n", " ").replace("\r", " ")
+            if re.search(r"\s", m.type):
+                findings.add("unwritable", name, f"BRAT takes no blank in the type {m.type!r}")
+                continue
+            rows.append(f"T{m.key + 1}\t{m.type} {m.start} {m.end}\t{given}\n")
+        for place, one in enumerate(source.links, 1):
+            if re.search(r"\s", one.type):
+                findings.add("unwritable", name, f"BRAT takes no blank in the type {one.type!r}")
+                continue
+            rows.append(f"R{place}\t{one.type} Arg1:T{one.head + 1} Arg2:T{one.tail + 1}\t\n")
+        if re.search("[\ud800-\udfff]", source.text):
+            findings.add("unwritable", name, "the text holds half a character (a lone surrogate)")
+            continue
+        write_bytes(folder / f"{name}.txt", source.text.encode())
+        write_bytes(folder / f"{name}.ann", "".join(rows).encode())
+    write_bytes(folder / _CONF, _conf(types).encode())
+
+
+def _file_name(wanted: str, number: int, taken: set[str]) -> str:
+    name = re.sub(r"[^\w.-]", "_", wanted).strip(".")[:120] or f"document_{number:06d}"
+    name = f"{name}_{number}" if name.lower() in taken else name
+    taken.add(name.lower())
+    return name
+
+
+def _conf(types: Types) -> str:
+    rows = ["[entities]", *types.entities, "", "[relations]"]
+    for name, symmetric in types.relations.items():
+        rows.append(f"{name}\tArg1:<ENTITY>, Arg2:<ENTITY>{', <REL-TYPE>:symmetric' if symmetric else ''}")
+    return "\n".join([*rows, "", "[events]", "", "[attributes]", ""])

@@ -1,0 +1,265 @@
+"""Annotation files -> checked documents, and back.
+
+corpus = read_documents("corpus/train.json")
+write_documents("brat/", corpus.documents, "brat", types=corpus.types)
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from luthier.data.reading.lines import ReadOptions, decoded_lines
+from luthier.data.reading.readers import parse_json
+from luthier.data.sources.base import FileSource, resolve
+from luthier.errors import DataError, nearest
+from luthier.extraction.checking import Findings, check_documents
+from luthier.extraction.documents import Document, Types, without_faulty
+from luthier.extraction.formats.base import Read, ReadingOptions
+from luthier.extraction.tokens import TOKENISERS
+
+IGNORE = "IGNORE"
+# Name -> what it is. Each is the module of that name here.
+FORMATS = {
+    "spert": "SpERT's JSON, words and indices",
+    "columns": "BIO tags and relations in columns",
+    "brat": "a folder of BRAT standoff",
+    "spacy_docbin": "spaCy's DocBin",
+    "label_studio": "Label Studio's JSON export",
+    "doccano": "Doccano's JSONL export",
+    "offsets_jsonl": "JSONL with character offsets",
+}
+Invalid = Literal["refuse", "drop"]
+
+
+@dataclass
+class Corpus:
+    """Documents of one source.
+
+    Attributes:
+        documents: sound ones, in file order.
+        types: known, or those that the documents use.
+        findings: what was wrong or is remarkable, counted by kind.
+    """
+
+    documents: list[Document]
+    types: Types
+    findings: Findings
+
+
+def read_documents(
+    source: str | Path,
+    format: str | None = None,  # noqa: A002
+    *,
+    types: Types | None = None,
+    symmetric: Iterable[str] = (),
+    invalid: Invalid = "refuse",
+    ignore_labels: Iterable[str] = (IGNORE,),
+    max_span_size: int | None = None,
+    options: ReadingOptions | None = None,
+) -> Corpus:
+    """Read annotations of any known format.
+
+    Args:
+        source: a file, a folder of BRAT files, or what else a data block may name.
+        format: of `FORMATS`; by name and content otherwise.
+        types: the known ones; otherwise those that the format brings, or all that occur.
+        symmetric: relation types that are symmetric, where nothing else says so.
+        invalid: `refuse` documents with faults, or `drop` the faulty entities, relations and documents.
+        ignore_labels: types that mark what is not annotated: an entity of one makes its words an ignored range, a
+            relation of one makes its pair an ignored pair. See `luthier.extraction.documents`.
+        max_span_size: wider entities are remarked on.
+        options: tokeniser, alignment, encoding.
+
+    Raises:
+        DataError: the source can't be read, or has faults that are refused; lists them with their places.
+    """
+    options = options or ReadingOptions()
+    _one_of(options.tokeniser, TOKENISERS, "tokeniser")
+    _one_of(options.align, ("strict", "widen"), "align")
+    _one_of(invalid, ("refuse", "drop"), "invalid")
+    path = Path(source)
+    findings = Findings(str(source))
+    if path.is_dir():
+        read: Read = _module(format or "brat").read(path, options, findings)
+    else:
+        found = resolve(str(source))
+        if not isinstance(found, FileSource):
+            raise DataError("is no file", where=str(source), fix="name a file, or a folder of BRAT files")
+        read = _module(format or guess_format(found, options)).read(found, options, findings)
+    labels = frozenset(ignore_labels)
+    documents = [
+        _with_ignored(one, labels, where, findings) for one, where in zip(read.documents, read.places, strict=True)
+    ]
+    given = types or read.types
+    both_ways = {*symmetric, *read.symmetric}
+    documents, checked = check_documents(
+        documents,
+        given,
+        symmetric=both_ways,
+        max_span_size=max_span_size,
+        name=str(source),
+        places=read.places.__getitem__,
+    )
+    findings.take(checked)
+    if not documents and not findings.faults.count:
+        raise DataError("holds no documents", where=str(source), fix="is it the right file?")
+    if invalid == "refuse":
+        findings.raise_if_faulty()
+    known = given or Types.of(documents, both_ways)
+    return Corpus(documents, known, findings)
+
+
+def write_documents(
+    path: str | Path,
+    documents: Sequence[Document],
+    format: str,  # noqa: A002
+    *,
+    types: Types | None = None,
+    invalid: Invalid = "refuse",
+    ignore_label: str = IGNORE,
+) -> Findings:
+    """Write annotations.
+
+    Args:
+        path: the file, or for BRAT the folder.
+        documents: with `score`, they are written as predictions where a format knows these.
+        format: of `FORMATS`.
+        types: to write beside them; those that occur otherwise.
+        invalid: `refuse` what the format can't hold, or `drop` it.
+        ignore_label: type under which ignored ranges and pairs are written, in formats that have no place for them.
+
+    Returns:
+        What was left out.
+
+    Raises:
+        DataError: there is no such format, its extra is not installed, or documents have faults that are refused.
+        WorkspaceError: the place can't be written.
+    """
+    module = _module(format)
+    _one_of(invalid, ("refuse", "drop"), "invalid")
+    documents, findings = check_documents(documents, types, name=str(path))
+    if invalid == "refuse":
+        findings.raise_if_faulty()
+    types = types or Types.of(documents)
+    if format != "spert":
+        documents = [_with_labels(one, ignore_label) for one in documents]
+        types = _with_label(types, documents, ignore_label)
+    if invalid == "refuse":
+        _write_whole(module, Path(path), documents, types)
+    else:
+        module.write(Path(path), documents, types, findings)
+    return findings
+
+
+def _write_whole(module: ModuleType, path: Path, documents: list[Document], types: Types) -> None:
+    """Write to a place beside, and put it where it belongs only if nothing had to be left out."""
+    import shutil
+    import tempfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as scratch:
+        place, findings = Path(scratch) / path.name, Findings(str(path))
+        module.write(place, documents, types, findings)
+        findings.raise_if_faulty("take a format that can hold this, or leave it out with `invalid='drop'`")
+        for made in sorted(Path(scratch).rglob("*")):
+            if made.is_file():
+                target = path.parent / made.relative_to(scratch)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(made, target)
+
+
+def guess_format(source: FileSource, options: ReadingOptions | None = None) -> str:
+    """The format of a file, by its suffix and its first record.
+
+    Raises:
+        DataError: it is none that is known.
+    """
+    name = source.path.name.lower().removesuffix(".gz")
+    if name.endswith(".spacy"):
+        return "spacy_docbin"
+    if name.endswith((".conll", ".conllu", ".tsv", ".txt", ".bio")):
+        return "columns"
+    record = _first_record(source, (options or ReadingOptions()).encoding)
+    if isinstance(record, dict):
+        if "tokens" in record:
+            return "spert"
+        if isinstance(record.get("data"), dict):
+            return "label_studio"
+        items = [one for key in ("entities", "label", "labels") for one in record.get(key) or []][:1]
+        if any(isinstance(one, list) or "start_offset" in one for one in items) or "Comments" in record:
+            return "doccano"
+        if "text" in record:
+            return "offsets_jsonl"
+    raise DataError("is in none of the known formats", where=source.name, fix=f"name the format: {', '.join(FORMATS)}")
+
+
+def _first_record(source: FileSource, encoding: str) -> Any:
+    read = ReadOptions(encoding=encoding)
+    if source.format == "json":
+        value = parse_json(source, read)
+        return value[0] if isinstance(value, list) and value else None
+    if source.format == "jsonl":
+        with source.open() as stream:
+            for _, line in decoded_lines(stream, source.name, read):
+                try:
+                    return json.loads(line)
+                except (ValueError, RecursionError):
+                    continue
+    return None
+
+
+def _module(name: str) -> ModuleType:
+    _one_of(name, tuple(FORMATS), "format")
+    return importlib.import_module(f"luthier.extraction.formats.{name}")
+
+
+def _one_of(value: str, known: tuple[str, ...], what: str) -> None:
+    if value not in known:
+        meant = nearest(value, known)
+        fix = f"did you mean {meant!r}?" if meant else f"take one of {', '.join(known)}"
+        raise DataError(f"there is no {what} {value!r}", fix=fix)
+
+
+def _with_ignored(document: Any, labels: frozenset[str], where: str, findings: Findings) -> Any:
+    """The document with entities and relations of these types made ignored ranges and pairs."""
+    try:
+        entities = {i for i, one in enumerate(document["entities"]) if one["type"] in labels}
+        relations = {i for i, one in enumerate(document["relations"]) if one["type"] in labels}
+    except (TypeError, KeyError):
+        return document
+    if not entities and not relations:
+        return document
+    made = dict(document)
+    ranges = [[document["entities"][i]["start"], document["entities"][i]["end"]] for i in sorted(entities)]
+    pairs = [[document["relations"][i]["head"], document["relations"][i]["tail"]] for i in sorted(relations)]
+    for name, more in (("ignore", ranges), ("ignore_pairs", pairs)):
+        if more:
+            made[name] = [*document.get(name, []), *more]
+    for number, one in enumerate(document["relations"]):
+        if number not in relations and {one["head"], one["tail"]} & entities:
+            findings.add("not_read", where, f"relation {number} is one of an ignored range")
+    return without_faulty(made, entities, relations)
+
+
+def _with_labels(document: Document, label: str) -> Document:
+    """The document with ignored ranges and pairs as entities and relations of one type."""
+    ranges, pairs = document.get("ignore", []), document.get("ignore_pairs", [])
+    if not ranges and not pairs:
+        return document
+    entities = [*document["entities"], *({"type": label, "start": start, "end": end} for start, end in ranges)]
+    relations = [*document["relations"], *({"type": label, "head": head, "tail": tail} for head, tail in pairs)]
+    rest = {key: value for key, value in document.items() if key not in ("ignore", "ignore_pairs")}
+    return rest | {"entities": entities, "relations": relations}
+
+
+def _with_label(types: Types, documents: Sequence[Document], label: str) -> Types:
+    used = Types.of(documents)
+    entities = [*types.entities, *([label] if label in used.entities and label not in types.entities else [])]
+    extra = {label: False} if label in used.relations and label not in types.relations else {}
+    return Types(entities, types.relations | extra)

@@ -1,0 +1,129 @@
+"""Label Studio's JSON export: tasks of {id, data: {text}, annotations: [{result: [...]}], predictions: [...]}.
+
+A result of the type `labels` is an entity for each of its labels, one of the type `relation` a relation for each of its
+labels: `direction` right goes from `from_id` to `to_id`, left the other way, bi makes the type a symmetric one. Of
+several annotations of a task, the first that was not cancelled is read; without any, the first prediction. Entities
+and relations with a score are written as a prediction, which Label Studio shows as a suggestion; the others as
+annotation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from luthier.data.sources.base import FileSource
+from luthier.extraction.checking import Findings
+from luthier.extraction.documents import Document, Types
+from luthier.extraction.formats.base import (
+    CharacterDocument,
+    Link,
+    Mention,
+    Read,
+    ReadingOptions,
+    json_bytes,
+    json_records,
+    to_characters,
+    to_document,
+    whole,
+)
+from luthier.storage.files import write_bytes
+
+_FROM, _TO, _TEXT = "label", "text", "text"
+
+
+def read(source: FileSource, options: ReadingOptions, findings: Findings) -> Read:
+    """See the module."""
+    made = Read([], [])
+    for where, task in json_records(source, options, findings):
+        data = task.get("data") if isinstance(task, dict) else None
+        text = _text(data) if isinstance(data, dict) else None
+        if text is None:
+            findings.add("document", where, "is no task whose `data` has one text")
+            continue
+        where = f"{where} (task {task['id']})" if "id" in task else where
+        results = _results(task, where, findings)
+        mentions, links = _parts(results, where, findings, made.symmetric)
+        characters = CharacterDocument(text, mentions, links, task.get("id"))
+        made.places.append(where)
+        made.documents.append(to_document(characters, where, options, findings))
+    return made
+
+
+def _text(data: dict[str, Any]) -> str | None:
+    if isinstance(data.get(_TEXT), str):
+        return str(data[_TEXT])
+    texts = [value for value in data.values() if isinstance(value, str)]
+    return texts[0] if len(texts) == 1 else None
+
+
+def _results(task: dict[str, Any], where: str, findings: Findings) -> list[Any]:
+    done = [one for one in task.get("annotations") or [] if isinstance(one, dict) and not one.get("was_cancelled")]
+    if len(done) > 1:
+        findings.add("not_read", where, f"has {len(done)} annotations, of which the first is read")
+    given = done or [one for one in task.get("predictions") or [] if isinstance(one, dict)]
+    results = given[0].get("result") if given else []
+    return results if isinstance(results, list) else []
+
+
+def _parts(results: list[Any], where: str, findings: Findings, symmetric: set[str]) -> tuple[list[Mention], list[Link]]:
+    mentions, links = [], []
+    for number, one in enumerate(results):
+        kind = one.get("type") if isinstance(one, dict) else None
+        value = one.get("value") if isinstance(one, dict) else None
+        if kind == "relation" or not isinstance(value, dict):
+            if kind != "relation":
+                findings.add("not_read", where, f"result {number} is of the type {kind!r}")
+            continue
+        labels = value.get("labels") or value.get("hypertextlabels")
+        if not isinstance(labels, list) or not labels:
+            findings.add("not_read", where, f"result {number} has no labels")
+            continue
+        for place, label in enumerate(labels):
+            key = one.get("id") if place == 0 else (one.get("id"), place)
+            score = value.get("score", one.get("score"))
+            start, end = whole(value.get("start")), whole(value.get("end"))
+            mentions.append(Mention(key, str(label), start, end, value.get("text"), score))
+    for one in results:
+        if not isinstance(one, dict) or one.get("type") != "relation":
+            continue
+        head, tail = one.get("from_id"), one.get("to_id")
+        if one.get("direction") == "left":
+            head, tail = tail, head
+        for label in one.get("labels") or ["relation"]:
+            links.append(Link(str(label), head, tail, one.get("score")))
+            symmetric |= {str(label)} if one.get("direction") == "bi" else set()
+    return mentions, links
+
+
+def write(path: Path, documents: Sequence[Document], types: Types, findings: Findings) -> None:
+    """See the module."""
+    tasks = []
+    for number, document in enumerate(documents, 1):
+        source = to_characters(document)
+        result = [_entity(m, number) for m in source.mentions]
+        result += [_relation(one, number, types) for one in source.links]
+        scores = [m.score for m in source.mentions] + [link.score for link in source.links]
+        scores = [score for score in scores if score is not None]
+        task: dict[str, Any] = {"id": number if source.id is None else source.id, "data": {_TEXT: source.text}}
+        if scores:
+            mean = sum(filter(None, scores)) / len(scores)
+            task["predictions"] = [{"model_version": "luthier", "score": mean, "result": result}]
+        else:
+            task["annotations"] = [{"result": result}]
+        tasks.append(task)
+    write_bytes(path, json_bytes(tasks, lines=False))
+
+
+def _entity(mention: Mention, number: int) -> dict[str, Any]:
+    value = {"start": mention.start, "end": mention.end, "text": mention.given, "labels": [mention.type]}
+    made = {"id": f"d{number}e{mention.key}", "type": "labels", "from_name": _FROM, "to_name": _TO, "value": value}
+    return made if mention.score is None else made | {"score": mention.score}
+
+
+def _relation(link: Link, number: int, types: Types) -> dict[str, Any]:
+    direction = "bi" if types.is_symmetric(link.type) else "right"
+    ends = {"from_id": f"d{number}e{link.head}", "to_id": f"d{number}e{link.tail}"}
+    made = {"type": "relation", **ends, "direction": direction, "labels": [link.type]}
+    return made if link.score is None else made | {"score": link.score}

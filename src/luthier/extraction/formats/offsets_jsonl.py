@@ -1,0 +1,106 @@
+"""Character-offset JSONL: one {text, entities: [{type, start, end}], relations: [{type, head, tail}], id} a line.
+
+Offsets count characters (code points), end exclusive. A relation names entities by their `id` where they have one, and
+by their place in the list otherwise. `label` is taken for `type`, `spans` for `entities`. `words`, [start, end]
+characters of every word, is optional and takes the place of the tokeniser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from luthier.data.sources.base import FileSource
+from luthier.data.table import shorten
+from luthier.extraction.checking import Findings
+from luthier.extraction.documents import Document, Types
+from luthier.extraction.formats.base import (
+    CharacterDocument,
+    Link,
+    Mention,
+    Read,
+    ReadingOptions,
+    json_bytes,
+    json_records,
+    to_characters,
+    to_document,
+    whole,
+)
+from luthier.storage.files import write_bytes
+
+
+def read(source: FileSource, options: ReadingOptions, findings: Findings) -> Read:
+    """See the module."""
+    made = Read([], [])
+    for where, record in json_records(source, options, findings):
+        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+            findings.add("document", where, "is no object with a `text`")
+            continue
+        made.places.append(where)
+        made.documents.append(to_document(_characters(record, where, findings), where, options, findings))
+    return made
+
+
+def _characters(record: dict[str, Any], where: str, findings: Findings) -> CharacterDocument:
+    mentions, links = [], []
+    for number, one in enumerate(items_of(record, "entities", where, findings) or record.get("spans") or []):
+        kind = one.get("type", one.get("label")) if isinstance(one, dict) else None
+        if not isinstance(kind, str):
+            findings.add("unreadable", where, f"entity {number} has no `type`")
+            continue
+        key = one.get("id", number)
+        mentions.append(
+            Mention(key, kind, whole(one.get("start")), whole(one.get("end")), one.get("text"), one.get("score"))
+        )
+    for number, one in enumerate(items_of(record, "relations", where, findings)):
+        kind = one.get("type", one.get("label")) if isinstance(one, dict) else None
+        if not isinstance(kind, str):
+            findings.add("unreadable", where, f"relation {number} has no `type`")
+            continue
+        links.append(Link(kind, one.get("head"), one.get("tail"), one.get("score")))
+    return CharacterDocument(record["text"], mentions, links, record.get("id"), _words(record, where, findings))
+
+
+def items_of(record: dict[str, Any], key: str, where: str, findings: Findings) -> list[Any]:
+    """A list in a record; none, and a finding, where there is something else."""
+    value = record.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        findings.add("unreadable", where, f"`{key}` is no list")
+        return []
+    return value
+
+
+def _words(record: dict[str, Any], where: str, findings: Findings) -> list[list[int]] | None:
+    words = record.get("words")
+    if words is None:
+        return None
+    made: list[list[int]] = []
+    for one in words if isinstance(words, list) else [words]:
+        pair = one if isinstance(one, list) and len(one) == 2 and all(type(part) is int for part in one) else [0, 0]
+        if not (made[-1][1] if made else 0) <= pair[0] < pair[1] <= len(record["text"]):
+            findings.add("offsets", where, f"`words` holds {shorten(one)}, which is no word behind the one before it")
+            return None
+        made.append(list(pair))
+    return made
+
+
+def write(path: Path, documents: Sequence[Document], types: Types, findings: Findings) -> None:
+    """See the module; `words` is written, so that reading gives the same ones."""
+    write_bytes(path, json_bytes([_record(to_characters(document)) for document in documents], lines=True))
+
+
+def _record(source: CharacterDocument) -> dict[str, Any]:
+    entities = [
+        {"type": m.type, "start": m.start, "end": m.end, "text": m.given, "score": m.score} for m in source.mentions
+    ]
+    relations = [{"type": one.type, "head": one.head, "tail": one.tail, "score": one.score} for one in source.links]
+    record = {"id": source.id, "text": source.text}
+    lists = {"entities": [_filled(e) for e in entities], "relations": [_filled(r) for r in relations]}
+    return _filled(record) | lists | {"words": source.words}
+
+
+def _filled(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if value is not None}

@@ -1,0 +1,79 @@
+"""SpERT's JSON: a list of {tokens, entities: [{type, start, end}], relations: [{type, head, tail}], orig_id}.
+
+Types are those of a `types.json` (or `<name>_types.json`) in the same folder, where there is one. With the suffix
+.jsonl there is one object a line. `text`, `offsets`, `ignore`, `ignore_pairs` and `score` are kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from luthier.data.reading.lines import ReadOptions
+from luthier.data.reading.readers import parse_json
+from luthier.data.sources.base import FileSource
+from luthier.data.table import shorten
+from luthier.errors import DataError
+from luthier.extraction.checking import Findings
+from luthier.extraction.documents import Document, Types
+from luthier.extraction.formats.base import Read, ReadingOptions, file_at, json_bytes, json_records
+from luthier.storage.files import write_bytes
+
+_KEPT = ("tokens", "entities", "relations", "id", "text", "offsets", "ignore", "ignore_pairs")
+
+
+def read(source: FileSource, options: ReadingOptions, findings: Findings) -> Read:
+    """See the module."""
+    documents, places = [], []
+    for where, record in json_records(source, options, findings):
+        document = _document(record)
+        name = document.get("id") if isinstance(document, dict) else None
+        places.append(where if name is None else f"{where} ({shorten(name, 40)})")
+        documents.append(document)
+    return Read(documents, places, _types_beside(source.path))
+
+
+def _document(record: Any) -> Any:
+    """The record as a document; one that is none stays as it is, for the check to say so."""
+    if not isinstance(record, dict):
+        return record
+    made = {key: record[key] for key in _KEPT if record.get(key) is not None}
+    if "id" not in made and record.get("orig_id") is not None:
+        made["id"] = record["orig_id"]
+    return {"entities": [], "relations": []} | made
+
+
+def read_types(path: Path) -> Types:
+    """Types of a types.json.
+
+    Raises:
+        DataError: it can't be read, or has another shape.
+    """
+    value = parse_json(file_at(path), ReadOptions())
+    fix = "write {entities: {NAME: {}}, relations: {NAME: {symmetric: false}}}"
+    if not isinstance(value, dict):
+        raise DataError("names no types", where=str(path), fix=fix)
+    try:
+        return Types.from_json(value)
+    except ValueError as error:
+        raise DataError(str(error), where=str(path), fix=fix) from error
+
+
+def _types_beside(path: Path) -> Types | None:
+    found = path.parent / "types.json"
+    if not found.is_file():
+        named = sorted(path.parent.glob("*_types.json"))
+        found = named[0] if len(named) == 1 else found
+    return read_types(found) if found.is_file() else None
+
+
+def write(path: Path, documents: Sequence[Document], types: Types, findings: Findings) -> None:
+    """See the module; `types.json` is written beside the file."""
+    records = [
+        {("orig_id" if key == "id" else key): document[key] for key in _KEPT if key in document}
+        for document in documents
+    ]
+    write_bytes(path, json_bytes(records, lines=path.suffix == ".jsonl"))
+    write_bytes(path.parent / "types.json", (json.dumps(types.to_json(), indent=1) + "\n").encode())

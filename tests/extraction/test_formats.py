@@ -1,0 +1,212 @@
+"""What is written in a format is read back: documents made by chance, by words and with texts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luthier.errors import DataError
+from luthier.extraction.documents import Types
+from luthier.extraction.formats.base import ReadingOptions
+from luthier.extraction.formats.files import FORMATS, read_documents, write_documents
+from luthier.extraction.tokens import tokenise
+from luthier.extras import is_installed
+
+from .corpora import TYPES, sentences
+
+SUFFIX = {
+    "spert": "c.json",
+    "columns": "c.conll",
+    "brat": "c",
+    "spacy_docbin": "c.spacy",
+    "label_studio": "c.json",
+    "doccano": "c.jsonl",
+    "offsets_jsonl": "c.jsonl",
+}
+INSTALLED = [
+    pytest.param(
+        name, marks=pytest.mark.skipif(name == "spacy_docbin" and not is_installed("spacy"), reason="no spaCy")
+    )
+    for name in FORMATS
+]
+BY_CHARACTERS = [one for one in INSTALLED if one.values[0] not in ("spert", "columns")]
+words = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1, max_size=6).filter(
+    lambda word: len(word.split()) == 1 and word == word.strip()
+)
+texts = st.text(st.sampled_from("ab1 .,-\n\té\u0301漢字ไทยहिन्दी🙂"), min_size=1, max_size=40).filter(str.strip)
+
+
+@st.composite
+def annotations(draw: Any, length: int, *, flat: bool) -> dict[str, Any]:
+    spans = draw(st.sets(st.tuples(st.integers(0, length - 1), st.integers(1, 4)), max_size=5))
+    entities: list[dict[str, Any]] = []
+    for start, width in sorted(spans):
+        end = min(length, start + width)
+        taken = any(start < e["end"] and e["start"] < end for e in entities)
+        twice = any((start, end) == (e["start"], e["end"]) for e in entities)
+        if not twice and not (flat and taken):
+            entities.append({"type": draw(st.sampled_from(TYPES.entities)), "start": start, "end": end})
+    pairs = [(i, j) for i in range(len(entities)) for j in range(len(entities)) if i != j]
+    chosen = draw(st.lists(st.sampled_from(pairs), unique=True, max_size=4)) if pairs else []
+    kinds = [draw(st.sampled_from(["Kill", "Live_In"])) for _ in chosen]
+    relations = [{"type": k, "head": i, "tail": j} for k, (i, j) in zip(kinds, chosen, strict=True)]
+    return {"entities": entities, "relations": relations}
+
+
+@st.composite
+def corpora(draw: Any, flat: bool, with_text: bool) -> list[dict[str, Any]]:
+    made = []
+    for _ in range(draw(st.integers(1, 3))):
+        if with_text:
+            text = draw(texts)
+            offsets = tokenise(text)
+            one = {"tokens": [text[a:b] for a, b in offsets], "text": text, "offsets": offsets}
+        else:
+            one = {"tokens": draw(st.lists(words, min_size=1, max_size=10))}
+        made.append(one | draw(annotations(len(one["tokens"]), flat=flat)))
+    return made
+
+
+def said(document: dict[str, Any], *, text: bool) -> Any:
+    """What a document says, whatever the order in which it says so."""
+    named = [(e["start"], e["end"], e["type"]) for e in document["entities"]]
+    relations = sorted((r["type"], named[r["head"]], named[r["tail"]]) for r in document["relations"])
+    more = (document["text"], document["offsets"]) if text else ()
+    return document["tokens"], sorted(named), relations, more
+
+
+def there_and_back(documents: list[dict[str, Any]], name: str, tokeniser: str, **options: Any) -> Any:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / SUFFIX[name]
+        write_documents(path, documents, name, types=options.pop("types", None))
+        return read_documents(path, name, options=ReadingOptions(tokeniser=tokeniser), **options)
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_words_and_what_is_annotated_come_back(name: str, data: Any):
+    documents = data.draw(corpora(name == "columns", False))
+    corpus = there_and_back(documents, name, "blanks")
+    assert [said(one, text=False) for one in corpus.documents] == [said(one, text=False) for one in documents]
+    assert not corpus.findings.faults.count
+
+
+@pytest.mark.parametrize("name", BY_CHARACTERS)
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_texts_come_back_with_their_characters(name: str, data: Any):
+    documents = data.draw(corpora(False, True))
+    corpus = there_and_back(documents, name, "words")
+    assert [said(one, text=True) for one in corpus.documents] == [said(one, text=True) for one in documents]
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_a_corpus_comes_back_with_its_ids_and_its_types(name: str, tmp_path: Path):
+    documents = sentences(12, 1, flat=True)
+    for one in documents:
+        one["relations"] = [r for r in one["relations"] if r["type"] != "Spouse"] + (
+            [{"type": "Spouse", "head": 0, "tail": 1}] if len(one["entities"]) > 1 else []
+        )
+    path = tmp_path / SUFFIX[name]
+    write_documents(path, documents, name, types=TYPES)
+    corpus = read_documents(path)
+    by_id = {str(one["id"]): one for one in corpus.documents}
+    assert list(by_id) == [one["id"] for one in documents] or name == "brat"
+    if name in ("spert", "columns", "spacy_docbin", "offsets_jsonl"):
+        assert [said(by_id[one["id"]], text=False) for one in documents] == [said(one, text=False) for one in documents]
+    assert sum(len(one["relations"]) for one in corpus.documents) == sum(len(one["relations"]) for one in documents)
+    assert corpus.types.entities == TYPES.entities
+    assert corpus.types.is_symmetric("Spouse") == (name in ("spert", "brat", "label_studio"))
+    assert list(tmp_path.glob(".*")) == []
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_ignored_ranges_and_pairs_come_back(name: str):
+    one = {
+        "tokens": ["Anna", "met", "Boris", "near", "Lake", "Balaton"],
+        "entities": [{"type": "Peop", "start": 0, "end": 1}, {"type": "Peop", "start": 2, "end": 3}],
+        "relations": [{"type": "Kill", "head": 0, "tail": 1}],
+        "ignore": [[4, 6]],
+        "ignore_pairs": [[1, 0]],
+    }
+    (again,) = there_and_back([one], name, "blanks").documents
+    assert (again["ignore"], again["ignore_pairs"]) == ([[4, 6]], [[1, 0]])
+    assert said(again, text=False) == said(one, text=False)
+
+
+SCORED = {
+    "tokens": ["Anna", "met", "Boris"],
+    "entities": [
+        {"type": "Peop", "start": 0, "end": 1, "score": 0.75},
+        {"type": "Peop", "start": 2, "end": 3, "score": 0.5},
+    ],
+    "relations": [{"type": "Kill", "head": 0, "tail": 1, "score": 0.25}],
+}
+
+
+@pytest.mark.parametrize("name", ["spert", "offsets_jsonl", "label_studio"])
+def test_scores_of_predictions_come_back(name: str):
+    (again,) = there_and_back([SCORED], name, "blanks").documents
+    assert [e["score"] for e in again["entities"]] == [0.75, 0.5]
+    assert again["relations"][0]["score"] == 0.25
+
+
+def test_predictions_are_suggestions_to_label_studio(tmp_path: Path):
+    write_documents(tmp_path / "s.json", [SCORED], "label_studio")
+    (task,) = json.loads((tmp_path / "s.json").read_text())
+    assert "annotations" not in task
+    assert task["predictions"][0]["score"] == 0.5
+    write_documents(tmp_path / "t.json", sentences(1, 0), "label_studio")
+    assert "annotations" in json.loads((tmp_path / "t.json").read_text())[0]
+
+
+def test_every_format_is_guessed(tmp_path: Path):
+    for name in FORMATS:
+        if name == "spacy_docbin" and not is_installed("spacy"):
+            continue
+        path = tmp_path / name / SUFFIX[name]
+        path.parent.mkdir()
+        write_documents(path, [SCORED], name)
+        corpus = read_documents(path)
+        assert [e["type"] for e in corpus.documents[0]["entities"]] == ["Peop", "Peop"]
+
+
+def test_what_a_format_can_not_hold_is_refused_whole_or_dropped_and_named(tmp_path: Path):
+    nested = {"tokens": ["a", "b"], "relations": [{"type": "Kill", "head": 0, "tail": 2}]} | {
+        "entities": [{"type": "Loc", "start": s, "end": e} for s, e in ((0, 2), (1, 2))]
+        + [{"type": "Org", "start": 0, "end": 1}]
+    }
+    path = tmp_path / "c.conll"
+    with pytest.raises(DataError, match=r"unwritable 4") as caught:
+        write_documents(path, [nested], "columns")
+    assert "document 1: entity 0 shares words with another one" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    findings = write_documents(path, [nested, SCORED], "columns", invalid="drop")
+    assert findings.counts["unwritable"] == 4
+    assert [len(one["entities"]) for one in read_documents(path).documents] == [0, 2]
+
+
+def test_a_wrong_name_names_the_right_one(tmp_path: Path):
+    with pytest.raises(DataError, match="did you mean 'brat'"):
+        write_documents(tmp_path / "x", [SCORED], "bratt")
+    with pytest.raises(DataError, match="there is no tokeniser 'letters'"):
+        read_documents(tmp_path, options=ReadingOptions(tokeniser="letters"))
+
+
+@pytest.mark.skipif(is_installed("spacy"), reason="spaCy is there")
+def test_without_spacy_the_extra_is_named(tmp_path: Path):
+    with pytest.raises(DataError, match=r"luthier\[spacy\]"):
+        write_documents(tmp_path / "c.spacy", [SCORED], "spacy_docbin")
+
+
+def test_types_of_a_file_are_those_beside_it(tmp_path: Path):
+    write_documents(tmp_path / "c.json", [SCORED], "spert", types=TYPES)
+    assert read_documents(tmp_path / "c.json").types == TYPES
+    assert read_documents(tmp_path / "c.json", types=Types(["Peop"], {"Kill": True})).types.is_symmetric("Kill")
