@@ -6,7 +6,7 @@ import copy
 import random
 from typing import Any
 
-from luthier.extraction.documents import Document, Types
+from luthier.extraction.documents import Document, Types, without_faulty
 
 TYPES = Types(["Loc", "Org", "Peop"], {"Kill": False, "Live_In": False, "Spouse": True})
 _WORDS = "Anna met Boris near Lake Balaton , where the Danube Museum works for Acme Corp. since 1990 .".split()
@@ -47,6 +47,8 @@ def perturbed(documents: list[Document], seed: int) -> list[Document]:
     made = []
     for document in copy.deepcopy(documents):
         length = len(document["tokens"])
+        missed = {i for i in range(len(document["entities"])) if generator.random() < 0.1}
+        document = without_faulty(document, missed, set())
         for entity in document["entities"]:
             entity["score"] = generator.random()
             chance = generator.random()

@@ -10,11 +10,16 @@ from typing import Any
 
 import pytest
 
-from luthier.report import Bands, Bars, Heatmap, Lines, Radar, Reliability, Section, SectionTable
+from luthier.report import Annotated, Bands, Bars, Heatmap, Lines, Radar, Reliability, Section, SectionTable
 from luthier.report.sections import PLOTS, SectionError, plain_sections, read_sections
 
 from .fixtures import BINS, HOSTILE, SECTIONS
 
+ANNOTATED = {
+    "tokens": [HOSTILE, "in", "Paris"],
+    "entities": [{"type": HOSTILE, "start": 0, "end": 1}, {"type": "Loc", "start": 2, "end": 3, "score": 0.5}],
+    "relations": [{"type": HOSTILE, "head": 0, "tail": 1}],
+}
 WRITTEN = [
     Section("Everything", text=HOSTILE, facts={"rows": 3, "share": 0.5, "none": None, HOSTILE: HOSTILE}),
     Section("A table", table=SectionTable(["a", "b"], [[1, "x"], [0.25, None], [True, ""]])),
@@ -24,6 +29,7 @@ WRITTEN = [
     Section("Radar", plot=Radar({"model": {"a": 0.5, "b": 0.2, "c": 0.9}})),
     Section("Reliability", plot=Reliability(BINS)),
     Section("Heat", plot=Heatmap(["r"], ["c", "d"], [[1, 2]])),
+    Section("Annotated", plot=Annotated([ANNOTATED], ["Loc"])),
     Section("Samples", samples=["one", {"before": "two", "after": HOSTILE}]),
 ]
 

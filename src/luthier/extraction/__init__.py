@@ -10,6 +10,10 @@ _HOMES = {
     "read_documents": "luthier.extraction.formats.files",
     "write_documents": "luthier.extraction.formats.files",
     "score_extractions": "luthier.extraction.scoring",
+    "find_mistakes": "luthier.extraction.mistakes",
+    "corpus_statistics": "luthier.extraction.statistics",
+    "write_view": "luthier.extraction.view.page",
+    "write_graph": "luthier.extraction.view.graph",
 }
 __all__ = list(_HOMES)
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -29,6 +29,7 @@ _HOMES = {
     "Radar": "luthier.report.sections",
     "Reliability": "luthier.report.sections",
     "Heatmap": "luthier.report.sections",
+    "Annotated": "luthier.report.sections",
     "write_report": "luthier.report.html",
     "recommend": "luthier.report.choice",
 }

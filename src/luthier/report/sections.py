@@ -130,7 +130,22 @@ class Heatmap(Plot):
         return plots.plot_heatmap(self.rows, self.columns, self.values, title=title)
 
 
-PLOTS: dict[str, type[Plot]] = {c.kind: c for c in (Bars, Lines, Bands, Radar, Reliability, Heatmap)}
+@dataclass(frozen=True)
+class Annotated(Plot):
+    """Texts with marked spans and arcs between them: documents of `tokens`, `entities` and `relations`, as
+    `luthier.report.annotated.draw_annotated` takes them, and the spans' types in the order of their colours."""
+
+    kind: ClassVar[str] = "annotated"
+    documents: Sequence[Mapping[str, Any]]
+    types: Sequence[str]
+
+    def draw(self, title: str) -> str:
+        from luthier.report.annotated import PAGE_WIDTH, draw_annotated
+
+        return draw_annotated(self.documents, self.types, title=title, width=PAGE_WIDTH)
+
+
+PLOTS: dict[str, type[Plot]] = {c.kind: c for c in (Bars, Lines, Bands, Radar, Reliability, Heatmap, Annotated)}
 
 
 @dataclass(frozen=True)
@@ -220,7 +235,7 @@ def plain_sections(details: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plot_from_json(data: Any) -> Plot:
-    """A plot from `{kind: bars|lines|bands|radar|reliability|heatmap, …}`.
+    """A plot from `{kind: bars|lines|bands|radar|reliability|heatmap|annotated, …}`.
 
     Raises:
         SectionError: there is no such kind, or its data have another shape.
