@@ -113,9 +113,7 @@ def test_the_surest_mistakes_come_first_with_their_words():
     *_, last = mistake_sections(mistakes, [document(GOLD)])
     assert last.samples is not None
     assert dict(last.samples[0]) == {
-        "kind": "boundary",
-        "score": "0.9000",
-        "predicted": "w9 (Loc)",
+        "predicted (boundary, score 0.9000)": "w9 (Loc)",
         "gold": "w8 w9 (Loc)",
         "text": "w0 w1 w2 w3 w4 w5 w6 w7 w8 [[ w9 ]] w10 w11 w12 w13 w14 w15 w16 w17 w18 w19",
     }

@@ -77,9 +77,8 @@ def _sample(mistake: Mistake, document: Document) -> dict[str, str]:
     first, last = max(0, start - _AROUND), min(len(words), end + _AROUND)
     parts = [*words[first:start], "[[", *words[start:end], "]]", *words[end:last]]
     text = " ".join([*(["…"] if first else []), *parts, *(["…"] if last < len(words) else [])])
-    sample = {"kind": mistake.kind.replace("_", " "), "score": f"{mistake.score:.4f}"}
-    sample |= {"predicted": mistake.predicted or "nothing", "gold": mistake.gold or "nothing", "text": text}
-    return sample
+    told = f"predicted ({mistake.kind.replace('_', ' ')}, score {mistake.score:.4f})"
+    return {told: mistake.predicted or "nothing", "gold": mistake.gold or "nothing", "text": text}
 
 
 def corpus_sections(found: CorpusStatistics, name: str = "Corpus") -> list[Section]:
