@@ -272,6 +272,36 @@ def test_label_studio_of_people(tmp_path: Path):
     assert corpus.findings.counts == {"not_read": 2, "overlap": 1}
 
 
+def test_offsets_of_browsers_count_utf_16_units(tmp_path: Path):
+    text = "🙂🙂 Anna 🙂 lives in Paris"
+    units = [
+        {"type": "Peop", "start": 5, "end": 9, "text": "Anna"},
+        {"type": "Loc", "start": 22, "end": 27, "text": "Paris"},
+    ]
+    (one,) = read_documents(written(tmp_path / "c.jsonl", characters(*units, text=text))).documents
+    assert [one["tokens"][e["start"]] for e in one["entities"]] == ["Anna", "Paris"]
+
+
+@pytest.mark.parametrize(
+    ("entities", "relations", "counts"),
+    [
+        ([{"type": "IGNORE"}], [], {"document": 1}),
+        ([{"type": "IGNORE", "start": 0, "end": 99}], [], {"offsets": 1}),
+        ([], [{"type": "IGNORE", "head": 0, "tail": 1}], {"missing_entity": 1}),
+        ([{"type": "IGNORE", "start": 0, "end": 2}], [{"type": "x", "head": 0, "tail": 0}], {"not_read": 1}),
+    ],
+)
+def test_faults_of_ignored_parts_are_counted(entities: Any, relations: Any, counts: Any, tmp_path: Path):
+    file = written(tmp_path / "c.jsonl", {"tokens": ["a", "b"], "entities": entities, "relations": relations})
+    assert read_documents(file, invalid="drop").findings.counts == counts
+
+
+@pytest.mark.parametrize("entities", [3, [3], {"a": 1}, ["start_offset"]])
+def test_odd_first_records_are_told_and_never_a_traceback(entities: Any, tmp_path: Path):
+    with pytest.raises(DataError):
+        read_documents(written(tmp_path / "c.jsonl", {"text": "Anna", "entities": entities}))
+
+
 def test_a_file_of_nothing_known_is_refused(tmp_path: Path):
     (tmp_path / "x.json").write_text("[3]", encoding="utf8")
     with pytest.raises(DataError, match="is in none of the known formats"):

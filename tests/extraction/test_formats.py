@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.errors import DataError
+from luthier.errors import DataError, WorkspaceError
 from luthier.extraction.documents import Types
 from luthier.extraction.formats.base import ReadingOptions
 from luthier.extraction.formats.files import FORMATS, read_documents, write_documents
@@ -210,3 +210,25 @@ def test_types_of_a_file_are_those_beside_it(tmp_path: Path):
     write_documents(tmp_path / "c.json", [SCORED], "spert", types=TYPES)
     assert read_documents(tmp_path / "c.json").types == TYPES
     assert read_documents(tmp_path / "c.json", types=Types(["Peop"], {"Kill": True})).types.is_symmetric("Kill")
+
+
+def test_types_of_one_file_do_not_replace_those_of_another(tmp_path: Path):
+    (tmp_path / "types.json").write_text(json.dumps(TYPES.to_json()), encoding="utf8")
+    write_documents(tmp_path / "told.json", [SCORED], "spert")
+    write_documents(tmp_path / "gold.json", [SCORED], "spert", types=Types(["Peop"], {"Kill": True}))
+    assert Types.from_json(json.loads((tmp_path / "types.json").read_text())) == TYPES
+    assert read_documents(tmp_path / "told.json").types == Types(["Peop"], {"Kill": False})
+    assert read_documents(tmp_path / "gold.json").types == Types(["Peop"], {"Kill": True})
+
+
+def test_a_folder_of_brat_files_is_not_mixed_with_others(tmp_path: Path):
+    write_documents(tmp_path / "b", [SCORED], "brat")
+    with pytest.raises(WorkspaceError, match="holds BRAT files already"):
+        write_documents(tmp_path / "b", [SCORED], "brat")
+
+
+@pytest.mark.parametrize("invalid", ["refuse", "drop"])
+def test_a_place_that_can_not_be_written_is_told(invalid: Any, tmp_path: Path):
+    (tmp_path / "file").write_text("x", encoding="utf8")
+    with pytest.raises(WorkspaceError):
+        write_documents(tmp_path / "file" / "c.json", [SCORED], "spert", invalid=invalid)

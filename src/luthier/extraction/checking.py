@@ -143,7 +143,8 @@ def wrong_shape(document: Any) -> str | None:
             if not isinstance(one.get("score", 0.0), int | float):
                 return f"{key}[{number}] has the score {shorten(one['score'])}, which is no number"
     for key in ("ignore", "ignore_pairs"):
-        if any(not _is_pair(one) for one in document.get(key, [])):
+        pairs = document.get(key, [])
+        if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
             return f"`{key}` has to hold pairs of whole numbers"
     return _wrong_offsets(document)
 
@@ -154,7 +155,11 @@ def _wrong_offsets(document: Document) -> str | None:
         return f"`text` is {shorten(text)}, which is no text"
     if offsets is None:
         return None
-    if len(offsets) != len(document["tokens"]) or any(not _is_pair(one) for one in offsets):
+    if (
+        not isinstance(offsets, list)
+        or len(offsets) != len(document["tokens"])
+        or any(not _is_pair(one) for one in offsets)
+    ):
         return "`offsets` have to hold a start and an end for every word"
     last = 0
     for number, (start, end) in enumerate(offsets):

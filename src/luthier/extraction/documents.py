@@ -52,10 +52,10 @@ class Types:
         entities, relations = (data.get(key, []) for key in ("entities", "relations"))
         if not isinstance(entities, list | dict) or not isinstance(relations, list | dict):
             raise ValueError("`entities` and `relations` have to be lists of names, or name what each type is")
-        if isinstance(relations, list):
-            relations = {name: {} for name in relations}
         if not all(isinstance(name, str) for name in (*entities, *relations)):
             raise ValueError("the name of a type is no text")
+        if isinstance(relations, list):
+            relations = {name: {} for name in relations}
         known = {name: isinstance(of, Mapping) and bool(of.get("symmetric")) for name, of in relations.items()}
         return cls(list(entities), known)
 

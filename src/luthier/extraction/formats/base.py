@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,7 @@ def _hashable(key: Any) -> Any:
 def _aligned(
     mention: Mention, text: str, aligner: Aligner, where: str, options: ReadingOptions, findings: Findings
 ) -> dict[str, Any] | None:
+    mention = _by_characters(mention, text)
     told = (
         f"entity {shorten(mention.key, 30)} ({shorten(mention.type, 30)}, characters {mention.start} to {mention.end})"
     )
@@ -159,6 +160,22 @@ def _aligned(
         findings.add("widened", where, f"{told}, {shorten(there, 40)}, was widened to whole words")
     entity = {"type": mention.type, "start": found.start, "end": found.end}
     return entity if mention.score is None else entity | {"score": mention.score}
+
+
+def _by_characters(mention: Mention, text: str) -> Mention:
+    """The mention, of which a tool may have counted UTF-16 units, as JavaScript does: where only these give the text
+    that the file says stands there, its offsets are changed to characters."""
+    given = mention.given
+    if not isinstance(given, str) or text[mention.start : mention.end] == given or text.isascii():
+        return mention
+    units = text.encode("utf-16-le", "surrogatepass")
+    if not 0 <= mention.start < mention.end <= len(units) // 2:
+        return mention
+    before, inside = units[: 2 * mention.start], units[2 * mention.start : 2 * mention.end]
+    if inside.decode("utf-16-le", "replace") != given:
+        return mention
+    start = len(before.decode("utf-16-le", "replace"))
+    return replace(mention, start=start, end=start + len(given))
 
 
 def to_characters(document: Document) -> CharacterDocument:
@@ -212,6 +229,17 @@ def json_bytes(values: Sequence[Any], *, lines: bool) -> bytes:
     text = "".join(f"{row}\n" for row in rows) if lines else "[" + ",\n ".join(rows) + "]\n"
     # A lone surrogate becomes an escape of JSON.
     return text.encode(errors="backslashreplace")
+
+
+def items_of(record: dict[str, Any], key: str, where: str, findings: Findings) -> list[Any]:
+    """A list in a record; none, and a finding, where there is something else."""
+    value = record.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        findings.add("unreadable", where, f"`{key}` is no list")
+        return []
+    return value
 
 
 def whole(value: Any) -> int:

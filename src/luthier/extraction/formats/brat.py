@@ -82,7 +82,10 @@ def _take(row: str, where: str, source: CharacterDocument, findings: Findings, s
             return
         source.links.append(Link(ends[1], ends[2], ends[3]))
     elif key == "*":
-        name, *members = rest.split()
+        name, *members = rest.split() or [""]
+        if len(members) < 2:
+            findings.add("unreadable", where, f"{shorten(row)} is no type with two arguments")
+            return
         symmetric.add(name)
         source.links += [Link(name, head, tail) for head, tail in itertools.combinations(members, 2)]
     elif key[:1] in "EAMN#":

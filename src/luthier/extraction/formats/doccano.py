@@ -18,13 +18,13 @@ from luthier.extraction.formats.base import (
     Mention,
     Read,
     ReadingOptions,
+    items_of,
     json_bytes,
     json_records,
     to_characters,
     to_document,
     whole,
 )
-from luthier.extraction.formats.offsets_jsonl import items_of
 from luthier.storage.files import write_bytes
 
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,11 +20,12 @@ from typing import Any, Literal
 from luthier.data.reading.lines import ReadOptions, decoded_lines
 from luthier.data.reading.readers import parse_json
 from luthier.data.sources.base import FileSource, resolve
-from luthier.errors import DataError, nearest
-from luthier.extraction.checking import Findings, check_documents
+from luthier.errors import DataError, WorkspaceError, nearest
+from luthier.extraction.checking import Findings, check_documents, wrong_shape
 from luthier.extraction.documents import Document, Types, without_faulty
 from luthier.extraction.formats.base import Read, ReadingOptions
 from luthier.extraction.tokens import TOKENISERS
+from luthier.storage.files import reporting_failed_writes
 
 IGNORE = "IGNORE"
 # Name -> what it is. Each is the module of that name here.
@@ -139,10 +143,12 @@ def write_documents(
 
     Raises:
         DataError: there is no such format, its extra is not installed, or documents have faults that are refused.
-        WorkspaceError: the place can't be written.
+        WorkspaceError: the place can't be written, or is a folder that holds BRAT files already.
     """
     module = _module(format)
     _one_of(invalid, ("refuse", "drop"), "invalid")
+    if format == "brat" and any(Path(path).rglob("*.ann")):
+        raise WorkspaceError("holds BRAT files already", where=str(path), fix="name another folder, or empty this one")
     documents, findings = check_documents(documents, types, name=str(path))
     if invalid == "refuse":
         findings.raise_if_faulty()
@@ -159,11 +165,9 @@ def write_documents(
 
 def _write_whole(module: ModuleType, path: Path, documents: list[Document], types: Types) -> None:
     """Write to a place beside, and put it where it belongs only if nothing had to be left out."""
-    import shutil
-    import tempfile
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as scratch:
+    with reporting_failed_writes(path), ExitStack() as stack:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-"))
         place, findings = Path(scratch) / path.name, Findings(str(path))
         module.write(place, documents, types, findings)
         findings.raise_if_faulty("take a format that can hold this, or leave it out with `invalid='drop'`")
@@ -191,8 +195,11 @@ def guess_format(source: FileSource, options: ReadingOptions | None = None) -> s
             return "spert"
         if isinstance(record.get("data"), dict):
             return "label_studio"
-        items = [one for key in ("entities", "label", "labels") for one in record.get(key) or []][:1]
-        if any(isinstance(one, list) or "start_offset" in one for one in items) or "Comments" in record:
+        lists = [record[key] for key in ("entities", "label", "labels") if isinstance(record.get(key), list)]
+        items = [one for items in lists for one in items[:1]]
+        if any(isinstance(one, list) or (isinstance(one, dict) and "start_offset" in one) for one in items):
+            return "doccano"
+        if "Comments" in record:
             return "doccano"
         if "text" in record:
             return "offsets_jsonl"
@@ -228,11 +235,10 @@ def _one_of(value: str, known: tuple[str, ...], what: str) -> None:
 
 def _with_ignored(document: Any, labels: frozenset[str], where: str, findings: Findings) -> Any:
     """The document with entities and relations of these types made ignored ranges and pairs."""
-    try:
-        entities = {i for i, one in enumerate(document["entities"]) if one["type"] in labels}
-        relations = {i for i, one in enumerate(document["relations"]) if one["type"] in labels}
-    except (TypeError, KeyError):
+    if wrong_shape(document):
         return document
+    entities = {i for i, one in enumerate(document["entities"]) if one["type"] in labels}
+    relations = {i for i, one in enumerate(document["relations"]) if one["type"] in labels}
     if not entities and not relations:
         return document
     made = dict(document)
@@ -242,8 +248,11 @@ def _with_ignored(document: Any, labels: frozenset[str], where: str, findings: F
         if more:
             made[name] = [*document.get(name, []), *more]
     for number, one in enumerate(document["relations"]):
-        if number not in relations and {one["head"], one["tail"]} & entities:
+        ends = {one["head"], one["tail"]}
+        if ends & entities:
             findings.add("not_read", where, f"relation {number} is one of an ignored range")
+        elif number in relations and not all(0 <= end < len(document["entities"]) for end in ends):
+            findings.add("missing_entity", where, f"ignored pair {number} names an entity that is not there")
     return without_faulty(made, entities, relations)
 
 

@@ -4,7 +4,7 @@ A result of the type `labels` is an entity for each of its labels, one of the ty
 labels: `direction` right goes from `from_id` to `to_id`, left the other way, bi makes the type a symmetric one. Of
 several annotations of a task, the first that was not cancelled is read; without any, the first prediction. Entities
 and relations with a score are written as a prediction, which Label Studio shows as a suggestion; the others as
-annotation.
+annotation. Offsets may count characters or UTF-16 units, as the text of an entity tells.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from luthier.extraction.formats.base import (
     Mention,
     Read,
     ReadingOptions,
+    items_of,
     json_bytes,
     json_records,
     to_characters,
@@ -59,12 +60,12 @@ def _text(data: dict[str, Any]) -> str | None:
 
 
 def _results(task: dict[str, Any], where: str, findings: Findings) -> list[Any]:
-    done = [one for one in task.get("annotations") or [] if isinstance(one, dict) and not one.get("was_cancelled")]
+    annotations, predictions = (items_of(task, key, where, findings) for key in ("annotations", "predictions"))
+    done = [one for one in annotations if isinstance(one, dict) and not one.get("was_cancelled")]
     if len(done) > 1:
         findings.add("not_read", where, f"has {len(done)} annotations, of which the first is read")
-    given = done or [one for one in task.get("predictions") or [] if isinstance(one, dict)]
-    results = given[0].get("result") if given else []
-    return results if isinstance(results, list) else []
+    given = done or [one for one in predictions if isinstance(one, dict)]
+    return items_of(given[0], "result", where, findings) if given else []
 
 
 def _parts(results: list[Any], where: str, findings: Findings, symmetric: set[str]) -> tuple[list[Mention], list[Link]]:
@@ -91,7 +92,7 @@ def _parts(results: list[Any], where: str, findings: Findings, symmetric: set[st
         head, tail = one.get("from_id"), one.get("to_id")
         if one.get("direction") == "left":
             head, tail = tail, head
-        for label in one.get("labels") or ["relation"]:
+        for label in items_of(one, "labels", where, findings) or ["relation"]:
             links.append(Link(str(label), head, tail, one.get("score")))
             symmetric |= {str(label)} if one.get("direction") == "bi" else set()
     return mentions, links

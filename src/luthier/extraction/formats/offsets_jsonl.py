@@ -21,6 +21,7 @@ from luthier.extraction.formats.base import (
     Mention,
     Read,
     ReadingOptions,
+    items_of,
     json_bytes,
     json_records,
     to_characters,
@@ -44,7 +45,9 @@ def read(source: FileSource, options: ReadingOptions, findings: Findings) -> Rea
 
 def _characters(record: dict[str, Any], where: str, findings: Findings) -> CharacterDocument:
     mentions, links = [], []
-    for number, one in enumerate(items_of(record, "entities", where, findings) or record.get("spans") or []):
+    for number, one in enumerate(
+        items_of(record, "entities", where, findings) or items_of(record, "spans", where, findings)
+    ):
         kind = one.get("type", one.get("label")) if isinstance(one, dict) else None
         if not isinstance(kind, str):
             findings.add("unreadable", where, f"entity {number} has no `type`")
@@ -60,17 +63,6 @@ def _characters(record: dict[str, Any], where: str, findings: Findings) -> Chara
             continue
         links.append(Link(kind, one.get("head"), one.get("tail"), one.get("score")))
     return CharacterDocument(record["text"], mentions, links, record.get("id"), _words(record, where, findings))
-
-
-def items_of(record: dict[str, Any], key: str, where: str, findings: Findings) -> list[Any]:
-    """A list in a record; none, and a finding, where there is something else."""
-    value = record.get(key)
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        findings.add("unreadable", where, f"`{key}` is no list")
-        return []
-    return value
 
 
 def _words(record: dict[str, Any], where: str, findings: Findings) -> list[list[int]] | None:

@@ -1,7 +1,8 @@
 """SpERT's JSON: a list of {tokens, entities: [{type, start, end}], relations: [{type, head, tail}], orig_id}.
 
-Types are those of a `types.json` (or `<name>_types.json`) in the same folder, where there is one. With the suffix
-.jsonl there is one object a line. `text`, `offsets`, `ignore`, `ignore_pairs` and `score` are kept.
+Types are those of `NAME.types.json` beside a file called NAME, of `types.json`, or of the one `..._types.json` in the
+same folder, where there is one; the first of these is written. With the suffix .jsonl there is one object a line.
+`text`, `offsets`, `ignore`, `ignore_pairs` and `score` are kept.
 """
 
 from __future__ import annotations
@@ -62,18 +63,22 @@ def read_types(path: Path) -> Types:
 
 
 def _types_beside(path: Path) -> Types | None:
-    found = path.parent / "types.json"
-    if not found.is_file():
-        named = sorted(path.parent.glob("*_types.json"))
-        found = named[0] if len(named) == 1 else found
-    return read_types(found) if found.is_file() else None
+    for found in (_types_file(path), path.parent / "types.json"):
+        if found.is_file():
+            return read_types(found)
+    named = sorted(path.parent.glob("*_types.json"))
+    return read_types(named[0]) if len(named) == 1 else None
+
+
+def _types_file(path: Path) -> Path:
+    return path.parent / f"{path.name.split('.')[0]}.types.json"
 
 
 def write(path: Path, documents: Sequence[Document], types: Types, findings: Findings) -> None:
-    """See the module; `types.json` is written beside the file."""
+    """See the module."""
     records = [
         {("orig_id" if key == "id" else key): document[key] for key in _KEPT if key in document}
         for document in documents
     ]
     write_bytes(path, json_bytes(records, lines=path.suffix == ".jsonl"))
-    write_bytes(path.parent / "types.json", (json.dumps(types.to_json(), indent=1) + "\n").encode())
+    write_bytes(_types_file(path), (json.dumps(types.to_json(), indent=1) + "\n").encode())
