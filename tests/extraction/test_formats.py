@@ -200,6 +200,19 @@ def test_a_wrong_name_names_the_right_one(tmp_path: Path):
         read_documents(tmp_path, options=ReadingOptions(tokeniser="letters"))
 
 
+@pytest.mark.skipif(not is_installed("spacy"), reason="no spaCy")
+@pytest.mark.parametrize("relations", [3, [3], [[1, 2]], [["Kill", "0", None]]])
+def test_relations_of_another_shape_in_a_docbin_are_told(relations: Any, tmp_path: Path):
+    import spacy
+    from spacy.tokens import Doc, DocBin
+
+    doc = Doc(spacy.blank("xx").vocab, words=["a"])
+    doc.user_data["luthier_relations"] = relations
+    (tmp_path / "c.spacy").write_bytes(DocBin(store_user_data=True, docs=[doc]).to_bytes())
+    with pytest.raises(DataError, match=r"unreadable 1|document 1"):
+        read_documents(tmp_path / "c.spacy")
+
+
 @pytest.mark.skipif(is_installed("spacy"), reason="spaCy is there")
 def test_without_spacy_the_extra_is_named(tmp_path: Path):
     with pytest.raises(DataError, match=r"luthier\[spacy\]"):

@@ -49,7 +49,12 @@ def read(source: FileSource, options: ReadingOptions, findings: Findings) -> Rea
     made = Read([], [])
     for number, doc in enumerate(docs, 1):
         where = f"document {number}"
-        made.documents.append(_document(doc, where, findings))
+        try:
+            document = _document(doc, where, findings)
+        except (TypeError, ValueError, AttributeError) as error:
+            findings.add("unreadable", where, f"its relations are of another shape: {error}")
+            continue
+        made.documents.append(document)
         made.places.append(where)
     return made
 
