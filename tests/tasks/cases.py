@@ -112,6 +112,8 @@ def with_span(text: str) -> dict[str, Any]:
 WORDS = [{"tokens": text.split(), "tags": ["B-X", "I-X", "O", "O"][: len(text.split())]} for text in TEXTS]
 CHOICES = labelled([{"context": text, "choices": ["x", "y z"]} for text in TEXTS], [0, 1])
 ANSWERS = [{"prompt": text, "response": other} for text, other in zip(TEXTS, TEXTS[::-1], strict=True)]
+
+
 def with_entities(text: str, number: int) -> dict[str, Any]:
     words = text.split()
     entities = [{"type": "XY"[i % 2], "start": i, "end": i + 1} for i in range(len(words) - 1)]

@@ -83,5 +83,3 @@ def _of_whole(info: dict[str, Any], model: SinetForJointExtraction) -> dict[str,
         keys = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
         told["mismatched_keys"] = [f"encoder.{key}" for key in keys]
     return told
-
-

@@ -65,7 +65,9 @@ class RelationClassifier(nn.Module):
         self.default_threshold, self.tune_threshold = options.threshold, options.tune_thresholds
         self.register_buffer("threshold", torch.full((types,), options.threshold))
 
-    def forward(self, context: Tensor, sentence: Tensor, entities: Tensor, widths: Tensor | None, spans: Spans) -> Tensor:
+    def forward(
+        self, context: Tensor, sentence: Tensor, entities: Tensor, widths: Tensor | None, spans: Spans
+    ) -> Tensor:
         """Args:
             context: (B, T, d), what the words between two entities are pooled from.
             sentence: (B, d).

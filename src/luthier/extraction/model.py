@@ -139,10 +139,10 @@ class SinetForJointExtraction(PreTrainedModel):
         annotated = None
         if entity_words is not None and entity_types is not None and relations is not None:
             annotated = Annotated(places, entity_types, relations, spans)
-            self._learn(out, annotated, states, tasks, spans)
+            self._learn(out, logits, annotated, states, tasks, spans)
         out["logits"] = comparable(logits, spans.valid, out.pair_logits, annotated, self.options.train_pairs)
         if not self.training:
-            self._tell(out, states, tasks, spans)
+            self._tell(out, logits, states, tasks, spans)
         return out
 
     def _sentence(self, text: Tensor, word_start: Tensor) -> Sentence:
@@ -165,29 +165,38 @@ class SinetForJointExtraction(PreTrainedModel):
         return None if self.widths is None else self.widths(spans.width)
 
     def _learn(
-        self, out: ExtractionOutput, annotated: Annotated, states: Tensor, tasks: TaskStates, spans: Spans
+        self,
+        out: ExtractionOutput,
+        entity_logits: Tensor,
+        annotated: Annotated,
+        states: Tensor,
+        tasks: TaskStates,
+        spans: Spans,
     ) -> None:
         """Put the losses of annotated sentences into the output."""
         options, rows = self.options, len(states)
         seeds = sentence_seeds(rows, states.device) if self.training else None
-        loss = options.entity_weight * entity_losses(out.entity_logits, annotated, options.negative_spans, seeds)
+        loss = options.entity_weight * entity_losses(entity_logits, annotated, options.negative_spans, seeds)
         if self.relation_head is not None:
             chosen = annotated.places
             if self.training and options.train_pairs != "gold":
-                chosen = self._likely(out.entity_logits.detach(), spans.valid)[0]
+                chosen = self._likely(entity_logits.detach(), spans.valid)[0]
                 if options.train_pairs == "mixed":
                     known = marked(annotated.places, spans.valid.shape[1]).gather(1, chosen.clamp(min=0))
                     chosen = torch.cat([annotated.places, chosen.masked_fill(known, -1)], dim=1)
             entities = spans.at(chosen)
-            out["pair_logits"] = self._pair_logits(states, tasks, entities)
-            losses = relation_losses(out.pair_logits, chosen, entities.valid, annotated, options.negative_pairs, seeds)
+            logits = self._pair_logits(states, tasks, entities)
+            out["pair_logits"] = logits
+            losses = relation_losses(logits, chosen, entities.valid, annotated, options.negative_pairs, seeds)
             loss = loss + options.relation_weight * losses
         out["row_loss"] = loss
         out["loss"] = loss.mean()
 
-    def _tell(self, out: ExtractionOutput, states: Tensor, tasks: TaskStates, spans: Spans) -> None:
+    def _tell(
+        self, out: ExtractionOutput, entity_logits: Tensor, states: Tensor, tasks: TaskStates, spans: Spans
+    ) -> None:
         """Put what is told of the text into the output."""
-        index, scores, types = self._likely(out.entity_logits, spans.valid)
+        index, scores, types = self._likely(entity_logits, spans.valid)
         entities = spans.at(index)
         out["found_words"] = entities.words.masked_fill(~entities.valid[..., None], -1)
         out["found_types"], out["found_scores"] = types, scores

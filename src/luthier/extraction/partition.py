@@ -56,7 +56,7 @@ def _parted(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(B, 5d) gates and the (B, d) old cell -> entity, relation and shared parts of the new one."""
     candidate, entity_old, relation_old, entity_new, relation_new = gates.chunk(5, dim=-1)
     candidate = candidate.tanh()
-    shared, entity, relation = 0.0, 0.0, 0.0
+    shared = entity = relation = torch.zeros_like(cell)
     for value, for_entity, for_relation in (
         (cell, entity_old, relation_old),
         (candidate, entity_new, relation_new),

@@ -144,9 +144,7 @@ class JointExtraction(Task):
 
         types = ExtractionTypes.of_labels(data.labels)
         found = found_by_row(predictions.logits, predictions.rows, rows["first_word"], types)
-        told = [
-            found.get(int(row), Found()).document(types, _threshold(predictions)) for row in list(examples["row"])
-        ]
+        told = [found.get(int(row), Found()).document(types, _threshold(predictions)) for row in list(examples["row"])]
         return Judged(*counts(list(examples), told, types))
 
     def own_metrics(self) -> Mapping[str, Callable[[Any, Any], float]]:
@@ -155,9 +153,7 @@ class JointExtraction(Task):
         micro = {f"{name}_f1": partial(f1, setting=name) for name in SETTINGS}
         return micro | {f"{name}_macro_f1": partial(f1, setting=name, macro=True) for name in SETTINGS}
 
-    def settle(
-        self, model: Any, data: TaskData, rows: Any, tokenizer: Any, *, batch_size: int = 64
-    ) -> dict[str, Any]:
+    def settle(self, model: Any, data: TaskData, rows: Any, tokenizer: Any, *, batch_size: int = 64) -> dict[str, Any]:
         from luthier.extraction.thresholds import settle_thresholds
 
         predict = partial(self.predict, model, rows, tokenizer, batch_size=batch_size)

@@ -91,7 +91,9 @@ def canonical(head: Span, tail: Span, kind: int, types: ExtractionTypes) -> tupl
     return (tail, head, kind) if types.symmetric[kind] and tail < head else (head, tail, kind)
 
 
-def found_by_row(logits: Sequence[Any], rows: Any, first_words: Sequence[int], types: ExtractionTypes) -> dict[int, Found]:
+def found_by_row(
+    logits: Sequence[Any], rows: Any, first_words: Sequence[int], types: ExtractionTypes
+) -> dict[int, Found]:
     """Row number -> what is told of it.
 
     Args:

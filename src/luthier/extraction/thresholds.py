@@ -40,9 +40,7 @@ def settle_thresholds(
     return {"thresholds": dict(zip(types.relations, chosen, strict=True))}
 
 
-def thresholds_of(
-    predictions: Any, types: ExtractionTypes, examples: Any, rows: Any, *, default: float
-) -> list[float]:
+def thresholds_of(predictions: Any, types: ExtractionTypes, examples: Any, rows: Any, *, default: float) -> list[float]:
     """The threshold of every relation type."""
     found = found_by_row(predictions.logits, predictions.rows, rows["first_word"], types)
     scores: list[list[float]] = [[] for _ in types.relations]

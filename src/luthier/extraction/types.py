@@ -30,7 +30,7 @@ class ExtractionTypes:
         """Raises:
         ValueError: a label says of nothing what it is, or a type is named twice.
         """
-        entities, relations, symmetric = [], [], []
+        entities, relations, symmetric = list[str](), list[str](), list[bool]()
         for label in labels:
             kind = next((one for one in (ENTITY, RELATION, SYMMETRIC) if label.startswith(one)), None)
             if kind is None or label == kind:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_ENDS = frozenset(".!?。！？")
-_CLOSING = frozenset(("''", '"', "'", "”", "’", ")", "]", "-RRB-", "-RSB-"))
+_ENDS = frozenset(".!?\u3002\uff01\uff1f")  # and those of Chinese and Japanese
+_CLOSING = frozenset(("''", '"', "'", "\u201d", "\u2019", ")", "]", "-RRB-", "-RSB-"))
 
 
 def sentence_ends(words: Sequence[str]) -> list[int]:
     """Places behind the words that end a sentence, the marks that close a quotation counted to it."""
-    ends = []
+    ends: list[int] = []
     for place, word in enumerate(words):
         if word in _ENDS or (word in _CLOSING and ends and ends[-1] == place):
             if ends and ends[-1] == place:
@@ -30,15 +30,19 @@ def windows(words: Sequence[str], pieces: Sequence[int], room: int) -> list[tupl
         words: of the text.
         pieces: how many pieces each word has.
     """
-    ends, found, first = sentence_ends(words), [], 0
+    ends, found = sentence_ends(words), list[tuple[int, int]]()
+    first = covered = 0
     while True:
-        last = _last_that_fits(pieces, first, room)
-        if last == len(words):
-            return [*found, (first, last)]
-        last = max((end for end in ends if first < end <= last), default=last)
+        fits = _last_that_fits(pieces, first, room)
+        if fits == len(words):
+            return [*found, (first, fits)]
+        last = max((end for end in ends if covered < end <= fits), default=fits)
+        if first < covered and (last <= covered or (last not in ends and covered in ends)):
+            first = covered  # without an overlap more of what follows finds room
+            continue
         found.append((first, last))
-        middle = max(first + 1, (first + last + 1) // 2)
-        first = min((end for end in ends if middle <= end < last), default=last if last in ends else middle)
+        covered, middle = last, max(first + 1, (first + last + 1) // 2)
+        first = min((end for end in ends if middle <= end <= last), default=middle)
 
 
 def _last_that_fits(pieces: Sequence[int], first: int, room: int) -> int:

@@ -201,7 +201,12 @@ def _encoded(source: _Source, task: TaskSchema, options: Encoder, told: str, con
     with_pad_token(options.tokenizer)
     table, notes, key = _found_or_made(source, task, options, told)
     notes.tell(options, source.total)
-    name = key or hashlib.sha256(f"{content}-{options.where}-{options.room}-{options.form}-{options.labels}".encode()).hexdigest()
+    name = (
+        key
+        or hashlib.sha256(
+            f"{content}-{options.where}-{options.room}-{options.form}-{options.labels}".encode()
+        ).hexdigest()
+    )
     return datasets.Dataset(table, fingerprint=name[:32])
 
 
