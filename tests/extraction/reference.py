@@ -87,7 +87,7 @@ def pooled(model: Any, X: Tensor, start: int, end: int) -> Tensor:
         return piece.mean(0)
     if kind == "endpoints":
         return torch.cat([piece[0], piece[-1]])
-    score = piece @ model.span_pooling.piece_score.weight[0]
+    score = piece @ model.span_pooling.piece_weight.weight[0]
     return score.softmax(0) @ piece
 
 
@@ -96,7 +96,7 @@ def logits(model: Any, H: Tensor, starts: list[int], ends: list[int], entities: 
     o = model.options
     E, R, e, r = tasks(model, H)
     z = (lambda n: [model.widths.table.weight[n]]) if o.width_embedding else (lambda n: [])
-    head, rel = model.entity_head.classifier, model.relation_head.classifier
+    head, rel = model.entity_head.linear, model.relation_head.linear
     spans = {}
     for i, n in itertools.product(range(len(starts)), range(1, o.max_span_size + 1)):
         if i + n <= len(starts):

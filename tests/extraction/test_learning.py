@@ -83,7 +83,7 @@ def test_negatives_are_no_annotated_spans_and_no_related_pairs():
 def test_predicted_pairs_learn_relations_of_annotated_spans_alone():
     made, given = model(train_pairs="predicted", head_dropout=0.0, attention_dropout=0.0).train(), batch()
     with torch.no_grad():
-        made.entity_head.classifier.bias[0] -= 100.0  # every span is predicted
+        made.entity_head.linear.bias[0] -= 100.0  # every span is predicted
     predicted = made(**given)
     made.options = made.options.model_copy(update={"train_pairs": "gold"})
     gold = made(**given)

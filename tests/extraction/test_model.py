@@ -72,11 +72,11 @@ def test_without_interaction_it_is_spert():
         "entity_head",
         "relation_head",
     }
-    assert made.relation_head.classifier.in_features == 3 * 32 + 2 * 25
+    assert made.relation_head.linear.in_features == 3 * 32 + 2 * 25
     out, hidden = made(**given), states(made, given)
     starts, ends, entities, _ = PIECES[0]
     spans, pairs = out.span_words[0][out.span_valid[0]].tolist(), [(a, b) for a in entities for b in entities if a != b]
-    heads = made.entity_head.classifier, made.relation_head.classifier
+    heads = made.entity_head.linear, made.relation_head.linear
     of_spans, of_pairs = reference.spert(hidden[0], *heads, made.widths.table.weight, starts, ends, spans, pairs)
     assert torch.allclose(out.entity_logits[0][out.span_valid[0]], torch.stack(of_spans), rtol=0, atol=1e-6)
     for (a, b), x in zip(pairs, of_pairs, strict=True):
@@ -98,7 +98,7 @@ def test_range_maxima_are_masked_maxima():
 @torch.no_grad()
 def test_what_is_told_does_not_depend_on_the_batch(interaction: str):
     made, given = model(interaction=interaction), asked()
-    made.entity_head.classifier.bias[0] -= 4
+    made.entity_head.linear.bias[0] -= 4
     whole, alone = made(**given), made(**row(given, 1, 5, 3))
     count = int((alone.found_words[0, :, 0] >= 0).sum())
     assert count > 0
@@ -154,7 +154,7 @@ def test_every_parameter_of_the_head_gets_a_gradient():
         made = model(**options).train()
         made(**batch()).loss.backward()
         without = [n for n, p in made.named_parameters() if p.grad is None or not p.grad.any()]
-        assert [n for n in without if not n.startswith("encoder.")] in ([], ["span_pooling.piece_score.bias"])
+        assert [n for n in without if not n.startswith("encoder.")] in ([], ["span_pooling.piece_weight.bias"])
 
 
 @pytest.mark.parametrize("auto", [AutoModel, AutoModelForJointExtraction, SinetForJointExtraction])
@@ -185,7 +185,7 @@ def test_a_sentence_without_a_first_token_is_its_mean():
     bare = {name: value[:, 1:] for name, value in given.items() if not name.startswith("word")}
     bare |= {"word_start": given["word_start"] - 1, "word_end": given["word_end"] - 1}
     logits, hidden = made(**bare).entity_logits, states(made, bare)
-    sums = made.entity_head.classifier
+    sums = made.entity_head.linear
     x = torch.cat([hidden[0].mean(0), hidden[0, 0], made.widths.table.weight[1]])
     assert torch.allclose(logits[0, 0], sums.weight @ x + sums.bias, atol=1e-9)
 

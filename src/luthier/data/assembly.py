@@ -305,7 +305,8 @@ def summary_of(one: Rows, schema: TaskSchema, labels: list[str]) -> SplitSummary
     values = one.columns.get(schema.label_column or "", []) if labels else []
     flat = [tag for row in values for tag in row] if schema.label_kind == "classes" else values
     if schema.tells_labels:
-        flat = [schema.known_as(label, labels) for row in _records(one) for label in schema.labels_of(row)]
+        told = [schema.known_as(label, labels) for row in _records(one) for label in schema.labels_of(row)]
+        flat = [labels.index(label) for label in told if label is not None]
     counts = Counter(flat)
     named = {name: counts[i] for i, name in enumerate(labels)}
     return SplitSummary(len(one), named, one.where, one.note, left_out(one.noted))

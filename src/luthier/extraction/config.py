@@ -11,6 +11,8 @@ from luthier.extraction.options import ExtractionHead
 from luthier.extraction.types import ExtractionTypes
 
 OPTIONS = tuple(ExtractionHead.model_fields)
+# What code that reads a configuration's fields, as PEFT does, looks for; they are the encoder's.
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 
 
 class SinetConfig(PreTrainedConfig):
@@ -33,6 +35,8 @@ class SinetConfig(PreTrainedConfig):
             fields = dict(encoder)
             encoder = AutoConfig.for_model(fields.pop("model_type"), **fields)
         self.encoder = encoder
+        for name in _SIZES:
+            options.pop(name, None)
         for name, field in ExtractionHead.model_fields.items():
             setattr(self, name, options.pop(name, field.default))
         if encoder is not None and "id2label" not in options:
@@ -75,7 +79,10 @@ class SinetConfig(PreTrainedConfig):
             raise ModelError(str(error), fix=fix) from error
 
     def to_dict(self) -> dict[str, Any]:
-        return super().to_dict() | {"encoder": self.encoder.to_dict() if self.encoder is not None else None}
+        if self.encoder is None:
+            return dict(super().to_dict())
+        sizes = {name: getattr(self.encoder, name) for name in _SIZES if hasattr(self.encoder, name)}
+        return super().to_dict() | sizes | {"encoder": self.encoder.to_dict()}
 
 
 AutoConfig.register(SinetConfig.model_type, SinetConfig, exist_ok=True)

@@ -38,12 +38,12 @@ class EntityClassifier(nn.Module):
         super().__init__()
         self.dropout = options.head_dropout
         self.sizes = [width, span, *([options.width_embedding] if options.width_embedding else [])]
-        self.classifier = nn.Linear(sum(self.sizes), types)
+        self.linear = nn.Linear(sum(self.sizes), types)
 
     def forward(self, sentence: Tensor, spans: Tensor, widths: Tensor | None) -> Tensor:
         """(B, d), (B, N, s) and (B, N, w) -> (B, N, E)."""
         parts = [sentence[:, None], spans, *([widths] if widths is not None else [])]
-        return scored(self.classifier, self.sizes, parts, spans.shape[:2], self.dropout if self.training else 0.0)
+        return scored(self.linear, self.sizes, parts, spans.shape[:2], self.dropout if self.training else 0.0)
 
 
 class RelationClassifier(nn.Module):
@@ -61,7 +61,7 @@ class RelationClassifier(nn.Module):
         size = options.width_embedding
         self.sizes = [width, *([width] if sentence else []), span, span, *([size, size] if size else [])]
         self.sentence = sentence
-        self.classifier = nn.Linear(sum(self.sizes), types)
+        self.linear = nn.Linear(sum(self.sizes), types)
         self.default_threshold, self.tune_threshold = options.threshold, options.tune_thresholds
         self.register_buffer("threshold", torch.full((types,), options.threshold))
 
@@ -87,15 +87,15 @@ class RelationClassifier(nn.Module):
         between = RangeMax(context, longest_of(start, end))
         if self.training and self.dropout:
             grid = _both_ways(between(start, end), upper, count)
-            return scored(self.classifier, self.sizes, [grid, *others], (rows, count, count), self.dropout)
-        weight = self.classifier.weight[:, : self.sizes[0]]
+            return scored(self.linear, self.sizes, [grid, *others], (rows, count, count), self.dropout)
+        weight = self.linear.weight[:, : self.sizes[0]]
         step = max(1, self.chunk)
         pieces = [
             F.linear(between(start[:, i : i + step], end[:, i : i + step]), weight)
             for i in range(0, upper.shape[1], step)
         ]
         pooled = torch.cat(pieces, dim=1) if pieces else weight.new_zeros(rows, 0, len(weight))
-        return _both_ways(pooled, upper, count) + _added(self.classifier, self.sizes, others, skip=1)
+        return _both_ways(pooled, upper, count) + _added(self.linear, self.sizes, others, skip=1)
 
 
 def scored(layer: nn.Linear, sizes: list[int], parts: list[Tensor], shape: Any, dropout: float) -> Tensor:

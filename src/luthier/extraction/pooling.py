@@ -60,7 +60,7 @@ class SpanPooling(nn.Module):
         super().__init__()
         self.kind = kind
         self.size = 2 * width if kind == "endpoints" else width
-        self.piece_score = nn.Linear(width, 1) if kind == "attention" else None
+        self.piece_weight = nn.Linear(width, 1) if kind == "attention" else None
 
     def forward(self, values: Tensor, start: Tensor, end: Tensor) -> Tensor:
         """(B, T, d) over (B, N) spans -> (B, N, d), or (B, N, 2d) for endpoints."""
@@ -73,10 +73,10 @@ class SpanPooling(nn.Module):
             return torch.cat(both, dim=-1) * filled
         place = torch.arange(values.shape[1], device=values.device)
         inside = (place >= start[..., None]) & (place < end[..., None])
-        if self.piece_score is None:
+        if self.piece_weight is None:
             weights = inside.to(values.dtype) / inside.sum(-1, keepdim=True).clamp(min=1)
         else:
-            scores = self.piece_score(values).transpose(1, 2)
+            scores = self.piece_weight(values).transpose(1, 2)
             low = torch.finfo(scores.dtype).min
             weights = torch.where(inside, scores, low).softmax(dim=-1) * filled
         return weights @ values
