@@ -21,6 +21,7 @@ from luthier.data.batches.encoding import encode
 from luthier.data.loading import load_data
 from luthier.data.settings import DataSettings
 from luthier.data.task_data import TaskData
+from luthier.models.head_kinds import HEAD_KINDS
 from luthier.models.heads import auto_class
 from luthier.tasks.base import Task, task_of
 from tests.data.tokenizers import decoder_tokenizer, word_tokenizer
@@ -53,6 +54,22 @@ def spans(batch: dict[str, Any]) -> Any:
 
 def next_tokens(batch: dict[str, Any]) -> Any:
     return SimpleNamespace(logits=sure_of(batch["labels"].roll(-1, dims=1), 64))
+
+
+def found(batch: dict[str, Any]) -> Any:
+    words, kinds, related = batch["entity_words"], batch["entity_types"], batch["relations"]
+    pairs = torch.zeros(*kinds.shape, kinds.shape[1], 2)
+    for row, some in enumerate(related):
+        for head, tail, kind in some[some[:, 0] >= 0]:
+            pairs[row, head, tail, kind] = 1.0
+    return SimpleNamespace(
+        row_loss=torch.zeros(len(words)),
+        found_words=words,
+        found_types=kinds,
+        found_scores=torch.ones(kinds.shape),
+        found_pairs=pairs,
+        threshold=torch.full((2,), 0.5),
+    )
 
 
 @dataclass(frozen=True)
@@ -95,6 +112,16 @@ def with_span(text: str) -> dict[str, Any]:
 WORDS = [{"tokens": text.split(), "tags": ["B-X", "I-X", "O", "O"][: len(text.split())]} for text in TEXTS]
 CHOICES = labelled([{"context": text, "choices": ["x", "y z"]} for text in TEXTS], [0, 1])
 ANSWERS = [{"prompt": text, "response": other} for text, other in zip(TEXTS, TEXTS[::-1], strict=True)]
+
+
+def with_entities(text: str, number: int) -> dict[str, Any]:
+    words = text.split()
+    entities = [{"type": "XY"[i % 2], "start": i, "end": i + 1} for i in range(len(words) - 1)]
+    relations = [{"type": "rs"[number % 2], "head": i + 1, "tail": i} for i in range(len(entities) - 1)]
+    return {"tokens": words, "entities": entities, "relations": relations}
+
+
+DOCUMENTS = [with_entities(text, number) for number, text in enumerate(TEXTS)]
 AS_TEXT: dict[str, Any] = {"data": {"as_text": True}, "model": "llama"}
 CASES = [
     Case("single_sentence", labelled(ONE, ["no", "yes"]), classes),
@@ -103,6 +130,7 @@ CASES = [
     Case("token_labels", WORDS, tags),
     Case("extractive_qa", [with_span(text) for text in TEXTS], spans),
     Case("multiple_choice", CHOICES, classes),
+    Case("joint_extraction", DOCUMENTS, found),
     Case("plain_text", ONE, next_tokens, model="llama", max_length=3),
     Case("prompt_response", ANSWERS, next_tokens, model="llama"),
     Case("single_sentence", labelled(ONE, ["n", "y"]), **AS_TEXT),
@@ -133,6 +161,8 @@ class Prepared:
         sizes = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
         if self.case.model == "bert":
             config: Any = BertConfig(**sizes, intermediate_size=32, num_labels=outputs)
+            if HEAD_KINDS[self.task.head_on(config)].has_labels and self.data.labels and not one_number:
+                config.id2label = dict(enumerate(self.data.labels))
         else:
             config = LlamaConfig(**sizes, intermediate_size=32, bos_token_id=None, eos_token_id=4, pad_token_id=4)
         config._attn_implementation = "eager"

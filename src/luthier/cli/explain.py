@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from luthier.errors import RecipeError, nearest
 from luthier.registry import METHODS, OBJECTIVES, STAGES, SUITES, TASKS, Registry
 from luthier.stages.base import Stage
+from luthier.tasks.base import settings_class
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -74,7 +75,11 @@ def _explained(kind: str, part: type[Any]) -> list[RenderableType]:
     about = f"  ({kind})\n{part.summary}\n{part.__doc__ or ''}"
     shown: list[RenderableType] = [Text.assemble((part_name(part), "bold"), about)]
     if kind == "task":
-        return [*shown, *(Text(line) for line in columns_of(part)), Text()]
+        told = [*shown, *(Text(line) for line in columns_of(part)), Text()]
+        if part.head_settings:
+            settings = _settings_table(settings_rows(settings_class(part.head_settings)))
+            told += [Text.assemble(("head", "bold"), ": what a `tune` stage can choose of the head"), settings]
+        return told
     rate = getattr(part, "default_learning_rate", None)
     if rate:
         shown.append(Text(f"learning rate where the recipe names none: {rate:g}"))

@@ -99,6 +99,8 @@ def _joined(*notes: str) -> str:
 def label_names(
     rows: dict[str, Rows], raw: dict[str, RawSplit], schema: TaskSchema, settings: DataSettings
 ) -> list[str]:
+    if schema.tells_labels:
+        return _told_labels(rows, schema, settings)
     if not schema.has_classes or not settings.labelled:
         return list(settings.labels or []) if schema.has_classes else []
     base = "train" if "train" in rows else next(iter(rows))
@@ -128,6 +130,40 @@ def label_names(
     return labels
 
 
+def _told_labels(rows: dict[str, Rows], schema: TaskSchema, settings: DataSettings) -> list[str]:
+    """The user's labels, or those that the training rows tell, and those cut from them."""
+    if settings.labels or not settings.labelled:
+        schema.check_labels(settings.labels or [])
+        return list(settings.labels or [])
+    bases = ["train" if "train" in rows else next(iter(rows))]
+    if settings.validation_fraction is not None and "validation" in rows:
+        bases.append("validation")
+    return sorted({label for base in bases for row in _records(rows[base]) for label in schema.labels_of(row)})
+
+
+def _records(one: Rows) -> list[dict[str, Any]]:
+    return [dict(zip(one.columns, values, strict=True)) for values in zip(*one.columns.values(), strict=True)]
+
+
+def _refuse_unknown(one: Rows, schema: TaskSchema, labels: list[str]) -> Rows:
+    """The rows, those that tell labels which are not known left out where that is wanted.
+
+    Raises:
+        DataError: they are refused; lists them.
+    """
+    problems, kept = Problems(one.where), []
+    for number, (row, place) in enumerate(zip(_records(one), one.places, strict=True)):
+        unknown = sorted({label for label in schema.labels_of(row) if schema.known_as(label, labels) is None})
+        if unknown:
+            problems.add(place, f"tells {listing(map(repr, unknown))}, which no training row does")
+        else:
+            kept.append(number)
+    if not problems.count:
+        return one
+    settle(problems, one.noted, len(kept), "correct these rows, or name all labels with `labels`")
+    return one.select(kept)
+
+
 def set_label_ids(rows: dict[str, Rows], schema: TaskSchema, labels: list[str]) -> None:
     """Put label ids in the place of labels; rows with unknown ones are refused, or left out where that is wanted.
 
@@ -137,6 +173,9 @@ def set_label_ids(rows: dict[str, Rows], schema: TaskSchema, labels: list[str]) 
     column = schema.label_column
     for split, one in list(rows.items()):
         if column is None or column not in one.columns:
+            continue
+        if schema.tells_labels:
+            rows[split] = _refuse_unknown(one, schema, labels)
             continue
         problems = Problems(one.where)
         if schema.label_kind == "choice":
@@ -257,12 +296,17 @@ def metric_names(origin: Origin, schema: TaskSchema, labels: list[str]) -> tuple
     if known is not None and known.task == schema.name:
         binary = len(labels) == 2 or not schema.has_classes
         return tuple(m for m in known.metrics if m != "f1" or binary) or schema.metrics
-    return ("accuracy", "f1") if schema.metrics[0] == "accuracy" and len(labels) == 2 else schema.metrics
+    if schema.metrics[0] == "accuracy" and len(labels) == 2:
+        return "accuracy", "f1"
+    return schema.metrics_for(labels)
 
 
 def summary_of(one: Rows, schema: TaskSchema, labels: list[str]) -> SplitSummary:
     values = one.columns.get(schema.label_column or "", []) if labels else []
     flat = [tag for row in values for tag in row] if schema.label_kind == "classes" else values
+    if schema.tells_labels:
+        told = [schema.known_as(label, labels) for row in _records(one) for label in schema.labels_of(row)]
+        flat = [labels.index(label) for label in told if label is not None]
     counts = Counter(flat)
     named = {name: counts[i] for i, name in enumerate(labels)}
     return SplitSummary(len(one), named, one.where, one.note, left_out(one.noted))

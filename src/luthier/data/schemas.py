@@ -41,6 +41,8 @@ class TaskSchema:
         prompt_columns: the columns that a prompt shows where the task is posed as text, in their order; empty where it
             can't be.
         streamed: whether training rows can be read while training.
+        tells_labels: whether a row whose label is the task's own matter tells names of labels by `labels_of`; `encode`
+            finds all of them in the encoder.
         packed: whether encoded rows are blocks of the texts of all rows together, so that one is not one row.
     """
 
@@ -56,6 +58,7 @@ class TaskSchema:
     prompt_columns: ClassVar[tuple[str, ...]] = ()
     streamed: ClassVar[bool] = False
     packed: ClassVar[bool] = False
+    tells_labels: ClassVar[bool] = False
 
     @property
     def has_classes(self) -> bool:
@@ -92,6 +95,23 @@ class TaskSchema:
     def check_row(self, row: Mapping[str, Any]) -> list[tuple[str, str]]:
         """What is wrong with the cells of a row together, as (canonical column, message)."""
         return []
+
+    def labels_of(self, row: Mapping[str, Any]) -> list[str]:
+        """The labels that a row tells, each as often as it occurs, where the task `tells_labels`."""
+        return []
+
+    def known_as(self, label: str, labels: Sequence[str]) -> str | None:
+        """What a label that a row tells is called among those that are known; None where it is none of them."""
+        return label if label in labels else None
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Raises:
+        DataError: the user's labels are none of this task.
+        """
+
+    def metrics_for(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """The metrics by default of rows with these labels, the primary one first."""
+        return self.metrics
 
     def arrow_types(self) -> Mapping[str, Any]:
         """Canonical column -> pyarrow type, where it is neither text nor one of `luthier.data.assembly`."""

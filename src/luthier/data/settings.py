@@ -200,7 +200,7 @@ class DataSettings(Settings):
                     raise ValueError(
                         f"`{name}` has no effect for task {self.task}, whose columns are {', '.join(allowed)}"
                     )
-            if self.labels and not schema.has_classes:
+            if self.labels and not (schema.has_classes or schema.tells_labels):
                 raise ValueError(f"`labels` has no effect for task {self.task}")
             if self.label_map and not (schema.has_classes or schema.label_kind == "choice"):
                 raise ValueError(f"`label_map` has no effect for task {self.task}")

@@ -1,4 +1,8 @@
-"""Joint extraction of entities and relations: files, checks, scores and views."""
+"""Joint extraction of entities and relations: span models with cross-task attention (SINET, LREC-COLING 2024),
+and what it reads and tells: annotation files, checks, scores, mistakes, pages.
+
+`SinetForJointExtraction` is a transformers model on any encoder; the task `joint_extraction` has recipes train it.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,9 @@ _HOMES = {
     "corpus_statistics": "luthier.extraction.statistics",
     "write_view": "luthier.extraction.view.page",
     "write_graph": "luthier.extraction.view.graph",
+    "AutoModelForJointExtraction": "luthier.extraction.auto",
+    "SinetConfig": "luthier.extraction.config",
+    "SinetForJointExtraction": "luthier.extraction.model",
 }
 __all__ = list(_HOMES)
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

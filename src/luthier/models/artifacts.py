@@ -311,7 +311,7 @@ def _load_adapter(folder: Path, card: ModelCard, base: ModelSettings, trainable:
     refuse_other_base(folder, card, base)
     without_adapter(base)
     labels = card.labels if not card.regression else None
-    body = load_model(base, card.head, labels=labels, regression=card.regression)
+    body = load_model(base, card.head, labels=labels, regression=card.regression, config_overrides=card.head_settings)
     head = saved_head_in(folder)
     if head is not None:
         return put_head(body, head, folder, trainable=trainable)

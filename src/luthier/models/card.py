@@ -34,6 +34,7 @@ class ModelCard:
         schema: name of the task schema of its training data.
         labels: names of its outputs, in order.
         regression: whether its one output is a number.
+        head_settings: of the head, where they are not its defaults.
         max_length: longest text, in tokens, that it was trained on.
         reserved_tokens: positions that the tuning method fills itself.
         method: the tuning method's settings.
@@ -56,6 +57,7 @@ class ModelCard:
     schema: str | None = None
     labels: list[str] | None = None
     regression: bool = False
+    head_settings: dict[str, Any] | None = None
     max_length: int | None = None
     reserved_tokens: int = 0
     method: dict[str, Any] | None = None

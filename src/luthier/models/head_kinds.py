@@ -22,12 +22,17 @@ class HeadKind:
             configurations that it takes.
         peft_task_type: PEFT's task type of models with it; empty where tuning methods are not put on them.
         has_labels: whether its outputs are named labels.
+        model_type: what config.json calls models of the head's own class, where it has one that transformers lacks.
+
+    A class that `made_by` names may have `head_config(config)`, which gives the configuration of a model with the head
+    on a body with that configuration.
     """
 
     name: str
     made_by: str
     peft_task_type: str = ""
     has_labels: bool = False
+    model_type: str = ""
 
 
 class _Heads:
@@ -68,13 +73,15 @@ class _Heads:
 HEAD_KINDS = _Heads()
 
 
-def register_head(name: str, made_by: str, *, peft_task_type: str = "", has_labels: bool = False) -> HeadKind:
+def register_head(
+    name: str, made_by: str, *, peft_task_type: str = "", has_labels: bool = False, model_type: str = ""
+) -> HeadKind:
     """Make a head known; see `HeadKind`.
 
     Raises:
         ValueError: the name is that of another head.
     """
-    return HEAD_KINDS.add(HeadKind(name, made_by, peft_task_type, has_labels))
+    return HEAD_KINDS.add(HeadKind(name, made_by, peft_task_type, has_labels, model_type))
 
 
 def known_head(name: str) -> str:

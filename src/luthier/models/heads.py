@@ -40,6 +40,9 @@ class HeadRequest:
             ModelError: the architecture has no such head, or no such configuration field.
         """
         check_head_fits(config, self.head, source)
+        made = getattr(auto_class(self.head), "head_config", None)
+        if made is not None:
+            config = made(config)
         self._override(config, source)
         if HEAD_KINDS[self.head].has_labels:
             self._name_outputs(config, source)
@@ -86,6 +89,15 @@ def auto_class(head: Head) -> Any:
 
     module, _, name = HEAD_KINDS[head].made_by.rpartition(":")
     return getattr(importlib.import_module(module or "transformers"), name)
+
+
+def know_model_type(model_type: Any) -> None:
+    """Import what makes models of a type that a head brings, so that transformers knows it."""
+    import importlib
+
+    for name in HEAD_KINDS:
+        if HEAD_KINDS[name].model_type and HEAD_KINDS[name].model_type == model_type:
+            importlib.import_module(HEAD_KINDS[name].made_by.partition(":")[0])
 
 
 def check_head_fits(config: Any, head: str, source: ModelSource) -> None:

@@ -12,7 +12,7 @@ from luthier.errors import ModelError
 from luthier.models.adapters import base_settings, is_adapter
 from luthier.models.card import CARD, read_card
 from luthier.models.head_kinds import Head
-from luthier.models.heads import HeadRequest, auto_class, output_names
+from luthier.models.heads import HeadRequest, auto_class, know_model_type, output_names
 from luthier.models.inspect import is_decoder, is_encoder_decoder
 from luthier.models.manifest import verify_manifest, verify_package_files
 from luthier.models.quiet import quiet_transformers, without_gguf_bar
@@ -217,6 +217,8 @@ def _config(source: ModelSource, folder: Path, settings: ModelSettings) -> Any:
     options = _options(source, settings)
     if source.gguf_file is None and not (folder / "config.json").is_file():
         raise ModelError("config.json is missing", where=str(folder), fix="copy or download the model again")
+    if source.gguf_file is None:
+        know_model_type(read_json(folder / "config.json").get("model_type"))
     config = translate(
         lambda: AutoConfig.from_pretrained(str(folder), **options), source, "the configuration can't be read"
     )

@@ -7,11 +7,16 @@ Shapes: B examples, N rows, T tokens, C classes or choices.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from pydantic import ValidationError
+
 from luthier.data.schemas import SCHEMAS, TaskSchema
+from luthier.errors import RecipeError, nearest
 from luthier.models.head_kinds import peft_task_type
+from luthier.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,6 +39,7 @@ class Task(TaskSchema):
     Attributes:
         summary: what a model does, in a few words.
         head: which head of a model serves it, by its registered name (`luthier.models.head_kinds`).
+        head_settings: `module:Class` of the settings that the head has, empty where it has none.
         language: whether the text itself is learned, by a language model's own head.
         targets: entries of a batch that are learned, and kept from the model.
         one_pass: whether the model sees each row as one text, so that what a frozen trunk gives can be kept by row.
@@ -44,6 +50,7 @@ class Task(TaskSchema):
 
     summary: ClassVar[str] = ""
     head: ClassVar[Head | None] = None
+    head_settings: ClassVar[str] = ""
     language: ClassVar[bool] = False
     targets: ClassVar[tuple[str, ...]] = ("labels",)
     one_pass: ClassVar[bool] = True
@@ -66,6 +73,25 @@ class Task(TaskSchema):
     def head_arguments(self, labels: Sequence[str]) -> dict[str, Any]:
         """What a new head has to know, as arguments of `luthier.models.artifacts.load_model`."""
         return {"labels": list(labels)} if labels else {}
+
+    def settings_of_head(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Checked settings of the task's head, as further fields of the model's configuration.
+
+        Raises:
+            RecipeError: the head has no such settings.
+        """
+        if not self.head_settings:
+            raise RecipeError(f"the head of {self.name} has no settings", fix="leave `head` out")
+        made = settings_class(self.head_settings)
+        try:
+            checked = made.model_validate(dict(settings))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            guess = nearest(key, list(made.model_fields))
+            hint = f"did you mean {guess!r}?" if guess and key not in made.model_fields else f"correct `{key}`"
+            raise RecipeError(f"`{key}` of the head of {self.name}: {first['msg']}; {hint}") from error
+        return checked.model_dump(include=set(settings))
 
     def predicts_next_token(self, config: Any) -> bool:
         """Whether the model's output at position t is scored against the label at t + 1."""
@@ -148,6 +174,22 @@ class Task(TaskSchema):
         """
         raise TypeError(f"{type(self).__name__} does not define judge()")
 
+    def settle(self, model: nn.Module, data: TaskData, rows: Any, tokenizer: Any, *, batch_size: int = 64) -> Row:
+        """Choose what is chosen for a trained model on its validation rows, such as thresholds, and put it into the
+        model.
+
+        Args:
+            model: trained, with the best weights.
+            data: with the split `validation`.
+            rows: that split, encoded.
+            tokenizer: of the model.
+            batch_size: rows in one forward pass.
+
+        Returns:
+            What was chosen, in JSON's types, for `details` in metrics.json; empty where the model is as it was.
+        """
+        return {}
+
     def own_metrics(self) -> Mapping[str, Callable[[Any, Any], float]]:
         """Name -> (gold, guess) -> score, of metrics that `luthier.evaluation.metrics` lacks."""
         return {}
@@ -226,6 +268,13 @@ class Task(TaskSchema):
         with track("predicting", len(encoded)) as bar:
             predictions = self.predict(model, encoded, tokenizer, batch_size=batch_size, on_batch=bar.update)
         return self.describe(predictions, rows, encoded, card)
+
+
+def settings_class(place: str) -> type[Settings]:
+    """The class that `module:Class` names."""
+    module, _, name = place.partition(":")
+    found: type[Settings] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def task_named(name: str, form: TextForm | None = None) -> Task:

@@ -14,7 +14,7 @@ from luthier.stages.base import StageInputs, StagePlan
 from luthier.training.continuing import check_continues, without_networks
 from luthier.training.estimates import MEMORY_FACTOR, TIME_FACTOR, memory_estimate, time_estimate
 from luthier.training.job import UNBOUNDED, total_steps
-from luthier.training.preparing import Prepared, described_task, label_arguments, prepare
+from luthier.training.preparing import Prepared, described_task, new_head, prepare
 from luthier.training.supervised import apply_method
 from luthier.training.trunk.once import frozen_up_to
 
@@ -60,7 +60,7 @@ def plan_supervised(stage: SupervisedSettings, inputs: StageInputs) -> StagePlan
 
 def planned_model(stage: SupervisedSettings, inputs: StageInputs, prepared: Prepared) -> Any:
     """The model that would be trained, on the device `meta`."""
-    model = empty_model(inputs.model, prepared.head, **label_arguments(prepared.task))
+    model = empty_model(inputs.model, prepared.head, **new_head(stage, prepared.task))
     with torch.device("meta"):
         model = apply_method(stage, model, prepared, inputs.seed)
     if stage.continue_adapter:

@@ -122,6 +122,16 @@ def label_arguments(task: TaskData) -> dict[str, Any]:
     return task_of(task).head_arguments(task.labels)
 
 
+def new_head(stage: SupervisedSettings, task: TaskData) -> dict[str, Any]:
+    """What a new head has to know, and its settings, as arguments of `luthier.models.artifacts.load_model`.
+
+    Raises:
+        RecipeError: the task's head has no such settings.
+    """
+    chosen = task_of(task).settings_of_head(stage.head) if stage.head else None
+    return label_arguments(task) | ({"config_overrides": chosen} if chosen else {})
+
+
 def row_counts(prepared: Prepared) -> dict[str, int | None]:
     """Encoded rows of every split; None for a stream."""
     return {split: len(rows) if hasattr(rows, "__len__") else None for split, rows in prepared.rows.items()}

@@ -34,7 +34,7 @@ from luthier.storage.ranks import joined, rank, world_size
 from luthier.tasks.base import task_named, task_of
 from luthier.training.continuing import continued_model
 from luthier.training.job import TrainingJob, TrainingResult, TrainingRows, train
-from luthier.training.preparing import Prepared, label_arguments, prepare, row_counts
+from luthier.training.preparing import Prepared, new_head, prepare, row_counts
 from luthier.training.starting import start_at_mean
 from luthier.training.telling import told_of_model, told_of_training, told_of_validation_rows
 from luthier.training.trunk.once import computed_once
@@ -59,7 +59,8 @@ def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Pat
         if stage.data.streaming:  # a last pass that was not finished has not been looked at
             check_files_unchanged(plan(stage.data).values())
         finished = finish_objective(stage, prepared, model, job)
-        if finished and job.validation is not None:
+        settled = settle_task(stage, prepared, model)
+        if (finished or settled) and job.validation is not None:
             result = replace(result, **vars(job.validation.evaluate(model)))
         told = method_details(stage, prepared, model, job)
     card = card_for(stage, made_from, prepared, result)
@@ -80,6 +81,7 @@ def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Pat
         "labels": list(prepared.task.labels),
         **({"rows_left_out": prepared.task.left_out} if prepared.task.left_out else {}),
         **({"objective": finished} if finished else {}),
+        **settled,
         **told,
         **result.details,
         **told_of_validation_rows(prepared),
@@ -110,7 +112,7 @@ def _ready(
         model, made_from = continued_model(stage, inputs, prepared)
         size = parameter_counts(model)[1]
     else:
-        model = load_model(inputs.model, prepared.head, seed=inputs.seed, **label_arguments(prepared.task))
+        model = load_model(inputs.model, prepared.head, seed=inputs.seed, **new_head(stage, prepared.task))
         size = parameter_counts(model)[1]
         start_at_mean(model, task_of(prepared.task).prior(prepared.task))
         model = apply_method(stage, model, prepared, inputs.seed)
@@ -202,6 +204,15 @@ def finish_objective(stage: SupervisedSettings, prepared: Prepared, model: Any, 
     return dict(stage.objective.finish(model, found.logits, found.labels))
 
 
+def settle_task(stage: SupervisedSettings, prepared: Prepared, model: Any) -> dict[str, Any]:
+    """What the task chooses for the trained model on the validation split."""
+    rows = prepared.rows.get("validation")
+    if rows is None or not len(rows):
+        return {}
+    size = stage.evaluation_batch_size
+    return task_of(prepared.task).settle(model, prepared.task, rows, prepared.tokenizer, batch_size=size)
+
+
 def method_details(stage: SupervisedSettings, prepared: Prepared, model: Any, job: TrainingJob) -> dict[str, Any]:
     """What the method tells about the trained model, given its validation rows."""
     rows = prepared.rows.get("validation")
@@ -269,6 +280,7 @@ def card_for(stage: SupervisedSettings, inputs: StageInputs, prepared: Prepared,
         schema=str(prepared.task.schema.name),
         labels=list(prepared.task.labels) or None,
         regression=prepared.regression,
+        head_settings=task_of(prepared.task).settings_of_head(stage.head) if stage.head else None,
         text_form=prepared.task.form,
         columns=dict(prepared.task.columns),
         max_length=prepared.max_length,

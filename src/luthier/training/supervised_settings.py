@@ -7,7 +7,9 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from luthier.data.settings import DataSettings
+from luthier.errors import RecipeError
 from luthier.methods.base import TuningMethod
+from luthier.tasks.base import task_named
 from luthier.training.settings import TrainingSettings
 
 
@@ -17,6 +19,10 @@ class SupervisedSettings(TrainingSettings):
     data: DataSettings = Field(description="The labelled text: a set's name, or a mapping with sources and columns.")
     train_head: bool = Field(
         True, description="false freezes the task head at its first, random values, as some published baselines do."
+    )
+    head: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Settings of the task's head, for tasks whose head has some: `luthier explain TASK` lists them.",
     )
     continue_adapter: bool = Field(
         False,
@@ -39,6 +45,15 @@ class SupervisedSettings(TrainingSettings):
         method: TuningMethod | None = self.method
         if self.gradient_checkpointing and method is not None and not method.supports_gradient_checkpointing:
             raise ValueError(f"{method.name} does not work with gradient_checkpointing: leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _head_has_the_settings(self) -> Self:
+        if self.head and self.data.task is not None:
+            try:
+                task_named(self.data.task).settings_of_head(self.head)
+            except RecipeError as error:
+                raise ValueError(f"head: {error.what}") from error
         return self
 
     def rate(self) -> float:

@@ -34,6 +34,7 @@ class Encoder:
         encoder_decoder: whether responses go to a decoder of their own.
         where: the split, for messages.
         form: how the task is posed as text, or None.
+        labels: names of all labels, for tasks whose rows tell them.
         conversations: whether any row of the split has messages before its prompt; None where only those that are
             encoded together can tell.
         counted: texts whose length was looked at.
@@ -48,6 +49,7 @@ class Encoder:
     encoder_decoder: bool = False
     where: str = "data"
     form: TextForm | None = None
+    labels: tuple[str, ...] = ()
     conversations: bool | None = None
     counted: int = 0
     cut: list[tuple[int, int]] = field(default_factory=list)

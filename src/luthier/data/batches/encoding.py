@@ -68,7 +68,8 @@ def encode(
         if split not in data.splits:
             raise DataError(f"there is no split {split!r}", fix=f"the data has: {', '.join(data.splits)}")
         where = named or f"split {split!r}"
-        options = Encoder(tokenizer, max_length, reserved, too_long, encoder_decoder, where, data.form)
+        told = tuple(data.labels) if data.schema.tells_labels else ()
+        options = Encoder(tokenizer, max_length, reserved, too_long, encoder_decoder, where, data.form, told)
         rows = data.splits[split]
         if hasattr(rows, "encoded"):
             found[split] = rows.encoded(options)
@@ -200,7 +201,12 @@ def _encoded(source: _Source, task: TaskSchema, options: Encoder, told: str, con
     with_pad_token(options.tokenizer)
     table, notes, key = _found_or_made(source, task, options, told)
     notes.tell(options, source.total)
-    name = key or hashlib.sha256(f"{content}-{options.where}-{options.room}-{options.form}".encode()).hexdigest()
+    name = (
+        key
+        or hashlib.sha256(
+            f"{content}-{options.where}-{options.room}-{options.form}-{options.labels}".encode()
+        ).hexdigest()
+    )
     return datasets.Dataset(table, fingerprint=name[:32])
 
 
@@ -236,6 +242,7 @@ def _key_of(source: _Source, task: TaskSchema, options: Encoder) -> str | None:
         "too_long": options.too_long,
         "encoder_decoder": options.encoder_decoder,
         "form": None if options.form is None else vars(options.form),
+        **({"labels": options.labels} if options.labels else {}),
     }
     return encoding_key(rows, options.tokenizer, task, settings)
 

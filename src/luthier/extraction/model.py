@@ -1,0 +1,229 @@
+"""SINET on any encoder (Luo et al., LREC-COLING 2024, section 3).
+
+Shapes: B sentences, T word pieces, W words, d width, S candidate spans, G annotated entities, N annotated relations,
+P entities whose pairs are looked at, E entity types and none, Q relation types.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel
+from transformers import initialization as init
+
+from luthier.extraction.config import SinetConfig
+from luthier.extraction.heads import EntityClassifier, RelationClassifier, WidthEmbedding
+from luthier.extraction.interaction import Sentence, TaskInteraction, TaskStates
+from luthier.extraction.losses import Annotated, comparable, entity_losses, precise, relation_losses
+from luthier.extraction.output import ExtractionOutput
+from luthier.extraction.pooling import SpanPooling
+from luthier.extraction.spans import Spans, candidates, marked, sentence_seeds
+
+DEVIATION = 0.02
+
+
+def encoder_arguments(config: Any) -> dict[str, Any]:
+    """Arguments that make an encoder without the pooler that nothing here reads."""
+    made = MODEL_MAPPING[type(config)]
+    made = made[0] if isinstance(made, tuple) else made
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(made).parameters else {}
+
+
+class SinetForJointExtraction(PreTrainedModel):
+    """Tells the entities of a text and how they are related.
+
+    Args:
+        config: with the encoder's configuration and the names of the types.
+        encoder: one that is loaded already; None makes a new one.
+    """
+
+    config_class = SinetConfig
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: SinetConfig, encoder: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        options, types, width = config.head_options, config.types, config.encoder.hidden_size
+        self.options = options
+        made = encoder or AutoModel.from_config(config.encoder, **encoder_arguments(config.encoder))
+        self.encoder = made
+        self.interaction = TaskInteraction(options, width)
+        self.span_pooling = SpanPooling(options.pooling, width)
+        self.widths = WidthEmbedding(options.width_embedding) if options.width_embedding else None
+        span = self.span_pooling.size
+        self.entity_head = EntityClassifier(options, width, span, 1 + len(types.entities))
+        wanted = options.sentence_in_relations
+        sentence = options.interaction != "none" if wanted is None else wanted
+        self.relation_head = (
+            RelationClassifier(options, width, span, len(types.relations), sentence) if types.relations else None
+        )
+        if encoder is not None:
+            for part in encoder.modules():
+                part._is_hf_initialized = True  # what is loaded is not drawn anew
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            init.normal_(module.weight, 0.0, DEVIATION)
+            if getattr(module, "bias", None) is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, RelationClassifier):
+            init.constant_(module.threshold, self.options.threshold)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: Any = None,
+        position_ids: Tensor | None = None,
+        word_start: Tensor | None = None,
+        word_end: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        entity_words: Tensor | None = None,
+        entity_types: Tensor | None = None,
+        relations: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        labels: Any = None,
+    ) -> ExtractionOutput:
+        """Args:
+            input_ids: (B, T); or `inputs_embeds`, (B, P + T, d) with a prompt in front.
+            attention_mask: (B, P + T).
+            word_start, word_end: (B, W) first piece of every word and the one behind its last, in the T positions;
+                -1 behind the last word.
+            text_mask: (B, T), pieces that are no padding; None takes the end of the attention mask.
+            entity_words: (B, G, 2) annotated entities, each span once, -1 for none; None without annotations.
+            entity_types: (B, G), from 1.
+            relations: (B, N, 3) annotated (head, tail, type), indices of entities and of the type from 0; -1 for none.
+
+        Returns:
+            In training the loss and the logits it is of; in evaluation also what is told of the text.
+        """
+        if word_start is None or word_end is None:
+            raise ValueError("word_start and word_end say which pieces are a word")
+        inputs = {
+            "input_ids": input_ids,
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "past_key_values": past_key_values,
+            "position_ids": position_ids,
+        }
+        states: Tensor = self.encoder(**{k: v for k, v in inputs.items() if v is not None}).last_hidden_state
+        if text_mask is None:
+            width = int(word_end.max()) if attention_mask is None else attention_mask.shape[1]
+            text_mask = attention_mask if attention_mask is not None else states.new_ones(len(states), width)
+        text = text_mask.bool()
+        states = states[:, -text.shape[1] :]
+        sentence = self._sentence(text, word_start)
+        tasks: TaskStates = self.interaction(states, sentence)
+        if self.options.context_from == "relation":
+            states = tasks.relation
+        spans, places = candidates(word_start, word_end, self.options.max_span_size, entity_words)
+        logits = self._entity_logits(tasks, spans)
+        out = ExtractionOutput(entity_logits=logits, span_words=spans.words, span_valid=spans.valid)
+        annotated = None
+        if entity_words is not None and entity_types is not None and relations is not None:
+            annotated = Annotated(places, entity_types, relations, spans)
+            self._learn(out, logits, annotated, states, tasks, spans)
+        out["logits"] = comparable(logits, spans.valid, out.pair_logits, annotated, self.options.train_pairs)
+        if not self.training:
+            self._tell(out, logits, states, tasks, spans)
+        return out
+
+    def _sentence(self, text: Tensor, word_start: Tensor) -> Sentence:
+        first = text.int().argmax(dim=1)
+        wanted = self.options.sentence_vector
+        has_first = word_start[:, 0] > first if wanted == "auto" else torch.full_like(text[:, 0], wanted == "first")
+        return Sentence(text if self.options.mask_padding else torch.ones_like(text), text, first, has_first)
+
+    def _entity_logits(self, tasks: TaskStates, spans: Spans) -> Tensor:
+        pooled = self.span_pooling(tasks.entity, *_filled(spans))
+        return self.entity_head(tasks.entity_sentence, pooled, self._widths(spans))
+
+    def _pair_logits(self, states: Tensor, tasks: TaskStates, spans: Spans) -> Tensor:
+        assert self.relation_head is not None
+        pooled = self.span_pooling(tasks.relation, *_filled(spans))
+        logits: Tensor = self.relation_head(states, tasks.relation_sentence, pooled, self._widths(spans), spans)
+        return logits
+
+    def _widths(self, spans: Spans) -> Tensor | None:
+        return None if self.widths is None else self.widths(spans.width)
+
+    def _learn(
+        self,
+        out: ExtractionOutput,
+        entity_logits: Tensor,
+        annotated: Annotated,
+        states: Tensor,
+        tasks: TaskStates,
+        spans: Spans,
+    ) -> None:
+        """Put the losses of annotated sentences into the output."""
+        options, rows = self.options, len(states)
+        seeds = sentence_seeds(rows, states.device) if self.training else None
+        loss = options.entity_weight * entity_losses(entity_logits, annotated, options.negative_spans, seeds)
+        if self.relation_head is not None:
+            chosen = annotated.places
+            if self.training and options.train_pairs != "gold":
+                chosen = self._likely(entity_logits.detach(), spans.valid)[0]
+                if options.train_pairs == "mixed":
+                    known = marked(annotated.places, spans.valid.shape[1]).gather(1, chosen.clamp(min=0))
+                    chosen = torch.cat([annotated.places, chosen.masked_fill(known, -1)], dim=1)
+            entities = spans.at(chosen)
+            logits = self._pair_logits(states, tasks, entities)
+            out["pair_logits"] = logits
+            losses = relation_losses(logits, chosen, entities.valid, annotated, options.negative_pairs, seeds)
+            loss = loss + options.relation_weight * losses
+        out["row_loss"] = loss
+        out["loss"] = loss.mean()
+
+    def _tell(
+        self, out: ExtractionOutput, entity_logits: Tensor, states: Tensor, tasks: TaskStates, spans: Spans
+    ) -> None:
+        """Put what is told of the text into the output."""
+        index, scores, types = self._likely(entity_logits, spans.valid)
+        entities = spans.at(index)
+        out["found_words"] = entities.words.masked_fill(~entities.valid[..., None], -1)
+        out["found_types"], out["found_scores"] = types, scores
+        if self.relation_head is not None:
+            logits = self._pair_logits(states, tasks, entities)
+            pairs = entities.valid[:, :, None] & entities.valid[:, None]
+            pairs = pairs & ~torch.eye(pairs.shape[1], dtype=torch.bool, device=pairs.device)
+            out["found_pairs"] = precise(logits).sigmoid() * pairs[..., None]
+            out["threshold"] = precise(self.relation_head.threshold)
+
+    def _likely(self, logits: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The spans that are likeliest an entity of some type, the best `max_entities` of each sentence.
+
+        Returns:
+            (B, P) places, -1 for none; their probabilities; their types.
+        """
+        scores, types = precise(logits).softmax(dim=-1).max(dim=-1)
+        scores = scores.masked_fill(~valid | (types == 0), -1.0)
+        most = min(self.options.max_entities, int((scores >= 0).sum(1).max()) if scores.numel() else 0)
+        best, index = scores.topk(most, dim=1)
+        there = best >= 0
+        return index.masked_fill(~there, -1), best.clamp(min=0), types.gather(1, index).masked_fill(~there, 0)
+
+
+def _filled(spans: Spans) -> tuple[Tensor, Tensor]:
+    """Starts and ends, those of spans that there are not empty."""
+    return spans.start, torch.where(spans.valid, spans.end, spans.start)
+
+
+AutoModel.register(SinetConfig, SinetForJointExtraction, exist_ok=True)

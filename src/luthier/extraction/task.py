@@ -1,0 +1,203 @@
+"""Entities in texts and relations between them, learned together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from luthier.data.rows.canonical import BadCellError, as_label
+from luthier.data.schemas import LabelKind
+from luthier.data.table import shorten
+from luthier.errors import DataError
+from luthier.extraction.types import ENTITY, RELATION, ExtractionTypes
+from luthier.models.head_kinds import register_head
+from luthier.registry import TASKS
+from luthier.tasks.base import Row, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.data.batches.collating import Padding
+    from luthier.data.batches.encoders import Encoded, Encoder
+    from luthier.data.task_data import TaskData
+    from luthier.models.card import ModelCard
+    from luthier.models.head_kinds import Head
+    from luthier.tasks.running.judged import Judged
+    from luthier.tasks.running.predicting import Predictions
+
+register_head(
+    "joint_extraction",
+    "luthier.extraction.auto:AutoModelForJointExtraction",
+    peft_task_type="TOKEN_CLS",
+    has_labels=True,
+    model_type="sinet",
+)
+
+
+@TASKS.register
+class JointExtraction(Task):
+    """Tells entities, spans of words with a type, and relations between two of them."""
+
+    name: ClassVar[str] = "joint_extraction"
+    summary: ClassVar[str] = "texts with entities and the relations between them"
+    columns: ClassVar[tuple[str, ...]] = ("tokens",)
+    label_column: ClassVar[str | None] = "entities"
+    label_kind: ClassVar[LabelKind | None] = "own"
+    optional: ClassVar[tuple[str, ...]] = ("relations",)
+    learned: ClassVar[tuple[str, ...]] = ("relations",)
+    tells_labels: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]] = ("relation_strict_f1", "relation_f1", "entity_f1")
+    guess_rank: ClassVar[int | None] = 12
+    head: ClassVar[Head | None] = "joint_extraction"
+    head_settings: ClassVar[str] = "luthier.extraction.options:ExtractionHead"
+    targets: ClassVar[tuple[str, ...]] = ()
+    one_pass: ClassVar[bool] = False
+    one_output: ClassVar[bool] = False
+
+    # -- rows ----------------------------------------------------------------------------------------------
+
+    def cells(self) -> Mapping[str, Callable[[Any], Any]]:
+        return {
+            "entities": partial(_as_items, places=("start", "end")),
+            "relations": partial(_as_items, places=("head", "tail")),
+        }
+
+    def check_row(self, row: Mapping[str, Any]) -> list[tuple[str, str]]:
+        words, entities = len(row["tokens"]), row.get("entities")
+        if entities is None:
+            return []
+        problems = [
+            ("entities", f"entity {n} is words {one['start']} to {one['end']} (the last one not counted) of {words}")
+            for n, one in enumerate(entities)
+            if not 0 <= one["start"] < one["end"] <= words
+        ]
+        for n, one in enumerate(row.get("relations") or ()):
+            ends = one["head"], one["tail"]
+            if not all(0 <= end < len(entities) for end in ends):
+                problems.append(("relations", f"relation {n} is between {ends[0]} and {ends[1]} of {len(entities)}"))
+            elif ends[0] == ends[1]:
+                problems.append(("relations", f"relation {n} is between entity {ends[0]} and itself"))
+        return problems
+
+    def arrow_types(self) -> Mapping[str, Any]:
+        import pyarrow
+
+        def items(*places: str) -> Any:
+            fields = [("type", pyarrow.string()), *((place, pyarrow.int64()) for place in places)]
+            return pyarrow.list_(pyarrow.struct(fields))
+
+        return {"entities": items("start", "end"), "relations": items("head", "tail")}
+
+    def labels_of(self, row: Mapping[str, Any]) -> list[str]:
+        entities = [ENTITY + one["type"] for one in row.get("entities") or ()]
+        return entities + [RELATION + one["type"] for one in row.get("relations") or ()]
+
+    def known_as(self, label: str, labels: Sequence[str]) -> str | None:
+        symmetric = f"symmetric {label}"
+        return next((one for one in (label, symmetric) if one in labels), None)
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        try:
+            ExtractionTypes.of_labels(labels)
+        except ValueError as error:
+            raise DataError(str(error), fix="correct `labels`") from error
+
+    def metrics_for(self, labels: Sequence[str]) -> tuple[str, ...]:
+        return self.metrics if ExtractionTypes.of_labels(labels).relations else ("entity_f1",)
+
+    # -- learning ------------------------------------------------------------------------------------------
+
+    def encode(self, columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> Encoded:
+        from luthier.extraction.encoding import encode_documents
+
+        return encode_documents(columns, encoder)
+
+    def collate(self, rows: Sequence[Mapping[str, Any]], padding: Padding) -> dict[str, Tensor]:
+        from luthier.extraction.encoding import collate_documents
+
+        return collate_documents(rows, padding)
+
+    def items(self, batch: Mapping[str, Any], *, shifted: bool = False) -> int:
+        return len(batch["input_ids"])
+
+    def logits(self, outputs: Any) -> Any:
+        return {"logits": outputs.logits, "row_loss": outputs.row_loss}
+
+    def loss(self, logits: Any, batch: Mapping[str, Any], *, items: float, shifted: bool = False) -> Tensor:
+        summed: Tensor = logits["row_loss"].sum()
+        return summed / items
+
+    # -- answers -------------------------------------------------------------------------------------------
+
+    def outputs(self, out: Any, batch: Mapping[str, Any], *, shifted: bool) -> Iterator[dict[str, Any]]:
+        from luthier.extraction.telling import kept_outputs
+
+        losses = [0.0] * len(batch["input_ids"]) if out.row_loss is None else out.row_loss.tolist()
+        for kept, loss in zip(kept_outputs(out), losses, strict=True):
+            yield {"logits": kept, "label": None, "nll": loss, "items": 1}
+
+    def judge(self, predictions: Predictions, data: TaskData, examples: Any, rows: Any) -> Judged | None:
+        from luthier.extraction.telling import Found, counts, found_by_row
+        from luthier.tasks.running.judged import Judged
+
+        types = ExtractionTypes.of_labels(data.labels)
+        found = found_by_row(predictions.logits, predictions.rows, rows["first_word"], types)
+        told = [found.get(int(row), Found()).document(types, _threshold(predictions)) for row in list(examples["row"])]
+        return Judged(*counts(list(examples), told, types))
+
+    def own_metrics(self) -> Mapping[str, Callable[[Any, Any], float]]:
+        from luthier.extraction.telling import SETTINGS, f1
+
+        micro = {f"{name}_f1": partial(f1, setting=name) for name in SETTINGS}
+        return micro | {f"{name}_macro_f1": partial(f1, setting=name, macro=True) for name in SETTINGS}
+
+    def settle(self, model: Any, data: TaskData, rows: Any, tokenizer: Any, *, batch_size: int = 64) -> dict[str, Any]:
+        from luthier.extraction.thresholds import settle_thresholds
+
+        predict = partial(self.predict, model, rows, tokenizer, batch_size=batch_size)
+        return settle_thresholds(model, predict, data.labels, data.splits["validation"], rows)
+
+    def describe(self, predictions: Predictions, rows: Sequence[Row], encoded: Any, card: ModelCard) -> list[Row]:
+        from luthier.extraction.telling import Found, found_by_row
+
+        types, threshold = ExtractionTypes.of_labels(card.labels or []), _threshold(predictions)
+        found = found_by_row(predictions.logits, predictions.rows, encoded["first_word"], types)
+        told = [found.get(row["row"], Found()).document(types, threshold) for row in _numbered(rows)]
+        return [self.shown(row) | one for row, one in zip(rows, told, strict=True)]
+
+    def shown(self, row: Row) -> Row:
+        return {name: value for name, value in super().shown(row).items() if name != "relations"}
+
+    def row_of_text(self, column: str, text: str, number: int) -> Row | None:
+        if column != "tokens":
+            return super().row_of_text(column, text, number)
+        words = text.split()
+        if not words:
+            raise DataError(f"text {number} holds no words", fix="give words that are parted by blanks")
+        return {"text": text, "tokens": words}
+
+
+def _threshold(predictions: Predictions) -> Any:
+    return predictions.logits[0]["threshold"] if len(predictions.logits) else None
+
+
+def _numbered(rows: Sequence[Row]) -> list[Row]:
+    return [{"row": number} | row for number, row in enumerate(rows, 1)]
+
+
+def _as_items(value: Any, places: tuple[str, str]) -> list[dict[str, Any]]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise BadCellError(f"is not valid JSON: {error.msg}") from error
+    if value is None or not isinstance(value, list | tuple):
+        raise BadCellError(f"holds {shorten(value)}, which is no list")
+    found = []
+    for one in value:
+        if not isinstance(one, dict) or any(type(one.get(place)) is not int for place in places):
+            raise BadCellError(f"holds {shorten(one)}, which is not {{type, {places[0]}, {places[1]}}}")
+        found.append({"type": as_label(one.get("type")), **{place: one[place] for place in places}})
+    return found
