@@ -94,6 +94,8 @@ def _add_result_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
 
     _allow_argument(predict)
 
+    _extract_arguments(_verb(verbs, "extract", "entities and relations of texts, from a tuned model", "extract"))
+
     embed = _verb(verbs, "embed", "turn text into vectors with the encoder of a represent stage", "embed")
     embed.add_argument("run", metavar="RUN", help="run, cell, stage or encoder directory")
     source = embed.add_mutually_exclusive_group(required=True)
@@ -115,6 +117,24 @@ def _add_result_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
     export.add_argument("--to", required=True, metavar="PLACE", help="safetensors file; for head_only a folder")
     export.add_argument("--force", action="store_true", help="replace the file if it is there")
     _allow_argument(export)
+
+
+def _extract_arguments(extract: argparse.ArgumentParser) -> None:
+    extract.add_argument("run", metavar="RUN", help="run, cell, stage or model directory")
+    source = extract.add_mutually_exclusive_group(required=True)
+    source.add_argument("--text", action="append", help="a text; repeatable")
+    source.add_argument("--file", help="txt file with a text a line, or documents in any annotation format")
+    extract.add_argument("--output", help="JSON-lines file to write (default: standard output)")
+    extract.add_argument(
+        "--suggest", metavar="FORMAT", help="write --output for an annotation tool: label_studio, doccano, brat, ..."
+    )
+    extract.add_argument("--view", metavar="PAGE", help="HTML page to write, with entities and relations drawn")
+    extract.add_argument("--graph", metavar="FILE", help="graph to write: .graphml, or .jsonld")
+    extract.add_argument(
+        "--tokeniser", choices=("words", "blanks"), default="words", help="what parts texts into words"
+    )
+    extract.add_argument("--batch-size", type=_above_zero, default=64, help="texts in one forward pass (default: 64)")
+    _allow_argument(extract)
 
 
 def _allow_argument(parser: argparse.ArgumentParser) -> None:

@@ -222,7 +222,7 @@ def predict(arguments: argparse.Namespace) -> None:
             found = predict_texts(arguments.run, arguments.text, arguments.pair, **options)
         else:
             found = predict_file(arguments.run, arguments.file, **options)
-    lines = "".join(json.dumps(redact_values(row), ensure_ascii=False) + "\n" for row in found)
+    lines = _as_lines(found)
     if arguments.output:
         from luthier.storage.files import write_text
 
@@ -235,6 +235,53 @@ def predict(arguments: argparse.Namespace) -> None:
 def _refuse_pair_of_file(arguments: argparse.Namespace, fix: str) -> None:
     if arguments.file is not None and arguments.pair is not None:
         raise RecipeError("--pair is the second text of a --text, and --file was given", fix=fix)
+
+
+def extract(arguments: argparse.Namespace) -> None:
+    if arguments.suggest and not arguments.output:
+        raise RecipeError("--suggest writes a file, and no --output was given", fix="name the file with --output")
+    from luthier.extraction.formats.files import check_format
+    from luthier.prediction import extracting
+    from luthier.progress import progress_display
+
+    if arguments.suggest:
+        check_format(arguments.suggest)
+    options = {"tokeniser": arguments.tokeniser}
+    with progress_display():
+        if arguments.text:
+            documents = extracting.documents_of_texts(arguments.text, **options)
+        else:
+            documents = extracting.documents_of_file(arguments.file, **options)
+        found, types = extracting.extract(
+            arguments.run, documents, batch_size=arguments.batch_size, allow=arguments.allow
+        )
+    _write_extractions(arguments, found, types)
+
+
+def _write_extractions(arguments: argparse.Namespace, found: list[Any], types: Any) -> None:
+    from luthier.extraction import write_documents, write_graph, write_view
+
+    written = []
+    if arguments.output and arguments.suggest:
+        write_documents(arguments.output, found, arguments.suggest, types=types)
+        written.append(f"{len(found)} documents to {arguments.output}")
+    elif arguments.output:
+        from luthier.storage.files import write_text
+
+        write_text(Path(arguments.output), _as_lines(found))
+        written.append(f"{len(found)} documents to {arguments.output}")
+    if arguments.view:
+        written.append(f"a page to {write_view(Path(arguments.view), found, types, title='Extractions')}")
+    if arguments.graph:
+        written.append(f"a graph to {write_graph(Path(arguments.graph), found)}")
+    if not written:
+        sys.stdout.write(_as_lines(found))
+    for one in written:
+        console().print(f"wrote {one}", soft_wrap=True)
+
+
+def _as_lines(rows: list[Any]) -> str:
+    return "".join(json.dumps(redact_values(row), ensure_ascii=False) + "\n" for row in rows)
 
 
 def embed(arguments: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ _HOMES = {
     "predict": "luthier.prediction.texts",
     "predict_file": "luthier.prediction.texts",
     "predict_texts": "luthier.prediction.texts",
+    "extract": "luthier.prediction.extracting",
     "embed": "luthier.prediction.embedding",
     "embed_file": "luthier.prediction.embedding",
     "embed_texts": "luthier.prediction.embedding",

@@ -25,6 +25,7 @@ from luthier.extraction.checking import Findings, check_documents, wrong_shape
 from luthier.extraction.documents import Document, Types, without_faulty
 from luthier.extraction.formats.base import Read, ReadingOptions
 from luthier.extraction.tokens import TOKENISERS
+from luthier.extras import how_to_install, is_installed
 from luthier.storage.files import reporting_failed_writes
 
 IGNORE = "IGNORE"
@@ -219,6 +220,16 @@ def _first_record(source: FileSource, encoding: str) -> Any:
                 except (ValueError, RecursionError):
                     continue
     return None
+
+
+def check_format(name: str) -> None:
+    """Raises:
+    DataError: there is no such format, or its extra is not installed; names the nearest one.
+    """
+    _one_of(name, tuple(FORMATS), "format")
+    extra = {"spacy_docbin": "spacy"}.get(name)
+    if extra and not is_installed(extra):
+        raise DataError(f"the format {name} needs an extra that is not installed", fix=how_to_install(extra))
 
 
 def _module(name: str) -> ModuleType:

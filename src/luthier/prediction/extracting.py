@@ -1,0 +1,104 @@
+"""Entities and relations of new texts, told by a model for joint extraction that Luthier saved."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import DataError, ModelError
+from luthier.extraction.documents import Document, Types
+from luthier.extraction.formats.base import ReadingOptions, file_at
+from luthier.extraction.formats.files import read_documents
+from luthier.extraction.tokens import tokenise
+from luthier.models.quiet import noise_logged
+from luthier.models.settings import Danger
+from luthier.prediction.loading import check_run, load_predictor
+
+_TASK = "joint_extraction"
+
+
+def documents_of_texts(texts: Sequence[str], *, tokeniser: str = "words") -> list[Document]:
+    """Texts as documents without annotations, with the tokenisers of `luthier.extraction.tokens`.
+
+    Raises:
+        DataError: a text holds no words; names it by its number.
+    """
+    made = []
+    for number, text in enumerate(texts, 1):
+        offsets = tokenise(text, tokeniser)
+        if not offsets:
+            raise DataError(f"text {number} holds no words", fix="leave it out")
+        tokens = [text[start:end] for start, end in offsets]
+        made.append({"tokens": tokens, "text": text, "offsets": offsets, "entities": [], "relations": []})
+    return made
+
+
+def documents_of_file(file: str | Path, *, tokeniser: str = "words", encoding: str = "utf-8") -> list[Document]:
+    """Documents of a file: one text a line where it is a .txt, and otherwise any format of annotated documents, of
+    which annotations may be there or not, and are not read.
+
+    Raises:
+        DataError: the file can't be read.
+    """
+    from luthier.data.reading.lines import ReadOptions, decoded_lines
+
+    path = Path(file)
+    if path.suffix == ".txt" and path.is_file():
+        source = file_at(path)
+        with source.open() as stream:
+            lines = decoded_lines(stream, source.name, ReadOptions(encoding=encoding))
+            return documents_of_texts([line for _, line in lines if line.strip()], tokeniser=tokeniser)
+    options = ReadingOptions(tokeniser=tokeniser, align="widen", encoding=encoding)
+    corpus = read_documents(file, invalid="drop", options=options)
+    if not corpus.documents:
+        corpus.findings.raise_if_faulty("correct the file")
+    return corpus.documents
+
+
+def extract(
+    run: str | Path, documents: Sequence[Document], *, batch_size: int = 64, allow: Collection[Danger] = ()
+) -> tuple[list[Document], Types]:
+    """Entities and relations of documents, each with its score.
+
+    Args:
+        run: a run, cell, stage or model directory.
+        documents: with `tokens`; `id`, `text` and `offsets` are kept, annotations are replaced.
+        batch_size: windows in one forward pass.
+        allow: as in `luthier.prediction.predict_texts`.
+
+    Returns:
+        The documents with what was found, in their order, and the types that the model tells apart.
+
+    Raises:
+        ModelError: the directory holds no whole model, or one of another task.
+    """
+    from luthier.extraction.types import ExtractionTypes
+    from luthier.prediction.texts import answers_of
+
+    check_run(run)
+    with noise_logged():
+        predictor: Any = load_predictor(run, allow)
+        card = getattr(predictor, "card", None)
+        if card is None or card.schema != _TASK:
+            trained = f"the task {card.schema}" if card is not None else "something else"
+            raise ModelError(
+                f"the model was trained for {trained}, and not for {_TASK}",
+                where=str(run),
+                fix="name a run that was tuned with `task: joint_extraction`; `luthier predict` asks other models",
+            )
+        rows = [{"tokens": list(one["tokens"])} for one in documents]
+        model, tokenizer = predictor.loaded
+        answers = answers_of(model, tokenizer, card, rows, batch_size)
+    kept = ("id", "tokens", "text", "offsets")
+    found = [
+        {key: one[key] for key in kept if key in one}
+        | {key: [_rounded(item) for item in answer[key]] for key in ("entities", "relations")}
+        for one, answer in zip(documents, answers, strict=True)
+    ]
+    types = ExtractionTypes.of_labels(card.labels or [])
+    return found, Types(list(types.entities), dict(zip(types.relations, types.symmetric, strict=True)))
+
+
+def _rounded(item: dict[str, Any]) -> dict[str, Any]:
+    return item | {"score": round(float(item["score"]), 6)}

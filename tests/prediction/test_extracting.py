@@ -1,0 +1,87 @@
+"""A trained model for joint extraction tells texts and files what they hold, in every form that is asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.api import run
+from luthier.cli import main
+from luthier.errors import DataError, ModelError
+from luthier.extraction.formats.files import read_documents, write_documents
+from luthier.prediction.extracting import documents_of_file, documents_of_texts, extract
+from tests.extraction.sentences import DOCUMENTS, LABELS, tiny_encoder, write
+
+TEXT = "Anna Berg works for Nordic Paper."
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("extractor")
+    train, validation = write(folder / "train.json", DOCUMENTS), write(folder / "validation.json", DOCUMENTS[::3])
+    data = {"train": train, "validation": validation, "task": "joint_extraction", "labels": LABELS}
+    head = {"max_span_size": 4}
+    tune = {"data": data, "epochs": 40, "batch_size": 6, "method": "full", "learning_rate": 3e-3, "head": head}
+    run({"name": "own", "model": tiny_encoder(folder / "model"), "stages": [{"tune": tune}]}, output=folder / "runs")
+    return folder / "runs" / "own"
+
+
+def told(document: dict[str, Any]) -> Any:
+    names = [" ".join(document["tokens"][e["start"] : e["end"]]) for e in document["entities"]]
+    kinds = [(name, e["type"]) for name, e in zip(names, document["entities"], strict=True)]
+    return kinds, [(names[r["head"]], r["type"], names[r["tail"]]) for r in document["relations"]]
+
+
+def test_a_text_is_told_with_scores_and_places(trained: Path):
+    (found,), types = extract(trained, documents_of_texts([TEXT]))
+    assert told(found) == (
+        [("Anna Berg", "Person"), ("Nordic Paper", "Firm")],
+        [("Nordic Paper", "employs", "Anna Berg")],
+    )
+    start, end = found["offsets"][0][0], found["offsets"][1][1]
+    assert TEXT[start:end] == "Anna Berg"
+    assert all(0 < one["score"] <= 1 for one in (*found["entities"], *found["relations"]))
+    assert set(types.entities) == {"Person", "Place", "Firm"}
+    assert types.relations == {"born": False, "employs": False, "seat": False, "married": True}
+
+
+def test_files_of_every_kind_are_told_alike(trained: Path, tmp_path: Path):
+    texts = [TEXT, "Jon Vik was born in Oslo."]
+    (tmp_path / "t.txt").write_text("\n\n".join(texts), encoding="utf8")
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": one}) + "\n" for one in texts), encoding="utf8")
+    wrong = [one | {"entities": [{"type": "x", "start": 0, "end": 1}]} for one in documents_of_texts(texts)]
+    write_documents(tmp_path / "b", wrong, "brat")
+    ways = [documents_of_file(tmp_path / name) for name in ("t.txt", "t.jsonl", "b")]
+    answers = [[told(one) for one in extract(trained, documents)[0]] for documents in ways]
+    assert answers[0] == answers[1] == answers[2]
+    assert answers[0][1] == ([("Jon Vik", "Person"), ("Oslo", "Place")], [("Jon Vik", "born", "Oslo")])
+
+
+def test_the_command_writes_lines_suggestions_a_page_and_a_graph(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["extract", str(trained), "--text", TEXT]) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert told(line)[1] == [("Nordic Paper", "employs", "Anna Berg")]
+    output, page, graph = tmp_path / "s.json", tmp_path / "v.html", tmp_path / "g.jsonld"
+    command = ["extract", str(trained), "--text", TEXT, "--output", str(output), "--suggest", "label_studio"]
+    assert main([*command, "--view", str(page), "--graph", str(graph)]) == 0
+    assert "predictions" in json.loads(output.read_text())[0]
+    assert told(read_documents(output).documents[0]) == told(line)
+    assert "Nordic Paper → employs → Anna Berg" in page.read_text(encoding="utf8")
+    assert json.loads(graph.read_text())["@graph"]
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("wrote") == 3
+
+
+def test_what_can_not_be_is_refused_before_the_model_is_loaded(trained: Path, tmp_path: Path):
+    assert main(["extract", str(trained), "--text", TEXT, "--suggest", "brat"]) == 2
+    assert main(["extract", str(trained), "--text", TEXT, "--output", "x", "--suggest", "bratt"]) == 3
+    assert main(["extract", str(tmp_path / "nowhere"), "--text", TEXT]) == 4
+    with pytest.raises(DataError, match="text 2 holds no words"):
+        documents_of_texts(["a", " "])
+    with pytest.raises(ModelError):
+        extract(tmp_path, documents_of_texts(["a"]))
