@@ -142,3 +142,11 @@ def loss(spans: Any, pairs: Any, entities: Any, types: Any, related: Any) -> Ten
         p = x.sigmoid()
         bce.append(-(y * p.log() + (1 - y) * (1 - p).log()).mean())
     return ce + torch.stack(bce).mean()
+
+
+def table(part: Any, first: Tensor, second: Tensor, sentence: Tensor) -> Tensor:
+    """PFN's cell: W2 ELU(LN(W1 [first; second; sentence]))."""
+    W1 = torch.cat([part.first.weight, part.second.weight, part.sentence.weight], 1)
+    x = W1 @ torch.cat([first, second, sentence]) + part.first.bias
+    x = F.layer_norm(x, x.shape, part.norm.weight, part.norm.bias, part.norm.eps)
+    return part.cells.weight @ F.elu(x) + part.cells.bias

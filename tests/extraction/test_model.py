@@ -193,3 +193,37 @@ def test_a_sentence_without_a_first_token_is_its_mean():
 def test_an_option_that_there_is_not_is_told():
     with pytest.raises(ModelError, match="`interaction` of a joint extraction head"):
         model(interaction="cross")
+
+
+@pytest.mark.parametrize("interaction", ["partition", "cls_cross"])
+@torch.no_grad()
+def test_table_heads_are_those_of_the_equations(interaction: str):
+    made, given = model(interaction=interaction, heads="table"), batch()
+    made.entity_head.cells.bias += 1.0
+    out, hidden = made(**given), states(made, given)
+    for i, (starts, ends, entities, pieces) in enumerate(PIECES):
+        E, R, e, r = reference.tasks(made, hidden[i, :pieces])
+        loss, there = 0.0, out.span_words[i][out.span_valid[i]].tolist()
+        for place, (a, b) in zip(out.span_valid[i].nonzero()[:, 0], there, strict=True):
+            x = reference.table(made.entity_head, E[starts[a]], E[ends[b - 1] - 1], e)
+            assert torch.allclose(out.entity_logits[i, place, 1:], x, rtol=0, atol=1e-6)
+            kind = TYPES[i][entities.index((a, b))] if (a, b) in entities else 0
+            y = torch.tensor([float(kind == 1), float(kind == 2)])
+            loss -= (y * x.sigmoid().log() + (1 - y) * (1 - x.sigmoid()).log()).sum()
+        related = {(entities[h][0], entities[t][0], q) for h, t, q in RELATED[i]}
+        for a in range(len(starts)):
+            for b in range(len(starts)):
+                x = reference.table(made.relation_head, R[starts[a]], R[starts[b]], r)
+                assert torch.allclose(out.pair_logits[i, a, b], x, rtol=0, atol=1e-6)
+                y = torch.tensor([float((a, b, q) in related) for q in range(2)])
+                loss -= (y * x.sigmoid().log() + (1 - y) * (1 - x.sigmoid()).log()).sum()
+        assert torch.allclose(out.row_loss[i], loss / len(starts), rtol=0, atol=1e-6)
+    found = out.found_words[0][out.found_words[0, :, 0] >= 0].tolist()
+    likely = out.entity_logits[0, :, 1:].sigmoid().amax(-1) * out.span_valid[0]
+    assert len(found) == int((likely > 0.5).sum()) > 0
+    for n, (a, _) in enumerate(found):
+        for m, (b, _) in enumerate(found):
+            expected = out.pair_logits[0, a, b].sigmoid() if n != m else torch.zeros(2).double()
+            assert torch.allclose(out.found_pairs[0, n, m], expected, atol=1e-9)
+    alone = made(**row(given, 1, 5, 3))
+    assert torch.allclose(alone.row_loss[0], out.row_loss[1], atol=1e-9)

@@ -82,14 +82,12 @@ def relation_losses(
     return _mean(losses.mean(dim=-1).flatten(1), (related | others).flatten(1))
 
 
-def comparable(
-    entities: Tensor, valid: Tensor, pairs: Tensor | None, known: Annotated | None, train_pairs: str
-) -> Tensor:
+def comparable(entities: Tensor, valid: Tensor, pairs: Tensor | None, known: Annotated | None) -> Tensor:
     """(N, C) logits, one row for every span and every relation of every pair that another pass over the same batch has
     too."""
     width = max(2, entities.shape[-1])
     rows = [F.pad(entities[valid], (0, width - entities.shape[-1]), value=NEVER)]
-    if pairs is not None and known is not None and train_pairs == "gold":
+    if pairs is not None and known is not None:
         there = known.places >= 0
         same = torch.eye(there.shape[1], dtype=torch.bool, device=there.device)
         yes = pairs[there[:, :, None] & there[:, None] & ~same].reshape(-1, 1)

@@ -18,9 +18,19 @@ from luthier.extraction.config import SinetConfig
 from luthier.extraction.heads import EntityClassifier, RelationClassifier, WidthEmbedding
 from luthier.extraction.interaction import Sentence, TaskInteraction, TaskStates
 from luthier.extraction.losses import Annotated, comparable, entity_losses, precise, relation_losses
+from luthier.extraction.options import ExtractionHead
 from luthier.extraction.output import ExtractionOutput
 from luthier.extraction.pooling import SpanPooling
 from luthier.extraction.spans import Spans, candidates, marked, sentence_seeds
+from luthier.extraction.table import (
+    RelationTable,
+    TableHead,
+    entity_cells,
+    entity_table_losses,
+    relation_table_losses,
+    with_none,
+)
+from luthier.extraction.types import ExtractionTypes
 
 DEVIATION = 0.02
 
@@ -48,6 +58,9 @@ class SinetForJointExtraction(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    entity_head: EntityClassifier | TableHead
+    relation_head: RelationClassifier | RelationTable | None
+
     def __init__(self, config: SinetConfig, encoder: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         options, types, width = config.head_options, config.types, config.encoder.hidden_size
@@ -55,6 +68,17 @@ class SinetForJointExtraction(PreTrainedModel):
         made = encoder or AutoModel.from_config(config.encoder, **encoder_arguments(config.encoder))
         self.encoder = made
         self.interaction = TaskInteraction(options, width)
+        if options.heads == "table":
+            self.entity_head = TableHead(options, width, len(types.entities))
+            self.relation_head = RelationTable(options, width, len(types.relations)) if types.relations else None
+        else:
+            self._make_span_heads(options, width, types)
+        if encoder is not None:
+            for part in encoder.modules():
+                part._is_hf_initialized = True  # what is loaded is not drawn anew
+        self.post_init()
+
+    def _make_span_heads(self, options: ExtractionHead, width: int, types: ExtractionTypes) -> None:
         self.span_pooling = SpanPooling(options.pooling, width)
         self.widths = WidthEmbedding(options.width_embedding) if options.width_embedding else None
         span = self.span_pooling.size
@@ -64,10 +88,6 @@ class SinetForJointExtraction(PreTrainedModel):
         self.relation_head = (
             RelationClassifier(options, width, span, len(types.relations), sentence) if types.relations else None
         )
-        if encoder is not None:
-            for part in encoder.modules():
-                part._is_hf_initialized = True  # what is loaded is not drawn anew
-        self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -78,7 +98,7 @@ class SinetForJointExtraction(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, RelationClassifier):
+        elif isinstance(module, RelationClassifier | RelationTable):
             init.constant_(module.threshold, self.options.threshold)
 
     def forward(
@@ -134,13 +154,18 @@ class SinetForJointExtraction(PreTrainedModel):
         if self.options.context_from == "relation":
             states = tasks.relation
         spans, places = candidates(word_start, word_end, self.options.max_span_size, entity_words)
-        logits = self._entity_logits(tasks, spans)
+        cells = self._entity_logits(tasks, spans)
+        logits = with_none(cells) if self.options.heads == "table" else cells
         out = ExtractionOutput(entity_logits=logits, span_words=spans.words, span_valid=spans.valid)
         annotated = None
         if entity_words is not None and entity_types is not None and relations is not None:
             annotated = Annotated(places, entity_types, relations, spans)
-            self._learn(out, logits, annotated, states, tasks, spans)
-        out["logits"] = comparable(logits, spans.valid, out.pair_logits, annotated, self.options.train_pairs)
+            if isinstance(self.entity_head, TableHead):
+                self._learn_table(out, cells, annotated, tasks, word_start)
+            else:
+                self._learn(out, logits, annotated, states, tasks, spans)
+        by_span = self.options.heads == "span" and self.options.train_pairs == "gold"
+        out["logits"] = comparable(logits, spans.valid, out.pair_logits if by_span else None, annotated)
         if not self.training:
             self._tell(out, logits, states, tasks, spans)
         return out
@@ -152,11 +177,15 @@ class SinetForJointExtraction(PreTrainedModel):
         return Sentence(text if self.options.mask_padding else torch.ones_like(text), text, first, has_first)
 
     def _entity_logits(self, tasks: TaskStates, spans: Spans) -> Tensor:
+        if isinstance(self.entity_head, TableHead):
+            return entity_cells(self.entity_head, tasks.entity, tasks.entity_sentence, spans)
         pooled = self.span_pooling(tasks.entity, *_filled(spans))
         return self.entity_head(tasks.entity_sentence, pooled, self._widths(spans))
 
     def _pair_logits(self, states: Tensor, tasks: TaskStates, spans: Spans) -> Tensor:
         assert self.relation_head is not None
+        if isinstance(self.relation_head, RelationTable):
+            return self.relation_head.pairs(tasks.relation, tasks.relation_sentence, spans.start)
         pooled = self.span_pooling(tasks.relation, *_filled(spans))
         logits: Tensor = self.relation_head(states, tasks.relation_sentence, pooled, self._widths(spans), spans)
         return logits
@@ -192,6 +221,19 @@ class SinetForJointExtraction(PreTrainedModel):
         out["row_loss"] = loss
         out["loss"] = loss.mean()
 
+    def _learn_table(
+        self, out: ExtractionOutput, cells: Tensor, annotated: Annotated, tasks: TaskStates, word_start: Tensor
+    ) -> None:
+        """Put the losses of tables into the output, and relations' logits by the first words of head and tail."""
+        words = (word_start >= 0).sum(dim=1)
+        loss = self.options.entity_weight * entity_table_losses(cells, annotated, words)
+        if isinstance(self.relation_head, RelationTable):
+            table = self.relation_head.pairs(tasks.relation, tasks.relation_sentence, word_start)
+            loss = loss + self.options.relation_weight * relation_table_losses(table, annotated, words)
+            out["pair_logits"] = table
+        out["row_loss"] = loss
+        out["loss"] = loss.mean()
+
     def _tell(
         self, out: ExtractionOutput, entity_logits: Tensor, states: Tensor, tasks: TaskStates, spans: Spans
     ) -> None:
@@ -213,7 +255,8 @@ class SinetForJointExtraction(PreTrainedModel):
         Returns:
             (B, P) places, -1 for none; their probabilities; their types.
         """
-        scores, types = precise(logits).softmax(dim=-1).max(dim=-1)
+        likely = precise(logits).sigmoid() if self.options.heads == "table" else precise(logits).softmax(dim=-1)
+        scores, types = likely.max(dim=-1)
         scores = scores.masked_fill(~valid | (types == 0), -1.0)
         most = min(self.options.max_entities, int((scores >= 0).sum(1).max()) if scores.numel() else 0)
         best, index = scores.topk(most, dim=1)

@@ -20,6 +20,11 @@ class ExtractionHead(Settings):
         "to the other task's tokens; cls_self to its own; token_cross lets all tokens attend to the other task's; "
         "partition is PFN's recurrent cell; none is SpERT.",
     )
+    heads: Literal["span", "table"] = Field(
+        "span",
+        description="How entities and relations are classified: span, the paper's and SpERT's; table is PFN's, which "
+        "learns from all cells and knows no pooling, no widths, no negatives that are drawn and no `train_pairs`.",
+    )
     direction: Literal["both", "ner_from_re", "re_from_ner"] = Field(
         "both", description="Which task is informed by the other one."
     )

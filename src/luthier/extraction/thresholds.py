@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from luthier.extraction.heads import RelationClassifier
+from luthier.extraction.table import RelationTable
 from luthier.extraction.telling import best_threshold, found_by_row, items_of
 from luthier.extraction.types import ExtractionTypes
 
@@ -28,7 +29,7 @@ def settle_thresholds(
     Returns:
         `thresholds` by relation type; nothing where the head is not to tune them, or there are no relation types.
     """
-    heads = [part for part in model.modules() if isinstance(part, RelationClassifier)]
+    heads = [part for part in model.modules() if isinstance(part, RelationClassifier | RelationTable)]
     if not heads or not all(head.tune_threshold for head in heads):
         return {}
     types = ExtractionTypes.of_labels(labels)
