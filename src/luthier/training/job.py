@@ -207,6 +207,7 @@ def _trainer(
         validation=job.validation,
         patience=job.settings.patience,
         time_limit=limit,
+        correct_bias=job.settings.correct_bias,
         train_dataset=job.data.rows,
         data_collator=job.data.collator,
         callbacks=[

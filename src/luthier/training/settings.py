@@ -44,6 +44,11 @@ class TrainingSettings(Settings):
         description="How much AdamW keeps, at every step, of its averages of gradients and of their squares.",
     )
     adam_epsilon: float = Field(1e-8, gt=0, description="Added to the root of the squares that AdamW divides by.")
+    correct_bias: bool = Field(
+        True,
+        description="Divide AdamW's averages by what they lack in the first steps, as Adam was published; false leaves "
+        "that out, as BERT's own training and SpERT's did, which makes the first steps about three times as large.",
+    )
     schedule: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="How the learning rate falls after warm-up."
     )

@@ -73,6 +73,7 @@ class LuthierTrainer(Trainer):
         validation: how the (main) model is evaluated; None never evaluates.
         patience: evaluations without a better score after which training stops.
         time_limit: seconds over which the learning rate falls, where it does not fall over the steps alone.
+        correct_bias: of AdamW.
     """
 
     loss_is_scaled_for_ga = True
@@ -90,6 +91,7 @@ class LuthierTrainer(Trainer):
         validation: Validation | None = None,
         patience: int | None = None,
         time_limit: float | None = None,
+        correct_bias: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(model=model, args=args, **kwargs)
@@ -98,7 +100,7 @@ class LuthierTrainer(Trainer):
         self.latest, self.best = Evaluation(), BestScore()
         self.tokens_seen, self.time_limit = 0, time_limit
         self._seconds_before, self._started = 0.0, time.perf_counter()
-        self._sampler, self._groups = sampler, groups
+        self._sampler, self._groups, self._correct_bias = sampler, groups, correct_bias
         self.parts = PartList(parts)
         self.add_callback(self.parts.callback(self))
         self.stateful = is_stateful(self.train_dataset)
@@ -128,7 +130,8 @@ class LuthierTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW over the given groups; a parameter that needs no gradient is in none of them."""
         if self.optimizer is None:  # type: ignore[has-type]
-            self.optimizer = adamw(self._groups, self.args, scaled=self.accelerator.scaler is not None)
+            scaled = self.accelerator.scaler is not None
+            self.optimizer = adamw(self._groups, self.args, scaled=scaled, correct_bias=self._correct_bias)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
