@@ -10,11 +10,13 @@ from pydantic import ConfigDict, Field, model_validator
 
 from luthier.language_modeling.settings import LanguageTrainingSettings
 from luthier.models.settings import RemapSettings
+from luthier.pretraining.suite import PseudoPerplexitySuite
 from luthier.registry import STAGES
 from luthier.settings import Settings
 from luthier.stages.artifacts import MODEL_FIELD, Artifact, Port, Reference
 from luthier.stages.base import MODEL, Stage, StageInputs
 
+__all__ = ["ArchitectureSettings", "Pretrain", "PseudoPerplexitySuite", "TokenizerSettings"]
 BUILT_IN = "english"
 INITIAL = "initialise_from"
 _TOP = 10
@@ -125,6 +127,18 @@ class Pretrain(LanguageTrainingSettings, Stage):
             return {INITIAL: Port(self.ports[INITIAL].kinds, about=self.ports[INITIAL].about)}
         port = self.ports["model"]
         return {"model": Port(port.kinds, about=port.about)}
+
+    def language_head(self, name: str, before: str, *, read: bool) -> str:
+        if self.objective is not None:
+            return "masked_lm" if self.objective == "masked" else "causal_lm"
+        if self.architecture is None:
+            return before
+        if not read:
+            return ""
+        from luthier.models.inspect import language_head
+        from luthier.pretraining.checking import configuration
+
+        return language_head(configuration(self.architecture))
 
     def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
         from luthier.language_modeling.documents import Corpus
