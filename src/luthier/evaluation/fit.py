@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from luthier.data.stated import learns_text
 from luthier.evaluation.subject import Suite
 
+_NAMES = {"masked_lm": "masked language model", "causal_lm": "causal language model", "seq2seq_lm": "encoder-decoder"}
 
-def language_misfit(task: str | None, suites: Sequence[Suite]) -> str:
+
+def language_misfit(task: str | None, suites: Sequence[Suite], head: str = "") -> str:
     """Why suites can't judge a language model on a task.
 
     Args:
         task: name of the schema of the data, not posed as text; None where it is not known yet.
+        suites: that are to judge.
+        head: of the model; empty where it is not known yet.
 
     Returns:
         The reason with what to do; empty where they can.
@@ -20,7 +24,30 @@ def language_misfit(task: str | None, suites: Sequence[Suite]) -> str:
     if task is not None and not learns_text(task):
         return (
             f"a pretrained model has no head for a {task} task, so only its text can be judged: tune it first, give "
-            "data without labels, or pose the task as text with `as_text: true`"
+            f"data without labels{'' if head == 'masked_lm' else ', or pose the task as text with `as_text: true`'}"
         )
     others = [s.name for s in suites if s.label_kinds is not None and None not in s.label_kinds]
-    return f"of a pretrained model, {' and '.join(others)} can't be judged: leave it out of `suites`" if others else ""
+    if others:
+        return f"of a pretrained model, {' and '.join(others)} can't be judged: leave it out of `suites`"
+    return head_misfit(suites, head)
+
+
+def head_misfit(suites: Sequence[Suite], head: str) -> str:
+    """Why suites can't judge a language model with such a head; empty where they can, or the head is not known."""
+    others = [s.name for s in suites if s.language_heads is not None and head not in s.language_heads]
+    if not head or not others:
+        return ""
+    if head == "masked_lm":
+        return (
+            f"a masked language model predicts no text from left to right, so that {' and '.join(others)} can't judge "
+            "it: use `suites: [pseudo_perplexity]`, or tune it first"
+        )
+    return f"{' and '.join(others)} can't judge a {_NAMES.get(head, head)}: leave it out of `suites`, or use perplexity"
+
+
+def task_misfit(suites: Sequence[Suite]) -> str:
+    """Why suites can't judge a model with the head of a task; empty where they can."""
+    others = [s.name for s in suites if s.language_heads == ("masked_lm",)]
+    return (
+        f"{' and '.join(others)} judges masked language models, and this one has the head of a task" if others else ""
+    )

@@ -13,12 +13,12 @@ from luthier.data.schemas import SCHEMAS, TaskSchema
 from luthier.data.settings import SPLITS, DataSettings
 from luthier.data.task_data import TaskData
 from luthier.errors import DataError, ModelError, RecipeError
-from luthier.evaluation.fit import language_misfit
+from luthier.evaluation.fit import head_misfit, language_misfit
 from luthier.evaluation.meters import CostMeter
 from luthier.evaluation.subject import Subject, Suite, SuiteResult
 from luthier.models.artifacts import load_artifact, load_model
 from luthier.models.card import ModelCard, describe
-from luthier.models.inspect import is_decoder, is_encoder_decoder
+from luthier.models.inspect import language_head
 from luthier.models.loading import load_config, load_tokenizer, local_folder
 from luthier.models.references import resolve
 from luthier.models.trained_columns import trained_on
@@ -33,6 +33,8 @@ from luthier.tasks.heads import LANGUAGE_HEADS
 if TYPE_CHECKING:
     from luthier.evaluation.stage import Evaluate
 
+SPEAKING = (*LANGUAGE_HEADS.values(), "masked_lm")
+
 
 def run_evaluation(stage: Evaluate, inputs: StageInputs, folder: Path) -> StageOutputs:
     """Load the model once, and give it to every suite.
@@ -43,22 +45,25 @@ def run_evaluation(stage: Evaluate, inputs: StageInputs, folder: Path) -> StageO
         ModelError: the model is neither one of a task nor a language model.
     """
     settings = data_of(stage, inputs)
-    with joined("luthier.evaluation.run:help_along", inputs, settings):
+    heads = speaking_heads(stage.suites)
+    with joined("luthier.evaluation.run:help_along", inputs, settings, heads):
         with meeting():
             subject = _subject(stage, inputs, settings)
         return helped(partial(_judged, stage, subject, folder), subject.model)
 
 
-def help_along(inputs: StageInputs, settings: DataSettings) -> None:
+def help_along(inputs: StageInputs, settings: DataSettings, heads: frozenset[str]) -> None:
     """What another process of the run does while the main one is in `run_evaluation`: it loads the model and takes its
     share of the passes over the rows."""
     with meeting():
-        model, _, _ = loaded(inputs, settings)
+        model, _, _ = loaded(inputs, settings, heads)
     helped(lambda: None, model)
 
 
 def _subject(stage: Evaluate, inputs: StageInputs, settings: DataSettings) -> Subject:
-    model, tokenizer, card = loaded(inputs, settings)
+    model, tokenizer, card = loaded(inputs, settings, speaking_heads(stage.suites))
+    if reason := head_misfit(stage.suites, card.head if card.head in SPEAKING else ""):
+        raise RecipeError(reason)
     if settings.labels is None and card.labels:
         settings = settings.model_copy(update={"labels": list(card.labels)})
     task = load_data(settings, splits=SPLITS, trained=trained_on(card))
@@ -129,24 +134,29 @@ def data_of(stage: Evaluate, inputs: StageInputs) -> DataSettings:
     return settings
 
 
-def loaded(inputs: StageInputs, data: DataSettings) -> tuple[Any, Any, ModelCard]:
+def speaking_heads(suites: Sequence[Suite]) -> frozenset[str]:
+    """The language-model heads that all of the suites can judge."""
+    found = frozenset(SPEAKING)
+    for suite in suites:
+        found &= frozenset(SPEAKING if suite.language_heads is None else suite.language_heads)
+    return found
+
+
+def loaded(inputs: StageInputs, data: DataSettings, heads: frozenset[str]) -> tuple[Any, Any, ModelCard]:
     """The model that is judged, with its tokenizer and card: what Luthier saved, or any language model.
+
+    Args:
+        inputs: with the model.
+        data: that it is judged on.
+        heads: the language-model heads that can be judged.
 
     Raises:
         ModelError: it can't be loaded, or has no language-model head.
     """
     if resolve(inputs.model).kind == "artifact":
-        model, tokenizer, card = load_artifact(inputs.model.reference, settings=inputs.model)
-        if card.head == "masked_lm":
-            raise ModelError(
-                "a masked language model predicts no text from left to right, so these suites can't judge it",
-                where=inputs.model.reference,
-                fix="see the held-out loss and the pseudo-perplexity of the stage that made it, or tune it first",
-            )
-        return model, tokenizer, card
+        return load_artifact(inputs.model.reference, settings=inputs.model)
     config = load_config(inputs.model)
-    check_writes_text(inputs, config)
-    head = LANGUAGE_HEADS[is_encoder_decoder(config)]
+    head = checked_head(inputs, config, heads)
     model = load_model(inputs.model, head, seed=inputs.seed)
     if drawn := getattr(model, "luthier_new_parameters", ()):
         raise ModelError(
@@ -157,16 +167,24 @@ def loaded(inputs: StageInputs, data: DataSettings) -> tuple[Any, Any, ModelCard
     return model, load_tokenizer(inputs.model), describe(inputs.model, head, max_length=data.max_length)
 
 
-def check_writes_text(inputs: StageInputs, config: Any) -> None:
-    """Raises:
-    ModelError: the model is no language model, so that without a task head there is nothing to judge.
+def checked_head(inputs: StageInputs, config: Any, heads: frozenset[str]) -> str:
+    """The language-model head of a model that has none of a task.
+
+    Raises:
+        ModelError: it has none that can be judged.
     """
-    if not (is_decoder(config) or is_encoder_decoder(config)):
-        raise ModelError(
-            f"a {config.model_type} model without a task head does not write text, so there is nothing to judge",
-            where=inputs.model.reference,
-            fix="tune it first, or take a decoder or an encoder-decoder",
-        )
+    head = language_head(config)
+    if head in heads:
+        return head
+    raise ModelError(
+        f"a {config.model_type} model without a task head does not write text, so there is nothing to judge"
+        if head not in LANGUAGE_HEADS.values()
+        else f"a {config.model_type} model is no masked language model",
+        where=inputs.model.reference,
+        fix="tune it first, or take a decoder or an encoder-decoder"
+        if head not in LANGUAGE_HEADS.values()
+        else "judge it by its perplexity",
+    )
 
 
 def check_language(stage: Evaluate, inputs: StageInputs) -> None:
@@ -180,7 +198,7 @@ def check_language(stage: Evaluate, inputs: StageInputs) -> None:
     if task.form is None and (reason := language_misfit(str(task.schema.name), stage.suites)):
         raise RecipeError(reason)
     if not inputs.artifacts["model"].key and resolve(inputs.model).kind != "artifact":
-        check_writes_text(inputs, load_config(inputs.model))
+        checked_head(inputs, load_config(inputs.model), speaking_heads(stage.suites))
 
 
 def plan_evaluation(stage: Evaluate, inputs: StageInputs) -> StagePlan:
@@ -188,9 +206,12 @@ def plan_evaluation(stage: Evaluate, inputs: StageInputs) -> StagePlan:
     task = load_data(data_of(stage, inputs), splits=SPLITS)
     split = choose_split(task, stage.split)
     rows = f"{len(task.splits[split])} of {split}"
-    return StagePlan(
-        {"suites": ", ".join(suite.name for suite in stage.suites), "task": str(task.schema.name), "rows": rows}
-    )
+    facts = {"suites": ", ".join(suite.name for suite in stage.suites), "task": str(task.schema.name), "rows": rows}
+    if task.schema.label_kind is None and "text" in task.splits[split].column_names:
+        tokenizer, texts = load_tokenizer(inputs.model), task.splits[split]["text"]
+        for suite in stage.suites:
+            facts |= suite.planned(texts, tokenizer)
+    return StagePlan(facts)
 
 
 def check_same_task(task: TaskData, card: ModelCard) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, create_model
 
 from luthier.data.settings import DataSettings
 from luthier.data.stated import stated_task
-from luthier.evaluation.fit import language_misfit
+from luthier.evaluation.fit import head_misfit, language_misfit, task_misfit
 from luthier.registry import STAGES, SUITES, import_folder, one_of
 from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
 from luthier.stages.base import Stage, StageInputs
@@ -54,13 +54,15 @@ class Evaluate(Stage):
         sources = [self.data or inputs.data, *(s for suite in self.suites for s in suite.sources())]
         return {f"data {number}": source_fingerprint(s) for number, s in enumerate(sources) if s is not None}
 
-    def misfit(self, kinds: Mapping[str, str], data: Any) -> str:
+    def misfit(self, kinds: Mapping[str, str], data: Any, language_head: Callable[[str], str]) -> str:
         data = self.data or data
         if data is None:
             return "there is no data to judge on: give its `data`"
-        if kinds["model"] != "pretrained" or data.as_text:
-            return ""
-        return language_misfit(stated_task(data), self.suites)
+        if kinds["model"] != "pretrained":
+            return task_misfit(self.suites)
+        if data.as_text:
+            return head_misfit(self.suites, language_head("model"))
+        return language_misfit(stated_task(data), self.suites, language_head("model"))
 
     def check(self, inputs: StageInputs) -> None:
         data = self.data or inputs.data

@@ -80,19 +80,29 @@ class Subject:
 
     def _unigram(self) -> Predictions | None:
         """What the shares of tokens in the first training rows give, where text itself is learned and there are any."""
-        from luthier.evaluation.unigram import MOST_ROWS, log_shares, predicted_tokens
+        from luthier.evaluation.unigram import predicted_tokens
         from luthier.tasks.base import task_of
 
         kind: Any = task_of(self.task)
+        shares = self.token_shares()
+        if shares is None:
+            return None
+        shifted = kind.predicts_next_token(self.model.config)
+        return predicted_tokens(shares, self.rows, self.predictions, shifted=shifted)
+
+    def token_shares(self) -> Any:
+        """(V,) log-share of every token in the first training rows; None where no text itself is learned, or there are
+        no training rows."""
+        from luthier.evaluation.unigram import MOST_ROWS, log_shares
+        from luthier.tasks.base import task_of
+
         train: Any = self.task.splits.get("train")
-        if not kind.language or self.task.form is not None or not getattr(train, "column_names", None):
+        if not task_of(self.task).language or self.task.form is not None or not getattr(train, "column_names", None):
             return None
         some = train.select(range(min(MOST_ROWS, len(train))))
         task = replace(self.task, splits={"train": some})
         encoded = self.encode(task, "train", too_long="truncate")
-        shares = log_shares(encoded["labels"], self.model.get_input_embeddings().weight.shape[0])
-        shifted = kind.predicts_next_token(self.model.config)
-        return predicted_tokens(shares, self.rows, self.predictions, shifted=shifted)
+        return log_shares(encoded["labels"], self.model.get_input_embeddings().weight.shape[0])
 
     def encode(self, task: TaskData, split: str, *, named: str | None = None, too_long: str | None = None) -> Any:
         """Encode a split of any data as the model was trained to see it; without a text form of its own, it is posed
@@ -163,6 +173,7 @@ class Suite(Settings):
     Attributes:
         label_kinds: the kinds of labels that it fits, None for text that is learned itself; or None for every task.
         needs_probabilities: whether it takes the probabilities of classes or choices.
+        language_heads: of a model without the head of a task, the language-model heads that it can judge; None for all.
         runs_first: whether it runs before the others, as one does that measures the pass whose outputs all of them use.
     """
 
@@ -171,11 +182,21 @@ class Suite(Settings):
     paper: ClassVar[Paper | None] = None
     label_kinds: ClassVar[tuple[LabelKind | None, ...] | None] = None
     needs_probabilities: ClassVar[bool] = False
+    language_heads: ClassVar[tuple[str, ...] | None] = ("causal_lm", "seq2seq_lm")
     runs_first: ClassVar[bool] = False
 
     def sources(self) -> list[DataSettings]:
         """Data that the suite reads beside the evaluated split; they are part of the stage's key."""
         return []
+
+    def planned(self, texts: Sequence[str], tokenizer: Any) -> dict[str, str]:
+        """What a dry run tells of the suite, for one of plain text.
+
+        Args:
+            texts: that would be judged.
+            tokenizer: of the model.
+        """
+        return {}
 
     def check(self, data: DataSettings) -> None:
         """Find what is wrong with the suite's own data before anything is trained.

@@ -76,6 +76,18 @@ def is_decoder(config: Any) -> bool:
     return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
 
 
+def language_head(config: Any) -> str:
+    """The language-model head that a model of this configuration takes by its type: `causal_lm`, `seq2seq_lm`,
+    `masked_lm`, or empty where it takes none."""
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING
+
+    if is_encoder_decoder(config):
+        return "seq2seq_lm"
+    if is_decoder(config):
+        return "causal_lm"
+    return "masked_lm" if type(config) in MODEL_FOR_MASKED_LM_MAPPING else ""
+
+
 def model_max_length(config: Any, tokenizer: Any = None) -> int | None:
     """The longest text, in tokens with the special ones, that the model takes; None where nothing limits it.
 

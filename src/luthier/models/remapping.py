@@ -11,7 +11,6 @@ Symbols: L_T, L_S layers and h_T, h_S widths of teacher and student.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.errors import ModelError
+from luthier.models.depth_rules import depth_sources
 from luthier.models.layers.blocks import Block, find_blocks
 from luthier.models.settings import DepthRule, WidthRule
 from luthier.models.width_maps import Axis, WidthMaps
@@ -99,38 +99,6 @@ def remap_parameters(
 
 
 _ALIKE = "take a teacher of the same architecture as the student"
-
-
-def depth_sources(rule: DepthRule | Sequence[int], student: int, teacher: int) -> list[int]:
-    """The teacher's layer of every layer of the student, both counted from 0.
-
-    Args:
-        rule: as `depth` of `remap_parameters`.
-        student, teacher: how many layers they have.
-
-    Raises:
-        ModelError: the rule asks for layers that are not there.
-    """
-    if not isinstance(rule, str):
-        if len(rule) != student or not all(0 <= layer < teacher for layer in rule):
-            raise ModelError(
-                f"the depth map {list(rule)} does not give each of {student} layers one of {teacher}",
-                fix=f"give {student} numbers from 0 to {teacher - 1}",
-            )
-        return list(rule)
-    if rule == "repeat_last":
-        return [min(j, teacher - 1) for j in range(student)]
-    if rule == "uniform":
-        step = (teacher - 1) / max(1, student - 1)
-        return [math.floor(j * step + 0.5) for j in range(student)]
-    if student > teacher:
-        raise ModelError(
-            f"`{rule}` takes some of the teacher's layers, and the student has {student} where the teacher has "
-            f"{teacher}",
-            fix="use repeat_last or uniform, or list a layer of the teacher for every layer of the student",
-        )
-    start = teacher - student if rule == "last" else 0
-    return list(range(start, start + student))
 
 
 def _check_alike(student: Any, teacher: Any, embeddings: bool) -> None:
@@ -233,7 +201,7 @@ def _check_preserved(student: Any, teacher: Any) -> None:
     Raises:
         ModelError: they compute different things: the architecture does something that remapping does not know of.
     """
-    if type(student) is not type(teacher):
+    if type(student) is not type(teacher) or student.device.type == "meta":
         return
     results = []
     for model in (student, teacher):

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from luthier.errors import DataError, RecipeError, nearest
+from luthier.errors import DataError, ModelError, RecipeError, nearest
 from luthier.language_modeling.documents import Corpus
+from luthier.models.depth_rules import depth_sources
+from luthier.models.loading import load_config
+from luthier.models.settings import RemapSettings
 from luthier.pretraining.sentences import read_sentences
 
 if TYPE_CHECKING:
     from luthier.pretraining.stage import ArchitectureSettings, Pretrain
+    from luthier.stages.artifacts import Artifact
+    from luthier.stages.base import StageInputs
 
 
-def check_pretraining(stage: Pretrain) -> None:
-    """Look at the first document of each text, the sentences to complete, and the fields of a new architecture.
+def check_pretraining(stage: Pretrain, inputs: StageInputs) -> None:
+    """Look at the first document of each text, the sentences to complete, the fields of a new architecture, and the
+    sizes of the model that it starts from, where that is there.
 
     Raises:
         DataError: a text or the sentences can't be read.
         RecipeError: there is no such architecture, or it has no such field.
+        ModelError: the weights of `initialise_from` don't fit it.
     """
     for names in (stage.corpus.train, stage.corpus.validation):
         for name in names:
@@ -26,7 +33,44 @@ def check_pretraining(stage: Pretrain) -> None:
     if stage.cloze is not None:
         read_sentences(stage.cloze_file())
     if stage.architecture is not None:
-        configuration(stage.architecture)
+        new = configuration(stage.architecture)
+        if stage.initialise_from is not None and is_there(stage.start(inputs)):
+            check_initial(stage, load_config(stage.start(inputs).model), new)
+
+
+def is_there(artifact: Artifact) -> bool:
+    """Whether the artefact itself can be read: in a dry run another model may stand in for it."""
+    return not artifact.stands_in and (not artifact.key or artifact.folder.is_dir())
+
+
+def check_initial(stage: Pretrain, trained: Any, new: Any | None = None) -> None:
+    """Compare a new model with the trained one whose weights it gets.
+
+    Args:
+        trained: configuration of the trained model.
+        new: of the new one, where it is not that of the recipe alone.
+
+    Raises:
+        ModelError: they are of different architectures, or the depth rule asks for layers that are not there.
+    """
+    assert stage.architecture is not None
+    kind = stage.architecture.model_type
+    if trained.model_type != kind:
+        raise ModelError(
+            f"`architecture` is {kind}, and the model that it starts from is {trained.model_type}",
+            where="pretrain.initialise_from",
+            fix=f"set `model_type: {trained.model_type}`, or start from a {kind} model",
+        )
+    fields = stage.architecture.fields
+    depth = getattr(new, "num_hidden_layers", None)
+    named = {"num_hidden_layers", getattr(type(new), "attribute_map", {}).get("num_hidden_layers")} & set(fields)
+    layers = getattr(trained, "num_hidden_layers", None)
+    if layers is not None:
+        rule = stage.remap.depth if stage.remap is not None else RemapSettings().depth
+        try:
+            depth_sources(rule, int(depth) if named and depth is not None else int(layers), int(layers))
+        except ModelError as error:
+            raise ModelError(error.what, where="pretrain.remap.depth", fix=error.fix) from None
 
 
 def configuration(architecture: ArchitectureSettings, **more: Any) -> Any:

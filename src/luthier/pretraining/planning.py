@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from luthier.language_modeling.budget import budget_of
 from luthier.language_modeling.chunked_loss import CHUNK_ELEMENTS
 from luthier.language_modeling.preparing import TextJob, text_job
 from luthier.models.inspect import parameter_counts
 from luthier.pretraining.run import cost_in_words
-from luthier.pretraining.start import start_of
+from luthier.pretraining.start import Start, start_of
 from luthier.stages.base import StagePlan
 from luthier.storage.ranks import world_size
 from luthier.training.estimates import memory_estimate, operations_per_second
@@ -30,6 +30,8 @@ def plan_pretraining(stage: Pretrain, inputs: StageInputs) -> StagePlan:
                 "budget": "told when the tokenizer is there",
             }
         )
+    if stage.initialise_from is not None and inputs.stands_in:
+        return StagePlan({"model": "new, of the sizes of one that is not there yet, where the recipe names no others"})
     start = start_of(stage, inputs)
     text = text_job(stage, start.tokenizer, start.config, masked=start.masked, seed=inputs.seed)
     model = start.empty_model()
@@ -37,7 +39,9 @@ def plan_pretraining(stage: Pretrain, inputs: StageInputs) -> StagePlan:
     in_epochs = all(getattr(stage, name) is None for name in ("max_steps", "max_tokens", "max_flops", "max_minutes"))
     known = text.tokens() if in_epochs or _is_small(text) else None
     budget = budget_of(stage, cost, processes=world_size(), blocks=known // text.frame.room if known else None)
+    initial = {} if stage.initialise_from is None else {"weights": _remapped(start, model)}
     facts = {
+        **initial,
         "objective": "masked tokens" if start.masked else "next token",
         "parameters to train": f"{trainable:,}",
         "text": "more than is counted in a dry run" if known is None else f"{known:,} tokens",
@@ -52,6 +56,15 @@ def plan_pretraining(stage: Pretrain, inputs: StageInputs) -> StagePlan:
     seconds = math.inf if budget.flops is None else budget.flops / world_size() / operations_per_second()
     limit = 60 * stage.max_minutes if stage.max_minutes else math.inf
     return StagePlan(facts, min(seconds, limit), memory)
+
+
+def _remapped(start: Start, model: Any) -> str:
+    """What of the new model is there before training, found out on the meta device."""
+    done, sizes = start.remap(model, start.empty_initial()), {n: p.numel() for n, p in model.named_parameters()}
+    layers = "; ".join(" ".join(map(str, sources)) for sources in done.sources.values())
+    shares = {"copied": done.copied, "fitted": done.widened, "random": done.own}
+    told = [f"{sum(map(sizes.__getitem__, names)) / sum(sizes.values()):.0%} {what}" for what, names in shares.items()]
+    return f"layers {layers} of the trained model; {', '.join(told)}"
 
 
 def _told(steps: int | None, tokens: int | None, flops: float | None, minutes: float | None) -> str:

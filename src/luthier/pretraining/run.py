@@ -169,15 +169,16 @@ def card_of(stage: Pretrain, inputs: StageInputs, ready: Ready, result: Training
         "columns": {"text": stage.corpus.text},
         "metrics": result.scores,
     }
-    if "model" in inputs.artifacts:
-        return describe(inputs.model, ready.start.head, **details)
+    if stage.takes() and inputs.artifacts:
+        return describe(stage.start(inputs).model, ready.start.head, **details)
     return ModelCard(base="", base_fingerprint="", head=ready.start.head, **details)
 
 
 def told_settings(stage: Pretrain) -> dict[str, Any]:
     """What a card says of how the model was trained."""
     own = {name for name in LanguageTrainingSettings.model_fields if name not in ("corpus", "report_to", "log_every")}
-    kept: dict[str, Any] = redact_values(stage.model_dump(mode="json", include=own | {"architecture", "tokenizer"}))
+    own |= {"architecture", "tokenizer", "remap"}
+    kept: dict[str, Any] = redact_values(stage.model_dump(mode="json", include=own))
     return kept
 
 

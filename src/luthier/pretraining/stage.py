@@ -9,12 +9,16 @@ from typing import ClassVar, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from luthier.language_modeling.settings import LanguageTrainingSettings
+from luthier.models.settings import RemapSettings
+from luthier.pretraining.suite import PseudoPerplexitySuite
 from luthier.registry import STAGES
 from luthier.settings import Settings
-from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
-from luthier.stages.base import Stage, StageInputs
+from luthier.stages.artifacts import MODEL_FIELD, Artifact, Port, Reference
+from luthier.stages.base import MODEL, Stage, StageInputs
 
+__all__ = ["ArchitectureSettings", "Pretrain", "PseudoPerplexitySuite", "TokenizerSettings"]
 BUILT_IN = "english"
+INITIAL = "initialise_from"
 _TOP = 10
 
 
@@ -51,7 +55,8 @@ class Pretrain(LanguageTrainingSettings, Stage):
     ports: ClassVar[Mapping[str, Port]] = {
         "model": Port(
             ("pretrained", "task"), optional=True, about="what is trained on; beside `architecture`, its tokenizer"
-        )
+        ),
+        INITIAL: Port(("pretrained", "task"), optional=True, about="whose weights a new model of other sizes gets"),
     }
     products: ClassVar[Mapping[str, tuple[str, ...]]] = {"model": ("pretrained",)}
     scores_by_step: ClassVar[bool] = True
@@ -64,6 +69,15 @@ class Pretrain(LanguageTrainingSettings, Stage):
     )
     tokenizer: TokenizerSettings | None = Field(
         None, description="A new tokenizer for a new model; null takes the given model's."
+    )
+    initialise_from: Reference = Field(
+        None,
+        description="A trained model, written as `model` is, whose weights the new one of other depth or width starts "
+        "from, as `remap` fits them; its tokenizer is taken over, and so is every field of its configuration that "
+        "`architecture` leaves out. Null is random weights.",
+    )
+    remap: RemapSettings | None = Field(
+        None, description="How the weights of `initialise_from` are fitted into the new sizes."
     )
     cloze: str | None = Field(
         None,
@@ -81,16 +95,50 @@ class Pretrain(LanguageTrainingSettings, Stage):
             )
         if self.tokenizer is not None and self.model is not None:
             raise ValueError("`model` has no effect beside a new `architecture` and a new `tokenizer`")
+        self._check_initial()
         if self.cloze is None and self.cloze_top != _TOP:
             raise ValueError("`cloze_top` has no effect without `cloze`")
         return self
 
+    def _check_initial(self) -> None:
+        if self.initialise_from is None:
+            if self.remap is not None:
+                raise ValueError("`remap` has no effect without `initialise_from`")
+            return
+        if self.architecture is None:
+            raise ValueError(
+                "`initialise_from` gives its weights to a model of other sizes: say with `architecture` which, or go "
+                "on with the model as it is by `model`"
+            )
+        if self.tokenizer is not None:
+            raise ValueError("a new `tokenizer` has other tokens than `initialise_from`: leave one of them out")
+        if self.model is not None:
+            raise ValueError("`model` has no effect beside `initialise_from`, whose tokenizer is taken as well")
+
+    def start(self, inputs: StageInputs) -> Artifact:
+        """The model that is trained on, or whose tokenizer or weights a new one gets."""
+        return inputs.artifacts[MODEL if self.initialise_from is None else INITIAL]
+
     def takes(self) -> dict[str, Port]:
-        """A model to go on from, or whose tokenizer a new one gets; nothing where both are new."""
+        """A model to go on from, or whose tokenizer or weights a new one gets; nothing where all is new."""
         if self.tokenizer is not None:
             return {}
+        if self.initialise_from is not None:
+            return {INITIAL: Port(self.ports[INITIAL].kinds, about=self.ports[INITIAL].about)}
         port = self.ports["model"]
         return {"model": Port(port.kinds, about=port.about)}
+
+    def language_head(self, name: str, before: str, *, read: bool) -> str:
+        if self.objective is not None:
+            return "masked_lm" if self.objective == "masked" else "causal_lm"
+        if self.architecture is None:
+            return before
+        if not read:
+            return ""
+        from luthier.models.inspect import language_head
+        from luthier.pretraining.checking import configuration
+
+        return language_head(configuration(self.architecture))
 
     def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
         from luthier.language_modeling.documents import Corpus
@@ -111,4 +159,4 @@ class Pretrain(LanguageTrainingSettings, Stage):
     def check(self, inputs: StageInputs) -> None:
         from luthier.pretraining.checking import check_pretraining
 
-        check_pretraining(self)
+        check_pretraining(self, inputs)

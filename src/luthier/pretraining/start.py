@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,18 @@ from luthier.models.heads import auto_class, check_head_fits
 from luthier.models.inspect import is_decoder, is_encoder_decoder
 from luthier.models.loading import empty_model, load_config, load_tokenizer
 from luthier.models.quiet import quiet_transformers
+from luthier.models.remapping import Remapping, remap_parameters
+from luthier.models.settings import RemapSettings
 from luthier.models.source import ModelSource
-from luthier.pretraining.checking import configuration
+from luthier.pretraining.checking import check_initial, configuration
 from luthier.pretraining.tokenizers import saved_tokenizer
 
 if TYPE_CHECKING:
     from luthier.pretraining.stage import ArchitectureSettings, Pretrain
     from luthier.stages.base import StageInputs
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,10 +53,28 @@ class Start:
 
     def model(self) -> Any:
         """The model, in training: read, or drawn from the run's seed; a head that the checkpoint lacks is drawn, and
-        tied to the embeddings where its architecture ties them."""
+        tied to the embeddings where its architecture ties them. A new one gets the weights of `initialise_from`."""
         if self.stage.architecture is None:
             return load_model(self.inputs.model, self.head, seed=self.inputs.seed)
-        return new_model(self.config, self.head, self.inputs.seed)
+        model = new_model(self.config, self.head, self.inputs.seed)
+        if self.stage.initialise_from is not None:
+            trained = load_model(self.stage.start(self.inputs).model, self.head, seed=self.inputs.seed)
+            done = self.remap(model, trained)
+            logger.info("layers start from layers %s of %s", done.sources, self.stage.initialise_from.reference)
+        return model
+
+    def remap(self, model: Any, trained: Any) -> Remapping:
+        """Fit the weights of a trained model into a new one; both may be on the meta device.
+
+        Raises:
+            ModelError: they don't fit.
+        """
+        rules = self.stage.remap or RemapSettings()
+        return remap_parameters(model, trained, **rules.model_dump(), seed=self.inputs.seed)
+
+    def empty_initial(self) -> Any:
+        """The model of `initialise_from` without numbers, on the meta device."""
+        return empty_model(self.stage.start(self.inputs).model, self.head)
 
     def empty_model(self) -> Any:
         """The model without numbers, on the meta device."""
@@ -69,15 +93,19 @@ def start_of(stage: Pretrain, inputs: StageInputs, tokenizer_folder: Path | None
     Raises:
         ModelError, RecipeError: there is no such model, or it has no head that the objective needs.
     """
-    tokenizer = load_tokenizer(inputs.model) if tokenizer_folder is None else saved_tokenizer(tokenizer_folder)
+    tokenizer = (
+        load_tokenizer(stage.start(inputs).model) if tokenizer_folder is None else saved_tokenizer(tokenizer_folder)
+    )
     if stage.architecture is None:
         config: Any = load_config(inputs.model)
-    else:
+    elif stage.initialise_from is None:
         config = new_configuration(stage.architecture, tokenizer, stage.length)
+    else:
+        config = resized_configuration(stage, load_config(stage.start(inputs).model))
     if len(tokenizer) > config.vocab_size:
         raise ModelError(
             f"the tokenizer has {len(tokenizer)} tokens, and the model embeds {config.vocab_size}",
-            where=inputs.model.reference,
+            where=stage.start(inputs).model.reference,
             fix="put the model's own tokenizer beside its config.json",
         )
     masked = is_masked(stage.objective, config)
@@ -96,6 +124,22 @@ def start_of(stage: Pretrain, inputs: StageInputs, tokenizer_folder: Path | None
 def is_masked(objective: str | None, config: Any) -> bool:
     """Whether a model guesses masked tokens, by what is asked for, else by what it is built for."""
     return objective == "masked" if objective is not None else not is_decoder(config)
+
+
+def resized_configuration(stage: Pretrain, trained: Any) -> Any:
+    """The configuration of a trained model with the fields that the recipe's architecture changes.
+
+    Raises:
+        ModelError: it is of another architecture.
+        RecipeError: it has no such field.
+    """
+    assert stage.architecture is not None
+    new = configuration(stage.architecture)
+    check_initial(stage, trained, new)
+    kept = trained.to_dict()
+    for name in (*stage.architecture.fields, "model_type", "architectures", "transformers_version", "dtype"):
+        kept.pop(getattr(type(trained), "attribute_map", {}).get(name, name), None)
+    return type(trained)(**kept, **stage.architecture.fields)
 
 
 def new_configuration(architecture: ArchitectureSettings, tokenizer: Any, length: int) -> Any:

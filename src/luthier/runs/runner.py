@@ -126,7 +126,7 @@ def walk(recipe: RecipeBase, folder: Path, *, keyed: bool = True) -> Iterator[Vi
     model = None if model is None else ModelSettings.model_validate(expand(model.model_dump()))
     actives: list[Stage] = [with_secrets(stage) for stage in stages]
     try:
-        chained = chain(actives, model)
+        chained = chain(actives, model, read=True)
     except ChainError as error:  # a folder that a recipe names is another one than when the recipe was loaded
         raise RecipeError(str(error)) from None
     keys: list[str] = []

@@ -141,12 +141,24 @@ class Stage(Settings):
         """The artefacts that it gives: name -> kind."""
         return {name: kinds[0] for name, kinds in self.products.items()}
 
-    def misfit(self, kinds: Mapping[str, str], data: Any) -> str:
-        """Why the stage can't work on artefacts of these kinds, told from settings alone; empty where it can.
+    def language_head(self, name: str, before: str, *, read: bool) -> str:
+        """The head that a model of the stage has as a language model, or would get by its type: `masked_lm`,
+        `causal_lm`, `seq2seq_lm`, or empty where that can't be told.
+
+        Args:
+            name: of the artefact that it gives.
+            before: the same of the model that this one is made from.
+            read: whether transformers may be asked, which takes seconds; else settings alone tell.
+        """
+        return before
+
+    def misfit(self, kinds: Mapping[str, str], data: Any, language_head: Callable[[str], str]) -> str:
+        """Why the stage can't work on such artefacts, told before anything runs; empty where it can.
 
         Args:
             kinds: port -> kind of what it gets.
             data: settings of the data of the stage before, or None.
+            language_head: port -> the head that what it gets has as a language model; empty where that is not known.
         """
         return ""
 

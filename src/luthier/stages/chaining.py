@@ -1,19 +1,22 @@
 """Which artefact each stage of a recipe gets, and what is wrong where one can't get what it takes.
 
-All of it is told from settings and from folders that are there already; no model is read.
+All of it is told from settings and from folders that are there already, and where a run or a dry run is near, from
+configurations; no model is read.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from luthier.data.settings import DataSettings
 from luthier.errors import ModelError, RecipeError
 from luthier.models.card import read_card
+from luthier.models.inspect import language_head
 from luthier.models.references import resolve
 from luthier.models.settings import ModelSettings
 from luthier.models.trained_columns import training_data
@@ -22,6 +25,7 @@ from luthier.stages.artifacts import KINDS, Port, kind_of_folder
 from luthier.stages.base import MODEL, Stage
 
 _REFERENCE = re.compile(r"stages\.(\d+)(?:\.([^./\\]+))?")
+_SPEAKING = ("masked_lm", "causal_lm", "seq2seq_lm")
 _OF_MODELS = ("reference", "revision", "gguf_file")
 
 
@@ -36,6 +40,8 @@ class Link:
         outside: the artefact from outside; for one of a stage, the model that it is made from in the end, where there
             is one.
         changes: how a model is loaded, where the recipe says so beside the reference.
+        language_head: finds the head that it has as a language model, or would get by its type; empty where that can't
+            be told.
     """
 
     kind: str
@@ -43,6 +49,7 @@ class Link:
     name: str
     outside: ModelSettings | None
     changes: dict[str, Any] = field(default_factory=dict)
+    language_head: Callable[[], str] = field(default=lambda: "", compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -77,9 +84,9 @@ class _BadReferenceError(ValueError):
 class _Chain:
     """Walks the stages and notes what each gets."""
 
-    def __init__(self, stages: Sequence[Stage], model: ModelSettings | None) -> None:
-        self.stages = stages
-        self.flowing = None if model is None else Link(kind_of(model), None, "", model)
+    def __init__(self, stages: Sequence[Stage], model: ModelSettings | None, *, read: bool) -> None:
+        self.stages, self.read = stages, read
+        self.flowing = None if model is None else self._outside(model)
         self.given: list[dict[str, Link]] = []
         self.links: list[dict[str, Link]] = []
         self.problems: list[ChainProblem] = []
@@ -122,10 +129,13 @@ class _Chain:
                 raise _BadReferenceError(
                     f"{reference.reference!r} names no stage", "write `stages.0`, or `stages.0.NAME` for one artefact"
                 )
-            return Link(kind_of(reference), None, "", reference)
+            return self._outside(reference)
         link = self._earlier(position, int(matched[1]), matched[2])
         changed = reference.model_fields_set - set(_OF_MODELS)
-        return Link(link.kind, link.stage, link.name, link.outside, {k: getattr(reference, k) for k in changed})
+        return replace(link, changes={k: getattr(reference, k) for k in changed})
+
+    def _outside(self, model: ModelSettings) -> Link:
+        return Link(kind_of(model), None, "", model, language_head=cache(partial(_head_of, model, read=self.read)))
 
     def _earlier(self, position: int, wanted: int, name: str | None) -> Link:
         if wanted >= position:
@@ -147,10 +157,15 @@ class _Chain:
         given = {}
         for name, kind in stage.gives().items():
             source = found.get(name) or found.get(MODEL) or next(iter(found.values()), None)
-            given[name] = Link(kind, position, name, source.outside if source and KINDS[kind].is_model else None)
+            outside = source.outside if source and KINDS[kind].is_model else None
+            head = cache(partial(self._head_given, stage, name, source))
+            given[name] = Link(kind, position, name, outside, language_head=head)
         self.given.append(given)
         newest = _newest(given)
         self.flowing = given[newest] if newest else self.flowing
+
+    def _head_given(self, stage: Stage, name: str, source: Link | None) -> str:
+        return stage.language_head(name, "" if source is None else source.language_head(), read=self.read)
 
     def _check_misfit(self, position: int, stage: Stage, found: dict[str, Link], data: Any) -> None:
         try:
@@ -159,7 +174,8 @@ class _Chain:
             path = ("stages", position, stage.name)
             self.problems.append(ChainProblem(path, f"stage {position} ({stage.name}): {error.what}", error.fix or ""))
             return
-        reason = stage.misfit({name: link.kind for name, link in found.items()}, data)
+        kinds = {name: link.kind for name, link in found.items()}
+        reason = stage.misfit(kinds, data, lambda port: found[port].language_head())
         if reason:
             self.problems.append(
                 ChainProblem(("stages", position, stage.name), f"stage {position} ({stage.name}): {reason}")
@@ -201,17 +217,19 @@ class _Chain:
         return "before it there is " + ", ".join(f"stages.{link.stage}.{link.name} ({link.kind})" for link in given)
 
 
-def chain(stages: Sequence[Stage], model: ModelSettings | None) -> list[dict[str, Link]]:
+def chain(stages: Sequence[Stage], model: ModelSettings | None, *, read: bool = False) -> list[dict[str, Link]]:
     """What every stage gets, by port.
 
     Args:
         stages: of a recipe, in order.
         model: of the recipe, or None.
+        read: whether configurations of models may be read where settings don't tell whether a chain fits; it takes
+            seconds.
 
     Raises:
         ChainError: a stage can't get what it takes; names all problems.
     """
-    walked = _Chain(stages, model)
+    walked = _Chain(stages, model, read=read)
     if walked.problems:
         raise ChainError(walked.problems)
     return walked.links
@@ -234,6 +252,23 @@ def kind_of(settings: ModelSettings) -> str:
     if source is not None and source.kind == "artifact" and source.path is not None:
         kind = kind_of_folder(source.path)
     return kind or "pretrained"
+
+
+def _head_of(settings: ModelSettings, *, read: bool) -> str:
+    """The head that a model from outside has as a language model, or would get by its type; empty where that can't be
+    told."""
+    from luthier.models.loading import load_config
+
+    try:
+        known = ModelSettings.model_validate(expand(settings.model_dump()))
+        source = resolve(known)
+        if source.kind == "artifact" and source.path is not None and (head := read_card(source.path).head) in _SPEAKING:
+            return str(head)
+        if read:
+            return language_head(load_config(known))
+    except (ModelError, RecipeError):
+        return ""  # loading it says what is wrong
+    return ""
 
 
 def saved_data(stage: Stage, links: Mapping[str, Link]) -> DataSettings | None:

@@ -48,6 +48,10 @@ class Tune(SupervisedSettings, Stage):
         """A task model; of text without labels a language model, which is pretrained for what comes after."""
         return {"model": "pretrained" if is_language(self.data) else "task"}
 
+    def language_head(self, name: str, before: str, *, read: bool) -> str:
+        """Text is learned from left to right, whatever the model was built for."""
+        return "causal_lm" if before == "masked_lm" and is_language(self.data) else before
+
     @classmethod
     def resolved(cls) -> type[Stage]:
         method = (

@@ -26,6 +26,7 @@ class CostSuite(Suite):
     summary: ClassVar[str] = "parameters, bytes on disk, peak memory, rows a second and latency of one row"
 
     runs_first: ClassVar[bool] = True
+    language_heads: ClassVar[tuple[str, ...] | None] = None
 
     single_rows: int = Field(16, gt=0, description="Rows that the latency of a single row is measured on.")
 

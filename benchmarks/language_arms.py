@@ -1,0 +1,339 @@
+"""What `weak_teacher.py` and `co_distillation.py` share: language models trained by recipes, scored on held-out text.
+
+A cell is a recipe's run, kept under `.cache/benchmarks`, so that a cell that was stopped goes on, and a teacher is
+trained once for all arms of its seed. Arms of a seed start from the same weights and read the same rows under the same
+masks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import harness
+import numpy as np
+from tables import Cells, pick
+
+import luthier
+from luthier.report.intervals import crossed_interval
+
+PLACE = Path(".cache/benchmarks")
+TEXT = ".cache/text/brown-{}.txt"
+MASKS = 4  # of every block of the held-out text
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes of everything.
+
+    Attributes:
+        model: whose tokenizer is taken; None trains one of `vocabulary` tokens on the text.
+        corpus: to train on; `test` is the text that arms are compared on.
+        sizes: of every model, beside its number of layers.
+        steps, batch, length: of the training.
+        seeds: of the main comparisons; the other arms have the first three.
+        tune: the `tune` stage that gives a fine-tuned score; None leaves it out.
+    """
+
+    model: str | None
+    corpus: dict[str, Any]
+    test: str
+    sizes: dict[str, int]
+    steps: int
+    batch: int
+    length: int
+    seeds: int
+    vocabulary: int = 8192
+    accumulation: int = 1
+    rate: float = 1e-3
+    tune: dict[str, Any] | None = None
+
+
+REVIEWS = {
+    "method": "full",
+    "data": {
+        "train": ".cache/demo/train.tsv",
+        "validation": ".cache/demo/validation.tsv",
+        "test": ".cache/demo/test.tsv",
+        "task": "single_sentence",
+        "max_length": 64,
+        "too_long": "truncate",
+    },
+    "epochs": 3,
+    "batch_size": 16,
+    "learning_rate": 3e-4,
+}
+BROWN = {"train": TEXT.format("train"), "held_out": 0.02}
+WIKIPEDIA = {"train": ["hub:wikimedia/wikipedia:20231101.en", "hub:bookcorpus/bookcorpus"], "held_out": 0.001}
+TINY = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+SMALL = {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 512}
+BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+SCALES = {
+    "quick": Scale(
+        None, BROWN, TEXT.format("validation"), TINY, 6, 4, 32, 1, vocabulary=2048, tune=REVIEWS | {"epochs": 0.1}
+    ),
+    "small": Scale(None, BROWN, TEXT.format("validation"), SMALL, 3000, 32, 64, 8, tune=REVIEWS),
+    "paper": Scale(
+        "google-bert/bert-base-uncased",
+        WIKIPEDIA,
+        TEXT.format("validation"),
+        BASE,
+        940_000,
+        16,
+        128,
+        3,
+        accumulation=8,
+        rate=5e-4,
+        tune={"method": "full", "data": {"source": "glue/mnli"}, "epochs": 3, "batch_size": 32, "learning_rate": 3e-5},
+    ),
+}
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """The benchmarks' command line, with the scale."""
+    return harness.arguments(
+        description,
+        scale={"choices": [*SCALES], "default": "small", "help": "`quick` shows in a minute that the script works"},
+        pilot={"action": "store_true", "help": "only three seeds of the arms of the main comparisons"},
+    )
+
+
+def claim_of(name: str, scale: str) -> str:
+    """The name of a results file."""
+    return name if scale == "small" else f"{name}-{scale}"
+
+
+class Arms:
+    """Trains graphs of language models at one scale.
+
+    Args:
+        name: of the benchmark; its runs lie in a folder of that name.
+        scale: of `SCALES`.
+    """
+
+    def __init__(self, name: str, scale: str) -> None:
+        self.scale, self.folder = SCALES[scale], PLACE / claim_of(name, scale)
+
+    def sizes(self, layers: int) -> dict[str, int]:
+        return {**self.scale.sizes, "num_hidden_layers": layers}
+
+    def new(self, layers: int, **more: Any) -> dict[str, Any]:
+        """A node with random weights."""
+        return {"model": self.tokenizer(), "sizes": self.sizes(layers), "init": "random", **more}
+
+    def trained(
+        self,
+        arm: str,
+        seed: int,
+        nodes: dict[str, Any],
+        edges: list[dict[str, Any]] = (),
+        *,
+        give: str,
+        factor: float = 1.0,
+    ) -> Path:
+        """The folder of the stage that trained a graph; the same call again trains nothing.
+
+        Args:
+            arm: names the run.
+            seed: of it.
+            nodes, edges, give: of the `distil` stage.
+            factor: of the steps.
+        """
+        scale, steps = self.scale, max(1, round(self.scale.steps * factor))
+        stage = {
+            "text": {
+                "corpus": scale.corpus,
+                "objective": "masked",
+                "length": scale.length,
+                "held_out_rows": 64,
+                "pseudo_perplexity_tokens": 0,
+            },
+            "nodes": nodes,
+            "edges": list(edges),
+            "give": give,
+            "max_steps": steps,
+            "batch_size": scale.batch,
+            "accumulation": scale.accumulation,
+            "learning_rate": scale.rate,
+            "warmup_ratio": 0.05,
+            "evaluate_every": max(1, steps // 10),
+            "checkpoint_every": max(1, steps // 10),
+        }
+        recipe = {"name": f"{arm}-{seed}", "seed": seed, "stages": [{"distil": stage}]}
+        record = luthier.run(recipe, output=self.folder)
+        return record.folder / "00-distil"
+
+    @cache  # noqa: B019
+    def tokenizer(self) -> str:
+        """A model whose tokenizer all nodes have."""
+        if self.scale.model is not None:
+            return self.scale.model
+        stage = {
+            "architecture": {"model_type": "bert", **TINY, "num_hidden_layers": 1},
+            "tokenizer": {"kind": "wordpiece", "vocabulary": self.scale.vocabulary},
+            "corpus": self.scale.corpus,
+            "length": self.scale.length,
+            "max_steps": 1,
+            "batch_size": 1,
+            "evaluate_every": "never",
+        }
+        record = luthier.run({"name": "tokenizer", "seed": 0, "stages": [{"pretrain": stage}]}, output=self.folder)
+        return str((record.folder / "00-pretrain" / "model").resolve())
+
+    def scored(self, model: Path, seed: int) -> dict[str, Any]:
+        """The held-out loss of every block under its masks, and the fine-tuned score of the test rows."""
+        nll, items = held_out(model, self.scale.test, self.scale.length)
+        found = {"loss": round(float(nll.sum() / items.sum()), 5), "nll": [round(float(x), 3) for x in nll]}
+        found["items"] = [int(x) for x in items]
+        if self.scale.tune is None:
+            return found
+        with tempfile.TemporaryDirectory(prefix="luthier-benchmark-") as folder:
+            stages = [{"tune": self.scale.tune}, {"evaluate": {"suites": ["task"]}}]
+            recipe = {"name": "tuned", "seed": seed, "model": str(model.resolve()), "stages": stages}
+            metrics = luthier.run(recipe, output=folder).stages[-1].metrics
+        return found | {"tuned": round(metrics["scores"][metrics["primary"]], 5)}
+
+    def operations(self, layers: int) -> float:
+        """Floating-point operations of a forward pass for each token."""
+        from luthier.language_modeling import token_cost
+        from luthier.models.loading import empty_model
+
+        model: Any = empty_model(self.tokenizer(), "masked_lm", config_overrides=self.sizes(layers))
+        return token_cost(model, self.scale.length, 0.15).forward
+
+
+def held_out(model: Path, text: str, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of every block of a text: the sum of the losses of its masked tokens in nats, over several masks, and how many
+    they are. Masks are BERT's, and the same for all models with one tokenizer."""
+    from luthier.language_modeling import Masking
+    from luthier.language_modeling.masked_text import likelihoods, rows_by_share, text_blocks
+    from luthier.models.artifacts import load_artifact
+
+    loaded, tokenizer, _ = load_artifact(model)
+    blocks = list(text_blocks(Path(text).read_text(encoding="utf8").splitlines(), tokenizer, length))
+    found = []
+    for seed in range(MASKS):
+        rows = list(rows_by_share(blocks, Masking.of(tokenizer, seed=seed)))
+        found.append(likelihoods(loaded, rows, len(blocks)))
+    return np.sum([nll for nll, _ in found], axis=0), np.sum([items for _, items in found], axis=0)
+
+
+# -- what the cells say ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much lower the held-out loss of one arm is than that of another, in nats a token.
+
+    Attributes:
+        rows: (S, N), of every seed and block.
+    """
+
+    rows: np.ndarray
+
+    @classmethod
+    def of(cls, arm: Cells, other: Cells) -> Gain | None:
+        """Over the seeds that both have."""
+        mine, theirs = ({e["cell"]["seed"]: e for e in cells} for cells in (arm, other))
+        seeds = sorted(mine.keys() & theirs.keys())
+        if not seeds:
+            return None
+        # A block counts by its masked tokens, which are the same in both arms.
+        rows = [(np.array(theirs[s]["nll"]) - np.array(mine[s]["nll"])) / np.mean(mine[s]["items"]) for s in seeds]
+        return cls(np.stack(rows))
+
+    @property
+    def seeds(self) -> int:
+        return len(self.rows)
+
+    @property
+    def mean(self) -> float:
+        return float(self.rows.mean())
+
+    @property
+    def deviation(self) -> float:
+        """Of the seeds' differences; nan for one seed."""
+        return float(self.rows.mean(axis=1).std(ddof=1)) if self.seeds > 1 else math.nan
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Seeds and blocks redrawn."""
+        return crossed_interval(self.rows, level=level)
+
+    def __str__(self) -> str:
+        low, high = self.interval()
+        return f"{self.mean:+.4f} [{low:+.4f}, {high:+.4f}], {self.seeds} seeds"
+
+    def seeds_for(self, effect: float) -> int | None:
+        """Seeds that see such an effect with 80 % power at a two-sided 5 %: (1.96 + 0.84)^2 (deviation / effect)^2, and
+        two more for the t distribution."""
+        if math.isnan(self.deviation) or effect <= 0:
+            return None
+        return math.ceil(2.8**2 * (self.deviation / effect) ** 2) + 2
+
+    def power(self, effect: float) -> str:
+        """What the pilot says of the seeds that are needed."""
+        return f"paired seeds deviate by {self.deviation:.4f}, {self.seeds_for(effect)} seeds see"
+
+    def verdict(self, effect: float, level: float = 0.95) -> str:
+        """holds, does not hold, or not told.
+
+        Args:
+            effect: the published one in these units; where the 95 % interval is below half of it, it does not hold.
+            level: of the interval that has to be above 0.
+        """
+        if self.seeds < 3:
+            return f"not told with {self.seeds} seeds"
+        if level < 1 and self.interval(level)[0] > 0:
+            return "holds"
+        if self.interval()[1] < effect / 2:
+            return "does not hold"
+        needed = self.seeds_for(effect / 2)
+        return "not told" if needed is None else f"not told, {needed} seeds would tell"
+
+
+def levels(gains: Mapping[str, Gain]) -> dict[str, float]:
+    """Holm's step-down procedure by intervals: the level at which each of several comparisons has to leave out 0. The
+    clearest one has to at 1 - 0.05 / m, and the next at 1 - 0.05 / (m - 1) if that did; behind one that did not, none
+    can, at level 1."""
+    left, found, goes_on = dict(gains), {}, True
+    while left:
+        name = max(left, key=lambda one: left[one].mean / max(1e-12, left[one].mean - left[one].interval()[0]))
+        found[name] = 1 - 0.05 / len(left) if goes_on else 1.0
+        clear = left.pop(name).interval(found[name])[0] > 0
+        goes_on = goes_on and clear
+    return found
+
+
+def of_arm(cells: Cells, arm: str, role: str) -> Cells:
+    """The entries of a model of an arm, as cells of their own."""
+    return [{"cell": e["cell"], **e["models"][role]} for e in pick(cells, arm=arm) if role in e["models"]]
+
+
+def line(cells: Cells, arm: str, role: str, beside: Cells) -> list[str]:
+    """Columns of the table of arms: loss, its gain over another model, the fine-tuned score."""
+    own = of_arm(cells, arm, role)
+    losses = [e["loss"] for e in own]
+    tuned = [e["tuned"] for e in own if "tuned" in e]
+    gain = Gain.of(own, beside)
+    return [
+        f"{statistics.fmean(losses):.4f}",
+        "" if gain is None else str(gain),
+        f"{statistics.fmean(tuned):.3f}" if tuned else "",
+        str(len(losses)),
+    ]
+
+
+def spent(cells: Cells) -> str:
+    """What the cells took."""
+    minutes = [e["wall_seconds"] / 60 for e in cells]
+    return f"{sum(minutes) / 60:.1f} hours in all, median cell {statistics.median(minutes):.1f} minutes."
+
+
+__all__ = ["Arms", "Gain", "Scale", "arguments", "claim_of", "levels", "line", "of_arm", "spent"]

@@ -1,0 +1,137 @@
+"""Distillation from a weak teacher (Lee et al., Findings of ACL 2023): does a larger model learn from a smaller one?
+
+A student of 6 layers learns masked language modelling from random weights, alone or with a frozen teacher of 4, 2 or 1
+layers that was trained alone in as many steps (weak, very weak, extremely weak).
+
+Claim, as one number: the gain, how much lower the held-out loss is with the weak teacher (weights 1 : 1) than alone, in
+parts of what two layers bring, the loss of 4 layers alone less that of 6. The paper's GLUE scores, 77.66, 79.89 and
+81.33, make it 1.44 / 2.23 = 0.65.
+
+Main comparisons, by Holm's procedure: the weak teacher against alone at equal steps, and at equal floating-point
+operations of the student's training, for which alone is trained longer. A comparison holds where the interval of the
+gain, seeds and blocks redrawn, is above 0; it does not hold where the 95 % interval is below half of the published
+gain; else it is not told, with the seeds that would tell.
+
+Exploratory: the order of the paper's table, weak > alone > very weak > extremely weak; soft weight 4, and 4 that falls
+to 1; remapping on and off (`repeat_last`), with and without the teacher; the fine-tuned score. Rates and lengths are
+the same in all arms.
+
+`--pilot` runs three seeds of the main arms; the page then tells the deviation of paired seeds and the seeds needed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import harness
+from language_arms import SCALES, Arms, Gain, arguments, claim_of, levels, line, of_arm, spent
+from tables import Cells, grouped, pick, table
+
+STUDENT, TEACHERS = 6, {"weak": 4, "very_weak": 2, "extremely_weak": 1}
+PUBLISHED = 1.44 / 2.23
+FALLING = {"kind": "linear", "start": 4, "end": 1}
+MAIN = ("teacher_weak", "alone", "weak", "alone_equal_flops")
+MORE = ("teacher_very_weak", "teacher_extremely_weak", "very_weak", "extremely_weak", "strong", "decay")
+MORE += ("remapped", "remapped_alone")
+ARMS = (*MAIN, *MORE)
+EXPLORED = 3  # seeds of the exploratory arms
+
+
+def main() -> None:
+    options = arguments(__doc__)
+    scale, arms = SCALES[options.scale], Arms("weak_teacher", options.scale)
+    seeds = range(1, (min(EXPLORED, scale.seeds) if options.pilot else scale.seeds) + 1)
+    cells = [{"arm": arm, "seed": seed} for seed in seeds for arm in MAIN]
+    cells += [] if options.pilot else [{"arm": arm, "seed": s} for s in seeds if s <= EXPLORED for arm in MORE]
+    settings = {"scale": vars(scale), "student": STUDENT, "teachers": TEACHERS}
+    harness.run_cells(
+        claim_of("weak_teacher", options.scale), settings, cells, lambda cell: measured(arms, **cell), options
+    )
+
+
+def measured(arms: Arms, arm: str, seed: int) -> dict[str, Any]:
+    """One arm's model on the held-out text."""
+    folder = (
+        teacher(arms, arm.removeprefix("teacher_"), seed) if arm.startswith("teacher_") else student(arms, arm, seed)
+    )
+    return {"models": {"model": arms.scored(folder / "model", seed)}, "factor": factor(arms, arm)}
+
+
+def teacher(arms: Arms, name: str, seed: int) -> Any:
+    """A teacher, trained alone."""
+    return arms.trained(f"teacher-{name}", seed, {"weak": arms.new(TEACHERS[name])}, give="weak")
+
+
+def student(arms: Arms, arm: str, seed: int) -> Any:
+    """The student of an arm."""
+    name = arm if arm in TEACHERS else "weak"
+    teaches = not arm.endswith("alone") and arm != "alone_equal_flops"
+    new = arms.new(STUDENT)
+    if arm.startswith("remapped"):
+        trained = str((teacher(arms, name, seed) / "model").resolve())
+        new |= {"model": trained, "init": "remap", "remap": {"depth": "repeat_last"}}
+    if not teaches:
+        return arms.trained(arm, seed, {"student": new}, give="student", factor=factor(arms, arm))
+    weight: Any = {"strong": 4, "decay": FALLING}.get(arm, 1)
+    frozen = {"model": str((teacher(arms, name, seed) / "model").resolve()), "frozen": True}
+    edges = [{"teacher": "teacher", "student": "student", "weight": weight}]
+    return arms.trained(arm, seed, {"student": new, "teacher": frozen}, edges, give="student")
+
+
+def factor(arms: Arms, arm: str) -> float:
+    """Steps of an arm against the others\': alone at equal operations has what the teacher\'s forward passes take."""
+    if arm != "alone_equal_flops":
+        return 1.0
+    return 1 + arms.operations(TEACHERS["weak"]) / (3 * arms.operations(STUDENT))
+
+
+def gains(cells: Cells) -> tuple[float, dict[str, Gain | None]]:
+    """What two layers bring, and the main comparisons."""
+    own = {arm: of_arm(cells, arm, "model") for arm in ARMS}
+    depth = Gain.of(own["alone"], own["teacher_weak"])
+    found = {f"at equal {name}": Gain.of(own["weak"], own[arm]) for name, arm in BESIDE.items()}
+    return (0.0 if depth is None else depth.mean), found
+
+
+BESIDE = {"steps": "alone", "operations": "alone_equal_flops"}
+
+
+def answers(cells: Cells) -> list[list[str]]:
+    layers, found = gains(cells)
+    told, holm = [], levels({name: gain for name, gain in found.items() if gain is not None})
+    for name, gain in found.items():
+        if gain is not None and layers > 0:
+            told.append(f"{name} {gain.verdict(PUBLISHED * layers, holm[name])}: {gain.mean / layers:+.2f} ({gain})")
+        elif gain is not None:
+            told.append(f"{name} not testable: 6 layers alone are no better than 4")
+    claim = (
+        f"A student learns more with a weaker, smaller teacher than alone, by {PUBLISHED:.2f} of what two layers bring"
+    )
+    return [[claim, "; ".join(told)]] if told else []
+
+
+def page(cells: Cells) -> str:
+    layers, found = gains(cells)
+    alone = of_arm(cells, "alone", "model")
+    rows = [[arm, *line(cells, arm, "model", alone)] for arm in ARMS if pick(cells, arm=arm)]
+    power = [
+        f"{name}: {gain.power(PUBLISHED * layers / 2)} half of the published gain"
+        for name, gain in found.items()
+        if gain is not None and gain.seeds > 1 and layers > 0
+    ]
+    factors = sorted({f"{e['factor']:.2f}" for e in pick(cells, arm="alone_equal_flops")})
+    told = [
+        f"Masked language models of {STUDENT} layers, alone or taught by a frozen one of 4, 2 or 1; loss in nats on "
+        f"held-out text, {len(grouped(cells, 'seed'))} seeds.",
+        f"Two layers bring {layers:.4f} nats.",
+        *[f"Alone at equal operations has {one} times the steps." for one in factors],
+        *[f"{one}." for one in power],
+        spent(cells),
+    ]
+    about = f"## A weak teacher\n\n{' '.join(told)}\n"
+    columns = ["arm", "held-out loss", "lower than alone by (95 %)", "fine-tuned", "seeds"]
+    return about + "\n" + table(columns, rows)
+
+
+if __name__ == "__main__":
+    main()
