@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 from luthier.cli.arguments import main
 from luthier.data import DataSettings
@@ -33,11 +34,24 @@ def short(command: list[str]) -> list[str]:
         cut = ["max_steps=2", "length=32", "held_out_rows=4", "pseudo_perplexity_tokens=2"]
         cut += ["corpus.train=.cache/demo/train.tsv", "corpus.validation=.cache/demo/validation.tsv"]
         return [word for part in cut for word in ("--set", f"stages.0.pretrain.{part}")]
+    if "distil" in command[1]:
+        return short_graphs(ROOT / command[1])
     if "represent" not in command[1]:
         return SHORT
     cut = ["max_steps=2", *(f"tasks.{name}.data.limit=24" for name in ("tweets", "products"))]
     cut += [f"heads.{name}.data.limit=24" for name in ("films", "origin")]
     return [word for part in cut for word in ("--set", f"stages.0.represent.{part}")]
+
+
+def short_graphs(path: Path) -> list[str]:
+    """The same for every stage of a recipe that distils."""
+    cut = []
+    for number, stage in enumerate(YAML(typ="safe").load(path)["stages"]):
+        ((name, settings),) = stage.items()
+        if name != "evaluate":
+            rows = "text.length=32" if "text" in settings else "data.limit=24"
+            cut += [f"stages.{number}.{name}.{part}" for part in ("max_steps=2", rows)]
+    return [word for part in cut for word in ("--set", part)]
 
 
 @pytest.fixture

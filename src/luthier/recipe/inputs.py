@@ -28,6 +28,7 @@ from luthier.recipe.yaml_text import YamlText
 from luthier.registry import STAGES
 from luthier.secrets import expand, references
 from luthier.settings import Settings
+from luthier.stages.artifacts import KINDS, kind_of_folder
 from luthier.storage.nearby import did_you_mean
 
 Place = tuple[str | int, ...]
@@ -144,12 +145,15 @@ class _Looks:
 
 
 def _extras_of_model(settings: Settings) -> dict[str, str]:
-    """What the files of a model need; nothing of other settings.
+    """What the files of a model need; nothing of other settings, and of artefacts that are no models.
 
     Raises:
         ModelError: the model is no artefact of an earlier stage, and is not there.
     """
     if not isinstance(settings, ModelSettings) or settings.reference.startswith("stages."):
+        return {}
+    kind = kind_of_folder(Path(settings.reference).expanduser())
+    if kind is not None and not KINDS[kind].is_model:
         return {}
     found = resolve(settings)
     return {"gguf": "reference"} if found.gguf_file is not None and settings.gguf_file is None else {}
