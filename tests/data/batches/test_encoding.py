@@ -57,6 +57,7 @@ def test_first_sub_words_carry_the_labels(tokenizer):
     row = {"tokens": ["ab", "c", "def"], "tags": [2, 0, 1]}
     encoded = ids([row], "token_labels", tokenizer)[0]
     assert encoded["labels"] == [-100, 2, -100, 0, 1, -100, -100, -100]
+    assert encoded["word_starts"] == [1, 3, 4]
     unlabelled = ids([{"tokens": ["ab", "c"]}], "token_labels", tokenizer)[0]
     assert "labels" not in unlabelled
     assert unlabelled["word_starts"] == [1, 3]
@@ -68,6 +69,7 @@ def test_words_that_the_model_does_not_see_shift_no_label(caplog):
     assert ids([row], "token_labels", tokenizer)[0]["labels"] == [-100, 5, 7, 8, 9, -100, -100]
     cut = {"max_length": 5, "too_long": "truncate"}
     assert ids([row], "token_labels", tokenizer, **cut)[0]["labels"] == [-100, 5, 7, 8, -100]
+    assert ids([row], "token_labels", tokenizer, **cut)[0]["word_starts"] == [1, -1, 2, 3, -1]
     assert "2 words of 1 rows become no tokens or lie behind the cut" in caplog.text
     del row["tags"]
     rows = [row, {"tokens": [UNSEEN], "row": 4}]

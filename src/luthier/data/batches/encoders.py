@@ -127,8 +127,8 @@ def encode_texts(columns: Columns, encoder: Encoder) -> Encoded:
 def encode_words(columns: Columns, encoder: Encoder) -> Encoded:
     """Words with a label each: the first sub-word carries it, all else is ignored.
 
-    A word that becomes no tokens, or lies behind the cut, is noted in `encoder.unseen`. Without tags there are no
-    `labels` but `word_starts`, the place of the first sub-word of every word, -1 for those.
+    `word_starts` holds the place of the first sub-word of every word. A word that becomes no tokens, or lies behind
+    the cut, has -1 there and is noted in `encoder.unseen`. Without tags there are no `labels`.
 
     Raises:
         DataError: a row is too long, or has tags and no word that the model sees.
@@ -142,9 +142,10 @@ def encode_words(columns: Columns, encoder: Encoder) -> Encoded:
     encoded: Encoded = {key: list(value) for key, value in batch.items()}
     starts = [_word_starts(batch.word_ids(i), len(some)) for i, some in enumerate(words)]
     encoder.unseen += [(row, some.count(-1)) for row, some in zip(rows, starts, strict=True) if -1 in some]
+    encoded["word_starts"] = starts
     if tags is None:
         _fill_empty_rows(encoded, encoder)
-        return _finished(encoded | {"word_starts": starts}, rows)
+        return _finished(encoded, rows)
     encoded["labels"] = [[IGNORED] * len(ids) for ids in encoded["input_ids"]]
     for labels, some, own in zip(encoded["labels"], starts, tags, strict=True):
         for start, tag in zip(some, own, strict=True):
@@ -170,6 +171,8 @@ def _fill_empty_rows(encoded: Encoded, encoder: Encoder) -> None:
     stand_in = {"input_ids": tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id}
     for i in [i for i, ids in enumerate(encoded["input_ids"]) if not ids]:
         for key, values in encoded.items():
+            if key == "word_starts":
+                continue
             values[i] = [stand_in.get(key, 1 if key == "attention_mask" else 0)]
 
 

@@ -53,7 +53,7 @@ def encode(
 
     Returns:
         By split, a `datasets.Dataset` with `input_ids`, `attention_mask`, `token_type_ids` where the tokenizer gives
-        them, `labels` where there are labels, `word_starts` where words have none, `row` and `length` (tokens).
+        them, `labels` where there are labels, `word_starts` where words are labelled, `row` and `length` (tokens).
         Multiple choice nests lists by choice; extractive answers have `start_positions`, `end_positions` and `offsets`
         and may have several windows a row; a task that is posed as text has the columns of
         `luthier.data.batches.label_text`.
