@@ -1,6 +1,7 @@
 """`luthier init` looks at the data: whatever it writes validates, loads and, on the packaged models, trains."""
 
 import random
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -63,6 +64,46 @@ def test_what_was_guessed_is_said_and_stands_in_the_recipe(folder, capsys):
         assert one in told
         assert one in recipe.replace("\n#   ", " ")
     assert "not sure: " in told
+
+
+FORM = ["Ticket Nr.", "Customer wrote (verbatim)", "How satisfied are you with us (1-5)?", "Dept / Queue"]
+DEPTS = ("Travel", "Work", "Small Talk")
+
+
+@pytest.mark.parametrize("header", [FORM, FORM[1:], ["What did you like about the place?", "Why?", "Dept."]])
+def test_names_of_columns_are_known_by_what_stands_below_them(folder, header):
+    """Names that look like sentences: numbers or labels that come again and again tell them from examples."""
+    body = [[f"T-{i}", TEXTS[i % 8] + "?" * i, 1 + i % 5, DEPTS[i % 3]][-len(header) :] for i in range(30)]
+    (folder / "tickets.csv").write_text(rows(header, *body))
+    assert main(["init", "--data", "tickets.csv"]) == 0
+    data = load_data(load_recipe("recipe.yaml").stage_list()[0].data)
+    assert sum(map(len, data.splits.values())) == 30
+    (folder / "bare.csv").write_text(rows(*body))
+    assert main(["init", "--data", "bare.csv", "bare.yaml"]) == 0
+    data = load_data(load_recipe("bare.yaml").stage_list()[0].data)
+    assert sum(map(len, data.splits.values())) == 30
+
+
+def test_labels_that_stand_for_none_are_said(folder, capsys):
+    body = [(f"{TEXTS[i % 8]} {i}", "nan" if i == 3 else i % 5) for i in range(30)]
+    (folder / "stars.csv").write_text(rows(("text", "label"), *body))
+    assert main(["init", "--data", "stars.csv"]) == 0
+    said = capsys.readouterr().out
+    assert "the task is single_sentence" in said
+    assert "'nan' is taken for a label: if it stands for none, take these rows out" in said
+    body = [(text, "inf" if label == 2 else f"{label}.5") for text, label in body if label != "nan"]
+    (folder / "scores.csv").write_text(rows(("text", "label"), *body))
+    assert main(["init", "--data", "scores.csv", "--force"]) == 0
+    said = capsys.readouterr().out
+    assert "numbers from 0.5 to 4.5, so the task is regression" in said
+    assert "6 rows have no 'label' that is a finite number: they are refused until corrected" in said
+
+
+def test_rows_that_are_longer_than_the_length_that_is_set_are_said(folder, capsys):
+    body = [("word " * (300 if i == 0 else 20), ("a", "b")[i % 2]) for i in range(150)]
+    (folder / "long.csv").write_text(rows(("text", "label"), *body))
+    assert main(["init", "--data", "long.csv"]) == 0
+    assert re.search(r"so max_length is \d\d: about 1 of 150 are cut", capsys.readouterr().out)
 
 
 def test_a_missing_file_is_refused_before_anything_is_written(folder, capsys):

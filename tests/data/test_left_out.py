@@ -142,3 +142,8 @@ def test_a_small_cut_is_warned_about(write, caplog):
         data = load(train=path, validation_fraction=0.2)
     assert Counter(data.splits["validation"]["label"][:]) == {0: 2, 1: 2}
     assert "4 rows are cut for validation, on which an accuracy is known to within 49 points either way" in caplog.text
+    caplog.clear()
+    path = write("s.csv", "text,label\n" + "".join(f"text {n},{n / 7:.3f}\n" for n in range(20)))
+    with caplog.at_level(logging.WARNING):
+        load(train=path, validation_fraction=0.2)
+    assert "4 rows are cut for validation, on which every score is rough; 16 rows or more" in caplog.text

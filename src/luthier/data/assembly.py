@@ -13,7 +13,14 @@ from typing import Any
 
 from luthier.data.left_out import left_out, settle
 from luthier.data.rows.canonical import Columns
-from luthier.data.rows.labels import LabelIds, check_labels, declared_labels, equal_numbers, sorted_labels
+from luthier.data.rows.labels import (
+    LabelIds,
+    check_labels,
+    declared_labels,
+    equal_numbers,
+    seems_missing,
+    sorted_labels,
+)
 from luthier.data.rows.subsets import CUT_SEED, cut_by_class, cut_shares, draw_examples, draw_per_class, first_of_order
 from luthier.data.schemas import TaskSchema
 from luthier.data.settings import DataSettings
@@ -29,7 +36,6 @@ _INDEX = re.compile(r"[0-9]{1,9}(\.0)?")
 _UNKNOWN = -1
 # A validation split that is cut smaller than this is warned about.
 FEW_VALIDATION_ROWS = 100
-_LIKE_MISSING = ("nan", "none", "null", "n/a")
 
 
 def canonical_splits(
@@ -68,12 +74,14 @@ def with_cut_validation(
     said = f"{share:g} of the training rows{', of every class' if by_class else ''}, cut with seed {CUT_SEED}"
     _log.info("%s: validation is %s", train.where, said)
     if len(cut) < FEW_VALIDATION_ROWS:
+        accuracy = (
+            f"an accuracy is known to within {98 / math.sqrt(len(cut)):.0f} points either way (95 % interval, at worst)"
+        )
         _log.warning(
-            "%s: %d rows are cut for validation, on which an accuracy is known to within %.0f points either way (95 %% "
-            "interval, at worst); %d rows or more would halve what is left to chance",
+            "%s: %d rows are cut for validation, on which %s; %d rows or more would halve what is left to chance",
             train.where,
             len(cut),
-            98 / math.sqrt(len(cut)),
+            accuracy if schema.label_kind in ("class", "choice") else "every score is rough",
             4 * len(cut),
         )
     return rows | {
@@ -121,7 +129,7 @@ def label_names(
                 listing(map(repr, group)),
             )
     check_labels(labels, rows[base].where)
-    if missing := [label for label in labels if label.strip().lower() in _LIKE_MISSING]:
+    if missing := [label for label in labels if seems_missing(label)]:
         _log.warning(
             "%s: %s counted as a label; if it stands for a missing one, remove these rows",
             rows[base].where,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class Column:
     @property
     def holds_fractions(self) -> bool:
         """Whether all values are numbers, and some are no whole ones."""
-        return bool(self.numbers) and any(number % 1 for number in self.numbers)
+        return bool(self.numbers) and any(math.isfinite(number) and number % 1 for number in self.numbers)
 
     @property
     def holds_text(self) -> bool:

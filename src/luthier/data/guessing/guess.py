@@ -186,8 +186,10 @@ def _max_length(guess: TaskGuess, table: Table) -> tuple[int, str]:
         length = next((one for one in (128, 256, 384) if one >= nearly_all), 384)
         return length, f"the longest rows have about {lengths[-1]} tokens; contexts over {length} are read in windows"
     most = 2048 if guess.task == "prompt_response" else 512
-    length = next((one for one in _LENGTHS if one >= nearly_all), most)
-    return min(length, most), f"the longest rows have about {lengths[-1]} tokens, so max_length is {min(length, most)}"
+    length = min(next((one for one in _LENGTHS if one >= nearly_all), most), most)
+    told = f"the longest rows have about {lengths[-1]} tokens, so max_length is {length}"
+    longer = sum(one > length for one in lengths)
+    return length, told + (f": about {longer} of {len(lengths)} are cut" if longer else "")
 
 
 def _tokens(cells: list[Any]) -> int:

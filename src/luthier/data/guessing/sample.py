@@ -25,6 +25,10 @@ from luthier.errors import DataError
 
 _DELIMITERS = (",", "\t", ";", "|")
 _LONG_CELL = 40
+# Values that show what a column holds: numbers; labels, how many at most, and how often each.
+_ENOUGH = 8
+_ENOUGH_LABELS, _FEW_LABELS, _AGAIN = 20, 12, 3
+_HOLDS_DIGIT = re.compile(r"\d")
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?([eE][+-]?\d+)?")
 _TAG = re.compile(r"O|[BIESLUS]-\S+|[A-Z][A-Z$\-]*[|]?[A-Z$]*|[^\w\s]+")
 _HEADER_WORDS = frozenset(
@@ -338,8 +342,22 @@ def _first_record(lines: Sequence[str], delimiter: str, kind: str) -> list[str]:
 
 def _is_header(first: Sequence[str], rest: Sequence[Sequence[Any]]) -> bool:
     cells = [cell.strip() for cell in first]
+    columns = [[str(value).strip() for value in values if str(value).strip()] for values in rest]
+    if any(cell and cell in values for cell, values in zip(cells, columns, strict=True)):
+        return False
+    if any(_stands_out(cell, values) for cell, values in zip(cells, columns, strict=True)):
+        return True
     if any(len(cell) > _LONG_CELL or len(cell.split()) > 4 or cell[-1:] in (".", "?", "!") for cell in cells):
         return False
-    if any(cell and cell in map(str, values) for cell, values in zip(cells, rest, strict=True)):
-        return False
     return any(cell.lower() in _HEADER_WORDS for cell in cells) or not any(map(_NUMBER.fullmatch, cells))
+
+
+def _stands_out(cell: str, values: Sequence[str]) -> bool:
+    """Whether a cell can't be one of its column: the others are numbers, dates or numbered names and it has no digit,
+    or they are few labels, each of them there again and again, and it is none."""
+    if not cell or _HOLDS_DIGIT.search(cell):
+        return False
+    if len(values) >= _ENOUGH and all(map(_HOLDS_DIGIT.search, values)):
+        return True
+    counts = Counter(values)
+    return len(values) >= _ENOUGH_LABELS and len(counts) <= _FEW_LABELS and min(counts.values()) >= _AGAIN

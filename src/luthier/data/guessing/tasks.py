@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,10 +18,12 @@ from luthier.data.guessing.columns import (
     told_labels,
 )
 from luthier.data.reading.forms import conversation_columns, conversation_form, example_of, form_of, in_form
+from luthier.data.rows.labels import seems_missing
 from luthier.data.table import Table
 from luthier.errors import DataError
 
 _CHOICE = re.compile(r"(ending|choice|option|answer|solution|sol|opt|alternative|candidate)[_ ]?(\d|[a-hA-H])")
+_REFUSED = "they are refused until corrected"
 _LETTERS = "ABCDEFGH"
 _CHOICE_LABELS = ("label", "answer", "answerkey", "answer_key", "answer_idx", "gold", "target", "correct", "y")
 _CONTEXTS = ("startphrase", "context", "ctx", "question", "premise", "stem", "sent1", "prompt", "passage", "text")
@@ -327,23 +330,26 @@ def _labelled(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
 
 def _settle_numbers(found: TaskGuess, column: Column, rows: int) -> None:
     numbers, distinct = column.numbers, len(set(column.labels))
-    if column.holds_fractions or (numbers and distinct > 20):
-        if numbers and not column.holds_fractions:
+    finite = [number for number in numbers if math.isfinite(number)]
+    if column.holds_fractions or (finite and distinct > 20):
+        if not column.holds_fractions:
             found.doubts.append("the numbers are taken for scores; if they are classes, set `task` to single_sentence")
         found.task = "regression"
-        found.said.append(
-            f"the labels are numbers from {min(numbers):g} to {max(numbers):g}, so the task is regression"
-        )
+        found.said.append(f"the labels are numbers from {min(finite):g} to {max(finite):g}, so the task is regression")
+        if unusable := rows - len(finite):
+            found.doubts.append(f"{unusable} rows have no {column.name!r} that is a finite number: {_REFUSED}")
         return
     found.said.append(f"labels seen: {told_labels(column.labels)}")
     if "-" in column.labels:
         found.doubts.append("the label '-' often stands for none: take these rows out if it does")
     if numbers and distinct > 2:
         found.doubts.append("the numbers are taken for classes; if they are grades or scores, set `task: regression`")
-    if len(column.values) < rows:
+    if missing := sorted({label for label in column.labels if seems_missing(label)}):
         found.doubts.append(
-            f"{rows - len(column.values)} rows have no {column.name!r}: they are refused until corrected"
+            f"{', '.join(map(repr, missing))} is taken for a label: if it stands for none, take these rows out"
         )
+    if len(column.values) < rows:
+        found.doubts.append(f"{rows - len(column.values)} rows have no {column.name!r}: {_REFUSED}")
 
 
 def _plain(table: Table, columns: Mapping[str, Column]) -> TaskGuess:

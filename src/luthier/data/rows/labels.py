@@ -12,6 +12,7 @@ from luthier.data.table import Problems, listing
 from luthier.errors import DataError, nearest
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]{1,4})?", re.ASCII | re.IGNORECASE)
+_LIKE_MISSING = ("nan", "none", "null", "n/a")
 _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))(\.0)?", re.ASCII)
 
 
@@ -122,3 +123,8 @@ class LabelIds:
         known = listing(map(repr, self.labels))
         problems.add(f"{place}, column {column!r}", f"the label {label!r} is not one of {known}{hint}")
         return -1
+
+
+def seems_missing(label: str) -> bool:
+    """Whether a label is what programs write for none."""
+    return label.strip().lower() in _LIKE_MISSING
