@@ -73,6 +73,41 @@ def test_a_folder_near_nothing_says_what_to_name(tmp_path: Path, monkeypatch, ca
     assert "xyzzy: there is no such folder\n  fix: name a folder that `luthier run` made" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["predict rows.csv --text a", "report rows.csv", "export rows.csv --to p"])
+def test_a_file_in_place_of_a_run_is_said(tmp_path: Path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("text\na\n")
+    assert main(command.split()) in (4, 6)
+    assert "rows.csv: this is a file and not a folder\n  fix: name a" in capsys.readouterr().err
+
+
+def test_a_stop_while_luthier_starts_is_no_traceback(tmp_path: Path):
+    """Ctrl-C before the verb's code is imported."""
+    (tmp_path / "stopping.py").write_text(
+        "import signal, sys\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'luthier.cli.commands': signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Stop())\n"
+        "from luthier.cli.arguments import main\n"
+        "sys.exit(main(['list']))\n"
+    )
+    done = subprocess.run([sys.executable, "stopping.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.startswith("luthier: stopped at once\n  fix: ")
+
+
+def test_what_two_stages_warn_of_is_said_once(workplace):
+    """Both stages read the same data, of which few are cut for validation."""
+    del workplace.tune["data"]["validation"]
+    workplace.tune.update({"data": workplace.tune["data"] | {"validation_fraction": 0.2}, "epochs": 1})
+    workplace.write()
+    command = [sys.executable, "-m", "luthier.cli", "run", "recipe.yaml", "--quiet"]
+    done = subprocess.run(command, cwd=workplace.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("rows are cut for validation") == 1
+
+
 def test_a_stop_outside_of_training_says_what_is_kept(workplace, monkeypatch, capsys):
     (workplace.folder / "stopping.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
     monkeypatch.syspath_prepend(str(workplace.folder))

@@ -215,11 +215,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _refuse_unknown_verb(parser, words)
     parsed = parser.parse_args(words)
     sys.path.insert(0, os.getcwd()) if os.getcwd() not in sys.path else None
-    _quieten(parsed.verbose)
-    from luthier.cli import commands
-
-    action: Callable[[argparse.Namespace], int | None] = getattr(commands, parsed.action)
     try:
+        _quieten(parsed.verbose)
+        from luthier.cli import commands
+
+        action: Callable[[argparse.Namespace], int | None] = getattr(commands, parsed.action)
         code = action(parsed) or 0
         sys.stdout.flush()
         return code
@@ -254,11 +254,32 @@ def _refuse_unknown_verb(parser: argparse.ArgumentParser, words: Sequence[str]) 
     )
 
 
+class _Once(logging.Filter):
+    """Lets every warning pass once: stages that read the same data warn of the same things."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.WARNING:
+            return True
+        told = f"{record.name}: {record.getMessage()}"
+        new = told not in self.said
+        self.said.add(told)
+        return new
+
+
 def _quieten(verbose: bool) -> None:
     from luthier.models.quiet import log_noise
 
+    shown = logging.StreamHandler()
+    if not verbose:
+        shown.addFilter(_Once())
     logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        handlers=[shown],
     )
     _hide_secrets_in_messages()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -11,7 +11,8 @@ RUNS = "runs"
 
 
 def check_there(folder: str | Path, error: type[LuthierError], fix: str) -> None:
-    """Refuse a folder that is not there, and name the nearest one that is: beside it, or, for a bare name, in `runs`.
+    """Refuse a file, and a folder that is not there, and name the nearest one that is: beside it, or, for a bare name,
+    in `runs`.
 
     Args:
         error: the kind of error to raise.
@@ -21,8 +22,10 @@ def check_there(folder: str | Path, error: type[LuthierError], fix: str) -> None
         LuthierError: of that kind.
     """
     place = Path(folder).expanduser()
-    if place.exists():
+    if place.is_dir():
         return
+    if place.exists():
+        raise error("this is a file and not a folder", where=str(folder), fix=fix)
     homes = [place.parent, *([Path(RUNS)] if len(place.parts) == 1 else [])]
     folders = [inner for home in homes if home.is_dir() for inner in sorted(home.iterdir()) if inner.is_dir()]
     guess = nearest(place.name, [inner.name for inner in folders])
