@@ -84,6 +84,18 @@ def test_names_of_columns_are_known_by_what_stands_below_them(folder, header):
     assert sum(map(len, data.splits.values())) == 30
 
 
+def test_dates_are_no_text_and_a_word_of_a_name_tells_the_label(folder, capsys):
+    header = ("Received", "What was written", "Issue category", "Channel")
+    body = [(f"2024-01-{1 + i % 28:02d} 09:{i:02d}", f"{TEXTS[i % 8]} {i}", DEPTS[i % 3]) for i in range(30)]
+    body = [(*row, ("web", "phone")[i % 2]) for i, row in enumerate(body)]
+    (folder / "tickets.csv").write_text(rows(header, *body))
+    assert main(["init", "--data", "tickets.csv"]) == 0
+    said = capsys.readouterr().out
+    assert "'What was written' holds the text, 'Issue category' the label" in said
+    assert "holds text, too" not in said
+    assert "'Channel' could be the label, too" in said
+
+
 def test_labels_that_stand_for_none_are_said(folder, capsys):
     body = [(f"{TEXTS[i % 8]} {i}", "nan" if i == 3 else i % 5) for i in range(30)]
     (folder / "stars.csv").write_text(rows(("text", "label"), *body))

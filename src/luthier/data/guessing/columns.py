@@ -30,6 +30,11 @@ PAIR_NAMES = (
 _IDENTIFIERS = re.compile(
     r"|id|idx|index|uid|guid|key|row|no|nr|unnamed: ?\d+|.*_id|.*id|id_.*|pair[_ ]?id", re.IGNORECASE
 )
+# Words that tell a column of labels where they are a part of its name, as in "Issue category".
+_LABEL_WORDS = {
+    "label", "class", "category", "sentiment", "polarity", "intent", "topic", "emotion", "stance", "score", "similarity",
+    "rating", "stars", "grade", "relevance",
+}  # fmt: skip
 _MOST_LABELS = 50
 
 
@@ -124,25 +129,29 @@ def named_like(columns: Iterable[str], names: Sequence[str]) -> str | None:
 
 
 def label_column(columns: Mapping[str, Column]) -> str | None:
-    """The column that seems to hold what is learned: by name, else the one of few values that stands last."""
+    """The column that seems to hold what is learned: by name, else by a word of it, else the one of few values that
+    stands last."""
     able = [name for name, column in columns.items() if column.could_be_label and not column.is_identifier]
     named = named_like(able, LABEL_NAMES)
     if named is not None:
         return named
     texts = [name for name, column in columns.items() if column.holds_text]
     others = [name for name in able if texts != [name]]
+    others = [name for name in others if _LABEL_WORDS & set(re.findall(r"[a-z]+", name.lower()))] or others
     full = [name for name in others if len(columns[name].values) == columns[name].rows]
     varied = [name for name in full if 2 <= len(set(columns[name].labels)) <= _MOST_LABELS]
     return next(reversed(varied or full or others), None)
 
 
 def text_columns(columns: Mapping[str, Column], label: str | None) -> list[str]:
-    """The columns of text, the likeliest first: by name, else by length."""
+    """The columns of text, the likeliest first: by name, else by length. Dates and the like, which have no letters, are
+    text only where nothing else is."""
     found = [
         name
         for name, column in columns.items()
         if name != label and column.holds_text and not (column.is_identifier and column.words <= 1)
     ]
+    found = [name for name in found if any(map(str.isalpha, "".join(columns[name].texts)))] or found
     named = [name for name in (named_like([one], TEXT_NAMES) for one in found) if name]
     return sorted(found, key=lambda name: (name not in named, -columns[name].words))
 
