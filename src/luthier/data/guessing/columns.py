@@ -32,8 +32,8 @@ _IDENTIFIERS = re.compile(
 )
 # Words that tell a column of labels where they are a part of its name, as in "Issue category".
 _LABEL_WORDS = {
-    "label", "class", "category", "sentiment", "polarity", "intent", "topic", "emotion", "stance", "score", "similarity",
-    "rating", "stars", "grade", "relevance",
+    "label", "class", "category", "sentiment", "polarity", "intent", "topic", "emotion", "stance", "score", "rating",
+    "similarity", "stars", "grade", "relevance",
 }  # fmt: skip
 _MOST_LABELS = 50
 
