@@ -7,7 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from luthier.extraction.telling import Found, best_threshold, counts, f1
+from luthier.extraction.documents import Types
+from luthier.extraction.scoring import score_extractions
+from luthier.extraction.telling import SETTINGS, Found, best_threshold, counts, f1
 from luthier.extraction.types import ExtractionTypes
 from luthier.extraction.windows import sentence_ends, windows
 
@@ -96,3 +98,25 @@ def test_labels_say_what_they_are():
     for bad in (["A"], ["entity:"], ["entity:A", "entity:A"], ["relation:r", "symmetric relation:r"]):
         with pytest.raises(ValueError, match=r"is none of|named twice"):
             ExtractionTypes.of_labels(bad)
+
+
+def drawn_document(rng: np.random.Generator) -> dict[str, list[dict[str, object]]]:
+    """A few entities and relations on few words, so that some are the same in two draws."""
+    starts = rng.integers(0, 6, int(rng.integers(0, 5)))
+    spans = sorted({(int(start), int(start + rng.integers(1, 3))) for start in starts})
+    entities = [{"type": "AB"[int(rng.integers(2))], "start": start, "end": end} for start, end in spans]
+    pairs = {tuple(map(int, rng.integers(0, len(entities), 2))) for _ in range(3)} if entities else set()
+    relations = [{"type": "rs"[int(rng.integers(2))], "head": h, "tail": t} for h, t in sorted(pairs) if h != t]
+    return {"tokens": ["w"] * 8, "entities": entities, "relations": relations}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_scores_in_training_are_those_of_documents(seed: int):
+    rng = np.random.default_rng(seed)
+    gold, told = ([drawn_document(rng) for _ in range(12)] for _ in range(2))
+    there, found = counts(gold, told, TYPES)
+    types = Types(["A", "B"], {"r": False, "s": True})
+    expected = score_extractions(gold, told, types).levels
+    for setting in SETTINGS:
+        assert f1(there, found, setting) == pytest.approx(float(expected[setting].micro().f1))
+        assert f1(there, found, setting, macro=True) == pytest.approx(float(expected[setting].macro().f1))
