@@ -148,7 +148,7 @@ def test_secrets_stay_out_of_everything_that_is_written(workplace, monkeypatch, 
         assert workplace.luthier("run", recipe, "--output", str(workplace.folder / "runs"), "--verbose") == 0
         assert workplace.luthier("report", str(workplace.run_folder)) == 0
         assert workplace.luthier("predict", str(workplace.run_folder), "--text", "a lovely film") == 0
-        (place / "train.tsv").write_text("nothing\tof\tit\n1\t2\t3\n")
+        (place / "train.tsv").write_text("text\tlabel\n1\t2\t3\n")  # a fault that a look at the columns does not find
         assert workplace.luthier("run", recipe, "--output", str(workplace.folder / "runs"), "--quiet") == 3
     assert (workplace.run_folder / "failed.json").exists()
     for path in workplace.run_folder.rglob("*"):

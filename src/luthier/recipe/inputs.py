@@ -17,7 +17,7 @@ from luthier.data.looks import Look, look_at
 from luthier.data.schemas import TrainedOn
 from luthier.data.settings import DataSettings
 from luthier.data.sources.base import NO_SUCH_FILE
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, RecipeError
 from luthier.extras import how_to_install, is_installed
 from luthier.models.references import resolve
 from luthier.models.settings import ModelSettings
@@ -61,8 +61,8 @@ def input_problems(recipe: RecipeBase, source: YamlText) -> list[Problem]:
     if recipe.compare is None:
         return look.at(settings_in(recipe))
     own = look.at(settings_in(recipe.compare, ("compare",)))
-    tried = [(factors, look.at(settings_in(cell_recipe(recipe, factors)))) for factors in _factors(recipe)]
-    if recipe.compare.preset and not all(problems for _, problems in tried):
+    tried = [(factors, look.at(settings_in(cell))) for factors, cell in _cells(recipe)]
+    if not tried or (recipe.compare.preset and not all(problems for _, problems in tried)):
         return own
     everywhere = [one for one in tried[0][1] if all(one in problems for _, problems in tried)]
     sometimes = [(factors, [one for one in problems if one not in everywhere]) for factors, problems in tried]
@@ -171,6 +171,19 @@ def _trains(place: Place) -> bool:
     """Whether a block of data belongs to a stage that gives something, and so is what that is made from."""
     name = place[2] if len(place) > 2 and place[0] == "stages" else None
     return isinstance(name, str) and name in STAGES and bool(STAGES.get(name).products)
+
+
+def _cells(recipe: RecipeBase) -> Iterator[tuple[dict[str, Any], RecipeBase]]:
+    """Factors and recipe of every cell; a preset leaves out what can't be."""
+    assert recipe.compare is not None
+    for factors in _factors(recipe):
+        try:
+            cell = cell_recipe(recipe, factors)
+        except RecipeError:
+            if not recipe.compare.preset:
+                raise
+        else:
+            yield factors, cell
 
 
 def _factors(recipe: RecipeBase) -> Sequence[dict[str, Any]]:
