@@ -165,7 +165,8 @@ def test_a_comparison_is_reported(place: Path, version: str, name: str, tmp_path
     page = (tmp_path / "report.html").read_text(encoding="utf8")
     scores = re.findall(r"\d\.\d{4}(?: ± \d\.\d{4})?", table)
     assert scores
-    assert all(score in page for score in scores)
+    shown = " ".join(re.sub(r"<[^>]+>", "", page).split())
+    assert [score for score in scores if score not in shown] == []
 
 
 @VERSIONS
@@ -230,6 +231,8 @@ def _assert_alike(found: Any, expected: Any, where: str = "") -> None:
 def _assert_kept(found: Any, expected: Any, where: str) -> None:
     """Every value of a resolved recipe is still what it was; new settings may stand beside them."""
     if isinstance(expected, dict):
+        if expected.get("name") == "cost":  # how many rows it feeds: it feeds none of its own any more
+            expected = {key: value for key, value in expected.items() if key != "rows"}
         assert expected.keys() <= found.keys(), where
         for key, value in expected.items():
             _assert_kept(found[key], value, f"{where}.{key}")

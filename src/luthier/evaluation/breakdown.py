@@ -66,7 +66,7 @@ def answered(predictions: Predictions, data: TaskData, examples: Any, rows: Any)
 
 def _of_words(predictions: Predictions, labels: Sequence[str], examples: Any, rows: Any) -> Answered:
     gold, guess, confidence, places, words = [], [], [], [], []
-    tokens, starts = list(examples["tokens"]), rows["word_starts"] if rows is not None else None
+    tokens, starts = _column(examples, "tokens"), _column(rows, "word_starts")
     for place, (logits, row_labels) in enumerate(zip(predictions.logits, predictions.labels, strict=True)):
         kept = np.flatnonzero(row_labels != IGNORED)
         scores = np.exp(logits[kept].astype(float) - logits[kept].max(axis=1, keepdims=True))
@@ -75,10 +75,15 @@ def _of_words(predictions: Predictions, labels: Sequence[str], examples: Any, ro
         guess.append(shares.argmax(axis=1))
         confidence.append(shares.max(axis=1))
         places += [place] * len(kept)
-        word_at = {start: word for word, start in enumerate(starts[place])} if starts is not None else {}
+        word_at = {start: word for word, start in enumerate(starts[place])} if starts and tokens else {}
         words += [str(tokens[place][word_at[at]]) if at in word_at else "" for at in kept.tolist()]
     joined = [np.concatenate(some) for some in (gold, guess, confidence)]
     return Answered(joined[0].astype(int), joined[1], labels, joined[2], np.array(places, int), words)
+
+
+def _column(rows: Any, name: str) -> list[Any]:
+    """A column of rows; empty where a task has no such column."""
+    return list(rows[name]) if rows is not None and name in rows.column_names else []
 
 
 def sections_of(predictions: Predictions, data: TaskData, split: str, rows: Any) -> list[Section]:

@@ -37,6 +37,7 @@ from luthier.models.saved_head import head_to_save, put_head, save_head_only, sa
 from luthier.models.settings import ModelSettings
 from luthier.models.source import ModelSource
 from luthier.models.tensors import check_safetensors, read_json
+from luthier.models.weights import refuse_non_finite
 from luthier.peft_bridge.adapter_types import ensure_adapter_type
 from luthier.storage.files import disk_failure, json_text, sync
 
@@ -141,6 +142,7 @@ class CheckedArtifact:
                 trainable,
             )
             check_model_unchanged(self.source, folder)
+            refuse_non_finite(model, self.source)
         else:
             request = HeadRequest(self.card.head, regression=self.card.regression)
             model = read_model(self.source, folder, own, request)

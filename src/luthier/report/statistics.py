@@ -73,8 +73,6 @@ def value_text(value: Any) -> str:
     if isinstance(value, dict):
         rest = ", ".join(f"{k} {value_text(v)}" for k, v in value.items() if k != "name")
         return ", ".join(part for part in (str(value.get("name", "")), rest) if part)
-    if isinstance(value, float):
-        return f"{value:.4g}"
     return "default" if value is None else str(value)
 
 
