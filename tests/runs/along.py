@@ -44,13 +44,13 @@ def signalled(number: int, step: int) -> None:
 def harmed(how: str) -> None:
     """Let what only this process meets go wrong."""
     LuthierTrainer.loss_of, supervised.prepare, StopRequest.agree = LOSS_OF, PREPARE, AGREE
-    supervised.task_scores, PASSES.failing = SCORES, False
+    supervised.task_result, PASSES.failing = SCORES, False
     if how == "score" and is_main():
 
         def no_scores(*_arguments: Any) -> Any:
             raise luthier.errors.DataError("nothing can be scored")
 
-        supervised.task_scores = no_scores
+        supervised.task_result = no_scores
     if is_main() or not how:
         return
     PASSES.failing = how == "pass"
@@ -83,7 +83,7 @@ class Passes:
 
 
 LOSS_OF, PREPARE, AGREE = LuthierTrainer.loss_of, supervised.prepare, StopRequest.agree
-SCORES, PASSES = supervised.task_scores, Passes()
+SCORES, PASSES = supervised.task_result, Passes()
 
 
 def rows_read() -> list[int]:

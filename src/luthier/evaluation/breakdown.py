@@ -49,6 +49,8 @@ def answered(predictions: Predictions, data: TaskData, examples: Any, rows: Any)
     if predictions.labels is None or "candidate" in getattr(examples, "column_names", ()):
         return None
     if kind == "classes":
+        if "tokens" not in examples.column_names:
+            return None  # several labels of something else than words
         return _of_words(predictions, data.labels, examples, rows)
     if kind not in ("class", "choice"):
         return None
