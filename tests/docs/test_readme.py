@@ -137,7 +137,15 @@ def test_the_recipe_and_the_example_of_the_robustness_page_run(checkout, capsys,
 def test_the_examples_of_the_pretraining_page_run(checkout, capsys):
     """Both recipes of the page, on the demo's text, and its code."""
     page = (ROOT / "docs" / "pretraining.md").read_text(encoding="utf8")
-    for name, text in zip(("masked", "new"), blocks("yaml", page), strict=True):
+    whole = [text for text in blocks("yaml", page) if text.startswith("name:")]
+    stages = [text for text in blocks("yaml", page) if text not in whole]
+    for split in ("train", "validation"):
+        place = checkout / f"{split}.txt"
+        lines = (checkout / ".cache" / "demo" / f"{split}.tsv").read_text(encoding="utf8").splitlines()[1:]
+        place.write_text("\n".join(line.split("\t")[0] for line in lines), encoding="utf8")
+    (checkout / "all.yaml").write_text("".join([whole[0], *stages]).replace(".cache/text/brown-", ""))
+    assert main(["plan", "all.yaml"]) == 0, capsys.readouterr().err
+    for name, text in zip(("masked", "new"), whole, strict=True):
         (checkout / f"{name}.yaml").write_text(text)
         more = short(["run", "masked_lm"]) + (["--set", "stages.0.pretrain.max_tokens=null"] if name == "new" else [])
         assert main(["run", f"{name}.yaml", *more, "--quiet"]) == 0, capsys.readouterr().err
