@@ -1,7 +1,10 @@
-"""One thread per test process, since small models are fastest so, and a cache of the tests' own."""
+"""One thread per test process, since small models are fastest so; a cache of the tests' own; and no test's secrets in
+what another writes."""
 
 import pytest
 import torch
+
+from luthier import secrets
 
 torch.set_num_threads(1)
 
@@ -11,3 +14,9 @@ def _own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUTHIER_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _own_secrets(monkeypatch):
+    monkeypatch.setattr(secrets, "_known", {})
+    monkeypatch.setattr(secrets, "_told", set())

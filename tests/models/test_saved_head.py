@@ -19,6 +19,7 @@ from luthier.models.artifacts import load_artifact, load_model, save_artifact
 from luthier.models.card import ModelCard, describe
 from luthier.models.inspect import bytes_on_disk
 from luthier.models.loading import load_tokenizer
+from luthier.models.saved_head import NO_LAYER
 from luthier.tuning.stock.head_only import HeadOnly
 
 from .builders import bert_config, save_tiny
@@ -152,3 +153,7 @@ def test_it_is_a_small_part_of_the_model(bert: Path, tmp_path: Path):
     head = sum(p.numel() for p in tuned(bert)[0].parameters() if p.requires_grad)
     tokenizer = sum(path.stat().st_size for path in (tmp_path / "False").glob("tokenizer*"))
     assert saved[False] < 4 * head + tokenizer + 8000 < saved[True]
+
+
+def test_no_layer_is_called_as_peft_calls_it():
+    assert NO_LAYER == peft.utils.constants.DUMMY_TARGET_MODULES

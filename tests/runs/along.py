@@ -47,7 +47,7 @@ def harmed(how: str) -> None:
     supervised.task_result, PASSES.failing = SCORES, False
     if how == "score" and is_main():
 
-        def no_scores(*_arguments: Any) -> Any:
+        def no_scores(*_arguments: Any, **_options: Any) -> Any:
             raise luthier.errors.DataError("nothing can be scored")
 
         supervised.task_result = no_scores

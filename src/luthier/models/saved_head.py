@@ -16,6 +16,8 @@ from luthier.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from luthier.models.tensors import check_safetensors, read_json
 
 _PREFIX = "base_model.model."
+# What PEFT calls no layer at all, `peft.utils.constants.DUMMY_TARGET_MODULES`; known here without importing it.
+NO_LAYER = "dummy-target-modules"
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,11 @@ def head_to_save(model: Any) -> SavedHead | None:
 def write_head(model: Any, head: SavedHead, folder: Path) -> None:
     """Write the modules as adapter configuration and weights."""
     from peft import LoraConfig
-    from peft.utils.constants import DUMMY_TARGET_MODULES
     from safetensors.torch import save_file
 
     config = LoraConfig(
         task_type=head.task_type,
-        target_modules=DUMMY_TARGET_MODULES,
+        target_modules=NO_LAYER,
         modules_to_save=list(head.modules),
         inference_mode=True,
     )
@@ -69,11 +70,9 @@ def write_head(model: Any, head: SavedHead, folder: Path) -> None:
 
 def saved_head_in(folder: Path) -> SavedHead | None:
     """The head that a folder with an adapter holds, None for an adapter of any other kind."""
-    from peft.utils.constants import DUMMY_TARGET_MODULES
-
     config = read_json(folder / ADAPTER_CONFIG)
     modules = config.get("modules_to_save")
-    if config.get("target_modules") != DUMMY_TARGET_MODULES or not isinstance(modules, list):
+    if config.get("target_modules") != NO_LAYER or not isinstance(modules, list):
         return None
     return SavedHead(tuple(map(str, modules)), str(config.get("task_type")))
 

@@ -68,19 +68,25 @@ class Row:
         return statistics.fmean(found) if found else None
 
 
-def value_text(value: Any) -> str:
-    """A factor's value in few words: `lora`, or `lora, rank 8` for a method with settings."""
+def value_text(value: Any, *, exact: bool = False) -> str:
+    """A factor's value in few words: `lora`, or `lora, rank 8` for a method with settings.
+
+    Args:
+        exact: write all digits of numbers, so that no two values have one text; else four that count.
+    """
     if isinstance(value, dict):
-        rest = ", ".join(f"{k} {value_text(v)}" for k, v in value.items() if k != "name")
+        rest = ", ".join(f"{k} {value_text(v, exact=exact)}" for k, v in value.items() if k != "name")
         return ", ".join(part for part in (str(value.get("name", "")), rest) if part)
+    if isinstance(value, float) and not exact:
+        return f"{value:.4g}"
     return "default" if value is None else str(value)
 
 
 def label_of(factors: dict[str, Any]) -> str:
-    """Factors in few words: a text alone, `key value` for numbers."""
+    """Factors in few words, by which a row is named: a text alone, `key value` for numbers."""
     alone = (str, dict)
     return ", ".join(
-        value_text(value) if isinstance(value, alone) else f"{key.rpartition('.')[2]} {value_text(value)}"
+        ("" if isinstance(value, alone) else f"{key.rpartition('.')[2]} ") + value_text(value, exact=True)
         for key, value in factors.items()
     )
 
