@@ -24,7 +24,8 @@ from __future__ import annotations
 from typing import Any
 
 import harness
-from language_arms import SCALES, Arms, Gain, arguments, claim_of, levels, line, of_arm, spent
+from evidence import Claim, Differences, Finding, findings_of, hours_of
+from language_arms import SCALES, Arms, arguments, claim_of, gain, line, of_arm, power, spent
 from tables import Cells, grouped, table
 
 LARGE, SMALL = 6, 4
@@ -84,16 +85,16 @@ def factor(arms: Arms, arm: str) -> float:
     return 1 + arms.operations(SMALL) / arms.operations(LARGE)
 
 
-def gains(cells: Cells) -> tuple[float, dict[str, tuple[str, Gain | None]]]:
+def gains(cells: Cells) -> tuple[float, dict[str, tuple[str, Differences | None]]]:
     """What two layers bring, and name -> which published value it is held against, and the comparison."""
     alone, longer = (of_arm(cells, arm, "large") for arm in ("alone_large", "alone_large_equal_flops"))
-    depth = Gain.of(alone, of_arm(cells, "alone_small", "small"))
+    depth = gain(alone, of_arm(cells, "alone_small", "small"))
     large, small = (of_arm(cells, "ctcd", role) for role in ("large", "small"))
     return (0.0 if depth is None else depth.mean), {
-        "lift": ("lift", Gain.of(large, alone)),
-        "lift at equal operations": ("lift", Gain.of(large, longer)),
-        "margin": ("margin", Gain.of(small, alone)),
-        "margin at equal operations": ("margin", Gain.of(small, longer)),
+        "lift": ("lift", gain(large, alone)),
+        "lift at equal operations": ("lift", gain(large, longer)),
+        "margin": ("margin", gain(small, alone)),
+        "margin at equal operations": ("margin", gain(small, longer)),
     }
 
 
@@ -103,21 +104,24 @@ CLAIMS = {
 }
 
 
-def answers(cells: Cells) -> list[list[str]]:
+def findings(cells: Cells) -> list[Finding]:
     layers, found = gains(cells)
-    told: dict[str, list[str]] = {name: [] for name in CLAIMS}
-    holm = levels({name: gain for name, (_, gain) in found.items() if gain is not None and name in CLAIMS})
-    for name, (published, gain) in found.items():
-        if gain is not None and layers > 0:
-            verdict = gain.verdict(PUBLISHED[published] * layers, holm.get(name, 0.95))
-            told[published].append(f"{name} {verdict}: {gain.mean / layers:+.2f} ({gain})")
-        elif gain is not None:
-            told[published].append(f"{name} not testable: {LARGE} layers alone are no better than {SMALL}")
-    return [
-        [f"{claim}, by {PUBLISHED[name]:.2f} of what two layers bring", "; ".join(told[name])]
-        for name, claim in CLAIMS.items()
-        if told[name]
+    why = "" if layers > 0 else f"{LARGE} layers alone are no better than {SMALL}"
+    measured = [
+        (
+            Claim(
+                f"{CLAIMS[which]}{'' if name == which else ', at equal operations'}.",
+                f"held-out loss in nats, large alone less {'large' if which == 'lift' else 'small'} by CTCD",
+                PUBLISHED[which] * layers,
+                f"{PUBLISHED[which]:.2f} of what two layers bring",
+                "new BERT",
+                main=name == which,
+            ),
+            differences,
+        )
+        for name, (which, differences) in found.items()
     ]
+    return findings_of(measured, hours_of(cells), why)
 
 
 def page(cells: Cells) -> str:
@@ -129,18 +133,18 @@ def page(cells: Cells) -> str:
         for role in ("large", "small")
         if of_arm(cells, arm, role)
     ]
-    power = [
-        f"{name}: {gain.power(PUBLISHED[which] * layers / 2)} half of the published value."
-        for name, (which, gain) in found.items()
-        if gain is not None and gain.seeds > 1 and layers > 0
+    needed = [
+        f"{name}: {power(differences, PUBLISHED[which] * layers / 2)} half of the published value."
+        for name, (which, differences) in found.items()
+        if differences is not None and differences.seeds > 1 and layers > 0
     ]
-    one_way = Gain.of(of_arm(cells, "ctcd", "small"), of_arm(cells, "one_way_fixed", "small"))
+    one_way = gain(of_arm(cells, "ctcd", "small"), of_arm(cells, "one_way_fixed", "small"))
     told = [
         f"Masked language models of {LARGE} and {SMALL} layers; loss in nats on held-out text, "
         f"{len(grouped(cells, 'seed'))} seeds.",
         f"Two layers bring {layers:.4f} nats.",
         *([] if one_way is None else [f"Smaller model, CTCD lower than one-way distillation by {one_way}."]),
-        *power,
+        *needed,
         spent(cells),
     ]
     about = f"## Co-training with co-distillation\n\n{' '.join(told)}\n"

@@ -95,18 +95,21 @@ def page(cells: Cells) -> str:
         for rate in sorted(by_rate, key=str):
             shown = " / ".join(f"{r:g}" if isinstance(r, float) else r for r in rate if r is not None)
             means = [f"{scores[rate][name]:.3f}" if name in scores[rate] else "" for name in SETS]
-            bad = failed(by_rate[rate])
-            rows.append([method, f"**{shown}**" if rate == best else shown, *means, f"{bad}" if bad else ""])
+            bad, seeds = failed(by_rate[rate]), len(grouped(by_rate[rate], "seed"))
+            rows.append(
+                [method, f"**{shown}**" if rate == best else shown, *means, f"{seeds}", f"{bad}" if bad else ""]
+            )
     about = (
         "## Default learning rates\n\nValidation accuracy after 100 steps at each rate (where there are two: of the "
         "prompt / of the head, or of UniPELT's other parts / of the network behind its prefix, which elsewhere has "
-        "the same; prompts start from rows of the vocabulary where nothing else is said), mean over seeds. A run has "
-        "failed where its validation loss is not below that of guessing evenly. Of the rates at which no run failed, "
+        "the same; prompts start from rows of the vocabulary where nothing else is said), mean over as many seeds as "
+        "the row says: most rates were run once or twice, so that neighbours can't be told apart. A run has failed "
+        "where its validation loss is not below that of guessing evenly. Of the rates at which no run failed, "
         "the one with the best mean over the sets, in bold, became the default, with three exceptions: `prompt` "
         "starts from the vocabulary, `head_only` has 3e-2, which can't be told from the best and is the safer, and "
         "`p_tuning` has 1e-2, since two of six runs failed at 3e-2.\n"
     )
-    return about + "\n" + table(["method", "rate", *SETS, "failed runs"], rows)
+    return about + "\n" + table(["method", "rate", *SETS, "seeds", "failed runs"], rows)
 
 
 def failed(cells: Cells) -> int:

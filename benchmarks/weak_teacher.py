@@ -24,7 +24,8 @@ from __future__ import annotations
 from typing import Any
 
 import harness
-from language_arms import SCALES, Arms, Gain, arguments, claim_of, levels, line, of_arm, spent
+from evidence import Claim, Differences, Finding, findings_of, hours_of
+from language_arms import SCALES, Arms, arguments, claim_of, gain, line, of_arm, power, spent
 from tables import Cells, grouped, pick, table
 
 STUDENT, TEACHERS = 6, {"weak": 4, "very_weak": 2, "extremely_weak": 1}
@@ -85,39 +86,45 @@ def factor(arms: Arms, arm: str) -> float:
     return 1 + arms.operations(TEACHERS["weak"]) / (3 * arms.operations(STUDENT))
 
 
-def gains(cells: Cells) -> tuple[float, dict[str, Gain | None]]:
-    """What two layers bring, and the main comparisons."""
+BESIDE = {"steps": "alone", "operations": "alone_equal_flops"}
+SOURCE = f"{PUBLISHED:.2f} of what two layers bring"
+
+
+def gains(cells: Cells) -> tuple[float, dict[str, Differences | None]]:
+    """What two layers bring, in nats, and the main comparisons."""
     own = {arm: of_arm(cells, arm, "model") for arm in ARMS}
-    depth = Gain.of(own["alone"], own["teacher_weak"])
-    found = {f"at equal {name}": Gain.of(own["weak"], own[arm]) for name, arm in BESIDE.items()}
+    depth = gain(own["alone"], own["teacher_weak"])
+    found = {f"at equal {name}": gain(own["weak"], own[arm]) for name, arm in BESIDE.items()}
     return (0.0 if depth is None else depth.mean), found
 
 
-BESIDE = {"steps": "alone", "operations": "alone_equal_flops"}
-
-
-def answers(cells: Cells) -> list[list[str]]:
+def findings(cells: Cells) -> list[Finding]:
     layers, found = gains(cells)
-    told, holm = [], levels({name: gain for name, gain in found.items() if gain is not None})
-    for name, gain in found.items():
-        if gain is not None and layers > 0:
-            told.append(f"{name} {gain.verdict(PUBLISHED * layers, holm[name])}: {gain.mean / layers:+.2f} ({gain})")
-        elif gain is not None:
-            told.append(f"{name} not testable: 6 layers alone are no better than 4")
-    claim = (
-        f"A student learns more with a weaker, smaller teacher than alone, by {PUBLISHED:.2f} of what two layers bring"
-    )
-    return [[claim, "; ".join(told)]] if told else []
+    why = "" if layers > 0 else f"{STUDENT} layers alone are no better than {TEACHERS['weak']}"
+    measured = [
+        (
+            Claim(
+                f"A student learns more with a weaker, smaller teacher than alone, {name}.",
+                "held-out loss in nats, alone less taught",
+                PUBLISHED * layers,
+                SOURCE,
+                "new BERT",
+            ),
+            differences,
+        )
+        for name, differences in found.items()
+    ]
+    return findings_of(measured, hours_of(cells), why)
 
 
 def page(cells: Cells) -> str:
     layers, found = gains(cells)
     alone = of_arm(cells, "alone", "model")
     rows = [[arm, *line(cells, arm, "model", alone)] for arm in ARMS if pick(cells, arm=arm)]
-    power = [
-        f"{name}: {gain.power(PUBLISHED * layers / 2)} half of the published gain"
-        for name, gain in found.items()
-        if gain is not None and gain.seeds > 1 and layers > 0
+    needed = [
+        f"{name}: {power(differences, PUBLISHED * layers / 2)} half of the published gain"
+        for name, differences in found.items()
+        if differences is not None and differences.seeds > 1 and layers > 0
     ]
     factors = sorted({f"{e['factor']:.2f}" for e in pick(cells, arm="alone_equal_flops")})
     told = [
@@ -125,7 +132,7 @@ def page(cells: Cells) -> str:
         f"held-out text, {len(grouped(cells, 'seed'))} seeds.",
         f"Two layers bring {layers:.4f} nats.",
         *[f"Alone at equal operations has {one} times the steps." for one in factors],
-        *[f"{one}." for one in power],
+        *[f"{one}." for one in needed],
         spent(cells),
     ]
     about = f"## A weak teacher\n\n{' '.join(told)}\n"
