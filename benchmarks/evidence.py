@@ -55,6 +55,8 @@ BEDS = {
     "BERT-tiny": "the 4.4 M checkpoint of 2 layers that ships as BLEURT-tiny: a BERT that was tuned as a metric of "
     "generated text, not the plain pretrained one. Read beside MiniLM, not alone.",
     "SmolLM2": "SmolLM2-135M-Instruct, a decoder, with a classification head.",
+    "masked LM": "all-MiniLM-L6-v2 trained on as a masked language model of the Brown corpus, with a new head tied to "
+    "its embeddings, by `recipes/local/masked_lm.yaml`.",
     "new BERT": "models of 1 to 6 layers trained from random weights on the Brown corpus by the script itself.",
 }
 

@@ -175,7 +175,7 @@ class Bench:
         if test is not None:
             task, rows = self._split(stage, prepared, test)
             predictions = predict_rows(model, rows, job.data.collator, prepared.schema, shifted=prepared.shifted)
-            result = task_result(predictions, task, test, rows, draws=0)
+            result = task_result(predictions, task, test, rows)
             found |= {f"test_{k}": round(v, 5) for k, v in result.scores.items()}
             found |= {"test_right": right} if (right := right_rows(result.judged)) else {}
         return found | (judge(model, prepared) if judge else {})

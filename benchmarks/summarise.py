@@ -1,7 +1,7 @@
 """Writes RESULTS.md and its plots from the files in `results/`. Nothing in that page is written by hand.
 
-`python benchmarks/summarise.py`. Every script has a `page` function that turns its cells into its part; those that test
-a claim have `findings`, and others `answers`, which gives (question, what the cells say of it).
+`python benchmarks/summarise.py`. A script is a `STUDY` of `protocol.py`, or it has a `page` function that turns its
+cells into its part, with `findings` where it tests a claim, or `answers`: (question, what the cells say of it).
 """
 
 from __future__ import annotations
@@ -11,18 +11,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-from evidence import BEDS, COLUMNS
+import protocol
+from evidence import BEDS, COLUMNS, Finding
 from harness import RESULTS
-from tables import table
+from tables import Cells, table
 
 PAGE = Path(__file__).parent.parent / "RESULTS.md"
 SCRIPTS = (
     "residual_prompt",
     "residual_prompt_decoder",
+    "residual_prompt_language",
     "prompt_place",
     "unipelt",
+    "unipelt_language",
     "frozen_head",
     "idpg",
+    "idpg_language",
     "task_prefixes",
     "many_heads",
     "step_cost",
@@ -70,15 +74,23 @@ def main() -> None:
         if place.exists():
             found = json.loads(place.read_text(encoding="utf8"))
             script, cells = importlib.import_module(claim), list(found["cells"].values())
-            told = script.findings(cells) if hasattr(script, "findings") else []
+            told = findings_in(script, cells)
             claims += [one.line() for one in told]
             beds += [one.claim.bed for one in told]
             answers += script.answers(cells) if hasattr(script, "answers") else []
-            parts += [script.page(cells), machine(found["environment"])]
+            page = protocol.page(script.STUDY, cells) if hasattr(script, "STUDY") else script.page(cells)
+            parts += [page, machine(found["environment"])]
     used = [f"- **{name}**: {about}" for name, about in BEDS.items() if any(name in bed for bed in beds)]
     opening = [HEADER, table(COLUMNS, claims), BEDS_HEADER, "\n".join(used) + "\n"]
     costs = [COSTS, table(["question", "measured here"], answers)]
     PAGE.write_text("\n".join([*opening, *costs, *parts]), encoding="utf8")
+
+
+def findings_in(script: Any, cells: Cells) -> list[Finding]:
+    """What a script's cells say of its claims; nothing where it has none."""
+    if hasattr(script, "STUDY"):
+        return protocol.findings(script.STUDY, cells)
+    return script.findings(cells) if hasattr(script, "findings") else []
 
 
 def machine(environment: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import pytest
 from evidence import BEDS, Claim, Differences, Finding, compared, findings_of, levels
 from scipy.stats import t as t_distribution
 from scipy.stats import ttest_1samp
-from summarise import RESULTS, SCRIPTS
+from summarise import RESULTS, SCRIPTS, findings_in
 
 from luthier.report.intervals import crossed_interval
 
@@ -146,7 +146,7 @@ def test_claims_of_stored_results(name):
     """Each is about a bed that the page describes, and ends in one of the four verdicts."""
     script = import_module(name)
     cells = list(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf8"))["cells"].values())
-    for finding in script.findings(cells) if hasattr(script, "findings") else ():
+    for finding in findings_in(script, cells):
         assert any(bed in finding.claim.bed for bed in BEDS)
         assert finding.verdict.split(":")[0] in ("holds", "does not hold", "not told", "not testable here")
         assert len(finding.line()) == 6

@@ -25,6 +25,12 @@ def test_an_unknown_verb_is_answered_with_the_nearest(capsys):
     assert "known: init, validate, plan, run," in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("module", ["luthier", "luthier.cli"])
+def test_runs_as_a_module(module):
+    command = [sys.executable, "-m", module, "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith("luthier ")
+
+
 @pytest.mark.parametrize("verb", ["run", "plan", "validate"])
 def test_a_recipe_that_is_not_named_is_that_of_the_folder(workplace, capsys, verb):
     assert main([verb]) == 2
