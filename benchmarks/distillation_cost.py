@@ -140,8 +140,7 @@ def distilled(kind: str) -> Any:
     from transformers import TrainingArguments
 
     from luthier.distillation import DistillationTrainer, Edge
-    from luthier.distillation.language import LanguageHardLoss, Passes
-    from luthier.distillation.stored_parts import StoredSoftLoss
+    from luthier.distillation.language import LanguageHardLoss, LanguageLosses, Passes, StoredLanguageLoss
     from luthier.objectives.step import MAIN
 
     models = {"large": model(LARGE, 1), "small": model(SMALL, 2)}
@@ -154,8 +153,13 @@ def distilled(kind: str) -> Any:
     folder, passes = tempfile.mkdtemp(prefix="luthier-benchmark-"), Passes(shifted=False)
     from_disk = (
         [
-            LanguageHardLoss(passes, "large", MAIN, None, edges),
-            StoredSoftLoss(stored_of(teacher, folder), edges[0], {"large": MAIN}, passes),
+            LanguageLosses(
+                passes,
+                [
+                    LanguageHardLoss("large", MAIN, None, edges),
+                    StoredLanguageLoss(stored_of(teacher, folder), edges[0], {"large": MAIN}),
+                ],
+            )
         ]
         if teacher is not None
         else []

@@ -8,21 +8,16 @@ Shapes: N rows (decisions, or masked positions), V classes or tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
-from luthier.language_modeling.chunked_loss import projected
+from luthier.distillation.together import CHUNK_ELEMENTS, Chunk, Values, summed_together
 from luthier.language_modeling.rows import PredictionRows
 
 Direction = Literal["forward", "reverse", "jsd"]
-# Logits of one model in a chunk: 16 MB in float32.
-CHUNK_ELEMENTS = 1 << 22
 
 
 def divergence(
@@ -58,64 +53,19 @@ def divergence(
         raise ValueError(
             f"the learner's rows {tuple(learner.shape)} and the teacher's {tuple(teacher.shape)} must both be (N, V)"
         )
-    rows = max(1, chunk_elements // max(1, learner.shape[1]))
-    teacher = teacher.detach() if stop_gradient else teacher
-    total: Tensor = _SummedByChunks.apply(learner, teacher, temperature, direction, rows)
-    return total
-
-
-def divergence_of_rows(learner: Tensor, teacher: Tensor, temperature: float, direction: str) -> Tensor:
-    """`divergence` of every row, (N,), by plain operations on all rows at once."""
-    if learner.shape[1] == 1:
-        return (learner - teacher).square()[:, 0]
-    log_q = F.log_softmax(learner / temperature, dim=-1)
-    log_p = F.log_softmax(teacher / temperature, dim=-1)
-    return _between(log_p, log_q, direction)
+    sides = {"learner": learner, "teacher": teacher.detach() if stop_gradient else teacher}
+    values = divergence_term("learner", "teacher", temperature, direction, stop_gradient=stop_gradient)
+    return summed_together(sides, [values], [1.0], chunk_elements=chunk_elements)[0]
 
 
 def _between(log_p: Tensor, log_q: Tensor, direction: str) -> Tensor:
     """Of every row of log-probabilities of the teacher p and the learner q."""
     if direction == "forward":
-        return (log_p.exp() * (log_p - log_q)).sum(-1)
+        return torch.linalg.vecdot(log_p.exp(), log_p - log_q)
     if direction == "reverse":
-        return (log_q.exp() * (log_q - log_p)).sum(-1)
+        return torch.linalg.vecdot(log_q.exp(), log_q - log_p)
     middle = torch.logaddexp(log_p, log_q) - math.log(2)
-    return (log_p.exp() * (log_p - middle) + log_q.exp() * (log_q - middle)).sum(-1) / 2
-
-
-class _SummedByChunks(torch.autograd.Function):
-    """The gradient is computed with the value, chunk by chunk, so that no distribution of all rows is ever held."""
-
-    @staticmethod
-    def forward(ctx: Any, learner: Tensor, teacher: Tensor, temperature: float, direction: str, rows: int) -> Tensor:
-        sides = (learner, teacher)
-        wanted = list(ctx.needs_input_grad[:2])
-        gradients = [torch.empty_like(side) if need else None for side, need in zip(sides, wanted, strict=True)]
-        exact = torch.float64 if learner.dtype == torch.float64 else torch.float32
-        total = torch.zeros((), dtype=exact, device=learner.device)
-        for start in range(0, len(learner), rows):
-            part = slice(start, start + rows)
-            pieces = [
-                side[part].detach().to(exact).requires_grad_(need) for side, need in zip(sides, wanted, strict=True)
-            ]
-            with torch.enable_grad():
-                value = divergence_of_rows(pieces[0], pieces[1], temperature, direction).sum()
-            total += value.detach()
-            leaves = [piece for piece in pieces if piece.requires_grad]
-            found = iter(torch.autograd.grad(value, leaves) if leaves else ())
-            for gradient in gradients:
-                if gradient is not None:
-                    gradient[part] = next(found)
-        ctx.save_for_backward(*[g for g in gradients if g is not None])
-        ctx.wanted = wanted
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        stored = iter(ctx.saved_tensors)
-        found = [next(stored) * scale if need else None for need in ctx.wanted]
-        return (*found, None, None, None)
+    return (torch.linalg.vecdot(log_p.exp(), log_p - middle) + torch.linalg.vecdot(log_q.exp(), log_q - middle)) / 2
 
 
 def divergence_of_predictions(
@@ -141,71 +91,24 @@ def divergence_of_predictions(
     one, other = ((len(side.hidden), len(side.weight)) for side in (learner, teacher))
     if one != other:
         raise ValueError(f"the learner predicts {one} rows and tokens and the teacher {other}: they must be alike")
-    rows = max(1, chunk_elements // max(1, one[1]))
-    parts = [learner.hidden, learner.weight, learner.bias]
-    theirs = [teacher.hidden, teacher.weight, teacher.bias]
-    parts += [None if x is None else x.detach() for x in theirs] if stop_gradient else theirs
-    total: Tensor = _SummedFromHidden.apply(*parts, dtype or learner.hidden.dtype, temperature, direction, rows)
-    return total
+    values = divergence_term("learner", "teacher", temperature, direction, stop_gradient=stop_gradient)
+    sides = {"learner": learner, "teacher": teacher.detached() if stop_gradient else teacher}
+    return summed_together(sides, [values], [1.0], dtype=dtype, chunk_elements=chunk_elements)[0]
 
 
-class _SummedFromHidden(torch.autograd.Function):
-    """As `_SummedByChunks`; the gradients of hidden vectors and output embeddings come of those of a chunk's logits."""
+def divergence_term(
+    learner: str, teacher: str, temperature: float, direction: str, *, stop_gradient: bool = True
+) -> Values:
+    """The divergence of two models, by their names, as a term of `summed_together`."""
 
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *parts, dtype, temperature, direction, rows = arguments
-        sides, needs = (parts[:3], parts[3:]), ctx.needs_input_grad
-        wanted = [any(needs[:3]), any(needs[3:6])]
-        gradients = [
-            torch.zeros_like(p, dtype=_exact(p)) if need else None for p, need in zip(parts, needs, strict=False)
-        ]
-        total = torch.zeros((), dtype=_exact(parts[0]), device=parts[0].device)
-        for start in range(0, len(parts[0]), rows):
-            piece = slice(start, start + rows)
-            logits = [
-                _logits(hidden[piece], weight, bias, dtype).requires_grad_(need)
-                for (hidden, weight, bias), need in zip(sides, wanted, strict=True)
-            ]
-            with torch.enable_grad():
-                value = divergence_of_rows(logits[0], logits[1], temperature, direction).sum()
-            total += value.detach()
-            leaves = [one for one in logits if one.requires_grad]
-            slopes = iter(torch.autograd.grad(value, leaves) if leaves else ())
-            for number, (hidden, weight, _) in enumerate(sides):
-                if wanted[number]:
-                    _add(gradients[3 * number : 3 * number + 3], next(slopes), hidden, weight, piece, dtype)
-        ctx.save_for_backward(*[g if g is None else g.to(p.dtype) for g, p in zip(gradients, parts, strict=True)])
-        return total
+    def values(chunk: Chunk) -> Tensor:
+        if chunk.logits[learner].shape[1] == 1:
+            constant = chunk.logits[teacher].detach() if stop_gradient else chunk.logits[teacher]
+            return (chunk.logits[learner] - constant).square()[:, 0]
+        log_p = chunk.log_probabilities(teacher, temperature, constant=stop_gradient)
+        return _between(log_p, chunk.log_probabilities(learner, temperature), direction)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        return (*[None if g is None else g * scale for g in ctx.saved_tensors], None, None, None, None)
-
-
-def _exact(like: Tensor) -> torch.dtype:
-    return torch.float64 if like.dtype == torch.float64 else torch.float32
-
-
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    if dtype == torch.float64:
-        return F.linear(hidden, weight, bias).detach()
-    return projected(hidden, weight, bias, dtype).detach()
-
-
-def _add(
-    gradients: list[Tensor | None], slope: Tensor, hidden: Tensor, weight: Tensor, piece: slice, dtype: torch.dtype
-) -> None:
-    """Add a chunk's share to the gradients of hidden vectors, output embeddings and bias."""
-    of_hidden, of_weight, of_bias = gradients
-    narrow = slope.to(dtype)
-    if of_hidden is not None:
-        of_hidden[piece] = (narrow @ weight.to(dtype)).to(of_hidden.dtype)
-    if of_weight is not None:
-        of_weight += narrow.T @ hidden[piece].to(dtype)
-    if of_bias is not None:
-        of_bias += slope.sum(0)
+    return values
 
 
 @dataclass(frozen=True)
@@ -250,73 +153,29 @@ def divergence_from_stored(
     Raises:
         ValueError: the numbers of rows differ.
     """
-    parts: tuple[Tensor, Tensor | None, Tensor | None] = (
-        (learner, None, None) if isinstance(learner, Tensor) else (learner.hidden, learner.weight, learner.bias)
-    )
-    if len(parts[0]) != len(teacher):
-        raise ValueError(f"the learner has {len(parts[0])} rows and the stored teacher {len(teacher)}")
-    width = learner.shape[1] if isinstance(learner, Tensor) else len(learner.weight)
-    rows = max(1, chunk_elements // max(1, width))
-
-    def values(logits: Tensor, piece: slice) -> Tensor:
-        return stored_divergence_of_rows(logits, teacher.of(piece), temperature, direction)
-
-    total: Tensor = _SummedAgainst.apply(*parts, dtype or parts[0].dtype, rows, values)
-    return total
+    rows = len(learner) if isinstance(learner, Tensor) else len(learner.hidden)
+    if rows != len(teacher):
+        raise ValueError(f"the learner has {rows} rows and the stored teacher {len(teacher)}")
+    values = stored_term("learner", teacher, temperature, direction)
+    return summed_together({"learner": learner}, [values], [1.0], dtype=dtype, chunk_elements=chunk_elements)[0]
 
 
-def stored_divergence_of_rows(learner: Tensor, teacher: StoredRows, temperature: float, direction: str) -> Tensor:
-    """`divergence_from_stored` of every row, (N,), by plain operations on all rows at once."""
-    if learner.shape[1] == 1:
-        return (learner - teacher.log_p).square()[:, 0]
-    scaled = learner / temperature
-    log_all = scaled.logsumexp(-1, keepdim=True)
-    log_q, log_p = scaled.gather(1, teacher.tokens) - log_all, teacher.log_p
-    if teacher.tokens.shape[1] < learner.shape[1]:
-        others = scaled.scatter(1, teacher.tokens, -torch.inf).logsumexp(-1, keepdim=True) - log_all
+def stored_term(learner: str, teacher: StoredRows, temperature: float, direction: str) -> Values:
+    """The divergence of a model from stored outputs, as a term of `summed_together`."""
+
+    def values(chunk: Chunk) -> Tensor:
+        rows = teacher.of(chunk.rows)
+        if chunk.logits[learner].shape[1] == 1:
+            return (chunk.logits[learner] - rows.log_p).square()[:, 0]
+        return _from_stored(chunk.log_probabilities(learner, temperature), rows, direction)
+
+    return values
+
+
+def _from_stored(log_all: Tensor, teacher: StoredRows, direction: str) -> Tensor:
+    """Of every row of the learner's (n, V) log-probabilities."""
+    log_q, log_p = log_all.gather(1, teacher.tokens), teacher.log_p
+    if teacher.tokens.shape[1] < log_all.shape[1]:
+        others = log_all.scatter(1, teacher.tokens, -torch.inf).logsumexp(-1, keepdim=True)
         log_q, log_p = torch.cat([log_q, others], 1), torch.cat([log_p, teacher.log_rest[:, None]], 1)
     return _between(log_p, log_q, direction)
-
-
-class _SummedAgainst(torch.autograd.Function):
-    """The sum over chunks of rows of what a constant teacher makes of the learner's logits."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        dtype: torch.dtype,
-        rows: int,
-        values: Callable[[Tensor, slice], Tensor],
-    ) -> Tensor:
-        parts, needs = (hidden, weight, bias), ctx.needs_input_grad[:3]
-        wanted = [
-            torch.zeros_like(p, dtype=_exact(p)) if need and p is not None else None
-            for p, need in zip(parts, needs, strict=True)
-        ]
-        total = torch.zeros((), dtype=_exact(hidden), device=hidden.device)
-        for start in range(0, len(hidden), rows):
-            piece = slice(start, start + rows)
-            direct = hidden[piece].detach().to(_exact(hidden))
-            logits = (direct if weight is None else _logits(hidden[piece], weight, bias, dtype)).requires_grad_(
-                any(needs)
-            )
-            with torch.enable_grad():
-                value = values(logits, piece).sum()
-            total += value.detach()
-            if any(needs):
-                (slope,) = torch.autograd.grad(value, [logits])
-                if weight is not None:
-                    _add(wanted, slope, hidden, weight, piece, dtype)
-                elif wanted[0] is not None:
-                    wanted[0][piece] = slope
-        kept = [None if g is None or p is None else g.to(p.dtype) for g, p in zip(wanted, parts, strict=True)]
-        ctx.save_for_backward(*kept)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        return (*[None if g is None else g * scale for g in ctx.saved_tensors], None, None, None)

@@ -9,8 +9,15 @@ import torch
 from torch import nn
 
 from luthier.distillation.edge import Edge
-from luthier.distillation.language import LanguageHardLoss, LanguageSoftLoss, Passes
-from luthier.distillation.parts import HardLoss, NodeClipping, SoftLoss
+from luthier.distillation.language import (
+    LanguageHardLoss,
+    LanguageLosses,
+    LanguageSoftLoss,
+    LanguageTerm,
+    Passes,
+    StoredLanguageLoss,
+)
+from luthier.distillation.parts import HardLoss, NodeClipping, SoftLoss, Term
 from luthier.distillation.schedules import Schedule
 from luthier.distillation.store import StoredTeacher
 from luthier.distillation.stored_parts import StoredSoftLoss
@@ -93,21 +100,29 @@ class Graph:
         Args:
             language: where the models are language models that learn plain text.
         """
-        places, found = self.places, list(self.main_parts)
-        passes = None
+        places, terms = self.places, self._terms(language is not None)
+        losses: list[Part] = list(terms)
         if language is not None:
-            ends = {n for e in self.edges if e.positions == "non_pad" for n in (e.teacher, e.student)}
-            wide = {place for name, place in places.items() if name in ends}
+            wide = {
+                place for term in terms if isinstance(term, LanguageTerm) and term.everywhere for place in term.places
+            }
             passes = Passes(shifted=language.shifted, everywhere=wide, dtype=language.dtype)
+            losses = [LanguageLosses(passes, [term for term in terms if isinstance(term, LanguageTerm)])]
+        norms = {places[name]: self.max_grad_norms.get(name, self.max_grad_norm) for name in self.trained}
+        return [*self.main_parts, *losses, NodeClipping(norms)]
+
+    def _terms(self, language: bool) -> list[Term]:
+        """Hard losses, and soft ones by every edge."""
+        places, found = self.places, list[Term]()
         for name in self.trained:
             if name != self.main or not self.main_parts:
                 own = [edge for edge in self.edges if edge.student == name]
-                hard = (name, places[name], self.hard_weights.get(name), own)
-                found.append(HardLoss(*hard) if passes is None else LanguageHardLoss(passes, *hard))
+                hard = LanguageHardLoss if language else HardLoss
+                found.append(hard(name, places[name], self.hard_weights.get(name), own))
         for edge in self.edges:
             if edge.teacher in self.stored:
-                found.append(StoredSoftLoss(self.stored[edge.teacher], edge, places, passes))
+                stored = StoredLanguageLoss if language else StoredSoftLoss
+                found.append(stored(self.stored[edge.teacher], edge, places))
             else:
-                found.append(SoftLoss(edge, places) if passes is None else LanguageSoftLoss(passes, edge, places))
-        norms = {places[name]: self.max_grad_norms.get(name, self.max_grad_norm) for name in self.trained}
-        return [*found, NodeClipping(norms)]
+                found.append((LanguageSoftLoss if language else SoftLoss)(edge, places))
+        return found

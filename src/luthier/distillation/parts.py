@@ -37,8 +37,12 @@ class Term(Part):
         if self.weight == 0:
             return None
         value = self.value(step)
-        self._sum = self._sum + value.detach()
+        self.count(value.detach())
         return self.weight * value
+
+    def count(self, value: Tensor) -> None:
+        """Take a batch's share into the mean that is told."""
+        self._sum = self._sum + value
 
     def mean(self, step: int) -> float:
         """The mean since it was last asked for, at an optimiser step; all processes ask together."""
@@ -122,8 +126,11 @@ class SoftLoss(Term):
 
         The items are those of the hard loss, whichever rows are compared, so that weights mean the same.
         """
-        factor = self.temperature**2 if self.edge.scale_by_t2 else 1.0
-        return step.over_examples(factor * total, max(1, items), "mean")
+        return step.over_examples(self.factor() * total, max(1, items), "mean")
+
+    def factor(self) -> float:
+        """What a sum of divergences is multiplied with, beside the weight."""
+        return self.temperature**2 if self.edge.scale_by_t2 else 1.0
 
     def told(self) -> dict[str, float]:
         found = {f"weight of {self.name}": self.weight} if self._weight_changes else {}
@@ -192,7 +199,7 @@ class TermLog(TrainerCallback):
     """
 
     def __init__(self, parts: Sequence[Part], places: Mapping[str, str], log: JsonLog) -> None:
-        self.terms = [part for part in parts if isinstance(part, Term)]
+        self.terms = [term for part in parts for term in getattr(part, "terms", [part]) if isinstance(term, Term)]
         self.clipping = [part for part in parts if isinstance(part, NodeClipping)]
         self.places, self.log = dict(places), log
 

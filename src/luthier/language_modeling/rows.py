@@ -44,6 +44,11 @@ class PredictionRows:
         """(N,) negative log-likelihoods in nats; see `chunked_cross_entropy`."""
         return chunked_cross_entropy(self.hidden, self.weight, self.targets, self.bias, dtype=dtype)
 
+    def detached(self) -> PredictionRows:
+        """The same numbers, as constants."""
+        bias = None if self.bias is None else self.bias.detach()
+        return PredictionRows(self.hidden.detach(), self.weight.detach(), bias, self.targets)
+
     def logits(self) -> Tensor:
         """(N, V) in float32, all at once."""
         return projected(self.hidden, self.weight, self.bias, self.hidden.dtype)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from luthier.tasks.running.next_token import own_loss_shifts
 if TYPE_CHECKING:
     from luthier.objectives.part_list import PartList
 
+_Sum = TypeVar("_Sum", Tensor, float)
 # The model that an objective acts on, among all models of a run.
 MAIN = "model"
 # What runs one of the models on a batch: (model as the trainer passes it, batch, name) -> task loss, outputs.
@@ -162,7 +163,7 @@ class Step:
         here.restore()
         return drawn
 
-    def over_examples(self, total: Tensor, rows: int, reduction: Literal["sum", "mean"]) -> Tensor:
+    def over_examples(self, total: _Sum, rows: int, reduction: Literal["sum", "mean"]) -> _Sum:
         """Scale a sum over this batch's rows so that the optimiser step sees the sum or mean over all its rows.
 
         The trainer either wants losses that are shares of the whole step, or per-batch means that it divides by the
