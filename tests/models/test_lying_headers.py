@@ -219,7 +219,7 @@ nested = st.recursive(
 CARD: dict[str, Any] = {"base": "b", "base_fingerprint": "f", "head": "encoder", "labels": ["a"], "text_form": None}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.dictionaries(
         st.sampled_from(["base", "head", "labels", "max_length", "text_form", "columns", "metrics", "format_version"]),
@@ -232,7 +232,7 @@ def test_any_card_is_read_or_refused(tmp_path_factory, changes):
     accepts_or_refuses(read_card, folder)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(nested | st.dictionaries(st.text(max_size=300), nested), st.sampled_from(["sha256", "weight_map"]))
 def test_any_manifest_and_index_are_read_or_refused(tmp_path_factory, value, key):
     folder = tmp_path_factory.getbasetemp() / "manifest"
@@ -242,7 +242,7 @@ def test_any_manifest_and_index_are_read_or_refused(tmp_path_factory, value, key
     accepts_or_refuses(check_index, folder / "manifest.json")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.dictionaries(
         st.text(max_size=3) | st.just("__metadata__"),

@@ -133,13 +133,13 @@ def loads_or_refuses(path: Path, content: bytes) -> None:
         load_recipe(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_recipe_or_an_error_of_it(tmp_path_factory, content):
     loads_or_refuses(tmp_path_factory.getbasetemp() / "bytes.yaml", content)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(PIECES, max_size=60).map("".join), st.booleans())
 def test_any_text_like_yaml_is_a_recipe_or_an_error_of_it(tmp_path_factory, text, headed):
     loads_or_refuses(tmp_path_factory.getbasetemp() / "text.yaml", ((HEAD if headed else "") + text).encode())
@@ -153,7 +153,7 @@ nested = st.recursive(
 KEYS = ["name", "model", "seed", "stages", "compare", "plugins", "over", "preset", "search", "tune", "method", "data"]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from(KEYS), nested | st.dictionaries(st.sampled_from(KEYS), nested), max_size=6))
 def test_any_values_are_a_recipe_or_an_error_of_it(data):
     from luthier.recipe.yaml_text import YamlText

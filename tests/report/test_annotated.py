@@ -33,7 +33,7 @@ def documents(draw: Any) -> dict[str, Any]:
     }
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(documents(), st.sampled_from([300.0, 800.0]))
 def test_nothing_is_lost_and_nothing_lies_on_top_of_another(document: dict[str, Any], width: float):
     layout = lay_out(document, width)
