@@ -24,6 +24,8 @@ class Settings(BaseModel):
     )
     # Fields that may name a file or folder of this machine; a recipe's relative ones are looked for beside it, too.
     path_fields: ClassVar[tuple[str, ...]] = ()
+    # Fields that are no part of a key of results, since no result depends on them.
+    without_effect_on_results: ClassVar[frozenset[str]] = frozenset()
 
     def extras(self) -> Mapping[str, str]:
         """Extras of Luthier (`luthier.extras`) that these settings need, and the field that each is needed for."""

@@ -48,7 +48,7 @@ def test_a_stream_that_is_killed_in_its_midst_goes_on_exactly_and_reads_no_row_a
     workplace.tune["data"].update(streaming=True, buffer=20, labels=["negative", "positive"])
     recipe, script = workplace.write(), str(Path(__file__).with_name("streamed_run.py"))
 
-    def rows_read(output: str, step: int, code: int) -> list[int]:
+    def rows_read(output: str, step: int, code: int, recipe: str = recipe) -> list[int]:
         file = workplace.folder / f"{output}-{step}"
         command = [sys.executable, script, str(file), str(step), "run", recipe, "--quiet", "--no-report"]
         done = subprocess.run([*command, "--output", output], capture_output=True, text=True, cwd=workplace.folder)
@@ -67,3 +67,10 @@ def test_a_stream_that_is_killed_in_its_midst_goes_on_exactly_and_reads_no_row_a
     ahead = looks + len(straight) - len(resumed)
     assert resumed == straight[:looks] + straight[ahead:]
     assert ahead - looks >= trained_on
+    # Rows that workers encode ahead change nothing, and none of the workers holds the directory after the kill.
+    workplace.tune["workers"] = 2
+    helped = workplace.write()
+    assert len(rows_read("c", 28, -signal.SIGKILL, helped)) > len(killed)
+    again = rows_read("c", 0, 0, helped)
+    assert_same_weights(workplace.folder / "a" / "small", workplace.folder / "c" / "small")
+    assert again == resumed

@@ -32,6 +32,12 @@ def streamed(place: Workplace, name: str, batch_size: int, train: str = "train.t
     return made
 
 
+def with_workers(recipe: dict[str, Any], name: str) -> dict[str, Any]:
+    """The same training, with a worker for every process."""
+    tune, *others = recipe["stages"]
+    return {**recipe, "name": name, "stages": [{"tune": {**tune["tune"], "workers": 1}}, *others]}
+
+
 def only_evaluated(place: Workplace, name: str) -> dict[str, Any]:
     """Evaluate what `streamed` ended with."""
     model = place.folder / "two" / "streamed" / "00-tune" / "model"
@@ -54,7 +60,11 @@ def told(place: Workplace) -> list[list[dict[str, Any]]]:
         {"recipe": stream | {"name": "score"}, "output": two, "harm": "score"},
         {"recipe": only_evaluated(place, "judged"), "output": two, "harm": "pass"},
         {"recipe": only_evaluated(place, "judged"), "output": two},
+        {"recipe": with_workers(stream, "helped"), "output": two},
+        {"recipe": with_workers(evaluated(place, "rows helped", 4, max_steps=6, objective="roast"), "rows helped")},
+        {"recipe": evaluated(place, "rows", 4, max_steps=6, objective="roast")},
     ]
+    plan = [{"output": two, **one} for one in plan]
     (place.folder / "plan.json").write_text(json.dumps(plan))
     done = two_processes("many", str(place.folder / "plan.json"), folder=place.folder)
     assert done.returncode == 0, done.stderr
@@ -78,6 +88,12 @@ def test_a_stopped_stream_goes_on_in_every_process_and_reads_no_row_again(place:
         assert straight[looks:] == [1 + row % 121 for row in range(len(straight) - looks)]
         assert len(stopped) > looks
         assert stopped + resumed[looks:] == straight
+
+
+@pytest.mark.parametrize(("alone", "helped"), [("streamed", "helped"), ("rows", "rows helped")])
+def test_workers_of_each_process_change_nothing(place: Workplace, told: Any, alone: str, helped: str) -> None:
+    two = place.folder / "two"
+    assert_alike(two / alone / "00-tune" / "model", two / helped / "00-tune" / "model", 0.0)
 
 
 def test_a_faulty_row_of_a_stream_is_an_error_of_all(told: Any) -> None:

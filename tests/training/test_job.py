@@ -1,6 +1,8 @@
 """Training: accumulation changes nothing, a stopped run ends as one that never stopped, NaN stops before the update."""
 
 import dataclasses
+import itertools
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import IterableDataset
 from transformers import BertConfig, BertForSequenceClassification, TrainerCallback, get_scheduler
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -132,6 +135,48 @@ def test_accumulation_changes_nothing_on_the_whole_trajectory(tmp_path: Path, ba
     assert len(whole.weights) == len(split.weights) == 9
     for a, b in zip(whole.weights, split.weights, strict=True):
         assert (a - b).abs().max() < 2e-6
+
+
+def test_workers_change_nothing_on_the_whole_trajectory(tmp_path: Path):
+    alone, helped, resumed = Trace(), Trace(), Trace()
+    settings = {"accumulation": 2, "checkpoint_every": 2}
+    run(tmp_path / "a", tiny_model(), [alone], **settings)
+    run(tmp_path / "b", tiny_model(), [helped], workers=2, **settings)
+    with pytest.raises(Killed):
+        run(tmp_path / "c", tiny_model(), [At(4, kill)], workers=2, **settings)
+    run(tmp_path / "c", tiny_model(), [resumed], workers=1, **settings)
+    whole = torch.stack(alone.weights)
+    assert torch.equal(whole, torch.stack(helped.weights))
+    assert torch.equal(whole[2:], torch.stack(resumed.weights))
+
+
+def test_rows_without_workers_refuse_them(tmp_path: Path):
+    job = make_job(tmp_path, tiny_model(), max_steps=2, workers=2)
+
+    class Endless(IterableDataset):
+        def __iter__(self):
+            return itertools.cycle(rows())
+
+        def state_dict(self):
+            return {}
+
+        def load_state_dict(self, state):
+            pass
+
+    with pytest.raises(TrainingError, match="come one after another, from Endless, which has no workers"):
+        train(dataclasses.replace(job, data=TrainingRows(Endless(), None, collate)))
+
+
+def dies(batch: list[dict]) -> dict:
+    if multiprocessing.parent_process() is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return collate(batch)
+
+
+def test_a_worker_that_is_killed_is_told(tmp_path: Path):
+    job = make_job(tmp_path, tiny_model(), workers=1)
+    with pytest.raises(TrainingError, match=r"(?s)a worker that makes rows ready ended.*fix: where memory"):
+        train(dataclasses.replace(job, data=TrainingRows(rows(), Sampler(), dies)))
 
 
 @pytest.mark.parametrize("step", [1, 3, 5, 7, 10, 14])

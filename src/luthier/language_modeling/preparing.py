@@ -80,6 +80,7 @@ class TextJob:
             window=settings.shuffle,
             held_out=settings.held_out_share,
             share=share,
+            workers=self.settings.workers,
         )
 
     def cost(self, model: nn.Module) -> TokenCost:

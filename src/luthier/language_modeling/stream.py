@@ -11,13 +11,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from torch.utils.data import IterableDataset
 
+from luthier.data.batches.workers import InOrder
 from luthier.errors import DataError
-from luthier.language_modeling.documents import START, Corpus, Document, is_held_out
+from luthier.language_modeling.documents import START, Corpus, Document, Place, is_held_out
 from luthier.language_modeling.masking import Masking
 from luthier.language_modeling.packing import Block, Frame, Packer
 
@@ -52,6 +54,7 @@ class PackedStream(IterableDataset[dict[str, Any]]):
         window: documents that are shuffled together; 0 keeps their order.
         held_out: share of the documents that is left out.
         share: the rows that this process gets.
+        workers: processes that tokenize the text that comes next; 0 does it here. Rows and order are the same.
     """
 
     def __init__(
@@ -65,11 +68,23 @@ class PackedStream(IterableDataset[dict[str, Any]]):
         window: int = 0,
         held_out: float = 0.0,
         share: Share | None = None,
+        workers: int = 0,
     ) -> None:
         self.corpus, self.tokenizer, self.frame, self.masking = corpus, tokenizer, frame, masking
         self.seed, self.window, self.held_out, self.share = seed, window, held_out, share or Share()
         self._packer = Packer(frame)
         self._epoch, self._row, self._place, self._window_number, self._taken = 0, 0, START, 0, 0
+        words = masking is not None and masking.whole_words
+        self._work = InOrder(partial(_arrays, tokenizer, words, held_out), workers)
+
+    @property
+    def workers(self) -> int:
+        """Processes that tokenize its text, beside this one."""
+        return self._work.workers
+
+    def close(self) -> None:
+        """End the workers; whoever iterates again starts others."""
+        self._work.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream is, behind the row that was given last."""
@@ -103,15 +118,18 @@ class PackedStream(IterableDataset[dict[str, Any]]):
         while True:
             yield from self._packer.blocks()  # of a document that was taken before the stream stopped
             before, whole_pass = self._packer.documents, self._window_number == self._taken == 0
-            for documents in self._windows():
-                yield from self._of_window(documents)
+            for documents, behind in self._work(self._groups()):
+                self._place, self._window_number, self._taken = behind
+                for ids, starts in documents:
+                    self._packer.add(ids, starts)
+                yield from self._packer.blocks()
             if whole_pass and self._packer.documents == before:
                 raise DataError(
                     "the text has no documents to train on",
                     where=", ".join(one.name for one in self.corpus.sources),
                     fix="name other text, or hold less of it out",
                 )
-            self._epoch, self._place, self._window_number = self._epoch + 1, START, 0
+            self._epoch, self._place, self._window_number, self._taken = self._epoch + 1, START, 0, 0
 
     def texts(self) -> Iterator[list[str]]:
         """The texts of one pass over the corpus that are trained on, some at a time, in the corpus's order."""
@@ -119,29 +137,28 @@ class PackedStream(IterableDataset[dict[str, Any]]):
         while some := _take(documents, _TOGETHER):
             yield [one.text for one in some if not is_held_out(one.text, self.held_out)]
 
-    def _windows(self) -> Iterator[Sequence[Document]]:
-        """Windows of the pass, from the one that the stream is in."""
-        documents = self.corpus.documents(self._place)
+    def _groups(self) -> Iterator[tuple[list[str], tuple[Place, int, int]]]:
+        """Texts that are tokenized together, from where the stream is to the end of the pass; and where it is behind
+        them: the place and the number of their window, and how many of its documents were taken."""
+        epoch, place, number, taken = self._epoch, self._place, self._window_number, self._taken
+        documents = self.corpus.documents(place)
         while window := _take(documents, self.window or _TOGETHER):
-            yield window
-            self._place, self._taken = window[-1].after, 0
-            self._window_number += 1
+            order = np.arange(len(window))
+            if self.window:
+                order = np.random.default_rng([self.seed, epoch, number]).permutation(order)
+            for start in range(taken, len(order), _TOGETHER):
+                behind = place, number, min(start + _TOGETHER, len(order))
+                yield [window[i].text for i in order[start : start + _TOGETHER]], behind
+            place, number, taken = window[-1].after, number + 1, 0
 
-    def _of_window(self, documents: Sequence[Document]) -> Iterator[Block]:
-        order = np.arange(len(documents))
-        if self.window:
-            order = np.random.default_rng([self.seed, self._epoch, self._window_number]).permutation(order)
-        for start in range(self._taken, len(order), _TOGETHER):
-            texts = [documents[i].text for i in order[start : start + _TOGETHER]]
-            texts = [text for text in texts if not is_held_out(text, self.held_out)]
-            self._taken = min(start + _TOGETHER, len(order))
-            for ids, starts in tokenized(texts, self.tokenizer, words=self._by_words):
-                self._packer.add(ids, starts)
-            yield from self._packer.blocks()
 
-    @property
-    def _by_words(self) -> bool:
-        return self.masking is not None and self.masking.whole_words
+def _arrays(tokenizer: Any, words: bool, held_out: float, texts: list[str]) -> list[tuple[Any, Any]]:
+    """Token ids of the texts that are not held out, and where words begin, or None."""
+    kept = [text for text in texts if not is_held_out(text, held_out)]
+    return [
+        (np.asarray(ids, np.int64), None if starts is None else np.asarray(starts, np.bool_))
+        for ids, starts in tokenized(kept, tokenizer, words=words)
+    ]
 
 
 def encoded_row(block: Block, number: int, masking: Masking | None) -> dict[str, Any]:

@@ -176,8 +176,8 @@ def card_of(stage: Pretrain, inputs: StageInputs, ready: Ready, result: Training
 
 def told_settings(stage: Pretrain) -> dict[str, Any]:
     """What a card says of how the model was trained."""
-    own = {name for name in LanguageTrainingSettings.model_fields if name not in ("corpus", "report_to", "log_every")}
-    own |= {"architecture", "tokenizer", "remap"}
+    left_out = {"corpus", "report_to", "log_every"} | LanguageTrainingSettings.without_effect_on_results
+    own = set(LanguageTrainingSettings.model_fields) - left_out | {"architecture", "tokenizer", "remap"}
     kept: dict[str, Any] = redact_values(stage.model_dump(mode="json", include=own))
     return kept
 

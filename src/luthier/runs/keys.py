@@ -29,7 +29,7 @@ def stage_key(stage: Stage, active: Stage, inputs: StageInputs) -> str:
     return digest_of(
         {
             "stage": stage.name,
-            "settings": stage.filled_in().model_dump(mode="json", exclude=_references(stage)),
+            "settings": stage.filled_in().model_dump(mode="json", exclude=_left_out(stage)),
             "artifacts": {port: _identity(artifact) for port, artifact in inputs.artifacts.items()},
             "external": active.external_inputs(inputs),
             "seed": inputs.seed,
@@ -44,9 +44,10 @@ def made_from(inputs: StageInputs) -> str:
     return digest_of({port: _identity(artifact) for port, artifact in inputs.artifacts.items()})
 
 
-def _references(stage: Stage) -> dict[str, Any]:
-    """What the settings say of artefacts, as pydantic excludes it: the artefacts themselves are part of the key."""
-    left_out: dict[str, Any] = {}
+def _left_out(stage: Stage) -> dict[str, Any]:
+    """What no result depends on, and what the settings say of artefacts, as pydantic excludes it: the artefacts
+    themselves are part of the key."""
+    left_out: dict[str, Any] = dict.fromkeys(stage.without_effect_on_results, True)
     for port in stage.takes():
         *above, last = stage.place_of(port)
         inside = left_out

@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from luthier.settings import Settings
+
 
 def digest_of(content: Any) -> str:
     """SHA-256, in hex, over data of JSON's types and settings; the order of a mapping's keys does not matter."""
@@ -15,6 +17,8 @@ def digest_of(content: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Settings):
+        return value.model_dump(mode="json", exclude=set(value.without_effect_on_results))
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     raise TypeError(f"a key can't be made of {type(value).__name__}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
+from luthier.data.batches.workers import quiet_forks, telling_of_dead_workers
 from luthier.errors import InterruptedRunError, TrainingError
 from luthier.evaluation.meters import CostMeter
 from luthier.objectives.part import Part
@@ -34,7 +36,7 @@ from luthier.training.checkpoints import keep_labels, newest_whole
 from luthier.training.graph import ModelGraph
 from luthier.training.settings import TrainingSettings
 from luthier.training.shares import check_same_weights
-from luthier.training.stateful import is_stateful
+from luthier.training.stateful import end_workers, is_stateful, workers_of
 from luthier.training.trainer import LuthierTrainer
 from luthier.training.validation import Evaluation, Validation
 from luthier.training.weights import remove_other_best
@@ -142,18 +144,20 @@ def train(job: TrainingJob, callbacks: Sequence[TrainerCallback] = ()) -> Traini
     stop, bar = StopRequest(), ProgressCallback(job.description)
     with meeting():
         refuse_missing_trackers(job.settings.report_to)
+        refuse_idle_workers(job)
         job.folder.mkdir(parents=True, exist_ok=True)
         if job.settings.gradient_checkpointing:
             for model in (job.model, *job.other_models.values()):
                 _enable_gradient_checkpointing(model)
         trainer = _trainer(job, stop, bar, callbacks)
     earlier = from_main(partial(_earlier, job))
-    with stop.listening(), CostMeter() as meter:
+    with stop.listening(), CostMeter() as meter, _with_workers(job.settings.workers):
         try:
             trainer.train(resume_from_checkpoint=str(earlier) if earlier else None)
             check_same_weights(trainer.model, trainer.state.global_step)
         finally:
             bar.close()
+            end_workers(job.data.rows)
     seconds, tokens = trainer.seconds, sum(gathered(trainer.tokens_seen))
     if stop:
         agree(
@@ -264,6 +268,7 @@ def training_arguments(job: TrainingJob) -> TrainingArguments:
         seed=job.seed,
         disable_tqdm=True,
         ignore_data_skip=is_stateful(job.data.rows),  # they go on by themselves
+        dataloader_num_workers=0 if is_stateful(job.data.rows) else s.workers,
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
     )
@@ -280,6 +285,26 @@ def refuse_missing_trackers(trackers: Sequence[str]) -> None:
             raise TrainingError(
                 f"report_to names {name}, which is not installed", fix=f"pip install 'luthier[{name}]', or leave it out"
             )
+
+
+@contextmanager
+def _with_workers(number: int) -> Iterator[None]:
+    with telling_of_dead_workers(), quiet_forks() if number else nullcontext():
+        yield
+
+
+def refuse_idle_workers(job: TrainingJob) -> None:
+    """Say that rows which come one after another are read without workers, where some are asked for.
+
+    Raises:
+        TrainingError: the rows have no workers of their own, or not as many.
+    """
+    wanted = job.settings.workers
+    if is_stateful(job.data.rows) and wanted != workers_of(job.data.rows):
+        raise TrainingError(
+            f"these rows come one after another, from {type(job.data.rows).__name__}, which has no workers",
+            fix="set `workers: 0`, or leave it out; or give the rows workers of their own, as StatefulRows says",
+        )
 
 
 def resolve_precision(wanted: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,7 @@ Tracker = Literal["tensorboard", "mlflow", "trackio", "wandb"]
 class TrainingSettings(Settings):
     """Optimisation, evaluation and checkpoints."""
 
+    without_effect_on_results: ClassVar[frozenset[str]] = frozenset({"workers"})
     epochs: float = Field(3.0, gt=0, description="Passes over the training split.")
     max_steps: int | None = Field(
         None, gt=0, description="Optimiser steps to take, instead of `epochs`; null trains for `epochs`."
@@ -60,6 +61,12 @@ class TrainingSettings(Settings):
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, about a third more time."
+    )
+    workers: int = Field(
+        0,
+        ge=0,
+        description="Processes that make the next rows ready while the model trains; 0 does it in between. Rows, their "
+        "order and all numbers are the same, and a stopped run may go on with another number of them.",
     )
     group_by_length: bool = Field(True, description="Draw batches of similar length, so that little is padded.")
     evaluate_every: int | Literal["epoch", "never"] = Field(

@@ -13,18 +13,20 @@ from accelerate.data_loader import prepare_data_loader
 from torch import nn
 from torch.utils.data import DataLoader
 
+from luthier.data.batches.workers import worker_options
 from luthier.errors import TrainingError
 from luthier.storage.ranks import agree, gathered, is_main, rank, world_size
 
 
 def own_dataloader(trainer: Any) -> Any:
-    """Batches of the rows that the trainer's sampler gives this process, on the CPU."""
+    """Batches of the rows that the trainer's sampler gives this process, on the CPU, made by workers if asked."""
     loader: Any = DataLoader(
         trainer.train_dataset,
         batch_size=trainer.args.per_device_train_batch_size,
         sampler=trainer._sampler,
         collate_fn=trainer.data_collator,
         pin_memory=trainer.args.dataloader_pin_memory,
+        **worker_options(trainer.args.dataloader_num_workers),
     )
     return prepare_data_loader(loader, num_processes=1, process_index=0, put_on_device=False)
 

@@ -26,6 +26,10 @@ class StatefulRows(Protocol):
     processes equals one process with P times the batch where process p gives rows p * batch_size up to
     (p + 1) * batch_size of every P * batch_size rows. What is drawn at random comes from generators of the data set's
     own, never from torch's, numpy's or Python's global ones.
+
+    A data set that makes its rows ready in other processes says in `workers` in how many, and ends them in `close`; the
+    setting `workers` above 0 is refused for one that does not. `luthier.data.batches.workers.InOrder` does it with the
+    order, and the state, of the process that trains.
     """
 
     def state_dict(self) -> dict[str, Any]:
@@ -48,6 +52,17 @@ class StatefulRows(Protocol):
 def is_stateful(rows: Any) -> TypeGuard[StatefulRows]:
     """Whether training rows come one after another, give their position and take it back."""
     return isinstance(rows, IterableDataset) and isinstance(rows, StatefulRows)
+
+
+def workers_of(rows: StatefulRows) -> int:
+    """How many processes make the rows ready, beside the one that trains."""
+    return int(getattr(rows, "workers", 0))
+
+
+def end_workers(rows: Any) -> None:
+    """End the processes that make stateful rows ready; those of other rows end with each pass."""
+    if is_stateful(rows) and workers_of(rows):
+        rows.close()  # type: ignore[attr-defined]
 
 
 def stateful_dataloader(trainer: Any) -> DataLoader[Any]:

@@ -179,7 +179,7 @@ def training_rows(stage: SupervisedSettings, prepared: Prepared, seed: int) -> T
     rows, collator = prepared.rows["train"], make_collator(prepared.schema, prepared.tokenizer)
     if stage.data.streaming:
         share = Share(stage.batch_size, rank(), world_size())
-        return TrainingRows(EndlessStream(rows.shared(share)), None, collator)
+        return TrainingRows(EndlessStream(rows.shared(share, stage.workers)), None, collator)
     lengths = rows["length"][:] if stage.group_by_length else [0] * len(rows)
     sampler = LengthBucketSampler(
         lengths,

@@ -150,11 +150,12 @@ class LuthierTrainer(Trainer):
     def get_train_dataloader(self) -> Any:
         """Batches that stay on the CPU, where counting what they hold makes no accelerator wait.
 
-        In a run of several processes the sampler gives each its own rows already.
+        In a run of several processes the sampler gives each its own rows already. Of stateful rows their own workers
+        make the next ones ready, so that the state is that behind the last batch that was trained on.
         """
         if self.stateful:
             return stateful_dataloader(self)
-        if world_size() > 1:
+        if world_size() > 1 or self.args.dataloader_num_workers:
             return own_dataloader(self)
         placing, self.accelerator.device_placement = self.accelerator.device_placement, False
         try:

@@ -24,10 +24,10 @@ class Packer:
         end = encoder.tokenizer.eos_token_id
         self._end = encoder.tokenizer.sep_token_id if end is None else end
 
-    def add(self, rows: Sequence[int], texts: Sequence[str]) -> None:
-        """Texts that come next, and the number of the row of each."""
+    def add(self, rows: Sequence[int], texts: Sequence[Sequence[int]]) -> None:
+        """The tokens of texts that come next, and the number of the row of each."""
         end = [] if self._end is None else [self._end]
-        for row, tokens in zip(rows, self._tokens(texts), strict=True):
+        for row, tokens in zip(rows, texts, strict=True):
             self.ids += [*tokens, *end]
             self.owners += [row] * (len(tokens) + len(end))
 
@@ -43,14 +43,16 @@ class Packer:
         self.ids.clear()
         self.owners.clear()
 
-    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        found: list[list[int]] = self._encoder.tokenize(list(texts), add_special_tokens=False)["input_ids"]
-        return found
-
     def _cut(self, size: int) -> dict[str, Any]:
         ids, row = self.ids[:size], self.owners[0]
         del self.ids[:size], self.owners[:size]
         return {"input_ids": ids, "attention_mask": [1] * size, "labels": list(ids), "row": row, "length": size}
+
+
+def tokens_of(texts: Sequence[str], encoder: Encoder) -> list[list[int]]:
+    """The tokens of each text, without special ones."""
+    found: list[list[int]] = encoder.tokenize(list(texts), add_special_tokens=False)["input_ids"]
+    return found
 
 
 def encode_blocks(columns: Columns, encoder: Encoder) -> Encoded:
@@ -60,7 +62,7 @@ def encode_blocks(columns: Columns, encoder: Encoder) -> Encoded:
     rows, texts = list(columns["row"]), list(columns["text"])
     for start in range(0, len(rows), PACKED_TOGETHER):
         some = slice(start, start + PACKED_TOGETHER)
-        packer.add(rows[some], texts[some])
+        packer.add(rows[some], tokens_of(texts[some], encoder))
         blocks += packer.blocks()
     blocks += packer.rest()
     return {key: [block[key] for block in blocks] for key in blocks[0]} if blocks else {}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,8 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from luthier.data.batches.encoders import Encoder
-from luthier.data.batches.packing import PACKED_TOGETHER, Packer
+from luthier.data.batches.packing import PACKED_TOGETHER, Packer, tokens_of
+from luthier.data.batches.workers import InOrder
 from luthier.data.reading.places import Reading
 from luthier.data.schemas import TaskSchema
 from luthier.errors import DataError
@@ -87,8 +89,11 @@ class ShuffledStream(IterableDataset[Row]):
     they get each row once. Under several processes all read and check every row, and each encodes its own; blocks that
     are cut from all texts together are made by all.
 
+    With workers of its own, this process reads, shuffles and packs, and the workers tokenize what comes next: the rows
+    and their order stay the same.
+
     `state_dict` has the place in the source, the rows in the buffer and all else that `load_state_dict` needs to go on
-    without reading a row again.
+    without reading a row again; whether there are workers makes no difference to it.
 
     Args:
         rows: gives the rows.
@@ -97,6 +102,7 @@ class ShuffledStream(IterableDataset[Row]):
         schema: the task; needed to encode.
         encoder: how rows become token ids; None leaves them as they are.
         share: which rows are given; all by default.
+        workers: processes that encode rows before they are asked for; 0 encodes them here.
     """
 
     def __init__(
@@ -108,6 +114,7 @@ class ShuffledStream(IterableDataset[Row]):
         schema: TaskSchema | None = None,
         encoder: Encoder | None = None,
         share: Share | None = None,
+        workers: int = 0,
     ) -> None:
         self.rows = rows
         self.seed, self.buffer, self.schema, self.encoder = seed, buffer, schema, encoder
@@ -115,6 +122,17 @@ class ShuffledStream(IterableDataset[Row]):
         self._now = _Position(seed)
         self._next: _Position | None = None
         self._reading: Reading[Row] | None = None
+        self._live: _Position | None = None
+        self._work = InOrder(partial(_tokenized, encoder, schema), workers)
+
+    @property
+    def workers(self) -> int:
+        """Processes that encode its rows, beside this one."""
+        return self._work.workers
+
+    def close(self) -> None:
+        """End the workers; whoever iterates again starts others."""
+        self._work.close()
 
     @property
     def epoch(self) -> int:
@@ -142,18 +160,22 @@ class ShuffledStream(IterableDataset[Row]):
         schema = self.schema if options.form is None else self.schema.posed_as(options.form)
         return ShuffledStream(self.rows, seed=self.seed, buffer=self.buffer, schema=schema, encoder=options)
 
-    def shared(self, share: Share) -> ShuffledStream:
-        """The same stream, of which only a share is given."""
-        stream = copy.copy(self)
-        stream.share, stream._now, stream._next = share, _Position(self.seed), None
-        return stream
+    def shared(self, share: Share, workers: int = 0) -> ShuffledStream:
+        """The same stream, of which only a share is given, encoded by so many workers."""
+        return ShuffledStream(
+            self.rows,
+            seed=self.seed,
+            buffer=self.buffer,
+            schema=self.schema,
+            encoder=self.encoder,
+            share=share,
+            workers=workers,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What decides on the rows behind the one that was given last."""
         now = self._next or self._now
-        state = {**vars(now), "buffer": list(now.buffer), "draws": copy.deepcopy(now.draws), "share": vars(self.share)}
-        if self._next is None and self._reading is not None:
-            state["place"] = self._reading.place()
+        state = {**vars(self._here(now)), "share": vars(self.share)}
         return state | {name: torch.tensor(state[name], dtype=torch.int64) for name in ("ids", "owners")}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -179,13 +201,15 @@ class ShuffledStream(IterableDataset[Row]):
         """
         now = self._next or _Position(self.seed, self._now.epoch)
         now.buffer = list(now.buffer)
-        self._now, self._next, self._reading = now, None, None
-        if self.encoder is not None and self.schema is not None and self.schema.packed:
+        self._now, self._next, self._reading, self._live = now, None, None, now
+        if self.encoder is None or self.schema is None:
+            yield from self._own(self._shuffled(now), now)
+        elif self.schema.packed:
             yield from self._blocks(now, self.encoder)
         else:
             yield from self._encoded(now)
 
-    # -- what an epoch is made of: each of these leaves `now` behind the row that it gives -------------------------
+    # -- reading: these move `now` behind the row that they give ----------------------------------------------------
 
     def _read(self, now: _Position) -> Iterator[Row]:
         if not now.ended:
@@ -213,35 +237,60 @@ class ShuffledStream(IterableDataset[Row]):
             if self.share.has(now.given - 1):
                 yield row
 
+    def _here(self, now: _Position) -> _Position:
+        """A copy of a position, which does not move along with what is read."""
+        live = now is self._live and self._reading is not None
+        place = self._reading.place() if live and self._reading is not None else now.place
+        return replace(now, place=place, buffer=list(now.buffer), draws=copy.deepcopy(now.draws))
+
+    # -- encoding, which workers may do while more is read: the position of what was given comes along with it ---------
+
+    def _groups(self, rows: Iterator[Row], now: _Position, size: int) -> Iterator[tuple[list[Row], _Group]]:
+        if now.waiting:
+            waiting, now.waiting = now.waiting, []
+            yield waiting, _Group(waiting, self._here(now))
+        while group := list(itertools.islice(rows, size)):
+            yield group, _Group(group, self._here(now))
+
     def _encoded(self, now: _Position) -> Iterator[Row]:
         own = self._own(self._shuffled(now), now)
-        if self.encoder is None or self.schema is None:
-            yield from own
-            return
-        while True:
-            for row in self._encode(now.waiting, self.encoder, self.schema) if now.waiting else ():
-                now.waiting = now.waiting[1:]
+        for encoded, group in self._work(self._groups(own, now, _ENCODED_TOGETHER)):
+            self._now = group.behind
+            for number, row in enumerate(encoded, 1):
+                group.behind.waiting = group.rows[number:]
                 yield row
-            now.waiting = list(itertools.islice(own, _ENCODED_TOGETHER))
-            if not now.waiting:
-                return
-
-    def _encode(self, rows: list[Row], encoder: Encoder, schema: TaskSchema) -> list[Row]:
-        encoded = schema.encode({name: [row[name] for row in rows] for name in rows[0]}, encoder)
-        encoder.cut.clear()
-        return [{name: values[i] for name, values in encoded.items()} for i in range(len(rows))]
+        self._now = now
 
     def _blocks(self, now: _Position, encoder: Encoder) -> Iterator[Row]:
         packer = Packer(encoder, now.ids, now.owners)
         now.ids, now.owners = packer.ids, packer.owners
-        rows = self._shuffled(now)
-        while True:
-            yield from self._own(packer.blocks(), now)
-            group = list(itertools.islice(rows, PACKED_TOGETHER))
-            if not group:
-                break
-            packer.add([row["row"] for row in group], [row["text"] for row in group])
+        self._now = self._here(now)
+        yield from self._own(packer.blocks(), self._now)
+        for tokens, group in self._work(self._groups(self._shuffled(now), now, PACKED_TOGETHER)):
+            group.behind.given, self._now = self._now.given, group.behind
+            packer.add([row["row"] for row in group.rows], tokens)
+            yield from self._own(packer.blocks(), self._now)
+        now.given, self._now = self._now.given, now
         yield from self._own(packer.rest(), now)
+
+
+@dataclass
+class _Group:
+    """Rows that are encoded together, and where the stream is behind them."""
+
+    rows: list[Row]
+    behind: _Position
+
+
+def _tokenized(encoder: Encoder | None, schema: TaskSchema | None, rows: list[Row]) -> list[Any]:
+    """The encoded rows; of texts that are packed, the tokens of each."""
+    assert encoder is not None
+    assert schema is not None
+    if schema.packed:
+        return tokens_of([row["text"] for row in rows], encoder)
+    encoded = schema.encode({name: [row[name] for row in rows] for name in rows[0]}, encoder)
+    encoder.cut.clear()
+    return [{name: values[i] for name, values in encoded.items()} for i in range(len(rows))]
 
 
 class EndlessStream(IterableDataset[Row]):
@@ -249,6 +298,15 @@ class EndlessStream(IterableDataset[Row]):
 
     def __init__(self, stream: ShuffledStream) -> None:
         self.stream = stream
+
+    @property
+    def workers(self) -> int:
+        """Processes that encode its rows, beside this one."""
+        return self.stream.workers
+
+    def close(self) -> None:
+        """End the workers."""
+        self.stream.close()
 
     def state_dict(self) -> dict[str, Any]:
         return self.stream.state_dict()
