@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 from luthier.data.reading.forms import Form, UnusableRowError
 from luthier.data.reading.places import Place, Reading
 from luthier.data.reading.readers import ReadOptions, Row, iterate_rows
-from luthier.data.rows.canonical import Columns, canonical_row, check_columns, note
+from luthier.data.rows.canonical import UNCHECKED, Columns, canonical_row, check_columns, note
 from luthier.data.rows.labels import LabelIds, relabelled
 from luthier.data.schemas import TaskSchema
 from luthier.data.sources.fingerprint import check_files_unchanged
@@ -20,9 +21,17 @@ from luthier.errors import DataError
 
 
 class RowSource(Protocol):
-    """Rows of a source, as they are read."""
+    """Rows of a source, as they are read.
+
+    Attributes:
+        first: the cells of the first row.
+        plain: whether cells hold nothing but what JSON can.
+    """
 
     first: dict[str, Any]
+
+    @property
+    def plain(self) -> bool: ...
 
     def read(self, place: Mapping[str, Any] | None = None) -> Reading[Row]:
         """The rows from a place on, from the beginning by default."""
@@ -42,6 +51,8 @@ class FileRows:
     Raises:
         DataError: the file has no rows.
     """
+
+    plain = True
 
     def __init__(self, origin: Origin, options: ReadOptions) -> None:
         self._origin, self._options = origin, options
@@ -82,6 +93,8 @@ class HubRows:
     Raises:
         DataError: the split has no rows.
     """
+
+    plain = False
 
     def __init__(self, split: Any, name: str) -> None:
         self._split = split
@@ -125,6 +138,10 @@ class ShapedRows:
         if first is None:
             raise DataError("no record has a row of its form", where=self.name, fix="is it the right file?")
         self.first = first.cells
+
+    @property
+    def plain(self) -> bool:
+        return self.source.plain
 
     def read(self, place: Mapping[str, Any] | None = None) -> Reading[Row]:
         """The rows from a place on. Reading them raises a DataError at the first record that the form does not fit."""
@@ -179,7 +196,34 @@ class CheckedRows:
         """The rows from a place on, from the beginning by default. Reading them raises a DataError at the first one
         that can't be used."""
         ids, rows = LabelIds(self.labels), self.source.read(place)
-        return Reading(({"row": row.number, **self._checked(row, ids)} for row in rows), rows.place)
+        return Reading((self._checked(row, ids) for row in rows), rows.place)
+
+    @property
+    def checked_later(self) -> bool:
+        """Whether rows can be read first and checked, by `check`, when they are used."""
+        return self.source.plain
+
+    def read_unchecked(self, place: Mapping[str, Any] | None = None) -> Reading[dict[str, Any]]:
+        """The rows from a place on as `check` takes them, of JSON's types."""
+        rows = self.source.read(place)
+        names = list(self._columns())
+
+        def kept(row: Row) -> dict[str, Any]:
+            return {"row": row.number, UNCHECKED: row.line, "cells": {n: row.cells[n] for n in names if n in row.cells}}
+
+        return Reading(map(kept, rows), rows.place)
+
+    def check(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The canonical row that a row of `read_unchecked` is.
+
+        Raises:
+            DataError: it can't be used.
+        """
+        return self._checked(Row(row["row"], row[UNCHECKED], row["cells"]), self._ids)
+
+    @cached_property
+    def _ids(self) -> LabelIds:
+        return LabelIds(self.labels)
 
     def _checked(self, read: Row, ids: LabelIds) -> dict[str, Any]:
         problems, where = Problems(self.where), place(read.number, read.line)
@@ -192,7 +236,7 @@ class CheckedRows:
             label = relabelled(row[column], self.known_map, self.user_map)
             row[column] = ids.of(label, where, str(self.wanted[column]), problems)
         problems.raise_if_any("correct or remove this row")
-        return dict(row)
+        return {"row": read.number, **row}
 
     def _columns(self) -> Iterator[str]:
         for source in self.wanted.values():

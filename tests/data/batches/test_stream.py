@@ -200,6 +200,38 @@ def test_processes_share_a_stream_as_one_with_the_whole_batch(stream, tokenizer,
     assert len({row["row"] for row in whole[:60]}) == min(60, rows)
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_each_process_checks_its_own_rows_alone(stream, monkeypatch, name):
+    checked, check = [], streamed_rows.canonical_row
+
+    def counting(schema, row, wanted):
+        checked.append(row["text"])
+        return check(schema, row, wanted)
+
+    monkeypatch.setattr(streamed_rows, "canonical_row", counting)
+    whole = list(islice(EndlessStream(stream(name, **SETTINGS)), 80))
+    assert len(checked) == 80 + 8 - 1  # those that wait in the buffer, too
+    for process in range(2):
+        checked.clear()
+        share = EndlessStream(stream(name, **SETTINGS).shared(Share(4, process, 2)))
+        given = iter(share)
+        rows, state = list(islice(given, 20)), saved(share.state_dict())
+        assert [row["text"] for row in rows] == checked
+        after = list(islice(given, 20))
+        assert [*rows, *after] == [row for number, row in enumerate(whole) if number // 4 % 2 == process]
+        resumed = EndlessStream(stream(name, **SETTINGS).shared(Share(4, process, 2)))
+        resumed.load_state_dict(state)
+        assert list(islice(resumed, 20)) == after
+
+
+def test_a_fault_is_told_by_the_process_whose_row_it_is(stream):
+    content = JSONL.replace('"label": "y"', '"label": "odd"', 1).encode()
+    shares = [stream("odd.jsonl", content, buffer=1, **SETTINGS).shared(Share(1, i, 2)) for i in range(2)]
+    assert len(list(shares[0])) == 30
+    with pytest.raises(DataError, match=r"row 2, column .label.: the label .odd."):
+        list(shares[1])
+
+
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_workers_change_neither_rows_nor_their_order(stream, workers):
     def batches(count):

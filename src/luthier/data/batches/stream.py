@@ -17,6 +17,7 @@ from luthier.data.batches.encoders import Encoder
 from luthier.data.batches.packing import PACKED_TOGETHER, Packer, tokens_of
 from luthier.data.batches.workers import InOrder
 from luthier.data.reading.places import Reading
+from luthier.data.rows.canonical import UNCHECKED
 from luthier.data.schemas import TaskSchema
 from luthier.errors import DataError
 
@@ -29,6 +30,19 @@ class Rows(Protocol):
 
     def read(self, place: Mapping[str, Any] | None = None) -> Reading[Row]:
         """The rows from a place on, from the beginning by default."""
+        ...
+
+    @property
+    def checked_later(self) -> bool:
+        """Whether rows can be read first and checked when they are used."""
+        ...
+
+    def read_unchecked(self, place: Mapping[str, Any] | None = None) -> Reading[Row]:
+        """The rows from a place on, before they are checked."""
+        ...
+
+    def check(self, row: Row) -> Row:
+        """A row of `read_unchecked`, checked."""
         ...
 
 
@@ -86,8 +100,8 @@ class ShuffledStream(IterableDataset[Row]):
 
     Iterating gives one epoch. The order depends on the seed, the buffer and the epoch alone, not on who shares the
     stream: every process and every worker reads the source and takes its own rows of that one order, so that together
-    they get each row once. Under several processes all read and check every row, and each encodes its own; blocks that
-    are cut from all texts together are made by all.
+    they get each row once. Under several processes all read every row, and each checks and encodes its
+    own; blocks that are cut from all texts together are made by all.
 
     With workers of its own, this process reads, shuffles and packs, and the workers tokenize what comes next: the rows
     and their order stay the same.
@@ -123,6 +137,7 @@ class ShuffledStream(IterableDataset[Row]):
         self._next: _Position | None = None
         self._reading: Reading[Row] | None = None
         self._live: _Position | None = None
+        self._draw: np.random.Generator | None = None
         self._work = InOrder(partial(_tokenized, encoder, schema), workers)
 
     @property
@@ -201,7 +216,7 @@ class ShuffledStream(IterableDataset[Row]):
         """
         now = self._next or _Position(self.seed, self._now.epoch)
         now.buffer = list(now.buffer)
-        self._now, self._next, self._reading, self._live = now, None, None, now
+        self._now, self._next, self._reading, self._live, self._draw = now, None, None, now, None
         if self.encoder is None or self.schema is None:
             yield from self._own(self._shuffled(now), now)
         elif self.schema.packed:
@@ -213,7 +228,7 @@ class ShuffledStream(IterableDataset[Row]):
 
     def _read(self, now: _Position) -> Iterator[Row]:
         if not now.ended:
-            self._reading = self.rows.read(now.place)
+            self._reading = self.rows.read_unchecked(now.place) if self._checks_own else self.rows.read(now.place)
             yield from self._reading
             now.ended = True
 
@@ -221,27 +236,34 @@ class ShuffledStream(IterableDataset[Row]):
         draw = np.random.Generator(np.random.PCG64([now.seed, now.epoch]))
         if now.draws:
             draw.bit_generator.state = dict(now.draws)
-        rows = self._read(now)
+        rows, self._draw = self._read(now), draw
         while True:
             now.buffer += itertools.islice(rows, self.buffer - len(now.buffer))
             if not now.buffer:
                 return
             place = int(draw.integers(len(now.buffer)))
             now.buffer[place], now.buffer[-1] = now.buffer[-1], now.buffer[place]
-            now.draws = dict(draw.bit_generator.state)
             yield now.buffer.pop()
 
     def _own(self, rows: Iterator[Row], now: _Position) -> Iterator[Row]:
         for row in rows:
             now.given += 1
             if self.share.has(now.given - 1):
-                yield row
+                yield self.rows.check(row) if UNCHECKED in row else row
+
+    @property
+    def _checks_own(self) -> bool:
+        """Whether rows of other processes are passed over unchecked; one alone finds faults when it reads them."""
+        packed = self.schema is not None and self.schema.packed and self.encoder is not None
+        return self.share.processes > 1 and not packed and self.rows.checked_later
 
     def _here(self, now: _Position) -> _Position:
         """A copy of a position, which does not move along with what is read."""
-        live = now is self._live and self._reading is not None
-        place = self._reading.place() if live and self._reading is not None else now.place
-        return replace(now, place=place, buffer=list(now.buffer), draws=copy.deepcopy(now.draws))
+        place, draws = now.place, copy.deepcopy(dict(now.draws))
+        if now is self._live:
+            place = now.place if self._reading is None else self._reading.place()
+            draws = draws if self._draw is None else dict(self._draw.bit_generator.state)
+        return replace(now, place=place, buffer=list(now.buffer), draws=draws)
 
     # -- encoding, which workers may do while more is read: the position of what was given comes along with it ---------
 

@@ -12,6 +12,8 @@ from luthier.data.schemas import TaskSchema
 from luthier.data.table import Problems, listing, shorten
 from luthier.errors import DataError, nearest
 
+# Of a row that is read but not checked yet: the line that it starts at.
+UNCHECKED = "line"
 Columns = Mapping[str, str | list[str]]
 Cell = Callable[[Any], Any]
 _COMPANIONS = ("group", "candidate", "question", "choices", "history")
