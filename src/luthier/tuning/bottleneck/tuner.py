@@ -71,6 +71,22 @@ class Bottleneck(nn.Module):
         if init == "identity":
             nn.init.zeros_(self.up.weight)
 
+    @classmethod
+    def beside(
+        cls,
+        block: Block,
+        *,
+        bottleneck: int | None,
+        reduction: float | None,
+        activation: str,
+        init: str,
+        dropout: float,
+    ) -> Bottleneck:
+        """One for a transformer layer, on its device; the options are those of `BottleneckOptions`."""
+        device, dtype = placement(block.module)
+        hidden = hidden_width(block.width, bottleneck, reduction)
+        return cls(block.width, hidden, activation=activation, init=init, dropout=dropout, device=device, dtype=dtype)
+
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(B, T, D) -> (B, T, D), in the dtype of `states`."""
         hidden = _ACTIVATIONS[self.activation](self.down(states.to(self.down.weight.dtype)))
@@ -135,18 +151,16 @@ class BottleneckModel(AttachedTuner):
         return [block for block in blocks if block.index >= config.drop_first_layers]
 
     def attach(self, block: Block, config: BottleneckConfig, adapter_name: str) -> None:
-        device, dtype = placement(block.module)
         places = ("output",) if config.placement == "pfeiffer" else ("attention", "feed_forward")
         layer = self.child_of(block.module, lambda: BottleneckLayer(block))
         parts = {
-            place: Bottleneck(
-                block.width,
-                hidden_width(block.width, config.bottleneck, config.reduction),
+            place: Bottleneck.beside(
+                block,
+                bottleneck=config.bottleneck,
+                reduction=config.reduction,
                 activation=config.activation,
                 init=config.init,
                 dropout=config.dropout,
-                device=device,
-                dtype=dtype,
             )
             for place in places
         }

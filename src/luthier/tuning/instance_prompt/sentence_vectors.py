@@ -9,7 +9,6 @@ Shapes: N distinct texts, B rows of a batch, T tokens, g vector width.
 from __future__ import annotations
 
 import hashlib
-import logging
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,41 +20,20 @@ from torch import Tensor
 
 from luthier.models.layers.placement import context_columns
 from luthier.models.layers.trunk import Trunk, bare_pass, find_trunk
-from luthier.storage.arrays import check_dtype, evaluating, identity, packed, unpacked, weights_fingerprint
+from luthier.storage.arrays import evaluating, identity, packed, weights_fingerprint
 from luthier.storage.files import sha256_of
-from luthier.storage.sealed_arrays import stored_arrays, writing_arrays
-from luthier.storage.sealed_folder import tell_of_damage
+from luthier.storage.keyed_vectors import FORMAT, KEY_BYTES, KeyedVectors
 
-logger = logging.getLogger(__name__)
-
-_FORMAT = 2
-_KEY_BYTES = 16
 _SEGMENTS = "token_type_ids"
 # Adapters, and what is computed from the vectors and not for them.
 _NOT_OF_THE_BODY = ("instance_prompt.", "modules_to_save.", "pooler.")
 Row = Mapping[str, Any]
 
 
-class SentenceVectors:
-    """A read-only, memory-mapped store of N vectors.
+class SentenceVectors(KeyedVectors):
+    """A store of the vectors of N texts."""
 
-    Attributes:
-        folder: where it lies.
-        width: g.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        """Open a store after comparing every byte with what was written.
-
-        Raises:
-            ValueError: it is not whole.
-        """
-        about, arrays = stored_arrays(folder, _FORMAT, "sentence vectors")
-        self._keys, self._vectors = arrays["keys"], arrays["vectors"]
-        self.width, self._dtype, self.folder = int(about["width"]), str(about["dtype"]), folder
-
-    def __len__(self) -> int:
-        return len(self._keys)
+    of = "sentence vectors"
 
     def of_rows(self, rows: Sequence[Row], *, predicts_tokens: bool = False) -> Tensor:
         """Encoded rows -> their vectors (B, g), float32.
@@ -67,7 +45,7 @@ class SentenceVectors:
         Raises:
             KeyError: a row is not in the store.
         """
-        found = self._find([_row_key(_text_of(row, predicts_tokens)) for row in rows])
+        found = self.find([_row_key(_text_of(row, predicts_tokens)) for row in rows])
         if found is None:
             raise KeyError("a row has no sentence vector: compute them for all rows")
         return found
@@ -88,14 +66,7 @@ class SentenceVectors:
             real = real & (np.arange(real.shape[1])[None] <= last.cpu().numpy()[:, None])
         parts = [ids] if segments is None else [ids, segments.expand_as(ids)]
         tables = [part.cpu().numpy() for part in parts]
-        return self._find([_key(*(table[row][kept] for table in tables)) for row, kept in enumerate(real)])
-
-    def _find(self, keys: list[bytes]) -> Tensor | None:
-        wanted = _as_numbers(keys)
-        place = np.searchsorted(self._keys[:, 0], wanted[:, 0]).clip(max=max(len(self._keys) - 1, 0))
-        if not len(self._keys) or not (self._keys[place] == wanted).all():
-            return None
-        return unpacked(self._vectors[place], self._dtype)
+        return self.find([_key(*(table[row][kept] for table in tables)) for row, kept in enumerate(real)])
 
 
 def compute_sentence_vectors(
@@ -130,7 +101,7 @@ def compute_sentence_vectors(
     trunk = find_trunk(base)
     pooling = pooling or _adapter_pooling(model) or trunk.pooling
     texts = _distinct(rows, trunk.predicts_tokens)
-    name = identity([str(_FORMAT), _weights(trunk), pooling, dtype, *(key.hex() for key in texts)])
+    name = identity([str(FORMAT), _weights(trunk), pooling, dtype, *(key.hex() for key in texts)])
 
     def fill(store: np.ndarray, places: dict[bytes, int]) -> None:
         keys = sorted(texts, key=lambda key: (-len(texts[key]["input_ids"]), key))
@@ -142,7 +113,7 @@ def compute_sentence_vectors(
                 if on_batch:
                     on_batch(start + len(picked))
 
-    return _stored(Path(directory), name, list(texts), trunk.width, dtype, fill)
+    return SentenceVectors.kept_or_made(Path(directory), name, list(texts), width=trunk.width, dtype=dtype, fill=fill)
 
 
 def compute_word_vectors(
@@ -174,7 +145,7 @@ def compute_word_vectors(
     words = {key: _words(tokenizer.decode(row["input_ids"], skip_special_tokens=True)) for key, row in texts.items()}
     path = Path(file)
     said = (key.hex() + " ".join(words[key]) for key in texts)
-    name = identity([str(_FORMAT), "words", sha256_of(path), dtype, *said])
+    name = identity([str(FORMAT), "words", sha256_of(path), dtype, *said])
     table = read_word_vectors(path, {word for some in words.values() for word in some})
     width = table.pop("", np.zeros(0, np.float32)).shape[0]
 
@@ -184,7 +155,7 @@ def compute_word_vectors(
             mean = np.mean(known, 0, dtype=np.float32) if known else np.zeros(width, np.float32)
             store[place] = packed(torch.from_numpy(mean), dtype)
 
-    return _stored(Path(directory), name, list(texts), width, dtype, fill)
+    return SentenceVectors.kept_or_made(Path(directory), name, list(texts), width=width, dtype=dtype, fill=fill)
 
 
 def read_word_vectors(path: Path, wanted: set[str]) -> dict[str, np.ndarray]:
@@ -240,7 +211,7 @@ def _context(row: Row, predicts_tokens: bool) -> np.ndarray:
 
 
 def _key(ids: np.ndarray, segments: np.ndarray | None = None) -> bytes:
-    digest = hashlib.blake2b(digest_size=_KEY_BYTES)
+    digest = hashlib.blake2b(digest_size=KEY_BYTES)
     for part in (ids,) if segments is None else (ids, segments):
         digest.update(np.ascontiguousarray(part, dtype=np.int64).tobytes())
     return digest.digest()
@@ -248,10 +219,6 @@ def _key(ids: np.ndarray, segments: np.ndarray | None = None) -> bytes:
 
 def _row_key(text: dict[str, np.ndarray]) -> bytes:
     return _key(text["input_ids"], text.get(_SEGMENTS))
-
-
-def _as_numbers(keys: list[bytes]) -> np.ndarray:
-    return np.frombuffer(b"".join(keys), dtype=">u8").astype(np.uint64).reshape(len(keys), 2)
 
 
 def _distinct(rows: Iterable[Row], predicts_tokens: bool) -> dict[bytes, Row]:
@@ -280,28 +247,6 @@ def _pass(rows: list[Row], trunk: Trunk, pooling: str) -> Tensor:
     mask = (torch.arange(width, device=device)[None] < lengths[:, None]).long()
     call["attention_mask"] = mask
     return bare_pass(trunk, call, mask, pooling)
-
-
-def _stored(
-    directory: Path,
-    name: str,
-    keys: list[bytes],
-    width: int,
-    dtype: str,
-    fill: Callable[[np.ndarray, dict[bytes, int]], None],
-) -> SentenceVectors:
-    check_dtype(dtype)
-    folder = directory / name
-    try:
-        return SentenceVectors(folder)
-    except ValueError as error:
-        tell_of_damage(folder, error)
-        logger.info("computing %d sentence vectors", len(keys))
-    with writing_arrays(folder, {"format": _FORMAT, "count": len(keys), "width": width, "dtype": dtype}) as writer:
-        writer.keep("keys", _as_numbers(keys))
-        store = writer.table("vectors", (len(keys), width), dtype)
-        fill(store, {key: place for place, key in enumerate(keys)})
-    return SentenceVectors(folder)
 
 
 def _weights(trunk: Trunk) -> str:

@@ -14,10 +14,9 @@ from peft.utils import PeftType
 from torch import Tensor, nn
 
 from luthier.methods.options import like
-from luthier.methods.prompt_method import PlaceOptions, check_insert
-from luthier.peft_bridge.own_prompts import OwnPromptEncoder, lstm_outputs, register_prompt_encoder
-from luthier.peft_bridge.prompt_learning import install
-from luthier.peft_bridge.registration import register_tuner
+from luthier.methods.placed_prompts import register_placed_prompt
+from luthier.methods.prompt_method import PlaceOptions
+from luthier.peft_bridge.own_prompts import OwnPromptEncoder, lstm_outputs
 
 
 @dataclass
@@ -76,8 +75,4 @@ class PTuningEncoder(OwnPromptEncoder):
         return prompt
 
 
-register_tuner("placed_p_tuning", PTuningConfig, PTuningEncoder)
-register_prompt_encoder(
-    PTuningConfig, PTuningEncoder, check=lambda config, model: check_insert(config.insert, model, config.task_type)
-)
-install()
+register_placed_prompt("placed_p_tuning", PTuningConfig, PTuningEncoder)

@@ -18,11 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from luthier.methods.options import option
-from luthier.methods.prompt_method import check_insert
+from luthier.methods.placed_prompts import register_placed_prompt
 from luthier.methods.prompt_start import file_rows, token_rows, uniform_rows, vocabulary_rows
-from luthier.peft_bridge.own_prompts import OwnPromptEncoder, lstm_outputs, register_prompt_encoder
-from luthier.peft_bridge.prompt_learning import install
-from luthier.peft_bridge.registration import register_tuner
+from luthier.peft_bridge.own_prompts import OwnPromptEncoder, lstm_outputs
 from luthier.tuning.residual_prompt.options import FirstPromptOptions, ResidualPromptOptions
 
 LAYER_NORM_EPS = 1e-5
@@ -287,10 +285,4 @@ def parameter_counts(model: PeftModel, adapter_name: str | None = None) -> dict[
     }
 
 
-register_tuner("residual_prompt", ResidualPromptConfig, ResidualPromptEncoder)
-register_prompt_encoder(
-    ResidualPromptConfig,
-    ResidualPromptEncoder,
-    check=lambda config, model: check_insert(config.insert, model, config.task_type),
-)
-install()
+register_placed_prompt("residual_prompt", ResidualPromptConfig, ResidualPromptEncoder)

@@ -30,7 +30,6 @@ from luthier.models.layers.attached import argument_of, placement, visible_token
 from luthier.models.layers.attention_prefix import KeyValuePrefix
 from luthier.models.layers.blocks import Attention, Block, Projection, argument_place
 from luthier.models.layers.disentangled_prefix import is_disentangled
-from luthier.tuning.bottleneck.options import hidden_width
 from luthier.tuning.bottleneck.tuner import Bottleneck
 from luthier.tuning.unipelt.options import Part, UniPELTOptions
 
@@ -179,15 +178,14 @@ class Parts(nn.Module):
             self._add_gate("lora", self.lora_gate(site, role), projection.inputs)
 
     def _add_adapter(self, block: Block) -> None:
-        config, (device, dtype) = self.config, self._place
-        self.adapter = Bottleneck(
-            block.width,
-            hidden_width(block.width, config.adapter_bottleneck, config.adapter_reduction),
+        config = self.config
+        self.adapter = Bottleneck.beside(
+            block,
+            bottleneck=config.adapter_bottleneck,
+            reduction=config.adapter_reduction,
             activation=config.adapter_activation,
             init=config.adapter_init,
             dropout=config.adapter_dropout,
-            device=device,
-            dtype=dtype,
         )
         self._add_gate("adapter", "adapter", block.width)
 
