@@ -185,3 +185,12 @@ def test_sweeping_keeps_checkpoints_of_a_stage_that_goes_on(tmp_path: Path):
     (tmp_path / "checkpoints" / ".writing-checkpoint-2").mkdir()
     sweep(tmp_path, finished=False)
     assert [path.name for path in kept.parent.iterdir()] == ["checkpoint-1"]
+
+
+def test_another_number_of_workers_trains_nothing_again(tuning, steps):
+    assert tuning.run() == 0
+    assert steps
+    steps.clear()
+    tuning.tune["workers"] = 2
+    assert tuning.run() == 0
+    assert steps == []
