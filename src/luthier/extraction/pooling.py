@@ -30,22 +30,24 @@ class RangeMax:
             width *= 2
 
     def __call__(self, start: Tensor, end: Tensor) -> Tensor:
-        """(B, N) starts and ends -> (B, N, d)."""
-        length = end - start
+        """(B, N) starts and ends -> (B, N, d). Each range is looked up in its own level alone."""
+        length = (end - start).flatten()
         level = torch.zeros_like(length)
         for k in range(1, len(self.levels)):
             level = level + (length >= 2**k)
-        found = None
+        rows = torch.arange(len(start), device=start.device).repeat_interleave(start.shape[1])
+        found = self.levels[0].new_zeros(len(length), self.levels[0].shape[-1])
         for k, values in enumerate(self.levels):
-            here = (level == k) & (length > 0)
-            if k and not bool(here.any()):
+            here = ((level == k) & (length > 0)).nonzero()[:, 0]
+            if not len(here):
                 continue
-            most = values.shape[1] - 1
-            first, second = start.clamp(0, most), (end - 2**k).clamp(0, most)
-            both = torch.maximum(take(values, first), take(values, second))
-            found = torch.where(here[..., None], both, torch.zeros_like(both) if found is None else found)
-        assert found is not None
-        return found
+            flat, before = values.flatten(0, 1), rows[here] * values.shape[1]
+            first = flat.index_select(0, before + start.flatten()[here])
+            if k:
+                second = flat.index_select(0, before + end.flatten()[here] - 2**k)
+                first = torch.maximum(first, second)
+            found.index_copy_(0, here, first)
+        return found.view(*start.shape, found.shape[-1])
 
 
 class SpanPooling(nn.Module):
