@@ -140,6 +140,7 @@ class Bench:
         *,
         test: str | None = "test",
         judge: Callable[[Any, Any], dict[str, Any]] | None = None,
+        keep: Callable[[Any], dict[str, Any]] | None = None,
     ) -> dict[str, Any]:
         """Train by a `tune` block; scores of the best validation weights on `validation`, and on `test`.
 
@@ -150,12 +151,19 @@ class Bench:
             seed: of the run.
             test: the split that is scored at the end; None leaves it out.
             judge: model and prepared data -> more to keep.
+            keep: gold labels and answers of the test rows -> more to keep.
         """
         from luthier.evaluation.prediction import predict_rows
         from luthier.evaluation.scoring import task_result
         from luthier.models.inspect import parameter_counts
         from luthier.training.job import train
-        from luthier.training.supervised import apply_method, finish_objective, primary_metric, training_job
+        from luthier.training.supervised import (
+            apply_method,
+            finish_objective,
+            primary_metric,
+            settle_task,
+            training_job,
+        )
         from luthier.training.trunk.once import computed_once
 
         stage, inputs, prepared, base = self.ready(tune, seed)
@@ -165,6 +173,7 @@ class Bench:
             with computed_once(stage, prepared, job):
                 result = train(job)
                 finish_objective(stage, prepared, model, job)
+                settle_task(stage, prepared, model)
         found = {
             "primary": primary_metric(prepared.task)[0],
             "trainable": parameter_counts(model)[0],
@@ -178,6 +187,7 @@ class Bench:
             result = task_result(predictions, task, test, rows)
             found |= {f"test_{k}": round(v, 5) for k, v in result.scores.items()}
             found |= {"test_right": right} if (right := right_rows(result.judged)) else {}
+            found |= keep(result.judged) if keep else {}
         return found | (judge(model, prepared) if judge else {})
 
     def ready(self, tune: dict[str, Any], seed: int) -> tuple[Any, Any, Any, Any]:

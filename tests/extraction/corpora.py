@@ -6,7 +6,8 @@ import copy
 import random
 from typing import Any
 
-from luthier.extraction.documents import Document, Types, without_faulty
+from luthier.extraction.documents import Document, without_faulty
+from luthier.extraction.types import Types
 
 TYPES = Types(["Loc", "Org", "Peop"], {"Kill": False, "Live_In": False, "Spouse": True})
 _WORDS = "Anna met Boris near Lake Balaton , where the Danube Museum works for Acme Corp. since 1990 .".split()

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from luthier.errors import DataError
 from luthier.extraction.checking import FAULTS, REMARKS, check_documents
-from luthier.extraction.documents import Types, ignore_masks, overlap, overlapping
+from luthier.extraction.documents import ignore_masks, overlap, overlapping
 from luthier.extraction.formats.base import ReadingOptions
 from luthier.extraction.formats.files import read_documents
 from luthier.extraction.tokens import tokenise
+from luthier.extraction.types import Types
 
 TYPES = Types(["Loc", "Peop"], {"Live_In": False, "Spouse": True})
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.errors import DataError, WorkspaceError
-from luthier.extraction.documents import Types
 from luthier.extraction.formats.base import ReadingOptions
 from luthier.extraction.formats.files import FORMATS, read_documents, write_documents
 from luthier.extraction.tokens import tokenise
+from luthier.extraction.types import Types
 from luthier.extras import is_installed
 
 from .corpora import TYPES, sentences

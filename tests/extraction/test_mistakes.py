@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from luthier.extraction.documents import Types
 from luthier.extraction.mistakes import ENTITY_KINDS, RELATION_KINDS, find_mistakes
 from luthier.extraction.scoring import score_extractions
 from luthier.extraction.sections import corpus_sections, mistake_sections, score_sections, view_section
 from luthier.extraction.statistics import corpus_statistics
+from luthier.extraction.types import Types
 from luthier.report.sections import Section
 
 from .corpora import TYPES, perturbed, sentences

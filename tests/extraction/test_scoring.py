@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_fscore_support
 
-from luthier.extraction.documents import Types
 from luthier.extraction.scoring import LEVELS, bootstrap, score_extractions
+from luthier.extraction.types import Types
 
 from .corpora import TYPES, perturbed, sentences
 

@@ -7,13 +7,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from luthier.extraction.documents import Types
-from luthier.extraction.scoring import score_extractions
-from luthier.extraction.telling import SETTINGS, Found, best_threshold, counts, f1
-from luthier.extraction.types import ExtractionTypes
+from luthier.extraction.scoring import LEVELS, counts, f1, score_extractions
+from luthier.extraction.telling import Found, best_threshold
+from luthier.extraction.types import Types
 from luthier.extraction.windows import sentence_ends, windows
 
-TYPES = ExtractionTypes.of_labels(["entity:A", "entity:B", "relation:r", "symmetric relation:s"])
+TYPES = Types.of_labels(["entity:A", "entity:B", "relation:r", "symmetric relation:s"])
 
 
 def test_windows_hold_whole_sentences_overlap_and_leave_no_word_out():
@@ -97,7 +96,7 @@ def test_labels_say_what_they_are():
     assert TYPES.labels == ["entity:A", "entity:B", "relation:r", "symmetric relation:s"]
     for bad in (["A"], ["entity:"], ["entity:A", "entity:A"], ["relation:r", "symmetric relation:r"]):
         with pytest.raises(ValueError, match=r"is none of|named twice"):
-            ExtractionTypes.of_labels(bad)
+            Types.of_labels(bad)
 
 
 def drawn_document(rng: np.random.Generator) -> dict[str, list[dict[str, object]]]:
@@ -120,6 +119,6 @@ def test_scores_in_training_are_those_of_documents(seed: int):
     there, found = counts(gold, told, TYPES)
     types = Types(["A", "B"], {"r": False, "s": True})
     expected = score_extractions(gold, told, types).levels
-    for setting in SETTINGS:
+    for setting in LEVELS:
         assert f1(there, found, setting) == pytest.approx(float(expected[setting].micro().f1))
         assert f1(there, found, setting, macro=True) == pytest.approx(float(expected[setting].macro().f1))

@@ -10,7 +10,7 @@ from pathlib import Path
 import networkx
 import pytest
 
-from luthier.extraction.documents import Types
+from luthier.extraction.types import Types
 from luthier.extraction.view.graph import graph_of, to_graphml, to_json_ld, write_graph
 from luthier.extraction.view.page import render_view, write_view
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from luthier.data.catalogue.known_set import KnownSet
 from luthier.data.left_out import left_out, settle
 from luthier.data.rows.canonical import Columns
 from luthier.data.rows.labels import (
@@ -108,12 +109,12 @@ def label_names(
     rows: dict[str, Rows], raw: dict[str, RawSplit], schema: TaskSchema, settings: DataSettings
 ) -> list[str]:
     if schema.tells_labels:
-        return _told_labels(rows, schema, settings)
+        return _told_labels(rows, raw, schema, settings)
     if not schema.has_classes or not settings.labelled:
         return list(settings.labels or []) if schema.has_classes else []
     base = "train" if "train" in rows else next(iter(rows))
     one = raw.get(base) or raw["train"]
-    known = one.origin.known if settings.task in (None, one.origin.known.task if one.origin.known else None) else None
+    known = _known_for(settings, one)
     labels = declared_labels(settings, known, one.table.labels)
     if labels is None:
         values = list(rows[base].columns[schema.label_column or ""])
@@ -138,12 +139,23 @@ def label_names(
     return labels
 
 
-def _told_labels(rows: dict[str, Rows], schema: TaskSchema, settings: DataSettings) -> list[str]:
-    """The user's labels, or those that the training rows tell, and those cut from them."""
+def _known_for(settings: DataSettings, one: RawSplit) -> KnownSet | None:
+    """The known set that rows are of, where they are read as the task that it is known for."""
+    known = one.origin.known
+    return known if known is not None and settings.task in (None, known.task) else None
+
+
+def _told_labels(
+    rows: dict[str, Rows], raw: dict[str, RawSplit], schema: TaskSchema, settings: DataSettings
+) -> list[str]:
+    """The user's labels, those of a known set, or those that the training rows tell, and those cut from them."""
     if settings.labels or not settings.labelled:
         schema.check_labels(settings.labels or [])
         return list(settings.labels or [])
     bases = ["train" if "train" in rows else next(iter(rows))]
+    known = _known_for(settings, raw.get(bases[0]) or raw["train"])
+    if known is not None and known.labels:
+        return list(known.labels)
     if settings.validation_fraction is not None and "validation" in rows:
         bases.append("validation")
     return sorted({label for base in bases for row in _records(rows[base]) for label in schema.labels_of(row)})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from luthier._lazy import lazy_names
 
 _HOMES = {
-    "Types": "luthier.extraction.documents",
+    "Types": "luthier.extraction.types",
     "check_documents": "luthier.extraction.checking",
     "read_documents": "luthier.extraction.formats.files",
     "write_documents": "luthier.extraction.formats.files",

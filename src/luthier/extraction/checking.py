@@ -12,7 +12,8 @@ from typing import Any
 
 from luthier.data.table import Problems, shorten
 from luthier.errors import DataError, nearest
-from luthier.extraction.documents import Document, Types, overlap, span_of, without_faulty
+from luthier.extraction.documents import Document, overlap, span_of, without_faulty
+from luthier.extraction.types import Types
 
 FAULTS = {
     "document": "a document has another shape",

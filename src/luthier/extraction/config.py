@@ -8,7 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from luthier.errors import ModelError
 from luthier.extraction.options import ExtractionHead
-from luthier.extraction.types import ExtractionTypes
+from luthier.extraction.types import Types
 
 OPTIONS = tuple(ExtractionHead.model_fields)
 # What code that reads a configuration's fields, as PEFT does, looks for; they are the encoder's.
@@ -66,14 +66,14 @@ class SinetConfig(PreTrainedConfig):
             raise ModelError(f"`{key}` of a joint extraction head: {first['msg']}", fix="correct it") from error
 
     @property
-    def types(self) -> ExtractionTypes:
+    def types(self) -> Types:
         """The entity and relation types.
 
         Raises:
             ModelError: the names of the outputs say of one not what it is.
         """
         try:
-            return ExtractionTypes.of_labels(str(name) for _, name in sorted(self.id2label.items()))
+            return Types.of_labels(str(name) for _, name in sorted(self.id2label.items()))
         except ValueError as error:
             fix = "name the types as labels, such as `entity:Person` and `relation:works_for`"
             raise ModelError(str(error), fix=fix) from error

@@ -10,8 +10,7 @@ Partly annotated corpora: `ignore` holds [start, end] word ranges of which nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,55 +19,10 @@ Document = dict[str, Any]
 Span = tuple[int, int]
 
 
-@dataclass
-class Types:
-    """Types that a corpus knows.
-
-    Attributes:
-        entities: names of entity types.
-        relations: name of a relation type -> whether it is symmetric, so that head and tail are interchangeable.
-    """
-
-    entities: list[str] = field(default_factory=list)
-    relations: dict[str, bool] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, documents: Iterable[Document], symmetric: Iterable[str] = ()) -> Types:
-        """The types that documents use, sorted by name; relations are directed unless they are named."""
-        documents = list(documents)
-        entities = {entity["type"] for document in documents for entity in document["entities"]}
-        relations = {relation["type"] for document in documents for relation in document["relations"]}
-        named = set(symmetric)
-        return cls(sorted(entities), {name: name in named for name in sorted(relations)})
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Types:
-        """From `{entities: [names] or {name: ...}, relations: {name: {symmetric: bool}} or [names]}`, as SpERT's
-        types.json has them.
-
-        Raises:
-            ValueError: it has another shape.
-        """
-        entities, relations = (data.get(key, []) for key in ("entities", "relations"))
-        if not isinstance(entities, list | dict) or not isinstance(relations, list | dict):
-            raise ValueError("`entities` and `relations` have to be lists of names, or name what each type is")
-        if not all(isinstance(name, str) for name in (*entities, *relations)):
-            raise ValueError("the name of a type is no text")
-        if isinstance(relations, list):
-            relations = {name: {} for name in relations}
-        known = {name: isinstance(of, Mapping) and bool(of.get("symmetric")) for name, of in relations.items()}
-        return cls(list(entities), known)
-
-    def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads."""
-        return {
-            "entities": list(self.entities),
-            "relations": {name: {"symmetric": symmetric} for name, symmetric in self.relations.items()},
-        }
-
-    def is_symmetric(self, relation: str) -> bool:
-        """Whether head and tail of a relation of this type are interchangeable."""
-        return self.relations.get(relation, False)
+def whole(row: Mapping[str, Any]) -> Document:
+    """A row of a data set as a document: lists that it lacks, or that hold nothing, are empty."""
+    lists = ("entities", "relations", "ignore", "ignore_pairs", "ignore_types")
+    return dict(row) | {name: list(row.get(name) or ()) for name in lists}
 
 
 def span_of(entity: Mapping[str, Any]) -> Span:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from luthier.data.batches.collating import Padding, padded_inputs
 from luthier.data.batches.encoders import Encoded, Encoder
-from luthier.extraction.types import ExtractionTypes
+from luthier.extraction.types import Types
 from luthier.extraction.windows import windows
 
 _NOTHING = -1
@@ -40,7 +40,7 @@ def encode_documents(columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> 
     encoded["first_word"] = [first for first, _ in parts]
     encoder.counted += len(rows)
     if "entities" in columns:
-        types = ExtractionTypes.of_labels(encoder.labels)
+        types = Types.of_labels(encoder.labels)
         relations = columns.get("relations") or [[]] * len(rows)
         annotated = [
             _inside(columns["entities"][i], relations[i], part, types) for i, part in zip(source, parts, strict=True)
@@ -92,7 +92,7 @@ def _places(owners: list[int | None], words: int) -> tuple[list[int], list[int]]
 
 
 def _inside(
-    entities: Sequence[Any], relations: Sequence[Any], part: tuple[int, int], types: ExtractionTypes
+    entities: Sequence[Any], relations: Sequence[Any], part: tuple[int, int], types: Types
 ) -> tuple[list[int], list[int]]:
     """What is annotated in a window, flat; a span with two types counts as one of the first."""
     places: dict[tuple[int, int], int] = {}
@@ -108,7 +108,7 @@ def _inside(
         index[number] = places[span]
     related: list[int] = []
     for relation in relations:
-        kind, pair = types.relations.index(relation["type"]), (relation["head"], relation["tail"])
+        kind, pair = types.relation_names.index(relation["type"]), (relation["head"], relation["tail"])
         if not all(number in index for number in pair) or index[pair[0]] == index[pair[1]]:
             continue
         if types.symmetric[kind]:

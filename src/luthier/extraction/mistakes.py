@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from luthier.extraction.documents import Document, Span, Types, ordered_pair, overlap, span_of
+from luthier.extraction.documents import Document, Span, ordered_pair, overlap, span_of
 from luthier.extraction.scoring import without_ignored
+from luthier.extraction.types import Types
 
 ENTITY_KINDS = {
     "type": "the words are right, the type is not",

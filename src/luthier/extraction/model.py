@@ -30,7 +30,7 @@ from luthier.extraction.table import (
     relation_table_losses,
     with_none,
 )
-from luthier.extraction.types import ExtractionTypes
+from luthier.extraction.types import Types
 
 DEVIATION = 0.02
 
@@ -78,7 +78,7 @@ class SinetForJointExtraction(PreTrainedModel):
                 part._is_hf_initialized = True  # what is loaded is not drawn anew
         self.post_init()
 
-    def _make_span_heads(self, options: ExtractionHead, width: int, types: ExtractionTypes) -> None:
+    def _make_span_heads(self, options: ExtractionHead, width: int, types: Types) -> None:
         self.span_pooling = SpanPooling(options.pooling, width)
         self.widths = WidthEmbedding(options.width_embedding) if options.width_embedding else None
         span = self.span_pooling.size

@@ -27,7 +27,6 @@ import numpy as np
 
 from luthier.extraction.documents import (
     Document,
-    Types,
     ignore_masks,
     ordered_pair,
     overlap,
@@ -35,6 +34,7 @@ from luthier.extraction.documents import (
     span_of,
     without_faulty,
 )
+from luthier.extraction.types import Types
 
 Overlap = Literal["keep", "drop_items", "drop_sentences"]
 OVERLAP: tuple[Overlap, ...] = ("keep", "drop_items", "drop_sentences")
@@ -77,18 +77,18 @@ class Counts:
         Args:
             draws: (D, S) how often each sentence counts, for D scores at once.
         """
-        return _score(*(self._sums(part.sum(1, keepdims=True), draws)[..., 0] for part in self._parts))
+        return _score(*(self._sums(part.sum(1, keepdims=True), draws)[..., 0] for part in self.parts))
 
     def macro(self, draws: np.ndarray | None = None) -> Score:
         """The mean over the types that gold or predictions have, in each draw by itself. See `micro`."""
-        gold, predicted, correct = (self._sums(part, draws) for part in self._parts)
+        gold, predicted, correct = (self._sums(part, draws) for part in self.parts)
         each, there = _score(gold, predicted, correct), (gold + predicted) > 0
         many = np.maximum(there.sum(-1), 1)
         return Score(*((part * there).sum(-1) / many for part in (each.precision, each.recall, each.f1)))
 
     def by_type(self) -> dict[str, tuple[Score, int]]:
         """Score and support, the number in gold, of every type."""
-        gold, predicted, correct = (self._sums(part, None) for part in self._parts)
+        gold, predicted, correct = (self._sums(part, None) for part in self.parts)
         each = _score(gold, predicted, correct)
         return {
             kind: (Score(float(each.precision[i]), float(each.recall[i]), float(each.f1[i])), int(gold[i]))
@@ -96,7 +96,8 @@ class Counts:
         }
 
     @property
-    def _parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Gold, predicted, correct."""
         return self.gold, self.predicted, self.correct
 
     @staticmethod
@@ -189,7 +190,7 @@ def _has_overlap(document: Document) -> bool:
 
 def _items(document: Document, types: Types, drop: bool) -> dict[str, _Items]:
     """What is counted of a sentence at every level."""
-    entities: list[Mapping[str, Any]] = document["entities"]
+    entities: list[Mapping[str, Any]] = document.get("entities") or []
     found = {(*span_of(one), one["type"]) for one in entities}
     if drop:
         distinct = sorted(found)
@@ -201,16 +202,26 @@ def _items(document: Document, types: Types, drop: bool) -> dict[str, _Items]:
         "relation_strict": {},
         "relation_start": {},
     }
-    for relation in document["relations"]:
+    for relation in document.get("relations") or ():
         kind = relation["type"]
         pair = entities[relation["head"]], entities[relation["tail"]]
         head, tail = ordered_pair(*pair, types.is_symmetric(kind))
         if drop and overlap(span_of(head), span_of(tail)):
             continue
         items["relation"][kind, *span_of(head), *span_of(tail)] = kind
-        items["relation_strict"][kind, *span_of(head), head["type"], *span_of(tail), tail["type"]] = kind
+        items["relation_strict"][_strict(kind, head, tail)] = kind
         items["relation_start"][kind, head["start"], tail["start"]] = kind
     return items
+
+
+def strict_item(document: Document, relation: Mapping[str, Any], types: Types) -> tuple[Hashable, ...]:
+    """What a relation of a document is counted as at the level `relation_strict`."""
+    head, tail = (document["entities"][relation[end]] for end in ("head", "tail"))
+    return _strict(relation["type"], *ordered_pair(head, tail, types.is_symmetric(relation["type"])))
+
+
+def _strict(kind: str, head: Mapping[str, Any], tail: Mapping[str, Any]) -> tuple[Hashable, ...]:
+    return kind, *span_of(head), head["type"], *span_of(tail), tail["type"]
 
 
 def _counts(level: str, sides: Sequence[tuple[dict[str, _Items], ...]]) -> Counts:
@@ -240,6 +251,23 @@ def _score(gold: Any, predicted: Any, correct: Any) -> Score:
 def _ratio(above: Any, below: Any) -> np.ndarray:
     above, below = np.asarray(above, float), np.asarray(below, float)
     return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below != 0)
+
+
+def counts(gold: Sequence[Document], told: Sequence[Document], types: Types) -> tuple[np.ndarray, np.ndarray]:
+    """What the scores of S sentences are made of, as arrays whose rows can be drawn: (S, 4, C) items that there are,
+    and (S, 4, C, 2) that are told and that are right, by level of `LEVELS` and type."""
+    levels = list(score_extractions(gold, told, types).levels.values())
+    size = max(1, *(len(one.types) for one in levels))
+    padded = [[np.pad(part, ((0, 0), (0, size - part.shape[1]))) for part in one.parts] for one in levels]
+    there, found, right = (np.stack([parts[i] for parts in padded], axis=1) for i in range(3))
+    return there, np.stack([found, right], axis=-1)
+
+
+def f1(there: np.ndarray, found: np.ndarray, level: str, *, macro: bool = False) -> float:
+    """F1 at a level, of what `counts` gives."""
+    place = list(LEVELS).index(level)
+    of_level = Counts((), there[:, place], found[:, place, :, 0], found[:, place, :, 1])
+    return float((of_level.macro() if macro else of_level.micro()).f1)
 
 
 def bootstrap(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from luthier.extraction.documents import Document, Types
+from luthier.extraction.documents import Document
 from luthier.extraction.mistakes import ENTITY_KINDS, RELATION_KINDS, Mistake, Mistakes
 from luthier.extraction.scoring import LEVELS, ExtractionScores
 from luthier.extraction.statistics import CorpusStatistics
+from luthier.extraction.types import Types
 from luthier.report.sections import Annotated, Bars, Heatmap, Section, SectionTable, Value
 
 _AROUND = 12

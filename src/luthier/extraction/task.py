@@ -11,7 +11,7 @@ from luthier.data.rows.canonical import BadCellError, as_label
 from luthier.data.schemas import LabelKind
 from luthier.data.table import shorten
 from luthier.errors import DataError
-from luthier.extraction.types import ENTITY, RELATION, ExtractionTypes
+from luthier.extraction.types import ENTITY, RELATION, Types
 from luthier.models.head_kinds import register_head
 from luthier.registry import TASKS
 from luthier.tasks.base import Row, Task
@@ -100,12 +100,12 @@ class JointExtraction(Task):
 
     def check_labels(self, labels: Sequence[str]) -> None:
         try:
-            ExtractionTypes.of_labels(labels)
+            Types.of_labels(labels)
         except ValueError as error:
             raise DataError(str(error), fix="correct `labels`") from error
 
     def metrics_for(self, labels: Sequence[str]) -> tuple[str, ...]:
-        return self.metrics if ExtractionTypes.of_labels(labels).relations else ("entity_f1",)
+        return self.metrics if Types.of_labels(labels).relations else ("entity_f1",)
 
     # -- learning ------------------------------------------------------------------------------------------
 
@@ -139,19 +139,19 @@ class JointExtraction(Task):
             yield {"logits": kept, "label": None, "nll": loss, "items": 1}
 
     def judge(self, predictions: Predictions, data: TaskData, examples: Any, rows: Any) -> Judged | None:
-        from luthier.extraction.telling import Found, counts, found_by_row
+        from luthier.extraction.documents import whole
+        from luthier.extraction.scoring import counts
         from luthier.tasks.running.judged import Judged
 
-        types = ExtractionTypes.of_labels(data.labels)
-        found = found_by_row(predictions.logits, predictions.rows, rows["first_word"], types)
-        told = [found.get(int(row), Found()).document(types, _threshold(predictions)) for row in list(examples["row"])]
-        return Judged(*counts(list(examples), told, types))
+        types = Types.of_labels(data.labels)
+        told = _told(predictions, list(examples["row"]), rows, types)
+        return Judged(*counts([whole(one) for one in examples], told, types))
 
     def own_metrics(self) -> Mapping[str, Callable[[Any, Any], float]]:
-        from luthier.extraction.telling import SETTINGS, f1
+        from luthier.extraction.scoring import LEVELS, f1
 
-        micro = {f"{name}_f1": partial(f1, setting=name) for name in SETTINGS}
-        return micro | {f"{name}_macro_f1": partial(f1, setting=name, macro=True) for name in SETTINGS}
+        micro = {f"{name}_f1": partial(f1, level=name) for name in LEVELS}
+        return micro | {f"{name}_macro_f1": partial(f1, level=name, macro=True) for name in LEVELS}
 
     def settle(self, model: Any, data: TaskData, rows: Any, tokenizer: Any, *, batch_size: int = 64) -> dict[str, Any]:
         from luthier.extraction.thresholds import settle_thresholds
@@ -160,11 +160,8 @@ class JointExtraction(Task):
         return settle_thresholds(model, predict, data.labels, data.splits["validation"], rows)
 
     def describe(self, predictions: Predictions, rows: Sequence[Row], encoded: Any, card: ModelCard) -> list[Row]:
-        from luthier.extraction.telling import Found, found_by_row
-
-        types, threshold = ExtractionTypes.of_labels(card.labels or []), _threshold(predictions)
-        found = found_by_row(predictions.logits, predictions.rows, encoded["first_word"], types)
-        told = [found.get(row["row"], Found()).document(types, threshold) for row in _numbered(rows)]
+        numbers = [row.get("row", number) for number, row in enumerate(rows, 1)]
+        told = _told(predictions, numbers, encoded, Types.of_labels(card.labels or []))
         return [self.shown(row) | one for row, one in zip(rows, told, strict=True)]
 
     def shown(self, row: Row) -> Row:
@@ -179,12 +176,13 @@ class JointExtraction(Task):
         return {"text": text, "tokens": words}
 
 
-def _threshold(predictions: Predictions) -> Any:
-    return predictions.logits[0]["threshold"] if len(predictions.logits) else None
+def _told(predictions: Predictions, numbers: Sequence[int], rows: Any, types: Types) -> list[dict[str, Any]]:
+    """What is told of the texts with these numbers, as documents."""
+    from luthier.extraction.telling import Found, found_by_row
 
-
-def _numbered(rows: Sequence[Row]) -> list[Row]:
-    return [{"row": number} | row for number, row in enumerate(rows, 1)]
+    found = found_by_row(predictions.logits, predictions.rows, rows["first_word"], types)
+    threshold = predictions.logits[0]["threshold"] if len(predictions.logits) else None
+    return [found.get(int(number), Found()).document(types, threshold) for number in numbers]
 
 
 def _as_items(value: Any, places: tuple[str, str]) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""From a model's outputs to documents with entities and relations, windows put together, and their scores.
+"""From a model's outputs to documents with entities and relations, windows put together, and thresholds.
 
 A document that is told is {"entities": [{type, start, end, score}], "relations": [{type, head, tail, score}]}.
 
-Shapes: N documents, L types, n entities, m pairs.
+Shapes: B windows, Q relation types, n entities, m pairs.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from luthier.extraction.types import ExtractionTypes
+from luthier.extraction.types import Types
 
 # Relations below that are not kept of a model's outputs, so no threshold is chosen below it; and how many of a window.
 FLOOR, MOST_RELATIONS = 0.05, 2000
 Span = tuple[int, int]
-SETTINGS = ("entity", "relation", "relation_strict")
 
 
 def kept_outputs(out: Any) -> Iterator[dict[str, Any]]:
@@ -53,7 +52,7 @@ class Found:
     entities: dict[Span, tuple[int, float]] = field(default_factory=dict)
     relations: dict[tuple[Span, Span, int], float] = field(default_factory=dict)
 
-    def add(self, kept: Mapping[str, Any], first_word: int, types: ExtractionTypes) -> None:
+    def add(self, kept: Mapping[str, Any], first_word: int, types: Types) -> None:
         """Put one more window's in; of two probabilities the higher one counts."""
         spans = []
         for start, end, kind, score in kept["entities"].tolist():
@@ -65,7 +64,7 @@ class Found:
             key = canonical(spans[int(head)], spans[int(tail)], int(kind), types)
             self.relations[key] = max(score, self.relations.get(key, 0.0))
 
-    def document(self, types: ExtractionTypes, threshold: Sequence[float] | None) -> dict[str, Any]:
+    def document(self, types: Types, threshold: Sequence[float] | None) -> dict[str, Any]:
         """The entities in their order, and the relations whose probability reaches the threshold of their type."""
         order = sorted(self.entities)
         index = {span: place for place, span in enumerate(order)}
@@ -79,21 +78,19 @@ class Found:
             for span in order
         ]
         relations = [
-            {"type": types.relations[kind], "head": index[head], "tail": index[tail], "score": score}
+            {"type": types.relation_names[kind], "head": index[head], "tail": index[tail], "score": score}
             for (head, tail, kind), score in sorted(self.relations.items())
             if threshold is not None and score >= threshold[kind]
         ]
         return {"entities": entities, "relations": relations}
 
 
-def canonical(head: Span, tail: Span, kind: int, types: ExtractionTypes) -> tuple[Span, Span, int]:
+def canonical(head: Span, tail: Span, kind: int, types: Types) -> tuple[Span, Span, int]:
     """The relation with the span that starts first as its head, where its type is symmetric."""
     return (tail, head, kind) if types.symmetric[kind] and tail < head else (head, tail, kind)
 
 
-def found_by_row(
-    logits: Sequence[Any], rows: Any, first_words: Sequence[int], types: ExtractionTypes
-) -> dict[int, Found]:
+def found_by_row(logits: Sequence[Any], rows: Any, first_words: Sequence[int], types: Types) -> dict[int, Found]:
     """Row number -> what is told of it.
 
     Args:
@@ -104,51 +101,6 @@ def found_by_row(
     for kept, row, first in zip(logits, rows, first_words, strict=True):
         found.setdefault(int(row), Found()).add(kept, int(first), types)
     return found
-
-
-def items_of(document: Mapping[str, Any], types: ExtractionTypes) -> list[set[Any]]:
-    """What is scored of a document: entities, relations by their spans, and relations by spans and types of their
-    entities; each item ends in its type's id."""
-    entities = [
-        ((one["start"], one["end"]), types.entities.index(one["type"])) for one in document.get("entities") or ()
-    ]
-    loose, strict = set(), set()
-    for one in document.get("relations") or ():
-        kind = types.relations.index(one["type"])
-        head, tail = entities[one["head"]], entities[one["tail"]]
-        if types.symmetric[kind] and tail[0] < head[0]:
-            head, tail = tail, head
-        loose.add((head[0], tail[0], kind))
-        strict.add((head, tail, kind))
-    return [set(entities), loose, strict]
-
-
-def counts(gold: Sequence[Any], told: Sequence[Any], types: ExtractionTypes) -> tuple[np.ndarray, np.ndarray]:
-    """What scores are made of: (N, 3, L) items that there are, and (N, 3, L, 2) that are told and that are right, by
-    setting (`SETTINGS`) and type."""
-    size = max(1, len(types.entities), len(types.relations))
-    there, found = np.zeros((len(gold), 3, size), int), np.zeros((len(gold), 3, size, 2), int)
-    for n, (one, other) in enumerate(zip(gold, told, strict=True)):
-        pairs = zip(items_of(one, types), items_of(other, types), strict=True)
-        for setting, (known, guessed) in enumerate(pairs):
-            for item in known:
-                there[n, setting, item[-1]] += 1
-            for item in guessed:
-                found[n, setting, item[-1], 0] += 1
-                found[n, setting, item[-1], 1] += item in known
-    return there, found
-
-
-def f1(there: np.ndarray, found: np.ndarray, setting: str, *, macro: bool = False) -> float:
-    """F1 of a setting over N documents, 0 where nothing is right; macro is the mean over the types that are annotated
-    or told."""
-    place = SETTINGS.index(setting)
-    known, told = there[:, place].sum(axis=0), found[:, place].sum(axis=0)
-    if not macro:
-        known, told = known.sum(keepdims=True), told.sum(axis=0, keepdims=True)
-    all_items = known + told[:, 0]
-    seen = all_items > 0
-    return float((2 * told[seen, 1] / all_items[seen]).mean()) if seen.any() else 0.0
 
 
 def best_threshold(scores: np.ndarray, right: np.ndarray, annotated: int, default: float) -> float:

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from luthier.extraction.documents import whole
 from luthier.extraction.heads import RelationClassifier
+from luthier.extraction.scoring import strict_item, without_ignored
 from luthier.extraction.table import RelationTable
-from luthier.extraction.telling import best_threshold, found_by_row, items_of
-from luthier.extraction.types import ExtractionTypes
+from luthier.extraction.telling import Found, best_threshold, found_by_row
+from luthier.extraction.types import Types
 
 
 def settle_thresholds(
@@ -32,7 +34,7 @@ def settle_thresholds(
     heads = [part for part in model.modules() if isinstance(part, RelationClassifier | RelationTable)]
     if not heads or not all(head.tune_threshold for head in heads):
         return {}
-    types = ExtractionTypes.of_labels(labels)
+    types = Types.of_labels(labels)
     found = predict()
     chosen = thresholds_of(found, types, examples, rows, default=heads[-1].default_threshold)
     for head in heads:
@@ -41,22 +43,24 @@ def settle_thresholds(
     return {"thresholds": dict(zip(types.relations, chosen, strict=True))}
 
 
-def thresholds_of(predictions: Any, types: ExtractionTypes, examples: Any, rows: Any, *, default: float) -> list[float]:
+def thresholds_of(predictions: Any, types: Types, examples: Any, rows: Any, *, default: float) -> list[float]:
     """The threshold of every relation type."""
-    found = found_by_row(predictions.logits, predictions.rows, rows["first_word"], types)
+    found, names = found_by_row(predictions.logits, predictions.rows, rows["first_word"], types), types.relation_names
     scores: list[list[float]] = [[] for _ in types.relations]
     right: list[list[bool]] = [[] for _ in types.relations]
     annotated = [0] * len(types.relations)
+    all_kept = [0.0] * len(types.relations)
     for example in examples:
-        known = items_of(example, types)[2]
-        for *_, kind in known:
-            annotated[kind] += 1
-        told = found.get(int(example["row"]))
-        for (head, tail, kind), score in told.relations.items() if told else ():
-            assert told is not None
-            pair = (head, told.entities[head][0]), (tail, told.entities[tail][0])
-            scores[kind].append(score)
-            right[kind].append((*pair, kind) in known)
+        gold = whole(example)
+        known = {strict_item(gold, one, types) for one in gold["relations"]}
+        for item in known:
+            annotated[names.index(str(item[0]))] += 1
+        told = found.get(int(example["row"]), Found()).document(types, all_kept)
+        told = without_ignored(gold, told)
+        for one in told["relations"]:
+            kind = names.index(one["type"])
+            scores[kind].append(one["score"])
+            right[kind].append(strict_item(told, one, types) in known)
     return [
         best_threshold(np.array(scores[kind]), np.array(right[kind], bool), annotated[kind], default)
         for kind in range(len(types.relations))

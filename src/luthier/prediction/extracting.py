@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import DataError, ModelError
-from luthier.extraction.documents import Document, Types
+from luthier.extraction.documents import Document
 from luthier.extraction.formats.base import ReadingOptions, file_at
 from luthier.extraction.formats.files import read_documents
 from luthier.extraction.tokens import tokenise
+from luthier.extraction.types import Types
 from luthier.models.quiet import noise_logged
 from luthier.models.settings import Danger
 from luthier.prediction.loading import check_run, load_predictor
@@ -73,7 +74,6 @@ def extract(
     Raises:
         ModelError: the directory holds no whole model, or one of another task.
     """
-    from luthier.extraction.types import ExtractionTypes
     from luthier.prediction.texts import answers_of
 
     check_run(run)
@@ -96,8 +96,7 @@ def extract(
         | {key: [_rounded(item) for item in answer[key]] for key in ("entities", "relations")}
         for one, answer in zip(documents, answers, strict=True)
     ]
-    types = ExtractionTypes.of_labels(card.labels or [])
-    return found, Types(list(types.entities), dict(zip(types.relations, types.symmetric, strict=True)))
+    return found, Types.of_labels(card.labels or [])
 
 
 def _rounded(item: dict[str, Any]) -> dict[str, Any]:

@@ -23,10 +23,16 @@ from luthier.data.catalogue.shifted_sets import SHIFTED_SETS
 from luthier.data.catalogue.superglue import SUPERGLUE
 
 _WORDS = {"tokens": "tokens", "tags": "tags"}
+_RELATIONS = {name: name for name in ("tokens", "entities", "relations")}
 _REPLY = {"text": "prompt", "text_pair": "response", "label": "label"}
 _BINARY_NLI = ("not_entailment", "entailment")
 _PARAPHRASE = ("not_equivalent", "equivalent")
 _JUDGED = ("safe", "unsafe")
+_SCIERC = (
+    *(f"entity:{one}" for one in ("Generic", "Material", "Method", "Metric", "OtherScientificTerm", "Task")),
+    *(f"relation:{one}" for one in ("Evaluate-for", "Feature-of", "Hyponym-of", "Part-of", "Used-for")),
+    *(f"symmetric relation:{one}" for one in ("Compare", "Conjunction")),
+)
 _FEW_SHOT_FOLDERS = {
     "boolq": "BoolQ",
     "cb": "CB",
@@ -258,6 +264,16 @@ def _words() -> Iterable[KnownSet]:
         yield public_set(name, "token_labels", _WORDS, splits, metrics=entities, note="entity types as BIO tags")
 
 
+def _relations() -> Iterable[KnownSet]:
+    scores = ("relation_strict_f1", "relation_f1", "entity_f1")
+    for name, labels in (("conll04", None), ("scierc", _SCIERC)):
+        splits = three_files("", "dev", ".json")
+        yield public_set(f"{name}/relations", "joint_extraction", _RELATIONS, splits, labels=labels, metrics=scores)
+    triples = {split: laid_out("triples", file) for split, file in three_files("", "dev", ".json").items()}
+    note = "an entity is the last word of a name, its type is not known; a relation of a word with itself is left out"
+    yield public_set("webnlg_re", "joint_extraction", _RELATIONS, triples, metrics=scores, note=note)
+
+
 def _dialogue() -> Iterable[KnownSet]:
     judged = {"labels": _JUDGED, "label_map": numbered(_JUDGED), "metrics": ("f1", "accuracy")}
     splits = {"train": "train.jsonl", "test": "evaluate.jsonl"}
@@ -296,5 +312,6 @@ PUBLIC_SETS: tuple[KnownSet, ...] = (
     *_few_shot_superglue(),
     *SHIFTED_SETS,
     *_words(),
+    *_relations(),
     *_dialogue(),
 )

@@ -110,6 +110,25 @@ def _bio(length: int, entities: list[dict[str, Any]]) -> list[str]:
     return tags
 
 
+def triples(files: list[FileSource], how: Files) -> Table:
+    """Texts of words parted by blanks, with triples [head, relation, tail] of words -> relations between entities,
+    all of one type, where each word is first found.
+
+    A relation of a word with itself is left out: nothing in the text tells its two ends apart.
+    """
+    columns: dict[str, list[Any]] = {"tokens": [], "entities": [], "relations": []}
+    for record in parse_json(files[0], _OPTIONS):
+        words, told = record["text"].split(), record["triple_list"]
+        places = sorted({words.index(end) for head, _, tail in told for end in (head, tail)})
+        index = {words[place]: number for number, place in enumerate(places)}
+        columns["tokens"].append(words)
+        columns["entities"].append([{"type": "entity", "start": p, "end": p + 1} for p in places])
+        columns["relations"].append(
+            [{"type": kind, "head": index[head], "tail": index[tail]} for head, kind, tail in told if head != tail]
+        )
+    return Table(files[0].name, columns)
+
+
 def contrast_questions(files: list[FileSource], how: Files) -> Table:
     """BoolQ contrast set: the `original` or the `perturbed` questions of every paragraph; `group` joins the two."""
     rows = []
@@ -239,6 +258,7 @@ LAYOUTS: dict[str, Layout] = {
         records_under_key,
         aligned_ids,
         entity_spans,
+        triples,
         contrast_questions,
     )
 }

@@ -7,7 +7,7 @@ fault of the kind `misaligned`, or, where the options say `align="widen"`, cover
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from luthier.data.sources.base import FileSource
 from luthier.data.table import place, shorten
 from luthier.errors import DataError
 from luthier.extraction.checking import Findings
-from luthier.extraction.documents import Document, Types
+from luthier.extraction.documents import Document
 from luthier.extraction.tokens import Aligner, find_words, joined, tokenise
+from luthier.extraction.types import Types
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class CharacterDocument:
         mentions, links: entities and relations.
         id: of the document.
         words: [start, end] characters of every word, where the file says so.
+        place: how messages call it, where they say more than its number and line.
     """
 
     text: str
@@ -99,6 +101,38 @@ class CharacterDocument:
     links: list[Link]
     id: Any = None
     words: list[list[int]] | None = None
+    place: str | None = None
+
+
+# (record, how messages call it, where faults go, where names of symmetric relations go) -> the document, if it is one.
+Convert = Callable[[Any, str, Findings, set[str]], CharacterDocument | None]
+
+
+def read_characters(source: FileSource, options: ReadingOptions, findings: Findings, convert: Convert) -> Read:
+    """The documents of a JSON file whose records place entities by characters.
+
+    Args:
+        source: a json list or a jsonl file.
+        options, findings: as of every format.
+        convert: one record; None where it is no document, which it has noted.
+    """
+    made = Read([], [])
+    for where, record in json_records(source, options, findings):
+        characters = convert(record, where, findings, made.symmetric)
+        if characters is not None:
+            place = characters.place or where
+            made.places.append(place)
+            made.documents.append(to_document(characters, place, options, findings))
+    return made
+
+
+def text_under(record: Any, where: str, findings: Findings, *keys: str) -> str | None:
+    """The text of a record under the first of some keys that it has; None, and a finding, where there is none."""
+    found = [record[key] for key in keys if key in record] if isinstance(record, dict) else []
+    if found and isinstance(found[0], str):
+        return str(found[0])
+    findings.add("document", where, "is no object with a `text`")
+    return None
 
 
 def to_document(source: CharacterDocument, where: str, options: ReadingOptions, findings: Findings) -> Document:

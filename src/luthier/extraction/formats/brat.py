@@ -15,7 +15,7 @@ from pathlib import Path
 from luthier.data.table import shorten
 from luthier.errors import DataError
 from luthier.extraction.checking import Findings
-from luthier.extraction.documents import Document, Types
+from luthier.extraction.documents import Document
 from luthier.extraction.formats.base import (
     CharacterDocument,
     Link,
@@ -27,6 +27,7 @@ from luthier.extraction.formats.base import (
     to_characters,
     to_document,
 )
+from luthier.extraction.types import Types
 from luthier.storage.files import write_bytes
 
 _CONF = "annotation.conf"

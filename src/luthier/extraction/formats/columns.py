@@ -25,9 +25,10 @@ from luthier.data.reading.lines import ReadOptions, decoded_lines
 from luthier.data.sources.base import FileSource
 from luthier.data.table import shorten
 from luthier.extraction.checking import Findings
-from luthier.extraction.documents import Document, Types, overlapping, span_of
+from luthier.extraction.documents import Document, overlapping, span_of
 from luthier.extraction.formats.base import Read, ReadingOptions
 from luthier.extraction.tokens import find_words
+from luthier.extraction.types import Types
 from luthier.storage.files import write_bytes
 
 _NONE = "N"

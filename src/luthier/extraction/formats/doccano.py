@@ -11,7 +11,7 @@ from typing import Any
 
 from luthier.data.sources.base import FileSource
 from luthier.extraction.checking import Findings
-from luthier.extraction.documents import Document, Types
+from luthier.extraction.documents import Document
 from luthier.extraction.formats.base import (
     CharacterDocument,
     Link,
@@ -20,33 +20,31 @@ from luthier.extraction.formats.base import (
     ReadingOptions,
     items_of,
     json_bytes,
-    json_records,
+    read_characters,
+    text_under,
     to_characters,
-    to_document,
     whole,
 )
+from luthier.extraction.types import Types
 from luthier.storage.files import write_bytes
 
 
 def read(source: FileSource, options: ReadingOptions, findings: Findings) -> Read:
     """See the module."""
-    made = Read([], [])
-    for where, record in json_records(source, options, findings):
-        text = record.get("text", record.get("data")) if isinstance(record, dict) else None
-        if not isinstance(text, str):
-            findings.add("document", where, "is no object with a `text`")
+    return read_characters(source, options, findings, _characters)
+
+
+def _characters(record: Any, where: str, findings: Findings, symmetric: set[str]) -> CharacterDocument | None:
+    text = text_under(record, where, findings, "text", "data")
+    if text is None:
+        return None
+    mentions, links = _mentions(record, where, findings), []
+    for number, one in enumerate(items_of(record, "relations", where, findings)):
+        if not isinstance(one, dict) or not isinstance(one.get("type"), str):
+            findings.add("unreadable", where, f"relation {number} has no `type`")
             continue
-        mentions = _mentions(record, where, findings)
-        links = []
-        for number, one in enumerate(items_of(record, "relations", where, findings)):
-            if not isinstance(one, dict) or not isinstance(one.get("type"), str):
-                findings.add("unreadable", where, f"relation {number} has no `type`")
-                continue
-            links.append(Link(one["type"], one.get("from_id"), one.get("to_id")))
-        characters = CharacterDocument(text, mentions, links, record.get("id"))
-        made.places.append(where)
-        made.documents.append(to_document(characters, where, options, findings))
-    return made
+        links.append(Link(one["type"], one.get("from_id"), one.get("to_id")))
+    return CharacterDocument(text, mentions, links, record.get("id"))
 
 
 def _mentions(record: dict[str, Any], where: str, findings: Findings) -> list[Mention]:

@@ -22,9 +22,10 @@ from luthier.data.reading.readers import parse_json
 from luthier.data.sources.base import FileSource, resolve
 from luthier.errors import DataError, WorkspaceError, nearest
 from luthier.extraction.checking import Findings, check_documents, wrong_shape
-from luthier.extraction.documents import Document, Types, without_faulty
+from luthier.extraction.documents import Document, without_faulty
 from luthier.extraction.formats.base import Read, ReadingOptions
 from luthier.extraction.tokens import TOKENISERS
+from luthier.extraction.types import Types
 from luthier.extras import how_to_install, is_installed
 from luthier.storage.files import reporting_failed_writes
 

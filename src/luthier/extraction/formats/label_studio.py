@@ -15,7 +15,7 @@ from typing import Any
 
 from luthier.data.sources.base import FileSource
 from luthier.extraction.checking import Findings
-from luthier.extraction.documents import Document, Types
+from luthier.extraction.documents import Document
 from luthier.extraction.formats.base import (
     CharacterDocument,
     Link,
@@ -24,11 +24,11 @@ from luthier.extraction.formats.base import (
     ReadingOptions,
     items_of,
     json_bytes,
-    json_records,
+    read_characters,
     to_characters,
-    to_document,
     whole,
 )
+from luthier.extraction.types import Types
 from luthier.storage.files import write_bytes
 
 _FROM, _TO, _TEXT = "label", "text", "text"
@@ -36,20 +36,18 @@ _FROM, _TO, _TEXT = "label", "text", "text"
 
 def read(source: FileSource, options: ReadingOptions, findings: Findings) -> Read:
     """See the module."""
-    made = Read([], [])
-    for where, task in json_records(source, options, findings):
-        data = task.get("data") if isinstance(task, dict) else None
-        text = _text(data) if isinstance(data, dict) else None
-        if text is None:
-            findings.add("document", where, "is no task whose `data` has one text")
-            continue
-        where = f"{where} (task {task['id']})" if "id" in task else where
-        results = _results(task, where, findings)
-        mentions, links = _parts(results, where, findings, made.symmetric)
-        characters = CharacterDocument(text, mentions, links, task.get("id"))
-        made.places.append(where)
-        made.documents.append(to_document(characters, where, options, findings))
-    return made
+    return read_characters(source, options, findings, _characters)
+
+
+def _characters(task: Any, where: str, findings: Findings, symmetric: set[str]) -> CharacterDocument | None:
+    data = task.get("data") if isinstance(task, dict) else None
+    text = _text(data) if isinstance(data, dict) else None
+    if text is None:
+        findings.add("document", where, "is no task whose `data` has one text")
+        return None
+    where = f"{where} (task {task['id']})" if "id" in task else where
+    mentions, links = _parts(_results(task, where, findings), where, findings, symmetric)
+    return CharacterDocument(text, mentions, links, task.get("id"), place=where)
 
 
 def _text(data: dict[str, Any]) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 from luthier.data.sources.base import FileSource
 from luthier.data.table import shorten
 from luthier.extraction.checking import Findings
-from luthier.extraction.documents import Document, Types
+from luthier.extraction.documents import Document
 from luthier.extraction.formats.base import (
     CharacterDocument,
     Link,
@@ -23,27 +23,24 @@ from luthier.extraction.formats.base import (
     ReadingOptions,
     items_of,
     json_bytes,
-    json_records,
+    read_characters,
+    text_under,
     to_characters,
-    to_document,
     whole,
 )
+from luthier.extraction.types import Types
 from luthier.storage.files import write_bytes
 
 
 def read(source: FileSource, options: ReadingOptions, findings: Findings) -> Read:
     """See the module."""
-    made = Read([], [])
-    for where, record in json_records(source, options, findings):
-        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-            findings.add("document", where, "is no object with a `text`")
-            continue
-        made.places.append(where)
-        made.documents.append(to_document(_characters(record, where, findings), where, options, findings))
-    return made
+    return read_characters(source, options, findings, _characters)
 
 
-def _characters(record: dict[str, Any], where: str, findings: Findings) -> CharacterDocument:
+def _characters(record: Any, where: str, findings: Findings, symmetric: set[str]) -> CharacterDocument | None:
+    text = text_under(record, where, findings, "text")
+    if text is None:
+        return None
     mentions, links = [], []
     for number, one in enumerate(
         items_of(record, "entities", where, findings) or items_of(record, "spans", where, findings)
@@ -62,7 +59,7 @@ def _characters(record: dict[str, Any], where: str, findings: Findings) -> Chara
             findings.add("unreadable", where, f"relation {number} has no `type`")
             continue
         links.append(Link(kind, one.get("head"), one.get("tail"), one.get("score")))
-    return CharacterDocument(record["text"], mentions, links, record.get("id"), _words(record, where, findings))
+    return CharacterDocument(text, mentions, links, record.get("id"), _words(record, where, findings))
 
 
 def _words(record: dict[str, Any], where: str, findings: Findings) -> list[list[int]] | None:

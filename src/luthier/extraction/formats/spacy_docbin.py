@@ -15,8 +15,9 @@ from typing import Any
 from luthier.data.sources.base import FileSource
 from luthier.errors import DataError
 from luthier.extraction.checking import Findings
-from luthier.extraction.documents import Document, Types, overlapping, span_of
+from luthier.extraction.documents import Document, overlapping, span_of
 from luthier.extraction.formats.base import Read, ReadingOptions, to_characters
+from luthier.extraction.types import Types
 from luthier.extras import how_to_install, is_installed
 from luthier.storage.files import write_bytes
 

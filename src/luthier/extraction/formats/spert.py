@@ -18,8 +18,9 @@ from luthier.data.sources.base import FileSource
 from luthier.data.table import shorten
 from luthier.errors import DataError
 from luthier.extraction.checking import Findings
-from luthier.extraction.documents import Document, Types
+from luthier.extraction.documents import Document
 from luthier.extraction.formats.base import Read, ReadingOptions, file_at, json_bytes, json_records
+from luthier.extraction.types import Types
 from luthier.storage.files import write_bytes
 
 _KEPT = ("tokens", "entities", "relations", "id", "text", "offsets", "ignore", "ignore_pairs")

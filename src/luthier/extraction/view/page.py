@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.extraction.documents import Document, Types
+from luthier.extraction.documents import Document
+from luthier.extraction.types import Types
 from luthier.report.annotated import draw_annotated, relation_text, sure, words_of
 from luthier.report.svg import COLOURS, DARK_COLOURS
 from luthier.report.text import visible
