@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from luthier.data.batches.collating import Padding
     from luthier.data.batches.encoders import Encoded, Encoder
+    from luthier.data.sources.base import FileSource
+    from luthier.data.table import Problems, Table
     from luthier.data.text_form import TextForm
 
 # The label of a position at which nothing is learned, which torch's cross-entropy leaves out.
@@ -34,6 +36,8 @@ class TaskSchema:
             row's own choices; a number; or whatever the task's own `cells` make of it.
         metrics: metric names by default, the primary one first.
         optional: canonical columns that the rows of a set have all together, or not at all.
+        unsure: columns that say what of a row is not known. Where one split has them, nothing is unknown in one that
+            lacks them.
         learned: columns among `columns` that are answers, and not shown when a model is asked.
         guess_rank: which of the tasks that fit a table's columns is taken where none is named: the lowest. None is
             never taken.
@@ -52,6 +56,7 @@ class TaskSchema:
     label_kind: ClassVar[LabelKind | None] = None
     metrics: ClassVar[tuple[str, ...]]
     optional: ClassVar[tuple[str, ...]] = ()
+    unsure: ClassVar[tuple[str, ...]] = ()
     learned: ClassVar[tuple[str, ...]] = ()
     guess_rank: ClassVar[int | None] = None
     scored_as: ClassVar[str | None] = None
@@ -68,7 +73,7 @@ class TaskSchema:
     @property
     def all_columns(self) -> tuple[str, ...]:
         """Every canonical column that a row may have, the label's last."""
-        return (*self.columns, *self.optional, *((self.label_column,) if self.label_column else ()))
+        return (*self.columns, *self.optional, *self.unsure, *((self.label_column,) if self.label_column else ()))
 
     @property
     def fed_as(self) -> str:
@@ -85,7 +90,22 @@ class TaskSchema:
         """
         taken = {name for source in mapping.values() for name in ([source] if isinstance(source, str) else source)}
         free = set(present) - taken
-        return self.columns + tuple(name for name in self.optional if name in mapping or name in free)
+        optional = (*self.optional, *self.unsure)
+        return self.columns + tuple(name for name in optional if name in mapping or name in free)
+
+    def read_file(self, source: FileSource, encoding: str, noted: Problems | None) -> Table | None:
+        """The rows of a file in a format of the task's own; None for a file in a usual one.
+
+        Args:
+            source: the user's file.
+            encoding: of text.
+            noted: where rows that can't be used are noted, to be left out; None refuses them.
+        """
+        return None
+
+    def tidied(self, table: Table) -> Table:
+        """The rows that a file or a set brings, as the task reads them."""
+        return table
 
     def cells(self) -> Mapping[str, Callable[[Any], Any]]:
         """Canonical column -> how its cells are read, where `luthier.data.rows.canonical` doesn't know. A reader

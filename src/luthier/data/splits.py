@@ -6,7 +6,7 @@ import logging
 import math
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from luthier.data.catalogue.known_set import Files
@@ -112,7 +112,8 @@ def read_origin(origin: Origin, settings: DataSettings) -> RawSplit | None:
             return None
         table = shape(known.derive if known else None, table)
     elif origin.file is not None:
-        table = read_table(origin.file, options_of(settings), noted)
+        own = SCHEMAS[settings.task].read_file(origin.file, settings.encoding, noted) if settings.task else None
+        table = own or read_table(origin.file, options_of(settings), noted)
     else:
         table = _read_set(origin)
     notes = [known.note] if known and known.note else []
@@ -154,6 +155,16 @@ def _joined(tables: list[Table]) -> Table:
         return first
     columns = {name: [value for table in tables for value in table.columns[name]] for name in first.columns}
     return Table(first.name, columns)
+
+
+def tidied(schema: TaskSchema, raw: Mapping[str, RawSplit]) -> dict[str, RawSplit]:
+    """The splits as the task reads them; what is not known of rows is a column of all of them, or of none."""
+    made = {split: replace(one, table=schema.tidied(one.table)) for split, one in raw.items()}
+    for name in schema.unsure:
+        if any(name in one.table.columns for one in made.values()):
+            for one in made.values():
+                one.table.columns.setdefault(name, [None] * len(one.table))
+    return made
 
 
 def column_mapping(origin: Origin, settings: DataSettings, *, user_files: bool) -> Columns:

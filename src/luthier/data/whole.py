@@ -25,7 +25,7 @@ from luthier.data.schemas import TrainedOn
 from luthier.data.settings import SPLITS, DataSettings
 from luthier.data.sources.fingerprint import check_files_unchanged, check_rows_unchanged, source_fingerprint
 from luthier.data.sources.origins import Origin
-from luthier.data.splits import RawSplit, Rows, choose_schema, column_mapping, read_origin
+from luthier.data.splits import RawSplit, Rows, choose_schema, column_mapping, read_origin, tidied
 from luthier.data.table import listing
 from luthier.data.task_data import SplitSummary, TaskData
 from luthier.errors import DataError
@@ -46,6 +46,8 @@ def load_whole(
     }
     mapping = mappings[next(s for s in raw if raw[s] is first)]
     schema = choose_schema(first, mapping, settings, trained)
+    raw = tidied(schema, raw)
+    first = raw.get("train") or next(iter(raw.values()))
     read = columns_to_read(schema, mapping, list(first.table.columns), trained)
     for split, one in raw.items():
         refuse_unread(schema, mappings[split], read, one.origin.name)

@@ -147,6 +147,9 @@ def wrong_shape(document: Any) -> str | None:
         pairs = document.get(key, [])
         if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
             return f"`{key}` has to hold pairs of whole numbers"
+    types = document.get("ignore_types", [])
+    if not isinstance(types, list) or any(not isinstance(one, str) for one in types):
+        return "`ignore_types` has to hold labels, such as `entity:Person`"
     return _wrong_offsets(document)
 
 
@@ -269,6 +272,11 @@ class _Check:
         return False
 
     def _check_ignored(self) -> None:
+        unsound = [one for one in self.document.get("ignore_types", []) if not self._is_label(one)]
+        if unsound:
+            kept = [one for one in self.document["ignore_types"] if one not in unsound]
+            self.document = self.document | {"ignore_types": kept}
+            self.add("unknown_type", f"`ignore_types` names {shorten(unsound[0], 40)}, which is no known type")
         length, many = len(self.document["tokens"]), len(self.document["entities"])
         ranges, pairs = self.document.get("ignore", []), self.document.get("ignore_pairs", [])
         sound = [one for one in ranges if 0 <= one[0] < one[1] <= length]
@@ -279,6 +287,14 @@ class _Check:
         if len(sound) < len(pairs):
             self.add("missing_entity", f"{len(pairs) - len(sound)} ignored pairs name entities that are not there")
             self.document = self.document | {"ignore_pairs": sound}
+
+    def _is_label(self, label: str) -> bool:
+        try:
+            named = Types.of_labels([label])
+        except ValueError:
+            return False
+        known = self.types
+        return known is None or (set(named.entities) <= {*known.entities} and {*named.relations} <= {*known.relations})
 
 
 def _unknown(what: str, kind: str, known: list[str]) -> str:

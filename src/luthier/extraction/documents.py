@@ -2,10 +2,12 @@
 
 A document is a dict: `tokens` (words), `entities` ({type, start, end}, word indices, end exclusive) and `relations`
 ({type, head, tail}, indices into entities). It may have `id`, `text`, `offsets` ([start, end] characters of every word
-in the text), `ignore` and `ignore_pairs`. Predicted entities and relations may have a `score`.
+in the text), `ignore`, `ignore_pairs` and `ignore_types`. Predicted entities and relations may have a `score`.
 
 Partly annotated corpora: `ignore` holds [start, end] word ranges of which nothing is known, `ignore_pairs` holds
-[head, tail] entities of which it isn't known whether they are related. Neither is a negative example.
+[head, tail] entities of which it isn't known whether they are related, `ignore_types` holds labels
+(`entity:Person`, `relation:works_for`) of types that were not looked for in the document. None of these is a negative
+example.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from luthier.extraction.types import Types
 from luthier.extraction.windows import windows
 
 _NOTHING = -1
+_UNSURE = ("ignore", "ignore_pairs", "ignore_types")
 
 
 def encode_documents(columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> Encoded:
@@ -21,10 +22,12 @@ def encode_documents(columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> 
 
     Every row has `first_word`, the place of its first word in the text; `word_start` and `word_end`, the first piece of
     every word and the one behind its last; and, of annotated texts, `entities` and `relations` that lie in the window
-    as a whole: (first word, word behind the last, type from 1) and (head, tail, type from 0) in a flat list.
+    as a whole: (first word, word behind the last, type from 1) and (head, tail, type from 0) in a flat list. Where the
+    texts are partly annotated, `unknown_words` and `unknown_types`, 1 for every word and every type (of entities, then
+    of relations) of which nothing is known, and `unknown_pairs`, (head, tail) in a flat list.
 
     Args:
-        columns: `tokens` and `row`; `entities` and `relations` where they are known.
+        columns: `tokens` and `row`; `entities`, `relations` and what is not known where they are annotated.
         encoder: with the names of the types.
     """
     documents, rows = [list(tokens) for tokens in columns["tokens"]], list(columns["row"])
@@ -45,7 +48,10 @@ def encode_documents(columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> 
         annotated = [
             _inside(columns["entities"][i], relations[i], part, types) for i, part in zip(source, parts, strict=True)
         ]
-        encoded["entities"], encoded["relations"] = [one for one, _ in annotated], [one for _, one in annotated]
+        encoded["entities"], encoded["relations"] = [one for one, *_ in annotated], [one for _, one, _ in annotated]
+        if any(name in columns for name in _UNSURE):
+            unsure = [{name: columns[name][i] or () for name in _UNSURE if name in columns} for i in range(len(rows))]
+            encoded |= _unknown([unsure[i] for i in source], parts, [index for *_, index in annotated], types)
     encoded["row"] = [rows[i] for i in source]
     encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
     return encoded
@@ -93,8 +99,9 @@ def _places(owners: list[int | None], words: int) -> tuple[list[int], list[int]]
 
 def _inside(
     entities: Sequence[Any], relations: Sequence[Any], part: tuple[int, int], types: Types
-) -> tuple[list[int], list[int]]:
-    """What is annotated in a window, flat; a span with two types counts as one of the first."""
+) -> tuple[list[int], list[int], dict[int, int]]:
+    """What is annotated in a window, flat, and entity -> its place there; a span with two types counts as one of the
+    first."""
     places: dict[tuple[int, int], int] = {}
     index: dict[int, int] = {}
     found: list[int] = []
@@ -114,7 +121,31 @@ def _inside(
         if types.symmetric[kind]:
             pair = tuple(sorted(pair, key=lambda number: (entities[number]["start"], entities[number]["end"])))
         related += [index[pair[0]], index[pair[1]], kind]
-    return found, related
+    return found, related, index
+
+
+def _unknown(
+    unsure: Sequence[Mapping[str, Any]], parts: Sequence[tuple[int, int]], index: Sequence[dict[int, int]], types: Types
+) -> Encoded:
+    """What is not known of every window.
+
+    Args:
+        unsure: columns of the text that each window is of.
+        parts: words of each.
+        index: entity of the text -> its place in the window, of each.
+    """
+    words: list[list[int]] = []
+    pairs: list[list[int]] = []
+    kinds: list[list[int]] = []
+    for one, (first, last), places in zip(unsure, parts, index, strict=True):
+        ignored = {word for start, end in one.get("ignore", ()) for word in range(start, end)}
+        words.append([int(word in ignored) for word in range(first, last)])
+        known = [pair for pair in one.get("ignore_pairs", ()) if all(number in places for number in pair)]
+        pairs.append([places[number] for pair in known for number in pair])
+        named = Types.of_labels(one.get("ignore_types", ()))
+        kinds.append([int(name in named.entities) for name in types.entities])
+        kinds[-1] += [int(name in named.relations) for name in types.relations]
+    return {"unknown_words": words, "unknown_pairs": pairs, "unknown_types": kinds}
 
 
 def collate_documents(rows: Sequence[Mapping[str, Any]], padding: Padding) -> dict[str, Tensor]:
@@ -130,6 +161,10 @@ def collate_documents(rows: Sequence[Mapping[str, Any]], padding: Padding) -> di
         entities = _padded([row["entities"] for row in rows], 3)
         batch["entity_words"], batch["entity_types"] = entities[..., :2].contiguous(), entities[..., 2].contiguous()
         batch["relations"] = _padded([row["relations"] for row in rows], 3)
+    if "unknown_words" in rows[0]:
+        batch["unknown_words"] = _padded([row["unknown_words"] for row in rows], 1)[..., 0] == 1
+        batch["unknown_pairs"] = _padded([row["unknown_pairs"] for row in rows], 2)
+        batch["unknown_types"] = _padded([row["unknown_types"] for row in rows], 1)[..., 0] == 1
     return batch
 
 

@@ -22,6 +22,29 @@ NEVER = -1e4
 
 
 @dataclass
+class Unknown:
+    """What is not known of a partly annotated batch; nothing of it is a negative example.
+
+    Attributes:
+        words: (B, W), words of which nothing is known.
+        pairs: (B, M, 2) entities, head and tail, that may be related; -1 for none.
+        entity_types: (B, E - 1), types that were not looked for.
+        relation_types: (B, Q).
+    """
+
+    words: Tensor
+    pairs: Tensor
+    entity_types: Tensor
+    relation_types: Tensor
+
+    def spans(self, spans: Spans) -> Tensor:
+        """(B, N), spans with such a word."""
+        before = F.pad(self.words.long().cumsum(dim=1), (1, 0))
+        first, last = (before.gather(1, place.clamp(0, before.shape[1] - 1)) for place in spans.words.unbind(-1))
+        return last > first
+
+
+@dataclass
 class Annotated:
     """What is known of a batch.
 
@@ -30,12 +53,35 @@ class Annotated:
         types: (B, G), from 1.
         relations: (B, N, 3) head, tail and type; -1 for none.
         spans: all candidate spans.
+        unknown: what is not, where the texts are partly annotated.
     """
 
     places: Tensor
     types: Tensor
     relations: Tensor
     spans: Spans
+    unknown: Unknown | None = None
+
+    def unknown_pairs(self, chosen: Tensor) -> Tensor | None:
+        """(B, P) places of entities -> (B, P, P), pairs of which it is not known whether they are related; None where
+        all are. An entity that was not annotated, in a text where some types were not looked for, may be one."""
+        if self.unknown is None:
+            return None
+        unsure = self.unknown.spans(self.spans.at(chosen))
+        annotated = (chosen[..., None] == self.places[:, None]).any(dim=-1)
+        unsure = unsure | (self.unknown.entity_types.any(dim=1, keepdim=True) & ~annotated)
+        head, tail = (self.place_of(one) for one in self.unknown.pairs.unbind(-1))
+        named = torch.einsum("bmh,bmt->bht", _at(chosen, head), _at(chosen, tail)) > 0
+        return unsure[:, :, None] | unsure[:, None] | named
+
+    def place_of(self, entity: Tensor) -> Tensor:
+        """(B, M) entities -> their places among the candidate spans, -2 for none."""
+        return self.places.gather(1, entity.clamp(min=0)).masked_fill(entity < 0, -2)
+
+
+def _at(chosen: Tensor, place: Tensor) -> Tensor:
+    """(B, P) and (B, M) places -> (B, M, P), 1 where they are the same."""
+    return (chosen[:, None] == place[..., None]).float()
 
 
 def entity_losses(logits: Tensor, known: Annotated, negatives: int, seeds: Tensor | None) -> Tensor:
@@ -51,11 +97,19 @@ def entity_losses(logits: Tensor, known: Annotated, negatives: int, seeds: Tenso
     targets = known.places.new_zeros(len(logits), count + 1)
     targets.scatter_(1, torch.where(known.places >= 0, known.places, count), known.types.clamp(min=0))
     others = valid & ~entities
+    if known.unknown is not None:
+        others = others & ~known.unknown.spans(known.spans)
     if seeds is not None:
         others = drawn(others, torch.arange(count, device=logits.device), seeds, negatives)
     counted = (entities & valid) | others
-    losses = F.cross_entropy(precise(logits).flatten(0, 1), targets[:, :count].flatten(), reduction="none")
-    return _mean(losses.view_as(counted), counted)
+    logits = precise(logits)
+    losses = F.cross_entropy(logits.flatten(0, 1), targets[:, :count].flatten(), reduction="none").view_as(counted)
+    if known.unknown is not None:
+        # Another span is none, or of a type that was not looked for.
+        possible = F.pad(known.unknown.entity_types, (1, 0), value=True)[:, None]
+        none = logits.logsumexp(dim=-1) - logits.masked_fill(~possible, NEVER).logsumexp(dim=-1)
+        losses = torch.where(entities, losses, none)
+    return _mean(losses, counted)
 
 
 def relation_losses(
@@ -74,12 +128,17 @@ def relation_losses(
     place = torch.arange(size, device=chosen.device)
     pairs = valid[:, :, None] & valid[:, None] & (place[:, None] != place)
     related = targets.any(dim=-1) & pairs
-    others = pairs & ~related
+    others, unknown = pairs & ~related, known.unknown_pairs(chosen)
+    weights = torch.ones_like(targets)
+    if unknown is not None and known.unknown is not None:
+        weights = targets | ~known.unknown.relation_types[:, None, None]
+        others = others & ~unknown & weights.any(dim=-1)
     if seeds is not None:
         numbers = (place[:, None] * PAIRS_APART + place).flatten()
         others = drawn(others.flatten(1), ~numbers, seeds, negatives).view_as(others)
     losses = F.binary_cross_entropy_with_logits(precise(logits), targets.to(precise(logits).dtype), reduction="none")
-    return _mean(losses.mean(dim=-1).flatten(1), (related | others).flatten(1))
+    losses = (losses * weights).sum(dim=-1) / weights.sum(dim=-1).clamp(min=1)
+    return _mean(losses.flatten(1), (related | others).flatten(1))
 
 
 def comparable(entities: Tensor, valid: Tensor, pairs: Tensor | None, known: Annotated | None) -> Tensor:
@@ -99,10 +158,9 @@ def _pair_targets(logits: Tensor, chosen: Tensor, known: Annotated) -> Tensor:
     """(B, P, P, Q), whether each relation holds."""
     head, tail, kind = known.relations.unbind(-1)
     there = kind >= 0
-    places = [known.places.gather(1, one.clamp(min=0)).masked_fill(~there, -2) for one in (head, tail)]
-    is_head, is_tail = (chosen[:, None] == place[..., None] for place in places)
+    is_head, is_tail = (_at(chosen, known.place_of(one.masked_fill(~there, -1))) for one in (head, tail))
     kinds = F.one_hot(kind.clamp(min=0), logits.shape[-1])
-    return torch.einsum("bnh,bnt,bnq->bhtq", is_head.float(), is_tail.float(), kinds.float()) > 0
+    return torch.einsum("bnh,bnt,bnq->bhtq", is_head, is_tail, kinds.float()) > 0
 
 
 def precise(values: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from transformers import initialization as init
 from luthier.extraction.config import SinetConfig
 from luthier.extraction.heads import EntityClassifier, RelationClassifier, WidthEmbedding
 from luthier.extraction.interaction import Sentence, TaskInteraction, TaskStates
-from luthier.extraction.losses import Annotated, comparable, entity_losses, precise, relation_losses
+from luthier.extraction.losses import Annotated, Unknown, comparable, entity_losses, precise, relation_losses
 from luthier.extraction.options import ExtractionHead
 from luthier.extraction.output import ExtractionOutput
 from luthier.extraction.pooling import SpanPooling
@@ -115,6 +115,9 @@ class SinetForJointExtraction(PreTrainedModel):
         entity_words: Tensor | None = None,
         entity_types: Tensor | None = None,
         relations: Tensor | None = None,
+        unknown_words: Tensor | None = None,
+        unknown_pairs: Tensor | None = None,
+        unknown_types: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -129,6 +132,10 @@ class SinetForJointExtraction(PreTrainedModel):
             entity_words: (B, G, 2) annotated entities, each span once, -1 for none; None without annotations.
             entity_types: (B, G), from 1.
             relations: (B, N, 3) annotated (head, tail, type), indices of entities and of the type from 0; -1 for none.
+            unknown_words: (B, W), words of which nothing is known; this and the next two together, or None where all
+                is annotated.
+            unknown_pairs: (B, M, 2) entities, head and tail, that may be related; -1 for none.
+            unknown_types: (B, E - 1 + Q), types that were not looked for, those of entities first.
 
         Returns:
             In training the loss and the logits it is of; in evaluation also what is told of the text.
@@ -160,6 +167,9 @@ class SinetForJointExtraction(PreTrainedModel):
         annotated = None
         if entity_words is not None and entity_types is not None and relations is not None:
             annotated = Annotated(places, entity_types, relations, spans)
+            if unknown_words is not None and unknown_pairs is not None and unknown_types is not None:
+                kinds = unknown_types.split([len(self.config.types.entities), len(self.config.types.relations)], dim=1)
+                annotated.unknown = Unknown(unknown_words, unknown_pairs, *kinds)
             if isinstance(self.entity_head, TableHead):
                 self._learn_table(out, cells, annotated, tasks, word_start)
             else:

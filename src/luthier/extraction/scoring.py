@@ -163,8 +163,9 @@ def score_extractions(
 
 def without_ignored(gold: Document, predicted: Document) -> Document:
     """Predictions without those that gold does not have and that lie where gold is not annotated."""
-    if not gold.get("ignore") and not gold.get("ignore_pairs"):
+    if not any(gold.get(name) for name in ("ignore", "ignore_pairs", "ignore_types")):
         return predicted
+    unsought = Types.of_labels(gold.get("ignore_types") or ())
     words, pairs = ignore_masks(gold)
     known = {(*span_of(one), one["type"]) for one in gold["entities"]}
     spans = [span_of(one) for one in gold["entities"]]
@@ -173,12 +174,13 @@ def without_ignored(gold: Document, predicted: Document) -> Document:
         (one["type"], *(span_of(gold["entities"][one[end]]) for end in ("head", "tail"))) for one in gold["relations"]
     }
     entities, relations = predicted["entities"], predicted["relations"]
-    outside = [bool(words[one["start"] : one["end"]].any()) for one in entities]
+    outside = [bool(words[one["start"] : one["end"]].any()) or one["type"] in unsought.entities for one in entities]
     gone = {i for i, one in enumerate(entities) if outside[i] and (*span_of(one), one["type"]) not in known}
     unjudged = set()
     for i, one in enumerate(relations):
         pair = span_of(entities[one["head"]]), span_of(entities[one["tail"]])
         touches = outside[one["head"]] or outside[one["tail"]] or pair in unknown_pairs
+        touches = touches or one["type"] in unsought.relations
         if touches and (one["type"], *pair) not in related:
             unjudged.add(i)
     return without_faulty(predicted, gone, unjudged)

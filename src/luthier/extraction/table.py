@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from luthier.extraction.losses import Annotated, precise
+from luthier.extraction.losses import Annotated, Unknown, precise
 from luthier.extraction.pooling import take
 from luthier.extraction.spans import Spans
 
@@ -88,8 +88,11 @@ def entity_table_losses(logits: Tensor, known: Annotated, words: Tensor) -> Tens
     there = known.places >= 0
     row, item = there.nonzero(as_tuple=True)
     targets[row, known.places[row, item], known.types[row, item] - 1] = 1.0
-    losses = F.binary_cross_entropy_with_logits(precise(logits), targets, reduction="none").sum(dim=-1)
-    return (losses * known.spans.valid).sum(dim=1) / words
+    losses = F.binary_cross_entropy_with_logits(precise(logits), targets, reduction="none")
+    if known.unknown is not None:
+        unknown = known.unknown.spans(known.spans)[..., None] | known.unknown.entity_types[:, None]
+        losses = losses * ((targets > 0) | ~unknown)
+    return (losses.sum(dim=-1) * known.spans.valid).sum(dim=1) / words
 
 
 def relation_table_losses(logits: Tensor, known: Annotated, words: Tensor) -> Tensor:
@@ -106,5 +109,24 @@ def relation_table_losses(logits: Tensor, known: Annotated, words: Tensor) -> Te
     starts = [first[row, known.places[row, one]] for one in (head, tail)]
     targets[row, starts[0], starts[1], kind] = 1.0
     there = torch.arange(logits.shape[1], device=logits.device) < words[:, None]
-    losses = F.binary_cross_entropy_with_logits(precise(logits), targets, reduction="none").sum(dim=-1)
+    losses = F.binary_cross_entropy_with_logits(precise(logits), targets, reduction="none")
+    if known.unknown is not None:
+        losses = losses * ((targets > 0) | ~_unknown_cells(known, known.unknown, first, logits.shape[1]))
+    losses = losses.sum(dim=-1)
     return (losses * there[:, :, None] * there[:, None]).sum(dim=(1, 2)) / words
+
+
+def _unknown_cells(known: Annotated, unknown: Unknown, first: Tensor, words: int) -> Tensor:
+    """(B, W, W, L), cells of which nothing is known.
+
+    Args:
+        first: (B, S) first word of every span.
+    """
+    spans = first.gather(1, known.places.clamp(min=0)).masked_fill(known.places < 0, -1)
+    starts = [spans.gather(1, one.clamp(min=0)).masked_fill(one < 0, -1) for one in unknown.pairs.unbind(-1)]
+    place = torch.arange(words, device=first.device)
+    head, tail = ((one[..., None] == place).float() for one in starts)
+    cells = torch.einsum("bmh,bmt->bht", head, tail) > 0
+    outside = unknown.words
+    cells = cells | outside[:, :, None] | outside[:, None]
+    return cells[..., None] | unknown.relation_types[:, None, None]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from luthier.data.batches.collating import Padding
     from luthier.data.batches.encoders import Encoded, Encoder
+    from luthier.data.sources.base import FileSource
+    from luthier.data.table import Problems, Table
     from luthier.data.task_data import TaskData
     from luthier.models.card import ModelCard
     from luthier.models.head_kinds import Head
@@ -46,7 +48,8 @@ class JointExtraction(Task):
     label_column: ClassVar[str | None] = "entities"
     label_kind: ClassVar[LabelKind | None] = "own"
     optional: ClassVar[tuple[str, ...]] = ("relations",)
-    learned: ClassVar[tuple[str, ...]] = ("relations",)
+    unsure: ClassVar[tuple[str, ...]] = ("ignore", "ignore_pairs", "ignore_types")
+    learned: ClassVar[tuple[str, ...]] = ("relations", *unsure)
     tells_labels: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("relation_strict_f1", "relation_f1", "entity_f1")
     guess_rank: ClassVar[int | None] = 12
@@ -58,10 +61,23 @@ class JointExtraction(Task):
 
     # -- rows ----------------------------------------------------------------------------------------------
 
+    def read_file(self, source: FileSource, encoding: str, noted: Problems | None) -> Table | None:
+        from luthier.extraction.rows import table_of_file
+
+        return table_of_file(source, encoding, noted)
+
+    def tidied(self, table: Table) -> Table:
+        from luthier.extraction.rows import with_unsure
+
+        return with_unsure(table)
+
     def cells(self) -> Mapping[str, Callable[[Any], Any]]:
         return {
             "entities": partial(_as_items, places=("start", "end")),
             "relations": partial(_as_items, places=("head", "tail")),
+            "ignore": _as_pairs,
+            "ignore_pairs": _as_pairs,
+            "ignore_types": _as_labels,
         }
 
     def check_row(self, row: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -79,6 +95,12 @@ class JointExtraction(Task):
                 problems.append(("relations", f"relation {n} is between {ends[0]} and {ends[1]} of {len(entities)}"))
             elif ends[0] == ends[1]:
                 problems.append(("relations", f"relation {n} is between entity {ends[0]} and itself"))
+        for start, end in row.get("ignore") or ():
+            if not 0 <= start < end <= words:
+                problems.append(("ignore", f"holds the words {start} to {end} (the last one not counted) of {words}"))
+        for pair in row.get("ignore_pairs") or ():
+            if not all(0 <= one < len(entities) for one in pair):
+                problems.append(("ignore_pairs", f"holds {pair[0]} and {pair[1]} of {len(entities)} entities"))
         return problems
 
     def arrow_types(self) -> Mapping[str, Any]:
@@ -88,11 +110,14 @@ class JointExtraction(Task):
             fields = [("type", pyarrow.string()), *((place, pyarrow.int64()) for place in places)]
             return pyarrow.list_(pyarrow.struct(fields))
 
-        return {"entities": items("start", "end"), "relations": items("head", "tail")}
+        pairs = pyarrow.list_(pyarrow.list_(pyarrow.int64()))
+        unsure = {"ignore": pairs, "ignore_pairs": pairs, "ignore_types": pyarrow.list_(pyarrow.string())}
+        return {"entities": items("start", "end"), "relations": items("head", "tail"), **unsure}
 
     def labels_of(self, row: Mapping[str, Any]) -> list[str]:
         entities = [ENTITY + one["type"] for one in row.get("entities") or ()]
-        return entities + [RELATION + one["type"] for one in row.get("relations") or ()]
+        relations = [RELATION + one["type"] for one in row.get("relations") or ()]
+        return [*entities, *relations, *(row.get("ignore_types") or ())]
 
     def known_as(self, label: str, labels: Sequence[str]) -> str | None:
         symmetric = f"symmetric {label}"
@@ -185,16 +210,40 @@ def _told(predictions: Predictions, numbers: Sequence[int], rows: Any, types: Ty
     return [found.get(int(number), Found()).document(types, threshold) for number in numbers]
 
 
-def _as_items(value: Any, places: tuple[str, str]) -> list[dict[str, Any]]:
+def _listed(value: Any) -> list[Any]:
+    """A list, or the JSON text of one; empty where there is nothing."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except json.JSONDecodeError as error:
             raise BadCellError(f"is not valid JSON: {error.msg}") from error
-    if value is None or not isinstance(value, list | tuple):
+    if value is not None and not isinstance(value, list | tuple):
+        raise BadCellError(f"holds {shorten(value)}, which is no list")
+    return list(value or ())
+
+
+def _as_pairs(value: Any) -> list[list[int]]:
+    found = _listed(value)
+    for one in found:
+        if not isinstance(one, list | tuple) or len(one) != 2 or any(type(part) is not int for part in one):
+            raise BadCellError(f"holds {shorten(one)}, which is no pair of whole numbers")
+    return [list(one) for one in found]
+
+
+def _as_labels(value: Any) -> list[str]:
+    found = [as_label(one) for one in _listed(value)]
+    try:
+        Types.of_labels(found)
+    except ValueError as error:
+        raise BadCellError(f"is no list of types: {error}") from error
+    return found
+
+
+def _as_items(value: Any, places: tuple[str, str]) -> list[dict[str, Any]]:
+    if value is None:
         raise BadCellError(f"holds {shorten(value)}, which is no list")
     found = []
-    for one in value:
+    for one in _listed(value):
         if not isinstance(one, dict) or any(type(one.get(place)) is not int for place in places):
             raise BadCellError(f"holds {shorten(one)}, which is not {{type, {places[0]}, {places[1]}}}")
         found.append({"type": as_label(one.get("type")), **{place: one[place] for place in places}})

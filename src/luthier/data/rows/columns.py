@@ -17,7 +17,8 @@ def columns_to_read(
     that a task may lack, the ones that a model was trained on."""
     if trained is None or trained.task != schema.name:
         return schema.read(mapping, present)
-    return schema.columns + tuple(name for name in schema.optional if name in trained.columns)
+    optional = tuple(name for name in schema.optional if name in trained.columns)
+    return schema.columns + optional + tuple(name for name in schema.unsure if name in present)
 
 
 def refuse_unread(schema: TaskSchema, mapping: Columns, read: Sequence[str], where: str) -> None:
@@ -42,5 +43,6 @@ def columns_of_model(
     schema: TaskSchema, read: Sequence[str], form: TextForm | None, mapping: Columns
 ) -> dict[str, str | list[str]]:
     """The columns that a model reads, which are those of the prompt where the task is posed as text."""
+    read = [name for name in read if name not in schema.unsure]
     shown = read if form is None else (*form.columns, *(("candidate",) if form.ranks_candidates else ()))
     return {name: mapping.get(name, name) for name in shown}

@@ -59,7 +59,7 @@ class Corpus:
 
 
 def read_documents(
-    source: str | Path,
+    source: str | Path | FileSource,
     format: str | None = None,  # noqa: A002
     *,
     types: Types | None = None,
@@ -89,18 +89,18 @@ def read_documents(
     _one_of(options.tokeniser, TOKENISERS, "tokeniser")
     _one_of(options.align, ("strict", "widen"), "align")
     _one_of(invalid, ("refuse", "drop"), "invalid")
-    path = Path(source)
     findings = Findings(str(source))
-    if path.is_dir():
-        read: Read = _module(format or "brat").read(path, options, findings)
+    if not isinstance(source, FileSource) and Path(source).is_dir():
+        read: Read = _module(format or "brat").read(Path(source), options, findings)
     else:
-        found = resolve(str(source))
+        found = source if isinstance(source, FileSource) else resolve(str(source))
         if not isinstance(found, FileSource):
             raise DataError("is no file", where=str(source), fix="name a file, or a folder of BRAT files")
+        findings = Findings(found.name)
         read = _module(format or guess_format(found, options)).read(found, options, findings)
     labels = frozenset(ignore_labels)
     documents = [
-        _with_ignored(one, labels, where, findings) for one, where in zip(read.documents, read.places, strict=True)
+        with_ignored(one, labels, where, findings) for one, where in zip(read.documents, read.places, strict=True)
     ]
     given = types or read.types
     both_ways = {*symmetric, *read.symmetric}
@@ -109,12 +109,12 @@ def read_documents(
         given,
         symmetric=both_ways,
         max_span_size=max_span_size,
-        name=str(source),
+        name=findings.faults.name,
         places=read.places.__getitem__,
     )
     findings.take(checked)
     if not documents and not findings.faults.count:
-        raise DataError("holds no documents", where=str(source), fix="is it the right file?")
+        raise DataError("holds no documents", where=findings.faults.name, fix="is it the right file?")
     if invalid == "refuse":
         findings.raise_if_faulty()
     known = given or Types.of(documents, both_ways)
@@ -156,6 +156,11 @@ def write_documents(
         findings.raise_if_faulty()
     types = types or Types.of(documents)
     if format != "spert":
+        for number, one in enumerate(documents, 1):
+            if one.get("ignore_types"):
+                findings.add("unwritable", f"document {number}", f"the format {format} has no place for `ignore_types`")
+        if invalid == "refuse":
+            findings.raise_if_faulty("write SpERT's JSON, which has one, or leave it out with `invalid='drop'`")
         documents = [_with_labels(one, ignore_label) for one in documents]
         types = _with_label(types, documents, ignore_label)
     if invalid == "refuse":
@@ -245,7 +250,7 @@ def _one_of(value: str, known: tuple[str, ...], what: str) -> None:
         raise DataError(f"there is no {what} {value!r}", fix=fix)
 
 
-def _with_ignored(document: Any, labels: frozenset[str], where: str, findings: Findings) -> Any:
+def with_ignored(document: Any, labels: frozenset[str], where: str, findings: Findings) -> Any:
     """The document with entities and relations of these types made ignored ranges and pairs."""
     if wrong_shape(document):
         return document
@@ -271,11 +276,11 @@ def _with_ignored(document: Any, labels: frozenset[str], where: str, findings: F
 def _with_labels(document: Document, label: str) -> Document:
     """The document with ignored ranges and pairs as entities and relations of one type."""
     ranges, pairs = document.get("ignore", []), document.get("ignore_pairs", [])
-    if not ranges and not pairs:
+    if not ranges and not pairs and "ignore_types" not in document:
         return document
     entities = [*document["entities"], *({"type": label, "start": start, "end": end} for start, end in ranges)]
     relations = [*document["relations"], *({"type": label, "head": head, "tail": tail} for head, tail in pairs)]
-    rest = {key: value for key, value in document.items() if key not in ("ignore", "ignore_pairs")}
+    rest = {key: value for key, value in document.items() if key not in ("ignore", "ignore_pairs", "ignore_types")}
     return rest | {"entities": entities, "relations": relations}
 
 

@@ -2,7 +2,7 @@
 
 Types are those of `NAME.types.json` beside a file called NAME, of `types.json`, or of the one `..._types.json` in the
 same folder, where there is one; the first of these is written. With the suffix .jsonl there is one object a line.
-`text`, `offsets`, `ignore`, `ignore_pairs` and `score` are kept.
+`text`, `offsets`, `ignore`, `ignore_pairs`, `ignore_types` and `score` are kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from luthier.extraction.formats.base import Read, ReadingOptions, file_at, json_
 from luthier.extraction.types import Types
 from luthier.storage.files import write_bytes
 
-_KEPT = ("tokens", "entities", "relations", "id", "text", "offsets", "ignore", "ignore_pairs")
+_KEPT = ("tokens", "entities", "relations", "id", "text", "offsets", "ignore", "ignore_pairs", "ignore_types")
 
 
 def read(source: FileSource, options: ReadingOptions, findings: Findings) -> Read:

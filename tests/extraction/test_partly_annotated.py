@@ -1,0 +1,237 @@
+"""What was not annotated is no negative example: in training, in scores, from every file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from luthier.data import DataSettings, load_data
+from luthier.data.batches.encoding import encode, make_collator
+from luthier.errors import DataError
+from luthier.extraction import write_documents
+from luthier.extraction.scoring import score_extractions
+from luthier.extraction.types import Types
+from luthier.models.loading import load_tokenizer
+from tests.extraction import small
+from tests.extraction.sentences import DOCUMENTS, LABELS, tiny_encoder, write
+
+
+def partly(words: list[int] = (), pairs: list[tuple[int, int]] = (), types: list[int] = ()) -> dict[str, torch.Tensor]:
+    """The batch of `small` with these words, pairs and types of the first sentence unknown."""
+    given = small.batch()
+    unknown = torch.zeros(2, given["word_start"].shape[1], dtype=torch.bool)
+    unknown[0, list(words)] = True
+    of_types = torch.zeros(2, 4, dtype=torch.bool)
+    of_types[0, list(types)] = True
+    of_pairs = torch.full((2, max(1, len(pairs)), 2), -1)
+    for number, pair in enumerate(pairs):
+        of_pairs[0, number] = torch.tensor(pair)
+    return given | {"unknown_words": unknown, "unknown_pairs": of_pairs, "unknown_types": of_types}
+
+
+CASES = {
+    "nothing": partly(),
+    "words": partly(words=[3]),
+    "pairs": partly(pairs=[(1, 0), (1, 2)]),
+    "an entity type": partly(types=[1]),
+    "a relation type": partly(types=[2]),
+    "all relation types": partly(types=[2, 3]),
+    "everything": partly(words=[4], pairs=[(2, 1)], types=[0, 3]),
+}
+
+
+SPANS = ("span_words", "span_valid", "entity_logits")
+
+
+def annotated(given: dict[str, torch.Tensor], row: int) -> dict[tuple[int, int], int]:
+    """Span -> type of a sentence's entities."""
+    words, types = (given[name][row].tolist() for name in ("entity_words", "entity_types"))
+    return {(start, end): kind for (start, end), kind in zip(words, types, strict=True)}
+
+
+def span_losses(out: Any, given: dict[str, torch.Tensor], row: int) -> torch.Tensor:
+    """The mean over the spans of a sentence, one by one."""
+    known = annotated(given, row)
+    words = {n for n, yes in enumerate(given["unknown_words"][row].tolist()) if yes}
+    free = [0, *(1 + n for n in range(2) if given["unknown_types"][row, n])]
+    losses = []
+    for span, valid, logits in zip(*(out[name][row] for name in SPANS), strict=True):
+        words_of_span = tuple(span.tolist())
+        if not valid:
+            continue
+        shares = logits.softmax(-1)
+        if words_of_span in known:
+            losses.append(-shares[known[words_of_span]].log())
+        elif not words & set(range(*words_of_span)):
+            losses.append(-shares[free].sum().log())
+    return torch.stack(losses).mean()
+
+
+def pair_losses(out: Any, given: dict[str, torch.Tensor], row: int) -> torch.Tensor:
+    """The mean over the pairs of a sentence, one by one."""
+    entities = [tuple(words) for words in given["entity_words"][row].tolist() if words[0] >= 0]
+    related = [tuple(one) for one in given["relations"][row].tolist() if one[0] >= 0]
+    unknown = {tuple(one) for one in given["unknown_pairs"][row].tolist()}
+    words = {n for n, yes in enumerate(given["unknown_words"][row].tolist()) if yes}
+    losses = []
+    for head, one in enumerate(entities):
+        for tail, other in enumerate(entities):
+            targets = [float((head, tail, kind) in related) for kind in range(2)]
+            sure = [bool(t) or not given["unknown_types"][row, 2 + kind] for kind, t in enumerate(targets)]
+            outside = words & {*range(*one), *range(*other)} or (head, tail) in unknown
+            if head == tail or (outside and not any(targets)) or not any(sure):
+                continue
+            logits = out.pair_logits[row, head, tail]
+            each = F.binary_cross_entropy_with_logits(logits, torch.tensor(targets).to(logits), reduction="none")
+            losses.append(each[torch.tensor(sure)].mean())
+    return torch.stack(losses).mean() if losses else torch.zeros(())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_losses_are_those_of_what_is_known(case: str):
+    given = CASES[case]
+    out = small.model()(**given)
+    for row in range(2):
+        expected = span_losses(out, given, row) + pair_losses(out, given, row)
+        assert float(out.row_loss[row]) == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_where_all_is_known_the_loss_is_the_plain_one():
+    for options in ({}, {"heads": "table"}, {"train_pairs": "mixed"}):
+        model = small.model(**options)
+        assert torch.equal(model(**small.batch()).row_loss, model(**CASES["nothing"]).row_loss)
+
+
+def table_losses(out: Any, given: dict[str, torch.Tensor], row: int) -> torch.Tensor:
+    """The sum over the cells of both tables of a sentence, one by one, by its words."""
+    known = annotated(given, row)
+    related = [tuple(one) for one in given["relations"][row].tolist() if one[0] >= 0]
+    first = [words[0] for words in given["entity_words"][row].tolist()]
+    unknown = [tuple(first[one] for one in pair) for pair in given["unknown_pairs"][row].tolist() if pair[0] >= 0]
+    words = {n for n, yes in enumerate(given["unknown_words"][row].tolist()) if yes}
+    unsought = given["unknown_types"][row].tolist()
+    count = int((given["word_start"][row] >= 0).sum())
+    total = torch.zeros((), dtype=torch.float64)
+
+    def add(logit: torch.Tensor, target: bool, sure: bool) -> None:
+        nonlocal total
+        if target or sure:
+            total = total - F.logsigmoid(logit if target else -logit)
+
+    for span, valid, logits in zip(*(out[name][row] for name in SPANS), strict=True):
+        words_of_span = tuple(span.tolist())
+        for kind in range(2) if valid else ():
+            sure = not words & set(range(*words_of_span)) and not unsought[kind]
+            add(logits[1 + kind], known.get(words_of_span) == 1 + kind, sure)
+    for head in range(count):
+        for tail in range(count):
+            for kind in range(2):
+                target = any((first[h], first[t], k) == (head, tail, kind) for h, t, k in related)
+                sure = not words & {head, tail} and (head, tail) not in unknown and not unsought[2 + kind]
+                add(out.pair_logits[row, head, tail, kind], target, sure)
+    return total / count
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_losses_of_tables_are_those_of_what_is_known(case: str):
+    given = CASES[case]
+    out = small.model(heads="table")(**given)
+    for row in range(2):
+        assert float(out.row_loss[row]) == pytest.approx(float(table_losses(out, given, row)), rel=1e-9)
+
+
+def test_a_predicted_entity_may_be_one_where_types_were_not_looked_for():
+    """Relations of spans that only the model takes for entities are not learned there."""
+    losses = {}
+    for case in ("nothing", "an entity type"):
+        torch.manual_seed(0)
+        model = small.model(train_pairs="predicted", entity_weight=0.0).train()
+        losses[case] = model(**CASES[case]).row_loss
+    assert losses["nothing"][1] == losses["an entity type"][1]
+    assert losses["nothing"][0] != losses["an entity type"][0]
+
+
+def test_rows_say_what_is_not_known_in_every_window(tmp_path: Path):
+    row = DOCUMENTS[0]
+    entities, relations = list(row["entities"]), [{"type": "IGNORE", "head": 1, "tail": 0}]
+    entities.append({"type": "IGNORE", "start": len(row["tokens"]) - 1, "end": len(row["tokens"])})
+    documents = [
+        row | {"entities": entities, "relations": relations},
+        DOCUMENTS[1] | {"ignore": [[0, 2]], "ignore_types": ["entity:Place", "relation:married"]},
+        DOCUMENTS[2],
+    ]
+    plain = write(tmp_path / "validation.json", DOCUMENTS[3:6])
+    settings = DataSettings(
+        train=write(tmp_path / "train.json", documents), validation=plain, task="joint_extraction", labels=LABELS
+    )
+    data, tokenizer = load_data(settings), load_tokenizer(tiny_encoder(tmp_path / "model"))
+    rows = encode(data, tokenizer, max_length=40)
+    batch = make_collator("joint_extraction", tokenizer)(list(rows["train"]))
+    words = [row.nonzero()[:, 0].tolist() for row in batch["unknown_words"]]
+    assert words == [[len(row["tokens"]) - 1], [0, 1], []]
+    assert batch["unknown_pairs"][0].tolist() == [[1, 0]]
+    names = Types.of_labels(LABELS)
+    told = [*(f"entity:{one}" for one in names.entities), *(f"relation:{one}" for one in names.relations)]
+    assert [told[i] for i in batch["unknown_types"][1].nonzero()[:, 0]] == ["entity:Place", "relation:married"]
+    others = make_collator("joint_extraction", tokenizer)(list(rows["validation"]))
+    assert not others["unknown_words"].any()
+    assert not others["unknown_types"].any()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("ignore", [[0, 99]], "holds the words 0 to 99"),
+        ("ignore_pairs", [[0, 9]], "holds 0 and 9 of"),
+        ("ignore_pairs", [[0]], "no pair of whole numbers"),
+        ("ignore_types", ["Place"], "is none of `entity:NAME`"),
+        ("ignore_types", ["entity:Planet"], "entity:Planet"),
+    ],
+)
+def test_faults_of_what_is_not_known_are_told(column: str, value: Any, message: str, tmp_path: Path):
+    train = write(tmp_path / "train.json", [DOCUMENTS[0] | {column: value}, *DOCUMENTS[1:4]])
+    with pytest.raises(DataError, match=message):
+        load_data(DataSettings(train=train, task="joint_extraction", labels=LABELS))
+
+
+@pytest.mark.parametrize("name", ["label_studio", "doccano", "offsets_jsonl", "columns"])
+def test_a_recipe_reads_the_files_of_annotation_tools(name: str, tmp_path: Path):
+    documents = [one | {"tokens": list(one["tokens"])} for one in DOCUMENTS[:4]]
+    documents[0] = documents[0] | {"ignore": [[len(documents[0]["tokens"]) - 1, len(documents[0]["tokens"])]]}
+    suffix = {"label_studio": "json", "columns": "conll"}.get(name, "jsonl")
+    train = tmp_path / f"train.{suffix}"
+    write_documents(train, documents, name, types=Types.of_labels(LABELS))
+    data = load_data(DataSettings(train=str(train), task="joint_extraction", labels=LABELS))
+    rows = data.splits["train"]
+    assert [row["tokens"] for row in rows] == [one["tokens"] for one in documents]
+    assert [len(row["relations"]) for row in rows] == [len(one["relations"]) for one in documents]
+    assert rows[0]["ignore"] == documents[0]["ignore"]
+
+
+def test_a_faulty_annotation_is_refused_or_left_out(tmp_path: Path):
+    good = {"text": "Anna met Bo", "entities": [{"type": "Person", "start": 0, "end": 4}]}
+    bad = {"text": "Anna met Bo", "entities": [{"type": "Person", "start": 1, "end": 4}]}
+    train = tmp_path / "train.jsonl"
+    train.write_text("".join(json.dumps(one) + "\n" for one in (good, bad, good)))
+    settings = {"train": str(train), "task": "joint_extraction"}
+    with pytest.raises(DataError, match="misaligned 1"):
+        load_data(DataSettings(**settings))
+    data = load_data(DataSettings(**settings, invalid_rows="drop"))
+    assert [len(row["entities"]) for row in data.splits["train"]] == [1, 0, 1]
+
+
+def test_types_that_were_not_looked_for_are_not_judged():
+    entities = [{"type": "Person", "start": 0, "end": 1}, {"type": "Firm", "start": 2, "end": 3}]
+    told = {"tokens": list("abc"), "entities": entities, "relations": [{"type": "employs", "head": 1, "tail": 0}]}
+    gold = {"tokens": list("abc"), "entities": entities[:1], "relations": []}
+    types = Types.of_labels(LABELS)
+    assert score_extractions([gold], [told], types).flat()["entity_micro_precision"] == 0.5
+    unsure = gold | {"ignore_types": ["entity:Firm", "relation:employs"]}
+    scores = score_extractions([unsure], [told], types)
+    assert scores.flat()["entity_micro_f1"] == 1
+    assert not scores.levels["relation"].predicted.sum()
