@@ -7,7 +7,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 from luthier.errors import ModelError
-from luthier.extraction.options import ExtractionHead
+from luthier.extraction.options import SAVED, ExtractionHead
 from luthier.extraction.types import Types
 
 OPTIONS = tuple(ExtractionHead.model_fields)
@@ -59,7 +59,7 @@ class SinetConfig(PreTrainedConfig):
         from pydantic import ValidationError
 
         try:
-            return ExtractionHead.model_validate({name: getattr(self, name) for name in OPTIONS})
+            return ExtractionHead.model_validate({name: getattr(self, name) for name in OPTIONS}, context=SAVED)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])

@@ -99,8 +99,7 @@ class TaskInteraction(nn.Module):
         super().__init__()
         self.options = options
         self.entity_projection, self.relation_projection = None, None
-        projected = options.task_projection
-        if options.interaction != "partition" and (options.interaction != "none" if projected is None else projected):
+        if options.projects:
             self.entity_projection = nn.Linear(width, width, bias=options.projection_bias)
             self.relation_projection = nn.Linear(width, width, bias=options.projection_bias)
         self.partition = PartitionFilter(width) if options.interaction == "partition" else None

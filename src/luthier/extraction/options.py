@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, model_validator
 
 from luthier.settings import Settings
 
@@ -73,3 +73,54 @@ class ExtractionHead(Settings):
     mask_padding: bool = Field(
         True, description="false attends to padding as the released code does: scores then depend on the batch."
     )
+
+    @property
+    def projects(self) -> bool:
+        """Whether the encoder's output is projected for each task."""
+        wanted = self.task_projection
+        return self.interaction != "partition" and (self.interaction != "none" if wanted is None else wanted)
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self, info: ValidationInfo) -> Self:
+        if info.context != SAVED and (found := without_effect(self)):
+            told = ", ".join(f"`{name}`" for name in found)
+            verb = "have" if len(found) > 1 else "has"
+            heads = f"`heads: {self.heads}` and " if found.keys() & set(_SPAN_HEADS) else ""
+            raise ValueError(f"{told} {verb} no effect with {heads}`interaction: {self.interaction}`: leave it out")
+        return self
+
+
+# The context in which settings of a saved model are read: one that was written before some of them were refused.
+SAVED = "saved"
+_ATTENTION = ("cls_cross", "cls_self", "token_cross")
+_SPAN_HEADS = (
+    *("pooling", "width_embedding", "negative_spans", "negative_pairs", "train_pairs"),
+    *("context_from", "sentence_in_relations", "pair_chunk"),
+)
+_OF_ATTENTION = (
+    *("direction", "share_attention", "attention_heads", "attention_dropout"),
+    *("own_vector_in_keys", "interaction_layers", "mask_padding"),
+)
+
+
+def without_effect(options: ExtractionHead) -> dict[str, Any]:
+    """Settings that differ from their defaults and that nothing reads, given the others."""
+    idle: list[str] = []
+    projects = options.projects
+    if options.heads == "table":
+        idle += _SPAN_HEADS
+    if options.interaction not in _ATTENTION:
+        idle += _OF_ATTENTION
+    elif options.interaction == "token_cross":
+        idle += ["own_vector_in_keys"]
+    if options.direction != "both":
+        idle += ["share_attention"]
+    if not projects:
+        idle += ["projection_bias", "projection_activation"]
+    if options.interaction == "partition":
+        idle += ["task_projection", "sentence_vector"]
+    elif options.interaction == "none" and not projects:
+        idle += ["context_from"]
+    fields = ExtractionHead.model_fields
+    values = {name: getattr(options, name) for name in idle}
+    return {name: value for name, value in values.items() if value not in (fields[name].default, None)}

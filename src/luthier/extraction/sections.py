@@ -6,15 +6,41 @@ from collections import Counter
 from collections.abc import Sequence
 
 from luthier.extraction.documents import Document
-from luthier.extraction.mistakes import ENTITY_KINDS, RELATION_KINDS, Mistake, Mistakes
-from luthier.extraction.scoring import LEVELS, ExtractionScores
-from luthier.extraction.statistics import CorpusStatistics
+from luthier.extraction.mistakes import ENTITY_KINDS, RELATION_KINDS, Mistake, Mistakes, find_mistakes
+from luthier.extraction.scoring import LEVELS, ExtractionScores, score_extractions
+from luthier.extraction.statistics import CorpusStatistics, corpus_statistics
 from luthier.extraction.types import Types
 from luthier.report.sections import Annotated, Bars, Heatmap, Section, SectionTable, Value
 
 _AROUND = 12
 _MOST_WIDTHS = 15
 _MOST_CONFUSED = 12
+
+
+def evaluation_sections(
+    gold: Sequence[Document],
+    told: Sequence[Document],
+    training: Sequence[Document],
+    types: Types,
+    *,
+    max_span_size: int,
+) -> list[Section]:
+    """What the page of a judged model shows: scores, mistakes, what was told, and what there was to learn from.
+
+    Args:
+        gold, told: the same texts, as they are annotated and as the model told them.
+        training: annotated texts that it learned from; none where they are not known.
+        types: tell which relations are symmetric.
+        max_span_size: the model's span limit.
+    """
+    made = score_sections(score_extractions(gold, told, types))
+    made += mistake_sections(find_mistakes(gold, told, types), gold)
+    if told:
+        made.append(view_section(told, types, title="What was told"))
+    made += corpus_sections(corpus_statistics(gold, max_span_size=max_span_size), "Judged texts")
+    if training:
+        made += corpus_sections(corpus_statistics(training, max_span_size=max_span_size), "Training texts")
+    return made
 
 
 def score_sections(scores: ExtractionScores) -> list[Section]:

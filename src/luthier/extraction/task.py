@@ -14,7 +14,8 @@ from luthier.errors import DataError
 from luthier.extraction.types import ENTITY, RELATION, Types
 from luthier.models.head_kinds import register_head
 from luthier.registry import TASKS
-from luthier.tasks.base import Row, Task
+from luthier.tasks.base import Row
+from luthier.tasks.words import TaskOnWords
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from luthier.data.task_data import TaskData
     from luthier.models.card import ModelCard
     from luthier.models.head_kinds import Head
+    from luthier.report.sections import Section
     from luthier.tasks.running.judged import Judged
     from luthier.tasks.running.predicting import Predictions
 
@@ -39,12 +41,11 @@ register_head(
 
 
 @TASKS.register
-class JointExtraction(Task):
+class JointExtraction(TaskOnWords):
     """Tells entities, spans of words with a type, and relations between two of them."""
 
     name: ClassVar[str] = "joint_extraction"
     summary: ClassVar[str] = "texts with entities and the relations between them"
-    columns: ClassVar[tuple[str, ...]] = ("tokens",)
     label_column: ClassVar[str | None] = "entities"
     label_kind: ClassVar[LabelKind | None] = "own"
     optional: ClassVar[tuple[str, ...]] = ("relations",)
@@ -57,7 +58,6 @@ class JointExtraction(Task):
     head_settings: ClassVar[str] = "luthier.extraction.options:ExtractionHead"
     targets: ClassVar[tuple[str, ...]] = ()
     one_pass: ClassVar[bool] = False
-    one_output: ClassVar[bool] = False
 
     # -- rows ----------------------------------------------------------------------------------------------
 
@@ -160,7 +160,9 @@ class JointExtraction(Task):
         from luthier.extraction.telling import kept_outputs
 
         losses = [0.0] * len(batch["input_ids"]) if out.row_loss is None else out.row_loss.tolist()
-        for kept, loss in zip(kept_outputs(out), losses, strict=True):
+        words = (batch["word_start"] >= 0).sum(dim=1).tolist()
+        for kept, loss, count in zip(kept_outputs(out), losses, words, strict=True):
+            kept["words"] = count
             yield {"logits": kept, "label": None, "nll": loss, "items": 1}
 
     def judge(self, predictions: Predictions, data: TaskData, examples: Any, rows: Any) -> Judged | None:
@@ -178,6 +180,34 @@ class JointExtraction(Task):
         micro = {f"{name}_f1": partial(f1, level=name) for name in LEVELS}
         return micro | {f"{name}_macro_f1": partial(f1, level=name, macro=True) for name in LEVELS}
 
+    def sections(
+        self, predictions: Predictions, data: TaskData, split: str, rows: Any, config: Any
+    ) -> list[Section] | None:
+        from luthier.extraction.documents import whole
+        from luthier.extraction.sections import evaluation_sections
+
+        types, gold = Types.of_labels(data.labels), [whole(one) for one in data.splits[split]]
+        told = _told(predictions, [one["row"] for one in gold], rows, types)
+        told = [{"tokens": one["tokens"], **other} for one, other in zip(gold, told, strict=True)]
+        training = [whole(one) for one in data.splits.get("train") or ()]
+        return evaluation_sections(gold, told, training, types, max_span_size=config.max_span_size)
+
+    def prior(self, data: TaskData) -> dict[str, Any]:
+        from luthier.extraction.prior import prior_of
+
+        train = data.splits.get("train")
+        return {} if train is None or data.schema.label_column not in train.column_names else prior_of(train)
+
+    def by_prior(self, prior: Mapping[str, Any], predictions: Predictions, data: TaskData) -> Predictions | None:
+        from luthier.extraction.prior import predicted
+
+        return predicted(prior, predictions, Types.of_labels(data.labels))
+
+    def told_prior(self, prior: Mapping[str, Any]) -> str:
+        from luthier.extraction.prior import told
+
+        return told(prior)
+
     def settle(self, model: Any, data: TaskData, rows: Any, tokenizer: Any, *, batch_size: int = 64) -> dict[str, Any]:
         from luthier.extraction.thresholds import settle_thresholds
 
@@ -190,15 +220,15 @@ class JointExtraction(Task):
         return [self.shown(row) | one for row, one in zip(rows, told, strict=True)]
 
     def shown(self, row: Row) -> Row:
-        return {name: value for name, value in super().shown(row).items() if name != "relations"}
+        shown = {name: value for name, value in super().shown(row).items() if name != "relations"}
+        return shown | ({"offsets": row["offsets"]} if "offsets" in row else {})
 
-    def row_of_text(self, column: str, text: str, number: int) -> Row | None:
-        if column != "tokens":
-            return super().row_of_text(column, text, number)
-        words = text.split()
-        if not words:
-            raise DataError(f"text {number} holds no words", fix="give words that are parted by blanks")
-        return {"text": text, "tokens": words}
+    def words_of(self, text: str) -> Row:
+        """Parted as the texts of annotation files are; see `luthier.extraction.tokens`."""
+        from luthier.extraction.tokens import tokenise
+
+        offsets = tokenise(text)
+        return {"tokens": [text[start:end] for start, end in offsets], "offsets": offsets}
 
 
 def _told(predictions: Predictions, numbers: Sequence[int], rows: Any, types: Types) -> list[dict[str, Any]]:

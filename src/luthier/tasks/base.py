@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from luthier.data.text_form import TextForm
     from luthier.models.card import ModelCard
     from luthier.models.head_kinds import Head
+    from luthier.report.sections import Section
     from luthier.tasks.running.judged import Judged
     from luthier.tasks.running.predicting import Predictions
 
@@ -193,6 +194,20 @@ class Task(TaskSchema):
     def own_metrics(self) -> Mapping[str, Callable[[Any, Any], float]]:
         """Name -> (gold, guess) -> score, of metrics that `luthier.evaluation.metrics` lacks."""
         return {}
+
+    def sections(
+        self, predictions: Predictions, data: TaskData, split: str, rows: Any, config: Any
+    ) -> list[Section] | None:
+        """What the page shows of the answers, beside the scores; None shows what `luthier.evaluation.breakdown` finds.
+
+        Args:
+            predictions: of the model.
+            data: with the names of labels, and all splits.
+            split: that was predicted.
+            rows: its encoded rows.
+            config: of the model.
+        """
+        return None
 
     # -- what is known without a look at the rows ------------------------------------------------------------
 

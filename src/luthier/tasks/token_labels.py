@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from luthier.data.schemas import LabelKind
-from luthier.errors import DataError
 from luthier.registry import TASKS
-from luthier.tasks.base import Row, Task
+from luthier.tasks.base import Row
+from luthier.tasks.words import TaskOnWords
 
 if TYPE_CHECKING:
     from luthier.data.batches.encoders import Encoded, Encoder
@@ -20,18 +20,16 @@ if TYPE_CHECKING:
 
 
 @TASKS.register
-class TokenLabels(Task):
+class TokenLabels(TaskOnWords):
     """Labels words: (B, T, C) logits, of which those at the first sub-word of each word count."""
 
     name: ClassVar[str] = "token_labels"
     summary: ClassVar[str] = "words with a label each"
-    columns: ClassVar[tuple[str, ...]] = ("tokens",)
     label_column: ClassVar[str | None] = "tags"
     label_kind: ClassVar[LabelKind | None] = "classes"
     metrics: ClassVar[tuple[str, ...]] = ("seqeval_f1",)
     guess_rank: ClassVar[int | None] = 10
     head: ClassVar[Head | None] = "token_classification"
-    one_output: ClassVar[bool] = False
 
     def check_row(self, row: Mapping[str, Any]) -> list[tuple[str, str]]:
         if "tags" in row and len(row["tags"]) != len(row["tokens"]):
@@ -77,11 +75,3 @@ class TokenLabels(Task):
             labels = [names[int(logits[start].argmax())] if start >= 0 else None for start in starts]
             described.append(self.shown(row) | {"labels": labels})
         return described
-
-    def row_of_text(self, column: str, text: str, number: int) -> Row | None:
-        if column != "tokens":
-            return super().row_of_text(column, text, number)
-        words = text.split()
-        if not words:
-            raise DataError(f"text {number} holds no words", fix="give words that are parted by blanks")
-        return {"text": text, "tokens": words}

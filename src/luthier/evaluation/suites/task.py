@@ -22,15 +22,18 @@ class TaskSuite(Suite):
     def run(self, subject: Subject) -> SuiteResult:
         from luthier.evaluation.breakdown import sections_of
         from luthier.evaluation.scoring import scored_details
+        from luthier.tasks.base import task_of
 
         found = subject.result(draws=self.draws)
+        judged = subject.predictions, subject.task, subject.split, subject.rows
+        own = task_of(subject.task).sections(*judged, subject.model.config)
         return SuiteResult(
             scores=found.scores,
             intervals=found.intervals,
             baselines=found.baselines,
             marks=found.marks,
             about=found.about,
-            sections=sections_of(subject.predictions, subject.task, subject.split, subject.rows),
+            sections=sections_of(*judged) if own is None else own,
             details={
                 "rows": len(subject.task.splits[subject.split]),
                 **scored_details(subject.task, subject.split, found.drawn),
