@@ -48,6 +48,27 @@ def test_a_text_is_told_with_scores_and_places(trained: Path):
     assert types.relations == {"born": False, "employs": False, "seat": False, "married": True}
 
 
+def test_entities_have_their_words_and_characters(trained: Path):
+    (found,), _ = extract(trained, documents_of_texts([TEXT]))
+    for one in found["entities"]:
+        assert one["text"] == TEXT[one["start_char"] : one["end_char"]]
+        assert one["text"].split() == found["tokens"][one["start"] : one["end"]]
+    (plain,), _ = extract(trained, [{"tokens": TEXT[:-1].split()}])
+    assert "text" not in plain["entities"][0]
+
+
+def test_lines_of_json_keep_their_ids(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text(json.dumps({"id": "x7", "body": TEXT}) + "\n" + json.dumps({"body": TEXT}) + "\n")
+    assert main(["extract", str(trained), "--jsonl", str(lines), "--column", "body"]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["id"], "id" in second) == ("x7", False)
+    assert told(first) == told(second)
+    assert main(["extract", str(trained), "--jsonl", str(lines)]) == 3
+    assert "name that of the texts with --column" in capsys.readouterr().err
+    assert main(["extract", str(trained), "--text", TEXT, "--column", "body"]) == 2
+
+
 def test_files_of_every_kind_are_told_alike(trained: Path, tmp_path: Path):
     texts = [TEXT, "Jon Vik was born in Oslo."]
     (tmp_path / "t.txt").write_text("\n\n".join(texts), encoding="utf8")
@@ -85,3 +106,47 @@ def test_what_can_not_be_is_refused_before_the_model_is_loaded(trained: Path, tm
         documents_of_texts(["a", " "])
     with pytest.raises(ModelError):
         extract(tmp_path, documents_of_texts(["a"]))
+
+
+def test_a_pipeline_tells_what_extract_tells(trained: Path):
+    import transformers
+
+    from luthier.extraction import load_pipeline
+    from luthier.models.artifacts import load_artifact
+
+    long = " ".join(" ".join(one["tokens"]) for one in DOCUMENTS)
+    texts = [TEXT, "Jon Vik was born in Oslo.", long]
+    expected, _ = extract(trained, documents_of_texts(texts))
+    tell = load_pipeline(trained)
+    for found, known in zip(tell(texts, batch_size=2), expected, strict=True):
+        assert told(found) == told(known)
+        assert found["entities"][0].keys() >= {"text", "start_char", "end_char", "score"}
+    assert tell.max_length < len(long.split())  # the long text is read in windows
+    assert told(tell(TEXT)) == told(expected[0]) == told(tell([{"tokens": expected[0]["tokens"]}])[0])
+    assert tell([]) == []
+    with pytest.raises(DataError, match="text 2 holds no words"):
+        tell([TEXT, " "])
+    model, tokenizer, _ = load_artifact(trained)
+    own = transformers.pipeline("joint-extraction", model=model, tokenizer=tokenizer)
+    assert told(own(TEXT)) == told(expected[0])
+
+
+def test_a_component_of_spacy_tells_what_extract_tells(trained: Path):
+    pytest.importorskip("spacy")
+    import spacy
+
+    import luthier.extraction.spacy_component  # noqa: F401
+
+    nlp = spacy.blank("en")
+    nlp.add_pipe("luthier_sinet", config={"model": str(trained)})
+    (expected,), _ = extract(trained, documents_of_texts([TEXT]))
+    docs = list(nlp.pipe([TEXT, "", f"  \n{TEXT}"]))
+    for doc in (docs[0], docs[2]):
+        names = [(span.text, span.label_) for span in doc.spans["sc"]]
+        assert names == told(expected)[0] == [(span.text, span.label_) for span in doc.ents]
+        assert [(names[r["head"]][0], r["type"], names[r["tail"]][0]) for r in doc._.relations] == told(expected)[1]
+        assert all(0 < score <= 1 for score in doc.spans["sc"].attrs["scores"])
+        (pair,) = doc._.rel
+        assert doc[pair[0]].text, doc[pair[1]].text == ("Nordic", "Anna")
+    assert not docs[1].ents
+    assert not docs[1]._.relations

@@ -124,6 +124,8 @@ def _extract_arguments(extract: argparse.ArgumentParser) -> None:
     source = extract.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", action="append", help="a text; repeatable")
     source.add_argument("--file", help="txt file with a text a line, or documents in any annotation format")
+    source.add_argument("--jsonl", help="JSON-lines file with a text under --column in every line")
+    extract.add_argument("--column", help="key of --jsonl with the text (default: text)")
     extract.add_argument("--output", help="JSON-lines file to write (default: standard output)")
     extract.add_argument(
         "--suggest", metavar="FORMAT", help="write --output for an annotation tool: label_studio, doccano, brat, ..."

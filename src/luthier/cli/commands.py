@@ -240,6 +240,8 @@ def _refuse_pair_of_file(arguments: argparse.Namespace, fix: str) -> None:
 def extract(arguments: argparse.Namespace) -> None:
     if arguments.suggest and not arguments.output:
         raise RecipeError("--suggest writes a file, and no --output was given", fix="name the file with --output")
+    if arguments.column and not arguments.jsonl:
+        raise RecipeError("--column is a key of the lines of --jsonl, which was not given", fix="leave it out")
     from luthier.extraction.formats.files import check_format
     from luthier.prediction import extracting
     from luthier.progress import progress_display
@@ -250,6 +252,8 @@ def extract(arguments: argparse.Namespace) -> None:
     with progress_display():
         if arguments.text:
             documents = extracting.documents_of_texts(arguments.text, **options)
+        elif arguments.jsonl:
+            documents = extracting.documents_of_lines(arguments.jsonl, arguments.column or "text", **options)
         else:
             documents = extracting.documents_of_file(arguments.file, **options)
         found, types = extracting.extract(

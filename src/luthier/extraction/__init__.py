@@ -19,6 +19,8 @@ _HOMES = {
     "write_view": "luthier.extraction.view.page",
     "write_graph": "luthier.extraction.view.graph",
     "AutoModelForJointExtraction": "luthier.extraction.auto",
+    "JointExtractionPipeline": "luthier.extraction.pipeline",
+    "load_pipeline": "luthier.extraction.pipeline",
     "SinetConfig": "luthier.extraction.config",
     "SinetForJointExtraction": "luthier.extraction.model",
 }

@@ -68,6 +68,18 @@ def words_of(document: Document, span: Span) -> str:
     return " ".join(document["tokens"][start:end])
 
 
+def with_places(document: Document) -> Document:
+    """The document whose entities also have `text`, `start_char` and `end_char`, their characters in its text, the end
+    exclusive; one without a text or places of its words is given back as it is."""
+    if document.get("text") is None or not document.get("offsets"):
+        return document
+    entities = []
+    for one in document["entities"]:
+        start, end = document["offsets"][one["start"]][0], document["offsets"][one["end"] - 1][1]
+        entities.append({**one, "text": document["text"][start:end], "start_char": start, "end_char": end})
+    return document | {"entities": entities}
+
+
 def ignore_masks(document: Document) -> tuple[np.ndarray, np.ndarray]:
     """What of a partly annotated document is not known.
 

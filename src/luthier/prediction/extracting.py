@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import DataError, ModelError
-from luthier.extraction.documents import Document
+from luthier.errors import DataError
+from luthier.extraction.documents import Document, with_places
 from luthier.extraction.formats.base import ReadingOptions, file_at
 from luthier.extraction.formats.files import read_documents
 from luthier.extraction.tokens import tokenise
@@ -15,8 +15,6 @@ from luthier.extraction.types import Types
 from luthier.models.quiet import noise_logged
 from luthier.models.settings import Danger
 from luthier.prediction.loading import check_run, load_predictor
-
-_TASK = "joint_extraction"
 
 
 def documents_of_texts(texts: Sequence[str], *, tokeniser: str = "words") -> list[Document]:
@@ -57,6 +55,29 @@ def documents_of_file(file: str | Path, *, tokeniser: str = "words", encoding: s
     return corpus.documents
 
 
+def documents_of_lines(
+    file: str | Path, column: str = "text", *, tokeniser: str = "words", encoding: str = "utf-8"
+) -> list[Document]:
+    """Documents of the texts under one key of a JSON-lines file, each with the `id` of its line where there is one.
+
+    Raises:
+        DataError: the file can't be read, or a line has no text there.
+    """
+    from luthier.data.reading.readers import ReadOptions, read_table
+    from luthier.data.table import Problems, shorten
+
+    table = read_table(file_at(Path(file)), ReadOptions(format="jsonl", encoding=encoding))
+    problems = Problems(str(file))
+    texts = table.columns.get(column, [None] * len(table))
+    for row, text in enumerate(texts):
+        if not isinstance(text, str) or not tokenise(text, tokeniser):
+            problems.add(table.place(row), f"has {shorten(text)} under `{column}`, which holds no words")
+    problems.raise_if_any(f"the keys are: {', '.join(table.columns)}; name that of the texts with --column")
+    made = documents_of_texts(texts, tokeniser=tokeniser)
+    names = table.columns.get("id", [None] * len(table))
+    return [one if name is None else {"id": name, **one} for one, name in zip(made, names, strict=True)]
+
+
 def extract(
     run: str | Path, documents: Sequence[Document], *, batch_size: int = 64, allow: Collection[Danger] = ()
 ) -> tuple[list[Document], Types]:
@@ -74,26 +95,22 @@ def extract(
     Raises:
         ModelError: the directory holds no whole model, or one of another task.
     """
+    from luthier.extraction.pipeline import check_task
     from luthier.prediction.texts import answers_of
 
     check_run(run)
     with noise_logged():
         predictor: Any = load_predictor(run, allow)
-        card = getattr(predictor, "card", None)
-        if card is None or card.schema != _TASK:
-            trained = f"the task {card.schema}" if card is not None else "something else"
-            raise ModelError(
-                f"the model was trained for {trained}, and not for {_TASK}",
-                where=str(run),
-                fix="name a run that was tuned with `task: joint_extraction`; `luthier predict` asks other models",
-            )
+        card = check_task(getattr(predictor, "card", None), str(run))
         rows = [{"tokens": list(one["tokens"])} for one in documents]
         model, tokenizer = predictor.loaded
         answers = answers_of(model, tokenizer, card, rows, batch_size)
     kept = ("id", "tokens", "text", "offsets")
     found = [
-        {key: one[key] for key in kept if key in one}
-        | {key: [_rounded(item) for item in answer[key]] for key in ("entities", "relations")}
+        with_places(
+            {key: one[key] for key in kept if key in one}
+            | {key: [_rounded(item) for item in answer[key]] for key in ("entities", "relations")}
+        )
         for one, answer in zip(documents, answers, strict=True)
     ]
     return found, Types.of_labels(card.labels or [])

@@ -150,10 +150,17 @@ def _doc(document: Document, vocab: Any) -> Any:
     shares = overlapping([span_of(entity) for entity in entities])
     doc.set_ents([span for span, shared in zip(spans, shares, strict=True) if not shared])
     doc.user_data[_RELATIONS] = [[one["type"], one["head"], one["tail"]] for one in document["relations"]]
-    rel: dict[tuple[int, int], dict[str, float]] = {}
-    for one in document["relations"]:
-        rel.setdefault((spans[one["head"]].start, spans[one["tail"]].start), {})[one["type"]] = 1.0
-    doc.user_data[_REL] = rel
+    doc.user_data[_REL] = relations_by_words(spans, [one | {"score": 1.0} for one in document["relations"]])
     if document.get("id") is not None:
         doc.user_data[_ID] = document["id"]
     return doc
+
+
+def relations_by_words(
+    spans: Sequence[Any], relations: Sequence[dict[str, Any]]
+) -> dict[tuple[int, int], dict[str, float]]:
+    """{(head's first word, tail's first word): {type: score}}, as spaCy's tutorial on relations has them."""
+    found: dict[tuple[int, int], dict[str, float]] = {}
+    for one in relations:
+        found.setdefault((spans[one["head"]].start, spans[one["tail"]].start), {})[one["type"]] = one["score"]
+    return found
