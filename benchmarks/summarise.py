@@ -34,6 +34,8 @@ SCRIPTS = (
     "plain_script",
     "peer_cost",
     "vocabulary_loss",
+    "sinet",
+    "extraction_speed",
     "weak_teacher",
     "co_distillation",
     "distillation_cost",
