@@ -43,7 +43,7 @@ LIMIT = 1e-4
 def main() -> None:
     if sys.argv[1:2] == ["--measure"]:
         harness.single_core()
-        print(json.dumps(measured(sys.argv[2], sys.argv[3], int(sys.argv[4]))))
+        print(json.dumps(measured(sys.argv[2], sys.argv[3])))
         return
     options = harness.arguments(__doc__, spacy={"metavar": "PYTHON", "help": "of an environment with spaCy"})
 
@@ -52,23 +52,20 @@ def main() -> None:
             worker = Path(__file__).with_name("spacy_worker.py")
             command = [options.spacy, str(worker), str(WORDS), str(SENTENCES)]
         else:
-            command = [sys.executable, __file__, "--measure", cell["kind"], cell["size"], str(cell["entities"])]
+            command = [sys.executable, __file__, "--measure", cell["kind"], cell["size"]]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return dict(json.loads(done.stdout.splitlines()[-1]))
 
     cells = [
-        {"size": size, "entities": entities, "kind": kind, "round": number}
-        for size in SIZES
-        for entities in ENTITIES
-        for number in range(ROUNDS)
-        for kind in KINDS
+        {"size": size, "kind": kind, "round": number} for number in range(ROUNDS) for size in SIZES for kind in KINDS
     ]
-    cells += [{"size": "", "entities": 0, "kind": "spacy", "round": n} for n in range(ROUNDS)] if options.spacy else []
+    cells += [{"size": "spacy", "kind": "spacy", "round": n} for n in range(ROUNDS)] if options.spacy else []
     harness.run_cells("extraction_speed", SETTINGS, cells, measure, options)
 
 
-def measured(kind: str, size: str, entities: int) -> dict[str, Any]:
-    """Processor seconds of a sentence, of its encoder alone, and the memory on top of the model."""
+def measured(kind: str, size: str) -> dict[str, Any]:
+    """Of every number of entities processor seconds of a sentence, of its encoder alone, and the memory on top of the
+    model."""
     import torch
 
     from luthier.evaluation.meters import CostMeter, peak_memory
@@ -76,22 +73,24 @@ def measured(kind: str, size: str, entities: int) -> dict[str, Any]:
     model = model_of(size)
     forward: Callable[..., Any] = model if kind == "ranges" else Masks(model)
     batches = [sentence(number) for number in range(SENTENCES)]
-    encoder, whole, told = [], [], []
-    with torch.inference_mode(), CostMeter() as meter:
-        for batch in batches:
-            encoder.append(time_of(lambda b=batch: model.encoder(b["input_ids"], b["attention_mask"])))
-        before = peak_memory()
-        for batch in batches:
-            told.append(let_tell(model, batch, entities))
-            whole.append(time_of(lambda b=batch: forward(**b)))
+    found: dict[str, Any] = {}
     with torch.inference_mode():
+        encoder = [time_of(lambda b=one: model.encoder(b["input_ids"], b["attention_mask"])) for one in batches]
+        before = peak_memory()
+        for entities in ENTITIES:
+            whole, told = [], []
+            with CostMeter() as meter:
+                for batch in batches:
+                    told.append(let_tell(model, batch, entities))
+                    whole.append(time_of(lambda b=batch: forward(**b)))
+            found[str(entities)] = {
+                "seconds": statistics.fmean(whole),
+                "encoder_seconds": statistics.fmean(encoder),
+                "added_bytes": meter.peak_memory_bytes - before,
+                "told": statistics.fmean(told),
+            }
         check_agreement(model, batches[-1])
-    return {
-        "seconds": statistics.fmean(whole),
-        "encoder_seconds": statistics.fmean(encoder),
-        "added_bytes": meter.peak_memory_bytes - before,
-        "told": statistics.fmean(told),
-    }
+    return {"by_entities": found}
 
 
 def time_of(run: Callable[[], Any]) -> float:
@@ -225,6 +224,15 @@ def check_agreement(model: Any, batch: dict[str, Any]) -> None:
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
+def apart(cells: Cells) -> Cells:
+    """An entry for every number of entities."""
+    found = []
+    for entry in cells:
+        parts = entry.get("by_entities", {"0": entry})
+        found += [{**part, "cell": entry["cell"] | {"entities": int(n)}} for n, part in parts.items()]
+    return found
+
+
 def ratios(cells: Cells, size: str, entities: int) -> dict[str, list[float]]:
     """How many times as long, or as much, masks take, of every round: heads, whole passes, memory."""
     own = pick(cells, size=size, entities=entities)
@@ -242,6 +250,7 @@ def ratios(cells: Cells, size: str, entities: int) -> dict[str, list[float]]:
 
 
 def answers(cells: Cells) -> list[list[str]]:
+    cells = apart(cells)
     told, low = [], []
     for size in SIZES:
         for entities in ENTITIES:
@@ -259,11 +268,11 @@ def answers(cells: Cells) -> list[list[str]]:
 
 def page(cells: Cells) -> str:
     rows = []
-    for (size, entities, kind), entries in grouped(cells, "size", "entities", "kind").items():
-        found = ratios(cells, size, entities) if kind == "masks" else {}
+    for (size, entities, kind), entries in grouped(apart(cells), "size", "entities", "kind").items():
+        found = ratios(apart(cells), size, entities) if kind == "masks" else {}
         rows.append(
             [
-                size or "spaCy's",
+                size,
                 "" if kind == "spacy" else f"{statistics.fmean(e['told'] for e in entries):.0f}",
                 {"ranges": "range maxima", "masks": "masks", "spacy": "its NER"}[kind],
                 f"{1 / statistics.median(e['seconds'] for e in entries):.1f}",
@@ -273,9 +282,9 @@ def page(cells: Cells) -> str:
         )
     columns = ["encoder", "entities told", "by", "sentences/s", "added memory", "heads take", "passes take", "memory"]
     about = (
-        f"## Speed of extraction\n\nOne sentence of {WORDS} words a pass, {WORDS * LONGEST - 45} candidate spans, float32 "
-        "on one core, processor time. The last three columns: how many times that of range maxima masks take, median and "
-        "range of rounds. spaCy's NER is a blank English pipeline; it reads the same number of words, tells no "
+        f"## Speed of extraction\n\nOne sentence of {WORDS} words a pass, {WORDS * LONGEST - 45} candidate spans, "
+        "float32 on one core, processor time. The last three columns: how many times that of range maxima masks take, median "
+        "and range of rounds. spaCy's NER is a blank English pipeline; it reads the same number of words, tells no "
         "relations, and is here for reference.\n"
     )
     return about + "\n" + table(columns, rows)

@@ -57,7 +57,8 @@ def short_graphs(path: Path) -> list[str]:
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch) -> Path:
     """A folder that sees the checkout's recipes and the demo's data, and is thrown away."""
-    subprocess.run([sys.executable, str(ROOT / "demo" / "prepare.py")], check=True)
+    for script in ("prepare.py", "prepare_relations.py"):
+        subprocess.run([sys.executable, str(ROOT / "demo" / script)], check=True)
     for name in ("recipes", ".cache"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)

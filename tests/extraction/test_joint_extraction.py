@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from luthier.api import run
 from luthier.data import DataSettings, load_data
@@ -128,3 +129,24 @@ def test_comparisons_and_objectives_take_it(tmp_path: Path):
     assert len(told) == 2
     sizes = sorted(one["cost"]["total_parameters"] for one in told)
     assert sizes[1] - sizes[0] >= 2 * 32**2 + 4 * 32**2  # the projections and the attention
+
+
+def test_a_masked_language_model_goes_on_as_an_extractor(tmp_path: Path):
+    """Another room's stage comes first, and its model is the encoder."""
+    own = recipe(tmp_path, method="lora", max_steps=4, head={"interaction": "token_cross"})
+    corpus = {"train": tmp_path / "train.txt", "validation": tmp_path / "validation.txt"}
+    for place, (split, path) in enumerate(corpus.items()):
+        path.write_text("".join(" ".join(one["tokens"]) + "\n" for one in DOCUMENTS[place::2]))
+        corpus[split] = str(path)
+    pretrain = {"corpus": corpus, "objective": "masked", "length": 32, "max_steps": 3, "batch_size": 4}
+    pretrain |= {"held_out_rows": 4, "pseudo_perplexity_tokens": 4}
+    own["stages"].insert(0, {"pretrain": pretrain})
+    run(own, output=tmp_path / "runs")
+    first = next((tmp_path / "runs" / "own").glob("00-pretrain/model"))
+    model, *_ = load_artifact(tmp_path / "runs" / "own")
+    body = model.get_base_model() if hasattr(model, "get_base_model") else model
+    weights = load_file(first / "model.safetensors")
+    name = next(key for key in weights if key.endswith("layer.0.output.dense.weight"))
+    assert torch.equal(body.encoder.encoder.layer[0].output.dense.weight, weights[name])
+    (found,) = (tmp_path / "runs" / "own").glob("02-evaluate/metrics.json")
+    assert "test/relation_strict_f1" in json.loads(found.read_text())["scores"]
