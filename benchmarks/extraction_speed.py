@@ -283,9 +283,9 @@ def page(cells: Cells) -> str:
     columns = ["encoder", "entities told", "by", "sentences/s", "added memory", "heads take", "passes take", "memory"]
     about = (
         f"## Speed of extraction\n\nOne sentence of {WORDS} words a pass, {WORDS * LONGEST - 45} candidate spans, "
-        "float32 on one core, processor time. The last three columns: how many times that of range maxima masks take, median "
-        "and range of rounds. spaCy's NER is a blank English pipeline; it reads the same number of words, tells no "
-        "relations, and is here for reference.\n"
+        "float32 on one core, processor time. The last three columns: how many times that of range maxima masks take, "
+        "median and range of rounds. spaCy's NER is a blank English pipeline; it reads the same number of words, "
+        "tells no relations, and is here for reference.\n"
     )
     return about + "\n" + table(columns, rows)
 

@@ -204,6 +204,29 @@ def test_entities_become_tags_and_the_longer_one_wins(write, folder):
     assert [data.labels[i] for i in data.splits["train"][0]["tags"]] == ["B-Peop", "B-Org", "I-Org"]
 
 
+def test_entities_and_relations_are_read_with_the_types_of_the_set(write, folder):
+    entities = [{"type": "Method", "start": 0, "end": 1}, {"type": "Task", "start": 1, "end": 3}]
+    row = {"tokens": ["a", "b", "c"], "entities": entities, "relations": [{"type": "Compare", "head": 1, "tail": 0}]}
+    for split in ("train", "dev", "test"):
+        write(f"scierc/{split}.json", json.dumps([row]))
+    data = load(source="data:scierc/relations")
+    assert data.splits["test"][0]["entities"] == entities
+    assert len(data.labels) == 13
+    assert "symmetric relation:Compare" in data.labels
+
+
+def test_triples_of_words_become_entities_and_relations(write, folder):
+    triples = [["Berg", "lives", "Oslo"], ["Oslo", "in", "Norway"], ["Oslo", "named", "Oslo"]]
+    for split in ("train", "dev", "test"):
+        rows = [{"text": "Oslo , Norway : Oslo has Berg .", "triple_list": triples}]
+        write(f"webnlg_re/{split}.json", json.dumps(rows))
+    row = load(source="data:webnlg_re").splits["train"][0]
+    words = [row["tokens"][one["start"]] for one in row["entities"]]
+    assert [(one["start"], one["end"]) for one in row["entities"]] == [(0, 1), (2, 3), (6, 7)]
+    told = [(words[one["head"]], one["type"], words[one["tail"]]) for one in row["relations"]]
+    assert told == [("Berg", "lives", "Oslo"), ("Oslo", "in", "Norway")]
+
+
 def test_rows_of_another_layout_are_told(write, folder):
     for split in ("train_32", "val", "dev32"):
         write(f"superglue/WiC/{split}.jsonl", json.dumps({"sentence1": "a"}))
