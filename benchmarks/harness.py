@@ -250,6 +250,7 @@ def right_rows(judged: Any) -> str | None:
         or judged.groups is not None
         or not hasattr(judged.gold, "dtype")
         or judged.gold.dtype.kind != "i"
+        or judged.gold.ndim != 1
     ):
         return None
     return "".join("1" if right else "0" for right in judged.gold == judged.guess)
