@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from luthier.cli import main
 from luthier.errors import DataError
 from luthier.extraction.formats.files import FORMATS, read_documents, write_documents
 from luthier.extraction.scoring import LEVELS, OVERLAP
 from luthier.extras import is_installed
 
 from .corpora import TYPES
+from .sentences import DOCUMENTS, tiny_encoder, write
 from .test_formats import SUFFIX
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extraction.md").read_text(encoding="utf8")
@@ -60,3 +62,21 @@ def test_the_table_of_formats_is_true(row: list[str], tmp_path: Path):
     else:
         with pytest.raises(DataError, match="shares words"):
             write_documents(tmp_path / "more" / SUFFIX[name], [nested], name)
+
+
+def test_the_recipe_and_the_example_of_the_page_on_training_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    """On a tiny model and the sentences of these tests, for a few steps."""
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "joint_extraction.md").read_text(encoding="utf8")
+    for name, rows in (("train", DOCUMENTS), ("dev", DOCUMENTS[:6]), ("test", DOCUMENTS[6:12])):
+        write(tmp_path / f"{name}.json", rows)
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.S)
+    recipe = recipe.replace("google-bert/bert-base-cased", tiny_encoder(tmp_path / "model"))
+    (tmp_path / "recipe.yaml").write_text(recipe.replace("epochs: 20", "max_steps: 4"))
+    assert main(["run", "recipe.yaml", "--quiet"]) == 0
+    capsys.readouterr()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    exec(compile(code, "docs/joint_extraction.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("[")

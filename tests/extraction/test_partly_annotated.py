@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from luthier.cli import main
 from luthier.data import DataSettings, load_data
 from luthier.data.batches.encoding import encode, make_collator
 from luthier.errors import DataError
@@ -223,6 +224,24 @@ def test_a_faulty_annotation_is_refused_or_left_out(tmp_path: Path):
         load_data(DataSettings(**settings))
     data = load_data(DataSettings(**settings, invalid_rows="drop"))
     assert [len(row["entities"]) for row in data.splits["train"]] == [1, 0, 1]
+
+
+def test_a_recipe_on_such_files_is_valid_and_tells_their_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    types = Types.of_labels(LABELS)
+    write_documents(tmp_path / "train.json", DOCUMENTS, "label_studio", types=types)
+    write_documents(tmp_path / "dev.jsonl", DOCUMENTS[:9], "doccano", types=types)
+    recipe = tmp_path / "recipe.yaml"
+    data = f"{{train: {tmp_path}/train.json, validation: {tmp_path}/dev.jsonl, task: joint_extraction}}"
+    base = tiny_encoder(tmp_path / "model")
+    recipe.write_text(f"name: own\nmodel: {base}\nstages:\n  - tune: {{method: full, data: {data}}}\n")
+    assert main(["validate", str(recipe)]) == 0
+    lines = (tmp_path / "dev.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    first["entities"][0]["end_offset"] = 9999
+    (tmp_path / "dev.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]))
+    capsys.readouterr()
+    assert main(["validate", str(recipe)]) != 0
+    assert "characters 0 to 9999" in capsys.readouterr().err
 
 
 def test_types_that_were_not_looked_for_are_not_judged():

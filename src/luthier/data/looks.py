@@ -11,13 +11,13 @@ from typing import Any
 
 from luthier.data.guessing.advice import advised, refuse_words_as_rows
 from luthier.data.reading.forms import UnusableRowError, example_of, in_form
-from luthier.data.reading.heads import head_of
+from luthier.data.reading.heads import MOST_BYTES, head_of
 from luthier.data.rows.canonical import Columns, check_apart, missing_columns, wanted_columns
 from luthier.data.rows.columns import columns_to_read
 from luthier.data.schemas import SCHEMAS, TaskSchema, TrainedOn
 from luthier.data.settings import DataSettings
 from luthier.data.sources.origins import Origin, key_of, sought
-from luthier.data.splits import RawSplit, choose_schema, column_mapping, form_of_origin, options_of
+from luthier.data.splits import RawSplit, choose_schema, column_mapping, form_of_origin, options_of, own_rows
 from luthier.data.table import listing
 from luthier.errors import DataError, nearest
 
@@ -66,7 +66,8 @@ def _head(origin: Origin, settings: DataSettings) -> RawSplit | None:
     if origin.file is None:
         assert origin.hub is not None or origin.files  # raises where a file of a known set is missing
         return None
-    table = head_of(origin.file, options_of(settings))
+    own = own_rows(origin, settings) if origin.file.path.stat().st_size <= MOST_BYTES else None
+    table = own or head_of(origin.file, options_of(settings))
     if table is None:
         return None
     form = form_of_origin(origin, settings, example_of(table))

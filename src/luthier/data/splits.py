@@ -112,8 +112,7 @@ def read_origin(origin: Origin, settings: DataSettings) -> RawSplit | None:
             return None
         table = shape(known.derive if known else None, table)
     elif origin.file is not None:
-        own = SCHEMAS[settings.task].read_file(origin.file, settings.encoding, noted) if settings.task else None
-        table = own or read_table(origin.file, options_of(settings), noted)
+        table = own_rows(origin, settings, noted) or read_table(origin.file, options_of(settings), noted)
     else:
         table = _read_set(origin)
     notes = [known.note] if known and known.note else []
@@ -127,6 +126,14 @@ def read_origin(origin: Origin, settings: DataSettings) -> RawSplit | None:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in known.cut.items())
         notes.append(f"there is no official split: cut with a fixed seed into {shares}")
     return RawSplit(origin, table, kept, "; ".join(notes), form.columns if form else {}, noted)
+
+
+def own_rows(origin: Origin, settings: DataSettings, noted: Problems | None = None) -> Table | None:
+    """The rows of a user's file in a format of the named task's own; None for any other."""
+    if origin.file is None or settings.task is None:
+        return None
+    dropped = Problems(origin.name) if settings.invalid_rows == "drop" else None
+    return SCHEMAS[settings.task].read_file(origin.file, settings.encoding, noted or dropped)
 
 
 def form_of_origin(origin: Origin, settings: DataSettings, record: Mapping[str, Any]) -> Form | None:

@@ -12,7 +12,7 @@ from luthier.errors import DataError
 
 ROWS = 200
 # A json file is one value, and a packed archive one stream: to see a part of them is to read them whole.
-_MOST_BYTES = 20_000_000
+MOST_BYTES = 20_000_000
 
 
 def head_of(source: FileSource, options: ReadOptions, rows: int = ROWS) -> Table | None:
@@ -28,7 +28,7 @@ def head_of(source: FileSource, options: ReadOptions, rows: int = ROWS) -> Table
         raise DataError("the file is empty", where=source.name, fix="is it the right file?")
     kind = options.format or source.format
     packed = source.member is not None or source.path.name.lower().endswith(".gz")
-    if (kind == "json" or packed) and source.path.stat().st_size > _MOST_BYTES:
+    if (kind == "json" or packed) and source.path.stat().st_size > MOST_BYTES:
         return None
     if kind == "parquet":
         return head_of_parquet(source, rows)
