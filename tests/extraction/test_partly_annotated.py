@@ -191,7 +191,7 @@ def test_rows_say_what_is_not_known_in_every_window(tmp_path: Path):
         ("ignore_pairs", [[0, 9]], "holds 0 and 9 of"),
         ("ignore_pairs", [[0]], "no pair of whole numbers"),
         ("ignore_types", ["Place"], "is none of `entity:NAME`"),
-        ("ignore_types", ["entity:Planet"], "entity:Planet"),
+        ("ignore_types", ["entity:Planet"], "names .entity:Planet., which no training row tells"),
     ],
 )
 def test_faults_of_what_is_not_known_are_told(column: str, value: Any, message: str, tmp_path: Path):

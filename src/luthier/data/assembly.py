@@ -173,9 +173,11 @@ def _refuse_unknown(one: Rows, schema: TaskSchema, labels: list[str]) -> Rows:
     """
     problems, kept = Problems(one.where), []
     for number, (row, place) in enumerate(zip(_records(one), one.places, strict=True)):
-        unknown = sorted({label for label in schema.labels_of(row) if schema.known_as(label, labels) is None})
+        told, named = schema.labels_of(row), schema.labels_beside(row)
+        unknown = sorted({label for label in (*told, *named) if schema.known_as(label, labels) is None})
         if unknown:
-            problems.add(place, f"tells {listing(map(repr, unknown))}, which no training row does")
+            verb = "tells" if set(unknown) <= set(told) else "names"
+            problems.add(place, f"{verb} {listing(map(repr, unknown))}, which no training row tells")
         else:
             kept.append(number)
     if not problems.count:

@@ -120,6 +120,10 @@ class TaskSchema:
         """The labels that a row tells, each as often as it occurs, where the task `tells_labels`."""
         return []
 
+    def labels_beside(self, row: Mapping[str, Any]) -> list[str]:
+        """The labels that a row names and does not tell; they have to be known."""
+        return []
+
     def known_as(self, label: str, labels: Sequence[str]) -> str | None:
         """What a label that a row tells is called among those that are known; None where it is none of them."""
         return label if label in labels else None

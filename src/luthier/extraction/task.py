@@ -116,8 +116,10 @@ class JointExtraction(TaskOnWords):
 
     def labels_of(self, row: Mapping[str, Any]) -> list[str]:
         entities = [ENTITY + one["type"] for one in row.get("entities") or ()]
-        relations = [RELATION + one["type"] for one in row.get("relations") or ()]
-        return [*entities, *relations, *(row.get("ignore_types") or ())]
+        return entities + [RELATION + one["type"] for one in row.get("relations") or ()]
+
+    def labels_beside(self, row: Mapping[str, Any]) -> list[str]:
+        return list(row.get("ignore_types") or ())
 
     def known_as(self, label: str, labels: Sequence[str]) -> str | None:
         symmetric = f"symmetric {label}"
