@@ -11,6 +11,8 @@ from luthier.extraction.scoring import LEVELS, counts, f1, score_extractions
 from luthier.extraction.telling import Found, best_threshold
 from luthier.extraction.types import Types
 from luthier.extraction.windows import sentence_ends, windows
+from luthier.tasks.base import task_named
+from luthier.tasks.running.judged import Judged
 
 TYPES = Types.of_labels(["entity:A", "entity:B", "relation:r", "symmetric relation:s"])
 
@@ -122,3 +124,16 @@ def test_scores_in_training_are_those_of_documents(seed: int):
     for setting in LEVELS:
         assert f1(there, found, setting) == pytest.approx(float(expected[setting].micro().f1))
         assert f1(there, found, setting, macro=True) == pytest.approx(float(expected[setting].macro().f1))
+
+
+def test_scores_of_many_draws_are_those_of_each():
+    rng = np.random.default_rng(0)
+    gold, told = ([drawn_document(rng) for _ in range(15)] for _ in range(2))
+    judged = Judged(*counts(gold, told, TYPES))
+    task = task_named("joint_extraction")
+    metrics, statistics = task.own_metrics(), task.own_statistics(judged)
+    assert metrics.keys() == statistics.keys()
+    draws = rng.multinomial(15, np.full(15, 1 / 15), 8)
+    for name, metric in metrics.items():
+        each = [judged.drawn(np.repeat(np.arange(15), one)) for one in draws]
+        assert statistics[name](draws) == pytest.approx([metric(one.gold, one.guess) for one in each])

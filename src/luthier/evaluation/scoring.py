@@ -197,9 +197,10 @@ def draws_intervals(drawn: Mapping[str, np.ndarray]) -> dict[str, tuple[float, f
 
 
 def statistics_of(task: Task, judged: Judged, names: tuple[str, ...]) -> dict[str, Statistic]:
-    """Every named metric for many draws of questions at once; the task's own ones are computed draw by draw."""
-    own = task.own_metrics()
-    known = {name: None if name in own else statistic_of(name, judged) for name in names}
+    """Every named metric for many draws of questions at once; those of the task's own that it gives no statistic for
+    are computed draw by draw."""
+    own, given = task.own_metrics(), task.own_statistics(judged)
+    known = {name: given.get(name) if name in own else statistic_of(name, judged) for name in names}
     return {name: one or _one_by_one(task, judged, name) for name, one in known.items()}
 
 

@@ -267,9 +267,20 @@ def counts(gold: Sequence[Document], told: Sequence[Document], types: Types) -> 
 
 def f1(there: np.ndarray, found: np.ndarray, level: str, *, macro: bool = False) -> float:
     """F1 at a level, of what `counts` gives."""
+    return float(drawn_f1(None, there, found, level, macro=macro))
+
+
+def drawn_f1(
+    draws: np.ndarray | None, there: np.ndarray, found: np.ndarray, level: str, *, macro: bool = False
+) -> np.ndarray:
+    """(D,) the same in draws of sentences.
+
+    Args:
+        draws: (D, S) how often each sentence counts; None for all of them once.
+    """
     place = list(LEVELS).index(level)
     of_level = Counts((), there[:, place], found[:, place, :, 0], found[:, place, :, 1])
-    return float((of_level.macro() if macro else of_level.micro()).f1)
+    return np.asarray((of_level.macro(draws) if macro else of_level.micro(draws)).f1)
 
 
 def bootstrap(

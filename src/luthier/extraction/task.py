@@ -182,6 +182,13 @@ class JointExtraction(TaskOnWords):
         micro = {f"{name}_f1": partial(f1, level=name) for name in LEVELS}
         return micro | {f"{name}_macro_f1": partial(f1, level=name, macro=True) for name in LEVELS}
 
+    def own_statistics(self, judged: Judged) -> Mapping[str, Callable[[Any], Any]]:
+        from luthier.extraction.scoring import LEVELS, drawn_f1
+
+        both = {"there": judged.gold, "found": judged.guess}
+        micro = {f"{name}_f1": partial(drawn_f1, level=name, **both) for name in LEVELS}
+        return micro | {f"{name}_macro_f1": partial(drawn_f1, level=name, macro=True, **both) for name in LEVELS}
+
     def sections(
         self, predictions: Predictions, data: TaskData, split: str, rows: Any, config: Any
     ) -> list[Section] | None:

@@ -209,6 +209,11 @@ class Task(TaskSchema):
         """
         return None
 
+    def own_statistics(self, judged: Judged) -> Mapping[str, Callable[[Any], Any]]:
+        """Name -> (D, N) how often each of N questions is drawn -> (D,) scores, of metrics of its own that can be had
+        for many draws at once; the others are computed draw by draw."""
+        return {}
+
     # -- what is known without a look at the rows ------------------------------------------------------------
 
     def prior(self, data: TaskData) -> dict[str, Any]:
