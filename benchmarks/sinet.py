@@ -209,8 +209,10 @@ def page(cells: Cells) -> str:
 def power(cells: Cells) -> str:
     """What the pilot says of the seeds that are needed."""
     found = gain(cells, MAIN_SET, "sinet")
-    if found is None or found.seeds < 2:
-        return "One seed tells no deviation of seeds. "
+    if found is None:
+        return "**The claim is not told**: no seed of both arms was run yet, only that the test bed learns. "
+    if found.seeds < 2:
+        return "**The claim is not told**: one seed tells no deviation of seeds. "
     needed = found.seeds_for(LEAST)
     told = "more seeds alone would not see" if needed is None else f"{needed} seeds see"
     return f"Paired seeds deviate by {found.deviation:.4f} in Rel+; {told} {LEAST} with 80 % power. "
