@@ -14,7 +14,7 @@ from luthier.data.batches.arrow import record_batch, write_batches
 from luthier.data.batches.collating import make_collator, with_pad_token
 from luthier.data.batches.encoded_cache import CHUNK, WORTH_KEEPING, EncodedCache, encoding_key
 from luthier.data.batches.encoders import Encoded, Encoder
-from luthier.data.batches.packing import PACKED_TOGETHER, Packer
+from luthier.data.batches.packing import PACKED_TOGETHER, Packer, tokens_of
 from luthier.data.batches.unusable import UnusableRowsError
 from luthier.data.schemas import SCHEMAS, TaskSchema
 from luthier.data.text_form import TextForm
@@ -306,7 +306,7 @@ def _packed(source: _Source, options: Encoder) -> Iterator[tuple[int, Encoded]]:
     blocks: list[dict[str, Any]] = []
     for start in range(0, source.total, PACKED_TOGETHER):
         some = source.part(start, start + PACKED_TOGETHER)
-        packer.add(some["row"], some["text"])
+        packer.add(some["row"], tokens_of(some["text"], options))
         blocks += packer.blocks()
         last = start + PACKED_TOGETHER >= source.total
         blocks += packer.rest() if last else ()
