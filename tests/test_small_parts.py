@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from luthier import secrets
-from luthier.errors import InterruptedRunError, RecipeError, WorkspaceError
+from luthier.errors import DataError, InterruptedRunError, RecipeError, WorkspaceError
 from luthier.progress import progress_display, track
 from luthier.storage.files import write_json, write_text
 from luthier.storage.jsonlines import JsonLog, read_log
@@ -80,3 +80,9 @@ def test_work_that_is_cut_short_is_not_called_done_and_what_failed_not_stopped(c
 def test_json_written_is_json(tmp_path: Path):
     write_json(tmp_path / "x.json", {"a": [1, "é"]})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1, "é"]}
+
+
+def test_halves_of_surrogate_pairs_in_messages_are_escaped():
+    error = DataError("the column \ud800", where="\udce3.csv", fix="name \udfff")
+    assert str(error) == "\\udce3.csv: the column \\ud800\n  fix: name \\udfff"
+    assert (error.what, error.where, error.fix) == ("the column \\ud800", "\\udce3.csv", "name \\udfff")

@@ -9,6 +9,8 @@ from __future__ import annotations
 class LuthierError(Exception):
     """Base of every error that is meant for the user.
 
+    Half of a surrogate pair, which no file and no terminal takes, is written as an escape wherever it was quoted from.
+
     Args:
         what: what was wrong, as one sentence.
         where: the file, row, column or recipe line it was found at.
@@ -18,6 +20,8 @@ class LuthierError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        what = _writable(what)
+        where, fix = where and _writable(where), fix and _writable(fix)
         self.what, self.where, self.fix = what, where, fix
         lines = [f"{where}: {what}" if where else what]
         if fix:
@@ -59,6 +63,10 @@ class InterruptedRunError(LuthierError):
     """The run was asked to stop and left one whole checkpoint; the same command continues it."""
 
     exit_code = 75
+
+
+def _writable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def nearest(word: str, known: list[str] | tuple[str, ...]) -> str | None:

@@ -288,6 +288,31 @@ def test_relative_paths_are_tried_from_the_folder_of_the_recipe_too(place, capsy
     assert "did you mean ../trian.tsv?" in told
 
 
+def test_paths_beside_a_recipe_with_another_fault_are_found(place, capsys, monkeypatch):
+    recipe(more="task: single_sentence\n        tetx: a")
+    (place / "elsewhere").mkdir()
+    monkeypatch.chdir(place / "elsewhere")
+    told = refused(capsys, "../recipe.yaml", code=2)
+    assert "1 error in the recipe" in told
+    assert "unknown key 'tetx'" in told
+    assert "no such file" not in told
+
+
+LONG = "x " * 700
+
+
+@pytest.mark.parametrize("name", [LONG, f"./{LONG}", f"~{LONG}/a.tsv", "~nobody-of-this-name/a.tsv", f"a/{LONG}.gguf"])
+def test_names_that_no_file_can_have_are_not_there(place, capsys, name):
+    recipe(train=f"'{name}'", model=f"'{name}'")
+    told = refused(capsys, "recipe.yaml", code=4)
+    assert "recipe.yaml:2" in told
+    assert "recipe.yaml:7" in told
+    assert main(["report", name]) == 6
+    assert main(["predict", name, "--text", "a"]) == 4
+    assert main(["init", "new.yaml", "--data", name]) == 3
+    assert main(["validate", name]) == 2
+
+
 def test_sources_in_short_form_and_overrides_are_blamed_where_they_stand(place, capsys):
     Path("recipe.yaml").write_text(
         "name: a\nmodel: ./model\nstages:\n  - tune: {data: gleu/rte}\n  - evaluate: {suites: [task]}\n"

@@ -13,6 +13,7 @@ from luthier.recipe.loading import check_recipe, load_recipe
 from luthier.recipe.recipe import RecipeBase, json_schema
 from luthier.secrets import redact, redact_values
 from luthier.storage.nearby import check_there
+from luthier.storage.paths import is_folder
 from luthier.storage.ranks import is_main
 
 
@@ -91,7 +92,7 @@ def _recipe_place(arguments: argparse.Namespace) -> str:
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    folders = [Path(t) for t in arguments.targets if Path(t).is_dir()]
+    folders = [Path(t) for t in arguments.targets if is_folder(t)]
     if len(folders) == len(arguments.targets):
         _show_table(folders)
         return

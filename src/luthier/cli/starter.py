@@ -8,13 +8,13 @@ import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from luthier.data.catalogue.lookup import set_of_source
 from luthier.data.guessing import Guess, guess_data
 from luthier.recipe.recipe import RESERVED_NAMES
 from luthier.registry import METHODS
+from luthier.storage.paths import is_file, user_path
 
 _TEMPLATE = """\
 # A Luthier recipe. Check it with `luthier validate`, look ahead with `luthier plan`, run it with `luthier run`.
@@ -124,8 +124,8 @@ def run_name(data: str | None) -> str:
     `films.csv` and `films/train.tsv` give `films`, `hub:org/films:en` gives `films-en`, and no data `my-run`.
     """
     text = re.sub(r"^(hub|data|package):", "", (data or "").partition("#")[0].partition("@")[0])
-    if data is not None and Path(text.partition("!")[0]).expanduser().is_file():
-        text = str(Path(text).expanduser().absolute())
+    if data is not None and is_file(user_path(text.partition("!")[0])):
+        text = str(user_path(text).absolute())
     parts = [part.partition(".")[0] for part in re.split(r"[/!]", text.replace(":", "-")) if part.strip(".")]
     for part in reversed(parts):
         name = re.sub(r"[^\w+-]+", "-", part).strip("-")[:60]

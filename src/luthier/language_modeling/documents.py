@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from luthier.data.reading.readers import ReadOptions, Row, iterate_rows
@@ -23,6 +22,7 @@ from luthier.language_modeling.lines import lines_from
 from luthier.storage.hashing import remembered_sha256
 from luthier.storage.keys import digest_of
 from luthier.storage.one_version import check_unchanged, first_sight
+from luthier.storage.paths import is_file, user_path
 
 Place = Mapping[str, Any]
 START: Place = {"source": 0}
@@ -207,7 +207,7 @@ def is_held_out(text: str, share: float) -> bool:
 
 def _sources(name: str) -> list[FileSource | HubSource]:
     if "*" in name and not name.startswith(("package:", "hub:", "data:")):
-        paths = sorted(path for path in glob.glob(str(Path(name).expanduser())) if Path(path).is_file())
+        paths = sorted(path for path in glob.glob(str(user_path(name))) if is_file(path))
         if not paths:
             raise DataError("there is no such file", where=name, fix="correct the pattern")
         return [one for path in paths for one in _sources(path)]

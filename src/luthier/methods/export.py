@@ -30,6 +30,7 @@ from luthier.peft_bridge.adapter_types import ADAPTER_TYPES
 from luthier.registry import PREDICTORS, discover
 from luthier.secrets import as_reference, redact_values
 from luthier.storage.files import write_bytes
+from luthier.storage.paths import user_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,7 +112,7 @@ def export_model(
         ModelError: the directory holds something else or is damaged, or the base is missing or another one.
         WorkspaceError: there is something already, or the folder can't be written.
     """
-    source, place = _artifact_folder(run, allow), Path(folder).expanduser()
+    source, place = _artifact_folder(run, allow), user_path(folder)
     if not is_adapter(source) or saved_head_in(source) is None:
         raise ModelError(
             "only a head that was saved without its base is exported as a model", where=str(source), fix=_WHOLE
@@ -146,7 +147,7 @@ def export_prompt(
         ModelError: the directory holds no tuned model, is damaged, or was tuned by a method without prompt or prefix.
         WorkspaceError: the file is there already, or can't be written.
     """
-    place = Path(file).expanduser()
+    place = user_path(file)
     _check_place(place, overwrite)
     folder = _adapter_folder(run, allow)
     card, config = read_card(folder), read_json(folder / ADAPTER_CONFIG)

@@ -16,6 +16,7 @@ from luthier.models.source import ModelSource
 from luthier.storage.hashing import combined_sha256
 from luthier.storage.nearby import RUNS, did_you_mean, nearest_path
 from luthier.storage.one_version import check_unchanged, first_sight
+from luthier.storage.paths import is_file, is_folder, user_path
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?")
 _PACKAGE = re.compile(r"[A-Za-z_][\w-]*")
@@ -37,10 +38,10 @@ def resolve(settings: ModelSettings | str) -> ModelSource:
     reference = settings.reference
     if reference.startswith("package:"):
         return _in_package(settings)
-    path = Path(reference).expanduser()
-    if path.is_file() and path.suffix == ".gguf":
+    path = user_path(reference)
+    if path.suffix == ".gguf" and is_file(path):
         return ModelSource("directory", reference, path=path.resolve().parent, gguf_file=path.name)
-    if path.is_dir():
+    if is_folder(path):
         return _in_directory(settings, path.resolve())
     return _on_hub(settings)
 
@@ -127,7 +128,7 @@ def _on_hub(settings: ModelSettings) -> ModelSource:
 def _is_beside_another(reference: str) -> bool:
     """Whether `folder/name` is a run that isn't there, or differs in letters only from a folder that is."""
     folder, slash, _ = reference.partition("/")
-    return bool(slash) and Path(folder).is_dir() and (folder == RUNS or nearest_path(reference) is not None)
+    return bool(slash) and is_folder(folder) and (folder == RUNS or nearest_path(reference) is not None)
 
 
 def _similar_directory(reference: str) -> str:
@@ -211,9 +212,9 @@ def _in_package(settings: ModelSettings) -> ModelSource:
                 where=reference,
                 fix="drop `..` and leading `/`",
             )
-        if folder.is_file() and folder.suffix == ".gguf":
+        if is_file(folder) and folder.suffix == ".gguf":
             return ModelSource("package", reference, path=folder.parent, gguf_file=folder.name)
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise ModelError("the package has no such folder", where=reference, fix=_choices(name, root))
         root = folder
     folder = _only_model_below(root, reference, name)

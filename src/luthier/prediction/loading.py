@@ -16,6 +16,7 @@ from luthier.models.settings import Danger
 from luthier.recipe.yaml_text import parse_yaml
 from luthier.registry import PREDICTORS, import_plugins
 from luthier.storage.nearby import check_there
+from luthier.storage.paths import user_path
 
 TASK_MODEL = "task_model"
 RECIPE = "recipe.yaml"
@@ -89,7 +90,7 @@ def import_plugins_of(run: str | Path, allow: Collection[Danger] = ()) -> None:
         run: a run, cell, stage or artefact directory; the recipe lies there, or above it in the run.
         allow: `remote_code` allows it.
     """
-    folder = Path(run).expanduser().resolve()
+    folder = user_path(run).resolve()
     place = next((p for p in (folder / RECIPE, *(p / RECIPE for p in folder.parents[:2])) if p.is_file()), None)
     if place is None:
         return

@@ -15,6 +15,7 @@ from luthier.registry import STAGES
 from luthier.settings import Settings
 from luthier.stages.artifacts import MODEL_FIELD, Artifact, Port, Reference
 from luthier.stages.base import MODEL, Stage, StageInputs
+from luthier.storage.paths import user_path
 
 __all__ = ["ArchitectureSettings", "Pretrain", "PseudoPerplexitySuite", "TokenizerSettings"]
 BUILT_IN = "english"
@@ -154,7 +155,7 @@ class Pretrain(LanguageTrainingSettings, Stage):
     def cloze_file(self) -> Path:
         """Where the sentences to complete are."""
         built_in = self.cloze == BUILT_IN
-        return Path(__file__).with_name("cloze_english.txt") if built_in else Path(str(self.cloze)).expanduser()
+        return Path(__file__).with_name("cloze_english.txt") if built_in else user_path(str(self.cloze))
 
     def check(self, inputs: StageInputs) -> None:
         from luthier.pretraining.checking import check_pretraining

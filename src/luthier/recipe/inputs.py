@@ -30,6 +30,7 @@ from luthier.secrets import expand, references
 from luthier.settings import Settings
 from luthier.stages.artifacts import KINDS, kind_of_folder
 from luthier.storage.nearby import did_you_mean
+from luthier.storage.paths import is_there, user_path
 
 Place = tuple[str | int, ...]
 _NO_PATH = re.compile(r"(package|hub|data):|stages\.\d")
@@ -71,7 +72,8 @@ def input_problems(recipe: RecipeBase, source: YamlText) -> list[Problem]:
 
 def input_problems_of_blocks(source: YamlText) -> list[Problem]:
     """What is missing for the data and models of a recipe that has invalid keys elsewhere."""
-    return _Looks(source).at(_blocks_in(source.data))
+    blocks = _blocks_in(source.data)
+    return _Looks(source).at((place, _from_folder(settings, source.folder)) for place, settings in blocks)
 
 
 def settings_in(value: Any, place: Place = ()) -> Iterator[tuple[Place, Settings]]:
@@ -152,7 +154,7 @@ def _extras_of_model(settings: Settings) -> dict[str, str]:
     """
     if not isinstance(settings, ModelSettings) or settings.reference.startswith("stages."):
         return {}
-    kind = kind_of_folder(Path(settings.reference).expanduser())
+    kind = kind_of_folder(user_path(settings.reference))
     if kind is not None and not KINDS[kind].is_model:
         return {}
     found = resolve(settings)
@@ -216,14 +218,26 @@ def _beside(value: str, folder: Path) -> str | None:
     """A relative path, or pattern, as it is found from the recipe's folder; None where that is not needed, or does not
     help."""
     text, mark, member = value.partition("!")
-    if _NO_PATH.match(value) or not text or Path(text).expanduser().is_absolute() or _is_there(text):
+    if _NO_PATH.match(value) or not text or user_path(text).is_absolute() or _can_be_found(text):
         return None
     found = str(folder / text)
-    return f"{found}{mark}{member}" if _is_there(found) else None
+    return f"{found}{mark}{member}" if _can_be_found(found) else None
 
 
-def _is_there(path: str) -> bool:
-    return Path(path).exists() or (bool(set(path) & set("*?[")) and bool(glob.glob(path)))
+def _can_be_found(path: str) -> bool:
+    return is_there(path) or (bool(set(path) & set("*?[")) and bool(glob.glob(path)))
+
+
+def _from_folder(settings: Settings, folder: Path | None) -> Settings:
+    """The settings with the paths that are found from the recipe's folder alone, as `anchor` writes them."""
+    found: dict[str, Any] = {}
+    for name in settings.path_fields if folder is not None else ():
+        value = getattr(settings, name)
+        if isinstance(value, str):
+            found[name] = _beside(value, folder) or value
+        elif value:
+            found[name] = [_beside(one, folder) or one for one in value]
+    return settings.model_copy(update=found)
 
 
 def _replace(source: YamlText, place: Place, value: str, found: str) -> bool:

@@ -38,6 +38,7 @@ from luthier.storage.code import code_digest
 from luthier.storage.hashing import cache_directory
 from luthier.storage.keys import digest_of
 from luthier.storage.one_version import check_file_unchanged, file_fingerprint
+from luthier.storage.paths import is_file, is_there, user_path
 from luthier.storage.ranks import several_processes
 from luthier.storage.steps import Workspace, shared_step
 from luthier.tasks.base import task_of
@@ -261,8 +262,8 @@ def prefix_fingerprint(reference: str) -> str:
     Raises:
         ModelError: there is none.
     """
-    path = Path(reference).expanduser()
-    if not path.exists():
+    path = user_path(reference)
+    if not is_there(path):
         raise ModelError(
             "there is no such file or folder",
             where=reference,
@@ -277,8 +278,8 @@ def check_prefix_unchanged(reference: str) -> None:
     Raises:
         WorkspaceError: it is no longer what it was when the run first looked at it.
     """
-    path = Path(reference).expanduser()
-    if path.is_file():
+    path = user_path(reference)
+    if is_file(path):
         check_file_unchanged(path)
     else:
         source = resolve(reference)

@@ -20,6 +20,7 @@ from luthier.stages.base import Stage, StageInputs, StageOutputs
 from luthier.stages.chaining import ChainError, Link, chain, saved_data
 from luthier.storage.done import read_done
 from luthier.storage.files import unwritable, write_text
+from luthier.storage.paths import user_path
 from luthier.storage.steps import Workspace
 
 FAILED = "failed.json"
@@ -148,7 +149,7 @@ def _artifact(link: Link, folder: Path, stages: list[Stage], keys: list[str]) ->
         assert link.outside is not None
         if KINDS[link.kind].is_model:
             return Artifact(link.kind, link.outside)
-        return Artifact(link.kind, Path(link.outside.reference).expanduser())
+        return Artifact(link.kind, user_path(link.outside.reference))
     place = (stage_folder(folder, link.stage, stages[link.stage]) / link.name).resolve()
     key = f"{keys[link.stage]} {link.name}"
     if not KINDS[link.kind].is_model:

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, PlainSerializer, SerializationInfo
 
 from luthier.models.card import CARD
 from luthier.models.settings import ModelSettings
+from luthier.storage.paths import is_folder, user_path
 from luthier.storage.steps import KEY
 
 
@@ -77,7 +78,7 @@ class Artifact:
     @property
     def folder(self) -> Path:
         """Where the artefact lies on this machine."""
-        return self.settings if isinstance(self.settings, Path) else Path(self.settings.reference).expanduser()
+        return self.settings if isinstance(self.settings, Path) else user_path(self.settings.reference)
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,8 @@ def kind_of_folder(folder: Path) -> str | None:
     from luthier.data.stated import learns_text
     from luthier.registry import discover
 
+    if not is_folder(folder):
+        return None
     discover()
     given = _read(folder.parent / KEY).get("gives")
     noted = given.get(folder.name) if isinstance(given, dict) else None

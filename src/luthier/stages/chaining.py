@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 from luthier.data.settings import DataSettings
@@ -23,6 +22,7 @@ from luthier.models.trained_columns import training_data
 from luthier.secrets import expand
 from luthier.stages.artifacts import KINDS, Port, kind_of_folder
 from luthier.stages.base import MODEL, Stage
+from luthier.storage.paths import is_folder, user_path
 
 _REFERENCE = re.compile(r"stages\.(\d+)(?:\.([^./\\]+))?")
 _SPEAKING = ("masked_lm", "causal_lm", "seq2seq_lm")
@@ -242,8 +242,8 @@ def kind_of(settings: ModelSettings) -> str:
     """
     try:
         known = ModelSettings.model_validate(expand(settings.model_dump()))
-        folder = Path(known.reference).expanduser()
-        if not folder.is_dir():
+        folder = user_path(known.reference)
+        if not is_folder(folder):
             return "pretrained"
         kind = kind_of_folder(folder.resolve())
         source = resolve(known) if kind is None else None

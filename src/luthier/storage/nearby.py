@@ -6,6 +6,7 @@ import difflib
 from pathlib import Path
 
 from luthier.errors import LuthierError, nearest
+from luthier.storage.paths import is_folder, is_there, user_path
 
 RUNS = "runs"
 
@@ -21,13 +22,13 @@ def check_there(folder: str | Path, error: type[LuthierError], fix: str) -> None
     Raises:
         LuthierError: of that kind.
     """
-    place = Path(folder).expanduser()
-    if place.is_dir():
+    place = user_path(folder)
+    if is_folder(place):
         return
-    if place.exists():
+    if is_there(place):
         raise error("this is a file and not a folder", where=str(folder), fix=fix)
     homes = [place.parent, *([Path(RUNS)] if len(place.parts) == 1 else [])]
-    folders = [inner for home in homes if home.is_dir() for inner in sorted(home.iterdir()) if inner.is_dir()]
+    folders = [inner for home in homes if is_folder(home) for inner in sorted(home.iterdir()) if inner.is_dir()]
     guess = nearest(place.name, [inner.name for inner in folders])
     meant = next((str(inner) for inner in reversed(folders) if inner.name == guess), None)
     raise error(
@@ -47,11 +48,11 @@ def did_you_mean(path: str | Path, suffixes: tuple[str, ...] = ("",)) -> str | N
 
 def nearest_path(path: str | Path, suffixes: tuple[str, ...] = ("",)) -> Path | None:
     """A path that is there, and differs from one that isn't in letters only, in one of its parts or in several."""
-    place = Path(path).expanduser()
+    place = user_path(path)
     found = Path(place.anchor)
     parts = place.parts[1 if place.anchor else 0 :]
     for number, part in enumerate(parts, start=1):
-        if not (found / part).exists():
+        if not is_there(found / part):
             try:
                 there = sorted(inner.name for inner in found.iterdir())
             except OSError:
@@ -62,7 +63,7 @@ def nearest_path(path: str | Path, suffixes: tuple[str, ...] = ("",)) -> Path | 
                 return None
             part = meant
         found = found / part
-    return found if found.exists() and found != place else None
+    return found if is_there(found) and found != place else None
 
 
 def _alike(name: str, there: list[str]) -> str | None:

@@ -22,6 +22,7 @@ from typing import IO, cast
 from luthier.data.table import listing
 from luthier.errors import DataError, nearest
 from luthier.storage.nearby import did_you_mean
+from luthier.storage.paths import is_file, is_folder, is_there, user_path
 
 DATA_VARIABLE = "LUTHIER_DATA"
 NO_SUCH_FILE = "there is no such file"
@@ -173,7 +174,7 @@ def data_folder(wanted: str) -> Path:
             fix=f"set {DATA_VARIABLE} to the folder that holds the sets; docs/data.md tells where each comes from",
         )
     folder = Path(value)
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise DataError(f"{DATA_VARIABLE} names {value}, which is not a folder", where=wanted)
     return folder
 
@@ -214,10 +215,10 @@ def _split_member(text: str) -> tuple[str, str | None]:
 
 
 def _file(path: Path, member: str | None, name: str) -> FileSource:
-    if path.is_dir():
+    if is_folder(path):
         inside_it = sorted(p.name for p in path.iterdir())
         raise DataError("is a folder, not a file", where=name, fix=f"name one of its files: {listing(inside_it)}")
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(NO_SUCH_FILE, where=name, fix=did_you_mean(path) or "name a file that is there")
     archive = path.name.lower().endswith(_ARCHIVES)
     if member is not None:
@@ -231,10 +232,10 @@ def _file(path: Path, member: str | None, name: str) -> FileSource:
 
 def _local(source: str) -> FileSource | None:
     text, member = _split_member(source)
-    path = Path(text).expanduser()
+    path = user_path(text)
     suffix = path.name.lower().removesuffix(".gz")
     looks_like_a_file = suffix.endswith((*FORMATS, *_ARCHIVES)) or text.startswith(("/", "./", "../", "~"))
-    return _file(path, member, source) if path.exists() or looks_like_a_file else None
+    return _file(path, member, source) if is_there(path) or looks_like_a_file else None
 
 
 def _in_package(source: str) -> FileSource:
@@ -283,7 +284,7 @@ def _in_data_folder(source: str) -> Source:
     folder = data_folder(source)
     name = text.strip("/")
     top = folder / name.partition("/")[0]
-    if not name or not top.is_dir():
+    if not name or not is_folder(top):
         known = sorted(p.name for p in folder.iterdir() if p.is_dir())
         guess = nearest(top.name, known) if name else None
         raise DataError(
@@ -294,7 +295,7 @@ def _in_data_folder(source: str) -> Source:
     if is_known(f"data/{name}") and member is None:
         return SetSource(f"data/{name}", split or None, source)
     path = inside(top, name.partition("/")[2], source)
-    if path.is_dir():
+    if is_folder(path):
         raise DataError(
             "is a folder whose layout is not known", where=source, fix=f"name a file in it: {listing(_files_in(path))}"
         )
