@@ -279,6 +279,25 @@ def test_an_adapter_for_another_base_is_refused(bert: Path, tmp_path: Path):
     assert caught.value.where == str(folder)
 
 
+@pytest.mark.parametrize("changes", [{"use_dora": True}, {"target_modules": ["query", "value"]}])
+def test_an_adapter_whose_file_lacks_what_its_configuration_names_is_refused(bert: Path, tmp_path: Path, changes):
+    model, tokenizer, card = adapted(bert)
+    folder = save_artifact(model, tokenizer, tmp_path / "adapter", card)
+    place = folder / "adapter_config.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | changes))
+    write_manifest(folder)
+    with pytest.raises(ModelError, match="weights that the adapter's configuration names are not in its file"):
+        load_artifact(folder)
+
+
+@pytest.mark.parametrize("limit", ["64", True, [64], {}])
+def test_a_tokenizer_whose_limit_is_no_number_is_refused(bert: Path, limit: Any):
+    place = bert / "tokenizer_config.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"model_max_length": limit}))
+    with pytest.raises(ModelError, match="`model_max_length` is"):
+        load_tokenizer(str(bert))
+
+
 def test_an_adapter_whose_base_changed_or_went_away(bert: Path, tmp_path: Path):
     folder = save_artifact(*adapted(bert)[:2], tmp_path / "adapter", adapted(bert)[2])
     weights = bert / "model.safetensors"

@@ -64,6 +64,9 @@ def attach_adapter(body: Any, folder: Path, *, trainable: bool = False) -> Any:
     PEFT's own prompt methods stand beside the text, as when they were trained. PEFT refuses to load them for
     training: they are loaded for inference, and then made trainable. What is trained on is the prompt itself,
     without the network that may have produced it.
+
+    Raises:
+        ModelError: PEFT can't read it, or its file lacks weights that its configuration names.
     """
     from peft import PeftConfig, PeftModel
 
@@ -81,12 +84,27 @@ def attach_adapter(body: Any, folder: Path, *, trainable: bool = False) -> Any:
         source,
         "the adapter can't be put on its base",
     )
+    _refuse_lacking(model, folder)
     if not trainable:
         model.requires_grad_(False)
     elif prompt:
         for part in _adapter_parts(model):
             part.requires_grad_(True)
     return model.eval()
+
+
+def _refuse_lacking(model: Any, folder: Path) -> None:
+    """PEFT leaves what it does not find as it was drawn, and only warns."""
+    from peft import get_peft_model_state_dict
+
+    named = get_peft_model_state_dict(model, save_embedding_layers=False)
+    lacking = sorted(set(named) - set(check_safetensors(folder / ADAPTER_WEIGHTS)))
+    if lacking:
+        raise ModelError(
+            f"{len(lacking)} weights that the adapter's configuration names are not in its file: {some(lacking)}",
+            where=str(folder / ADAPTER_WEIGHTS),
+            fix="copy the adapter again: adapter_config.json and the weights do not belong together",
+        )
 
 
 def _type_name(peft_type: Any) -> str:

@@ -55,6 +55,13 @@ def load_tokenizer(settings: ModelSettings | str) -> PreTrainedTokenizerBase:
         if (folder / "tokenizer.json").is_file():
             read_json(folder / "tokenizer.json")  # says which line is no JSON
         raise
+    limit = tokenizer.model_max_length
+    if isinstance(limit, bool) or not isinstance(limit, int | float):
+        raise ModelError(
+            f"`model_max_length` is {str(limit)[:80]!r}, which is no number",
+            where=str(folder / "tokenizer_config.json"),
+            fix="write the longest text in tokens, or take the key out",
+        )
     _give_padding(tokenizer, source)
     return tokenizer
 

@@ -230,8 +230,10 @@ def _can_be_found(path: str) -> bool:
 
 def _from_folder(settings: Settings, folder: Path | None) -> Settings:
     """The settings with the paths that are found from the recipe's folder alone, as `anchor` writes them."""
+    if folder is None:
+        return settings
     found: dict[str, Any] = {}
-    for name in settings.path_fields if folder is not None else ():
+    for name in settings.path_fields:
         value = getattr(settings, name)
         if isinstance(value, str):
             found[name] = _beside(value, folder) or value

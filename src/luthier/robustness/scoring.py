@@ -10,8 +10,11 @@ import torch
 from torch import nn
 
 from luthier.errors import ModelError
+from luthier.models.inspect import model_max_length
 
 Text = str | tuple[str, str]
+# Tokens of a text for a model that nothing limits.
+_LONGEST = 512
 
 
 class Scorer:
@@ -45,7 +48,7 @@ class Scorer:
         if batch_size > 1 and tokenizer.pad_token_id is None:
             raise ModelError("the tokenizer has no padding token", fix="set tokenizer.pad_token, or batch_size=1")
         self.model, self.tokenizer, self.batch_size, self.pad_mask = model, tokenizer, batch_size, pad_mask
-        self.max_length = (max_length or _longest(model, tokenizer)) - reserved
+        self.max_length = (max_length or model_max_length(model.config, tokenizer) or _LONGEST) - reserved
         self.truncated = 0
 
     def __call__(self, texts: str | Sequence[Text]) -> np.ndarray:
@@ -89,10 +92,3 @@ class Scorer:
         with torch.inference_mode():
             logits: np.ndarray = self.model(**batch).logits.float().cpu().numpy()
         return logits
-
-
-def _longest(model: Any, tokenizer: Any) -> int:
-    limits = [tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 10**9]
-    # RoBERTa-like models count positions from behind the padding token's number.
-    offset = (model.config.pad_token_id or 0) + 1 if "roberta" in str(model.config.model_type) else 0
-    return int(min(min(limits) if min(limits) < 10**6 else 512, limits[1] - offset))
