@@ -82,12 +82,13 @@ def fuzz(name: str, seconds: float, seed: int, findings: Path) -> None:
     """Cases of one reader until the time is over; the state is written before each."""
     from tests.fuzzing.cases import tried
 
-    target, draw, end = TARGETS[name], random.Random(f"{name} {seed}"), time.monotonic() + seconds
+    target, draw = TARGETS[name], random.Random(f"{name} {seed}")
     state, seen, cases = Path(os.environ["FUZZING_STATE"]), set(), 0
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "case"
         sound = target.sound(folder)
         target.run(folder)  # takes what is sound, or there is nothing to change
+        end = time.monotonic() + seconds
         limit = _MEMORY + _mapped()
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         while time.monotonic() < end:

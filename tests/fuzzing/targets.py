@@ -310,7 +310,10 @@ def _recipe_files(number: int) -> Callable[[], Mapping[str, bytes]]:
 
 
 def _model_beside(folder: Path) -> None:
-    _tiny_model(folder / "base")
+    """What is looked at of a model before torch is there."""
+    (folder / "base").mkdir()
+    (folder / "base" / "config.json").write_text("{}")
+    (folder / "base" / "model.safetensors").write_bytes(b"")
 
 
 TARGETS: dict[str, Target] = {

@@ -97,6 +97,12 @@ def test_overrides_reach_into_lists_and_methods_given_by_name():
     assert (tune.method.name, tune.method.rank, tune.epochs, recipe.seed) == ("lora", 4, 1, 99)
 
 
+def test_a_place_in_a_list_of_any_length_is_refused():
+    far = "9" * 5000
+    assert f"the list has no item {far}" in errors(GOOD, f"stages.{far}.tune.epochs=1")
+    assert f"the list has no item {far}" in errors(GOOD, f"stages.{far}=1")
+
+
 def test_a_wrong_override_is_blamed_on_the_command_line():
     assert "\n--set stages.0.tune.epocs: unknown key 'epocs'\n" in errors(GOOD, "stages.0.tune.epocs=1")
     whole = errors(GOOD, "stages.0.tune={data: {train: a.tsv}, epocs: 1}")

@@ -7,6 +7,8 @@ from typing import Any
 from luthier.errors import RecipeError
 from luthier.recipe.yaml_text import YamlText, parse_value
 
+_LONGEST_NUMBER = 10
+
 
 def apply_override(source: YamlText, text: str) -> None:
     """Set one dotted key of parsed YAML, `a.b=value`; the value is read as YAML.
@@ -28,9 +30,7 @@ def set_key(data: Any, key: str, value: Any, where: str) -> None:
         data = _descend(data, part, ".".join(parts[: position + 1]), where)
     last = parts[-1]
     if isinstance(data, list):
-        if not last.isdecimal() or int(last) >= len(data):
-            raise RecipeError(f"{key}: the list has no item {last}", where=where, fix=f"items 0 to {len(data) - 1}")
-        data[int(last)] = value
+        data[_position(data, last, key, where)] = value
     elif isinstance(data, dict):
         data[last] = value
     else:
@@ -39,10 +39,7 @@ def set_key(data: Any, key: str, value: Any, where: str) -> None:
 
 def _descend(data: Any, part: str, path: str, where: str) -> Any:
     if isinstance(data, list):
-        if part.isdecimal() and int(part) < len(data):
-            holder, key = data, int(part)
-        else:
-            raise RecipeError(f"{path}: the list has no item {part}", where=where, fix=f"items 0 to {len(data) - 1}")
+        holder, key = data, _position(data, part, path, where)
     elif isinstance(data, dict):
         holder, key = data, part  # type: ignore[assignment]
         data.setdefault(part, {})
@@ -55,5 +52,12 @@ def _descend(data: Any, part: str, path: str, where: str) -> Any:
     return holder[key]
 
 
+def _position(items: list[Any], part: str, path: str, where: str) -> int:
+    position = _step(part)
+    if isinstance(position, str) or position >= len(items):
+        raise RecipeError(f"{path}: the list has no item {part}", where=where, fix=f"items 0 to {len(items) - 1}")
+    return position
+
+
 def _step(part: str) -> str | int:
-    return int(part) if part.isdecimal() else part
+    return int(part) if len(part) < _LONGEST_NUMBER and part.isdecimal() else part
