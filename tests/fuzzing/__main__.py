@@ -25,13 +25,14 @@ _MEMORY = 6 << 30
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0, help="for each reader")
-    parser.add_argument("--only", help="readers whose name contains this")
+    parser.add_argument("--only", help="the reader of this name, or those whose name contains it")
     parser.add_argument("--seed", type=int, default=0, help="of the changes")
     parser.add_argument("--findings", type=Path, default=Path("fuzzing-findings"), help="folder for what is found")
     parser.add_argument("--list", action="store_true", help="print the readers")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    names = [name for name in TARGETS if not options.only or options.only in name]
+    named = options.only in TARGETS
+    names = [options.only] if named else [name for name in TARGETS if (options.only or "") in name]
     if options.list:
         print("\n".join(names))
         return 0
@@ -71,6 +72,8 @@ def watched(name: str, options: argparse.Namespace) -> int:
             cases, found = cases + told.get("cases", 0), found + told.get("found", 0)
             if not died:
                 break
+            if not told:
+                raise RuntimeError(f"{name}: what is sound is not read; it {died}")
             found += 1
             keep(options.findings, name, told.get("file", "none"), bytes.fromhex(told.get("content", "")), died, "died")
             seed += 1000

@@ -152,7 +152,7 @@ compare:
 name: preset
 model: base
 stages:
-  - tune: {method: lora, data: train.tsv, epochs: 1}
+  - tune: {method: lora, data: {train: train.tsv, validation_fraction: 0.2}, epochs: 1}
 compare: {preset: tuning}
 """,
     b"""\

