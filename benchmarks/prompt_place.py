@@ -22,7 +22,7 @@ DATA = {
     "too_long": "truncate",
 }
 SEEDS = (1, 2, 3)
-STEPS, LENGTH, BATCH = 300, 10, 8
+STEPS, LENGTH, BATCH = 150, 10, 8
 SETTINGS = {"data": DATA, "steps": STEPS, "length": LENGTH, "batch": BATCH, "model": harness.MINILM}
 
 

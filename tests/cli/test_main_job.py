@@ -2,11 +2,15 @@
 
 import json
 import logging
+import os
+import signal
 import warnings
 from pathlib import Path
 
 import pytest
 
+from luthier.compare.planning import plan_recipe
+from luthier.recipe.loading import load_recipe
 from tests.test_secrets import forms_in
 
 
@@ -84,6 +88,32 @@ def test_plan_counts_parameters_and_writes_nothing(workplace, capsys):
     assert f"{trained:,} of" in out
     workplace.luthier("plan", workplace.write(), "--output", str(workplace.folder / "runs"))
     assert "done already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("minutes", [None, 3])
+def test_plan_tells_the_step_that_a_stopped_run_goes_on_from(workplace, capsys, monkeypatch, minutes):
+    from luthier.training.trainer import LuthierTrainer
+
+    step, calls = LuthierTrainer.training_step, []
+
+    def stopping(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 21:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(LuthierTrainer, "training_step", stopping)
+    workplace.tune.update({"max_minutes": minutes} if minutes else {})
+    output = str(workplace.folder / "runs")
+    assert workplace.run() == 75
+    capsys.readouterr()
+    assert workplace.luthier("plan", workplace.write(), "--output", output) == 0
+    assert f"00-tune  continues at step 21{'' if minutes else ' of 64'}\n" in capsys.readouterr().out
+    left, whole = (plan_recipe(load_recipe("recipe.yaml"), Path(place))[0] for place in (output, "elsewhere"))
+    assert (left.reached, whole.reached) == ((21, None if minutes else 64), None)
+    workplace.tune["epochs"] = 5
+    assert workplace.luthier("plan", workplace.write(), "--output", output) == 0
+    assert "00-tune  to do" in capsys.readouterr().out
 
 
 def test_predict_from_text_and_file(workplace, capsys):

@@ -11,8 +11,7 @@ def print_plan(planned: list[PlannedStage], console: Any) -> None:
     """Show a dry run, one stage after another, and the totals."""
     seconds, memory = 0.0, 0
     for stage in planned:
-        state = "done already" if stage.cached else "to do"
-        console.print(f"{stage.folder}  {state}", style="bold", soft_wrap=True)
+        console.print(f"{stage.folder}  {_state(stage)}", style="bold", soft_wrap=True)
         if stage.problem:
             console.print(f"  can't run: {stage.problem}", markup=False)
         if stage.plan is None:
@@ -27,6 +26,15 @@ def print_plan(planned: list[PlannedStage], console: Any) -> None:
             "(rough: within the factors that the stages name)"
         )
     console.print("nothing was trained or written; `luthier run` does it")
+
+
+def _state(stage: PlannedStage) -> str:
+    if stage.cached:
+        return "done already"
+    if stage.reached is None:
+        return "to do"
+    step, steps = stage.reached
+    return f"continues at step {step:,}" + ("" if steps is None else f" of {steps:,}")
 
 
 def duration(seconds: float) -> str:

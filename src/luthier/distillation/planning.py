@@ -14,8 +14,9 @@ from luthier.distillation.sources import prepared_source, text_steps
 from luthier.language_modeling.preparing import TextJob
 from luthier.models.inspect import parameter_counts
 from luthier.stages.base import StageInputs, StagePlan
+from luthier.training.checkpoints import UNBOUNDED
 from luthier.training.estimates import memory_estimate, operations_per_second
-from luthier.training.job import UNBOUNDED, total_steps
+from luthier.training.job import total_steps
 from luthier.training.preparing import described_task, row_counts
 
 if TYPE_CHECKING:

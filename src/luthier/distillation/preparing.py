@@ -28,6 +28,7 @@ from luthier.storage.jsonlines import JsonLog
 from luthier.storage.keys import digest_of
 from luthier.storage.ranks import world_size
 from luthier.tasks.base import task_named, task_of
+from luthier.training.checkpoints import of_key
 from luthier.training.job import TrainingJob, TrainingRows, resolve_precision
 from luthier.training.preparing import Prepared
 from luthier.training.settings import TrainingSettings
@@ -125,7 +126,7 @@ def _with_job(
     parts: list[Part],
     folder: Path,
 ) -> Ready:
-    place, log = folder / "checkpoints" / inputs.key[:16], folder / "log.jsonl"
+    place, log = of_key(folder, inputs.key), folder / "log.jsonl"
     main = validation(stage, source, stage.main)
     others = {
         n: (models[n], one.evaluate) for n in stage.trained if n != stage.main and (one := validation(stage, source, n))

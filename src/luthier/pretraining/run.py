@@ -23,6 +23,7 @@ from luthier.progress import track
 from luthier.secrets import redact_values
 from luthier.stages.base import StageOutputs, metrics_record
 from luthier.storage.ranks import joined
+from luthier.training.checkpoints import of_key
 from luthier.training.job import TrainingJob, TrainingResult, train
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def ready_to_train(stage: Pretrain, inputs: StageInputs, folder: Path, tokenizer
     job = training_job(
         text,
         start.model(),
-        folder=folder / "checkpoints" / inputs.key[:16],
+        folder=of_key(folder, inputs.key),
         log=folder / "log.jsonl",
         seed=inputs.seed,
         description=f"pretraining seed {inputs.seed}",

@@ -10,17 +10,29 @@ from luthier.recipe.recipe import RecipeBase
 from luthier.runs.runner import Visit, walk
 from luthier.stages.artifacts import Artifact
 from luthier.stages.base import StageInputs, StagePlan
+from luthier.training.checkpoints import of_key, reached
 
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """One stage of a dry run: where it goes, whether it is done, and what it would do."""
+    """One stage of a dry run.
+
+    Attributes:
+        cell: of a comparison; else empty.
+        folder: where it goes.
+        cached: whether it is done.
+        plan: what it would do; None where it is done, or can't run.
+        problem: why it can't run.
+        reached: the step that it goes on from, and the number of steps in all where that is known; None where it would
+            begin.
+    """
 
     cell: str
     folder: Path
     cached: bool
     plan: StagePlan | None
     problem: str | None = None
+    reached: tuple[int, int | None] | None = None
 
 
 def plan_cell(recipe: RecipeBase, folder: Path, name: str) -> list[PlannedStage]:
@@ -32,7 +44,8 @@ def plan_cell(recipe: RecipeBase, folder: Path, name: str) -> list[PlannedStage]
     planned = []
     for visit in walk(recipe, folder):
         plan = None if visit.cached else _plan(visit)
-        planned.append(PlannedStage(name, visit.place, visit.cached, plan))
+        begun = None if visit.cached else reached(of_key(visit.place, visit.key))
+        planned.append(PlannedStage(name, visit.place, visit.cached, _left(plan, begun), reached=begun))
     return planned
 
 
@@ -48,6 +61,14 @@ def _plan(visit: Visit) -> StagePlan:
     made = ", ".join(_told(visit.inputs.artifacts[port]) for port in coming)
     base = ", ".join(str(inputs.artifacts[port].model.reference) for port in coming)
     return replace(plan, facts={"starts from": f"{made}, to be made; planned on {base}", **plan.facts})
+
+
+def _left(plan: StagePlan | None, begun: tuple[int, int | None] | None) -> StagePlan | None:
+    """The plan with the time that is left of it."""
+    if plan is None or plan.seconds is None or begun is None:
+        return plan
+    step, steps = begun
+    return plan if steps is None else replace(plan, seconds=plan.seconds * max(0, steps - step) / steps)
 
 
 def _told(artifact: Artifact) -> str:

@@ -17,12 +17,17 @@ from pathlib import Path
 from luthier.data.table import listing
 from luthier.errors import DataError
 from luthier.secrets import redact_values
+from luthier.storage.done import CHECKPOINTS
 from luthier.storage.files import reporting_failed_writes, sha256_of, sync, write_json
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 LABELS = "labels.json"
 PREFIX = "checkpoint-"
+TRAINER_STATE = "trainer_state.json"
+# More steps than any run takes: those of a run that only its time limit ends.
+UNBOUNDED = 10**9
+_KEY_LENGTH = 16
 
 
 @contextmanager
@@ -81,6 +86,27 @@ def newest_whole(folder: Path) -> Path | None:
             return place
         logger.warning("%s is damaged and is not used", place)
     return None
+
+
+def of_key(place: Path, key: str) -> Path:
+    """Where the checkpoints of a stage lie.
+
+    Args:
+        place: the stage's folder.
+        key: of all that its results depend on.
+    """
+    return place / CHECKPOINTS / key[:_KEY_LENGTH]
+
+
+def reached(folder: Path) -> tuple[int, int | None] | None:
+    """The step that training would go on from, and the number of steps that it is to take, where time does not end it;
+    None where it would begin."""
+    newest = newest_whole(folder)
+    if newest is None:
+        return None
+    state = json.loads((newest / TRAINER_STATE).read_text(encoding="utf8"))
+    steps = state.get("max_steps")
+    return step_of(newest), steps if isinstance(steps, int) and 0 < steps < UNBOUNDED else None
 
 
 def remove_older(folder: Path, keep: Path) -> None:

@@ -32,7 +32,7 @@ from luthier.training.callbacks import (
     StopRequest,
     TimeLimitCallback,
 )
-from luthier.training.checkpoints import keep_labels, newest_whole
+from luthier.training.checkpoints import UNBOUNDED, keep_labels, newest_whole
 from luthier.training.graph import ModelGraph
 from luthier.training.settings import TrainingSettings
 from luthier.training.shares import check_same_weights
@@ -42,8 +42,6 @@ from luthier.training.validation import Evaluation, Validation
 from luthier.training.weights import remove_other_best
 
 logger = logging.getLogger(__name__)
-# More steps than any run takes: those of a run that only its time limit ends.
-UNBOUNDED = 10**9
 
 
 @dataclass

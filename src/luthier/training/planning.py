@@ -11,9 +11,10 @@ from luthier.data.batches.samples import Sample, SampleEncoding
 from luthier.models.inspect import parameter_counts
 from luthier.models.loading import empty_model
 from luthier.stages.base import StageInputs, StagePlan
+from luthier.training.checkpoints import UNBOUNDED
 from luthier.training.continuing import check_continues, without_networks
 from luthier.training.estimates import MEMORY_FACTOR, TIME_FACTOR, memory_estimate, time_estimate
-from luthier.training.job import UNBOUNDED, total_steps
+from luthier.training.job import total_steps
 from luthier.training.preparing import Prepared, described_task, new_head, prepare
 from luthier.training.supervised import apply_method
 from luthier.training.trunk.once import frozen_up_to

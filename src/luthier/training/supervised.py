@@ -32,6 +32,7 @@ from luthier.storage.hashing import cache_directory
 from luthier.storage.one_version import check_file_unchanged
 from luthier.storage.ranks import joined, rank, world_size
 from luthier.tasks.base import task_named, task_of
+from luthier.training.checkpoints import of_key
 from luthier.training.continuing import continued_model
 from luthier.training.job import TrainingJob, TrainingResult, TrainingRows, train
 from luthier.training.preparing import Prepared, new_head, prepare, row_counts
@@ -164,7 +165,7 @@ def training_job(
         data=training_rows(stage, prepared, inputs.seed),
         settings=stage,
         groups=stage.method.parameter_groups(model, stage.rate(), stage.weight_decay),
-        folder=folder / "checkpoints" / inputs.key[:16],
+        folder=of_key(folder, inputs.key),
         log=folder / "log.jsonl",
         seed=inputs.seed,
         validation=validation_of(stage, prepared),

@@ -10,7 +10,8 @@ from luthier.metric_names import higher_is_better
 from luthier.models.loading import load_config
 from luthier.models.references import resolve
 from luthier.secrets import redact_values
-from luthier.training.job import UNBOUNDED, TrainingJob, TrainingResult, resolve_precision, total_steps
+from luthier.training.checkpoints import UNBOUNDED
+from luthier.training.job import TrainingJob, TrainingResult, resolve_precision, total_steps
 
 if TYPE_CHECKING:
     from luthier.models.card import ModelCard

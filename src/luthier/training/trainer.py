@@ -30,7 +30,7 @@ from luthier.storage.files import sha256_of
 from luthier.storage.helping import helped
 from luthier.storage.ranks import agree, from_main, gathered, is_main, world_size
 from luthier.tasks.base import Task
-from luthier.training.checkpoints import PREFIX, remove_older, writing
+from luthier.training.checkpoints import PREFIX, TRAINER_STATE, remove_older, writing
 from luthier.training.finite import check_finite
 from luthier.training.graph import ModelGraph
 from luthier.training.optimizer import adamw
@@ -313,7 +313,7 @@ class LuthierTrainer(Trainer):
             save_file(trainable_state(self.model), scratch / TRAINABLE)
             self._save_optimizer_and_scheduler(str(scratch))
             self._save_scaler(str(scratch))
-            self.state.save_to_json(str(scratch / "trainer_state.json"))
+            self.state.save_to_json(str(scratch / TRAINER_STATE))
             (scratch / PROGRESS).write_text(json.dumps(progress), encoding="utf8")
             self._save_own(scratch, parts)
             for name, content in others.items():
