@@ -32,6 +32,7 @@ SCRIPTS = (
     "step_cost",
     "trunk_cache",
     "plain_script",
+    "estimates",
     "peer_cost",
     "vocabulary_loss",
     "sinet",

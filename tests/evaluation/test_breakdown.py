@@ -76,7 +76,13 @@ def test_many_classes_are_taken_together_and_nothing_is_lost() -> None:
     assert sum(map(sum, plot.values)) == 200
     assert plot.rows[-1] == "10 others"
     assert "10 are one row" in titled(sections, "Confusion matrix").text
-    assert sum(row[4] for row in table.rows) == sum(row[5] for row in table.rows) == 200
+    shown, folded = table.rows[: -table.folded], table.rows[-table.folded :]
+    assert sum(row[4] for row in shown) == sum(row[5] for row in shown) == 200
+    assert (len(shown), shown[-1][0]) == (MOST_CLASSES + 1, "10 other classes")
+    assert {row[0] for row in (*shown[:-1], *folded)} == set(data.labels)
+    assert min(row[4] for row in shown[:-1]) >= max(row[4] for row in folded)
+    scores = [row[3] for row in folded if row[3] is not None]
+    assert scores == sorted(scores)
 
 
 def test_the_most_confident_mistakes_come_first_with_their_text_cut() -> None:
@@ -121,6 +127,9 @@ def test_words_are_counted_one_by_one_and_named() -> None:
     samples: Any = titled(sections, "Most confident mistakes").samples
     assert [(one["word"], one["label"], one["answer"][:1]) for one in samples] == [("apple", "B-PER", "O")]
     assert samples[0]["tokens"] == "an apple"
+    plot = titled(sections, "Confusion matrix").plot
+    assert isinstance(plot, Heatmap)
+    assert plot.apart == ((0, 0),)  # O for O is left out of the scale of colours
 
 
 def test_choices_are_counted_by_their_place() -> None:

@@ -153,6 +153,30 @@ def test_long_tables_samples_and_many_plots_are_cut_and_say_so(tmp_path: Path, m
     assert text.count("this one is left out") == 1
 
 
+def test_rows_that_are_folded_open_below_their_table(tmp_path: Path):
+    table = {"columns": ["class", "F1"], "rows": [[f"class {n}", n] for n in range(437)], "folded": 417}
+    write_stage(tmp_path / "run" / "00-tune", 0.8, details={"sections": [{"title": "Classes", "table": table}]})
+    write_recipe(tmp_path / "run", "name: x\n")
+    text = write_report([tmp_path / "run"]).read_text(encoding="utf8")
+    before, _, inside = text.partition("<summary>417 more rows</summary>")
+    assert re.findall(r"class (\d+)<", before) == [str(n) for n in range(20)]
+    assert re.findall(r"class (\d+)<", inside.partition("</details>")[0]) == [str(n) for n in range(20, 437)]
+
+
+def test_what_runs_from_right_to_left_is_set_apart(tmp_path: Path):
+    hebrew = "\u05d8\u05d5\u05d1 (3)"
+    sections = [
+        {"title": hebrew, "text": f"of {hebrew}", "samples": [{hebrew: hebrew}], "facts": {hebrew: hebrew}},
+        {"title": "t", "table": {"columns": [hebrew], "rows": [[hebrew]]}},
+    ]
+    write_stage(tmp_path / "run" / "00-tune", 0.8, details={"sections": sections})
+    write_recipe(tmp_path / "run", "name: x\n")
+    text = write_report([tmp_path / "run"]).read_text(encoding="utf8")
+    shown = re.sub(r'<[^>]*"[^>]*>|<svg.*?</svg>', "", text, flags=re.S)
+    assert shown.count(hebrew) == shown.count(f"<bdi>{hebrew}</bdi>") + 1 == 8
+    assert f"<bdi>of {hebrew}</bdi>" in shown
+
+
 def test_a_run_without_anything_finished(tmp_path: Path):
     write_recipe(tmp_path / "run", "name: x\nstages: [{tune: {}}]\n")
     text = write_report([tmp_path / "run"]).read_text(encoding="utf8")

@@ -8,7 +8,7 @@ import pytest
 
 from luthier.report.plots import plot_bars, plot_heatmap, plot_lines, plot_radar, plot_scatter
 from luthier.report.sections import plot_from_json
-from luthier.report.svg import COLOURS, DARK_COLOURS, style
+from luthier.report.svg import COLOURS, DARK_COLOURS, INK, style
 
 from .fixtures import BINS, HOSTILE
 
@@ -143,3 +143,15 @@ def test_plots_leave_the_users_backend_alone(tmp_path: Path):
     before = matplotlib.rcParams["backend"], matplotlib.rcParams["svg.fonttype"]
     plot_bars({"a": [1.0]}, title="t", x_label="x")
     assert (matplotlib.rcParams["backend"], matplotlib.rcParams["svg.fonttype"]) == before
+
+
+def test_cells_apart_change_no_colour_of_a_heat_map():
+    def colours(values, apart):
+        svg = plot_heatmap(["O", "PER"], ["O", "PER"], values, title="t", apart=apart)
+        return re.findall(r"(?:fill: ?|fill=\")(#[0-9a-f]{6})", svg)
+
+    swamped, plain = colours([[9000, 3], [2, 5]], ()), colours([[5, 3], [2, 5]], ())
+    left_out = colours([[9000, 3], [2, 5]], ((0, 0),))
+    assert len(set(plain)) > len(set(swamped))
+    assert set(left_out) - {INK} <= set(plain)
+    assert len(set(left_out) - {INK}) == len(set(plain) - {INK})

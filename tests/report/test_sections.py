@@ -29,6 +29,8 @@ WRITTEN = [
     Section("Radar", plot=Radar({"model": {"a": 0.5, "b": 0.2, "c": 0.9}})),
     Section("Reliability", plot=Reliability(BINS)),
     Section("Heat", plot=Heatmap(["r"], ["c", "d"], [[1, 2]])),
+    Section("Heat apart", plot=Heatmap(["r"], ["c", "d"], [[1, 2]], [(0, 1)])),
+    Section("Folded", table=SectionTable(["a"], [["one"], ["two"]], folded=1)),
     Section("Annotated", plot=Annotated([ANNOTATED], ["Loc"])),
     Section("Samples", samples=["one", {"before": "two", "after": HOSTILE}]),
 ]

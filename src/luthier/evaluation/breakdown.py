@@ -20,6 +20,8 @@ MOST_CLASSES = 20
 MOST_MISTAKES = 20
 LONGEST_TEXT = 300
 NO_LABEL = "none of the labels"
+# The label of words that stand in no entity.
+OUTSIDE = "O"
 _SHOWN_APART = ("label", "labels", "tags", "row", "group", "answers")
 
 
@@ -117,7 +119,7 @@ def by_class(found: Answered) -> Section:
     counts = confusion_matrix(found)
     right, labelled, said = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)
     order = np.argsort(-labelled, kind="stable")
-    rows: list[list[Any]] = [
+    every: list[list[Any]] = [
         [
             found.names[n],
             _share(right[n], said[n]),
@@ -126,19 +128,22 @@ def by_class(found: Answered) -> Section:
             int(labelled[n]),
             int(said[n]),
         ]
-        for n in order[:MOST_CLASSES]
+        for n in order
     ]
-    if rest := list(order[MOST_CLASSES:]):
-        sums = [int(labelled[rest].sum()), int(said[rest].sum())]
+    rows, rest = every[:MOST_CLASSES], every[MOST_CLASSES:]
+    if rest:
+        sums = [sum(row[4] for row in rest), sum(row[5] for row in rest)]
         rows.append([f"{len(rest)} other classes", None, None, None, *sums])
     if counts[:, -1].any():
         rows.append([NO_LABEL, None, None, None, 0, int(said[-1])])
+    rows += sorted(rest, key=lambda row: (row[3] is None, row[3]))
     text = "Support is how many carry the label, predicted how often the model answers it. "
     text += "No precision where a class is never predicted, no recall where none carries it."
     if rest:
-        text += f" The {MOST_CLASSES} most frequent of {len(found.names)} classes have a line each."
+        text += f" The {MOST_CLASSES} most frequent of {len(found.names)} classes come first; below them the others "
+        text += "can be opened, those of the lowest F1 first."
     columns = ["class", "precision", "recall", "F1", "support", "predicted"]
-    return Section("Scores by class", text=text, table=SectionTable(columns, rows))
+    return Section("Scores by class", text=text, table=SectionTable(columns, rows, folded=len(rest)))
 
 
 def _share(part: int, whole: int) -> float | None:
@@ -160,7 +165,13 @@ def confusions(found: Answered) -> Section:
     if rest:
         text += f" The {MOST_CLASSES} most frequent of {len(found.names)} classes are shown; the other {len(rest)} are "
         text += "one row and one column, whose cell in common also holds confusions among them."
-    plot = Heatmap(titles, [*titles, NO_LABEL] if wrote_none else titles, values)
+    outside = [place for place, n in enumerate(kept) if found.words is not None and names[n] == OUTSIDE]
+    apart = tuple((place, place) for place in outside)
+    if apart:
+        text += (
+            f" {OUTSIDE} where {OUTSIDE} is right, as most words are, has no colour, so that the others show theirs."
+        )
+    plot = Heatmap(titles, [*titles, NO_LABEL] if wrote_none else titles, values, apart)
     return Section("Confusion matrix", text=text, plot=plot)
 
 

@@ -18,7 +18,7 @@ from luthier.report.text import number_text
 
 logger = logging.getLogger(__name__)
 MOST_SAMPLES = 50
-MOST_TABLE_ROWS = 200
+MOST_TABLE_ROWS, MOST_FOLDED_ROWS = 200, 1000
 MOST_PLOTS = 80
 
 
@@ -162,11 +162,14 @@ def _shown(section: Section, budget: PlotBudget) -> dict[str, Any]:
 
 
 def table_of(table: SectionTable) -> dict[str, Any]:
-    """Columns and rows; every cell as (text, whether it is a number)."""
+    """Columns and rows, and rows that open when they are asked for; every cell as (text, whether it is a number)."""
+    open_rows = len(table.rows) - table.folded
+    shown, folded = table.rows[:open_rows][:MOST_TABLE_ROWS], table.rows[open_rows:][:MOST_FOLDED_ROWS]
     return {
         "columns": list(table.columns),
-        "rows": [[_value(value) for value in row] for row in table.rows[:MOST_TABLE_ROWS]],
-        "left_out": max(0, len(table.rows) - MOST_TABLE_ROWS),
+        "rows": [[_value(value) for value in row] for row in shown],
+        "folded": [[_value(value) for value in row] for row in folded],
+        "left_out": len(table.rows) - len(shown) - len(folded),
     }
 
 

@@ -16,7 +16,7 @@ from luthier.report.results import Cell, Run, read_runs
 from luthier.report.scores import cost_facts, marks, score_notes, score_table
 from luthier.report.svg import COLOURS, DARK_COLOURS
 from luthier.report.tables import comparison_table
-from luthier.report.text import is_hidden, mark, visible
+from luthier.report.text import is_hidden, mark, runs_from_right, visible
 
 _KEPT = "\n\t"
 _TOGETHER = re.compile(r"\[[^\]]*\]|± \S+")
@@ -121,14 +121,22 @@ def _visible(value: Any) -> Any:
 
 
 def marked(text: str) -> Any:
-    """Text with every hidden character as a mark that stands out, so that text which looks like a mark differs."""
+    """Text with every hidden character as a mark that stands out, so that text which looks like a mark differs.
+    What runs from right to left is set apart, so that what stands beside it keeps its place."""
     from markupsafe import Markup, escape
 
     pieces = (
         Markup('<span class="mark">{}</span>').format(mark(c)) if is_hidden(c) and c not in _KEPT else escape(c)
         for c in text
     )
-    return escape(text) if text.isprintable() else Markup("").join(pieces)
+    shown = escape(text) if text.isprintable() else Markup("").join(pieces)
+    return _isolated(shown, text)
+
+
+def _isolated(shown: Any, text: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup("<bdi>{}</bdi>").format(shown) if runs_from_right(text) else shown
 
 
 def tight(text: str) -> str:
@@ -140,7 +148,7 @@ def breakable(text: str) -> Any:
     """A column's head that may go on after a slash or an underscore, where a line is short."""
     from markupsafe import Markup, escape
 
-    return Markup(re.sub(r"([/_])", r"\1<wbr>", str(escape(visible(text)))))
+    return _isolated(Markup(re.sub(r"([/_])", r"\1<wbr>", str(escape(visible(text))))), text)
 
 
 def stage_title(folder: str) -> str:

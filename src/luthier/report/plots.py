@@ -236,8 +236,20 @@ def plot_radar(series: Mapping[str, Mapping[str, float]], *, title: str) -> str:
     return draw(paint, title=title, description=_told("", "", told), size=size, polar=True, legend=len(series) > 1)
 
 
-def plot_heatmap(rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]], *, title: str) -> str:
+def plot_heatmap(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Sequence[Sequence[float]],
+    *,
+    title: str,
+    apart: Sequence[tuple[int, int]] = (),
+) -> str:
     """A grid of numbers, light where they are large, each written in its place where there are few.
+
+    Args:
+        rows, columns, values: the grid.
+        title: for screen readers.
+        apart: cells, as (row, column) from 0, that have no colour and that the scale of colours takes no notice of.
 
     Raises:
         ValueError: the values do not fill the grid.
@@ -245,13 +257,16 @@ def plot_heatmap(rows: Sequence[str], columns: Sequence[str], values: Sequence[S
     if not values or len(values) != len(rows) or any(len(line) != len(columns) for line in values):
         raise ValueError("a heat map needs one list of values for every row, and one value for every column")
     flat = _finite([v for line in values for v in line])
-    middle = (min(flat) + max(flat)) / 2
+    blank = {(int(y), int(x)) for y, x in apart}
+    coloured = [v for y, line in enumerate(values) for x, v in enumerate(line) if (y, x) not in blank] or flat
+    low, high = min(coloured), max(coloured)
+    painted = [[math.nan if (y, x) in blank else v for x, v in enumerate(line)] for y, line in enumerate(values)]
 
     tilt = {"rotation": 40, "ha": "right"} if sum(len(label(c)) + 2 for c in columns) > 40 else {}
 
     def paint(axes: Any) -> None:
         axes.grid(False)
-        image = axes.pcolormesh(values, cmap="cividis", edgecolors="none")
+        image = axes.pcolormesh(painted, cmap="cividis", edgecolors="none", vmin=low, vmax=high)
         axes.invert_yaxis()
         axes.set_yticks([n + 0.5 for n in range(len(rows))], [label(r) for r in rows])
         axes.set_xticks([n + 0.5 for n in range(len(columns))], [label(c) for c in columns], **tilt)
@@ -261,7 +276,7 @@ def plot_heatmap(rows: Sequence[str], columns: Sequence[str], values: Sequence[S
             return
         for y, line in enumerate(values):
             for x, value in enumerate(line):
-                ink = "#000000" if value > middle else "#ffffff"
+                ink = INK if (y, x) in blank else "#000000" if value > (low + high) / 2 else "#ffffff"
                 axes.text(x + 0.5, y + 0.5, f"{value:.3g}", ha="center", va="center", fontsize=8, color=ink)
 
     told = [f"{name}: " + ", ".join(f"{v:.3g}" for v in line) for name, line in zip(rows, values, strict=True)]

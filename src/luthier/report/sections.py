@@ -117,17 +117,19 @@ class Reliability(Plot):
 
 @dataclass(frozen=True)
 class Heatmap(Plot):
-    """A grid of numbers, one list of values a row."""
+    """A grid of numbers, one list of values a row; cells `apart`, (row, column) from 0, are left out of the scale of
+    colours."""
 
     kind: ClassVar[str] = "heatmap"
     rows: Sequence[str]
     columns: Sequence[str]
     values: Sequence[Sequence[float]]
+    apart: Sequence[tuple[int, int]] = ()
 
     def draw(self, title: str) -> str:
         from luthier.report import plots
 
-        return plots.plot_heatmap(self.rows, self.columns, self.values, title=title)
+        return plots.plot_heatmap(self.rows, self.columns, self.values, title=title, apart=self.apart)
 
 
 @dataclass(frozen=True)
@@ -150,12 +152,20 @@ PLOTS: dict[str, type[Plot]] = {c.kind: c for c in (Bars, Lines, Bands, Radar, R
 
 @dataclass(frozen=True)
 class SectionTable:
-    """Named columns, and rows with a value for each of them; numbers stand to the right."""
+    """Named columns, and rows with a value for each of them; numbers stand to the right.
+
+    Attributes:
+        columns, rows: the table.
+        folded: how many rows, the last ones, a reader has to ask for.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Value]]
+    folded: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.folded <= len(self.rows):
+            raise SectionError(f"folded is {self.folded}, of {len(self.rows)} rows")
         for number, row in enumerate(self.rows, 1):
             if len(row) != len(self.columns):
                 raise SectionError(f"row {number} has {len(row)} values for {len(self.columns)} columns")
@@ -190,6 +200,7 @@ class Section:
             made["facts"] = dict(self.facts)
         if self.table is not None:
             made["table"] = {"columns": list(self.table.columns), "rows": [list(row) for row in self.table.rows]}
+            made["table"] |= {"folded": self.table.folded} if self.table.folded else {}
         if self.plot is not None:
             made["plot"] = self.plot.to_json()
         if self.samples is not None:

