@@ -115,6 +115,18 @@ def test_labels_that_stand_for_none_are_said(folder, capsys):
     assert "6 rows have no 'label' that is a finite number: they are refused until corrected" in said
 
 
+@pytest.mark.parametrize("none", ["n/a", "NA", "-", ""])
+def test_a_few_scores_that_are_missing_leave_a_column_of_scores(folder, capsys, none):
+    body = [(f"{TEXTS[i % 8]} {i}".replace(",", ""), none if i in (3, 17) else i / 4) for i in range(30)]
+    (folder / "scores.csv").write_text(rows(("text", "score"), *body))
+    assert main(["init", "--data", "scores.csv"]) == 0
+    said = capsys.readouterr().out
+    assert "numbers from 0 to 7.25, so the task is regression" in said
+    assert "2 rows have no 'score' that is a finite number" in said
+    settings = load_recipe("recipe.yaml").stage_list()[0].data
+    assert sum(map(len, load_data(settings.model_copy(update={"invalid_rows": "drop"})).splits.values())) == 28
+
+
 def test_rows_that_are_longer_than_the_length_that_is_set_are_said(folder, capsys):
     body = [("word " * (300 if i == 0 else 20), ("a", "b")[i % 2]) for i in range(150)]
     (folder / "long.csv").write_text(rows(("text", "label"), *body))

@@ -1,6 +1,7 @@
 """`compare --preset tuning`: the field of methods under one budget, and which of them to take."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,13 @@ def test_without_validation_the_first_run_says_so(place, capsys):
     ("arguments", "message"),
     [
         (["--preset", "tuning", "--methods", "lroa"], "did you mean 'lora'"),
+        (
+            ["--preset", "tunning"],
+            "--preset: compare.preset.name: there is no preset called 'tunning'\n  fix: did you mean 'tuning'",
+        ),
+        (["--preset", "tuning", "--methods", "lroa"], "\n--methods: compare.preset.methods: there is no tuning method"),
+        (["--preset", "tuning", "--budget-steps", "0"], "\n--budget-steps: compare.preset.steps: "),
+        (["--over", "stages.0.tune.methd=lora,full"], "\n--over"),
         (["--preset", "tuning", "--methods", "{name: lora, rnk: 3}"], "lora.rnk: Extra inputs"),
         (["--preset", "tuning", "--seeds", "0"], "at least 1"),
         (["--preset", "tuning", "--over", "seed=1,2"], "not what the preset fills in"),
@@ -163,7 +171,9 @@ def test_without_validation_the_first_run_says_so(place, capsys):
 )
 def test_mistakes_are_told(place, capsys, arguments, message):
     assert place.compare(*arguments) == 2
-    assert message in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert message in told
+    assert not re.search(r"--[a-z-]+:\d", told)
     assert not place.run_folder.exists()
 
 

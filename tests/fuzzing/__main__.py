@@ -7,6 +7,7 @@ takes more memory than is allowed, is found by the process that watches; it goes
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -17,14 +18,18 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
 from tests.fuzzing.targets import TARGETS
 
 _MEMORY = 6 << 30
+# Processor seconds to import what is needed, to make what is sound, and for a last case.
+_START = 120.0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0, help="for each reader")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of processor time, for each reader")
     parser.add_argument("--only", help="the reader of this name, or those whose name contains it")
     parser.add_argument("--seed", type=int, default=0, help="of the changes")
     parser.add_argument("--findings", type=Path, default=Path("fuzzing-findings"), help="folder for what is found")
@@ -46,10 +51,10 @@ def main() -> int:
 
 def watched(name: str, options: argparse.Namespace) -> int:
     """Fuzz one reader in a process of its own, and in another one where that died."""
-    end, seed, found, cases = time.monotonic() + options.seconds, options.seed, 0, 0
-    while (left := end - time.monotonic()) > 1:
+    left, seed, found, cases = options.seconds, options.seed, 0, 0
+    while left > 1:
         with tempfile.TemporaryDirectory() as place:
-            state = Path(place) / "state.json"
+            state, errors = Path(place) / "state.json", Path(place) / "errors"
             command = [
                 sys.executable,
                 "-m",
@@ -61,24 +66,36 @@ def watched(name: str, options: argparse.Namespace) -> int:
                 "--seed",
                 str(seed),
             ]
-            environment = os.environ | {"FUZZING_STATE": str(state), "LUTHIER_CACHE": f"{place}/cache"}
             command += ["--findings", str(options.findings)]
-            try:
-                done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=left + 120)
-                died = f"ended with {done.returncode}:\n{done.stderr[-3000:]}" if done.returncode else ""
-            except subprocess.TimeoutExpired:
-                died = "hung"
+            environment = os.environ | {"FUZZING_STATE": str(state), "LUTHIER_CACHE": f"{place}/cache"}
+            with errors.open("wb") as stream:
+                child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=stream)
+                used = _used_until_the_end(child, left + _START)
+            died = "hung" if used > left + _START else f"ended with {child.returncode}" if child.returncode else ""
             told = json.loads(state.read_text()) if state.exists() else {}
-            cases, found = cases + told.get("cases", 0), found + told.get("found", 0)
+            if died and not told:
+                raise RuntimeError(f"{name}: what is sound is not read; it {died}:\n{errors.read_text()[-3000:]}")
+            cases, found = cases + told["cases"], found + told["found"]
             if not died:
                 break
-            if not told:
-                raise RuntimeError(f"{name}: what is sound is not read; it {died}")
-            found += 1
-            keep(options.findings, name, told.get("file", "none"), bytes.fromhex(told.get("content", "")), died, "died")
-            seed += 1000
+            found, left, seed = found + 1, left - used, seed + 1000
+            told_by = f"{died}\n{errors.read_text(errors='replace')[-3000:]}"
+            keep(options.findings, name, told["file"], bytes.fromhex(told["content"]), told_by, died)
     print(f"{name}: {cases} cases, {found} findings", flush=True)
     return found
+
+
+def _used_until_the_end(child: subprocess.Popen[bytes], most: float) -> float:
+    """Processor seconds that a process took; it is ended where it takes more than `most`."""
+    process, used = psutil.Process(child.pid), 0.0
+    while child.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            used = sum(process.cpu_times()[:2])
+        if used > most:
+            child.kill()
+            child.wait()
+        time.sleep(0.5)
+    return used
 
 
 def fuzz(name: str, seconds: float, seed: int, findings: Path) -> None:
@@ -91,10 +108,10 @@ def fuzz(name: str, seconds: float, seed: int, findings: Path) -> None:
         folder = Path(place) / "case"
         sound = target.sound(folder)
         target.run(folder)  # takes what is sound, or there is nothing to change
-        end = time.monotonic() + seconds
+        end = time.process_time() + seconds
         limit = _MEMORY + _mapped()
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        while time.monotonic() < end:
+        while time.process_time() < end:
             file, content = target.changed(sound, draw)
             told = {"cases": cases, "found": len(seen), "file": file, "content": content.hex()}
             state.write_text(json.dumps(told))

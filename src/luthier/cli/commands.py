@@ -35,6 +35,7 @@ def console(**arguments: Any) -> Any:
 
 
 DEFAULT_RECIPE = "recipe.yaml"
+_PRESET_OPTIONS = {"name": "--preset", "steps": "--budget-steps", "minutes": "--budget-minutes"}
 
 
 def init(arguments: argparse.Namespace) -> None:
@@ -104,7 +105,7 @@ def compare(arguments: argparse.Namespace) -> None:
     own = not (arguments.over or preset)
     recipe = load_recipe(arguments.targets[0], arguments.overrides, inputs=own)
     if not own:
-        recipe = _with_comparison(recipe, arguments.over, preset)
+        recipe = _with_comparison(recipe, arguments.over, preset, arguments.targets[0])
     if recipe.compare is None:
         raise RecipeError(
             "the recipe has nothing to compare",
@@ -129,9 +130,9 @@ def _preset_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _with_comparison(recipe: RecipeBase, over: list[str], preset: dict[str, Any]) -> RecipeBase:
+def _with_comparison(recipe: RecipeBase, over: list[str], preset: dict[str, Any], name: str) -> RecipeBase:
     """The recipe with the comparison of the command line in place of its own; a preset keeps what is not given."""
-    from luthier.recipe.yaml_text import dump_yaml, parse_value, parse_yaml
+    from luthier.recipe.yaml_text import YamlText, parse_value
 
     grid: dict[str, Any] = {}
     for text in over:
@@ -148,8 +149,13 @@ def _with_comparison(recipe: RecipeBase, over: list[str], preset: dict[str, Any]
         if {"steps", "minutes"} & preset.keys():
             kept = {key: value for key, value in kept.items() if key not in ("steps", "minutes")}
         comparison["preset"] = kept | preset
-    data = recipe.model_dump(mode="json", exclude_unset=True) | {"compare": comparison}
-    return check_recipe(parse_yaml(dump_yaml(data), "--preset" if preset else "--over"), inputs=True)
+    source = YamlText(name, recipe.model_dump(mode="json", exclude_unset=True) | {"compare": comparison})
+    source.override(("compare",), "--preset" if preset else "--over")
+    for key in preset:
+        source.override(("compare", "preset", key), _PRESET_OPTIONS.get(key, f"--{key}"))
+    for key in grid:
+        source.override(("compare", "over", key), f"--over {key}")
+    return check_recipe(source, inputs=True)
 
 
 def _run_and_show(recipe: RecipeBase, arguments: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from luthier.data.reading.readers import is_missing
 from luthier.data.rows.canonical import BadCellError, as_label
+from luthier.data.rows.labels import seems_missing
 from luthier.data.table import Table
 
 LABEL_NAMES = (
@@ -35,7 +36,10 @@ _LABEL_WORDS = {
     "label", "class", "category", "sentiment", "polarity", "intent", "topic", "emotion", "stance", "score",
     "similarity", "rating", "stars", "grade", "relevance",
 }  # fmt: skip
+_NO_NUMBER = ("na", "-", "--", "?", "#n/a", "missing", "unknown")
 _MOST_LABELS = 50
+# Of the values of a column of numbers, at least, where the others stand for none.
+_MOSTLY = 0.8
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,13 @@ class Column:
 
     @property
     def numbers(self) -> list[float]:
-        """The values as numbers; empty where one is none."""
+        """The values as numbers; empty where one is none, but for a few that are what programs write for none."""
+        values = [value for value in self.values if not isinstance(value, bool)]
+        given = [value for value in values if not (isinstance(value, str) and _stands_for_none(value))]
+        if len(given) < _MOSTLY * len(values):
+            return []
         try:
-            return [float(value) for value in self.values if not isinstance(value, bool)]
+            return [float(value) for value in given]
         except (TypeError, ValueError, OverflowError):
             return []
 
@@ -112,6 +120,10 @@ class Column:
         if not labels or self.words > 6:
             return False
         return bool(self.numbers) or distinct <= max(2, min(_MOST_LABELS, len(labels) // 2))
+
+
+def _stands_for_none(value: str) -> bool:
+    return seems_missing(value) or value.strip().lower() in _NO_NUMBER
 
 
 def columns_of(table: Table) -> dict[str, Column]:

@@ -23,7 +23,7 @@ from luthier.data.table import Table
 from luthier.errors import DataError
 
 _CHOICE = re.compile(r"(ending|choice|option|answer|solution|sol|opt|alternative|candidate)[_ ]?(\d|[a-hA-H])")
-_REFUSED = "they are refused until corrected"
+_REFUSED = "they are refused until corrected, or left out with `invalid_rows: drop`"
 _LETTERS = "ABCDEFGH"
 _CHOICE_LABELS = ("label", "answer", "answerkey", "answer_key", "answer_idx", "gold", "target", "correct", "y")
 _CONTEXTS = ("startphrase", "context", "ctx", "question", "premise", "stem", "sent1", "prompt", "passage", "text")
