@@ -232,6 +232,12 @@ def test_any_card_is_read_or_refused(tmp_path_factory, changes):
     accepts_or_refuses(read_card, folder)
 
 
+def test_a_card_that_names_a_label_twice_is_refused(tmp_path: Path):
+    (tmp_path / "luthier.json").write_text(json.dumps(CARD | {"labels": ["a", "b", "a"]}))
+    with pytest.raises(ModelError, match=r"`labels`: .*named twice"):
+        read_card(tmp_path)
+
+
 @settings(max_examples=200)
 @given(nested | st.dictionaries(st.text(max_size=300), nested), st.sampled_from(["sha256", "weight_map"]))
 def test_any_manifest_and_index_are_read_or_refused(tmp_path_factory, value, key):

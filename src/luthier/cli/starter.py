@@ -185,7 +185,7 @@ def _installed(package: str, hub: str) -> str:
 
 def _suites(task: str | None) -> Sequence[str]:
     if task in _WRITING:
-        return ("perplexity", "cost")
+        return ("perplexity", "answers", "cost")
     return ("task", "calibration", "cost") if task in _CLASSES else ("task", "cost")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from luthier.data.schemas import SCHEMAS
 from luthier.data.stated import learns_text
 from luthier.evaluation.subject import Suite
 
@@ -43,6 +44,15 @@ def head_misfit(suites: Sequence[Suite], head: str) -> str:
             "it: use `suites: [pseudo_perplexity]`, or tune it first"
         )
     return f"{' and '.join(others)} can't judge a {_NAMES.get(head, head)}: leave it out of `suites`, or use perplexity"
+
+
+def suites_misfit(task: str | None, suites: Sequence[Suite]) -> str:
+    """Why suites can't judge rows of a task; empty where they can, or the task is not known before rows are read."""
+    if task is None or task not in SCHEMAS:
+        return ""
+    kind = SCHEMAS[task].label_kind
+    others = [s.name for s in suites if s.label_kinds is not None and kind not in s.label_kinds]
+    return f"{' and '.join(others)} can't judge a {task} task: leave it out of `suites`" if others else ""
 
 
 def task_misfit(suites: Sequence[Suite]) -> str:

@@ -9,7 +9,7 @@ from pydantic import Field, create_model
 
 from luthier.data.settings import DataSettings
 from luthier.data.stated import stated_task
-from luthier.evaluation.fit import head_misfit, language_misfit, task_misfit
+from luthier.evaluation.fit import head_misfit, language_misfit, suites_misfit, task_misfit
 from luthier.registry import STAGES, SUITES, import_folder, one_of
 from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
 from luthier.stages.base import Stage, StageInputs
@@ -59,7 +59,7 @@ class Evaluate(Stage):
         if data is None:
             return "there is no data to judge on: give its `data`"
         if kinds["model"] != "pretrained":
-            return task_misfit(self.suites)
+            return task_misfit(self.suites) or suites_misfit(stated_task(data), self.suites)
         if data.as_text:
             return head_misfit(self.suites, language_head("model"))
         return language_misfit(stated_task(data), self.suites, language_head("model"))

@@ -22,6 +22,12 @@ CARD = "luthier.json"
 FORMAT_VERSION = 3
 
 
+def _distinct(labels: list[str] | None) -> list[str] | None:
+    if labels is not None and len(set(labels)) < len(labels):
+        raise ValueError("a label is named twice")
+    return labels
+
+
 @dataclass(frozen=True)
 class ModelCard:
     """What Luthier knows about a model it saved.
@@ -55,7 +61,7 @@ class ModelCard:
     head: Annotated[Head, AfterValidator(known_head)]
     base_gguf_file: str | None = None
     schema: str | None = None
-    labels: list[str] | None = None
+    labels: Annotated[list[str] | None, AfterValidator(_distinct)] = None
     regression: bool = False
     head_settings: dict[str, Any] | None = None
     max_length: int | None = None

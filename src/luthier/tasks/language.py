@@ -58,6 +58,19 @@ class LanguageTask(Task):
         self, model: nn.Module, tokenizer: Any, card: ModelCard, rows: list[Row], *, longest: int, batch_size: int = 64
     ) -> list[Row]:
         """What the model writes after each row, greedily."""
+        return self.written(model, tokenizer, card, rows, longest=longest)
+
+    def written(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        card: ModelCard,
+        rows: list[Row],
+        *,
+        longest: int,
+        most: int = _MOST_WRITTEN,
+    ) -> list[Row]:
+        """What the model writes after each row, greedily: at most `most` tokens."""
         from luthier.data.batches.encoders import Encoder, opening_tokens
         from luthier.models.inspect import is_encoder_decoder
         from luthier.progress import track
@@ -73,7 +86,7 @@ class LanguageTask(Task):
         with track("predicting", len(rows)) as bar:
             for done, (row, ids) in enumerate(zip(rows, openings, strict=True), 1):
                 room = longest - card.reserved_tokens - (0 if two_sided else len(ids))
-                response = _written(model, tokenizer, ids, min(_MOST_WRITTEN, max(_LEAST_WRITTEN, room)), two_sided)
+                response = _written(model, tokenizer, ids, min(most, max(_LEAST_WRITTEN, room)), two_sided)
                 answers.append({"text": row.get("prompt", row.get("text")), "response": response})
                 bar.update(done)
         return answers
