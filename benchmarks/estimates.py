@@ -32,7 +32,23 @@ GRID = [
     *((SMOL, method, length) for length in (32, 128) for method in ("lora", "full")),
 ]
 SETTINGS = {"sizes": {model: list(sizes) for model, sizes in SIZES.items()}, "threads": 1}
-WORDS = ("the", "film", "was", "warm", "and", "clever", "but", "its", "plot", "is", "dull", "a", "good", "bad", "ending")
+WORDS = (
+    "the",
+    "film",
+    "was",
+    "warm",
+    "and",
+    "clever",
+    "but",
+    "its",
+    "plot",
+    "is",
+    "dull",
+    "a",
+    "good",
+    "bad",
+    "ending",
+)
 
 
 def main() -> None:
@@ -40,7 +56,12 @@ def main() -> None:
         print(json.dumps(measured(json.loads(sys.argv[2]))))
         return
     cells = [{"model": model, "method": method, "length": length} for model, method, length in GRID]
-    harness.run_cells("estimates", SETTINGS, cells, measure_apart, harness.arguments(__doc__))
+    again = {"action": "store_true", "help": "keep what was measured, and ask for the plans anew"}
+    options = harness.arguments(__doc__, **{"plan-again": again})
+    if options.plan_again:
+        plan_again()
+    else:
+        harness.run_cells("estimates", SETTINGS, cells, measure_apart, options)
 
 
 def measure_apart(cell: dict[str, Any]) -> dict[str, Any]:
@@ -61,34 +82,51 @@ def measured(cell: dict[str, Any]) -> dict[str, Any]:
     batch, steps = SIZES[cell["model"]]
     bench = harness.Bench(cell["model"])
     with tempfile.TemporaryDirectory() as folder:
-        tune = {
-            "method": cell["method"],
-            "data": {
-                "train": str(written(Path(folder), cell, batch * (steps + 1))),
-                "task": "single_sentence" if cell["model"] == harness.MINILM else "prompt_response",
-                "max_length": cell["length"],
-                "too_long": "truncate",
-            },
-            "max_steps": steps + 1,
-            "batch_size": batch,
-            "evaluate_every": "never",
-            "cache_trunk": False,
-        }
-        stage, inputs, prepared, base = bench.ready(tune, 0)
+        stage, inputs, prepared, base = bench.ready(tune_of(cell, Path(folder)), 0)
         bench._bases.clear()
         job = training_job(stage, inputs, prepared, apply_method(stage, base, prepared, 0), Path(folder) / "job")
-        seconds = trained(job)
-        peak = peak_of_process()
-        plan = plan_supervised(stage, inputs)
+        measured_here = {"seconds": trained(job), "peak_memory_bytes": peak_of_process()}
         lengths = prepared.rows["train"]["length"][:]
+        sizes = {"tokens_a_step": round(statistics.mean(lengths) * batch), "steps": steps + 1}
+        return measured_here | sizes | told(plan_supervised(stage, inputs))
+
+
+def told(plan: Any) -> dict[str, Any]:
     return {
-        "seconds": seconds,
         "estimated_seconds": plan.seconds,
-        "peak_memory_bytes": peak,
         "estimated_memory_bytes": plan.memory_bytes,
-        "tokens_a_step": round(statistics.mean(lengths) * batch),
-        "steps": steps + 1,
         "named": plan.facts["estimates"],
+    }
+
+
+def plan_again() -> None:
+    """Estimates of the present revision beside the measurements that are there."""
+    from luthier.storage.files import write_json
+    from luthier.training.planning import plan_supervised
+
+    place = harness.RESULTS / "estimates.json"
+    found = json.loads(place.read_text(encoding="utf8"))
+    for entry in found["cells"].values():
+        with tempfile.TemporaryDirectory() as folder:
+            stage, inputs, *_ = harness.Bench(entry["cell"]["model"]).ready(tune_of(entry["cell"], Path(folder)), 0)
+            entry |= told(plan_supervised(stage, inputs))
+    write_json(place, found)
+
+
+def tune_of(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
+    batch, steps = SIZES[cell["model"]]
+    return {
+        "method": cell["method"],
+        "data": {
+            "train": str(written(folder, cell, batch * (steps + 1))),
+            "task": "single_sentence" if cell["model"] == harness.MINILM else "prompt_response",
+            "max_length": cell["length"],
+            "too_long": "truncate",
+        },
+        "max_steps": steps + 1,
+        "batch_size": batch,
+        "evaluate_every": "never",
+        "cache_trunk": False,
     }
 
 
@@ -136,14 +174,14 @@ def factors(entry: dict[str, Any]) -> tuple[float, float]:
 
 
 def answers(cells: Cells) -> list[tuple[str, str]]:
-    told = []
+    said = []
     for what, place in (("time", 0), ("memory", 1)):
         found = [ratios(entry)[place] for entry in cells]
         factor = factors(cells[0])[place]
         held = sum(1 / factor <= one <= factor for one in found)
         spread = f"{min(found):.2f} to {max(found):.2f} of what was measured"
-        told.append(f"{what} {spread}, {held} of {len(found)} within {factor:g}")
-    return [("How near are the estimates of `luthier plan`?", "; ".join(told) + ".")]
+        said.append(f"{what} {spread}, {held} of {len(found)} within {factor:g}")
+    return [("How near are the estimates of `luthier plan`?", "; ".join(said) + ".")]
 
 
 def page(cells: Cells) -> str:

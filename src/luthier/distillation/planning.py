@@ -15,7 +15,7 @@ from luthier.language_modeling.preparing import TextJob
 from luthier.models.inspect import parameter_counts
 from luthier.stages.base import StageInputs, StagePlan
 from luthier.training.checkpoints import UNBOUNDED
-from luthier.training.estimates import memory_estimate, operations_per_second
+from luthier.training.estimates import LIBRARIES, memory_estimate, operations_per_second
 from luthier.training.job import total_steps
 from luthier.training.preparing import described_task, row_counts
 
@@ -45,12 +45,12 @@ def plan_distilling(stage: Distil, inputs: StageInputs) -> StagePlan:
     if not isinstance(source, TextJob):
         counts = row_counts(source).items()
         facts["rows"] = ", ".join(f"{split} {'streamed' if n is None else n}" for split, n in counts)
-    memory = seconds = 0.0
+    memory, seconds = float(LIBRARIES), 0.0
     speed = operations_per_second()
     for name, model in models.items():
         trainable, total = parameter_counts(model)
         facts[f"node {name}"] = _told(stage, name, builder, trainable, total)
-        memory += memory_estimate(total, trainable, model.config, longest * stage.batch_size)
+        memory += memory_estimate(total, trainable, model.config, longest * stage.batch_size) - LIBRARIES
         cost = cost_of(model, frozen=stage.nodes[name].frozen).total
         factor = stage.objective.relative_cost() if stage.objective and name == stage.main else 1.0
         seconds += factor * cost * tokens * stage.batch_size * stage.accumulation * steps / speed

@@ -7,29 +7,56 @@ from typing import Any
 
 import torch
 
-# What the estimates are meant to be within on a machine that does nothing else.
+# What the estimates are within on a machine that does nothing else; `benchmarks/estimates.py` measures it.
 TIME_FACTOR, MEMORY_FACTOR = 3.0, 2.0
+# Bytes of a process that has imported what trains and has trained something.
+LIBRARIES = 550_000_000
+# Numbers of the hidden width that a block of the usual shape keeps of a token for its backward pass.
+_KEPT = 36
+# Numbers for every word of the vocabulary that a scored token takes: its logits, their softmax, and the gradient.
+_SCORED = 3
 # How often rows are held at a time while they are read, as cells, as columns and as Arrow arrays.
 _READING = 5
 
 
-def memory_estimate(total: int, trainable: int, config: Any, tokens: int, held: int = 0) -> int:
-    """Bytes: weights, gradients and two moments in float32, and activations of the longest batch.
+def memory_estimate(
+    total: int,
+    trainable: int,
+    config: Any,
+    tokens: int,
+    held: int = 0,
+    *,
+    backward: bool = True,
+    scored: bool = False,
+) -> int:
+    """Bytes at the highest: libraries, weights, gradients and two moments in float32, and activations of the longest
+    batch.
 
     Reading holds the rows of the data several times for a moment; where that is more, it is the peak.
 
-    Activations are counted as 16 numbers of the hidden width per token and layer, which is what a transformer
-    block of the usual shape keeps for its backward pass; libraries add about 400 MB.
+    Args:
+        total, trainable: parameters.
+        config: of the model.
+        tokens: of the longest batch, padding included.
+        held: bytes of the rows.
+        backward: whether the gradient comes back through the layers; else one layer's activations are there at a time.
+        scored: whether every token has a number for each word of the vocabulary.
     """
     width = getattr(config, "hidden_size", 768)
-    layers = getattr(config, "num_hidden_layers", 12)
-    training = 4 * total + 12 * trainable + 4 * 16 * width * layers * tokens + held
-    return int(400e6 + max(training, _READING * held))
+    layers = getattr(config, "num_hidden_layers", 12) if backward else 1
+    activations = 4 * tokens * _KEPT * width * layers
+    if scored:
+        activations += 4 * tokens * _SCORED * getattr(config, "vocab_size", 0)
+    training = 4 * total + 12 * trainable + activations + held
+    return int(LIBRARIES + max(training, _READING * held))
 
 
-def time_estimate(model: Any, total: int, tokens: float, steps: int, *, backward: bool = True) -> float:
+def time_estimate(
+    model: Any, total: int, tokens: float, steps: int, *, backward: bool = True, length: float = 0.0
+) -> float:
     """Seconds, at the speed of a measured matrix product: for each token 2 operations per weight that is multiplied
-    forward, 2 where the gradient comes back through it, and 2 per weight that is trained.
+    forward, 2 where the gradient comes back through it, and 2 per weight that is trained; and in attention 4 for every
+    number of the hidden width and every token that is looked at, and twice that backward.
 
     Args:
         model: with the parameters that are trained marked.
@@ -37,11 +64,13 @@ def time_estimate(model: Any, total: int, tokens: float, steps: int, *, backward
         tokens: of one optimiser step.
         steps: how many of them.
         backward: whether the gradient comes back through the layers, as it does unless the head alone is trained.
+        length: of a row, in tokens.
     """
     embedded = sum(p.numel() for n, p in model.named_parameters() if "embedding" in n or n.endswith("wte.weight"))
     multiplied = total - embedded
     trained = min(multiplied, sum(p.numel() for p in model.parameters() if p.requires_grad))
-    operations = 2 * multiplied * (2 if backward else 1) + 2 * trained
+    attended = 4 * length * getattr(model.config, "hidden_size", 768) * getattr(model.config, "num_hidden_layers", 12)
+    operations = 2 * multiplied * (2 if backward else 1) + 2 * trained + attended * (3 if backward else 1)
     return operations * tokens * steps / operations_per_second()
 
 

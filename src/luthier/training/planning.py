@@ -11,6 +11,7 @@ from luthier.data.batches.samples import Sample, SampleEncoding
 from luthier.models.inspect import parameter_counts
 from luthier.models.loading import empty_model
 from luthier.stages.base import StageInputs, StagePlan
+from luthier.tasks.heads import LANGUAGE_HEADS
 from luthier.training.checkpoints import UNBOUNDED
 from luthier.training.continuing import check_continues, without_networks
 from luthier.training.estimates import MEMORY_FACTOR, TIME_FACTOR, memory_estimate, time_estimate
@@ -34,10 +35,20 @@ def plan_supervised(stage: SupervisedSettings, inputs: StageInputs) -> StagePlan
     rows = _rows_trained_on(prepared, sample)
     steps = total_steps(stage, rows)
     lengths = prepared.rows["train"]["length"][:]
-    tokens = sum(lengths) / max(1, len(lengths)) * stage.batch_size * stage.accumulation
+    reserved = stage.method.reserved_tokens()
+    length = sum(lengths) / max(1, len(lengths)) + reserved
+    tokens = length * stage.batch_size * stage.accumulation
     held = sum(split.data.nbytes for split in prepared.task.splits.values() if hasattr(split, "data"))
-    memory = memory_estimate(total, trainable, model.config, sample.longest * stage.batch_size, held)
     frozen = frozen_up_to(model)
+    memory = memory_estimate(
+        total,
+        trainable,
+        model.config,
+        (sample.longest + reserved) * stage.batch_size,
+        held,
+        backward=frozen is None,
+        scored=prepared.head in LANGUAGE_HEADS.values(),
+    )
     split = frozen if stage.cache_trunk else None
     about = f", of the rows looked at: {sample.about}" if sample.about else ""
     facts = {
@@ -55,7 +66,9 @@ def plan_supervised(stage: SupervisedSettings, inputs: StageInputs) -> StagePlan
     limit = 60 * stage.max_minutes if stage.max_minutes else math.inf
     cost = stage.objective.relative_cost() if stage.objective else 1.0
     return StagePlan(
-        facts, min(limit, cost * time_estimate(model, total, tokens, steps, backward=frozen is None)), memory
+        facts,
+        min(limit, cost * time_estimate(model, total, tokens, steps, backward=frozen is None, length=length)),
+        memory,
     )
 
 
