@@ -20,6 +20,10 @@ from tests.fuzzing.mutations import Change
 _TEXT = (mutations.of_bytes, mutations.of_lines, mutations.of_lines)
 _JSON = (mutations.of_json, mutations.of_json, mutations.of_json, mutations.of_bytes)
 _JSON_LINES = (mutations.of_json_lines, mutations.of_json_lines, mutations.of_json_lines, mutations.of_bytes)
+_TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} <eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant {% endif %}"
+)
 # Seconds of processor time that one case may take, once the libraries are there.
 SLOW = 10.0
 
@@ -76,7 +80,9 @@ def _tokenizer() -> Any:
 def _answering_tokenizer() -> Any:
     from tests.data.tokenizers import decoder_tokenizer
 
-    return decoder_tokenizer(eos_token="<eos>")
+    tokenizer = decoder_tokenizer(eos_token="<eos>")
+    tokenizer.chat_template = _TEMPLATE
+    return tokenizer
 
 
 def read_rows(**keys: Any) -> Callable[[Path], None]:
@@ -122,7 +128,7 @@ def _load(source: str, keys: Mapping[str, Any]) -> None:
         settings = DataSettings(train=source, invalid_rows=invalid, **keys)
         try:
             data = load_data(settings, splits=("train",))
-            writes = data.kind in ("prompt_response", "plain_text")
+            writes = data.schema.label_kind is None
             tokenizer = _answering_tokenizer() if writes else _tokenizer()
             rows = encode(data, tokenizer, max_length=32, too_long="truncate")["train"]
         except LuthierError:
