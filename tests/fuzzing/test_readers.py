@@ -1,4 +1,4 @@
-"""A fixed number of changed files for every reader: read, or refused with a message. `python -m tests.fuzzing` goes on."""
+"""Some changed files for every reader: read, or refused with a message. `python -m tests.fuzzing` goes on."""
 
 from __future__ import annotations
 

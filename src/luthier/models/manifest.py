@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import importlib.metadata
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from luthier.errors import ModelError
@@ -103,11 +105,17 @@ def _recorded(folder: Path) -> dict[str, str]:
     return {}
 
 
-def _distributions_of(folder: Path) -> list[str]:
-    """Names of the installed distributions that may own a folder."""
-    tops = [folder.name, *(parent.name for parent in folder.parents)]
+def _distributions_of(folder: Path) -> Iterator[str]:
+    """Names of the installed distributions that may own a folder: first those that are called as one of its parts.
+
+    To know what each brings is to read the records of all.
+    """
+    tops = [name for name in (folder.name, *(parent.name for parent in folder.parents)) if name]
+    for top in tops:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            yield importlib.metadata.distribution(top).name
     owners = importlib.metadata.packages_distributions()
-    return [name for top in tops for name in owners.get(top, [])]
+    yield from (name for top in tops for name in owners.get(top, []))
 
 
 def _urlsafe(hexadecimal: str) -> str:

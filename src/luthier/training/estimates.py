@@ -58,7 +58,8 @@ def time_estimate(
 ) -> float:
     """Seconds, at the speed of a measured matrix product: for each token 2 operations per weight that is multiplied
     forward, 2 where the gradient comes back through it, and 2 per weight that is trained; and in attention 4 for every
-    number of the hidden width and every token that is looked at, and twice that backward. The optimiser comes once a step.
+    number of the hidden width and every token that is looked at, and twice that backward. The optimiser adds to each
+    step.
 
     Args:
         model: with the parameters that are trained marked.
