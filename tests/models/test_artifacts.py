@@ -298,6 +298,15 @@ def test_a_tokenizer_whose_limit_is_no_number_is_refused(bert: Path, limit: Any)
         load_tokenizer(str(bert))
 
 
+def test_a_tokenizer_whose_parts_do_not_fit_is_refused(bert: Path):
+    place = bert / "tokenizer.json"
+    content = json.loads(place.read_text())
+    content["post_processor"]["special_tokens"].pop("[SEP]")
+    place.write_text(json.dumps(content))
+    with pytest.raises(ModelError, match="the tokenizer can't be"):
+        load_tokenizer(str(bert))
+
+
 def test_an_adapter_whose_base_changed_or_went_away(bert: Path, tmp_path: Path):
     folder = save_artifact(*adapted(bert)[:2], tmp_path / "adapter", adapted(bert)[2])
     weights = bert / "model.safetensors"

@@ -63,6 +63,7 @@ def load_tokenizer(settings: ModelSettings | str) -> PreTrainedTokenizerBase:
             fix="write the longest text in tokens, or take the key out",
         )
     _give_padding(tokenizer, source)
+    _refuse_panicking(tokenizer, folder)
     return tokenizer
 
 
@@ -313,6 +314,22 @@ def _give_padding(tokenizer: Any, source: ModelSource) -> None:
         )
     tokenizer.pad_token = tokenizer.eos_token
     log.info("%s: the tokenizer has no padding token; %r serves as one", source.reference, tokenizer.eos_token)
+
+
+def _refuse_panicking(tokenizer: Any, folder: Path) -> None:
+    """A tokenizer whose parts do not fit one another is read without a complaint; where it meets a text, its library
+    panics, which is no `Exception`."""
+    try:
+        tokenizer("a")
+        tokenizer("a", "a")
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise ModelError(
+            f"the tokenizer can't be used: {error}",
+            where=str(folder),
+            fix="copy or download tokenizer.json again",
+        ) from error
 
 
 def _require_gguf(where: str) -> None:
