@@ -328,6 +328,15 @@ def list_parts(arguments: argparse.Namespace) -> None:
 
 
 def explain(arguments: argparse.Namespace) -> None:
+    if arguments.name == "rope":
+        from luthier.cli.rope import explain_rope
+
+        for shown in explain_rope(arguments):
+            console().print(shown)
+        return
+    given = [name for name in ("model", "length", "kind", "base", "output") if getattr(arguments, name) is not None]
+    if given:
+        raise RecipeError(f"`{given[0]}` belongs to `luthier explain rope`", fix="leave it out")
     from luthier.cli.explain import explanation
 
     console().print(explanation(arguments.name))
