@@ -29,7 +29,14 @@ _TOGETHER = 128
 
 
 def held_out_rows(
-    corpus: Corpus, tokenizer: Any, frame: Frame, masking: Masking | None, *, share: float | None, most: int | None
+    corpus: Corpus,
+    tokenizer: Any,
+    frame: Frame,
+    masking: Masking | None,
+    *,
+    share: float | None,
+    most: int | None,
+    encode: Callable[[Block, int], Row] | None = None,
 ) -> list[Row]:
     """The first whole blocks of held-out text, encoded.
 
@@ -38,6 +45,7 @@ def held_out_rows(
         tokenizer, frame, masking: as of the training stream; the masks have a seed of their own.
         share: of the documents that is held out; None where all are.
         most: blocks; None takes all.
+        encode: makes a row of a block and its number; default as in a plain stream.
 
     Raises:
         DataError: the text fills no block.
@@ -45,7 +53,8 @@ def held_out_rows(
     fixed = None if masking is None else replace(masking, seed=HELD_OUT_SEED)
     words = masking is not None and masking.whole_words
     blocks = itertools.islice(_blocks(corpus, tokenizer, frame, share, words), most)
-    rows = [encoded_row(block, number, fixed) for number, block in enumerate(blocks)]
+    make = encode or partial(encoded_row, masking=fixed)
+    rows = [make(block, number) for number, block in enumerate(blocks)]
     if not rows:
         raise DataError(
             f"the held-out text fills no block of {frame.length} tokens",
@@ -80,6 +89,7 @@ class HeldOut:
         singles: tokens that are masked one at a time.
         batch_size: rows in one forward pass.
         dtype: of the product with the output embeddings; None is that of the model.
+        collator: rows -> batch of tensors.
     """
 
     rows: Sequence[Row]
@@ -88,6 +98,7 @@ class HeldOut:
     singles: int = 0
     batch_size: int = 64
     dtype: torch.dtype | None = None
+    collator: Callable[[Sequence[Row]], dict[str, Tensor]] = collate
 
     def scores(self, model: nn.Module) -> dict[str, float]:
         """`loss`, in nats for each predicted token; of a causal model `perplexity`, its exponential; of a masked one
@@ -118,7 +129,7 @@ class HeldOut:
         was_training = model.training
         model.eval()
         total, count, done = 0.0, 0, 0
-        batches = (collate(rows[start : start + self.batch_size]) for start in range(0, len(rows), self.batch_size))
+        batches = (self.collator(rows[start : start + self.batch_size]) for start in range(0, len(rows), self.batch_size))
         try:
             for loss, predicted in each(partial(_pass, shifted=self.shifted, dtype=self.dtype), model, batches):
                 total, count, done = total + loss, count + predicted, min(done + self.batch_size, len(rows))

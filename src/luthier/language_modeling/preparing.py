@@ -158,11 +158,7 @@ def text_job(settings: LanguageTrainingSettings, tokenizer: Any, config: Any, *,
         ModelError: the tokenizer is of an unfit kind.
         RecipeError: the blocks are longer than the model takes.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise ModelError(
-            "the tokenizer is not of the `tokenizers` library, and large texts need one that is",
-            fix="put its tokenizer.json beside config.json",
-        )
+    check_tokenizer(tokenizer)
     limit = model_max_length(config, tokenizer)
     if limit is not None and settings.length > limit:
         raise RecipeError(
@@ -181,9 +177,20 @@ def text_job(settings: LanguageTrainingSettings, tokenizer: Any, config: Any, *,
             mask_token=tokenizer.mask_token_id if masked else None,
             singles=settings.pseudo_perplexity_tokens if masked else 0,
             batch_size=settings.evaluation_batch_size,
-            dtype=_product_type(settings),
+            dtype=product_type(settings),
         )
     return TextJob(settings, tokenizer, corpus, frame, masking, held_out)
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raises:
+    ModelError: the tokenizer is too slow for large texts.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            "the tokenizer is not of the `tokenizers` library, and large texts need one that is",
+            fix="put its tokenizer.json beside config.json",
+        )
 
 
 def _held_out(
@@ -230,7 +237,7 @@ def training_job(
     check_head(model)
     budget = job.budget(model)
     rate = settings.learning_rate or LanguageTrainingSettings.model_fields["learning_rate"].default
-    loss = LanguageModelingLoss(shifted=not job.masked, dtype=_product_type(settings))
+    loss = LanguageModelingLoss(shifted=not job.masked, dtype=product_type(settings))
     return TrainingJob(
         model=model,
         task=task_named("plain_text"),
@@ -268,6 +275,7 @@ def parameter_groups(model: nn.Module, rate: float, decay: float) -> list[dict[s
     ]
 
 
-def _product_type(settings: LanguageTrainingSettings) -> torch.dtype | None:
+def product_type(settings: LanguageTrainingSettings) -> torch.dtype | None:
+    """What the product with the output embeddings is computed in; None is the type of the weights."""
     precision = resolve_precision(settings.precision)
     return None if precision == "float32" else getattr(torch, precision)

@@ -210,7 +210,7 @@ def load_model(
         return model
     card = read_card(Path(str(source.path)))
     means_the_same = card.regression == regression and (labels is None or card.labels in (None, labels))
-    if card.head == head and means_the_same:
+    if card.head == head and means_the_same and not config_overrides:
         return merged_adapter(source, settings)
     with tempfile.TemporaryDirectory(prefix="luthier-merged-") as place:
         merged = merged_adapter(source, settings)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.language_modeling.budget import budget_of
 from luthier.language_modeling.chunked_loss import CHUNK_ELEMENTS
-from luthier.language_modeling.preparing import TextJob, text_job
+from luthier.language_modeling.preparing import text_job
+from luthier.language_modeling.telling import budget_in_words, cost_in_words, is_small
 from luthier.models.inspect import parameter_counts
-from luthier.pretraining.run import cost_in_words
 from luthier.pretraining.start import Start, start_of
 from luthier.stages.base import StagePlan
 from luthier.storage.ranks import world_size
@@ -37,7 +37,7 @@ def plan_pretraining(stage: Pretrain, inputs: StageInputs) -> StagePlan:
     model = start.empty_model()
     cost, (trainable, total) = text.cost(model), parameter_counts(model)
     in_epochs = all(getattr(stage, name) is None for name in ("max_steps", "max_tokens", "max_flops", "max_minutes"))
-    known = text.tokens() if in_epochs or _is_small(text) else None
+    known = text.tokens() if in_epochs or is_small(text.corpus) else None
     budget = budget_of(stage, cost, processes=world_size(), blocks=known // text.frame.room if known else None)
     initial = {} if stage.initialise_from is None else {"weights": _remapped(start, model)}
     facts = {
@@ -47,7 +47,7 @@ def plan_pretraining(stage: Pretrain, inputs: StageInputs) -> StagePlan:
         "text": "more than is counted in a dry run" if known is None else f"{known:,} tokens",
         "held out": f"{len(text.held_out.rows)} blocks" if text.held_out else "nothing",
         "operations a token": f"{cost.training:.3g} ({cost_in_words(cost)})",
-        "budget": _told(budget.steps, budget.tokens, budget.flops, stage.max_minutes),
+        "budget": budget_in_words(budget, stage.max_minutes),
     }
     if known is not None and budget.tokens is not None:
         facts["passes over the text"] = f"{budget.tokens / text.frame.length * text.frame.room / known:.2f}"
@@ -65,15 +65,3 @@ def _remapped(start: Start, model: Any) -> str:
     shares = {"copied": done.copied, "fitted": done.widened, "random": done.own}
     told = [f"{sum(map(sizes.__getitem__, names)) / sum(sizes.values()):.0%} {what}" for what, names in shares.items()]
     return f"layers {layers} of the trained model; {', '.join(told)}"
-
-
-def _told(steps: int | None, tokens: int | None, flops: float | None, minutes: float | None) -> str:
-    if steps is None:
-        return f"what {minutes:g} minutes allow"
-    told = f"{steps:,} steps, {tokens:,} tokens, {flops:.3g} operations"
-    return told if minutes is None else f"{told}, or {minutes:g} minutes if they come first"
-
-
-def _is_small(text: TextJob) -> bool:
-    """Whether counting the tokens takes seconds."""
-    return text.corpus.bytes_here() is not None and (text.corpus.bytes_here() or 0) < 20_000_000

@@ -7,13 +7,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.language_modeling.budget import TokenCost
 from luthier.language_modeling.documents import Corpus
 from luthier.language_modeling.preparing import TextJob, text_job, training_job
 from luthier.language_modeling.settings import LanguageTrainingSettings
+from luthier.language_modeling.telling import training_cost
 from luthier.models.artifacts import save_artifact
 from luthier.models.card import ModelCard, describe
-from luthier.models.inspect import bytes_on_disk, parameter_counts
 from luthier.pretraining.cloze import ClozeScore, cloze_scores
 from luthier.pretraining.reporting import sections
 from luthier.pretraining.sentences import read_sentences
@@ -73,7 +72,7 @@ def run_pretraining(stage: Pretrain, inputs: StageInputs, folder: Path) -> Stage
         "sections": sections(ready, result, before, after),
     }
     primary = "validation/loss" if "validation/loss" in scores else next(iter(scores), None)
-    cost = cost_of(ready, result, artifact)
+    cost = training_cost(ready.model, result, artifact)
     return StageOutputs(
         metrics_record("pretrain", scores=scores, primary=primary, cost=cost, details=details), {"model": artifact}
     )
@@ -147,19 +146,6 @@ def spent(ready: Ready, steps: int) -> dict[str, float]:
     return {"tokens": tokens, "flops": tokens * budget.cost.training}
 
 
-def cost_of(ready: Ready, result: TrainingResult, artifact: Path) -> dict[str, float]:
-    """What the report says of the costs."""
-    trainable, total = parameter_counts(ready.model)
-    return {
-        "trainable_parameters": trainable,
-        "total_parameters": total,
-        "bytes_on_disk": bytes_on_disk(artifact),
-        "seconds": result.seconds,
-        "peak_memory_bytes": result.peak_memory_bytes,
-        "tokens_per_second": result.tokens_per_second,
-    }
-
-
 def card_of(stage: Pretrain, inputs: StageInputs, ready: Ready, result: TrainingResult) -> ModelCard:
     """The card of the saved model."""
     details: dict[str, Any] = {
@@ -181,9 +167,3 @@ def told_settings(stage: Pretrain) -> dict[str, Any]:
     own = set(LanguageTrainingSettings.model_fields) - left_out | {"architecture", "tokenizer", "remap"}
     kept: dict[str, Any] = redact_values(stage.model_dump(mode="json", include=own))
     return kept
-
-
-def cost_in_words(cost: TokenCost) -> str:
-    """A token's operations in a few words."""
-    parts = {"layers": cost.body, "attention": cost.attention, "head": cost.head}
-    return ", ".join(f"{name} {value / cost.forward:.0%}" for name, value in parts.items())

@@ -181,7 +181,7 @@ class LuthierTrainer(Trainer):
         rows = [batch.pop("row", None) for batch in batches]
         self._rows, self._losses = [[] if r is None else r.tolist() for r in rows], []
         counted = [b for b, filler in zip(batches, self._fillers, strict=True) if not filler]
-        self.tokens_seen += sum(int(b["attention_mask"].sum()) for b in counted if "attention_mask" in b)
+        self.tokens_seen += sum(map(_tokens, counted))
         return [send_to_device(batch, device, non_blocking=True) for batch in batches], items
 
     # -- loss ----------------------------------------------------------------------------------------------
@@ -398,6 +398,13 @@ class LuthierTrainer(Trainer):
 
     def _out_of_patience(self) -> bool:
         return self.patience is not None and self.best.since >= self.patience
+
+
+def _tokens(batch: dict[str, Any]) -> int:
+    """Tokens of a batch; packed documents that are told apart by their positions come without a mask."""
+    if "attention_mask" in batch:
+        return int(batch["attention_mask"].sum())
+    return batch["input_ids"].numel() if "position_ids" in batch else 0
 
 
 def _stored_parts(file: Path) -> dict[str, Any]:

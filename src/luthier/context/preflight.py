@@ -1,0 +1,112 @@
+"""What is looked at on a batch of two documents before hours are spent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from luthier.context.rope_config import check_frequencies
+from luthier.context.rows import DocumentMask, collate_rows, rows_of_block
+from luthier.data.schemas import IGNORED
+from luthier.errors import ModelError
+from luthier.language_modeling.packing import Block
+
+_FIRST, _SECOND, _WRITTEN = 7, 9, 4
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
+
+
+@contextmanager
+def without_cache(model: Any) -> Iterator[None]:
+    """Inside the block the model keeps no keys and values by itself: with a cache transformers takes packed documents for
+    one text, without a word."""
+    before = model.config.use_cache
+    model.config.use_cache = False
+    try:
+        yield
+    finally:
+        model.config.use_cache = before
+
+
+def check_before_training(model: Any, config: Any, mask: DocumentMask) -> dict[str, str]:
+    """Look at the model on two short documents.
+
+    Args:
+        model: that will be trained.
+        config: what it was asked to be.
+        mask: whether documents see each other.
+
+    Returns:
+        What was looked at, and what was found, in words.
+
+    Raises:
+        ModelError: frequencies are not as asked; packed documents see each other, or don't see themselves; a label
+            crosses from one document to the next; or generation gives other logits with a cache than without.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        check_frequencies(model, config)
+        found = {"inverse frequencies": "as asked, in float32"}
+        if mask == "block":
+            _check_isolation(model)
+            found["documents"] = "isolated: packed logits are those of each alone"
+            found["labels"] = "no document predicts the next one's first token"
+        else:
+            found["documents"] = "one text, as published"
+        _check_cache(model)
+        return {**found, "generation": "the same with and without a cache"}
+    finally:
+        model.train(was_training)
+
+
+def two_documents(vocabulary: int) -> Block:
+    """A block of two documents, of 7 and 9 tokens."""
+    ids = 1 + np.arange(_FIRST + _SECOND, dtype=np.int64) * 7 % max(2, vocabulary - 1)
+    return Block(ids, None, np.repeat(np.arange(2), [_FIRST, _SECOND]))
+
+
+def _check_isolation(model: Any) -> None:
+    block = two_documents(model.config.vocab_size)
+    batch = collate_rows([rows_of_block(block, 0, len(block.ids), "block")])
+    device = next(model.parameters()).device
+    packed, positions = batch["input_ids"].to(device), batch["position_ids"].to(device)
+    with torch.no_grad(), without_cache(model):
+        together = model(input_ids=packed, position_ids=positions).logits.float()
+        alone = [model(input_ids=packed[:, part]).logits.float() for part in (slice(_FIRST), slice(_FIRST, None))]
+    if not _close(together, torch.cat(alone, dim=1), model):
+        raise ModelError(
+            f"packed documents see each other: {type(model).__name__} with {model.config._attn_implementation} attention "
+            "gives other logits for two documents in a row than for each alone",
+            fix="set `document_mask: none`, or `attention: sdpa` of the model",
+        )
+    labels = batch["labels"][0]
+    if labels[_FIRST] != IGNORED or int(labels.eq(IGNORED).sum()) != 2:
+        raise ModelError("the label mask is wrong: only the first token of each document may be without a label")
+
+
+def _check_cache(model: Any) -> None:
+    """Each step of decoding has to give the logits of the whole text at once."""
+    device = next(model.parameters()).device
+    ids = torch.as_tensor(two_documents(model.config.vocab_size).ids, device=device)[None]
+    start = ids.shape[1] - _WRITTEN
+    with torch.no_grad():
+        whole = model(input_ids=ids, use_cache=False).logits.float()[:, start - 1 :]
+        step = model(input_ids=ids[:, :start], use_cache=True)
+        pieces, cache = [step.logits[:, -1:].float()], step.past_key_values
+        for place in range(start, ids.shape[1]):
+            step = model(input_ids=ids[:, place : place + 1], past_key_values=cache, use_cache=True)
+            pieces, cache = [*pieces, step.logits[:, -1:].float()], step.past_key_values
+    if not _close(torch.cat(pieces, dim=1), whole, model):
+        raise ModelError(
+            f"{type(model).__name__} gives other logits with a key-value cache than without",
+            fix="take another attention implementation, or a newer transformers",
+        )
+
+
+def _close(found: torch.Tensor, expected: torch.Tensor, model: Any) -> bool:
+    tolerance = TOLERANCE.get(next(model.parameters()).dtype, 0.05) * max(1.0, float(expected.abs().max()))
+    return found.shape == expected.shape and float((found - expected).abs().max()) <= tolerance
