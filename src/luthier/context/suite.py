@@ -1,2 +1,80 @@
+"""Whether a causal model uses long texts."""
+
 from __future__ import annotations
-class ContextSuite: ...
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from luthier.data.schemas import LabelKind
+from luthier.evaluation.subject import Subject, Suite, SuiteResult
+from luthier.registry import SUITES
+from luthier.settings import Paper
+
+_DEPTHS = [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+@SUITES.register
+class ContextSuite(Suite):
+    """Retrieval of a first sentence and of a pass key, the loss at every position, and the law that it follows.
+
+    Each length is of the whole prompt and its answer. A model that is too small to write an answer still shows by the
+    likelihood of the right one against another whether it has seen it: `prefers` is half by chance.
+    """
+
+    name: Literal["context"] = "context"
+    summary: ClassVar[str] = "what a causal model uses of long texts: retrieval by length and depth, loss by position"
+    paper: ClassVar[Paper | None] = Paper(
+        title="Effective Long-Context Scaling of Foundation Models",
+        authors="Xiong, Liu, Molybog, Zhang, Bhargava, Hou, et al.",
+        venue="NAACL 2024",
+        url="https://arxiv.org/abs/2309.16039",
+    )
+    label_kinds: ClassVar[tuple[LabelKind | None, ...] | None] = (None,)
+    language_heads: ClassVar[tuple[str, ...] | None] = ("causal_lm",)
+
+    lengths: list[int] | None = Field(
+        None,
+        min_length=1,
+        description="Tokens of the prompts; null is an eighth, a quarter, a half and the whole of what the model was "
+        "trained on. Longer ones show what lies beyond.",
+    )
+    depths: list[float] = Field(
+        default_factory=lambda: list(_DEPTHS),
+        min_length=1,
+        description="Where pass keys stand in the filler, from 0, its start, to 1.",
+    )
+    samples: int = Field(50, gt=1, description="Texts of each length that are asked for their first sentence.")
+    keys: int = Field(10, ge=0, description="Pass keys of each length and depth; 0 leaves this probe out.")
+    position_rows: int = Field(
+        50, ge=0, description="Texts of the longest length whose loss is taken at every position; 0 leaves this out."
+    )
+    smoothing: int | None = Field(
+        None, gt=0, description="Positions that are averaged in the plot; null is a 64th of the length."
+    )
+    generate: bool = Field(True, description="Whether the model writes the first sentence, for ROUGE-L.")
+    seed: int = Field(0, ge=0, description="Of the samples: the same for every model, whatever the run's seed.")
+
+    @model_validator(mode="after")
+    def _values_fit(self) -> Self:
+        if any(not 0 <= depth <= 1 for depth in self.depths):
+            raise ValueError("`depths` are shares of the text, from 0 to 1")
+        if any(length < 64 for length in self.lengths or ()):
+            raise ValueError("`lengths` hold a text, an instruction and an answer: at least 64 tokens")
+        if self.keys == 0 and self.depths != _DEPTHS:
+            raise ValueError("`depths` have no effect without `keys`")
+        if self.position_rows == 0 and self.smoothing is not None:
+            raise ValueError("`smoothing` has no effect without `position_rows`")
+        return self
+
+    def planned(self, texts: Sequence[str], tokenizer: Any) -> dict[str, str]:
+        """The passes that it takes."""
+        lengths = len(self.lengths or range(4))
+        prompts = lengths * (min(self.samples, len(texts)) + self.keys * len(self.depths))
+        return {self.name: f"at most {prompts:,} prompts of {lengths} lengths, {self.position_rows} texts by position"}
+
+    def run(self, subject: Subject) -> SuiteResult:
+        from luthier.context.scoring import context_scores
+
+        return context_scores(self, subject)

@@ -1,0 +1,217 @@
+"""Scores a causal model for the suite `context`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from luthier.context.position_losses import by_context, losses_by_position, smoothed, text_rows
+from luthier.context.power_law import LEAST_POINTS, PowerLaw, fit_power_law
+from luthier.context.probes import Probe, first_sentence_retrieval, passkey_retrieval
+from luthier.errors import DataError, RecipeError
+from luthier.evaluation.subject import Subject, SuiteResult
+from luthier.models.inspect import model_max_length
+from luthier.progress import track
+from luthier.report.sections import Heatmap, Lines, Section, SectionTable, Value
+
+if TYPE_CHECKING:
+    from luthier.context.suite import ContextSuite
+
+_LENGTH, _SHORTEST, _DRAWS = 512, 64, 1000
+
+
+def context_scores(suite: ContextSuite, subject: Subject) -> SuiteResult:
+    """All probes, with intervals over samples.
+
+    Raises:
+        DataError: the split holds too little text.
+        RecipeError: the model has no positions for a length.
+    """
+    texts = list(subject.task.splits[subject.split]["text"])
+    lengths, trained = probe_lengths(suite, subject)
+    result = SuiteResult()
+    started = time.perf_counter()
+    _first_sentences(suite, subject, texts, lengths, result)
+    if suite.keys:
+        _pass_keys(suite, subject, lengths, result)
+    if suite.position_rows:
+        _positions(suite, subject, texts, max(lengths), result)
+    beyond = [length for length in lengths if length > trained]
+    if beyond:
+        result.marks.append(f"lengths above {trained:,} are longer than the model was trained on")
+    spent = {"seconds": round(time.perf_counter() - started, 3), "lengths": lengths, "trained_length": trained}
+    result.details = {suite.name: {**result.details.get(suite.name, {}), **spent}}
+    return result
+
+
+def probe_lengths(suite: ContextSuite, subject: Subject) -> tuple[list[int], int]:
+    """The lengths of the prompts, and that which the model was trained on.
+
+    Raises:
+        RecipeError: the model has learned positions, and not as many.
+    """
+    config = subject.model.config
+    limit = model_max_length(config, None)
+    trained = subject.card.max_length or limit or _LENGTH
+    lengths = suite.lengths or sorted({max(_SHORTEST, trained // part) for part in (8, 4, 2, 1)})
+    rotary = bool(getattr(config, "rope_parameters", None))
+    if limit is not None and not rotary and max(lengths) > limit:
+        raise RecipeError(
+            f"`lengths` go to {max(lengths):,}, and the model has {limit:,} positions", fix=f"leave out those above {limit}"
+        )
+    return sorted(set(lengths)), trained
+
+
+def _first_sentences(
+    suite: ContextSuite, subject: Subject, texts: list[str], lengths: list[int], result: SuiteResult
+) -> None:
+    probes: list[Probe] = []
+    with track("first sentences", len(lengths)) as bar:
+        for done, length in enumerate(lengths, 1):
+            probes += first_sentence_retrieval(
+                subject.model,
+                subject.tokenizer,
+                texts,
+                [length],
+                samples=suite.samples,
+                batch_size=subject.batch_size,
+                seed=suite.seed,
+                generate=suite.generate,
+            )
+            bar.update(done)
+    _put(result, "first_sentence", probes, subject.seed)
+    names = ["tokens", "samples", "exact", "prefers", "margin", *(["ROUGE-L"] if suite.generate else [])]
+    rows: list[list[Value]] = []
+    for one in probes:
+        told: list[Value] = [one.length, len(one.exact), _share(one.exact), f"{one.prefers:.1%}"]
+        rouge: list[Value] = [f"{100 * one.rouge_l.mean():.1f}"] if suite.generate else []
+        rows.append([*told, f"{one.margins.mean():.3f}", *rouge])
+    text = (
+        "Asked for the first sentence of a text of so many tokens. Prefers is the share of texts whose own first sentence "
+        "is likelier than that of another, half by chance; the margin is in nats a token."
+    )
+    result.sections.append(Section("First sentence", text=text, table=SectionTable(names, rows)))
+    samples = [{"tokens": f"{one.length:,}", **pair} for one in probes for pair in one.written[:1]]
+    if samples:
+        result.sections.append(Section("First sentences as written", samples=samples))
+    result.details.setdefault(suite.name, {})["first_sentence"] = [_told(one) for one in probes]
+
+
+def _pass_keys(suite: ContextSuite, subject: Subject, lengths: list[int], result: SuiteResult) -> None:
+    probes: list[Probe] = []
+    with track("pass keys", len(lengths)) as bar:
+        for done, length in enumerate(lengths, 1):
+            try:
+                probes += passkey_retrieval(
+                    subject.model,
+                    subject.tokenizer,
+                    [length],
+                    depths=suite.depths,
+                    samples=suite.keys,
+                    batch_size=subject.batch_size,
+                    seed=suite.seed,
+                )
+            except DataError as error:  # the words of the prompt alone take as many tokens, by this tokenizer
+                result.marks.append(f"no pass key at {length}: {error.what}")
+            bar.update(done)
+    if not probes:
+        return
+    _put(result, "passkey", probes, subject.seed)
+    shown = sorted({one.length for one in probes})
+    for title, value in (("found", lambda p: p.exact.mean()), ("preferred", lambda p: p.prefers)):
+        cells = {(one.depth, one.length): float(value(one)) for one in probes}
+        grid = [[cells[depth, length] for length in shown] for depth in suite.depths]
+        columns, rows = [f"{length:,}" for length in shown], [f"{depth:.0%}" for depth in suite.depths]
+        text = {
+            "found": "Share of pass keys that greedy decoding writes, by their depth in the text and its tokens.",
+            "preferred": "Share of pass keys that are likelier than another number; half by chance.",
+        }[title]
+        result.sections.append(Section(f"Pass keys {title}", text=text, plot=Heatmap(rows, columns, grid)))
+    result.details.setdefault(suite.name, {})["passkey"] = [_told(one) for one in probes]
+
+
+def _positions(suite: ContextSuite, subject: Subject, texts: list[str], length: int, result: SuiteResult) -> None:
+    rows = text_rows(texts, subject.tokenizer, length, suite.position_rows)
+    with track("loss by position", len(rows)) as bar:
+        together = max(1, min(subject.batch_size, 65_536 // length))
+        losses = losses_by_position(subject.model, rows, batch_size=together, on_batch=bar.update)
+    places, means = smoothed(losses, suite.smoothing or max(1, length // 64))
+    contexts, by_row = by_context(losses)
+    quarter = losses[:, -(length // 4) :].mean(axis=1)
+    result.scores["last_quarter_loss"] = float(quarter.mean())
+    if len(quarter) > 1:
+        result.intervals["last_quarter_loss"] = _interval(quarter, subject.seed)
+    curves: dict[str, Any] = {"measured": [(float(x), float(y)) for x, y in zip(places, means, strict=True)]}
+    facts: dict[str, Value] = {"texts": len(rows), "tokens of each": f"{length:,}"}
+    if len(contexts) >= LEAST_POINTS:
+        law = fit_power_law(contexts, by_row, seed=subject.seed)
+        curves["power law"] = [(float(x), float(y)) for x, y in zip(contexts, law(contexts), strict=True)]
+        facts |= _law_in_words(law)
+        result.details.setdefault(suite.name, {})["power_law"] = {
+            "alpha": law.alpha,
+            "beta": law.beta,
+            "gamma": law.gamma,
+            "intervals": {name: list(ends) for name, ends in (law.intervals or {}).items()},
+            "residual": law.residual,
+            "at_bound": law.at_bound,
+        }
+    plot = Lines(curves, x_label="tokens of context", y_label="loss in nats", log_x=True)
+    text = "Mean loss of a token by how many stand before it, and the law L(c) = (alpha / c)^beta + gamma."
+    result.sections.append(Section("Loss by position", text=text, facts=facts, plot=plot))
+    result.details.setdefault(suite.name, {})["loss_by_position"] = [
+        [round(float(x), 1), round(float(y), 5)] for x, y in zip(places, means, strict=True)
+    ]
+
+
+def _law_in_words(law: PowerLaw) -> dict[str, Value]:
+    told: dict[str, Value] = {}
+    for name in ("alpha", "beta", "gamma"):
+        ends = (law.intervals or {}).get(name)
+        told[name] = f"{getattr(law, name):.3g}" + (f", from {ends[0]:.3g} to {ends[1]:.3g}" if ends else "")
+    told["with twice the context"] = f"L - gamma becomes {law.doubling:.2f} of what it was"
+    if law.at_bound:
+        told["note"] = "a parameter stands at its bound: these losses follow no power law"
+    return told
+
+
+def _put(result: SuiteResult, name: str, probes: list[Probe], seed: int) -> None:
+    """The means over all lengths and depths, and those of the longest prompts."""
+    longest = max(one.length for one in probes)
+    for ending, some in (("", probes), ("_longest", [one for one in probes if one.length == longest])):
+        found = {
+            f"{name}_accuracy{ending}": np.concatenate([one.exact for one in some]).astype(float),
+            f"{name}_prefers{ending}": np.concatenate([one.margins for one in some]) > 0,
+            f"{name}_margin{ending}": np.concatenate([one.margins for one in some]),
+            f"{name}_rouge_l{ending}": np.concatenate([one.rouge_l for one in some]),
+        }
+        for key, values in found.items():
+            if not np.isnan(values.astype(float)).any():
+                result.scores[key] = float(values.mean())
+                result.intervals[key] = _interval(values.astype(float), seed)
+        result.about[f"{name}_prefers{ending}"] = "half by chance"
+
+
+def _interval(values: Any, seed: int) -> tuple[float, float]:
+    """95 % bootstrap interval of a mean."""
+    drawn = np.random.default_rng(seed).integers(0, len(values), (_DRAWS, len(values)))
+    low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _share(values: Any) -> str:
+    return f"{float(np.mean(values)):.1%}"
+
+
+def _told(probe: Probe) -> dict[str, Any]:
+    rouge = float(np.mean(probe.rouge_l))
+    return {
+        "length": probe.length,
+        "depth": probe.depth,
+        "samples": len(probe.exact),
+        "accuracy": float(probe.exact.mean()),
+        "prefers": probe.prefers,
+        "margin": float(probe.margins.mean()),
+        **({} if np.isnan(rouge) else {"rouge_l": rouge}),
+    }
