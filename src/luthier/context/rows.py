@@ -158,6 +158,17 @@ class CurriculumRows(IterableDataset[Row]):
             if self.share.holds(number):
                 yield rows_of_block(block, number, length, self.mask)
 
+    def count_to(self, row: int) -> None:
+        """Count the rows of other processes behind the last one of this, up to row `row`, which was not given.
+
+        Raises:
+            DataError: a source can't be read.
+        """
+        blocks = self.blocks()
+        while self._row < row:
+            self._count(next(blocks), self.length_of(self._row))
+            self._row += 1
+
     def blocks(self) -> Iterator[Block]:
         """The longest rows of all processes."""
         while True:

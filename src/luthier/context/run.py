@@ -74,6 +74,7 @@ def run_lengthening(stage: Lengthen, inputs: StageInputs, folder: Path) -> Stage
     ready = ready_to_train(stage, inputs, folder)
     with joined("luthier.context.run:lengthen_along", sendable(stage), inputs, folder), ready.training():
         result = train(ready.job)
+    ready.rows.count_to(result.steps * ready.rows.step_rows)
     for lane in ready.rows.mixture.lanes:
         lane.corpus.check_unchanged()
     artifact = save_artifact(ready.model, ready.tokenizer, folder / "model", card_of(stage, inputs, ready, result))

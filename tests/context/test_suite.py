@@ -1,0 +1,71 @@
+"""The suite `context` on a saved model, as `evaluate` runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+import luthier
+from luthier.context.suite import ContextSuite
+from luthier.errors import LuthierError
+from luthier.report.html import write_report
+from tests.cli.conftest import tiny_model
+from tests.context.conftest import documents, write
+
+__all__ = ["tiny_model"]
+
+
+def run(folder: Path, model: Path, **suite: Any) -> Path:
+    text = write(folder / "test.txt", documents(80, 5))
+    given = {"name": "context", "samples": 6, "keys": 2, "depths": [0, 1], "position_rows": 4, **suite}
+    stage = {"evaluate": {"suites": [given], "data": {"test": text, "task": "plain_text"}}}
+    place = folder / "run.yaml"
+    place.write_text(json.dumps({"name": "run", "model": str(model), "stages": [stage]}))
+    return Path(luthier.run(place, output=folder / "runs").folder)
+
+
+def test_scores_grids_and_marks(tmp_path: Path, decoder: Path):
+    folder = run(tmp_path, decoder, lengths=[128, 256])
+    found = json.loads((folder / "00-evaluate" / "metrics.json").read_text())
+    scores = found["scores"]
+    assert set(scores) >= {f"test/{name}" for name in ("first_sentence_prefers", "passkey_accuracy", "last_quarter_loss")}
+    assert "longer than the model was trained on" in " ".join(found["marks"])
+    low, high = found["intervals"]["test/first_sentence_margin"]
+    assert low <= scores["test/first_sentence_margin"] <= high
+    sections = {one["title"]: one for one in found["details"]["sections"]}
+    assert list(sections) == [
+        "First sentence",
+        "First sentences as written",
+        "Pass keys found",
+        "Pass keys preferred",
+        "Loss by position",
+    ]
+    grid = sections["Pass keys preferred"]["plot"]
+    assert (grid["rows"], grid["columns"]) == (["0%", "100%"], ["128", "256"])
+    assert sections["Loss by position"]["facts"]["texts"] == 4
+    assert found["details"]["context"]["power_law"]["beta"] > 0
+    page = write_report([folder]).read_text()
+    assert all(title in page for title in sections)
+
+
+def test_only_causal_models_are_judged(tmp_path: Path, tiny_model: Path):
+    with pytest.raises(LuthierError, match="context"):
+        run(tmp_path, tiny_model)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"depths": [1.5]}, "shares of the text"),
+        ({"lengths": [32]}, "at least 64"),
+        ({"keys": 0, "depths": [0.5]}, "no effect without `keys`"),
+        ({"position_rows": 0, "smoothing": 3}, "no effect"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(given: dict[str, Any], said: str):
+    with pytest.raises(ValidationError, match=said):
+        ContextSuite.model_validate(given)
