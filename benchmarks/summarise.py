@@ -40,6 +40,7 @@ SCRIPTS = (
     "weak_teacher",
     "co_distillation",
     "distillation_cost",
+    "context",
     "roast",
     "roast_cost",
     "defaults",

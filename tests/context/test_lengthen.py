@@ -144,7 +144,9 @@ def test_a_run_killed_at_a_change_of_length_ends_as_one_never_killed(tmp_path: P
     )
     paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    killed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, timeout=200)
+    killed = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, timeout=200
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     assert not (tmp_path / "runs/run/00-lengthen/done.json").exists()
     assert_the_same(run(tmp_path, content), finished)

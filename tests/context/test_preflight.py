@@ -79,8 +79,8 @@ def test_a_cache_that_changes_what_is_written_is_found(monkeypatch: pytest.Monke
 
 
 def test_what_transformers_does_in_silence():
-    """With the cache on, or a mask of ones, packed documents see each other; positions from 0 over both do not matter to
-    logits under an explicit mask, since rotary positions are relative."""
+    """With the cache on, or a mask of ones, packed documents see each other; positions from 0 over both do not matter
+    to logits under an explicit mask, since rotary positions are relative."""
     one, block = model(), two_documents(SIZES["vocab_size"])
     row = rows_of_block(block, 0, 16, "block")
     ids, positions = torch.as_tensor(row["input_ids"]), torch.as_tensor(row["position_ids"])

@@ -1,4 +1,4 @@
-"""Rows of a curriculum: every token once, whatever the lengths and wherever it stops; documents apart from each other."""
+"""Rows of a curriculum: every token once, whatever the lengths and wherever it stops; documents apart."""
 
 from __future__ import annotations
 

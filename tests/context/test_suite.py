@@ -32,7 +32,9 @@ def test_scores_grids_and_marks(tmp_path: Path, decoder: Path):
     folder = run(tmp_path, decoder, lengths=[128, 256])
     found = json.loads((folder / "00-evaluate" / "metrics.json").read_text())
     scores = found["scores"]
-    assert set(scores) >= {f"test/{name}" for name in ("first_sentence_prefers", "passkey_accuracy", "last_quarter_loss")}
+    assert set(scores) >= {
+        f"test/{name}" for name in ("first_sentence_prefers", "passkey_accuracy", "last_quarter_loss")
+    }
     assert "longer than the model was trained on" in " ".join(found["marks"])
     low, high = found["intervals"]["test/first_sentence_margin"]
     assert low <= scores["test/first_sentence_margin"] <= high

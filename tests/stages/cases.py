@@ -131,7 +131,26 @@ def co_distilled(sources: Sources) -> Block:
     }
 
 
+def lengthened(sources: Sources) -> Block:
+    """A mixture of two domains, in rows that become longer, documents apart from each other."""
+    return {
+        "corpus": {
+            "train": sources.text["train"],
+            "validation": sources.text["validation"],
+            "shuffle": 20,
+            "domains": {"more": {"train": sources.text["test"], "held_out": 0, "weight": 0.5}},
+        },
+        "length": 64,
+        "curriculum": [{"length": 32, "share": 0.5}],
+        "document_mask": "block",
+        **STEPS,
+        "batch_size": 2,
+        "learning_rate": 5e-3,
+    }
+
+
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+NEW_DECODER: Block = {"architecture": {"model_type": "llama", **TINY, "num_key_value_heads": 1}}
 CASES = [
     Case(
         "tune-task",
@@ -206,6 +225,17 @@ CASES = [
         after=lambda sources: {"tune": tuned("full")(sources)},
         change={"max_steps": 2},
         answers="pseudo_perplexity",
+    ),
+    Case(
+        "lengthen",
+        "lengthen",
+        lengthened,
+        gives={"model": "pretrained"},
+        before=lambda sources: [{"pretrain": pretrained(**NEW_DECODER)(sources)}],
+        after=lambda sources: {"evaluate": {"suites": ["perplexity"], "data": sources.text}},
+        change={"document_mask": "none"},
+        on="decoder",
+        answers="response",
     ),
     Case(
         "represent",

@@ -135,8 +135,8 @@ class MixedDocument:
 
 
 class Mixture:
-    """Documents of several lanes: the next one comes from the lane whose tokens fall furthest behind its weight, so that
-    shares of tokens are those of the weights to within one document.
+    """Documents of several lanes: the next one comes from the lane whose tokens fall furthest behind its weight, so
+    that shares of tokens are those of the weights to within one document.
 
     Args:
         lanes: where documents come from.
@@ -187,7 +187,8 @@ def mixture_of(settings: MixtureSettings, tokenizer: Any, seed: int) -> Mixture:
         else:
             parts = [(one.weight, is_short if long.kind == "drop" else _any)]
         lanes += [
-            Lane(name, weight, one, tokenizer, [seed, number, part], keeps) for part, (weight, keeps) in enumerate(parts)
+            Lane(name, weight, one, tokenizer, [seed, number, part], keeps)
+            for part, (weight, keeps) in enumerate(parts)
         ]
     return Mixture(lanes)
 

@@ -1,4 +1,4 @@
-"""The dry run of a `lengthen` stage: positions, tokens, operations, time and whether the length fits, without weights."""
+"""The dry run of a `lengthen` stage: positions, tokens, operations, and whether a length fits, without weights."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def plan_lengthening(stage: Lengthen, inputs: StageInputs) -> StagePlan:
         f"({advice.base:,.0f} would be {advice.reason})",
         "length": f"{old:,} tokens before, {stage.length:,} after",
         "lengths": str(lengths),
-        "text": f"{known:,} tokens" if known else ", ".join(
-            f"{name} {one.weight:g}" for name, one in stage.corpus.by_name.items()
-        ),
+        "text": f"{known:,} tokens"
+        if known
+        else ", ".join(f"{name} {one.weight:g}" for name, one in stage.corpus.by_name.items()),
         "held out": f"{len(text.held_out.rows)} rows" if text.held_out else "nothing",
         "operations a token": f"{cost.training:.3g} ({cost_in_words(cost)})",
         "budget": budget_in_words(budget, stage.max_minutes),
@@ -85,4 +85,6 @@ def _fits(needed: int) -> str:
 
         there, name = psutil.virtual_memory().total, "this machine"
     told = f"{name} has {there / 1e9:.1f}"
-    return told if needed <= there else f"too much: {told}; set gradient_checkpointing, or a smaller batch_size or length"
+    return (
+        told if needed <= there else f"too much: {told}; set gradient_checkpointing, or a smaller batch_size or length"
+    )

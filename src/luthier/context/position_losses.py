@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,9 @@ def text_rows(documents: Sequence[str], tokenizer: Any, length: int, most: int) 
     packer = Packer(Frame.of(tokenizer, length, masked=False))
     rows: list[Any] = []
     for start in range(0, len(documents), _TOGETHER):
-        for ids, _ in tokenized([one for one in documents[start : start + _TOGETHER] if one.strip()], tokenizer, words=False):
+        for ids, _ in tokenized(
+            [one for one in documents[start : start + _TOGETHER] if one.strip()], tokenizer, words=False
+        ):
             packer.add(ids)
         rows += [block.ids for block in packer.blocks()]
         if len(rows) >= most:
@@ -93,6 +96,6 @@ def by_context(losses: Numbers, points: int = 24, least: int = 16) -> tuple[Numb
     """
     columns = losses.shape[1]
     ends = np.unique(np.geomspace(min(least, columns), columns, points + 1).round().astype(int))
-    parts = [(low, high) for low, high in zip(ends[:-1], ends[1:], strict=True) if high > low]
+    parts = [(low, high) for low, high in pairwise(ends) if high > low]
     centres = np.array([np.sqrt((low + 1.0) * high) for low, high in parts])
     return centres, np.stack([losses[:, low:high].mean(axis=1) for low, high in parts], axis=1)

@@ -45,9 +45,7 @@ class PowerLaw:
         return float(2.0**-self.beta)
 
 
-def fit_power_law(
-    contexts: Any, losses: Any, *, draws: int = 200, seed: int = 0
-) -> PowerLaw:
+def fit_power_law(contexts: Any, losses: Any, *, draws: int = 200, seed: int = 0) -> PowerLaw:
     """Bounded least squares in ln alpha, beta and gamma.
 
     Args:

@@ -21,8 +21,8 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 
 @contextmanager
 def without_cache(model: Any) -> Iterator[None]:
-    """Inside the block the model keeps no keys and values by itself: with a cache transformers takes packed documents for
-    one text, without a word."""
+    """Inside the block the model keeps no keys and values by itself: with a cache transformers takes packed documents
+    for one text, without a word."""
     before = model.config.use_cache
     model.config.use_cache = False
     try:
@@ -79,8 +79,8 @@ def _check_isolation(model: Any) -> None:
         alone = [model(input_ids=packed[:, part]).logits.float() for part in (slice(_FIRST), slice(_FIRST, None))]
     if not _close(together, torch.cat(alone, dim=1), model):
         raise ModelError(
-            f"packed documents see each other: {type(model).__name__} with {model.config._attn_implementation} attention "
-            "gives other logits for two documents in a row than for each alone",
+            f"packed documents see each other: {type(model).__name__} with {model.config._attn_implementation} "
+            "attention gives other logits for two documents in a row than for each alone",
             fix="set `document_mask: none`, or `attention: sdpa` of the model",
         )
     labels = batch["labels"][0]

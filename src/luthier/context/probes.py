@@ -78,16 +78,14 @@ def first_sentence_retrieval(
         generate: whether the model writes its answer, for ROUGE-L, up to 1.5 times the tokens of the sentence.
 
     Returns:
-        A probe for every length. Each sentence is the answer of one sample and the rival of another, so that in the mean
-        margin it does not matter how likely sentences are by themselves.
+        A probe for every length. Each sentence is the answer of one sample and the rival of another, so that in the
+        mean margin it does not matter how likely sentences are by themselves.
 
     Raises:
         DataError: the texts have no sentence of a fitting length, or a length leaves no room.
     """
     encoded = _Encoded(tokenizer, documents)
-    return [
-        _first_sentences(model, encoded, length, samples, batch_size, seed, generate) for length in lengths
-    ]
+    return [_first_sentences(model, encoded, length, samples, batch_size, seed, generate) for length in lengths]
 
 
 def passkey_retrieval(
@@ -220,7 +218,9 @@ class _Grid:
             needle = _ids(self.tokenizer, NEEDLE.format(key=keys[place]))
             room = length - longest - len(self.opening) - len(needle) - len(self.asked)
             if room < 1:
-                raise DataError(f"{length} tokens leave no room for filler around a pass key", fix="take longer lengths")
+                raise DataError(
+                    f"{length} tokens leave no room for filler around a pass key", fix="take longer lengths"
+                )
             filler = (self.filler * (room // len(self.filler) + 1))[:room]
             cut = round(depth * room)
             prompt = [*self.opening, *filler[:cut], *needle, *filler[cut:], *self.asked]

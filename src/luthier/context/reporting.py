@@ -81,7 +81,8 @@ def _text(ready: Ready) -> Section:
     ]
     columns = ["domain", "tokens", "share", "documents that ended", "passes finished"]
     facts: dict[str, Value] = {
-        f"more than {least} tokens of left context": f"{share:.1%} of the tokens" for least, share in report.shares().items()
+        f"more than {least} tokens of left context": f"{share:.1%} of the tokens"
+        for least, share in report.shares().items()
     }
     text = "Left context is what stands before a token in its own document and row."
     return Section("The text", text=text, facts=facts, table=SectionTable(columns, rows))

@@ -165,7 +165,7 @@ def _llama3(plain: Numbers, given: Mapping[str, Any]) -> Numbers:
 
 
 def _yarn(plain: Numbers, given: Mapping[str, Any], dim: int, positions: int) -> Numbers:
-    """Peng et al., “YaRN” (ICLR 2024): a ramp over pairs between `beta_fast` and `beta_slow` turns of the old length."""
+    """Peng et al., “YaRN” (ICLR 2024): a ramp over pairs from `beta_fast` to `beta_slow` turns of the old length."""
     base, factor = float(given["rope_theta"]), float(given["factor"])
     old = float(given.get("original_max_position_embeddings") or positions)
 

@@ -80,8 +80,8 @@ class RopeView:
             )
         columns = ["", "pairs slower than the length", "than the old length", "granularity", "least score", "at length"]
         text = (
-            "Scores are those of a query and a key of ones; 11.3 at distance 0 where a head has 128 dimensions. Least is "
-            "over distances up to the target. Granularity is how far apart neighbouring positions are."
+            "Scores are those of a query and a key of ones; 11.3 at distance 0 where a head has 128 dimensions. Least "
+            "is over distances up to the target. Granularity is how far apart neighbouring positions are."
         )
         return Section("What each kind would do", text=text, table=SectionTable(columns, rows))
 
@@ -89,7 +89,7 @@ class RopeView:
         turns = {name: periods(frequencies) for name, frequencies in self.others.items()}
         pairs = np.unique(np.linspace(0, self.rope.dim // 2 - 1, _SHOWN_PAIRS).round().astype(int))
         rows: list[list[Value]] = [[int(j), *(_told(turns[name][j], self.length) for name in turns)] for j in pairs]
-        text = f"Positions after which a pair has turned once; * is more than {self.length:,}, so that no text holds a turn."
+        text = f"Positions after which a pair has turned once; * is more than {self.length:,}: no text holds a turn."
         return Section("Rotation periods", text=text, table=SectionTable(["pair", *turns], rows))
 
     def _decay(self) -> Section:

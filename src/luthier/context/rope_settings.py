@@ -52,7 +52,7 @@ class RopeSettings(Settings):
     factor: float | None = Field(
         None,
         ge=1,
-        description="How many times longer the text becomes, for kinds that interpolate; null is new length / old length.",
+        description="How many times longer the text becomes, for kinds that interpolate; null is new / old length.",
     )
     original_length: int | None = Field(
         None,

@@ -59,7 +59,8 @@ def probe_lengths(suite: ContextSuite, subject: Subject) -> tuple[list[int], int
     rotary = bool(getattr(config, "rope_parameters", None))
     if limit is not None and not rotary and max(lengths) > limit:
         raise RecipeError(
-            f"`lengths` go to {max(lengths):,}, and the model has {limit:,} positions", fix=f"leave out those above {limit}"
+            f"`lengths` go to {max(lengths):,}, and the model has {limit:,} positions",
+            fix=f"leave out those above {limit}",
         )
     return sorted(set(lengths)), trained
 
@@ -89,8 +90,8 @@ def _first_sentences(
         rouge: list[Value] = [f"{100 * one.rouge_l.mean():.1f}"] if suite.generate else []
         rows.append([*told, f"{one.margins.mean():.3f}", *rouge])
     text = (
-        "Asked for the first sentence of a text of so many tokens. Prefers is the share of texts whose own first sentence "
-        "is likelier than that of another, half by chance; the margin is in nats a token."
+        "Asked for the first sentence of a text of so many tokens. Prefers is the share of texts whose own first "
+        "sentence is likelier than that of another, half by chance; the margin is in nats a token."
     )
     result.sections.append(Section("First sentence", text=text, table=SectionTable(names, rows)))
     samples = [{"tokens": f"{one.length:,}", **pair} for one in probes for pair in one.written[:1]]

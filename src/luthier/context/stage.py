@@ -60,8 +60,8 @@ class Lengthen(LanguageTrainingSettings, Stage):
     )
     document_mask: Literal["none", "block"] = Field(
         "none",
-        description="Whether documents that share a row see each other: `none` is one text, as published; under `block` "
-        "each sees itself alone, its positions begin at 0, and its first token is no label.",
+        description="Whether documents that share a row see each other: `none` is one text, as published; under "
+        "`block` each sees itself alone, its positions begin at 0, and its first token is no label.",
     )
     curriculum: list[CurriculumStage] = Field(
         default_factory=list,
@@ -121,7 +121,9 @@ class Lengthen(LanguageTrainingSettings, Stage):
 
     def misfit(self, kinds: Mapping[str, str], data: Any, language_head: Callable[[str], str]) -> str:
         head = language_head("model")
-        return "" if head in ("", "causal_lm") else f"only a causal language model can be lengthened, and this is {head}"
+        return (
+            "" if head in ("", "causal_lm") else f"only a causal language model can be lengthened, and this is {head}"
+        )
 
     def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
         from luthier.language_modeling.documents import Corpus

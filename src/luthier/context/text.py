@@ -105,13 +105,13 @@ def long_text(stage: Lengthen, tokenizer: Any, old_length: int) -> LongText:
     return LongText(stage, tokenizer, corpus, frame, None, main, others=found)
 
 
-def _rows(
-    domain: DomainSettings, stage: Lengthen, tokenizer: Any, frame: Frame, length: int
-) -> list[Row]:
+def _rows(domain: DomainSettings, stage: Lengthen, tokenizer: Any, frame: Frame, length: int) -> list[Row]:
     def encode(block: Block, number: int) -> Row:
         return rows_of_block(block, number, length, stage.document_mask)
 
-    given = partial(held_out_rows, tokenizer=tokenizer, frame=frame, masking=None, most=stage.held_out_rows, encode=encode)
+    given = partial(
+        held_out_rows, tokenizer=tokenizer, frame=frame, masking=None, most=stage.held_out_rows, encode=encode
+    )
     if domain.validation:
         return given(Corpus(domain.validation, domain), share=None)
     share = domain.held_out_share

@@ -129,7 +129,9 @@ class HeldOut:
         was_training = model.training
         model.eval()
         total, count, done = 0.0, 0, 0
-        batches = (self.collator(rows[start : start + self.batch_size]) for start in range(0, len(rows), self.batch_size))
+        batches = (
+            self.collator(rows[start : start + self.batch_size]) for start in range(0, len(rows), self.batch_size)
+        )
         try:
             for loss, predicted in each(partial(_pass, shifted=self.shifted, dtype=self.dtype), model, batches):
                 total, count, done = total + loss, count + predicted, min(done + self.batch_size, len(rows))
