@@ -1,12 +1,12 @@
 """Longer contexts on a small decoder that is trained here: a larger rotary base against position interpolation.
 
 For every seed a Llama-shaped decoder learns the Brown corpus in rows of 128 tokens; then each arm goes on from it for
-the same tokens in rows of 512. Main comparison: `abf` (base 500,000) against `pi`, by the loss beyond the old length (of
-the last three quarters of 512 tokens) and by the share of held-out texts whose own first sentence is likelier than
-another's, at the longest prompts; the loss of short text, at 128 tokens, stands beside it. `base` keeps the frequencies,
-`none` is the model before. Then `curriculum`: half of the tokens at 128, the rest at 512, under `abf`, for the loss that
-it reaches and the operations that it takes. A cell is a recipe's run under `.cache/benchmarks`, so that a stopped one
-goes on. `--scale pilot` is a smaller decoder, from 64 to 256 tokens, that learns to copy hardly or not at all.
+the same tokens in rows of 512. Main comparison: `abf` (base 500,000) against `pi`, by the loss beyond the old length
+(of the last three quarters of 512 tokens) and by the share of held-out texts whose own first sentence is likelier than
+another's, at the longest prompts; the loss of short text, at 128 tokens, stands beside it. `base` keeps the
+frequencies, `none` is the model before. Then `curriculum`: half of the tokens at 128, the rest at 512, under `abf`, for
+the loss that it reaches and the operations that it takes. A cell is a recipe's run under `.cache/benchmarks`, so that a
+stopped one goes on. `--scale pilot` is a smaller decoder that sees less text, from 64 to 256 tokens.
 
     python benchmarks/context.py --scale quick     # shows in a minute that the script works
     python benchmarks/context.py

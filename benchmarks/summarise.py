@@ -41,6 +41,7 @@ SCRIPTS = (
     "co_distillation",
     "distillation_cost",
     "context",
+    "context_memory",
     "roast",
     "roast_cost",
     "defaults",

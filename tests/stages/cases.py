@@ -150,7 +150,6 @@ def lengthened(sources: Sources) -> Block:
 
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-NEW_DECODER: Block = {"architecture": {"model_type": "llama", **TINY, "num_key_value_heads": 1}}
 CASES = [
     Case(
         "tune-task",
@@ -231,7 +230,6 @@ CASES = [
         "lengthen",
         lengthened,
         gives={"model": "pretrained"},
-        before=lambda sources: [{"pretrain": pretrained(**NEW_DECODER)(sources)}],
         after=lambda sources: {"evaluate": {"suites": ["perplexity"], "data": sources.text}},
         change={"document_mask": "none"},
         on="decoder",

@@ -182,6 +182,7 @@ def mixture_of(settings: MixtureSettings, tokenizer: Any, seed: int) -> Mixture:
         return tokens < long.threshold
 
     for number, (name, one) in enumerate(settings.by_name.items()):
+        parts: list[tuple[float, Callable[[int], bool]]]
         if long.kind == "upsample":
             parts = [(one.weight * long.share, is_long), (one.weight * (1 - long.share), is_short)]
         else:
