@@ -1,5 +1,6 @@
 """Every command and example of the README, and every shipped recipe, is run. Training is cut to two steps."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from ruamel.yaml import YAML
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from luthier.cli.arguments import main
 from luthier.data import DataSettings
@@ -17,6 +19,7 @@ from luthier.errors import RecipeError
 from luthier.recipe.loading import load_recipe
 from luthier.registry import METHODS, TASKS
 from luthier.tasks.base import task_named
+from tests.language_modeling.models import SIZES, word_pieces
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf8")
@@ -34,6 +37,8 @@ def short(command: list[str]) -> list[str]:
         cut = ["max_steps=2", "length=32", "held_out_rows=4", "pseudo_perplexity_tokens=2"]
         cut += ["corpus.train=.cache/demo/train.tsv", "corpus.validation=.cache/demo/validation.tsv"]
         return [word for part in cut for word in ("--set", f"stages.0.pretrain.{part}")]
+    if "lengthen" in command[1]:
+        return short_lengthening()
     if "distil" in command[1]:
         return short_graphs(ROOT / command[1])
     if "represent" not in command[1]:
@@ -52,6 +57,18 @@ def short_graphs(path: Path) -> list[str]:
             rows = "text.length=32" if "text" in settings else "data.limit=24"
             cut += [f"stages.{number}.{name}.{part}" for part in ("max_steps=2", rows)]
     return [word for part in cut for word in ("--set", part)]
+
+
+def short_lengthening() -> list[str]:
+    """The decoder that is trained, lengthened and judged, all of it small, on the demo's text."""
+    text = ["corpus.train=.cache/demo/train.tsv", "corpus.validation=.cache/demo/validation.tsv", "held_out_rows=2"]
+    small, few = ["hidden_size=32", "num_hidden_layers=1"], ["lengths=[128]", "samples=4", "keys=1", "position_rows=2"]
+    cut = {
+        "0.pretrain": [*text, "max_steps=2", "batch_size=2", *(f"architecture.{one}" for one in small)],
+        "1.lengthen": [*text, "max_steps=2", "batch_size=1"],
+        "2.evaluate": ["data.test=.cache/demo/test.tsv", "data.limit=200", *(f"suites.0.{one}" for one in few)],
+    }
+    return [word for stage, parts in cut.items() for part in parts for word in ("--set", f"stages.{stage}.{part}")]
 
 
 @pytest.fixture
@@ -156,6 +173,40 @@ def test_the_examples_of_the_pretraining_page_run(checkout, capsys):
     plain, ours, blocks_of_text = capsys.readouterr().out.splitlines()
     assert float(plain) == pytest.approx(float(ours), abs=1e-5)
     assert blocks_of_text == "[[101, 1, 2, 102, 102], [101, 3, 102, 102]]"
+
+
+def test_the_examples_of_the_page_on_longer_contexts_run(tmp_path: Path, monkeypatch, capsys):
+    """Its table is what `explain rope` says, its stage is that of the recipe, and its code runs."""
+    page = (ROOT / "docs" / "context.md").read_text(encoding="utf8")
+    monkeypatch.chdir(tmp_path)
+    sizes = {"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32, "max_position_embeddings": 4096}
+    Path("config.json").write_text(json.dumps({**sizes, "rope_theta": 10_000.0}))
+    assert main(["explain", "rope", "config.json", "--length", "32768"]) == 0
+    told = [line.split() for line in capsys.readouterr().out.splitlines()]
+    rows = [
+        line.strip("| ").replace(" | ", " ").split()
+        for line in page.splitlines()
+        if re.match(r"\| (as|int|abf \d)", line)
+    ]
+    assert len(rows) == 4
+    assert all(row in told for row in rows)
+    (stage,) = YAML(typ="safe").load("".join(blocks("yaml", page)))
+    recipe = YAML(typ="safe").load(ROOT / "recipes" / "local" / "lengthen.yaml")["stages"][1]["lengthen"]
+    assert {key: recipe[key] for key in stage["lengthen"]} == stage["lengthen"]
+    adjusting, probing = blocks("python", page)
+    tokenizer = word_pieces()
+    config = LlamaConfig(**SIZES, num_key_value_heads=1)
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    names = {"folder": str(tmp_path / "model"), "tokenizer": tokenizer}
+    names["documents"] = ["The cat run a dog. Play un the a cat dog ."] + [
+        f"A {'dog ' * n}run. The cat ." for n in range(5, 12)
+    ]
+    exec(compile(adjusting, "context.md", "exec"), names)
+    exec(compile(probing, "context.md", "exec"), names)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "500000 512"
+    assert len(printed) == 1 + 6 + 1
 
 
 def test_the_example_of_a_new_method_works(tmp_path: Path, monkeypatch):

@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-# Numbers of the hidden width that a decoder's layer keeps for its backward pass, beside those of its feed-forward
-# part and its attention: inputs of norms and of projections, the residual stream.
-_PER_HIDDEN, _PER_KEY, _PER_INNER, _CHUNK = 7, 2, 4, 1 << 22
+# Numbers that a decoder's layer keeps for its backward pass: of the hidden width those of two norms and the residual
+# stream, of queries and of keys and values, and four of the feed-forward part.
+_PER_HIDDEN, _PER_QUERY, _PER_KEY, _PER_INNER, _CHUNK = 6, 3, 2, 4, 1 << 22
+# What the allocator holds for each number that is kept; and the layers that a backward pass takes for a moment, more
+# of them where it computes activations again. `benchmarks/context_memory.py` holds them against processes.
+_HELD, _BACKWARD, _AGAIN = 1.3, 0.7, 4.0
+# The process before it has a model, on a machine without an accelerator.
+LIBRARIES = 535_000_000
 
 
 @dataclass(frozen=True)
@@ -50,16 +55,14 @@ def training_memory(
     head = int(getattr(config, "head_dim", None) or hidden // heads)
     keys = int(getattr(config, "num_key_value_heads", None) or heads) * head
     inner = int(getattr(config, "intermediate_size", 4 * hidden))
-    layer = _PER_HIDDEN * hidden + _PER_KEY * (heads * head + keys) + _PER_INNER * inner + heads
-    kept = layers * hidden + layer if checkpointing else layers * layer
-    square = length * tokens if masked else 0  # one boolean, and the additive copy of a pass
+    layer = _PER_HIDDEN * hidden + _PER_QUERY * heads * head + _PER_KEY * keys + _PER_INNER * inner
+    kept = layers * hidden * _HELD + _AGAIN * layer if checkpointing else (layers * _HELD + _BACKWARD) * layer
+    squares = 1 if checkpointing else layers  # each layer keeps the mask as numbers that are added
+    square = length * tokens * squares if masked else 0
     chunk = max(_CHUNK, tokens * min(1024, hidden))
     return MemoryEstimate(
         states=16 * total,
-        activations=4 * tokens * kept + 5 * square,
+        activations=int(4 * tokens * kept) + 4 * square,
         loss=4 * (3 * chunk + 4 * tokens * hidden),
         libraries=LIBRARIES,
     )
-
-
-LIBRARIES = 620_000_000

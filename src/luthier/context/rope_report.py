@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -115,7 +117,7 @@ def view_of(reference: str, length: int, settings: RopeSettings | None = None) -
     Raises:
         ModelError: there is no such model, or it has no rotary embedding.
     """
-    rope = rope_of(read_json(config_place(reference)), reference)
+    rope = rope_of(_configuration(reference), reference)
     chosen = settings or RopeSettings()
     old = chosen.old_length(rope)
     advice = recommended_base(rope.dim, length, old_base=rope.base, old_length=old)
@@ -142,6 +144,17 @@ def config_place(reference: str) -> Path:
         return path / "config.json"
     settings = ModelSettings(reference=reference)
     return local_folder(resolve(settings), settings, weights=False) / "config.json"
+
+
+def _configuration(reference: str) -> Mapping[str, Any]:
+    """What the `config.json` of a model holds; a GGUF file, which has none, is asked by transformers."""
+    place = config_place(reference)
+    if place.is_file():
+        return read_json(place)
+    from luthier.models.loading import load_config
+
+    found: Mapping[str, Any] = load_config(reference).to_dict()
+    return found
 
 
 def page(view: RopeView) -> str:

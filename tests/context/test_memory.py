@@ -1,0 +1,47 @@
+"""The estimate of memory: what it grows with, and that it is near what a process takes.
+
+`benchmarks/context_memory.py` measures it on more sizes; its results are in the repository.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from luthier.context.memory import LIBRARIES, training_memory
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "context_memory.json"
+SIZES = {"hidden_size": 320, "num_hidden_layers": 8, "num_attention_heads": 5, "intermediate_size": 960}
+
+
+def estimate(tokens: int = 4096, length: int = 2048, **more: bool) -> int:
+    return training_memory(SimpleNamespace(**SIZES), 12_000_000, tokens, length, **more).total
+
+
+def test_it_grows_with_tokens_and_masks_and_falls_with_checkpointing():
+    assert estimate(8192) - estimate(4096) == pytest.approx(estimate(4096) - estimate(0), rel=0.1)
+    assert estimate(checkpointing=True) < 0.7 * estimate()
+    more = estimate(masked=True) - estimate()
+    assert more == 4 * 8 * 4096 * 2048  # numbers of every layer's mask
+    assert estimate(length=4096, masked=True) - estimate() == 2 * more
+    assert estimate(0) > LIBRARIES + 16 * 12_000_000
+
+
+def test_it_was_within_15_per_cent_of_what_processes_took():
+    """The estimate of today against the peaks that the script measured."""
+    found = json.loads(RESULTS.read_text())
+    assert len(found["cells"]) >= 5
+    for name, one in found["cells"].items():
+        cell = one["cell"]
+        told = training_memory(
+            SimpleNamespace(**found["settings"]["sizes"][cell["size"]]),
+            one["parameters"],
+            cell["batch"] * cell["length"],
+            cell["length"],
+            checkpointing=cell["checkpointing"],
+            masked=cell["mask"] == "block",
+        )
+        assert told.total == pytest.approx(one["peak"], rel=0.15), name
