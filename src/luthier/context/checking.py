@@ -30,7 +30,7 @@ def check_lengthening(stage: Lengthen, inputs: StageInputs) -> None:
     artifact = inputs.artifacts["model"]
     if artifact.stands_in or (artifact.key and not artifact.folder.is_dir()):
         return
-    place = config_place(artifact.model.reference)
+    place = config_place(artifact.model)
     if not place.is_file():
         return  # a saved adapter: its base is looked at when it is loaded
     rope = rope_of(read_json(place), artifact.model.reference)

@@ -135,14 +135,14 @@ def view_of(reference: str, length: int, settings: RopeSettings | None = None) -
     return RopeView(rope, length, old, advice, others)
 
 
-def config_place(reference: str) -> Path:
+def config_place(model: str | ModelSettings) -> Path:
     """The `config.json` of a model; no weights are needed beside it."""
-    path = Path(reference).expanduser()
+    path = Path(model if isinstance(model, str) else model.reference).expanduser()
     if path.is_file() and path.suffix == ".json":
         return path
     if (path / "config.json").is_file():
         return path / "config.json"
-    settings = ModelSettings(reference=reference)
+    settings = ModelSettings.model_validate(model)
     return local_folder(resolve(settings), settings, weights=False) / "config.json"
 
 
