@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from luthier.context.rope import Rope
 from luthier.settings import Settings
+
+if TYPE_CHECKING:
+    from luthier.context.rope import Rope
 
 RopeKind = Literal["abf", "base", "interpolation", "dynamic", "yarn", "llama3", "longrope", "proportional"]
 ABF_BASE = 500_000.0
-_WITH_BASE = ("abf", "base")
 _WITH_FACTOR = ("interpolation", "dynamic", "yarn", "llama3", "longrope", "proportional")
 
 ABOUT: dict[str, str] = {
