@@ -186,7 +186,7 @@ def page(cells: Cells) -> str:
             rows.append([arm, *scores, f"{statistics.fmean(one['flops'] for one in some):.3g}"])
     lines = [
         f"## Longer contexts: {old} to {new} tokens\n",
-        f"A decoder trained on Brown in rows of {old} tokens, then in rows of {new}, over {len(seeds)} seeds. First "
+        f"A decoder trained on Brown in rows of {old} tokens, then in rows of {new}; seeds: {len(seeds)}. First "
         f"sentences are asked for at {new} tokens; half is chance. `none` is the model before.\n",
         table(["arm", *NAMES.values(), "operations"], rows),
     ]
@@ -197,8 +197,8 @@ def answers(cells: Cells) -> list[tuple[str, str]]:
     """ABF less PI, and the curriculum less ABF, paired by seed."""
     found = []
     for one, other, question in (
-        ("abf", "pi", "is a larger base better than interpolation on longer texts?"),
-        ("curriculum", "abf", "what does beginning with short rows cost?"),
+        ("abf", "pi", "Is a larger base better than interpolation on longer texts?"),
+        ("curriculum", "abf", "What does beginning with short rows cost?"),
     ):
         pairs = [(pick(cells, arm=one, seed=s), pick(cells, arm=other, seed=s)) for s in _seeds(cells)]
         whole = [(a[0], b[0]) for a, b in pairs if a and b]

@@ -118,7 +118,7 @@ def page(cells: Cells) -> str:
 def answers(cells: Cells) -> list[tuple[str, str]]:
     """Whether every estimate is within 15 %."""
     worst = max((one["ratio"] for one in cells), key=lambda ratio: abs(ratio - 1))
-    return [("does the plan tell the memory of a length?", f"estimates are at most {abs(worst - 1):.0%} off")]
+    return [("Does the plan tell the memory of a length?", f"estimates are at most {abs(worst - 1):.0%} off")]
 
 
 if __name__ == "__main__":
