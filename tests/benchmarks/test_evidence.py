@@ -137,7 +137,8 @@ def test_outcomes_of_rows_are_used_where_all_cells_have_them():
 
 
 def test_every_stored_result_has_its_place_on_the_page():
-    stored = {place.stem for place in RESULTS.glob("*.json")}
+    """Those of smaller runs, which stand behind numbers of other pages, are called after their script."""
+    stored = {place.stem.removesuffix("_pilot").removesuffix("_quick") for place in RESULTS.glob("*.json")}
     assert stored <= set(SCRIPTS)
 
 
