@@ -29,7 +29,7 @@ from tables import table
 from luthier.data.sources.base import data_folder
 from luthier.errors import DataError
 
-SIZES, SEEDS, CLUSTERS, ENGLISH, SHARE = (12_000, 24_000), (1, 2, 3), 8, 6000, 0.8
+SIZES, SEEDS, CLUSTERS, ENGLISH, SHARE = (24_000, 40_000), (1, 2, 3), 8, 6000, 0.8
 ARMS = ("joint", "alp", "union", "separate")
 # Those of at most 600 sentences.
 LOW = ["amh", "ast", "bos", "ceb", "cha", "cym", "fao", "hsb", "jav", "kaz", "swh", "tam", "tha", "tuk", "xho"]

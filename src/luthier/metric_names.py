@@ -8,6 +8,8 @@ import re
 LOWER_IS_BETTER = frozenset(
     {"loss", "perplexity", "error", "ece", "mce", "nll", "brier", "fpr", "fpr95", "wer", "latency"}
     | {"seconds", "memory", "bytes", "parameters"}
+    # Of tokenizers, and of models over several of them: unknown tokens, tokens or nats a letter.
+    | {"unknown", "letter"}
 )
 
 _SHARES = frozenset({"accuracy", "f1", "precision", "recall", "ece", "mce", "error", "auroc", "aupr", "fpr", "fpr95"})

@@ -112,11 +112,28 @@ def _add_result_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
 
     _allow_argument(embed)
 
+    _tokenizer_arguments(_verb(verbs, "tokenizer", "how tokenizers cut text, language by language", "tokenizer"))
+
     export = _verb(verbs, "export", "write a tuned prompt, prefix or head for serving without PEFT", "export")
     export.add_argument("run", metavar="RUN", help="run, cell, stage or model directory")
     export.add_argument("--to", required=True, metavar="PLACE", help="safetensors file; for head_only a folder")
     export.add_argument("--force", action="store_true", help="replace the file if it is there")
     _allow_argument(export)
+
+
+def _tokenizer_arguments(tokenizer: argparse.ArgumentParser) -> None:
+    tokenizer.add_argument(
+        "tokenizers",
+        nargs="+",
+        metavar="TOKENIZER",
+        help="a run with a vocabulary stage, or any model with a tokenizer",
+    )
+    tokenizer.add_argument(
+        "--text", required=True, metavar="FOLDER", help="folder with one file or one folder a language, named after it"
+    )
+    tokenizer.add_argument("--column", default="text", help="column of the files with the text (default: text)")
+    tokenizer.add_argument("--lines", type=_above_zero, help="read only the first lines of each language")
+    tokenizer.add_argument("--output", metavar="FILE", help="what to write: an .html page with plots, or .json")
 
 
 def _extract_arguments(extract: argparse.ArgumentParser) -> None:

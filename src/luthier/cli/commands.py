@@ -310,6 +310,31 @@ def embed(arguments: argparse.Namespace) -> None:
     console().print(f"wrote {shape[0]} vectors of {shape[1]} numbers to {arguments.output}", soft_wrap=True)
 
 
+def tokenizer(arguments: argparse.Namespace) -> None:
+    from luthier.progress import progress_display
+    from luthier.report.html import write_sections
+    from luthier.report.terminal import print_section_table
+    from luthier.storage.files import write_json
+    from luthier.vocabulary.comparing import as_data, compare_tokenizers, sections, tables
+    from luthier.vocabulary.settings import LanguageText
+
+    place = None if arguments.output is None else Path(arguments.output)
+    if place is not None and place.suffix not in (".html", ".json"):
+        raise RecipeError("--output is an .html page or a .json file", where=str(place), fix="give it such a name")
+    text = LanguageText(folder=arguments.text, text=arguments.column)
+    with progress_display():
+        measured = compare_tokenizers(arguments.tokenizers, text, lines=arguments.lines)
+    for table in tables(measured):
+        print_section_table(table, console())
+    if place is not None and place.suffix == ".json":
+        write_json(place, as_data(measured))
+    elif place is not None:
+        lead = f"{' and '.join(arguments.tokenizers)} on {arguments.text}"
+        write_sections(place, "Tokenizers", lead, sections(measured))
+    if place is not None:
+        console().print(f"wrote {place}", soft_wrap=True)
+
+
 def export(arguments: argparse.Namespace) -> None:
     check_there(arguments.run, ModelError, "name a finished run, a stage of it, or the stage's `model` folder")
     from luthier.methods.export import export_run

@@ -20,7 +20,9 @@ def stated_task(settings: DataSettings) -> str | None:
     known = set_of_source(source)
     if known is not None:
         return known.task
-    plain = settings.format == "txt" or (settings.format is None and source.removesuffix(".gz").endswith(".txt"))
+    plain = settings.format == "txt" or (
+        settings.format is None and source.removesuffix(".gz").removesuffix(".zst").endswith(".txt")
+    )
     return "plain_text" if plain else None
 
 

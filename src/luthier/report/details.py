@@ -110,6 +110,11 @@ def stage_parts(cell: Cell, stage: str, budget: PlotBudget) -> list[dict[str, An
     return _extras(cell.stages[stage]["details"], budget)
 
 
+def shown_sections(sections: Sequence[Section], budget: PlotBudget) -> list[dict[str, Any]]:
+    """Sections as the template shows them."""
+    return [_shown(section, budget) for section in sections]
+
+
 def _extras(details: dict[str, Any], budget: PlotBudget) -> list[dict[str, Any]]:
     """What the suites show of their own details, and the stage's sections."""
     sections: list[Section] = []

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from luthier.metric_names import higher_is_better
 from luthier.report.charts import comparison_charts, run_charts
 from luthier.report.choice import recommend
-from luthier.report.details import PlotBudget, across_lines, describe_cell, shared_problems, stage_parts, table_of
+from luthier.report.details import (
+    PlotBudget,
+    across_lines,
+    describe_cell,
+    shared_problems,
+    shown_sections,
+    stage_parts,
+    table_of,
+)
 from luthier.report.findings import headline, run_headline, states
 from luthier.report.ran import Ran, what_ran
 from luthier.report.results import Cell, Run, read_runs
 from luthier.report.scores import cost_facts, marks, score_notes, score_table
+from luthier.report.sections import Section
 from luthier.report.svg import COLOURS, DARK_COLOURS
 from luthier.report.tables import comparison_table
 from luthier.report.text import is_hidden, mark, runs_from_right, visible
@@ -43,8 +53,26 @@ def write_report(folders: list[Path], output: Path | None = None) -> Path:
     return place
 
 
-def render(runs: list[Run]) -> str:
-    """The page as text."""
+def write_sections(place: Path, title: str, lead: str, sections: Sequence[Section]) -> Path:
+    """Write a page of sections that belong to no run, in one step.
+
+    Args:
+        place: the file.
+        title, lead: what stands above them.
+
+    Raises:
+        WorkspaceError: the file can't be written.
+    """
+    from luthier.storage.files import write_text
+
+    template = _environment().get_template("sections.html.j2")
+    colours = list(zip(COLOURS, DARK_COLOURS, strict=True))
+    parts = shown_sections(sections, PlotBudget())
+    write_text(place, template.render(title=title, lead=lead, parts=parts, colours=colours))
+    return place
+
+
+def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("luthier.report")
@@ -54,17 +82,26 @@ def render(runs: list[Run]) -> str:
     environment.finalize = _visible
     environment.filters["marked"] = marked
     environment.filters |= {"tight": tight, "breakable": breakable, "stage_title": stage_title}
+    return environment
+
+
+def render(runs: list[Run]) -> str:
+    """The page as text."""
     alone = runs[0].cells[0] if len(runs) == 1 and len(runs[0].cells) == 1 and not runs[0].compare else None
     budget = PlotBudget()
     shown = _alone(runs[0], alone, budget) if alone is not None else _compared(runs, budget)
-    return environment.get_template("report.html.j2").render(
-        title=" and ".join(run.name for run in runs),
-        alone=alone is not None,
-        states=states(runs),
-        runs=runs,
-        environments=[(run.name, environment_rows(run)) for run in runs],
-        colours=list(zip(COLOURS, DARK_COLOURS, strict=True)),
-        **shown,
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=" and ".join(run.name for run in runs),
+            alone=alone is not None,
+            states=states(runs),
+            runs=runs,
+            environments=[(run.name, environment_rows(run)) for run in runs],
+            colours=list(zip(COLOURS, DARK_COLOURS, strict=True)),
+            **shown,
+        )
     )
 
 

@@ -85,3 +85,9 @@ def _print_rows(columns: Sequence[str], rows: Sequence[Sequence[tuple[str, bool]
     for row in rows:
         shown.add_row(*(Text(one_line(text)) for text, _ in row[: len(columns)]))
     console.print(shown)
+
+
+def print_section_table(table: SectionTable, console: Any) -> None:
+    """Show the table of a section in a terminal."""
+    shown = table_of(table)
+    _print_rows(shown["columns"], shown["rows"], console)

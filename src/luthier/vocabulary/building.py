@@ -387,11 +387,17 @@ def _drift(
 
 
 def _told_of(merged: MergedVocabulary, sample: Step) -> dict[str, float]:
-    """Tokens a line and unknown ones, on the examples of a language."""
-    encoded = Segmenter(merged.content).encode(read_examples(sample.folder))
+    """Tokens a line and a letter, and unknown ones, on the examples of a language."""
+    lines = read_examples(sample.folder)
+    encoded = Segmenter(merged.content).encode(lines)
     tokens = sum(map(len, encoded))
     unknown = sum(ids.count(0) for ids in encoded)
-    return {"tokens": tokens / max(1, len(encoded)), "unknown": unknown / max(1, tokens)}
+    letters = sum(map(len, lines))
+    return {
+        "tokens": tokens / max(1, len(lines)),
+        "tokens_a_letter": tokens / max(1, letters),
+        "unknown": unknown / max(1, tokens),
+    }
 
 
 def _places(prints: Fingerprints) -> dict[str, tuple[float, float]]:

@@ -159,7 +159,7 @@ def _splits_beside(file: FileSource, source: str, sample: Sample, guess: TaskGue
 
 def _sibling(path: Path, names: tuple[str, ...]) -> str | None:
     """The file beside a training file that has another split's name in place of `train`, or is called so alone."""
-    suffix = "".join(path.suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
+    suffix = "".join(path.suffixes[-2:]) if path.name.endswith((".gz", ".zst")) else path.suffix
     present = {one.name.lower(): one.name for one in path.parent.iterdir() if one.is_file() and one != path}
     for name in names:
         replaced, count = re.subn(r"train(ing)?", name, path.name.lower(), count=1)

@@ -27,7 +27,7 @@ def head_of(source: FileSource, options: ReadOptions, rows: int = ROWS) -> Table
     if not source.path.stat().st_size:
         raise DataError("the file is empty", where=source.name, fix="is it the right file?")
     kind = options.format or source.format
-    packed = source.member is not None or source.path.name.lower().endswith(".gz")
+    packed = source.member is not None or source.path.name.lower().endswith((".gz", ".zst"))
     if (kind == "json" or packed) and source.path.stat().st_size > MOST_BYTES:
         return None
     if kind == "parquet":
@@ -54,7 +54,7 @@ def head_of_parquet(source: FileSource, rows: int) -> Table:
     import pyarrow
     import pyarrow.parquet
 
-    plain = source.member is None and not source.path.name.lower().endswith(".gz")
+    plain = source.member is None and not source.path.name.lower().endswith((".gz", ".zst"))
     try:
         place: Any = source.path if plain else io.BytesIO(source.read())
         with pyarrow.parquet.ParquetFile(place) as file:

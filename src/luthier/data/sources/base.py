@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
+from luthier.data.sources.zstandard import open_zstandard
 from luthier.data.table import listing
 from luthier.errors import DataError, nearest
 from luthier.storage.nearby import did_you_mean
@@ -69,7 +70,7 @@ class FileSource:
     @property
     def format(self) -> str | None:
         """Format by the name of the file, or None."""
-        name = (self.member or self.path.name).lower().removesuffix(".gz")
+        name = (self.member or self.path.name).lower().removesuffix(".gz").removesuffix(".zst")
         return FORMATS.get(PurePosixPath(name).suffix)
 
     @contextlib.contextmanager
@@ -100,6 +101,8 @@ class FileSource:
                 stream = stack.enter_context(_open_member(stack, stream, self.path, self.member, self.name))
             except _DAMAGED_DIRECTORY as error:
                 raise zipfile.BadZipFile(f"the archive's directory is damaged: {error}") from error
+        if name.endswith(".zst"):
+            return cast("IO[bytes]", stack.enter_context(open_zstandard(stream)))
         return cast("IO[bytes]", stack.enter_context(gzip.open(stream))) if name.endswith(".gz") else stream
 
 
@@ -233,7 +236,7 @@ def _file(path: Path, member: str | None, name: str) -> FileSource:
 def _local(source: str) -> FileSource | None:
     text, member = _split_member(source)
     path = user_path(text)
-    suffix = path.name.lower().removesuffix(".gz")
+    suffix = path.name.lower().removesuffix(".gz").removesuffix(".zst")
     looks_like_a_file = suffix.endswith((*FORMATS, *_ARCHIVES)) or text.startswith(("/", "./", "../", "~"))
     return _file(path, member, source) if is_there(path) or looks_like_a_file else None
 

@@ -191,7 +191,7 @@ def guess_format(source: FileSource, options: ReadingOptions | None = None) -> s
     Raises:
         DataError: it is none that is known.
     """
-    name = source.path.name.lower().removesuffix(".gz")
+    name = source.path.name.lower().removesuffix(".gz").removesuffix(".zst")
     if name.endswith(".spacy"):
         return "spacy_docbin"
     if name.endswith((".conll", ".conllu", ".tsv", ".txt", ".bio")):

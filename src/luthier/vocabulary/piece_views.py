@@ -1,0 +1,137 @@
+"""Pieces of any fast tokenizer in one notation: letters, with `▁` in front where a word begins.
+
+WordPiece writes `##ing` inside of words, byte-level BPE `Ġthe` at their start and odd letters for bytes, SentencePiece
+`▁the`.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from luthier.errors import ModelError
+
+START = "▁"
+ROLES = ("bos", "cls", "eos", "sep", "unk", "pad", "mask")
+_OTHER_ROLE = {"bos": "cls", "cls": "bos", "eos": "sep", "sep": "eos"}
+# Marks a byte-level piece that is no whole text; no text has it.
+_BYTES = "\0"
+
+
+class PieceView:
+    """Reads the vocabulary of a tokenizer, and cuts pieces of another one with it.
+
+    Args:
+        tokenizer: of transformers, with a backend of the `tokenizers` library.
+
+    Raises:
+        ModelError: it has no such backend.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelError(
+                "the tokenizer is not of the `tokenizers` library", fix="put its tokenizer.json beside config.json"
+            )
+        self.tokenizer = tokenizer
+        self.backend = tokenizer.backend_tokenizer
+        self.kind = type(self.backend.model).__name__
+        prefix = getattr(self.backend.model, "continuing_subword_prefix", None)
+        self.inside = (prefix or "##") if self.kind == "WordPiece" else ""
+        self.byte_level = "ByteLevel" in f"{self.backend.pre_tokenizer!r} {self.backend.decoder!r}"
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        """Pieces by id in the common notation; special tokens as they are."""
+        special = self.special_ids
+        names = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
+        return [(name or "") if number in special else self.common(name or "") for number, name in enumerate(names)]
+
+    @cached_property
+    def special_ids(self) -> set[int]:
+        """Ids of special tokens."""
+        return set(self.tokenizer.all_special_ids)
+
+    @cached_property
+    def roles(self) -> dict[str, int]:
+        """Role -> id of the special token that has it."""
+        found = {role: getattr(self.tokenizer, f"{role}_token_id", None) for role in ROLES}
+        return {role: int(number) for role, number in found.items() if number is not None}
+
+    def with_role(self, role: str) -> int | None:
+        """The id for a role; that of [CLS] for one of a text's start, and of [SEP] for its end."""
+        return self.roles.get(role, self.roles.get(_OTHER_ROLE.get(role, "")))
+
+    def common(self, piece: str) -> str:
+        """A piece of this vocabulary in the common notation."""
+        if self.kind == "WordPiece":
+            return piece.removeprefix(self.inside) if piece.startswith(self.inside) else START + piece
+        if self.byte_level:
+            text = _decoded(piece)
+            return _BYTES + piece if text is None else START + text[1:] if text.startswith(" ") else text
+        return piece
+
+    def cut(self, piece: str) -> list[int]:
+        """Ids that a piece in the common notation is made of in this vocabulary; unknown letters are left out."""
+        begins, text = piece.startswith(START), piece.removeprefix(START)
+        if piece.startswith(_BYTES):
+            tokens = self.backend.model.tokenize(piece[1:]) if self.byte_level else []
+            return self._known([token.id for token in tokens])
+        normal = self._normalised(text)
+        if self.kind == "WordPiece":
+            return self._known(self._word_pieces(normal, begins))
+        spelled = _encoded((" " if begins else "") + normal) if self.byte_level else (START if begins else "") + normal
+        return self._known([token.id for token in self.backend.model.tokenize(spelled)]) if spelled else []
+
+    def _known(self, ids: list[int]) -> list[int]:
+        unknown = self.roles.get("unk")
+        return [number for number in ids if number != unknown]
+
+    def _normalised(self, text: str) -> str:
+        if self.backend.normalizer is None or not text:
+            return text
+        normal: str = self.backend.normalizer.normalize_str(text)
+        return normal.strip(f"{START} ") or text
+
+    def _word_pieces(self, text: str, begins: bool) -> list[int]:
+        words = [word for word, _ in self.backend.pre_tokenizer.pre_tokenize_str(text)] if text else []
+        return [number for place, word in enumerate(words) for number in self._greedy(word, begins or place > 0)]
+
+    def _greedy(self, word: str, begins: bool) -> list[int]:
+        """The longest known piece, again and again, as WordPiece does it; also from inside of a word."""
+        found, start = [], 0
+        while start < len(word):
+            for end in range(len(word), start, -1):
+                name = word[start:end] if begins and start == 0 else self.inside + word[start:end]
+                number = self.backend.model.token_to_id(name)
+                if number is not None:
+                    found.append(int(number))
+                    start = end
+                    break
+            else:
+                start += 1
+        return found
+
+
+def _byte_letters() -> dict[int, str]:
+    """Byte -> the printable letter that byte-level BPE writes for it (Radford et al., 2019)."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = {byte: chr(byte) for byte in plain}
+    for number, byte in enumerate(byte for byte in range(256) if byte not in letters):
+        letters[byte] = chr(256 + number)
+    return letters
+
+
+_LETTER_OF = _byte_letters()
+_BYTE_OF = {letter: byte for byte, letter in _LETTER_OF.items()}
+
+
+def _encoded(text: str) -> str:
+    return "".join(_LETTER_OF[byte] for byte in text.encode())
+
+
+def _decoded(piece: str) -> str | None:
+    try:
+        return bytes(_BYTE_OF[letter] for letter in piece).decode()
+    except (KeyError, UnicodeDecodeError):
+        return None

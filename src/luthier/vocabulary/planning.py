@@ -1,0 +1,79 @@
+"""Dry runs: what would be read, learned and held in memory, language by language."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from luthier.models.inspect import parameter_counts
+from luthier.stages.base import StagePlan
+from luthier.vocabulary.text import corpus_of, count_lines, language_sources, sampling_targets
+
+if TYPE_CHECKING:
+    from luthier.stages.base import StageInputs
+    from luthier.vocabulary.stage import Transplant, Vocabulary
+
+_COUNTED_BYTES = 20_000_000
+_FEW = 40
+# Measured with `benchmarks/million.py`: what a trainer holds a letter of its distinct units, and to begin with.
+_BYTES_A_LETTER, _BYTES_TO_BEGIN = 60, 150_000_000
+_BYTES_A_WORD, _BYTES_A_PIECE = 140, 1300
+
+
+def plan_vocabulary(stage: Vocabulary, inputs: StageInputs) -> StagePlan:
+    """Count small texts, look at the size of large ones, and estimate the memory of the largest step."""
+    sources = language_sources(stage.text)
+    corpora = {name: corpus_of(stage.text, one) for name, one in sources.items()}
+    sizes = {name: corpus.bytes_here() for name, corpus in corpora.items()}
+    known = None if any(size is None for size in sizes.values()) else sum(size or 0 for size in sizes.values())
+    facts: dict[str, str] = {"languages": str(len(sources))}
+    counted: dict[str, dict[str, Any]] = {}
+    if known is not None and known <= _COUNTED_BYTES:
+        counted = {name: count_lines(corpus) for name, corpus in corpora.items()}
+        targets = sampling_targets(
+            {name: one["lines"] for name, one in counted.items()}, stage.sample.lines, stage.sample.exponent
+        )
+        for name in list(counted)[:_FEW]:
+            kind = "sentences" if counted[name]["unspaced"] else "words"
+            facts[f"text {name}"] = f"{counted[name]['lines']:,} lines, counted for {targets[name]:,}, as {kind}"
+    else:
+        for name in list(sizes)[:_FEW]:
+            size = sizes[name]
+            facts[f"text {name}"] = "on the Hub" if size is None else f"{size / 1e6:,.1f} MB"
+    if len(sources) > _FEW:
+        facts["further languages"] = str(len(sources) - _FEW)
+    facts["models to train"] = _models(stage, len(sources))
+    facts["pieces"] = f"{stage.size:,} of all clusters, less what several have"
+    letters = [one["characters"] for one in counted.values()]
+    bound = stage.sample.most_words * 12
+    most = max([min(one, bound) for one in letters] or [bound])
+    memory = _BYTES_TO_BEGIN + stage.processes * (most * _BYTES_A_LETTER) + stage.size * _BYTES_A_PIECE
+    facts["memory of counting"] = f"at most {stage.processes * stage.sample.most_words * _BYTES_A_WORD / 1e9:.1f} GB"
+    return StagePlan(facts, None, int(memory))
+
+
+def _models(stage: Vocabulary, languages: int) -> str:
+    capacity, clusters = stage.capacity, stage.cluster.count or min(8, languages)
+    curves = 0
+    if capacity.rule == "alp":
+        steps = len(range(capacity.least, capacity.most + 1, capacity.step))
+        curves = (languages - len(capacity.tail)) * (1 if capacity.curve == "pruned" else steps)
+    own = stage.cluster.method != "pins" or capacity.rule == "union"
+    return f"{languages if own else 0} of languages, {curves} for ALP curves, {clusters} of clusters"
+
+
+def plan_transplant(stage: Transplant, inputs: StageInputs) -> StagePlan:
+    """The model, and where its vocabulary would come from."""
+    from luthier.vocabulary.transplant_run import empty_of
+
+    how = next(name for name in ("tokenizer", "prune", "extend") if getattr(stage, name) is not None)
+    facts = {
+        "vocabulary": {"tokenizer": "of another tokenizer", "prune": "its own, pruned", "extend": "its own, extended"}[
+            how
+        ]
+    }
+    facts["new embeddings"] = stage.init
+    model = empty_of(inputs)
+    _, total = parameter_counts(model)
+    embedding = model.get_input_embeddings()
+    facts["old vocabulary"] = f"{embedding.num_embeddings:,} tokens of {embedding.embedding_dim} numbers"
+    return StagePlan(facts, None, int(total * 4 + embedding.weight.numel() * 8))

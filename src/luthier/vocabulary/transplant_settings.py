@@ -1,0 +1,65 @@
+"""How a model gets another vocabulary."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from luthier.settings import Settings
+from luthier.vocabulary.settings import LanguageText, TrainerSettings
+
+Init = Literal["copy", "subword_mean", "focus", "wechsel", "gaussian", "mean", "random"]
+
+
+class PruneSettings(Settings):
+    """The model's own tokenizer with what some text needs."""
+
+    text: LanguageText = Field(description="Text of the languages that stay.")
+    least: int = Field(1, gt=0, description="Tokens that occur less often go; letters of the text stay.")
+
+
+class ExtendSettings(Settings):
+    """The model's own tokenizer with the pieces of further languages behind it, so that old ids stay as they are."""
+
+    text: LanguageText = Field(description="Text of the languages that come.")
+    pieces: int = Field(
+        8000, gt=0, description="Of the model of the new text; those that are there already don't count."
+    )
+    trainer: TrainerSettings = Field(default_factory=TrainerSettings, description="Of the model of the new text.")
+    weight: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share that the scores of new pieces are multiplied with; below 1 favours old ones.",
+    )
+
+
+class TransplantSettings(Settings):
+    """Which rows the embeddings of new tokens start from."""
+
+    init: Init = Field(
+        "subword_mean",
+        description="How tokens start that the old vocabulary lacks: the mean of the old tokens they are made of; "
+        "`focus` and `wechsel` by their neighbours in `text`; draws, or the mean, of all rows; `copy` refuses new tokens.",
+    )
+    weights: Literal["uniform", "length"] = Field(
+        "uniform", description="Of old tokens under `subword_mean`: all the same, or by their letters."
+    )
+    rescale: bool = Field(True, description="Give composed rows the median length of the copied ones.")
+    text: LanguageText | None = Field(
+        None, description="Text of `focus` and `wechsel`, and on which the model is scored before and after."
+    )
+    lines: int = Field(2000, gt=0, description="Lines of each language of `text` that are read.")
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        if self.init in ("focus", "wechsel") and self.text is None:
+            raise ValueError(f"`init: {self.init}` compares tokens by `text`: give some")
+        if self.init != "subword_mean" and "weights" in self.model_fields_set:
+            raise ValueError(f"`weights` has no effect beside `init: {self.init}`")
+        if self.init not in ("subword_mean", "focus", "wechsel") and "rescale" in self.model_fields_set:
+            raise ValueError(f"`rescale` has no effect beside `init: {self.init}`")
+        if self.text is None and "lines" in self.model_fields_set:
+            raise ValueError("`lines` has no effect without `text`")
+        return self
