@@ -324,7 +324,7 @@ def tokenizer(arguments: argparse.Namespace) -> None:
     text = LanguageText(folder=arguments.text, text=arguments.column)
     with progress_display():
         measured = compare_tokenizers(arguments.tokenizers, text, lines=arguments.lines)
-    for table in tables(measured):
+    for table in tables(measured, brief=True):
         print_section_table(table, console())
     if place is not None and place.suffix == ".json":
         write_json(place, as_data(measured))

@@ -72,8 +72,8 @@ def as_data(measures: Sequence[TokenizerMeasures]) -> dict[str, Any]:
     }
 
 
-def tables(measures: Sequence[TokenizerMeasures]) -> list[SectionTable]:
-    """Of all languages together, and of each."""
+def tables(measures: Sequence[TokenizerMeasures], *, brief: bool = False) -> list[SectionTable]:
+    """Of all languages together, and of each; brief ones fit a terminal."""
     reference = reference_language(measures)
     whole: list[list[Value]] = [
         [
@@ -87,12 +87,13 @@ def tables(measures: Sequence[TokenizerMeasures]) -> list[SectionTable]:
         ]
         for one in measures
     ]
-    columns = ["language", "sentences"]
     short = [one.name.rstrip("/").rpartition("/")[2] or one.name for one in measures]
     named = short if len(set(short)) == len(short) else [one.name for one in measures]
-    for name in named:
-        columns += [f"tokens a sentence, {name}", f"fertility, {name}", f"unknown, {name}"]
-        columns += [f"parity, {name}"] if reference else []
+    shown = (
+        ["tokens a sentence", "unknown"] if brief else ["tokens a sentence", "fertility", "continued words", "unknown"]
+    )
+    shown += ["parity"] if reference and not brief else []
+    columns = ["language", "sentences", *(f"{what}, {name}" for name in named for what in shown)]
     if len(measures) == 2:
         columns.append("change")
     rows: list[list[Value]] = []
@@ -100,9 +101,14 @@ def tables(measures: Sequence[TokenizerMeasures]) -> list[SectionTable]:
         row: list[Value] = [language, first.sentences]
         for one in measures:
             own = one.languages[language]
-            row += [round(own.tokens_a_sentence, 2), round(own.fertility, 2), f"{own.unknown_rate:.2%}"]
-            if reference:
-                row.append(round(one.parity(language, reference) or 0.0, 2))
+            told: dict[str, Value] = {
+                "tokens a sentence": round(own.tokens_a_sentence, 2),
+                "fertility": round(own.fertility, 2),
+                "continued words": f"{own.continued_rate:.1%}",
+                "unknown": f"{own.unknown_rate:.2%}",
+                "parity": round(one.parity(language, reference) or 0.0, 2) if reference else None,
+            }
+            row += [told[what] for what in shown]
         if len(measures) == 2:
             second = measures[1].languages[language].tokens_a_sentence
             row.append(f"{second / max(1e-9, first.tokens_a_sentence) - 1:+.1%}")

@@ -115,6 +115,11 @@ class TrainerSettings(Settings):
     split_by_unicode_script: bool = Field(True, description="No piece has letters of two scripts.")
     split_by_number: bool = Field(True, description="No piece has digits beside letters.")
     split_digits: bool = Field(False, description="Every digit is a piece of its own.")
+    whole_words: bool = Field(
+        True,
+        description="Whether every word that occurs twice may become a piece. SentencePiece finds few of them in counted "
+        "words, and not all in lines; false leaves its candidates as they are.",
+    )
     seed_pieces: int = Field(
         1_000_000,
         gt=0,

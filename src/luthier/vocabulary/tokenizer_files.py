@@ -55,8 +55,8 @@ def fast_tokenizer(content: bytes) -> Any:
     inner.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.Metaspace(_BLANK, prepend_scheme="always", split=False)]
     )
-    spaces = decoders.Metaspace(_BLANK, prepend_scheme="always")
-    inner.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), spaces]) if byte_fallback else spaces
+    steps = [decoders.Replace(_BLANK, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    inner.decoder = decoders.Sequence(steps)
     inner.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A {EOS}",
         pair=f"{BOS} $A {EOS} {EOS} $B {EOS}",

@@ -23,15 +23,13 @@ class ExtendSettings(Settings):
     """The model's own tokenizer with the pieces of further languages behind it, so that old ids stay as they are."""
 
     text: LanguageText = Field(description="Text of the languages that come.")
-    pieces: int = Field(
-        8000, gt=0, description="Of the model of the new text; those that are there already don't count."
-    )
+    pieces: int = Field(8000, gt=0, description="Of the model of the new text, of which those that are new come.")
     trainer: TrainerSettings = Field(default_factory=TrainerSettings, description="Of the model of the new text.")
     weight: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="Share that the scores of new pieces are multiplied with; below 1 favours old ones.",
+        description="What probabilities of new pieces are multiplied with; below 1 favours old ones.",
     )
 
 
@@ -41,7 +39,7 @@ class TransplantSettings(Settings):
     init: Init = Field(
         "subword_mean",
         description="How tokens start that the old vocabulary lacks: the mean of the old tokens they are made of; "
-        "`focus` and `wechsel` by their neighbours in `text`; draws, or the mean, of all rows; `copy` refuses new tokens.",
+        "`focus` and `wechsel` by their neighbours in `text`; draws, or the mean, of all rows; `copy` refuses any.",
     )
     weights: Literal["uniform", "length"] = Field(
         "uniform", description="Of old tokens under `subword_mean`: all the same, or by their letters."

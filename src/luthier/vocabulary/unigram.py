@@ -16,6 +16,7 @@ from luthier.vocabulary.settings import TrainerSettings
 
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
 _BATCH = 20_000
+_TOGETHER = 20
 
 
 def train_unigram(
@@ -41,7 +42,7 @@ def train_unigram(
     out = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(f"{unit}\t{count}" for unit, count in units),
+            sentence_iterator=_rows(units, whole=settings.whole_words),
             input_format="tsv",
             model_writer=out,
             model_type="unigram",
@@ -64,6 +65,26 @@ def train_unigram(
     except (RuntimeError, OSError, ValueError) as error:
         raise _refused(error, pieces, named) from error
     return out.getvalue()
+
+
+def _rows(units: Iterable[tuple[str, int]], *, whole: bool) -> Iterator[str]:
+    """Lines of text and count, as the trainer reads them.
+
+    Its candidates are what occurs in front of different letters. A counted word stands before a line's end alone, so
+    that it is no candidate as a whole unless it begins another word; written once more among others, it is.
+    """
+    others: list[str] = []
+    for unit, count in units:
+        if not whole or count < 2:
+            yield f"{unit}\t{count}"
+            continue
+        yield f"{unit}\t{count - 1}"
+        others.append(unit)
+        if len(others) == _TOGETHER:
+            yield f"{' '.join(others)}\t1"
+            others = []
+    if others:
+        yield f"{' '.join(others)}\t1"
 
 
 def _refused(error: Exception, pieces: int, named: str) -> DataError:

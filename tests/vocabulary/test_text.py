@@ -1,0 +1,107 @@
+"""S1: sources by language, cleaning, sampling, bounds."""
+
+from __future__ import annotations
+
+import gzip
+from collections import Counter
+from pathlib import Path
+
+import pyarrow
+import pytest
+
+from luthier.errors import DataError
+from luthier.vocabulary.settings import LanguageText
+from luthier.vocabulary.text import (
+    clean,
+    clean_lines,
+    corpus_of,
+    count_lines,
+    language_sources,
+    read_examples,
+    read_units,
+    sample_language,
+    sampling_targets,
+    write_sample,
+)
+from tests.vocabulary.texts import lines_of
+
+BOUNDS = {"most_words": 10_000, "most_sentences": 10_000, "seed": "1"}
+
+
+def test_files_and_folders_are_languages_and_packed_ones_are_the_same_text(tmp_path: Path):
+    content = "".join(f"{line}\n" for line in lines_of("la", 40)).encode()
+    (tmp_path / "de.txt").write_bytes(content)
+    (tmp_path / "sw.txt.gz").write_bytes(gzip.compress(content))
+    with pyarrow.CompressedOutputStream(str(tmp_path / "hi.txt.zst"), "zstd") as file:
+        file.write(content)
+    (tmp_path / "zh").mkdir()
+    for number in range(2):
+        (tmp_path / "zh" / f"part-{number}.txt").write_bytes(content)
+    (tmp_path / "notes.md").write_text("not text of a language")
+    text = LanguageText(folder=str(tmp_path), languages={"de": str(tmp_path / "sw.txt.gz")})
+    sources = language_sources(text)
+    assert list(sources) == ["de", "hi", "sw", "zh"]
+    lines = {name: list(clean_lines(corpus_of(text, found))) for name, found in sources.items()}
+    assert lines["hi"] == lines["sw"] == lines_of("la", 40)
+    assert len(lines["de"]) == len(lines["zh"]) == 80
+
+
+def test_a_missing_or_empty_folder_is_told(tmp_path: Path):
+    with pytest.raises(DataError, match="no such folder"):
+        language_sources(LanguageText(folder=str(tmp_path / "none")))
+    with pytest.raises(DataError, match="holds no text"):
+        language_sources(LanguageText(folder=str(tmp_path)))
+
+
+def test_lines_are_cleaned():
+    assert clean(" e\u0301\tﬁn\0e ▁x \u3000") == "é fin e x"
+
+
+def test_targets_are_powers_of_the_lines():
+    lines = {"a": 10_000, "b": 100}
+    assert sampling_targets(lines, 1100, 0.5) == {"a": 1000, "b": 100}
+    assert sampling_targets(lines, None, 1.0) == lines
+    assert sampling_targets(lines, 200, 0.0) == {"a": 100, "b": 100}
+
+
+def test_a_sample_counts_exactly_its_target_and_draws_evenly():
+    lines = [f"w{number}" for number in range(200)]
+    seen: Counter[str] = Counter()
+    for seed in range(300):
+        found = sample_language(lines, 200, 50, spaced=True, **{**BOUNDS, "seed": f"{seed}"})
+        assert (found.taken, found.weight, found.units.total()) == (50, 1.0, 50)
+        seen.update(found.units)
+    assert min(seen.values()) > 40
+    assert max(seen.values()) < 115
+    repeated = sample_language(lines, 200, 500, spaced=True, **BOUNDS)
+    assert (repeated.taken, repeated.weight) == (200, 2.5)
+
+
+def test_bounds_of_words_and_sentences_hold_and_are_told():
+    lines = [f"often w{number}" for number in range(1000)]
+    found = sample_language(lines, 1000, 1000, spaced=True, **{**BOUNDS, "most_words": 100})
+    assert len(found.units) <= 101
+    assert found.units["often"] == 1000
+    assert found.pruned + found.units.total() == 2000
+    kept = sample_language(lines, 1000, 1000, spaced=False, **{**BOUNDS, "most_sentences": 100})
+    assert (len(kept.units), kept.weight, kept.taken) == (100, 10.0, 1000)
+    long = sample_language(["字" * 5000], 1, 1, spaced=False, **BOUNDS)
+    assert "".join(long.units) == "字" * len("".join(long.units))
+    assert all(len(unit.encode()) <= 4096 for unit in long.units)
+
+
+@pytest.mark.parametrize(
+    ("line", "unspaced"), [("これは日本語です", True), ("นี่คือภาษาไทย", True), ("한국어 문장", False), ("plain", False)]
+)
+def test_scripts_without_blanks_are_told_by_their_letters(tmp_path: Path, line: str, unspaced: bool):
+    (tmp_path / "xx.txt").write_text(f"{line}\n" * 3, encoding="utf8")
+    text = LanguageText(folder=str(tmp_path))
+    told = count_lines(corpus_of(text, language_sources(text)["xx"]))
+    assert (told["lines"], told["unspaced"]) == (3, unspaced)
+
+
+def test_a_kept_sample_is_read_as_it_was_written(tmp_path: Path):
+    found = sample_language(["b a b", "c"], 2, 2, spaced=True, **BOUNDS)
+    write_sample(found, tmp_path)
+    assert list(read_units(tmp_path)) == [("b", 2), ("a", 1), ("c", 1)]
+    assert read_examples(tmp_path) == ["b a b", "c"]
