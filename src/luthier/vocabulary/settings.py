@@ -123,7 +123,7 @@ class TrainerSettings(Settings):
     seed_pieces: int = Field(
         1_000_000,
         gt=0,
-        description="Candidates that training starts from; raised to 1.2 x pieces where those are more.",
+        description="Candidates that training starts from; at least 1.2 times the pieces.",
     )
 
 
