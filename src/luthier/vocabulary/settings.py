@@ -117,8 +117,8 @@ class TrainerSettings(Settings):
     split_digits: bool = Field(False, description="Every digit is a piece of its own.")
     whole_words: bool = Field(
         True,
-        description="Whether every word that occurs twice may become a piece. SentencePiece finds few of them in counted "
-        "words, and not all in lines; false leaves its candidates as they are.",
+        description="Whether every word that occurs twice may become a piece. SentencePiece finds few of them in "
+        "counted words, and not all in lines; false leaves its candidates as they are.",
     )
     seed_pieces: int = Field(
         1_000_000,

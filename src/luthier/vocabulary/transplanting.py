@@ -134,6 +134,7 @@ class _Plan:
         self.copied, self.composed_ids = copied, composed_ids
         self.parts, self.weights = parts, weights
         self.vectors: np.ndarray | None = None
+        self.special: set[int] = set()
 
     @classmethod
     def of(cls, old: PieceView, new: PieceView, weights: str) -> _Plan:
@@ -156,7 +157,9 @@ class _Plan:
             composed.append(number)
             parts.append([] if number in new.special_ids else old.cut(piece))
         sizes = [[float(len(old.pieces[i].strip("▁")) or 1) if weights == "length" else 1.0 for i in p] for p in parts]
-        return cls(copied, composed, parts, sizes)
+        plan = cls(copied, composed, parts, sizes)
+        plan.special = new.special_ids
+        return plan
 
 
 class _Rows:
@@ -168,9 +171,7 @@ class _Rows:
 
     def write(self, old: Tensor, target: Tensor) -> list[int]:
         """Fill `target` (V_new, H) from `old` (V_old, H); gives the ids that no old row of their own stands for."""
-        new_ids, old_ids = (
-            torch.tensor(list(one), dtype=torch.long) for one in (self.plan.copied, self.plan.copied.values())
-        )
+        new_ids, old_ids = self._copied()
         for start in range(0, len(new_ids), self.block):
             part = slice(start, start + self.block)
             target[new_ids[part].to(target.device)] = old[old_ids[part].to(old.device)]
@@ -186,14 +187,21 @@ class _Rows:
 
     def write_bias(self, old: Tensor, target: Tensor) -> None:
         """Fill the bias (V_new,): copied, the mean of a token's parts, else the least."""
-        target.fill_(float(old.min()))
-        for new_id, old_id in self.plan.copied.items():
-            target[new_id] = old[old_id]
+        least = old.min()
+        target.fill_(least)
+        new_ids, old_ids = self._copied()
+        target[new_ids.to(target.device)] = old[old_ids.to(old.device)]
         if self.init in ("gaussian", "mean", "random"):
             return
-        for new_id, parts in zip(self.plan.composed_ids, self.plan.parts, strict=True):
-            if parts:
-                target[new_id] = old[parts].mean()
+        for start in range(0, len(self.plan.composed_ids), self.block):
+            end = min(len(self.plan.composed_ids), start + self.block)
+            places = torch.tensor(self.plan.composed_ids[start:end], device=target.device)
+            target[places] = self._means(start, end, old[:, None], least[None]).flatten().to(target)
+
+    def _copied(self) -> tuple[Tensor, Tensor]:
+        """New and old ids of the rows that are taken over."""
+        pairs = self.plan.copied
+        return torch.tensor(list(pairs), dtype=torch.long), torch.tensor(list(pairs.values()), dtype=torch.long)
 
     def _composer(self, old: Tensor) -> tuple[Callable[[int, int], Tensor], list[int]]:
         mean, everyone = old.mean(dim=0), list(self.plan.composed_ids)
@@ -234,7 +242,7 @@ class _Nearest:
         assert plan.vectors is not None
         vectors = torch.from_numpy(plan.vectors)
         seen = vectors.abs().sum(dim=1) > 0
-        both = [new_id for new_id in plan.copied if bool(seen[new_id])]
+        both = [new_id for new_id in plan.copied if bool(seen[new_id]) and new_id not in plan.special]
         if not both:
             raise ModelError(
                 "no token of the old vocabulary occurs in the text", fix="give other text, or `subword_mean`"
