@@ -44,7 +44,8 @@ class Case:
         change: settings that make it run again.
         on: which base model: `encoder` or `decoder`.
         reads_model: whether it starts from the recipe's model.
-        answers: what an answer of `luthier predict` holds, or what is said where the stage gives nothing to ask.
+        answers: what an answer of `luthier predict` holds; empty where the stage gives nothing to ask.
+        port: of the stage behind it, which takes what it gives.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Case:
     on: str = "encoder"
     answers: str = "label"
     reads_model: bool = True
+    port: str = "model"
 
     def __str__(self) -> str:
         return self.name
@@ -146,6 +148,23 @@ def lengthened(sources: Sources) -> Block:
         **STEPS,
         "batch_size": 2,
         "learning_rate": 5e-3,
+    }
+
+
+def text_of(sources: Sources) -> Block:
+    """The plain text as that of two languages."""
+    return {"languages": {"aa": sources.text["train"], "bb": sources.text["validation"]}}
+
+
+def vocabulary(sources: Sources) -> Block:
+    """Two languages, each a cluster."""
+    return {
+        "text": text_of(sources),
+        "size": 60,
+        "language_pieces": 30,
+        "cluster": {"count": 2},
+        "capacity": {"step": 5, "least": 25, "most": 30},
+        "trainer": {"seed_pieces": 1000},
     }
 
 
@@ -261,5 +280,26 @@ CASES = [
         after=lambda sources: {"tune": tuned("full")(sources)},
         change={"max_steps": 2},
         answers="pseudo_perplexity",
+    ),
+    Case(
+        "vocabulary",
+        "vocabulary",
+        vocabulary,
+        gives={"tokenizer": "tokenizer"},
+        after=lambda sources: {"transplant": {"tokenizer": "stages.0"}},
+        change={"size": 50},
+        answers="",
+        reads_model=False,
+        port="tokenizer",
+    ),
+    Case(
+        "transplant",
+        "transplant",
+        lambda sources: {"prune": {"text": text_of(sources)}, "init": "copy"},
+        gives={"model": "pretrained"},
+        after=lambda sources: {"evaluate": {"suites": ["perplexity"], "data": sources.text}},
+        change={"init": "mean"},
+        on="decoder",
+        answers="response",
     ),
 ]

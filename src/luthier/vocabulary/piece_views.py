@@ -64,6 +64,8 @@ class PieceView:
 
     def common(self, piece: str) -> str:
         """A piece of this vocabulary in the common notation."""
+        if self.kind == "WordLevel":
+            return START + piece
         if self.kind == "WordPiece":
             return piece.removeprefix(self.inside) if piece.startswith(self.inside) else START + piece
         if self.byte_level:
@@ -78,6 +80,8 @@ class PieceView:
             tokens = self.backend.model.tokenize(piece[1:]) if self.byte_level else []
             return self._known([token.id for token in tokens])
         normal = self._normalised(text)
+        if self.kind == "WordLevel":
+            return self._known([token.id for token in self.backend.model.tokenize(normal)]) if begins and normal else []
         if self.kind == "WordPiece":
             return self._known(self._word_pieces(normal, begins))
         spelled = _encoded((" " if begins else "") + normal) if self.byte_level else (START if begins else "") + normal

@@ -18,6 +18,11 @@ MergeRule = Literal["first", "max", "mixture", "refit"]
 Normaliser = Literal["nmt_nfkc", "nfkc", "identity"]
 
 
+def is_name(name: str) -> bool:
+    """Whether a folder can be called like a language."""
+    return name.isprintable() and bool(name) and not name.startswith(".") and not set(name) & set("/\\")
+
+
 class LanguageSource(Settings):
     """The text of one language. A string or a list is short for `{sources: ...}`."""
 
@@ -62,6 +67,13 @@ class LanguageText(Settings):
     @classmethod
     def _from_string(cls, value: Any) -> Any:
         return {"folder": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _names_are_plain(self) -> Self:
+        for name in self.languages:
+            if not is_name(name):
+                raise ValueError(f"{name!r} can't name a language here: no slashes, no dot in front, no odd characters")
+        return self
 
     @model_validator(mode="after")
     def _has_text(self) -> Self:

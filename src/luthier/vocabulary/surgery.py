@@ -25,7 +25,7 @@ def prune_tokenizer(tokenizer: Any, texts: Iterable[str], *, least: int = 1) -> 
     """The tokenizer with the tokens that occur in some texts, its letters among these, and its special ones.
 
     Args:
-        tokenizer: a fast tokenizer with a Unigram or WordPiece vocabulary.
+        tokenizer: a fast tokenizer with a Unigram, WordPiece or WordLevel vocabulary.
         texts: of the languages that stay; they are cut into the same pieces as before where `least` is 1.
         least: occurrences of a token that stays.
 
@@ -109,7 +109,7 @@ def _state_of(tokenizer: Any) -> dict[str, Any]:
         )
     state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     kind = state["model"]["type"]
-    if kind not in ("Unigram", "WordPiece"):
+    if kind not in ("Unigram", "WordPiece", "WordLevel"):
         raise ModelError(
             f"a {kind} vocabulary can't be changed piece by piece, since its merges build on one another",
             fix="give the model a new vocabulary with `tokenizer`",
