@@ -57,7 +57,7 @@ class BuiltVocabulary:
         clusters: languages of each.
         capacities: pieces of each.
         allocation: language -> what its pieces were counted by; empty for rules that look at clusters alone.
-        places: language -> two coordinates that show how far languages are apart.
+        places: language -> two coordinates that show how far languages are apart; empty where clusters are pinned.
         about: more numbers, as `vocabulary.json` has them.
     """
 
@@ -106,8 +106,9 @@ class _Builder:
 
     def build(self, folder: Path) -> BuiltVocabulary:
         samples = self._samples()
-        prints = self._fingerprints(samples)
-        clusters = self._clusters(prints)
+        pinned = self.settings.cluster.method == "pins"
+        prints = None if pinned else self._fingerprints(samples)
+        clusters = self._pinned() if prints is None else self._clusters(prints)
         allocation, facts = self._allocation(samples)
         capacities = self._capacities(samples, clusters, allocation, facts)
         models = self._cluster_models(samples, clusters, capacities)
@@ -134,7 +135,16 @@ class _Builder:
             "inputs": {name: step.key for name, step in samples.items()},
         }
         write_json(folder / ABOUT, {**about, "samples": samples_told})
-        return BuiltVocabulary(folder, tokens, samples_told, clusters, capacities, allocation, _places(prints), about)
+        return BuiltVocabulary(
+            folder,
+            tokens,
+            samples_told,
+            clusters,
+            capacities,
+            allocation,
+            {} if prints is None else _places(prints),
+            about,
+        )
 
     def _samples(self) -> dict[str, Step]:
         text, settings, at_once = self.settings.text, self.settings.sample, self.settings.processes
@@ -173,6 +183,11 @@ class _Builder:
         trainer = self.settings.trainer
         letters = letters_needed(weighted_units(_parts(samples, members)), trainer.character_coverage)
         return letters + _SPECIALS + 1 + (256 if trainer.byte_fallback else 0)
+
+    def _pinned(self) -> list[list[str]]:
+        """Clusters that the settings name, for which no language needs a model of its own."""
+        languages = {name: {"▁": 0.0} for name in self.languages}
+        return cluster_languages(lexical_fingerprints(languages), method="pins", pins=self.settings.cluster.pins)
 
     def _clusters(self, prints: Fingerprints) -> list[list[str]]:
         chosen = self.settings.cluster

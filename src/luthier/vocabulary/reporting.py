@@ -28,7 +28,7 @@ def sections(built: BuiltVocabulary) -> list[Section]:
     return [
         Section("Vocabulary", facts=facts),
         cluster_section(built.clusters, built.capacities, longest),
-        map_section(built.clusters, built.places),
+        *([map_section(built.clusters, built.places)] if built.places else []),
         *([_curves(allocation["curves"])] if allocation.get("curves") else []),
         _sampled(built),
         _drift(built),

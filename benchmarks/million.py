@@ -1,0 +1,308 @@
+"""A vocabulary of about 900,000 pieces: building, loading, encoding, and one step of training on it.
+
+Questions, each against a named peer in one run: how long every step of the build takes and what it holds; how long the
+tokenizer takes to load and what it holds, and how many MB a second one core cuts, for SentencePiece's own encoder
+behind `load_encoder`, for the folder's tokenizer.json, and for the pipeline that transformers makes of the same model;
+and whether a step of masked-language-model training on it needs at most a tenth of the memory of dense logits, with
+equal gradients.
+
+Text: `tatoeba` and `udhr2` (real, all languages as one), and four made-up languages in four scripts of 260,000
+different words each. Rates are by processor time, since the machine is shared. Memory is what a process holds on top
+of what it held before. Every measurement is a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import harness
+from tables import pick, table
+
+from luthier.data.sources.base import data_folder
+from luthier.errors import DataError
+
+SCRIPTS = {"xa": 0x61, "xb": 0x3B1, "xc": 0x430, "xd": 0x10D0}
+WORDS, EXTRA, SIZE, ROUNDS = 260_000, 400_000, 930_000, 3
+ROWS, WIDTH, LENGTH = 307, 256, 128
+KINDS = ("native", "ours", "stock")
+SETTINGS = {"words": WORDS, "extra": EXTRA, "size": SIZE, "rounds": ROUNDS, "rows": ROWS, "width": WIDTH}
+WORK = Path(tempfile.gettempdir()) / "luthier-million"
+
+
+def main() -> None:
+    if len(sys.argv) == 3 and sys.argv[1] == "--measure":
+        harness.single_core()
+        print(json.dumps(MEASURES[(cell := json.loads(sys.argv[2]))["part"]](cell)))
+        return
+    options = harness.arguments(__doc__)
+
+    def measure(cell: dict[str, Any]) -> dict[str, Any]:
+        command = [sys.executable, __file__, "--measure", json.dumps(cell)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise DataError(done.stderr.strip().splitlines()[-1])
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+
+    cells: list[dict[str, Any]] = [{"part": "build"}]
+    cells += [{"part": "encode", "kind": kind, "round": number} for number in range(ROUNDS) for kind in KINDS]
+    cells += [{"part": "step", "kind": kind} for kind in ("dense", "chunked")] + [{"part": "gradients"}]
+    harness.run_cells("million", SETTINGS, cells, measure, options)
+
+
+def write_text(folder: Path) -> None:
+    """Real text of all languages in one file, and one file a made-up language."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tatoeba, declaration = (data_folder(name) / name for name in ("tatoeba", "udhr2"))
+    real = [line for path in sorted(tatoeba.glob("*.tsv")) for line in path.read_text(encoding="utf8").splitlines()]
+    with (folder / "real.txt").open("w", encoding="utf8") as file:
+        file.writelines(f"{part}\n" for line in real for part in line.split("\t"))
+        for path in sorted(declaration.glob("*.txt")):
+            file.write(path.read_text(encoding="utf8", errors="replace") + "\n")
+    for name, first in SCRIPTS.items():
+        draw = random.Random(name)
+        letters = [chr(first + n) for n in range(22)]
+        weights = [1 / (n + 2) for n in range(22)]
+        words: dict[str, None] = {}
+        while len(words) < WORDS:
+            words["".join(draw.choices(letters, weights, k=draw.randint(3, 11)))] = None
+        known = list(words)
+        # Every word twice, so that it may become a piece, and frequent ones more often.
+        tokens = known * 2 + [known[min(draw.randrange(WORDS), draw.randrange(WORDS))] for _ in range(EXTRA)]
+        draw.shuffle(tokens)
+        with (folder / f"{name}.txt").open("w", encoding="utf8") as file:
+            file.writelines(" ".join(tokens[n : n + 12]) + "\n" for n in range(0, len(tokens), 12))
+
+
+def build(_cell: dict[str, Any]) -> dict[str, Any]:
+    from luthier.vocabulary import build_vocabulary
+
+    os.environ["LUTHIER_CACHE"] = str(WORK / "cache")
+    write_text(WORK / "text")
+    names = ["real", *SCRIPTS]
+    capacity = WORK / "capacity.json"
+    capacity.write_text(json.dumps({"real": 60_000} | dict.fromkeys(SCRIPTS, (SIZE - 60_000) / 4)))
+    settings = {
+        "text": str(WORK / "text"),
+        "size": SIZE,
+        "cluster": {"method": "pins", "pins": {name: number for number, name in enumerate(names, 1)}},
+        "capacity": {"rule": "file", "file": str(capacity)},
+        "sample": {"exponent": 1.0},
+    }
+    started = time.perf_counter()
+    built = build_vocabulary(settings, WORK / "tokenizer")
+    clusters, merged = built.about["clusters"], built.about["merged"]
+    return {
+        "pieces": merged["pieces"],
+        "seconds": time.perf_counter() - started,
+        "clusters": [{k: one[k] for k in ("pieces", "seconds", "peak_memory_bytes")} for one in clusters],
+        "samples": {
+            n: {k: one[k] for k in ("seconds", "peak_memory_bytes", "units")} for n, one in built.samples.items()
+        },
+        "merge_seconds": merged["seconds"],
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "bytes_on_disk": sum(path.stat().st_size for path in built.folder.iterdir()),
+    }
+
+
+def lines_to_cut() -> list[str]:
+    """The same share of every text, 12 MB in all."""
+    found: list[str] = []
+    for path in sorted((WORK / "text").iterdir()):
+        found += path.read_text(encoding="utf8").splitlines()[:: 3 if path.stem == "real" else 5]
+    return [line for line in found if line.strip()]
+
+
+def encode(cell: dict[str, Any]) -> dict[str, Any]:
+    import psutil
+    import sentencepiece  # noqa: F401
+    import tokenizers  # noqa: F401
+    import transformers  # noqa: F401
+
+    lines, process = lines_to_cut(), psutil.Process()
+    megabytes = sum(len(line.encode()) for line in lines) / 1e6
+    before, started, spent = process.memory_info().rss, time.perf_counter(), time.process_time()
+    cut = loaded(cell["kind"])
+    first = cut(lines[:1])
+    load_wall, load_spent = time.perf_counter() - started, time.process_time() - spent
+    held = process.memory_info().rss - before
+    spent, tokens = time.process_time(), len(first[0])
+    for start in range(0, len(lines), 1000):
+        tokens += sum(map(len, cut(lines[start : start + 1000])))
+    seconds = time.process_time() - spent
+    return {
+        "load_seconds": load_wall,
+        "load_processor_seconds": load_spent,
+        "held_bytes": held,
+        "megabytes_a_second": megabytes / seconds,
+        "tokens": tokens,
+    }
+
+
+def loaded(kind: str) -> Any:
+    """Cuts a list of texts into ids."""
+    if kind == "native":
+        from luthier.vocabulary import load_encoder
+
+        return load_encoder(WORK / "tokenizer").encode
+    if kind == "ours":
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(WORK / "tokenizer")
+        return lambda texts: tokenizer(texts, add_special_tokens=False)["input_ids"]
+    from transformers import XLMRobertaTokenizer
+
+    from luthier.vocabulary.unigram import parse_model
+
+    proto = parse_model((WORK / "tokenizer" / "sentencepiece.bpe.model").read_bytes())
+    special = [(name, 0.0) for name in ("<s>", "<pad>", "</s>", "<unk>")]
+    pieces = [*special, *((one.piece, one.score) for one in proto.pieces[3:]), ("<mask>", 0.0)]
+    charsmap = proto.normalizer_spec.precompiled_charsmap
+    made = XLMRobertaTokenizer(vocab=pieces, _spm_precompiled_charsmap=charsmap)
+    return lambda texts: made(texts, add_special_tokens=False)["input_ids"]
+
+
+def model_and_batch() -> tuple[Any, dict[str, Any]]:
+    import torch
+    from transformers import BertConfig, BertForMaskedLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 1024}
+    model = BertForMaskedLM(
+        BertConfig(vocab_size=SIZE, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **sizes)
+    )
+    ids = torch.randint(5, SIZE, (ROWS * 20 // 3 // LENGTH, LENGTH))
+    labels = torch.full_like(ids, -100)
+    chosen = torch.randperm(ids.numel())[:ROWS]
+    labels.view(-1)[chosen] = ids.view(-1)[chosen]
+    return model, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+def loss_of(kind: str, model: Any, batch: dict[str, Any]) -> Any:
+    from torch.nn import functional as F
+
+    from luthier.language_modeling import masked_lm_loss
+    from luthier.language_modeling.rows import prediction_rows
+
+    if kind == "chunked":
+        return masked_lm_loss(model, batch)
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    rows = prediction_rows(model, batch["labels"], shifted=False, inputs=inputs)
+    return F.cross_entropy(rows.logits(), rows.targets)
+
+
+def step(cell: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    from luthier.evaluation.meters import CostMeter, peak_memory
+
+    model, batch = model_and_batch()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    with CostMeter():
+        pass
+    before, spent = peak_memory(), time.process_time()
+    loss = loss_of(cell["kind"], model, batch)
+    loss.backward()
+    return {
+        "memory_bytes": peak_memory() - before,
+        "processor_seconds": time.process_time() - spent,
+        "loss": float(loss),
+        "dense_logits_bytes": 4 * SIZE * ROWS,
+        "dense_logits_of_all_positions_bytes": 4 * SIZE * batch["input_ids"].numel(),
+    }
+
+
+def gradients(_cell: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    found = []
+    for kind in ("dense", "chunked"):
+        model, batch = model_and_batch()
+        loss = loss_of(kind, model, batch)
+        loss.backward()
+        found.append((loss.detach(), {name: p.grad for name, p in model.named_parameters()}))
+    (a, first), (b, second) = found
+    largest = max(float((first[n] - second[n]).abs().max() / first[n].abs().max().clamp_min(1e-20)) for n in first)
+    return {
+        "loss_difference": float((a - b).abs() / a.abs()),
+        "largest_relative_difference": largest,
+        "tensors": len(first),
+    } | {"finite": bool(all(torch.isfinite(g).all() for g in second.values()))}
+
+
+MEASURES = {"build": build, "encode": encode, "step": step, "gradients": gradients}
+
+
+def answers(cells: list[dict[str, Any]]) -> list[list[str]]:
+    found = []
+    steps = {c["cell"]["kind"]: c for c in cells if c["cell"]["part"] == "step"}
+    if len(steps) == 2:
+        ratio = steps["chunked"]["memory_bytes"] / steps["dense"]["memory_bytes"]
+        logits = steps["chunked"]["memory_bytes"] / steps["dense"]["dense_logits_of_all_positions_bytes"]
+        found.append(
+            [
+                f"a masked-language-model step on {SIZE:,} tokens in a tenth of the memory of dense logits",
+                f"{logits:.3f} of the logits of all positions, {ratio:.2f} of plain cross-entropy of the masked rows",
+            ]
+        )
+    encoded = {kind: pick(cells, part="encode", kind=kind) for kind in KINDS}
+    if all(encoded.values()):
+        rate = {k: statistics.median(c["megabytes_a_second"] for c in own) for k, own in encoded.items()}
+        told = ", ".join(f"{kind} {value:.1f}" for kind, value in rate.items())
+        found.append([f"encoding with about {SIZE:,} pieces, MB a second of one core", told])
+    return found
+
+
+def page(cells: list[dict[str, Any]]) -> str:
+    parts = ["## A vocabulary of 900,000 pieces\n"]
+    for one in pick(cells, part="build"):
+        trained = [
+            f"{c['pieces']:,} in {c['seconds']:.0f} s, {c['peak_memory_bytes'] / 1e9:.1f} GB" for c in one["clusters"]
+        ]
+        parts.append(
+            f"{one['pieces']:,} pieces in {one['seconds'] / 60:.1f} minutes on one core, "
+            f"{one['bytes_on_disk'] / 1e6:.0f} MB on disk. Models of clusters, with the highest memory of the process "
+            f"until then: {'; '.join(trained)}. The merge took {one['merge_seconds']:.0f} s.\n"
+        )
+    names = {"native": "SentencePiece, by `load_encoder`", "ours": "tokenizer.json", "stock": "XLMRobertaTokenizer"}
+    rows = []
+    for kind, name in names.items():
+        own = pick(cells, part="encode", kind=kind)
+        if own:
+            middle = {k: statistics.median(c[k] for c in own) for k in own[0] if k not in ("cell",)}
+            rows.append(
+                [
+                    name,
+                    f"{middle['load_processor_seconds']:.1f}",
+                    f"{middle['held_bytes'] / 1e9:.2f}",
+                    f"{middle['megabytes_a_second']:.2f}",
+                    f"{middle['tokens']:,.0f}",
+                ]
+            )
+    parts.append(table(["encoder", "seconds to load", "GB held", "MB a second", "tokens"], rows))
+    rows = [
+        [c["cell"]["kind"], f"{c['memory_bytes'] / 1e9:.2f}", f"{c['processor_seconds']:.1f}", f"{c['loss']:.5f}"]
+        for c in cells
+        if c["cell"]["part"] == "step"
+    ]
+    parts.append(table([f"loss of {ROWS} masked rows", "GB on top", "processor seconds", "loss"], rows))
+    for one in pick(cells, part="gradients"):
+        parts.append(
+            f"Loss and gradients of both differ by {one['loss_difference']:.1e} and at most "
+            f"{one['largest_relative_difference']:.1e} of each tensor's largest entry.\n"
+        )
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    main()
