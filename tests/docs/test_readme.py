@@ -20,6 +20,7 @@ from luthier.recipe.loading import load_recipe
 from luthier.registry import METHODS, TASKS
 from luthier.tasks.base import task_named
 from tests.language_modeling.models import SIZES, word_pieces
+from tests.vocabulary.texts import write_texts
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf8")
@@ -39,6 +40,13 @@ def short(command: list[str]) -> list[str]:
         return [word for part in cut for word in ("--set", f"stages.0.pretrain.{part}")]
     if "lengthen" in command[1]:
         return short_lengthening()
+    if "vocabulary" in command[1]:
+        cut = ["vocabulary.text=texts", "vocabulary.size=420", "vocabulary.language_pieces=120", "vocabulary.cluster.count=3"]
+        cut += ["vocabulary.capacity.step=50", "vocabulary.capacity.least=60", "vocabulary.capacity.most=160"]
+        trained = ["max_steps=2", "length=32", "held_out_rows=4", "pseudo_perplexity_tokens=2"]
+        trained += ["corpus.train=texts/la.txt", "corpus.validation=texts/lb.txt"]
+        cut = [f"0.{part}" for part in cut] + [f"2.pretrain.{part}" for part in trained]
+        return [word for part in cut for word in ("--set", f"stages.{part}")]
     if "distil" in command[1]:
         return short_graphs(ROOT / command[1])
     if "represent" not in command[1]:
@@ -78,6 +86,7 @@ def checkout(tmp_path: Path, monkeypatch) -> Path:
         subprocess.run([sys.executable, str(ROOT / "demo" / script)], check=True)
     for name in ("recipes", ".cache"):
         (tmp_path / name).symlink_to(ROOT / name)
+    write_texts(tmp_path / "texts")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
