@@ -41,7 +41,12 @@ def short(command: list[str]) -> list[str]:
     if "lengthen" in command[1]:
         return short_lengthening()
     if "vocabulary" in command[1]:
-        cut = ["vocabulary.text=texts", "vocabulary.size=420", "vocabulary.language_pieces=120", "vocabulary.cluster.count=3"]
+        cut = [
+            "vocabulary.text=texts",
+            "vocabulary.size=420",
+            "vocabulary.language_pieces=120",
+            "vocabulary.cluster.count=3",
+        ]
         cut += ["vocabulary.capacity.step=50", "vocabulary.capacity.least=60", "vocabulary.capacity.most=160"]
         trained = ["max_steps=2", "length=32", "held_out_rows=4", "pseudo_perplexity_tokens=2"]
         trained += ["corpus.train=texts/la.txt", "corpus.validation=texts/lb.txt"]
