@@ -30,8 +30,9 @@ class DataSettings(Settings):
     )
     train: str | None = Field(
         None,
-        description="Training examples: a file (csv, tsv, jsonl, json, parquet, txt, conll; .gz; `some.zip!member`), "
-        "`package:NAME/path`, `data:SET`, `hub:ID[:config][@revision]`, or a known set; `#split` picks a set's split.",
+        description="Training examples: a file (csv, tsv, jsonl, json, parquet, txt, conll; .gz, .zst; "
+        "`some.zip!member`), `package:NAME/path`, `data:SET`, `hub:ID[:config][@revision]`, or a known set; `#split` "
+        "picks a set's split.",
     )
     validation: str | None = Field(None, description="Examples that choose between checkpoints; written like `train`.")
     test: str | None = Field(None, description="Examples for the final score; written like `train`.")

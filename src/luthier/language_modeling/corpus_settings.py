@@ -28,7 +28,7 @@ class CorpusSettings(Settings):
 
     train: Sources = Field(
         min_length=1,
-        description="The text: a file (txt, jsonl, csv, tsv, parquet; .gz; `some.zip!member`), a pattern such as "
+        description="The text: a file (txt, jsonl, csv, tsv, parquet; .gz, .zst; `some.zip!member`), a pattern such as "
         "`texts/*.txt`, `package:NAME/path`, `hub:ID[:config][@revision]`, or a list of these.",
     )
     validation: Sources = Field(

@@ -4,6 +4,7 @@ import sys
 import tarfile
 import zipfile
 
+import pyarrow
 import pytest
 
 from luthier.data.sources.base import FileSource, HubSource, SetSource, digest, resolve
@@ -28,12 +29,28 @@ def tarred(members: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def zstandard(content: bytes) -> bytes:
+    packed: bytes = pyarrow.compress(content, codec="zstd", asbytes=True)
+    return packed
+
+
 def test_plain_and_compressed_files(write):
     plain = resolve(write("a.csv", "text\nhello\n"))
     packed = resolve(write("b.csv.gz", gzip.compress(b"text\nhello\n")))
-    assert plain.read() == packed.read() == b"text\nhello\n"
-    assert plain.format == packed.format == "csv"
-    assert digest(plain) == digest(packed)
+    other = resolve(write("c.csv.zst", zstandard(b"text\nhello\n")))
+    assert plain.read() == packed.read() == other.read() == b"text\nhello\n"
+    assert plain.format == packed.format == other.format == "csv"
+    assert digest(plain) == digest(packed) == digest(other)
+
+
+def test_places_in_a_zstandard_file_are_found_forwards_and_backwards(write):
+    content = bytes(range(256)) * 20_000
+    with resolve(write("a.txt.zst", zstandard(content))).open() as stream:
+        for place in (3_000_000, 5, 5_119_990, 0):
+            assert stream.seek(place) == stream.tell() == place
+            assert stream.read(300) == content[place : place + 300]
+        with pytest.raises(OSError, match="not known"):
+            stream.seek(0, io.SEEK_END)
 
 
 @pytest.mark.parametrize(("name", "pack"), [("a.zip", zipped), ("a.tar.gz", tarred)])
@@ -60,10 +77,12 @@ def test_archive_members_outside_are_refused(write, member):
     [
         ("a.csv.gz", gzip.compress(b"hello" * 500)[:-12]),
         ("a.csv.gz", b"not gzip"),
+        ("a.csv.zst", pyarrow.compress(b"hello" * 500, codec="zstd", asbytes=True)[:-3]),
+        ("a.csv.zst", b"not zstandard"),
         ("a.zip!a.csv", zipped({"a.csv": b"x" * 900})[:300]),
         ("a.tar!a.csv", b"not a tar"),
     ],
-    ids=["cut gzip", "no gzip", "cut zip", "no tar"],
+    ids=["cut gzip", "no gzip", "cut zstandard", "no zstandard", "cut zip", "no tar"],
 )
 def test_damaged_archives_are_told(write, name, content):
     path = write(name.partition("!")[0], content)

@@ -6,6 +6,18 @@ import io
 from typing import IO, Any
 
 
+class _Lent:
+    """A stream that stays open when Arrow is done with it."""
+
+    closed = False
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.read = stream.read
+
+    def close(self) -> None:
+        """Leaves it as it is."""
+
+
 class _Decompressed(io.RawIOBase):
     """The decompressed bytes, which can be read on and, by reading again, from any earlier place."""
 
@@ -17,7 +29,7 @@ class _Decompressed(io.RawIOBase):
 
     def _opened(self) -> object:
         self._compressed.seek(0)
-        return self._arrow.CompressedInputStream(self._arrow.PythonFile(self._compressed, mode="r"), "zstd")
+        return self._arrow.CompressedInputStream(self._arrow.PythonFile(_Lent(self._compressed), mode="r"), "zstd")
 
     def readable(self) -> bool:
         return True
