@@ -36,7 +36,7 @@ from luthier.data.sources.base import data_folder
 from luthier.errors import DataError
 
 SCRIPTS = {"xa": 0x61, "xb": 0x3B1, "xc": 0x430, "xd": 0x10D0}
-WORDS, REAL, SIZE, ROUNDS = 230_000, 40_000, 930_000, 2
+WORDS, REAL, SIZE, ROUNDS = 230_000, 30_000, 930_000, 1
 ROWS, WIDTH, LENGTH = 307, 256, 128
 KINDS = ("native", "ours", "stock")
 SETTINGS = {"words": WORDS, "real": REAL, "size": SIZE, "rounds": ROUNDS, "rows": ROWS, "width": WIDTH}
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def real_units() -> list[tuple[str, int]]:
-    """Counted words of all languages of both sets."""
+    """Counted words of all languages of both sets, those that occur twice."""
     from luthier.vocabulary.text import clean
 
     counts: Counter[str] = Counter()
@@ -72,7 +72,7 @@ def real_units() -> list[tuple[str, int]]:
         counts.update(clean(path.read_text(encoding="utf8").replace("\n", " ")).split())
     for path in sorted((data_folder("udhr2") / "udhr2").glob("*.txt")):
         counts.update(clean(path.read_text(encoding="utf8", errors="replace").replace("\n", " ")).split())
-    return counts.most_common()
+    return [(word, count) for word, count in counts.most_common() if count > 1]
 
 
 def made_up(name: str, like: bytes) -> tuple[bytes, list[str]]:
