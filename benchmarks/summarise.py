@@ -37,6 +37,8 @@ SCRIPTS = (
     "vocabulary_loss",
     "sinet",
     "extraction_speed",
+    "vocabulary",
+    "million",
     "weak_teacher",
     "co_distillation",
     "distillation_cost",

@@ -106,3 +106,12 @@ def test_pinned_means_never_leaves_a_cluster_empty_and_keeps_pins():
 def test_what_is_refused(more, told: str):
     with pytest.raises(DataError, match=told):
         cluster_languages(lexical_fingerprints(vocabularies()), **more)
+
+
+def test_clusters_of_single_languages_are_told(caplog: pytest.LogCaptureFixture):
+    """Fingerprints at right angles of unlike lengths: k-means parts the long ones from all others."""
+    given = {f"l{n:02}": {f"{n}-{p}": -1.0 for p in range(5 if n < 9 else 400)} for n in range(12)}
+    prints = lexical_fingerprints(given, normalise="none")
+    found = cluster_languages(prints, 4)
+    assert [len(one) for one in found] == [9, 1, 1, 1]
+    assert "3 of 4 clusters are one language" in caplog.text

@@ -6,6 +6,7 @@ they are languages.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from luthier.errors import DataError, nearest
 from luthier.vocabulary.fingerprints import Fingerprints
 from luthier.vocabulary.settings import ClusterMethod
 
+log = logging.getLogger(__name__)
 DEFAULT_COUNT = 8
 
 
@@ -61,10 +63,21 @@ def cluster_languages(
     else:
         points, weights = _points(fingerprints, groups)
         labels = _labels(points, weights, k, method, {n: p - 1 for n, p in pinned.items()}, starts, seed)
+    if method == "kmeans" and 2 < k < len(groups) / 2 and _alone(labels) > k / 2:
+        log.warning(
+            "%d of %d clusters are one language: `fingerprint.normalise: l2`, another `fingerprint.kind` or "
+            "`cluster.method: agglomerative` may part them better",
+            _alone(labels),
+            k,
+        )
     found: dict[int, list[str]] = {}
     for group, label in zip(groups, labels.tolist(), strict=True):
         found.setdefault(label, []).extend(group)
     return sorted((sorted(members) for members in found.values()), key=lambda one: (-len(one), one[0]))
+
+
+def _alone(labels: np.ndarray) -> int:
+    return int((np.bincount(labels) == 1).sum())
 
 
 def _check_known(name: str, languages: list[str]) -> None:

@@ -63,7 +63,7 @@ def lexical_fingerprints(
     *,
     kind: FingerprintKind = "neg_logprob",
     absent: float = 0.0,
-    normalise: str = "none",
+    normalise: str = "l2",
 ) -> Fingerprints:
     """Fingerprints of languages by their unigram models.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from luthier.errors import LuthierError
 from luthier.language_modeling.corpus_settings import CorpusSettings, Sources, TextFormat
@@ -41,6 +41,14 @@ class LanguageSource(Settings):
             yield "sources", error
 
 
+def _as_it_is(value: Any) -> Any:
+    """Takes part in the JSON schema alone."""
+    return value
+
+
+Source = Annotated[LanguageSource, BeforeValidator(_as_it_is, json_schema_input_type=str | list[str] | LanguageSource)]
+
+
 class LanguageText(Settings):
     """Raw text by language. A plain string is short for `{folder: STRING}`."""
 
@@ -51,7 +59,7 @@ class LanguageText(Settings):
         description="A folder with one file or one folder a language, named after it: `de.txt`, `sw.jsonl.gz`, "
         "`hi.txt.zst`, `zh/part-1.txt`.",
     )
-    languages: dict[str, LanguageSource] = Field(
+    languages: dict[str, Source] = Field(
         default_factory=dict, description="Language -> its sources, in place of a folder or beside it."
     )
     text: str = Field("text", description="Column or field of the text; txt files have no other.")
@@ -94,6 +102,9 @@ class LanguageText(Settings):
     def corpus(self, sources: list[str]) -> CorpusSettings:
         """How the sources of one language are read."""
         return CorpusSettings(train=sources, text=self.text, format=self.format, encoding=self.encoding)
+
+
+TextByLanguage = Annotated[LanguageText, BeforeValidator(_as_it_is, json_schema_input_type=str | LanguageText)]
 
 
 class SampleSettings(Settings):
@@ -148,7 +159,11 @@ class FingerprintSettings(Settings):
         "times the log of how few languages have it. Beside `absent: 0`, `neg_logprob` weighs rare pieces most.",
     )
     absent: float = Field(0.0, description="Value of a piece that a language does not have.")
-    normalise: Literal["none", "l2"] = Field("none", description="Whether every fingerprint gets length 1.")
+    normalise: Literal["none", "l2"] = Field(
+        "l2",
+        description="`l2` gives every fingerprint length 1; `none` is the published setting, under which k-means parts "
+        "few languages that have long fingerprints from all others.",
+    )
 
 
 class ClusterSettings(Settings):
@@ -252,7 +267,9 @@ class MergeSettings(Settings):
 class VocabularySettings(Settings):
     """All of it."""
 
-    text: LanguageText = Field(description="The text: a folder with one file or folder a language, or sources by name.")
+    text: TextByLanguage = Field(
+        description="The text: a folder with one file or folder a language, or sources by name."
+    )
     size: int = Field(gt=0, description="Pieces of all clusters together; those that several have count once each.")
     sample: SampleSettings = Field(default_factory=SampleSettings, description="How much of the text is taken.")
     language_pieces: int = Field(30_000, gt=0, description="S2: pieces of the model of each language.")

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from luthier.settings import Settings
-from luthier.vocabulary.settings import LanguageText, TrainerSettings
+from luthier.vocabulary.settings import TextByLanguage, TrainerSettings
 
 Init = Literal["copy", "subword_mean", "focus", "wechsel", "gaussian", "mean", "random"]
 
@@ -15,14 +15,14 @@ Init = Literal["copy", "subword_mean", "focus", "wechsel", "gaussian", "mean", "
 class PruneSettings(Settings):
     """The model's own tokenizer with what some text needs."""
 
-    text: LanguageText = Field(description="Text of the languages that stay.")
+    text: TextByLanguage = Field(description="Text of the languages that stay.")
     least: int = Field(1, gt=0, description="Tokens that occur less often go; letters of the text stay.")
 
 
 class ExtendSettings(Settings):
     """The model's own tokenizer with the pieces of further languages behind it, so that old ids stay as they are."""
 
-    text: LanguageText = Field(description="Text of the languages that come.")
+    text: TextByLanguage = Field(description="Text of the languages that come.")
     pieces: int = Field(8000, gt=0, description="Of the model of the new text, of which those that are new come.")
     trainer: TrainerSettings = Field(default_factory=TrainerSettings, description="Of the model of the new text.")
     weight: float = Field(
@@ -45,7 +45,7 @@ class TransplantSettings(Settings):
         "uniform", description="Of old tokens under `subword_mean`: all the same, or by their letters."
     )
     rescale: bool = Field(True, description="Give composed rows the median length of the copied ones.")
-    text: LanguageText | None = Field(
+    text: TextByLanguage | None = Field(
         None, description="Text of `focus` and `wechsel`, and on which the model is scored before and after."
     )
     lines: int = Field(2000, gt=0, description="Lines of each language of `text` that are read.")
