@@ -212,6 +212,32 @@ def test_recipes_that_can_not_be_run_are_refused(text: Path, tmp_path: Path, sta
     assert told in capsys.readouterr().err
 
 
+def test_an_encoder_without_a_head_stays_one(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from transformers import AutoModel, BertConfig, BertModel
+
+    from tests.vocabulary.test_transplanting import SIZES, word_pieces
+
+    words = word_pieces()
+    BertModel(BertConfig(vocab_size=len(words), **SIZES)).save_pretrained(tmp_path / "encoder")
+    words.save_pretrained(tmp_path / "encoder")
+    (tmp_path / "recipe.yaml").write_text(
+        json.dumps(
+            {
+                "name": "v",
+                "model": str(tmp_path / "encoder"),
+                "stages": [{"transplant": {"prune": {"text": str(text)}, "init": "copy"}}],
+            }
+        )
+    )
+    assert main(["run", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "runs"), "--quiet"]) == 0
+    folder = tmp_path / "runs" / "v" / "00-transplant" / "model"
+    assert (
+        AutoModel.from_pretrained(folder).config.vocab_size == len(AutoTokenizer.from_pretrained(folder)) < len(words)
+    )
+    assert main(["predict", str(folder), "--text", "a"]) == 4
+    assert "predicts nothing" in capsys.readouterr().err
+
+
 def test_the_room_is_used_from_python(text: Path, tmp_path: Path):
     record = luthier.run(
         {"name": "v", "stages": [{"vocabulary": settings(text, capacity={"rule": "uniform"})}]},

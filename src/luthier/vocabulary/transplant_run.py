@@ -56,7 +56,8 @@ def run_transplant(stage: Transplant, inputs: StageInputs, folder: Path) -> Stag
             seed=inputs.seed,
         )
     after = _scored(model, new, head, texts, inputs.seed)
-    method = {"name": head, "stage": stage.name, "init": stage.init}
+    name = stage.name if head == "encoder" else head
+    method = {"name": name, "stage": stage.name, "init": stage.init}
     schema = None if head == "encoder" else "plain_text"
     card = describe(inputs.model, head, schema=schema, method=method, columns={"text": "text"})
     artifact = save_artifact(model, new, folder / "model", card)
