@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 _COUNTED_BYTES = 20_000_000
 _FEW = 40
-# Measured with `benchmarks/million.py`: what a trainer holds a letter of its distinct units, and to begin with.
-_BYTES_A_LETTER, _BYTES_TO_BEGIN = 60, 150_000_000
-_BYTES_A_WORD, _BYTES_A_PIECE = 140, 1300
+# Measured: what SentencePiece's trainer holds a letter of its units, for 0.4 and 1.5 million letters; a counted
+# word; and a piece while the tokenizer is written, for 949,000 pieces (`benchmarks/million.py`).
+_BYTES_A_LETTER, _BYTES_TO_BEGIN = 260, 100_000_000
+_BYTES_A_WORD, _BYTES_A_PIECE = 140, 6000
 
 
 def plan_vocabulary(stage: Vocabulary, inputs: StageInputs) -> StagePlan:
@@ -46,7 +47,8 @@ def plan_vocabulary(stage: Vocabulary, inputs: StageInputs) -> StagePlan:
     letters = [one["characters"] for one in counted.values()]
     bound = stage.sample.most_words * 12
     most = max([min(one, bound) for one in letters] or [bound])
-    memory = _BYTES_TO_BEGIN + stage.processes * (most * _BYTES_A_LETTER) + stage.size * _BYTES_A_PIECE
+    training = _BYTES_TO_BEGIN + stage.processes * most * _BYTES_A_LETTER
+    memory = max(training, _BYTES_TO_BEGIN + stage.size * _BYTES_A_PIECE)
     facts["memory of counting"] = f"at most {stage.processes * stage.sample.most_words * _BYTES_A_WORD / 1e9:.1f} GB"
     return StagePlan(facts, None, int(memory))
 
