@@ -168,7 +168,7 @@ def answers(cells: list[dict[str, Any]]) -> list[list[str]]:
                     [
                         f"clustered vocabularies with ALP capacities need fewer tokens than a joint one of {size:,} "
                         f"pieces (XLM-V, published -6.8 %), {told} of {len(languages)} languages",
-                        f"{verdict}: {mean:+.1%} [{low:+.1%}, {high:+.1%}]",
+                        f"{verdict}: {mean:+.1%} [{low:+.1%}, {high:+.1%}], {'one seed' if len(shown) == 1 else f'{len(shown)} seeds'}",
                     ]
                 )
     return found
