@@ -323,7 +323,8 @@ def page(cells: list[dict[str, Any]]) -> str:
     for one in pick(cells, part="gradients"):
         parts.append(
             f"Loss and gradients of both differ by {one['loss_difference']:.1e} and at most "
-            f"{one['largest_relative_difference']:.1e} of each tensor's largest entry, or of 1e-5 of the largest of all.\n"
+            f"{one['largest_relative_difference']:.1e} of each tensor's largest entry, or of 1e-5 of the largest of "
+            "all.\n"
         )
     return "\n".join(parts)
 

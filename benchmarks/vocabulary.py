@@ -163,12 +163,13 @@ def answers(cells: list[dict[str, Any]]) -> list[list[str]]:
             shown = changes(cells, size, "alp", languages)
             if len(shown):
                 mean, low, high = interval(shown)
+                seeds = "one seed" if len(shown) == 1 else f"{len(shown)} seeds"
                 verdict = "holds" if high < 0 else "does not hold" if low > -0.034 else "not told"
                 found.append(
                     [
                         f"clustered vocabularies with ALP capacities need fewer tokens than a joint one of {size:,} "
                         f"pieces (XLM-V, published -6.8 %), {told} of {len(languages)} languages",
-                        f"{verdict}: {mean:+.1%} [{low:+.1%}, {high:+.1%}], {'one seed' if len(shown) == 1 else f'{len(shown)} seeds'}",
+                        f"{verdict}: {mean:+.1%} [{low:+.1%}, {high:+.1%}], {seeds}",
                     ]
                 )
     return found
