@@ -13,6 +13,7 @@ EXTRAS = {
     "mlflow": "mlflow",
     "trackio": "trackio",
     "wandb": "wandb",
+    "vllm": "vllm",
 }
 
 

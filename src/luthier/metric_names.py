@@ -7,13 +7,14 @@ import re
 
 LOWER_IS_BETTER = frozenset(
     {"loss", "perplexity", "error", "ece", "mce", "nll", "brier", "fpr", "fpr95", "wer", "latency"}
+    | {"violation", "success", "refusal"}
     | {"seconds", "memory", "bytes", "parameters"}
     # Of tokenizers, and of models over several of them: unknown tokens, tokens or nats a letter.
     | {"unknown", "letter"}
 )
 
 _SHARES = frozenset({"accuracy", "f1", "precision", "recall", "ece", "mce", "error", "auroc", "aupr", "fpr", "fpr95"})
-_SHARES |= {"match", "coverage"}
+_SHARES |= {"match", "coverage", "violation", "success", "refusal", "helpfulness"}
 _CORRELATIONS = frozenset({"correlation", "pearson", "spearman"})
 
 

@@ -96,6 +96,10 @@ def _add_result_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
 
     _extract_arguments(_verb(verbs, "extract", "entities and relations of texts, from a tuned model", "extract"))
 
+    _attacks_arguments(
+        _verb(verbs, "attacks", "what a redteam stage asked and was answered: to review, or for other tools", "attacks")
+    )
+
     embed = _verb(verbs, "embed", "turn text into vectors with the encoder of a represent stage", "embed")
     embed.add_argument("run", metavar="RUN", help="run, cell, stage or encoder directory")
     source = embed.add_mutually_exclusive_group(required=True)
@@ -154,6 +158,25 @@ def _extract_arguments(extract: argparse.ArgumentParser) -> None:
     )
     extract.add_argument("--batch-size", type=_above_zero, default=64, help="texts in one forward pass (default: 64)")
     _allow_argument(extract)
+
+
+def _attacks_arguments(attacks: argparse.ArgumentParser) -> None:
+    attacks.add_argument("run", metavar="RUN", help="run or stage directory")
+    attacks.add_argument("--view", metavar="PAGE", help="HTML page to write, to read, label and veto in a browser")
+    attacks.add_argument("--serve", action="store_true", help="show that page on this machine, and save labels at once")
+    attacks.add_argument("--labels", metavar="FILE", help="labels of an earlier review; --serve saves them here")
+    attacks.add_argument("--port", type=_above_zero, help="of --serve (default: a free one)")
+    attacks.add_argument("--write", metavar="FILE", help="file of the attacks that succeeded")
+    attacks.add_argument(
+        "--form",
+        choices=("garak", "pyrit", "jsonl"),
+        default="jsonl",
+        help="form of --write: a prompt a line (a list for .json), a PyRIT seed file, or JSON lines (default: jsonl)",
+    )
+    attacks.add_argument(
+        "--round", type=_above_zero, action="append", default=[], help="of this round alone; repeatable"
+    )
+    attacks.add_argument("--all", action="store_true", help="prompts that did not succeed, too")
 
 
 def _allow_argument(parser: argparse.ArgumentParser) -> None:

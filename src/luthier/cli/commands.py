@@ -295,6 +295,45 @@ def _as_lines(rows: list[Any]) -> str:
     return "".join(json.dumps(redact_values(row), ensure_ascii=False) + "\n" for row in rows)
 
 
+def attacks(arguments: argparse.Namespace) -> None:
+    """Nothing that was asked or answered is printed: only counts and places."""
+    from luthier.redteaming.exchange import write_attacks
+    from luthier.redteaming.labels import read_labels
+    from luthier.redteaming.reading import attacks_of, round_folders, stage_folders
+    from luthier.redteaming.review import write_review
+
+    folder = stage_folders(arguments.run)[-1]
+    if arguments.labels and not (arguments.view or arguments.serve):
+        raise RecipeError("--labels belongs to --view or --serve", fix="give one of them")
+    if arguments.view:
+        page = write_review(folder, arguments.view, read_labels(arguments.labels))
+        console().print(f"wrote the review page to {page}", soft_wrap=True)
+    if arguments.write:
+        found = attacks_of(folder, arguments.round, every=arguments.all)
+        write_attacks(arguments.write, found, arguments.form)
+        console().print(f"wrote {len(found)} attacks to {arguments.write}", soft_wrap=True)
+    if arguments.serve:
+        _serve_review(folder, Path(arguments.labels or "labels.jsonl"), arguments.port or 0)
+    if not (arguments.view or arguments.write or arguments.serve):
+        for place in round_folders(folder):
+            number = int(place.name.removeprefix("round-"))
+            written, succeeded = len(attacks_of(folder, [number], every=True)), len(attacks_of(folder, [number]))
+            console().print(f"round {number}: {written} attacks were asked, {succeeded} succeeded")
+
+
+def _serve_review(folder: Path, labels: Path, port: int) -> None:
+    from luthier.redteaming.serving import review_server
+
+    server = review_server(folder, labels, port)
+    console().print(f"the review page: {server.address}  (Ctrl-C ends it; labels go to {labels})", soft_wrap=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        console().print("ended")
+    finally:
+        server.server_close()
+
+
 def embed(arguments: argparse.Namespace) -> None:
     from luthier.prediction.embedding import embed_file, embed_texts
     from luthier.progress import progress_display

@@ -1,0 +1,30 @@
+"""What can be wrong with a `redteam` stage, found before anything runs and without torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from luthier.redteaming.judges.labelled import read_labelled
+from luthier.redteaming.labels import read_labels
+from luthier.redteaming.seeds import read_prompts
+from luthier.redteaming.training import prompts_with_responses
+
+if TYPE_CHECKING:
+    from luthier.redteaming.stage import Redteam
+
+
+def check_redteaming(stage: Redteam) -> None:
+    """Read every list of prompts, every set of answers and every label.
+
+    Raises:
+        DataError: one can't be read.
+    """
+    for source in stage.prompt_sources().values():
+        read_prompts(source)
+    read_labels(stage.labels)
+    if stage.judges.labelled is not None:
+        read_labelled(stage.judges.labelled)
+    if stage.instructions is not None:
+        prompts_with_responses(stage.instructions, "train")
+    if stage.evaluation.helpful is not None:
+        prompts_with_responses(stage.evaluation.helpful, "test", "validation", "train")

@@ -1,0 +1,82 @@
+"""The judges of a loop, and what is known of them before anything is trusted."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from luthier.redteaming.judges.base import Judge
+from luthier.redteaming.judges.labelled import LabelledPair, read_labelled
+from luthier.redteaming.judges.loading import load_judge
+from luthier.redteaming.judges.report import JudgeReport, judge_report, warnings_of
+from luthier.redteaming.labels import HumanLabels
+from luthier.redteaming.settings import MartSettings
+
+ROLES = ("safety", "helpfulness", "evaluation_safety", "evaluation_helpfulness")
+
+
+class JudgeCheck:
+    """The four judges of a loop.
+
+    Args:
+        settings: of the loop.
+        labels: what people said of earlier answers.
+    """
+
+    def __init__(self, settings: MartSettings, labels: HumanLabels) -> None:
+        self.settings, self.labels = settings.judges, labels
+
+    @cached_property
+    def all(self) -> dict[str, Judge]:
+        """Role -> judge; where no other judge evaluates, the one that selects does."""
+        s, cut_off = self.settings, self.settings.cut_off == "judge"
+        found = {name: load_judge(getattr(s, name), cut_off=cut_off) for name in ("safety", "helpfulness")}
+        for name in ("safety", "helpfulness"):
+            own = getattr(s, f"evaluation_{name}")
+            found[f"evaluation_{name}"] = found[name] if own is None else load_judge(own, cut_off=cut_off)
+        return found
+
+    @property
+    def selecting(self) -> dict[str, Judge]:
+        """The judges that decide on training."""
+        return {name: self.all[name] for name in ("safety", "helpfulness")}
+
+    @property
+    def same_judge(self) -> bool:
+        """Whether the judge of safety that selects also evaluates."""
+        own = self.settings.evaluation_safety
+        return own is None or own == self.settings.safety
+
+    def release(self) -> None:
+        """Let go of the judges' models."""
+        for judge in self.__dict__.get("all", {}).values():
+            judge.release()
+
+    def run(self, folder: Path) -> dict[str, Any]:
+        """Reports on both judges of safety, their agreement, and what has to stand on top of every table."""
+        labelled = [] if self.settings.labelled is None else read_labelled(self.settings.labelled)
+        rows = [*labelled, *self.labels.pairs]
+        roles = ["safety"] if self.same_judge else ["safety", "evaluation_safety"]
+        reports: dict[str, JudgeReport | None] = {
+            role: judge_report(self.all[role], rows) if rows else None for role in roles
+        }
+        told = {role.replace("_", " "): one for role, one in reports.items()}
+        found: dict[str, Any] = {
+            "reports": {role: None if one is None else one.to_json() for role, one in reports.items()},
+            "warnings": warnings_of(told, self.settings.required_auroc, same_judge=self.same_judge),
+            "versions": {role: f"{judge.kind} {judge.version}" for role, judge in self.all.items()},
+            "labelled": len(labelled),
+            "from_review": len(self.labels.pairs),
+        }
+        if rows and len(roles) == 2:
+            found["agreement"] = agreement(self.all["safety"], self.all["evaluation_safety"], rows)
+        return found
+
+
+def agreement(first: Judge, second: Judge, rows: list[LabelledPair]) -> float | None:
+    """Share of the rows that both judges score on which they fall on the same side of 0.5."""
+    prompts, answers = [row.prompt for row in rows], [row.answer for row in rows]
+    pairs = zip(first.score(prompts, answers), second.score(prompts, answers), strict=True)
+    both = [(a.score >= 0.5, b.score >= 0.5) for a, b in pairs if a.score is not None and b.score is not None]
+    return sum(a == b for a, b in both) / len(both) if both else None

@@ -1,0 +1,224 @@
+"""Texts from a server that speaks the OpenAI chat protocol, with retries, a rate limit and a budget."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import ModelError, WorkspaceError
+from luthier.progress import track
+from luthier.redteaming.settings import EndpointSettings
+from luthier.redteaming.writing import Request, Written
+from luthier.storage.files import write_json
+
+logger = logging.getLogger(__name__)
+_MAY_PASS = (408, 409, 425, 429, 500, 502, 503, 504)
+_LONGEST_WAIT = 60.0
+
+
+class Budget:
+    """What was asked and spent, kept in a file, so that a stopped stage counts on.
+
+    Args:
+        settings: with the limits and prices.
+        place: the file; None keeps it in memory.
+    """
+
+    def __init__(self, settings: EndpointSettings, place: Path | None = None) -> None:
+        self.settings, self.place, self._lock = settings, place, threading.Lock()
+        self.requests = self.tokens_in = self.tokens_out = 0
+        if place is not None and place.is_file():
+            known = json.loads(place.read_text(encoding="utf8"))
+            self.requests, self.tokens_in, self.tokens_out = (
+                int(known[k]) for k in ("requests", "tokens_in", "tokens_out")
+            )
+
+    @property
+    def cost(self) -> float:
+        """Spent so far, in the currency of the prices."""
+        s = self.settings
+        return (self.tokens_in * s.price_in + self.tokens_out * s.price_out) / 1e6
+
+    def take(self) -> None:
+        """Count a request before it is sent.
+
+        Raises:
+            WorkspaceError: nothing is left.
+        """
+        with self._lock:
+            s = self.settings
+            if self.requests >= s.max_requests:
+                raise WorkspaceError(
+                    f"the budget of {s.max_requests:,} requests is spent",
+                    where=s.url,
+                    fix="what was written is kept; raise `max_requests` of the endpoint and run again to go on",
+                )
+            if s.max_cost is not None and self.cost >= s.max_cost:
+                raise WorkspaceError(
+                    f"the budget of {s.max_cost:g} is spent ({self.cost:.4g})",
+                    where=s.url,
+                    fix="what was written is kept; raise `max_cost` of the endpoint and run again to go on",
+                )
+            self.requests += 1
+            self._note()
+
+    def spend(self, tokens_in: int, tokens_out: int) -> None:
+        """Count what an answer used."""
+        with self._lock:
+            self.tokens_in += tokens_in
+            self.tokens_out += tokens_out
+            self._note()
+
+    def _note(self) -> None:
+        if self.place is not None:
+            found = {"requests": self.requests, "tokens_in": self.tokens_in, "tokens_out": self.tokens_out}
+            write_json(self.place, found)
+
+
+class Endpoint:
+    """Writes with a server; see `luthier.redteaming.writing.Writer`.
+
+    Args:
+        settings: which one, and its limits.
+        budget: shared by all that ask it; None starts one.
+        sleep, clock: of waiting.
+    """
+
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        budget: Budget | None = None,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings, self.budget = settings, budget or Budget(settings)
+        self._sleep, self._clock, self._lock, self._next = sleep, clock, threading.Lock(), 0.0
+
+    def write(
+        self, requests: Sequence[Request], max_new_tokens: int, skip: frozenset[str] = frozenset()
+    ) -> Iterator[list[Written]]:
+        """Texts, some at a time, as many as are asked at once.
+
+        Raises:
+            ModelError: the server refuses, or can't be reached after all tries.
+            WorkspaceError: the budget is spent.
+        """
+        left = [one for one in requests if one.id not in skip]
+        size = self.settings.at_once
+        with track(f"asking {self.settings.model}", len(requests)) as bar, ThreadPoolExecutor(size) as pool:
+            for start in range(0, len(left), size):
+                part = left[start : start + size]
+                done, failed = [], None
+                for one in [pool.submit(self.ask, request, max_new_tokens) for request in part]:
+                    try:
+                        done.append(one.result())
+                    except (ModelError, WorkspaceError) as error:
+                        failed = failed or error
+                if done:
+                    yield done
+                if failed is not None:
+                    raise failed
+                bar.update(len(requests) - len(left) + start + len(part))
+
+    def ask(self, request: Request, max_new_tokens: int) -> Written:
+        """One text.
+
+        Raises:
+            ModelError: the server refuses, or can't be reached after all tries.
+            WorkspaceError: the budget is spent.
+        """
+        system = [{"role": "system", "content": request.system}] if request.system else []
+        body = {
+            "model": self.settings.model,
+            "messages": [*system, {"role": "user", "content": request.prompt}],
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "max_tokens": max_new_tokens,
+            "seed": request.seed % (1 << 31),
+        }
+        found = self._post(body)
+        try:
+            choice = found["choices"][0]
+            text = choice["message"].get("content") or ""
+            usage = found.get("usage") or {}
+            read, written = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+            raise ModelError(
+                "the answer is none of the chat protocol", where=self.settings.url, fix="is it the right address?"
+            ) from error
+        self.budget.spend(read, written)
+        return Written(request.id, str(text), choice.get("finish_reason") == "length", written, read)
+
+    def _post(self, body: dict[str, Any]) -> dict[str, Any]:
+        reason = ""
+        for number in range(self.settings.retries + 1):
+            self._wait_for_turn()
+            self.budget.take()
+            try:
+                return self._once(body)
+            except urllib.error.HTTPError as error:
+                reason = f"it answered {error.code} {error.reason}"
+                if error.code not in _MAY_PASS:
+                    break
+                pause = _pause(number, error.headers.get("Retry-After"))
+            except (OSError, ValueError) as error:
+                reason, pause = f"no answer: {type(error).__name__}", _pause(number, None)
+            if number < self.settings.retries:
+                logger.info("%s: %s; again in %.1f s", self.settings.url, reason, pause)
+                self._sleep(pause)
+        raise ModelError(
+            f"the endpoint can't be used: {reason}",
+            where=self.settings.url,
+            fix="look at the server, the name of the model and `api_key`; what was written is kept",
+        )
+
+    def _once(self, body: dict[str, Any]) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json"}
+        if self.settings.api_key:
+            headers["Authorization"] = f"Bearer {self.settings.api_key}"
+        address = self.settings.url.rstrip("/") + "/chat/completions"
+        request = urllib.request.Request(address, json.dumps(body).encode(), headers, method="POST")
+        with _opener().open(request, timeout=self.settings.seconds) as answer:
+            found = json.loads(answer.read())
+        if not isinstance(found, dict):
+            raise ValueError("no mapping")
+        return found
+
+    def _wait_for_turn(self) -> None:
+        if self.settings.requests_per_minute is None:
+            return
+        with self._lock:
+            now = self._clock()
+            start = max(now, self._next)
+            self._next = start + 60 / self.settings.requests_per_minute
+        if start > now:
+            self._sleep(start - now)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A server may not send the key, or an attack, to another address."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_NoRedirect)
+
+
+def _pause(number: int, asked: str | None) -> float:
+    """Seconds to wait: what the server asks for, or twice as long each time, spread a little."""
+    try:
+        return min(_LONGEST_WAIT, max(0.0, float(asked or "")))
+    except ValueError:
+        return min(_LONGEST_WAIT, 0.5 * 2**number * (1 + random.random() / 4))

@@ -1,0 +1,54 @@
+"""Fingerprints of all that a `redteam` stage reads beside its models: prompts, labels, the models of judges."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.data.sources.base import FileSource, digest, resolve
+from luthier.data.sources.fingerprint import source_fingerprint
+from luthier.errors import DataError
+from luthier.models.references import fingerprint
+from luthier.models.references import resolve as resolve_model
+from luthier.storage.one_version import first_sight
+
+if TYPE_CHECKING:
+    from luthier.redteaming.stage import Redteam
+
+
+def file_of(name: str) -> FileSource:
+    """The file that a recipe names.
+
+    Raises:
+        DataError: it is not there, or is no single file.
+    """
+    source = resolve(name)
+    if not isinstance(source, FileSource):
+        raise DataError("a single file is needed", where=name, fix="name a file, or `package:NAME/path`")
+    return source
+
+
+def fingerprints(stage: Redteam) -> dict[str, str]:
+    """What is read -> its digest, in a run as it was at first sight."""
+    found = {name: _file_digest(one.file) for name, one in stage.prompt_sources().items()}
+    found |= {f"labelled {name}": _file_digest(name) for name in stage.labelled_files()}
+    if stage.labels is not None:
+        found["labels"] = _file_digest(stage.labels)
+    for name, data in (("instructions", stage.instructions), ("helpful", stage.evaluation.helpful)):
+        if data is not None:
+            found[name] = source_fingerprint(data)
+    for judge in stage.every_judge():
+        model = getattr(judge, "model", None)
+        if model is not None:
+            found[f"judge {model.reference}"] = fingerprint(resolve_model(model))
+    for side in (stage.adversary, stage.target):
+        for path in side.method.files():
+            if Path(path).is_file():
+                found[f"file {path}"] = _file_digest(str(path))
+    return found
+
+
+def _file_digest(name: str) -> str:
+    source = file_of(name)
+    return first_sight(f"data {source.path.resolve()}!{source.member or ''}", partial(digest, source))

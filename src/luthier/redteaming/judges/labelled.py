@@ -1,0 +1,52 @@
+"""Prompts with answers that people judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from luthier.data.reading.readers import ReadOptions, read_table
+from luthier.data.sources.base import FileSource, resolve
+from luthier.data.table import listing
+from luthier.errors import DataError, nearest
+from luthier.redteaming.judges.settings import LabelledPairs
+
+
+class LabelledPair(NamedTuple):
+    """A prompt, an answer, and whether people found the answer good."""
+
+    prompt: str
+    answer: str
+    good: bool
+
+
+def read_labelled(settings: LabelledPairs) -> list[LabelledPair]:
+    """The rows of a file.
+
+    Raises:
+        DataError: it can't be read, lacks a column, or has answers of one kind alone.
+    """
+    source = resolve(settings.file)
+    if not isinstance(source, FileSource):
+        raise DataError("a file is needed", where=settings.file, fix="name a csv, tsv, jsonl, json or parquet file")
+    table = read_table(source, ReadOptions())
+    columns: list[Sequence[object]] = []
+    for wanted in (settings.prompt, settings.response, settings.label):
+        if wanted not in table.columns:
+            guess = nearest(wanted, list(table.columns))
+            raise DataError(
+                f"there is no column {wanted!r}; there are {listing(table.columns)}",
+                where=settings.file,
+                fix=f"did you mean {guess!r}?" if guess else "name the columns: prompt, response, label",
+            )
+        columns.append(table.columns[wanted])
+    bad = set(settings.bad)
+    rows = [LabelledPair(str(p), str(a), str(label) not in bad) for p, a, label in zip(*columns, strict=True)]
+    rows = rows[: settings.limit]
+    if len({row.good for row in rows}) < 2:
+        raise DataError(
+            f"all {len(rows)} answers have labels of one kind",
+            where=settings.file,
+            fix=f"say with `bad` which values of {settings.label!r} are bad; taken as bad: {listing(bad)}",
+        )
+    return rows

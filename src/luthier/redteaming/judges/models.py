@@ -1,0 +1,291 @@
+"""Judges that are models: classifiers, reward models, and language models that are asked for a verdict.
+
+Shapes: B pairs of a batch, T tokens, C classes, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from luthier.errors import ModelError
+from luthier.models.artifacts import load_artifact, load_model
+from luthier.models.inspect import model_max_length
+from luthier.models.loading import load_tokenizer
+from luthier.models.references import fingerprint, resolve
+from luthier.models.settings import ModelSettings
+from luthier.redteaming.judges.base import Judge
+from luthier.redteaming.judges.settings import ClassifierJudgeSettings, GuardJudgeSettings, RewardJudgeSettings
+from luthier.storage.keys import digest_of
+
+_LONGEST = 512
+
+
+class ModelJudge(Judge):
+    """What judges with a model share: it is loaded when it is first asked, and let go by `release`.
+
+    Args:
+        model: which one.
+        head: the head that it has.
+        batch_size: pairs in one forward pass.
+        settings: all that its version depends on beside the weights.
+    """
+
+    head: ClassVar[str] = "sequence_classification"
+    uses_model = True
+
+    def __init__(self, model: ModelSettings, batch_size: int, settings: Any) -> None:
+        self.reference, self.batch_size = model, batch_size
+        self.version = digest_of([settings, fingerprint(resolve(model))])[:12]
+        self._loaded: tuple[Any, Any, int | None] | None = None
+
+    @property
+    def where(self) -> str:
+        return self.reference.reference
+
+    def loaded(self) -> tuple[Any, Any, int | None]:
+        """Model, tokenizer, and the longest input that it was trained on, where that is known."""
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
+
+    def _load(self) -> tuple[Any, Any, int | None]:
+        source = resolve(self.reference)
+        if source.kind == "artifact":
+            model, tokenizer, card = load_artifact(str(source.path), settings=self.reference)
+            if card.head != self.head:
+                raise ModelError(
+                    f"the judge has the head {card.head}, and this kind of judge needs {self.head}",
+                    where=self.where,
+                    fix="name a model that was trained to judge, or another `kind` of judge",
+                )
+            longest = card.max_length
+        else:
+            model, tokenizer = load_model(self.reference, self.head), load_tokenizer(self.reference)
+            self._refuse_new_head(model)
+            longest = None
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        limits = [one for one in (longest, model_max_length(model.config, tokenizer)) if one]
+        return model.to(device).eval(), tokenizer, min(limits) if limits else None
+
+    def _refuse_new_head(self, model: Any) -> None:
+        new = list(getattr(model, "luthier_new_parameters", ()))
+        if new:
+            raise ModelError(
+                f"the checkpoint lacks the head that judges ({new[0]} would be random)",
+                where=self.where,
+                fix="train one with `tune` on labelled pairs, as recipes/local/judge.yaml does, and name its folder",
+            )
+
+    def release(self) -> None:
+        self._loaded = None
+
+    def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Places of pairs, batch by batch, the longest first, so that little is padded."""
+        order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+
+    def outputs(self, prompts: Sequence[str], answers: Sequence[str], longest: int | None) -> list[torch.Tensor]:
+        """The head's outputs, (C,) in float32 for each pair."""
+        model, tokenizer, limit = self.loaded()
+        longest = min(one for one in (longest, limit, _LONGEST if longest is None else None) if one)
+        found: list[Any] = [None] * len(prompts)
+        for places in self.batches([len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]):
+            batch = tokenizer(
+                *self.texts(tokenizer, [prompts[i] for i in places], [answers[i] for i in places]),
+                truncation=True,
+                max_length=longest,
+                padding=True,
+                return_tensors="pt",
+            ).to(model.device)
+            with torch.inference_mode():
+                logits = model(**batch).logits.float().cpu()
+            for place, row in zip(places, logits, strict=True):
+                found[place] = row
+        return found
+
+    def texts(self, tokenizer: Any, prompts: list[str], answers: list[str]) -> tuple[list[str], ...]:
+        """What the tokenizer gets."""
+        return prompts, answers
+
+
+class ClassifierJudge(ModelJudge):
+    """1 less the probability of the most likely bad class, or the summed probability of the good ones."""
+
+    kind: ClassVar[str] = "classifier"
+
+    def __init__(self, settings: ClassifierJudgeSettings) -> None:
+        super().__init__(settings.model, settings.batch_size, settings)
+        self.settings = settings
+
+    def rate(self, prompts: Sequence[str], answers: Sequence[str]) -> list[tuple[float, float]]:
+        model = self.loaded()[0]
+        places = self._places(model.config.id2label)
+        several = getattr(model.config, "problem_type", None) == "multi_label_classification"
+        rated = []
+        for logits in self.outputs(prompts, answers, self.settings.max_length):
+            shares = logits.sigmoid() if several else logits.softmax(-1)
+            named = shares[places]
+            score = 1 - named.max() if self.settings.good is None else named.sum()
+            rated.append((float(score), float(named.max())))
+        return rated
+
+    def _places(self, names: dict[int, str]) -> list[int]:
+        wanted = self.settings.bad if self.settings.good is None else self.settings.good
+        by_name = {str(name): int(place) for place, name in names.items()}
+        unknown = [name for name in wanted or () if name not in by_name]
+        if unknown:
+            raise ModelError(
+                f"the judge has no class {unknown[0]!r}; its classes are {', '.join(by_name)}",
+                where=self.where,
+                fix="name its classes under `bad` or `good`",
+            )
+        return [by_name[name] for name in wanted or ()]
+
+
+class RewardJudge(ModelJudge):
+    """sigmoid((r - m) / t) of a reward model's one output."""
+
+    kind: ClassVar[str] = "reward"
+
+    def __init__(self, settings: RewardJudgeSettings) -> None:
+        super().__init__(settings.model, settings.batch_size, settings)
+        self.settings, self.middle, self.spread = settings, settings.middle, settings.spread
+
+    def rate(self, prompts: Sequence[str], answers: Sequence[str]) -> list[tuple[float, float]]:
+        return [(_sigmoid((reward - self.middle) / self.spread), reward) for reward in self.rewards(prompts, answers)]
+
+    def rewards(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
+        """r of each pair."""
+        outputs = self.outputs(prompts, answers, self.settings.max_length)
+        if outputs and outputs[0].numel() != 1:
+            raise ModelError(
+                f"a reward model has one output, and this one has {outputs[0].numel()}",
+                where=self.where,
+                fix="use it with `kind: classifier`",
+            )
+        return [float(one) for one in outputs]
+
+    def fit(self, prompts: Sequence[str], answers: Sequence[str], good: Sequence[bool]) -> None:
+        """Choose m and t so that the score is the probability of a good answer (Platt 1999).
+
+        Raises:
+            ModelError: the rewards don't rise with the labels, so that no positive t exists.
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        rewards = [[one] for one in self.rewards(prompts, answers)]
+        fitted = LogisticRegression(C=1e6).fit(rewards, list(good))
+        slope, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+        if slope <= 0:
+            raise ModelError(
+                "its rewards are not higher for good answers than for bad ones in the rows of `fit`",
+                where=self.where,
+                fix="look at the labels that are `bad`, or take another judge",
+            )
+        self.middle, self.spread = -offset / slope, 1 / slope
+
+    def texts(self, tokenizer: Any, prompts: list[str], answers: list[str]) -> tuple[list[str], ...]:
+        if getattr(tokenizer, "chat_template", None) is None:
+            return prompts, answers
+        both = [
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": p}, {"role": "assistant", "content": a}], tokenize=False
+            )
+            for p, a in zip(prompts, answers, strict=True)
+        ]
+        # The tokenizer's own first token is in the template already.
+        first = tokenizer.bos_token
+        return ([one.removeprefix(first) for one in both] if first and _adds_first(tokenizer) else both,)
+
+
+class GuardJudge(ModelJudge):
+    """p(safe) / (p(safe) + p(unsafe)) at the first token of a language model's verdict."""
+
+    kind: ClassVar[str] = "guard"
+    head: ClassVar[str] = "causal_lm"
+
+    def __init__(self, settings: GuardJudgeSettings) -> None:
+        super().__init__(settings.model, settings.batch_size, settings)
+        self.settings = settings
+
+    def rate(self, prompts: Sequence[str], answers: Sequence[str]) -> list[tuple[float, float]]:
+        model, tokenizer, limit = self.loaded()
+        longest = min(one for one in (self.settings.max_length, limit) if one)
+        questions = [self.question(p, a, tokenizer, longest) for p, a in zip(prompts, answers, strict=True)]
+        safe, unsafe = self.verdicts(tokenizer)
+        rated: list[tuple[float, float]] = [(math.nan, math.nan)] * len(questions)
+        for places in self.batches([len(one) for one in questions]):
+            width = max(len(questions[i]) for i in places)
+            pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+            ids = torch.tensor([[pad] * (width - len(questions[i])) + questions[i] for i in places])
+            mask = torch.tensor([[0] * (width - len(questions[i])) + [1] * len(questions[i]) for i in places])
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+            with torch.inference_mode():
+                out = model(**{name: one.to(model.device) for name, one in inputs.items()}, logits_to_keep=1)
+            both = out.logits[:, -1].float().cpu()[:, [safe, unsafe]]
+            for place, (good, bad) in zip(places, both.tolist(), strict=True):
+                rated[place] = (_sigmoid(good - bad), good - bad)
+        return rated
+
+    def question(self, prompt: str, answer: str, tokenizer: Any, longest: int) -> list[int]:
+        """Token ids of what the model is asked; a pair that is too long loses the end of the answer."""
+        for _ in range(8):
+            ids = self._written(prompt, answer, tokenizer)
+            if len(ids) <= longest:
+                return ids
+            words = max(1, int(len(answer) * (1 - 1.1 * (len(ids) - longest) / max(1, len(ids)))))
+            answer = answer[: min(words, len(answer) - 1)] if len(answer) > 1 else answer
+        return ids[-longest:]
+
+    def _written(self, prompt: str, answer: str, tokenizer: Any) -> list[int]:
+        template = self.settings.template
+        if template is not None:
+            # A placeholder in the texts themselves stays what it is.
+            head, _, tail = template.partition("{response}")
+            asked = head.replace("{prompt}", prompt) + answer + tail.replace("{prompt}", prompt)
+            chat = [{"role": "user", "content": asked}]
+        else:
+            chat = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+        if getattr(tokenizer, "chat_template", None) is None:
+            if template is None:
+                raise ModelError(
+                    "the judge's tokenizer has no chat template", where=self.where, fix="give the judge a `template`"
+                )
+            return list(tokenizer(asked + self.settings.verdict_prefix, add_special_tokens=True)["input_ids"])
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        return list(tokenizer(text + self.settings.verdict_prefix, add_special_tokens=False)["input_ids"])
+
+    def verdicts(self, tokenizer: Any) -> tuple[int, int]:
+        """First tokens of the two verdicts.
+
+        Raises:
+            ModelError: they are the same, so that the first token tells nothing.
+        """
+        found = []
+        for word in (self.settings.safe, self.settings.unsafe):
+            ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+            if not ids:
+                raise ModelError(f"the verdict {word!r} becomes no tokens", where=self.where, fix="take another word")
+            found.append(int(ids[0]))
+        if found[0] == found[1]:
+            raise ModelError(
+                f"{self.settings.safe!r} and {self.settings.unsafe!r} begin with the same token for this model",
+                where=self.where,
+                fix="choose `safe` and `unsafe` with other first tokens",
+            )
+        return found[0], found[1]
+
+
+def _adds_first(tokenizer: Any) -> bool:
+    ids = tokenizer("a")["input_ids"]
+    return bool(ids) and ids[0] == tokenizer.bos_token_id
+
+
+def _sigmoid(value: float) -> float:
+    return float(torch.sigmoid(torch.tensor(value, dtype=torch.float64)))

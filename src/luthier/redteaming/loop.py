@@ -1,0 +1,443 @@
+"""MART: rounds of writing attacks, answering, judging, selecting, and training both sides.
+
+Source: Ge et al., "MART: Improving LLM Safety with Multi-round Automatic Red-Teaming", NAACL 2024, algorithm 1.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from luthier.models.references import fingerprint, resolve
+from luthier.models.settings import ModelSettings
+from luthier.redteaming import rounds
+from luthier.redteaming.asking import Asking, judged
+from luthier.redteaming.checks import JudgeCheck
+from luthier.redteaming.diversity import diversity
+from luthier.redteaming.labels import read_labels
+from luthier.redteaming.measuring import (
+    HELD_OUT,
+    HELPFUL,
+    LOOK_ALIKES,
+    answers_to,
+    measure,
+    safety_summary,
+)
+from luthier.redteaming.records import Record, read_records, write_records
+from luthier.redteaming.seeds import Prompt, SeedSplit, read_prompts, split_seeds
+from luthier.redteaming.selection import PLAIN, should_stop, violation
+from luthier.redteaming.settings import MartSettings, Side
+from luthier.redteaming.training import instruction_rows, mixed, prompts_with_responses, train_side
+from luthier.redteaming.writing import Request, Writer, seed_of
+from luthier.storage.keys import digest_of
+from luthier.storage.steps import Step, Workspace
+
+logger = logging.getLogger(__name__)
+TARGET, ADVERSARY = "target", "adversary"
+
+
+@dataclass
+class Round:
+    """One finished round.
+
+    Attributes:
+        number: from 1.
+        facts: counts and rates of it, in JSON's types.
+        target, adversary: the models after it.
+        attacks: the prompts that broke the target.
+    """
+
+    number: int
+    facts: dict[str, Any]
+    target: ModelSettings
+    adversary: ModelSettings
+    attacks: list[Prompt]
+
+
+@dataclass
+class MartResult:
+    """What a loop leaves.
+
+    Attributes:
+        target: the last target.
+        adversary: the last adversary.
+        rounds: the finished ones.
+        stopped: why there was no further round; empty where all were done.
+        seeds: counts of seeds and held-out prompts.
+        judges: what is known of the judges; see `luthier.redteaming.checks`.
+        measured: number of a round -> what was measured after it, 0 before the first.
+        folders: the same -> where its records are.
+        final: of the last adversary's prompts, or None.
+        transfer: number of a round -> number of a target -> [violations, scored], of the attacks of the round.
+        trained: whether the target learned anything.
+        steps: folder of every step.
+    """
+
+    target: ModelSettings
+    adversary: ModelSettings
+    rounds: list[Round] = field(default_factory=list)
+    stopped: str = ""
+    seeds: dict[str, Any] = field(default_factory=dict)
+    judges: dict[str, Any] = field(default_factory=dict)
+    measured: dict[int, dict[str, Any]] = field(default_factory=dict)
+    folders: dict[int, Path] = field(default_factory=dict)
+    final: dict[str, Any] | None = None
+    transfer: dict[int, dict[int, list[int]]] = field(default_factory=dict)
+    trained: bool = False
+
+
+class MartLoop:
+    """Runs MART on one target. Each phase of each round is a step that is kept: a loop that was stopped anywhere goes
+    on, and leaves the same files as one that never was.
+
+    Args:
+        settings: of the loop, from a recipe's `redteam` stage or `MartLoop.settings({...})`.
+        model: the target.
+        folder: where everything is kept.
+        adversary: what the adversary starts from; None is the target's twin.
+        seed: of all sampling.
+        key: of what the loop is made from; empty takes the settings, the models and the seed.
+    """
+
+    def __init__(
+        self,
+        settings: MartSettings,
+        model: ModelSettings | str,
+        folder: str | Path,
+        *,
+        adversary: ModelSettings | str | None = None,
+        seed: int = 0,
+        key: str = "",
+    ) -> None:
+        self.settings, self.seed = settings, seed
+        self.start = ModelSettings.model_validate(model)
+        self.twin = ModelSettings.model_validate(self.start if adversary is None else adversary)
+        self.folder = Path(folder)
+        self.key = key or digest_of(
+            {
+                "settings": settings,
+                "models": [fingerprint(resolve(one)) for one in (self.start, self.twin)],
+                "seed": seed,
+            }
+        )
+        self.asking = Asking(settings, self.folder)
+        self.labels = read_labels(settings.labels)
+        self.check = JudgeCheck(settings, self.labels)
+        self._done: dict[str, Step] = {}
+
+    @staticmethod
+    def settings_of(content: Mapping[str, Any]) -> MartSettings:
+        """Checked settings, as a recipe writes them."""
+        checked: MartSettings = MartSettings.with_methods("MartSettings", __name__).model_validate(dict(content))
+        return checked
+
+    def run(self) -> MartResult:
+        """All phases of all rounds.
+
+        Raises:
+            DataError, ModelError: seeds, data, models or judges can't be used.
+            WorkspaceError: a cap on volume or spending is reached, or the folder can't be written.
+        """
+        split = self._seeds()
+        result = MartResult(self.start, self.twin, seeds=self._step("seeds", None).result)
+        result.judges = self._step("judges", lambda work: self.check.run(work.folder)).result
+        sets, references = self._sets(split)
+        adversary = self._warm_up(split.train)
+        target, parents = self.start, split.train
+        self._measure(0, target, sets, references, result)
+        for number in range(1, self.settings.rounds + 1):
+            done = self._round(number, parents, split, target, adversary, result)
+            result.rounds.append(done)
+            result.trained = result.trained or done.target != target
+            target, adversary = done.target, done.adversary
+            result.stopped = should_stop(
+                done.facts["attack_rate"],
+                len(done.attacks),
+                below_rate=self.settings.stop_below_rate,
+                below_attacks=self.settings.stop_below_attacks,
+            )
+            last = number == self.settings.rounds or bool(result.stopped)
+            if last or self.settings.evaluation.every_round:
+                self._measure(number, target, sets, references, result)
+            parents = done.attacks or parents
+            if result.stopped:
+                break
+        result.target, result.adversary = target, adversary
+        self._finish(result, split, parents)
+        self.asking.models.release()
+        return result
+
+    # -- before the rounds ---------------------------------------------------------------------------------------
+
+    def _step(self, name: str, work: Callable[[Workspace], dict[str, Any]] | None, **made_from: Any) -> Step:
+        """A step of the loop; the one of that name which is done already, where there is no work."""
+        if work is None:
+            return self._done[name]
+        done = Workspace(self.folder).step(name, {"loop": self.key, "step": name, **made_from}, work)
+        self._done[name] = done
+        return done
+
+    def _seeds(self) -> SeedSplit:
+        s = self.settings
+
+        def split(work: Workspace) -> dict[str, Any]:
+            held = None if s.held_out is None else read_prompts(s.held_out)
+            found = split_seeds(
+                read_prompts(s.seeds), held, share=s.held_out_share, similar=s.near_duplicate, seed=self.seed
+            )
+            write_records(work.folder / "train.jsonl", [one.to_json() for one in found.train])
+            write_records(work.folder / "held_out.jsonl", [one.to_json() for one in found.held_out])
+            write_records(
+                work.folder / "dropped.jsonl", [{"id": one, "like": like} for one, like in found.dropped.items()]
+            )
+            return {
+                "seeds": len(found.train),
+                "held_out": len(found.held_out),
+                "near_duplicates": len(found.dropped),
+                "categories": len({one.category for one in found.train}),
+            }
+
+        folder = self._step("seeds", split).folder
+        train, held_out = (
+            [Prompt(**one) for one in read_records(folder / f"{name}.jsonl")] for name in ("train", "held_out")
+        )
+        dropped = {one["id"]: one["like"] for one in read_records(folder / "dropped.jsonl")}
+        return SeedSplit(train, held_out, dropped)
+
+    def _sets(self, split: SeedSplit) -> tuple[dict[str, list[Prompt]], list[dict[str, str]]]:
+        """What every target is asked, and ordinary prompts with responses."""
+        evaluation = self.settings.evaluation
+        sets, references = {HELD_OUT: split.held_out[: evaluation.limit]}, list[dict[str, str]]()
+        if evaluation.helpful is not None:
+            references = prompts_with_responses(evaluation.helpful, "test", "validation", "train")[: evaluation.limit]
+            sets[HELPFUL] = list({one.id: one for one in (Prompt(row["prompt"]) for row in references)}.values())
+        if evaluation.look_alikes is not None:
+            sets[LOOK_ALIKES] = read_prompts(evaluation.look_alikes)[: evaluation.limit]
+        return sets, references
+
+    def _warm_up(self, seeds: Sequence[Prompt]) -> ModelSettings:
+        s = self.settings
+        if not (s.attacks.warm_up and s.trains_adversary() and s.rounds):
+            return self.twin
+        rows = rounds.warm_up_rows(seeds, s.attacks.warm_up_pairs)
+        if not rows:
+            logger.warning("no two seeds share category and style, so that the adversary starts without a warm-up")
+            return self.twin
+        return self._trained("warm-up", s.adversary, self.twin, rows, ADVERSARY, 0)
+
+    def _trained(
+        self, name: str, side: Side, model: ModelSettings, rows: Sequence[Record], who: str, number: int
+    ) -> ModelSettings:
+        """The model after training on rows, or as it was where there are none."""
+        if not rows or not side.train:
+            return model
+        ratio = side.instruction_ratio
+        more = instruction_rows(self.settings.instructions, round(ratio * len(rows)), self.seed, who, number)
+
+        def train(work: Workspace) -> dict[str, Any]:
+            self.asking.models.release()
+            self.check.release()
+            seed = seed_of(self.seed, who, number) % (1 << 31)
+            return train_side(side, self.settings, model, mixed(rows, more), work, seed)
+
+        folder = self._step(name, train).folder / "model"
+        return self.start.model_copy(update={"reference": str(folder.resolve()), "revision": None, "gguf_file": None})
+
+    # -- a round -------------------------------------------------------------------------------------------------
+
+    def _round(
+        self,
+        number: int,
+        parents: Sequence[Prompt],
+        split: SeedSplit,
+        target: ModelSettings,
+        adversary: ModelSettings,
+        result: MartResult,
+    ) -> Round:
+        place, s = f"round-{number:02d}", self.settings
+        earlier = [one for done in result.rounds for one in done.attacks]
+        parents = rounds.parents_of(s, parents, earlier, split.train, number)
+        known = [*(one.text for one in split.train), *self._written_before(number)]
+        prompts = self._prompts(f"{place}/prompts", number, parents, adversary, split, known)
+        asked = rounds.asked_prompts(prompts)
+        answers = self._answers(f"{place}/answers", number, asked, target)
+        scores = self._scores(f"{place}/scores", asked, answers)
+        found = rounds.selected(s, asked, answers, scores, self.labels, self.seed)
+
+        def select(work: Workspace) -> dict[str, Any]:
+            write_records(work.folder / "selected.jsonl", rounds.selection_records(asked, answers, found))
+            write_records(work.folder / "adversary.jsonl", rounds.adversary_rows(asked, found))
+            write_records(work.folder / "target.jsonl", rounds.target_rows(asked, answers, found))
+            return self._facts(number, parents, prompts, asked, answers, scores, found)
+
+        chosen = self._step(f"{place}/selected", select)
+        rows = {who: self._rows(number, who, s_side) for who, s_side in ((ADVERSARY, s.adversary), (TARGET, s.target))}
+        new_adversary = adversary
+        if s.trains_adversary():
+            new_adversary = self._trained(
+                f"{place}/adversary", s.adversary, adversary, rows[ADVERSARY], ADVERSARY, number
+            )
+        new_target = self._trained(f"{place}/target", s.target, target, rows[TARGET], TARGET, number)
+        facts = {**chosen.result, "adversary_rows": len(rows[ADVERSARY]), "target_rows": len(rows[TARGET])}
+        return Round(number, facts, new_target, new_adversary, rounds.as_prompts(asked, found.attacks))
+
+    def _rows(self, number: int, who: str, side: Side) -> list[Record]:
+        """What a side learns in a round: of this round, or of all so far."""
+        first = 1 if side.accumulate else number
+        folders = [self._step(f"round-{n:02d}/selected", None).folder for n in range(first, number + 1)]
+        return [one for folder in folders for one in read_records(folder / f"{who}.jsonl")]
+
+    def _written_before(self, number: int) -> list[str]:
+        folders = [self._step(f"round-{n:02d}/prompts", None).folder for n in range(1, number)]
+        return [one["text"] for f in folders for one in rounds.asked_prompts(read_records(f / "prompts.jsonl"))]
+
+    def _prompts(
+        self,
+        name: str,
+        number: int | str,
+        parents: Sequence[Prompt],
+        adversary: ModelSettings,
+        split: SeedSplit,
+        known: Sequence[str],
+    ) -> list[Record]:
+        s = self.settings
+        requests: list[Request] = []
+        if s.attacks.list is None:
+            requests, extra = rounds.prompt_requests(s, parents, number, self.seed)
+            self.asking.count(len(requests))
+
+        def writer() -> Writer:
+            return self.asking.writer(s.adversary, adversary, f"round {number}: attacks")
+
+        def write(work: Workspace) -> dict[str, Any]:
+            if s.attacks.list is not None:
+                records = rounds.listed_prompts(s, parents, read_prompts(s.attacks.list), number)
+            else:
+                place = work.folder / "written.jsonl"
+                records = self.asking.write(place, requests, writer, s.attacks.max_new_tokens, extra)
+            sifted = rounds.sifted(records, s, split.held_out, known)
+            write_records(work.folder / "prompts.jsonl", sifted)
+            return {"prompts": len(sifted), "asked": len(rounds.asked_prompts(sifted))}
+
+        return read_records(self._step(name, write).folder / "prompts.jsonl")
+
+    def _answers(self, name: str, number: int, prompts: Sequence[Record], target: ModelSettings) -> list[Record]:
+        s = self.settings
+        requests, extra = rounds.answer_requests(s, prompts, number, self.seed)
+        self.asking.count(len(requests))
+
+        def writer() -> Writer:
+            return self.asking.writer(s.target, target, f"round {number}: answers")
+
+        def write(work: Workspace) -> dict[str, Any]:
+            place = work.folder / "answers.jsonl"
+            return {"answers": len(self.asking.write(place, requests, writer, s.answers.max_new_tokens, extra))}
+
+        return read_records(self._step(name, write).folder / "answers.jsonl")
+
+    def _scores(self, name: str, prompts: Sequence[Record], answers: Sequence[Record]) -> list[Record]:
+        texts = {one["id"]: one["text"] for one in prompts}
+
+        def score(work: Workspace) -> dict[str, Any]:
+            judges = self.check.selecting
+            self.asking.make_room(judges)
+            return {"scores": len(judged(work.folder / "scores.jsonl", judges, answers, texts))}
+
+        return read_records(self._step(name, score).folder / "scores.jsonl")
+
+    def _facts(
+        self,
+        number: int,
+        parents: Sequence[Prompt],
+        prompts: Sequence[Record],
+        asked: Sequence[Record],
+        answers: Sequence[Record],
+        scores: Sequence[Record],
+        found: Any,
+    ) -> dict[str, Any]:
+        plain = {one["id"] for one in answers if one["variant"] == PLAIN}
+        hits, total = violation(one["safety"]["score"] for one in scores if one["id"] in plain)
+        reasons: dict[str, int] = {}
+        for one in prompts:
+            if one["dropped"]:
+                reasons[one["dropped"]] = reasons.get(one["dropped"], 0) + 1
+        categories = [one["category"] for one in asked]
+        return {
+            "number": number,
+            "parents": len(parents),
+            "written": len(prompts),
+            "asked": len(asked),
+            "dropped": reasons,
+            "answers": len(answers),
+            "unscored": len(answers) - sum(one["safety"]["score"] is not None for one in scores),
+            "violations": hits,
+            "violations_of": total,
+            "attack_rate": found.attack_rate,
+            "broken": found.broken,
+            "attacks": len(found.attacks),
+            "learned": len(found.answers),
+            "diversity": diversity([one["text"] for one in asked], categories, self.seed).to_json(),
+        }
+
+    # -- measuring -----------------------------------------------------------------------------------------------
+
+    def _measure(
+        self,
+        number: int,
+        target: ModelSettings,
+        sets: Mapping[str, Sequence[Prompt]],
+        references: Sequence[Mapping[str, str]],
+        result: MartResult,
+    ) -> None:
+        self.asking.count(sum(map(len, sets.values())))
+
+        def work(space: Workspace) -> dict[str, Any]:
+            return measure(self.asking, self.check.all, target, sets, references, space.folder, number)
+
+        done = self._step(f"round-{number:02d}/evaluation", work)
+        result.measured[number], result.folders[number] = done.result, done.folder
+
+    def _finish(self, result: MartResult, split: SeedSplit, parents: Sequence[Prompt]) -> None:
+        """Prompts of the last adversary, and attacks of every round asked to every target."""
+        evaluation = self.settings.evaluation
+        if not result.rounds:
+            return
+        if evaluation.final_attacks:
+            known = [one.text for one in split.train] + self._written_before(len(result.rounds) + 1)
+            parents = rounds.parents_of(self.settings, parents, [], split.train, len(result.rounds) + 1)
+            prompts = self._prompts("final/prompts", "final", parents, result.adversary, split, known)
+            asked = rounds.as_prompts(prompts, [one["id"] for one in rounds.asked_prompts(prompts)])
+            result.final = {
+                name: self._asked_again(f"final/{name}", asked, model, "final", name)
+                for name, model in (("first", self.start), ("last", result.target))
+            }
+            result.final["prompts"] = len(asked)
+        if evaluation.transfer:
+            targets = [self.start, *(done.target for done in result.rounds)]
+            for done in result.rounds:
+                attacks = done.attacks[: evaluation.transfer_prompts]
+                row: dict[int, list[int]] = {}
+                for place, model in enumerate(targets):
+                    name = f"transfer/attacks-{done.number:02d}-target-{place:02d}"
+                    found = self._asked_again(name, attacks, model, "transfer", done.number, place)
+                    safety = found.get("evaluation_safety", {"violations": 0, "scored": 0})
+                    row[place] = [safety["violations"], safety["scored"]]
+                result.transfer[done.number] = row
+
+    def _asked_again(self, name: str, prompts: Sequence[Prompt], model: ModelSettings, *parts: Any) -> dict[str, Any]:
+        if not prompts:
+            return {}
+        self.asking.count(len(prompts))
+
+        def work(space: Workspace) -> dict[str, Any]:
+            answers = answers_to(self.asking, model, prompts, space.folder / "answers.jsonl", *parts)
+            write_records(space.folder / "prompts.jsonl", [one.to_json() for one in prompts])
+            judges = {role: self.check.all[role] for role in ("evaluation_safety", "safety")}
+            self.asking.make_room(judges)
+            texts = {one.id: one.text for one in prompts}
+            return safety_summary(answers, judged(space.folder / "scores.jsonl", judges, answers, texts))
+
+        return self._step(name, work).result

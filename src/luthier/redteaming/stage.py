@@ -1,0 +1,90 @@
+"""The `redteam` stage: a causal model gives one that resists more attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from luthier.redteaming.judges.settings import RewardJudgeSettings
+from luthier.redteaming.settings import PAPER, MartSettings, PromptSource
+from luthier.registry import STAGES
+from luthier.settings import Paper
+from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
+from luthier.stages.base import MODEL, Stage, StageInputs
+
+ADVERSARY = "adversary_model"
+_SPEAKS = ("", "causal_lm")
+
+
+@STAGES.register
+class Redteam(MartSettings, Stage):
+    """Trains a language model to withstand attacks that an adversary writes and is trained to write, round by round.
+
+    For models that are yours, to make them safer: every prompt and answer stays in the run's folder, and nothing of it
+    is printed.
+    """
+
+    name: ClassVar[str] = "redteam"
+    summary: ClassVar[str] = "make a language model resist harmful requests: attack, judge, select, train, in rounds"
+    paper: ClassVar[Paper | None] = PAPER
+    ports: ClassVar[Mapping[str, Port]] = {
+        MODEL: Port(("pretrained",), about="the target; a causal language model"),
+        ADVERSARY: Port(("pretrained",), optional=True, about="what the adversary starts from; else the target's twin"),
+    }
+    products: ClassVar[Mapping[str, tuple[str, ...]]] = {MODEL: ("pretrained",)}
+    runs: ClassVar[str] = "luthier.redteaming.run:run_redteaming"
+    plans: ClassVar[str] = "luthier.redteaming.planning:plan_redteaming"
+
+    model: Reference = Field(None, description=MODEL_FIELD)
+    adversary_model: Reference = Field(
+        None, description="What the adversary starts from, written as `model` is; null is the target's twin."
+    )
+
+    @classmethod
+    def resolved(cls) -> type[Stage]:
+        built: type[Stage] = cls.with_methods("Redteam", __name__)
+        return built
+
+    def takes(self) -> dict[str, Port]:
+        """The target, and the adversary where the recipe names one."""
+        found = {MODEL: self.ports[MODEL]}
+        if self.adversary_model is not None:
+            found[ADVERSARY] = Port(self.ports[ADVERSARY].kinds, about=self.ports[ADVERSARY].about)
+        return found
+
+    def misfit(self, kinds: Mapping[str, str], data: Any, language_head: Callable[[str], str]) -> str:
+        for port in kinds:
+            head = language_head(port)
+            if head not in _SPEAKS:
+                return f"it attacks a model that writes text from left to right, and `{port}` has the head {head}"
+        return ""
+
+    def prompt_sources(self) -> dict[str, PromptSource]:
+        """Every list of prompts that it reads."""
+        found = {
+            "seeds": self.seeds,
+            "held out": self.held_out,
+            "list": self.attacks.list,
+            "look-alikes": self.evaluation.look_alikes,
+        }
+        return {name: one for name, one in found.items() if one is not None}
+
+    def labelled_files(self) -> Iterator[str]:
+        """Every file of labelled answers that it reads."""
+        if self.judges.labelled is not None:
+            yield self.judges.labelled.file
+        for judge in self.every_judge():
+            if isinstance(judge, RewardJudgeSettings) and judge.fit is not None:
+                yield judge.fit.file
+
+    def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
+        from luthier.redteaming.inputs import fingerprints
+
+        return fingerprints(self)
+
+    def check(self, inputs: StageInputs) -> None:
+        from luthier.redteaming.checking import check_redteaming
+
+        check_redteaming(self)
