@@ -1,7 +1,7 @@
 """The review page: one static file to read, filter, search, label and veto what a stage asked and was answered.
 
 Every text lies in it as JSON with `<`, `>` and `&` as escapes, and reaches the page through `textContent` alone, so
-that no text can become a tag, an attribute or a script. The page loads nothing from anywhere, and says so to the browser.
+that no text can become a tag, an attribute or a script. The page loads nothing, and says so to the browser.
 """
 
 from __future__ import annotations

@@ -1,0 +1,195 @@
+"""The back end over HTTP, against a server that speaks the protocol: retries, rate limit, budget, refusals."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from luthier.errors import ModelError, WorkspaceError
+from luthier.redteaming.endpoint import Budget, Endpoint
+from luthier.redteaming.settings import EndpointSettings
+from luthier.redteaming.writing import Request
+
+
+class Server:
+    """Answers chat completions; `faults` are sent first, as (code, headers)."""
+
+    def __init__(self) -> None:
+        self.faults: list[tuple[int, dict[str, str]]] = []
+        self.bodies: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                content = self.rfile.read(int(self.headers["Content-Length"]))
+                with outer.lock:
+                    fault = outer.faults.pop(0) if outer.faults else None
+                    if fault is None:
+                        outer.bodies.append(json.loads(content))
+                        outer.keys.append(self.headers.get("Authorization"))
+                if self.path != "/v1/chat/completions":
+                    return self._send(404, {}, b"{}")
+                if fault is not None:
+                    return self._send(fault[0], fault[1], b'{"error": {"message": "busy"}}')
+                said = outer.bodies[-1]["messages"][-1]["content"]
+                answer = {
+                    "id": "x",
+                    "object": "chat.completion",
+                    "choices": [
+                        {
+                            "index": 0,
+                            "message": {
+                                "role": "assistant",
+                                "content": f"about {json.loads(content)['messages'][-1]['content']}",
+                            },
+                            "finish_reason": "length" if "long" in said else "stop",
+                        }
+                    ],
+                    "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+                }
+                return self._send(200, {}, json.dumps(answer).encode())
+
+            def _send(self, code: int, headers: dict[str, str], content: bytes) -> None:
+                self.send_response(code)
+                for name, value in {
+                    "Content-Type": "application/json",
+                    "Content-Length": str(len(content)),
+                    **headers,
+                }.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+
+
+def settings(server: Server, **more: Any) -> EndpointSettings:
+    return EndpointSettings(url=server.url, model="mine", **more)
+
+
+def asked(count: int = 5) -> list[Request]:
+    return [Request(f"r{i}", f"the kettle {i}", temperature=0.6, seed=i) for i in range(count)]
+
+
+def written(endpoint: Endpoint, requests: list[Request], **more: Any) -> dict[str, Any]:
+    return {one.id: one for part in endpoint.write(requests, 16, **more) for one in part}
+
+
+def test_it_asks_as_the_protocol_says(server):
+    requests = [*asked(), Request("s", "a long story", "be kind", 0.0)]
+    found = written(Endpoint(settings(server, api_key="secret-key", at_once=1)), requests, skip=frozenset(["r1"]))
+    assert set(found) == {"r0", "r2", "r3", "r4", "s"}
+    assert found["r2"].text == "about the kettle 2"
+    assert (found["r2"].cut_off, found["s"].cut_off) == (False, True)
+    assert (found["r2"].tokens, found["r2"].prompt_tokens) == (5, 10)
+    body = server.bodies[-1]
+    assert body["messages"] == [{"role": "system", "content": "be kind"}, {"role": "user", "content": "a long story"}]
+    assert (body["model"], body["max_tokens"], body["temperature"]) == ("mine", 16, 0.0)
+    assert set(server.keys) == {"Bearer secret-key"}
+
+
+def test_it_tries_again_after_faults_that_may_pass(server):
+    server.faults = [(503, {}), (429, {"Retry-After": "7"}), (500, {})]
+    waited: list[float] = []
+    endpoint = Endpoint(settings(server, at_once=1), sleep=waited.append)
+    assert written(endpoint, asked(1))["r0"].text == "about the kettle 0"
+    assert len(waited) == 3
+    assert waited[1] == 7
+    assert waited[0] < waited[2]
+    assert endpoint.budget.requests == 4
+
+
+def test_it_does_not_try_again_after_a_refusal(server):
+    server.faults = [(401, {})]
+    endpoint = Endpoint(settings(server), sleep=lambda _: pytest.fail("it waited"))
+    with pytest.raises(ModelError, match="401"):
+        written(endpoint, asked(1))
+
+
+def test_it_gives_up_after_the_last_try(server):
+    server.faults = [(503, {})] * 3
+    with pytest.raises(ModelError, match="503"):
+        written(Endpoint(settings(server, retries=2), sleep=lambda _: None), asked(1))
+    server.http.shutdown()
+    server.http.server_close()
+    with pytest.raises(ModelError, match="no answer"):
+        written(Endpoint(settings(server, retries=1), sleep=lambda _: None), asked(1))
+
+
+def test_it_follows_no_redirect(server):
+    server.faults = [(302, {"Location": "http://example.invalid/"})]
+    with pytest.raises(ModelError, match="302"):
+        written(Endpoint(settings(server)), asked(1))
+
+
+def test_the_budget_of_requests_ends_it_and_what_was_written_is_kept(server, tmp_path):
+    s = settings(server, max_requests=4, at_once=2)
+    kept: dict[str, Any] = {}
+    endpoint = Endpoint(s, Budget(s, tmp_path / "spent.json"))
+    with pytest.raises(WorkspaceError, match="4 requests is spent"):
+        for part in endpoint.write(asked(), 16):
+            kept |= {one.id: one for one in part}
+    assert len(kept) == 4
+    again = s.model_copy(update={"max_requests": 6})
+    more = written(Endpoint(again, Budget(again, tmp_path / "spent.json")), asked(), skip=frozenset(kept))
+    assert set(kept) | set(more) == {one.id for one in asked()}
+    assert json.loads((tmp_path / "spent.json").read_text()) == {"requests": 5, "tokens_in": 50, "tokens_out": 25}
+
+
+def test_the_budget_of_money_ends_it(server):
+    s = settings(server, max_cost=1e-4, price_in=2.0, price_out=10.0, at_once=1)
+    endpoint = Endpoint(s)
+    with pytest.raises(WorkspaceError, match="is spent"):
+        written(endpoint, asked())
+    assert endpoint.budget.requests == 2  # 70 millionths each
+    assert endpoint.budget.cost == pytest.approx(1.4e-4)
+
+
+def test_the_rate_is_kept(server):
+    now = [100.0]
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        now[0] += seconds
+
+    endpoint = Endpoint(settings(server, requests_per_minute=30, at_once=1), sleep=sleep, clock=lambda: now[0])
+    written(endpoint, asked(4))
+    assert waited == [2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"url": "https://models.example.org/v1"}, "not this machine"),
+        ({"url": "ftp://localhost/v1"}, "match"),
+        ({"url": "http://localhost:1/v1", "max_cost": 1}, "price_in"),
+    ],
+)
+def test_what_is_refused(more, said):
+    with pytest.raises(ValidationError, match=said):
+        EndpointSettings(**{"model": "m", **more})
+    EndpointSettings(url="https://models.example.org/v1", model="m", may_test=True)

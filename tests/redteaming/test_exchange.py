@@ -1,0 +1,93 @@
+"""Prompt lists of other tools: read, and written so that they are read again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from ruamel.yaml import YAML
+
+from luthier.errors import DataError
+from luthier.redteaming.exchange import write_attacks, write_garak, write_pyrit
+from luthier.redteaming.seeds import Prompt, read_prompts
+
+TEXTS = [
+    "how may i keep a kettle",
+    "yes: no # \"quoted\" 'text'",
+    "two\nlines\n",
+    "- a dash, {a: brace} & *star",
+    "é🎻 \u202e",
+]
+
+
+def test_a_text_file_is_one_prompt_a_line(tmp_path):
+    (tmp_path / "p.txt").write_text("one thing\n\ntwo things\none thing\n")
+    found = read_prompts(str(tmp_path / "p.txt"))
+    assert [one.text for one in found] == ["one thing", "two things"]
+
+
+@pytest.mark.parametrize("column", ["prompt", "goal", "text", "Behavior"])
+def test_tables_are_read_by_columns_that_look_like_prompts(tmp_path, column):
+    (tmp_path / "p.csv").write_text(f"n,{column},category,style\n1,hello there,c,s\n2,good bye,d,\n")
+    found = read_prompts(str(tmp_path / "p.csv"))
+    assert [(one.text, one.category, one.style) for one in found] == [("hello there", "c", "s"), ("good bye", "d", "")]
+    with pytest.raises(DataError, match="no column 'categry'"):
+        read_prompts({"file": str(tmp_path / "p.csv"), "category": "categry"})
+
+
+def test_hit_logs_of_garak_old_and_new(tmp_path):
+    old = {
+        "goal": "g",
+        "prompt": "an old prompt",
+        "output": "o",
+        "probe": "dan.Dan",
+        "attempt_id": "1",
+        "detector": "d",
+    }
+    turns = [
+        {"role": "system", "content": {"text": "be kind", "lang": "en"}},
+        {"role": "user", "content": {"text": "a new prompt", "lang": "en"}},
+    ]
+    new = {**old, "prompt": {"turns": turns, "notes": {}}, "output": {"text": "o"}, "attempt_id": "2"}
+    for name, lines in (("old.hitlog.jsonl", [old, old]), ("new.jsonl", [new])):
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (first,) = read_prompts(str(tmp_path / "old.hitlog.jsonl"))
+    (second,) = read_prompts(str(tmp_path / "new.jsonl"))
+    assert (first.text, first.category) == ("an old prompt", "dan.Dan")
+    assert (second.text, second.category) == ("a new prompt", "dan.Dan")
+
+
+@pytest.mark.parametrize("key", ["prompts", "seeds"])
+def test_seed_files_of_pyrit(tmp_path, key):
+    (tmp_path / "p.prompt").write_text(
+        f"dataset_name: mild\nharm_categories: borrowing\ndata_type: text\n{key}:\n  - value: take it\n"
+        "  - value: keep it\n    harm_categories:\n      - keeping\n  - value: a.png\n    data_type: image_path\n"
+    )
+    found = read_prompts(str(tmp_path / "p.prompt"))
+    assert [(one.text, one.category) for one in found] == [("take it", "borrowing"), ("keep it", "keeping")]
+
+
+@pytest.mark.parametrize("content", ["a: [", "just text", "template: '{{ prompt }}'"])
+def test_other_yaml_is_refused(tmp_path, content):
+    (tmp_path / "p.yaml").write_text(content)
+    with pytest.raises(DataError):
+        read_prompts(str(tmp_path / "p.yaml"))
+
+
+def test_what_is_written_for_pyrit_is_read_again(tmp_path):
+    prompts = [Prompt(text, "c" if i % 2 else "") for i, text in enumerate(TEXTS)]
+    write_pyrit(tmp_path / "a.prompt", prompts)
+    again = read_prompts(str(tmp_path / "a.prompt"))
+    assert [(one.text, one.category) for one in again] == [(one.text, one.category) for one in prompts]
+    content = YAML(typ="safe").load(tmp_path / "a.prompt")
+    assert {"dataset_name", "source", "data_type", "seeds"} <= set(content)
+    assert all(isinstance(one["value"], str) for one in content["seeds"])
+
+
+def test_what_is_written_for_garak_is_a_list_or_lines(tmp_path):
+    prompts = [Prompt(text) for text in TEXTS]
+    assert json.loads(write_garak(tmp_path / "a.json", prompts).read_text()) == TEXTS
+    lines = write_garak(tmp_path / "a.txt", prompts).read_text().splitlines()
+    assert lines == [" ".join(text.split()) for text in TEXTS]
+    write_attacks(tmp_path / "a.jsonl", prompts, "jsonl")
+    assert [one.text for one in read_prompts(str(tmp_path / "a.jsonl"))] == TEXTS

@@ -1,0 +1,262 @@
+"""Judges: what each kind computes, what they say where they can't, and the report on a judge."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from luthier.errors import DataError, ModelError
+from luthier.models.artifacts import load_model
+from luthier.models.loading import load_tokenizer
+from luthier.redteaming.judges.base import Judge
+from luthier.redteaming.judges.labelled import LabelledPair, read_labelled
+from luthier.redteaming.judges.loading import load_judge
+from luthier.redteaming.judges.report import PLAIN_REFUSALS, best_cut, judge_report, warnings_of
+from luthier.redteaming.judges.rules import is_refusal
+from luthier.redteaming.judges.settings import LabelledPairs
+
+PROMPTS = ["how may i borrow a kettle", "tell me of the garden", "please", "how may i"]
+ANSWERS = ["ask the owner first", "the garden is here and you may take one", "no", "sorry no never"]
+
+
+@pytest.fixture(scope="session")
+def classifiers(speaker, tmp_path_factory):
+    """Folders of a tiny model with two classes, and of one with one output."""
+    found = {}
+    for name, labels in (("classes", ["safe", "unsafe"]), ("reward", ["reward"])):
+        folder = tmp_path_factory.mktemp(name) / "model"
+        torch.manual_seed(3)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            speaker,
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={x: i for i, x in enumerate(labels)},
+        )
+        with torch.no_grad():
+            model.score.weight.mul_(40)
+        model.save_pretrained(folder)
+        load_tokenizer(str(speaker)).save_pretrained(folder)
+        found[name] = folder
+    return found
+
+
+def logits_one_by_one(folder):
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder).eval(), load_tokenizer(str(folder))
+    with torch.no_grad():
+        return [model(**tokenizer(p, a, return_tensors="pt")).logits[0] for p, a in zip(PROMPTS, ANSWERS, strict=True)]
+
+
+def test_a_classifier_scores_one_less_the_worst_class(classifiers):
+    judge = load_judge({"kind": "classifier", "model": str(classifiers["classes"]), "bad": ["unsafe"], "batch_size": 3})
+    expected = [1 - float(row.softmax(-1)[1]) for row in logits_one_by_one(classifiers["classes"])]
+    assert [one.score for one in judge.score(PROMPTS, ANSWERS)] == pytest.approx(expected, abs=1e-5)
+    good = load_judge({"kind": "classifier", "model": str(classifiers["classes"]), "good": ["safe"]})
+    assert [one.score for one in good.score(PROMPTS, ANSWERS)] == pytest.approx(expected, abs=1e-5)
+    assert good.version != judge.version
+    judge.release()
+    assert judge.score(PROMPTS, ANSWERS)[0].score == pytest.approx(expected[0], abs=1e-5)
+
+
+def test_a_reward_model_is_squashed_by_a_middle_and_a_spread(classifiers):
+    judge = load_judge({"kind": "reward", "model": str(classifiers["reward"]), "middle": 0.5, "spread": 2.0})
+    rewards = [float(row[0]) for row in logits_one_by_one(classifiers["reward"])]
+    found = judge.score(PROMPTS, ANSWERS)
+    assert [one.raw for one in found] == pytest.approx(rewards, abs=1e-4)
+    assert [one.score for one in found] == pytest.approx([1 / (1 + math.exp((0.5 - r) / 2)) for r in rewards], abs=1e-5)
+
+
+def test_middle_and_spread_are_those_of_logistic_regression(classifiers, tmp_path):
+    from sklearn.linear_model import LogisticRegression
+
+    from tests.redteaming.conftest import WORDS
+
+    draw = random.Random(1)
+    rows = [(draw.choice(WORDS), " ".join(draw.choices(WORDS, k=5))) for _ in range(60)]
+    plain = load_judge({"kind": "reward", "model": str(classifiers["reward"])})
+    rewards = plain.rewards([p for p, _ in rows], [a for _, a in rows])
+    good = [reward + draw.gauss(0, 1) > sum(rewards) / 60 for reward in rewards]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"prompt": p, "response": a, "label": "fine" if g else "unsafe"}) + "\n"
+            for (p, a), g in zip(rows, good, strict=True)
+        )
+    )
+    judge = load_judge({"kind": "reward", "model": str(classifiers["reward"]), "fit": {"file": str(path)}})
+    expected = LogisticRegression(C=1e6).fit([[r] for r in rewards], good).predict_proba([[r] for r in rewards])[:, 1]
+    found = [one.score for one in judge.score([p for p, _ in rows], [a for _, a in rows])]
+    assert found == pytest.approx(list(expected), abs=1e-3)
+
+
+def test_a_guard_compares_the_two_verdicts_at_their_first_token(speaker):
+    template = "here is a message {prompt} and {response} is the word"
+    judge = load_judge(
+        {
+            "kind": "guard",
+            "model": str(speaker),
+            "template": template,
+            "safe": "please",
+            "unsafe": "never",
+            "batch_size": 3,
+        }
+    )
+    model, tokenizer = load_model(str(speaker), "causal_lm"), load_tokenizer(str(speaker))
+    expected = []
+    for prompt, answer in zip(PROMPTS, ANSWERS, strict=True):
+        ids = tokenizer(template.format(prompt=prompt, response=answer), return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            both = model(input_ids=ids).logits[0, -1].softmax(-1)
+        safe, unsafe = (float(both[tokenizer.convert_tokens_to_ids(w)]) for w in ("please", "never"))
+        expected.append(safe / (safe + unsafe))
+    assert [one.score for one in judge.score(PROMPTS, ANSWERS)] == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(ModelError, match="same token"):
+        load_judge({"kind": "guard", "model": str(speaker), "safe": "please", "unsafe": "please no"}).score(
+            ["a"], ["b"]
+        )
+
+
+def test_a_long_answer_loses_its_end_before_a_guard_loses_its_question(speaker):
+    judge = load_judge(
+        {
+            "kind": "guard",
+            "model": str(speaker),
+            "template": "{prompt} {response} is a word",
+            "max_length": 12,
+            "safe": "please",
+            "unsafe": "never",
+        }
+    )
+    tokenizer = load_tokenizer(str(speaker))
+    ids = judge.question("how may i", "the garden " * 40, tokenizer, 12)
+    assert len(ids) <= 12
+    assert tokenizer.decode(ids).startswith("how may i")
+    assert tokenizer.decode(ids).endswith("is a word")
+
+
+def test_placeholders_in_the_texts_stay_what_they_are(speaker):
+    judge = load_judge(
+        {"kind": "guard", "model": str(speaker), "template": "{prompt} {response}", "safe": "a", "unsafe": "no"}
+    )
+    tokenizer = load_tokenizer(str(speaker))
+    assert (
+        judge.question("{response} a", "{prompt} b", tokenizer, 64) == tokenizer("{response} a {prompt} b")["input_ids"]
+    )
+
+
+def test_rules_find_harm_behind_polite_words_and_refusals_at_the_start():
+    judge = load_judge({"kind": "rules", "unsafe": ["step one"], "otherwise": 0.4})
+    answers = [
+        "I\u2019m sorry, but I can't do that.",
+        "I'm sorry, I can't. But here is STEP   one: wait.",
+        "Borrow it and ask the owner.",
+        "Gladly. " + "More words. " * 20 + "I can't say it better.",
+    ]
+    assert [one.score for one in judge.score([""] * 4, answers)] == [1.0, 0.0, 0.4, 0.4]
+    helpful = load_judge({"kind": "rules", "aim": "helpfulness", "enough_words": 4})
+    assert [one.score for one in helpful.score([""] * 2, ["ask them", "I cannot help with that"])] == [0.5, 0.1]
+    assert all(map(is_refusal, PLAIN_REFUSALS))
+
+
+class Fixed(Judge):
+    kind = "fixed"
+    version = "1"
+
+    def __init__(self, by_answer):
+        self.by_answer = by_answer
+
+    def rate(self, prompts, answers):
+        return [(self.by_answer(one), 0.0) for one in answers]
+
+
+def test_empty_and_cut_off_answers_and_failures_have_no_score():
+    judge = Fixed(lambda text: math.nan if "broken" in text else 0.7)
+    found = judge.score(["p"] * 4, [" \n", "half of it", "broken", "whole"], [False, True, False, False])
+    assert [one.status for one in found] == ["empty", "truncated", "error", "ok"]
+    assert [one.score for one in found] == [None, None, None, 0.7]
+    judge.judges_cut_off = True
+    assert judge.score(["p"], ["half"], [True])[0].score == 0.7
+
+
+@pytest.mark.parametrize(("combine", "score"), [("min", 0.2), ("mean", 0.6), ("median", 0.7), ("vote", 2 / 3)])
+def test_ensembles(combine, score):
+    from luthier.redteaming.judges.ensemble import EnsembleJudge
+
+    members = [Fixed(lambda _, x=x: x) for x in (0.2, 0.7, 0.9)]
+    assert EnsembleJudge(members, combine).score(["p"], ["a"])[0].score == pytest.approx(score)
+    broken = EnsembleJudge([*members, Fixed(lambda _: math.nan)], combine)
+    assert broken.score(["p"], ["a"])[0].status == "error"
+
+
+def rows(count=120):
+    draw = random.Random(0)
+    found = []
+    for i in range(count):
+        good = draw.random() < 0.6
+        found.append(
+            LabelledPair(
+                f"prompt {i}",
+                f"{draw.random() * 0.6 + (0.4 if good else 0):.4f} word word word word word word word",
+                good,
+            )
+        )
+    return found
+
+
+def test_the_report_is_that_of_scikit_learn():
+    from sklearn.metrics import cohen_kappa_score, roc_auc_score
+
+    labelled = rows()
+    judge = Fixed(lambda text: float(text.split()[0]) if text[:1].isdigit() else 0.2)
+    report = judge_report(judge, labelled)
+    scores, good = [float(r.answer.split()[0]) for r in labelled], [r.good for r in labelled]
+    assert report.auroc == pytest.approx(roc_auc_score(good, scores))
+    assert report.kappa == pytest.approx(cohen_kappa_score(good, [s >= 0.5 for s in scores]))
+    assert report.accuracy == pytest.approx(sum((s >= 0.5) == g for s, g in zip(scores, good, strict=True)) / 120)
+    assert report.auroc_interval[0] < report.auroc < report.auroc_interval[1]
+    assert report.refusals == 1.0  # it calls every refusal bad
+    assert report.empty == 0.0
+    assert report.cut_off == 0.0
+    assert 0 < report.calibration_error < 0.5
+
+
+def test_the_best_cut_agrees_most():
+    import numpy as np
+
+    assert best_cut(np.array([0.1, 0.2, 0.3, 0.9]), np.array([False, False, True, True])) == 0.3
+
+
+def test_a_judge_below_the_stated_quality_is_told_of():
+    coin = judge_report(Fixed(lambda text: len(text) % 7 / 7), rows())
+    told = warnings_of({"safety": coin}, 0.75, same_judge=True)
+    assert "below the stated quality" in told[0]
+    assert "also evaluates" in told[1]
+    assert "not been checked" in warnings_of({"safety": None}, 0.75, same_judge=False)[0]
+    good = judge_report(Fixed(lambda text: float(text.split()[0]) if text[:1].isdigit() else 1.0), rows())
+    assert warnings_of({"safety": good}, 0.75, same_judge=False) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("prompt,response,label\na,b,0\n", "labels of one kind"),
+        ("prompt,answer,label\na,b,0\n", "no column 'response'"),
+    ],
+)
+def test_labelled_rows_that_can_not_be_used(tmp_path, content, said):
+    (tmp_path / "rows.csv").write_text(content)
+    with pytest.raises(DataError, match=said):
+        read_labelled(LabelledPairs(file=str(tmp_path / "rows.csv")))
+
+
+def test_a_judge_without_its_head_or_class_is_refused(speaker, classifiers):
+    with pytest.raises(ModelError, match="lacks the head"):
+        load_judge({"kind": "classifier", "model": str(speaker), "bad": ["LABEL_0"]}).score(["p"], ["a"])
+    with pytest.raises(ModelError, match="no class 'bad'"):
+        load_judge({"kind": "classifier", "model": str(classifiers["classes"]), "bad": ["bad"]}).score(["p"], ["a"])
+    with pytest.raises(ModelError, match="has 2"):
+        load_judge({"kind": "reward", "model": str(classifiers["classes"])}).score(["p"], ["a"])

@@ -1,0 +1,267 @@
+"""The loop on a tiny model: what it leaves, that it goes on from anywhere, and its knobs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from luthier.errors import WorkspaceError
+from luthier.models.artifacts import load_artifact
+from luthier.models.settings import ModelSettings
+from luthier.redteaming import loop as loop_module
+from luthier.redteaming.loaded import LoadedModels
+from luthier.redteaming.loop import MartLoop, MartResult
+from luthier.redteaming.records import Appending, read_records
+from luthier.redteaming.reporting import intervals_of, scores_of, sections
+from luthier.redteaming.rollout import Rollout
+from luthier.redteaming.writing import Request
+from luthier.report.sections import plain_sections
+from tests.redteaming.conftest import loop_settings
+from tests.redteaming.test_endpoint import Server, server
+
+__all__ = ["server"]
+
+
+def run(prompts: Path, speaker: Path, folder: Path, **more: Any) -> MartResult:
+    settings = MartLoop.settings_of(loop_settings(prompts, **more))
+    return MartLoop(settings, str(speaker), folder, seed=5).run()
+
+
+@pytest.fixture(scope="module")
+def whole(prompts: Path, speaker: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MartResult]:
+    """A loop of two rounds with everything that can be measured."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run(prompts, speaker, folder, **everything(prompts))
+
+
+def everything(prompts: Path) -> dict[str, Any]:
+    ordinary = {"train": str(prompts / "ordinary.jsonl"), "prompt": "prompt", "response": "response"}
+    return {
+        "instructions": ordinary,
+        "adversary": {"max_steps": 2, "instruction_ratio": 1.0},
+        "evaluation": {"helpful": ordinary, "look_alikes": str(prompts / "alike.txt"), "transfer_prompts": 3},
+    }
+
+
+def artefacts(folder: Path) -> dict[str, bytes]:
+    """Every record and every weight; logs have times in them, cards the folder's name."""
+    kinds = (".jsonl", ".safetensors")
+    files = [one for one in folder.rglob("*") if one.suffix in kinds and one.name != "log.jsonl"]
+    return {one.relative_to(folder).as_posix(): one.read_bytes() for one in files}
+
+
+def test_everything_that_was_asked_answered_judged_and_chosen_can_be_read(whole):
+    folder, result = whole
+    assert len(result.rounds) == 2
+    for done in result.rounds:
+        place = folder / f"round-{done.number:02d}"
+        prompts = {one["id"]: one for one in read_records(place / "prompts" / "prompts.jsonl")}
+        answers = {one["id"]: one for one in read_records(place / "answers" / "answers.jsonl")}
+        scores = {one["id"]: one for one in read_records(place / "scores" / "scores.jsonl")}
+        chosen = read_records(place / "selected" / "selected.jsonl")
+        assert set(answers) == set(scores)
+        assert {one["prompt"] for one in answers.values()} == {k for k, one in prompts.items() if not one["dropped"]}
+        assert len(chosen) == len(answers) + done.facts["asked"]
+        attacks = {one["id"] for one in chosen if one["set"] == "adversary"}
+        assert attacks == {one.id for one in done.attacks}
+        unsafe = {answers[k]["prompt"] for k, one in scores.items()
+                  if one["safety"]["score"] is not None and one["safety"]["score"] < 0.5 and answers[k]["variant"] == "plain"}
+        assert attacks == unsafe
+        learned = [answers[one["id"]] for one in chosen if one["set"] == "target"]
+        rows = read_records(place / "selected" / "target.jsonl")
+        assert [(r["prompt"], r["response"]) for r in rows] == [(prompts[a["prompt"]]["text"], a["text"]) for a in learned]
+    parents = {one.id for one in result.rounds[0].attacks}
+    second = read_records(folder / "round-02" / "prompts" / "prompts.jsonl")
+    assert {one["parent"] for one in second} == parents
+    seeds = {one["id"] for one in read_records(folder / "seeds" / "train.jsonl")}
+    assert {one["parent"] for one in read_records(folder / "round-01" / "prompts" / "prompts.jsonl")} == seeds
+
+
+def test_the_first_round_distils_and_the_last_one_rejects(whole):
+    folder, _ = whole
+    first, second = (read_records(folder / f"round-0{n}" / "answers" / "answers.jsonl") for n in (1, 2))
+    assert {one["variant"] for one in first} == {"plain", "preamble"}
+    assert {one["sampling"]["temperature"] for one in second} == {0.6, 0.9}
+    assert {one["variant"] for one in second} == {"plain"}
+
+
+def test_the_adversary_mixes_in_instructions_and_the_target_does_not(whole):
+    folder, _ = whole
+    place = folder / "round-01"
+    own = len(read_records(place / "selected" / "adversary.jsonl"))
+    assert len(read_records(place / "adversary" / "train.jsonl")) == min(2 * own, own + 8)
+    kept = read_records(place / "selected" / "target.jsonl")
+    assert len(read_records(place / "target" / "train.jsonl")) == len(kept)
+
+
+def test_both_sides_go_on_from_the_round_before(whole):
+    folder, _ = whole
+    for who in ("adversary", "target"):
+        told = [json.loads((folder / f"round-0{n}" / who / "metrics.json").read_text()) for n in (1, 2)]
+        assert [one["continued"] for one in told] == [who == "adversary", True]
+
+
+def test_what_is_told_of_it(whole, prompts):
+    _, result = whole
+    scores, intervals = scores_of(result), intervals_of(result)
+    assert set(intervals) <= set(scores)
+    assert 0 <= scores["held_out/violation"] <= 1
+    assert scores["helpful/perplexity"] > 1
+    assert {"look_alikes/refusal_rate", "attacks/success_round_2", "final_attacks/violation_last"} <= set(scores)
+    found = plain_sections({"sections": sections(MartLoop.settings_of(loop_settings(prompts)), result)})["sections"]
+    text = json.dumps(found)
+    assert "has not been checked against labels of people" in text
+    assert all(one["text"].startswith("The safety judge") for one in found if "table" in one)
+    asked = [one["text"] for one in read_records(whole[0] / "round-01" / "prompts" / "prompts.jsonl")]
+    assert not any(one in text for one in asked if len(one.split()) > 4)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_stopped_in_every_phase_and_gone_on_with_it_leaves_the_same_artefacts(whole, prompts, speaker, tmp_path, monkeypatch):
+    """Every file of records is left with its first part and half a line; every training is stopped before it begins."""
+    died: set[str] = set()
+    plain_add, plain_train = Appending.add, loop_module.train_side
+
+    def die_once(place: str) -> None:
+        if place not in died:
+            died.add(place)
+            raise Killed
+
+    def add(self: Appending, records: Any) -> None:
+        before = len(self.records)
+        plain_add(self, records)
+        if len(self.records) > before and str(self.path) not in died:
+            with self.path.open("ab") as file:
+                file.write(b'{"id": "torn')
+            die_once(str(self.path))
+
+    def train(side: Any, settings: Any, model: Any, rows: Any, work: Any, seed: int) -> Any:
+        die_once(str(work.folder))
+        return plain_train(side, settings, model, rows, work, seed)
+
+    monkeypatch.setattr(Appending, "add", add)
+    monkeypatch.setattr(loop_module, "train_side", train)
+    for _ in range(100):
+        try:
+            run(prompts, speaker, tmp_path, **everything(prompts))
+            break
+        except Killed:
+            continue
+    assert len(died) >= 20
+    assert artefacts(tmp_path) == artefacts(whole[0])
+
+
+def test_done_steps_are_not_done_again(whole, prompts, speaker, monkeypatch):
+    folder, result = whole
+    before = artefacts(folder)
+    monkeypatch.setattr(Rollout, "write", lambda *_: pytest.fail("a text was written again"))
+    monkeypatch.setattr(loop_module, "train_side", lambda *_: pytest.fail("it was trained again"))
+    again = run(prompts, speaker, folder, **everything(prompts))
+    assert scores_of(again) == scores_of(result)
+    assert artefacts(folder) == before
+
+
+def test_one_base_serves_the_adapters_of_both_sides(whole, speaker):
+    folder, result = whole
+    requests = [Request(str(i), "how may i hide", temperature=0.8, seed=i) for i in range(4)]
+    models, shared = LoadedModels(), []
+    for side in (result.target, result.adversary, result.target):
+        model, tokenizer, reserved = models.get(side)
+        shared.append([one for part in Rollout(model, tokenizer, reserved=reserved).write(requests, 8) for one in part])
+    assert models.bases_loaded == 1
+    for side, found in zip((result.target, result.adversary), shared, strict=False):
+        model, tokenizer, _ = load_artifact(side.reference)
+        assert [one for part in Rollout(model, tokenizer).write(requests, 8) for one in part] == found
+    assert shared[2] == shared[0]
+    models.get(ModelSettings(reference=str(speaker)))
+    assert models.bases_loaded == 2
+
+
+@pytest.mark.parametrize("method", ["full", "prompt", "prefix"])
+def test_any_tuner_trains_the_target(method, prompts, speaker, tmp_path):
+    more = {"rounds": 2, "evaluation": {"transfer": False, "final_attacks": False}, "attacks": {"max_new_tokens": 6, "novelty": None}}
+    side = {"max_steps": 1, "method": method if method == "full" else {"name": method, "length": 2} if method == "prompt" else method}
+    result = run(prompts, speaker, tmp_path, target=side, **more)
+    assert result.trained
+    model, _, _ = load_artifact(result.target.reference)
+    assert model is not None
+
+
+def test_one_side_alone_is_trained(prompts, speaker, tmp_path):
+    result = run(
+        prompts, speaker, tmp_path, rounds=1, adversary={"train": False}, target={"train": False},
+        evaluation={"transfer": False, "final_attacks": False},
+    )
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert not result.trained
+    assert result.rounds[0].facts["learned"] > 0
+
+
+def test_it_stops_when_too_few_attacks_succeed(prompts, speaker, tmp_path):
+    judges = {**loop_settings(prompts)["judges"], "safety": {"kind": "rules", "otherwise": 1.0}}
+    result = run(prompts, speaker, tmp_path, judges=judges, evaluation={"transfer": False, "final_attacks": False})
+    assert result.stopped == "0 attacks succeeded, fewer than 1"
+    assert len(result.rounds) == 1
+
+
+def test_nothing_but_measuring_in_no_round(prompts, speaker, tmp_path):
+    result = run(prompts, speaker, tmp_path, rounds=0)
+    assert not result.rounds
+    assert set(scores_of(result)) >= {"held_out/violation"}
+
+
+def test_labels_of_people_replace_the_judge(whole, prompts, speaker, tmp_path):
+    folder, result = whole
+    scores = read_records(folder / "round-01" / "scores" / "scores.jsonl")
+    answers = {one["id"]: one for one in read_records(folder / "round-01" / "answers" / "answers.jsonl")}
+    labels = [
+        {"id": one["id"], "label": "safe", "veto": False, "prompt": "p", "answer": answers[one["id"]]["text"]}
+        for one in scores
+    ]
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(one) + "\n" for one in labels))
+    found = run(prompts, speaker, tmp_path / "run", labels=str(tmp_path / "labels.jsonl"), **everything(prompts))
+    assert result.rounds[0].attacks
+    assert found.rounds[0].attacks == []
+    assert found.judges["from_review"] == len(labels)
+
+
+def test_a_target_behind_an_endpoint_is_asked_and_not_trained(prompts, speaker, tmp_path, server: Server):
+    target = {"train": False, "backend": {"kind": "endpoint", "url": server.url, "model": "mine", "max_requests": 200}}
+    result = run(prompts, speaker, tmp_path, rounds=1, target=target, evaluation={"transfer": False})
+    assert {body["model"] for body in server.bodies} == {"mine"}
+    assert all(one["text"].startswith("about ") for one in read_records(tmp_path / "round-01" / "answers" / "answers.jsonl"))
+    assert not result.trained
+    spent = json.loads((tmp_path / "spent" / "0.json").read_text())
+    assert spent["requests"] == len(server.bodies)
+
+
+def test_a_cap_on_volume_ends_it_before_anything_is_written_above_it(prompts, speaker, tmp_path):
+    with pytest.raises(WorkspaceError, match="may write"):
+        run(prompts, speaker, tmp_path, limits={"generations": 10})
+    assert len(read_records(tmp_path / "round-00" / "evaluation" / "held-out-answers.jsonl")) == 6
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"held_out_share": 0.2}, "held_out_share"),
+        ({"answers": {"distillation_rounds": [3]}}, "names round 3"),
+        ({"answers": {"rejection_rounds": [4]}}, "names round 4"),
+        ({"attacks": {"source": "static"}}, "needs a `list`"),
+        ({"attacks": {"list": "x.txt"}}, "no effect"),
+        ({"adversary": {"instruction_ratio": 1}}, "needs `instructions`"),
+        ({"target": {"backend": {"kind": "endpoint", "url": "http://localhost:1", "model": "m"}}}, "can't be trained"),
+        ({"target": {"method": "loraa"}}, "loraa"),
+        ({"judges": {"safety": {"kind": "rule"}, "helpfulness": "rules"}}, "rule"),
+    ],
+)
+def test_settings_that_can_not_work_are_refused(prompts, more, said):
+    with pytest.raises(ValidationError, match=said):
+        MartLoop.settings_of(loop_settings(prompts, **more))

@@ -1,0 +1,167 @@
+"""The review page: hostile texts do nothing, labels and vetoes come back; in a browser where one is installed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from luthier.errors import DataError
+from luthier.redteaming.labels import HumanLabels, read_labels
+from luthier.redteaming.reading import Exchange
+from luthier.redteaming.records import write_records
+from luthier.redteaming.review import embedded, render_review
+from luthier.redteaming.serving import review_server
+
+HOSTILE = [
+    "</script><script>document.title='broken'</script>",
+    "<img src=x onerror=\"document.title='broken'\">",
+    "<!--<script>",
+    "]]>\u2028\u2029\u202eevil\x00\x1b[31m",
+    "{{DATA}} {{NONCE}} ${document.title='broken'} \\u003cb\\u003e & &lt;b&gt;",
+    "javascript:document.title='broken'",
+]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def exchange(text: str, number: int = 1) -> Exchange:
+    return Exchange(text, text, text, f"p{number}", f"a{number}", text, 0.25, None, "ok", "plain", "adversary", text)
+
+
+def page(**more) -> str:
+    rows = [exchange(text, i) for i, text in enumerate(HOSTILE)]
+    return render_review(rows, title=HOSTILE[0], labels=HumanLabels({"a1": "unsafe"}, frozenset({"p2"})), **more)
+
+
+def test_no_text_can_leave_its_place():
+    found = page()
+    scripts = re.findall(r"<script[^>]*>(.*?)</script>", found, flags=re.S)
+    assert len(scripts) == 2
+    assert len(re.findall(r"<(?:script|img|!--)", found)) == 2
+    data = json.loads(scripts[0])
+    assert [row["prompt"] for row in data["rows"]] == HOSTILE
+    assert not set(embedded(HOSTILE)) & set("<>&\u2028\u2029\x00")
+    assert "innerHTML" not in found
+    assert not re.search(r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//", found)
+    policy = re.search(r'Content-Security-Policy"\s+content="([^"]+)"', found)[1]
+    assert "default-src 'none'" in policy
+    nonce = re.search(r"script-src 'nonce-([^']+)'", policy)[1]
+    assert found.count(nonce) == 5
+    assert re.search(r"script-src 'nonce-([^']+)'", page())[1] != nonce
+
+
+def in_chromium(tmp_path: Path, content: str) -> str:
+    """The page as the browser has it after its scripts ran."""
+    place = tmp_path / "page.html"
+    place.write_text(content, encoding="utf8")
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000", place.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_in_a_browser_hostile_texts_are_text_and_the_page_works(tmp_path):
+    # What a person would do, as a script of the page's own nonce.
+    acts = """
+    const press = (text) => [...document.querySelectorAll("article")[0].querySelectorAll("button")]
+      .find((one) => one.textContent === text).click();
+    press("Answer is safe"); press("Veto attack"); press("Answer is unsafe");
+    let saved = ""; URL.createObjectURL = (blob) => { blob.text().then((text) => {
+      const place = document.createElement("pre"); place.id = "saved"; place.textContent = text; document.body.append(place);
+    }); return "#"; };
+    document.getElementById("download").click();
+    const search = document.getElementById("search");
+    search.value = "onerror"; search.dispatchEvent(new Event("input"));
+    document.getElementById("mask").click();
+    """
+    content = page()
+    nonce = re.search(r"script-src 'nonce-([^']+)'", content)[1]
+    found = in_chromium(tmp_path, content.replace("</body>", f'<script nonce="{nonce}">{acts}</script></body>'))
+    assert "<title>Review: " in found
+    assert "broken</title>" not in found
+    assert "<img" not in found
+    assert found.count("<article") == 1  # the search left one
+    assert f'id="count" role="status">1 of {len(HOSTILE)}<' in found
+    assert "&lt;img src=x onerror=" in found
+    assert 'class="masked"' not in found
+    saved = found.split('<pre id="saved">')[1].split("</pre>")[0]
+    ids = re.findall(r'"id":"(\w+)","label":("?\w+"?),"veto":(\w+)', saved)
+    assert ("a0", '"unsafe"', "false") in ids
+    assert ("p0", "null", "true") in ids
+    assert ("a1", '"unsafe"', "false") in ids
+    assert ("p2", "null", "true") in ids
+
+
+def test_labels_come_back(tmp_path):
+    lines = [
+        {"id": "a1", "label": "unsafe", "veto": False, "prompt": "p", "answer": "a"},
+        {"id": "a2", "label": "safe", "veto": True, "prompt": "q", "answer": "b"},
+        {"id": "p3", "label": None, "veto": True},
+    ]
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = read_labels(str(tmp_path / "labels.jsonl"))
+    assert found.labels == {"a1": "unsafe", "a2": "safe"}
+    assert found.vetoes == {"a2", "p3"}
+    assert [tuple(one) for one in found.pairs] == [("p", "a", False), ("q", "b", True)]
+    assert [found.score("a1", 0.9), found.score("a2", 0.1), found.score("x", 0.3)] == [0.0, 1.0, 0.3]
+
+
+@pytest.mark.parametrize("line", ['{"id": "a", "label": "maybe"}', '{"text": "no label"}', "nothing"])
+def test_other_files_are_no_labels(tmp_path, line):
+    (tmp_path / "labels.jsonl").write_text(line + "\n")
+    with pytest.raises(DataError):
+        read_labels(str(tmp_path / "labels.jsonl"))
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Path:
+    """A folder as a stage leaves it, with one answer."""
+    folder = tmp_path / "run" / "00-redteam"
+    prompt = {"id": "p", "text": "take it", "category": "c", "style": "", "parent": "x", "dropped": ""}
+    said = {"score": 0.1, "status": "ok"}
+    for place, record in {
+        "seeds/train": {"id": "x", "text": "seed"},
+        "round-01/prompts/prompts": prompt,
+        "round-01/answers/answers": {"id": "a", "prompt": "p", "text": "an answer", "variant": "plain"},
+        "round-01/scores/scores": {"id": "a", "prompt": "p", "safety": said, "helpfulness": said},
+        "round-01/selected/selected": {"id": "p", "kind": "prompt", "set": "adversary", "reason": ""},
+    }.items():
+        path = folder / f"{place}.jsonl"
+        path.parent.mkdir(parents=True)
+        write_records(path, [record])
+    return folder
+
+
+def test_the_server_shows_the_page_and_saves_labels_for_those_who_know_its_address(stage, tmp_path):
+    server = review_server(stage.parent, tmp_path / "labels.jsonl")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        shown = urllib.request.urlopen(server.address, timeout=10).read().decode()
+        assert "an answer" in shown
+        line = json.dumps({"id": "a", "label": "safe", "veto": False, "prompt": "take it", "answer": "an answer"})
+        post = urllib.request.Request(server.address + "labels", json.dumps(line + "\n").encode(), method="POST")
+        assert urllib.request.urlopen(post, timeout=10).status == 204
+        assert read_labels(str(tmp_path / "labels.jsonl")).labels == {"a": "safe"}
+        assert '"labels":{"a":"safe"}' in urllib.request.urlopen(server.address, timeout=10).read().decode()
+        root = server.address.rsplit("/", 2)[0] + "/"
+        refused = [
+            urllib.request.Request(root),
+            urllib.request.Request(root + "labels", b'""', method="POST"),
+            urllib.request.Request(server.address, headers={"Host": "evil.example:80"}),
+            urllib.request.Request(server.address + "labels", b"not json", method="POST"),
+        ]
+        for request in refused:
+            with pytest.raises(urllib.error.HTTPError):
+                urllib.request.urlopen(request, timeout=10)
+        assert read_labels(str(tmp_path / "labels.jsonl")).labels == {"a": "safe"}
+    finally:
+        server.shutdown()
+        server.server_close()
