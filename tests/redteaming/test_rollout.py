@@ -57,7 +57,6 @@ def test_parts_that_are_there_are_left_out_and_the_others_are_the_same(loaded):
 
 
 def test_it_is_told_which_texts_were_cut_off(loaded):
-    model, tokenizer = loaded
     found = texts(loaded, asked(1.5, 14), 30, batch_size=14)
     assert {one.cut_off for one in found.values()} == {True, False}
     assert all(one.tokens == 30 for one in found.values() if one.cut_off and one.prompt_tokens + 30 <= 64)

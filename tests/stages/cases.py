@@ -168,6 +168,28 @@ def vocabulary(sources: Sources) -> Block:
     }
 
 
+def redteamed(sources: Sources) -> Block:
+    """One round against a model whose texts are random, judged by single words."""
+    steps = {name: value for name, value in STEPS.items() if name != "evaluate_every"} | {"learning_rate": 5e-3}
+    rules = {"kind": "rules", "refusals": ["fine"]}
+    return {
+        "seeds": {"file": sources.text["train"], "limit": 8},
+        "held_out": {"file": sources.text["test"], "limit": 6},
+        "near_duplicate": 0.95,
+        "rounds": 1,
+        "judges": {
+            "safety": {**rules, "unsafe": ["awful", "dull", "cold"], "otherwise": 0.9},
+            "helpfulness": {**rules, "aim": "helpfulness", "enough_words": 4},
+            "cut_off": "judge",
+        },
+        "attacks": {"max_new_tokens": 8, "novelty": None},
+        "answers": {"max_new_tokens": 8, "rejection_temperatures": [0.6, 0.9]},
+        "adversary": steps,
+        "target": steps,
+        "evaluation": {"transfer": False, "final_attacks": False},
+    }
+
+
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 CASES = [
     Case(
@@ -299,6 +321,17 @@ CASES = [
         gives={"model": "pretrained"},
         after=lambda sources: {"evaluate": {"suites": ["perplexity"], "data": sources.text}},
         change={"init": "mean"},
+        on="decoder",
+        answers="response",
+    ),
+    Case(
+        "redteam",
+        "redteam",
+        redteamed,
+        gives={"model": "pretrained"},
+        before=lambda sources: [{"tune": tuned("lora", "text")(sources)}],
+        after=lambda sources: {"evaluate": {"suites": ["perplexity"], "data": sources.text}},
+        change={"max_length": 512},
         on="decoder",
         answers="response",
     ),

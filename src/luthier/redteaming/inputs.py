@@ -40,7 +40,7 @@ def fingerprints(stage: Redteam) -> dict[str, str]:
             found[name] = source_fingerprint(data)
     for judge in stage.every_judge():
         model = getattr(judge, "model", None)
-        if model is not None:
+        if model is not None and not model.reference.startswith("stages."):
             found[f"judge {model.reference}"] = fingerprint(resolve_model(model))
     for side in (stage.adversary, stage.target):
         for path in side.method.files():

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from luthier.models.artifacts import load_model, save_artifact
+from luthier.models.card import describe
+from luthier.models.loading import load_tokenizer
 from luthier.models.references import fingerprint, resolve
 from luthier.models.settings import ModelSettings
 from luthier.redteaming import rounds
@@ -141,7 +144,9 @@ class MartLoop:
             DataError, ModelError: seeds, data, models or judges can't be used.
             WorkspaceError: a cap on volume or spending is reached, or the folder can't be written.
         """
-        split = self._seeds()
+        split, same = self._seeds(), self.twin == self.start
+        self.start = self._unpacked("start", self.start)
+        self.twin = self.start if same else self._unpacked("start-adversary", self.twin)
         result = MartResult(self.start, self.twin, seeds=self._step("seeds", None).result)
         result.judges = self._step("judges", lambda work: self.check.run(work.folder)).result
         sets, references = self._sets(split)
@@ -207,6 +212,23 @@ class MartLoop:
         dropped = {one["id"]: one["like"] for one in read_records(folder / "dropped.jsonl")}
         return SeedSplit(train, held_out, dropped)
 
+    def _unpacked(self, name: str, model: ModelSettings) -> ModelSettings:
+        """A model whose weights are packed, as GGUF files are, as one that loads at once; any other one as it is."""
+        if resolve(model).gguf_file is None or not self.settings.rounds:
+            return model
+
+        def unpack(work: Workspace) -> dict[str, Any]:
+            card = describe(model, "causal_lm")
+            save_artifact(load_model(model, "causal_lm"), load_tokenizer(model), work.folder / "model", card)
+            return {}
+
+        return self._inside(self._step(name, unpack))
+
+    def _inside(self, step: Step) -> ModelSettings:
+        """The model that a step left, loaded as the target is."""
+        place = str((step.folder / "model").resolve())
+        return self.start.model_copy(update={"reference": place, "revision": None, "gguf_file": None})
+
     def _sets(self, split: SeedSplit) -> tuple[dict[str, list[Prompt]], list[dict[str, str]]]:
         """What every target is asked, and ordinary prompts with responses."""
         evaluation = self.settings.evaluation
@@ -243,8 +265,7 @@ class MartLoop:
             seed = seed_of(self.seed, who, number) % (1 << 31)
             return train_side(side, self.settings, model, mixed(rows, more), work, seed)
 
-        folder = self._step(name, train).folder / "model"
-        return self.start.model_copy(update={"reference": str(folder.resolve()), "revision": None, "gguf_file": None})
+        return self._inside(self._step(name, train))
 
     # -- a round -------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.evaluation.meters import CostMeter
-from luthier.models.adapters import is_adapter
 from luthier.models.artifacts import load_artifact, load_model, save_artifact
 from luthier.models.card import describe
 from luthier.models.inspect import bytes_on_disk, parameter_counts
@@ -34,7 +33,7 @@ def run_redteaming(stage: Redteam, inputs: StageInputs, folder: Path) -> StageOu
     """Run the loop and save the last target. See `luthier.redteaming.loop.MartLoop.run` for what stops it."""
     from luthier.redteaming.stage import ADVERSARY
 
-    twin = inputs.artifacts.get(ADVERSARY)
+    stage, twin = stage.with_judges(inputs), inputs.artifacts.get(ADVERSARY)
     write_text(folder / "NOTICE.txt", NOTICE)
     with CostMeter() as meter:
         loop = MartLoop(
@@ -83,16 +82,14 @@ _UNTRAINED = (
 
 def save_target(result: MartResult, inputs: StageInputs, folder: Path) -> tuple[Path, tuple[int, int]]:
     """The last target as the stage's model, with its trained and all of its parameters."""
-    if result.target == inputs.model:
+    first = describe(inputs.model, "causal_lm", schema="prompt_response", method={"name": "redteam"})
+    if not result.trained:
         model: Any = load_model(inputs.model, "causal_lm")
-        card = describe(inputs.model, "causal_lm", schema="prompt_response", method={"name": "redteam"})
-        place = save_artifact(model, load_tokenizer(inputs.model), folder / "model", card)
+        place = save_artifact(model, load_tokenizer(inputs.model), folder / "model", first)
         return place, (0, parameter_counts(model)[1])
-    trained = Path(result.target.reference)
-    model, tokenizer, card = load_artifact(trained, trainable=True, settings=inputs.model)
-    if not is_adapter(trained):  # it was made from the model that came in, through the rounds
-        first = describe(inputs.model, "causal_lm")
-        card = dataclasses.replace(
-            card, base=first.base, base_fingerprint=first.base_fingerprint, base_gguf_file=first.base_gguf_file
-        )
+    model, tokenizer, card = load_artifact(result.target.reference, trainable=True, settings=inputs.model)
+    # The rounds started from a copy of the model that came in, or from one another: what counts is that model.
+    card = dataclasses.replace(
+        card, base=first.base, base_fingerprint=first.base_fingerprint, base_gguf_file=first.base_gguf_file
+    )
     return save_artifact(model, tokenizer, folder / "model", card), parameter_counts(model)

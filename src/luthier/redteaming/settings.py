@@ -363,6 +363,11 @@ class MartSettings(Settings):
             elif judge is not None:
                 yield judge
 
+    def judges_of_stages(self) -> list[str]:
+        """Roles of the judges whose model an earlier stage of the recipe gives, as `model: stages.0` says."""
+        models = {role: getattr(getattr(self.judges, role), "model", None) for role in type(self.judges).model_fields}
+        return [role for role, model in models.items() if model is not None and model.reference.startswith("stages.")]
+
     def trains_adversary(self) -> bool:
         """Whether the adversary learns in any round."""
         return bool(self.adversary.train) and self.attacks.source == "mart"

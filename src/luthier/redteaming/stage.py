@@ -16,6 +16,7 @@ from luthier.stages.base import MODEL, Stage, StageInputs
 
 ADVERSARY = "adversary_model"
 _SPEAKS = ("", "causal_lm")
+_JUDGE = Port(("task", "pretrained"), about="the model of a judge, where an earlier stage trained it")
 
 
 @STAGES.register
@@ -32,6 +33,7 @@ class Redteam(MartSettings, Stage):
     ports: ClassVar[Mapping[str, Port]] = {
         MODEL: Port(("pretrained",), about="the target; a causal language model"),
         ADVERSARY: Port(("pretrained",), optional=True, about="what the adversary starts from; else the target's twin"),
+        "judges.NAME": Port(("task", "pretrained"), optional=True, about="a judge's model, written as `stages.N`"),
     }
     products: ClassVar[Mapping[str, tuple[str, ...]]] = {MODEL: ("pretrained",)}
     runs: ClassVar[str] = "luthier.redteaming.run:run_redteaming"
@@ -52,14 +54,25 @@ class Redteam(MartSettings, Stage):
         found = {MODEL: self.ports[MODEL]}
         if self.adversary_model is not None:
             found[ADVERSARY] = Port(self.ports[ADVERSARY].kinds, about=self.ports[ADVERSARY].about)
-        return found
+        return found | {f"judges.{role}": _JUDGE for role in self.judges_of_stages()}
+
+    def place_of(self, port: str) -> tuple[str, ...]:
+        return (*port.split("."), "model") if port.startswith("judges.") else (port,)
 
     def misfit(self, kinds: Mapping[str, str], data: Any, language_head: Callable[[str], str]) -> str:
-        for port in kinds:
-            head = language_head(port)
+        for port in (MODEL, ADVERSARY):
+            head = language_head(port) if port in kinds else ""
             if head not in _SPEAKS:
                 return f"it attacks a model that writes text from left to right, and `{port}` has the head {head}"
         return ""
+
+    def with_judges(self, inputs: StageInputs) -> Redteam:
+        """The stage with the models that earlier stages of the run trained as judges."""
+        judges = {
+            role: getattr(self.judges, role).model_copy(update={"model": inputs.artifacts[f"judges.{role}"].model})
+            for role in self.judges_of_stages()
+        }
+        return self.model_copy(update={"judges": self.judges.model_copy(update=judges)})
 
     def prompt_sources(self) -> dict[str, PromptSource]:
         """Every list of prompts that it reads."""

@@ -55,7 +55,9 @@ class ClassifierJudgeSettings(Settings):
     """A model with a classification head that reads a prompt and its answer, such as one that `tune` trained."""
 
     kind: Literal["classifier"] = "classifier"
-    model: ModelSettings = Field(description="A run's model folder, a local directory, or a hub id.")
+    model: ModelSettings = Field(
+        description="A run's model folder, `stages.0` for what an earlier stage trained, or a hub id."
+    )
     bad: list[str] | None = Field(
         None, description="Names of its classes that are bad: the score is 1 less the most likely one's probability."
     )
