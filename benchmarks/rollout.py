@@ -1,10 +1,10 @@
 """Throughput of the red-teaming rollout against one-by-one `generate` and one padded batch of `generate`.
 
 SmolLM2-135M-Instruct in float32 on one core; ordinary instructions of 8 to 90 words, answered by nucleus sampling
-(0.9, temperature 0.7) with at most 32 tokens. Before anything is timed, 4 greedy texts of the rollout, in one batch, have
-to be those of `generate` one by one. Claim: at least 5 times the tokens a second of one-by-one `generate`. The kinds are
-measured in turn, each after a warm-up of its own, in one process; seconds are those that the core worked for it, so that
-other work on the machine does not count.
+(0.9, temperature 0.7) with at most 32 tokens. Before anything is timed, 4 greedy texts of the rollout, in one batch,
+have to be those of `generate` one by one. Claim: at least 5 times the tokens a second of one-by-one `generate`. The
+kinds are measured in turn, each after a warm-up of its own, in one process; seconds are those that the core worked for
+it, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def page(cells: Cells) -> str:
         if pick(cells, kind=kind)
     ]
     about = (
-        f"## Writing many texts\n\nSmolLM2-135M-Instruct in float32 on one core, {PROMPTS} ordinary instructions, at most "
-        f"{TOKENS} tokens each, nucleus sampling; {ROUNDS} rounds, the kinds in turn; seconds of the core's own "
+        f"## Writing many texts\n\nSmolLM2-135M-Instruct in float32 on one core, {PROMPTS} ordinary instructions, at "
+        f"most {TOKENS} tokens each, nucleus sampling; {ROUNDS} rounds, the kinds in turn; seconds of the core's own "
         "work.\n"
     )
     return about + "\n" + table(["kind", "tokens a second", "rollout against it"], rows)

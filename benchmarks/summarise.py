@@ -46,6 +46,8 @@ SCRIPTS = (
     "context_memory",
     "roast",
     "roast_cost",
+    "mart",
+    "rollout",
     "defaults",
 )
 HEADER = """\

