@@ -1,11 +1,10 @@
-"""The settings of MART. Nothing here imports torch."""
-
-from __future__ import annotations
+"""The settings of MART. Nothing here imports torch, and annotations are no text, which pydantic would have to
+compile one by one at every start."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, create_model, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from luthier.data.settings import DataSettings
 from luthier.methods.base import TuningMethod
@@ -47,6 +46,9 @@ class PromptSource(Settings):
     @classmethod
     def _from_string(cls, value: Any) -> Any:
         return {"file": value} if isinstance(value, str) else value
+
+
+Prompts = Annotated[PromptSource, BeforeValidator(lambda value: value, json_schema_input_type=str | PromptSource)]
 
 
 class EndpointSettings(Settings):
@@ -182,7 +184,7 @@ class AttackSettings(Settings):
         "parents, `static` asks the prompts of a list, the same every round.",
     )
     shots: int = Field(1, gt=0, description="Examples that the adversary is shown for one prompt; the paper takes 1.")
-    list: PromptSource | None = Field(None, description="The suffixes, or the prompts of `static`.")
+    list: Prompts | None = Field(None, description="The suffixes, or the prompts of `static`.")
     per_parent: int = Field(1, gt=0, description="Prompts written from each parent, K_adv.")
     max_parents: int | None = Field(None, gt=0, description="Most parents of a round, drawn at random; null is all.")
     temperature: Temperature = Field(0.7, description="0 always takes the likeliest token.")
@@ -259,9 +261,7 @@ class RedteamEvaluation(Settings):
     helpful: DataSettings | None = Field(
         None, description="Ordinary prompts with a reference answer each: helpfulness, perplexity, length, refusals."
     )
-    look_alikes: PromptSource | None = Field(
-        None, description="Harmless prompts that look harmful: how many are refused."
-    )
+    look_alikes: Prompts | None = Field(None, description="Harmless prompts that look harmful: how many are refused.")
     every_round: bool = Field(True, description="false measures only before the first and after the last round.")
     final_attacks: bool = Field(
         True, description="Whether the final adversary writes prompts once more, for the first and the last target."
@@ -285,8 +285,8 @@ class LimitSettings(Settings):
 class MartSettings(Settings):
     """Multi-round automatic red-teaming of one target by one adversary."""
 
-    seeds: PromptSource = Field(description="Attack prompts to begin with, P0.")
-    held_out: PromptSource | None = Field(
+    seeds: Prompts = Field(description="Attack prompts to begin with, P0.")
+    held_out: Prompts | None = Field(
         None, description="Attack prompts that are never trained on; null takes them out of the seeds."
     )
     held_out_share: float = Field(
