@@ -129,8 +129,9 @@ def _safety(result: MartResult) -> Iterator[Section]:
     fall = fall_of(result)
     text = "Held-out attacks are never trained on; each is answered once."
     if fall.get("reduction") is not None and len(result.measured) > 1:
+        way = "fell" if fall["reduction"] >= 0 else "rose"
         text += (
-            f" Violations fell by {fall['reduction']:.1%} of what they were, 95 % interval "
+            f" Violations {way} by {abs(fall['reduction']):.1%} of what they were; 95 % interval of the reduction "
             f"{_range(fall['reduction_interval'])}, on the same {fall['prompts']} prompts."
         )
     if result.stopped:
