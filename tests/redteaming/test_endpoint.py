@@ -24,6 +24,7 @@ class Server:
         self.faults: list[tuple[int, dict[str, str]]] = []
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
+        self.ending = ""
         self.lock = threading.Lock()
         outer = self
 
@@ -50,7 +51,7 @@ class Server:
                             "index": 0,
                             "message": {
                                 "role": "assistant",
-                                "content": f"about {json.loads(content)['messages'][-1]['content']}",
+                                "content": f"about {json.loads(content)['messages'][-1]['content']}" + outer.ending,
                             },
                             "finish_reason": "length" if "long" in said else "stop",
                         }

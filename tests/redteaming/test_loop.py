@@ -255,8 +255,21 @@ def test_a_target_behind_an_endpoint_is_asked_and_not_trained(prompts, speaker, 
         one["text"].startswith("about ") for one in read_records(tmp_path / "round-01" / "answers" / "answers.jsonl")
     )
     assert not result.trained
-    spent = json.loads((tmp_path / "spent" / "0.json").read_text())
+    (spent,) = (json.loads(one.read_text()) for one in (tmp_path / "spent").iterdir())
     assert spent["requests"] == len(server.bodies)
+
+
+def test_half_a_character_from_a_server_can_be_trained_on(prompts, speaker, tmp_path, server: Server):
+    server.ending = " \ud83d"
+    more = {"train": False, "backend": {"kind": "endpoint", "url": server.url, "model": "mine"}}
+    judges = {
+        **loop_settings(prompts)["judges"],
+        "safety": {"kind": "rules", "unsafe": ["kettle", "garden"], "otherwise": 0.9},
+    }
+    result = run(prompts, speaker, tmp_path, rounds=1, adversary=more, judges=judges, evaluation=LITTLE)
+    written = read_records(tmp_path / "round-01" / "prompts" / "prompts.jsonl")
+    assert all(one["text"].endswith(" ?") for one in written)
+    assert result.trained
 
 
 def test_a_cap_on_volume_ends_it_before_anything_is_written_above_it(prompts, speaker, tmp_path):

@@ -11,7 +11,9 @@ from luthier.models.settings import ModelSettings
 from luthier.redteaming.judges.base import Judge, Judgement
 from luthier.redteaming.loaded import LoadedModels
 from luthier.redteaming.records import Appending, Record
+from luthier.redteaming.seeds import text_id
 from luthier.redteaming.settings import EndpointSettings, MartSettings, Side, VllmSettings
+from luthier.redteaming.wording import whole
 from luthier.redteaming.writing import Request, Writer
 
 # Answers that are judged before they are written down.
@@ -38,9 +40,10 @@ class Asking:
         if isinstance(backend, EndpointSettings):
             from luthier.redteaming.endpoint import Budget, Endpoint
 
-            place = self.folder / "spent" / f"{len(self._budgets)}.json"
-            budget = self._budgets.setdefault(backend.url, Budget(backend, place))
-            return Endpoint(backend, budget)
+            if backend.url not in self._budgets:
+                place = self.folder / "spent" / f"{text_id(backend.url)}.json"
+                self._budgets[backend.url] = Budget(backend, place)
+            return Endpoint(backend, self._budgets[backend.url])
         if isinstance(backend, VllmSettings):
             from luthier.redteaming.vllm_writer import VllmWriter
 
@@ -103,7 +106,7 @@ class Asking:
         return {
             "id": one.id,
             **extra,
-            "text": one.text,
+            "text": whole(one.text),
             "cut_off": one.cut_off,
             "tokens": one.tokens,
             "sampling": sampling,

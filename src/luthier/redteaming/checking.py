@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from luthier.redteaming.instructions import prompts_with_responses
 from luthier.redteaming.judges.labelled import read_labelled
 from luthier.redteaming.labels import read_labels
 from luthier.redteaming.seeds import read_prompts
-from luthier.redteaming.training import prompts_with_responses
 
 if TYPE_CHECKING:
     from luthier.redteaming.stage import Redteam

@@ -20,6 +20,7 @@ from luthier.redteaming import rounds
 from luthier.redteaming.asking import Asking, judged
 from luthier.redteaming.checks import JudgeCheck
 from luthier.redteaming.diversity import diversity
+from luthier.redteaming.instructions import instruction_rows, prompts_with_responses
 from luthier.redteaming.labels import read_labels
 from luthier.redteaming.measuring import (
     HELD_OUT,
@@ -33,7 +34,7 @@ from luthier.redteaming.records import Record, read_records, write_records
 from luthier.redteaming.seeds import Prompt, SeedSplit, read_prompts, split_seeds
 from luthier.redteaming.selection import PLAIN, should_stop, violation
 from luthier.redteaming.settings import MartSettings, Side
-from luthier.redteaming.training import instruction_rows, mixed, prompts_with_responses, train_side
+from luthier.redteaming.training import mixed, train_side
 from luthier.redteaming.writing import Request, Writer, seed_of
 from luthier.storage.keys import digest_of
 from luthier.storage.steps import Step, Workspace

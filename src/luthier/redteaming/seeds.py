@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from luthier.data.reading.readers import ReadOptions, read_table
@@ -16,6 +16,7 @@ from luthier.errors import DataError, nearest
 from luthier.redteaming.duplicates import NearDuplicates
 from luthier.redteaming.inputs import file_of
 from luthier.redteaming.settings import PromptSource
+from luthier.redteaming.wording import whole
 
 _TEXT_COLUMNS = ("prompt", "text", "goal", "behavior", "Behavior", "instruction", "question", "value", "request")
 _CATEGORY_COLUMNS = ("category", "SemanticCategory", "harm_area", "harm_categories", "types_of_harm", "risk_area")
@@ -63,10 +64,8 @@ def read_prompts(source: PromptSource | str) -> list[Prompt]:
     settings = PromptSource.model_validate(source)
     file = file_of(settings.file)
     kind = settings.format if settings.format != "auto" else _kind(file)
-    if kind == "pyrit":
-        found = list(_pyrit(file))
-    else:
-        found = list(_table(file, settings, kind))
+    read = _pyrit(file) if kind == "pyrit" else _table(file, settings, kind)
+    found = [replace(one, text=whole(one.text), id="") for one in read]
     kept = list({one.id: one for one in found if one.text.strip()}.values())
     if not kept:
         raise DataError("there is no prompt in it", where=settings.file, fix="is it the right file?")

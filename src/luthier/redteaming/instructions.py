@@ -1,0 +1,47 @@
+"""Ordinary prompts with responses, which keep what is trained helpful and are measured by. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from luthier.data.loading import load_data
+from luthier.data.settings import DataSettings
+from luthier.errors import DataError
+from luthier.redteaming.writing import seed_of
+
+
+def instruction_rows(data: DataSettings | None, count: int, *parts: Any) -> list[dict[str, str]]:
+    """Ordinary prompts with responses, drawn without replacement by a seed made of the parts; all, where there are no
+    more.
+
+    Raises:
+        DataError: the data have no prompts with responses.
+    """
+    if data is None or count < 1:
+        return []
+    every = prompts_with_responses(data, "train")
+    kept = random.Random(seed_of("instructions", *parts)).sample(range(len(every)), min(count, len(every)))
+    return [every[i] for i in kept]
+
+
+def prompts_with_responses(data: DataSettings, *splits: str) -> list[dict[str, str]]:
+    """Rows of the first of some splits that is there.
+
+    Raises:
+        DataError: the data are of another task, or have none of the splits.
+    """
+    loaded = load_data(data, splits=splits)
+    if loaded.schema.name != "prompt_response":
+        raise DataError(
+            f"prompts with responses are needed, and these are rows of {loaded.schema.name}",
+            where=str(data.train or data.test or data.source),
+            fix="name the columns with `prompt:` and `response:`",
+        )
+    for split in splits:
+        if split in loaded.splits:
+            rows = loaded.splits[split]
+            return [
+                {"prompt": str(p), "response": str(r)} for p, r in zip(rows["prompt"], rows["response"], strict=True)
+            ]
+    raise DataError(f"there is no split {' or '.join(splits)}", fix="name a file for it")
