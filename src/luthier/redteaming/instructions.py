@@ -1,4 +1,4 @@
-"""Ordinary prompts with responses, which keep what is trained helpful and are measured by. Nothing here imports torch."""
+"""Ordinary prompts with responses, which keep what is trained helpful and are measured by; torch is not imported."""
 
 from __future__ import annotations
 
