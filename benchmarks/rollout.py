@@ -124,7 +124,7 @@ def page(cells: Cells) -> str:
         [
             kind.replace("_", " "),
             median_and_range([e["tokens_per_second"] for e in pick(cells, kind=kind)], 1),
-            median_and_range(ratios(cells, kind)),
+            median_and_range(found) if (found := ratios(cells, kind)) else "",
         ]
         for kind in KINDS
         if pick(cells, kind=kind)

@@ -240,6 +240,22 @@ def test_a_judge_below_the_stated_quality_is_told_of():
     assert warnings_of({"safety": good}, 0.75, same_judge=False) == []
 
 
+def test_two_judges_that_differ_on_the_models_own_answers_are_told_of():
+    from luthier.redteaming.judges.report import disagreement
+    from luthier.redteaming.measuring import agreement_on
+
+    def said(score, version):
+        return {"score": score, "version": version}
+
+    pairs = [(0.9, 0.8), (0.1, 0.7), (0.2, 0.9), (None, 0.1)]
+    scores = [{"safety": said(a, "x"), "evaluation_safety": said(b, "y")} for a, b in pairs]
+    assert agreement_on(scores) == pytest.approx(1 / 3)
+    assert "33.3%" in disagreement(agreement_on(scores))[0]
+    same = [{"safety": said(a, "x"), "evaluation_safety": said(a, "x")} for a, _ in pairs]
+    assert agreement_on(same) is None
+    assert disagreement(None) == disagreement(0.8) == []
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

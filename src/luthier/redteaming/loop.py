@@ -21,6 +21,7 @@ from luthier.redteaming.asking import Asking, judged
 from luthier.redteaming.checks import JudgeCheck
 from luthier.redteaming.diversity import diversity
 from luthier.redteaming.instructions import instruction_rows, prompts_with_responses
+from luthier.redteaming.judges.report import disagreement
 from luthier.redteaming.labels import read_labels
 from luthier.redteaming.measuring import (
     HELD_OUT,
@@ -154,6 +155,8 @@ class MartLoop:
         adversary = self._warm_up(split.train)
         target, parents = self.start, split.train
         self._measure(0, target, sets, references, result)
+        differ = disagreement(result.measured[0][HELD_OUT]["agreement"])
+        result.judges = {**result.judges, "warnings": [*result.judges["warnings"], *differ]}
         for number in range(1, self.settings.rounds + 1):
             done = self._round(number, parents, split, target, adversary, result)
             result.rounds.append(done)

@@ -122,8 +122,19 @@ def safety_summary(answers: Sequence[Record], scores: Sequence[Record]) -> dict[
             "quantiles": [float(q) for q in np.quantile(known, QUANTILES)] if known else [],
             "unscored": _statuses(rows),
         }
+    found["agreement"] = agreement_on(scores)
     found["categories"] = by_category(answers, scores)
     return found | _plain_facts(answers)
+
+
+def agreement_on(scores: Sequence[Record]) -> float | None:
+    """Share of the answers on which the selecting and the evaluating judge fall on the same side of 0.5; None where
+    one judge is both, or no answer was scored by two."""
+    both = [(one["safety"], one["evaluation_safety"]) for one in scores if "safety" in one]
+    pairs = [(a["score"] >= 0.5, b["score"] >= 0.5) for a, b in both if None not in (a["score"], b["score"])]
+    if not pairs or all(a["version"] == b["version"] for a, b in both):
+        return None
+    return sum(a == b for a, b in pairs) / len(pairs)
 
 
 def by_category(answers: Sequence[Record], scores: Sequence[Record]) -> dict[str, list[int]]:
