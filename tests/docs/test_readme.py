@@ -20,8 +20,8 @@ from luthier.errors import RecipeError
 from luthier.recipe.loading import load_recipe
 from luthier.registry import METHODS, TASKS
 from luthier.tasks.base import task_named
-from tests.language_modeling.models import SIZES, word_pieces
 from tests.evaluation.text_models import model_of, tokenizer_of
+from tests.language_modeling.models import SIZES, word_pieces
 from tests.vocabulary.texts import write_texts
 
 ROOT = Path(__file__).parents[2]
