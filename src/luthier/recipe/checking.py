@@ -9,7 +9,7 @@ from luthier.recipe.problem import Problem, refusal
 from luthier.recipe.problems import explained
 from luthier.recipe.recipe import RecipeBase, recipe_model
 from luthier.recipe.yaml_text import YamlText
-from luthier.registry import import_plugins
+from luthier.registry import classes_stay, import_plugins
 
 
 def examined(source: YamlText) -> tuple[RecipeBase | None, list[Problem]]:
@@ -24,9 +24,10 @@ def examined(source: YamlText) -> tuple[RecipeBase | None, list[Problem]]:
     plugins = source.data.get("plugins")
     for plugin, error in import_plugins(map(str, plugins) if isinstance(plugins, list) else ()).items():
         problems.append(Problem(("plugins",), f"{plugin} can't be imported: {error}"))
-    model = recipe_model()
     try:
-        return model.model_validate(source.data), problems
+        with classes_stay():  # the first recipe of a process makes what it is validated by
+            model = recipe_model()
+            return model.model_validate(source.data), problems
     except ValidationError as error:
         problems += [problem for detail in error.errors() for problem in explained(detail, source, model)]
     return None, problems
