@@ -16,15 +16,16 @@ from luthier.context.text import LongText, long_text
 from luthier.language_modeling.budget import Budget
 from luthier.language_modeling.preparing import training_job
 from luthier.language_modeling.settings import LanguageTrainingSettings
-from luthier.language_modeling.telling import training_cost
 from luthier.models.artifacts import load_model, save_artifact
 from luthier.models.card import ModelCard, describe
+from luthier.models.inspect import parameter_counts
 from luthier.models.loading import load_config, load_tokenizer
 from luthier.secrets import redact_values
 from luthier.stages.base import StageOutputs, metrics_record
 from luthier.storage.files import write_json
 from luthier.storage.ranks import joined
 from luthier.training.job import TrainingJob, TrainingResult, TrainingRows, train
+from luthier.training.telling import training_cost
 
 if TYPE_CHECKING:
     from luthier.context.stage import Lengthen
@@ -88,7 +89,7 @@ def run_lengthening(stage: Lengthen, inputs: StageInputs, folder: Path) -> Stage
     }
     scores = dict(result.scores)
     primary = "validation/loss" if "validation/loss" in scores else next(iter(scores), None)
-    cost = training_cost(ready.model, result, artifact)
+    cost = training_cost(parameter_counts(ready.model), result, artifact)
     return StageOutputs(
         metrics_record("lengthen", scores=scores, primary=primary, cost=cost, details=details), {"model": artifact}
     )

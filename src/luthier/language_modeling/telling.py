@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from luthier.models.inspect import bytes_on_disk, parameter_counts
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from luthier.language_modeling.budget import Budget, TokenCost
     from luthier.language_modeling.documents import Corpus
-    from luthier.training.job import TrainingResult
 
 _SMALL_BYTES = 20_000_000
-
-
-def training_cost(model: Any, result: TrainingResult, artifact: Path) -> dict[str, float]:
-    """What the report says of the costs."""
-    trainable, total = parameter_counts(model)
-    return {
-        "trainable_parameters": trainable,
-        "total_parameters": total,
-        "bytes_on_disk": bytes_on_disk(artifact),
-        "seconds": result.seconds,
-        "peak_memory_bytes": result.peak_memory_bytes,
-        "tokens_per_second": result.tokens_per_second,
-    }
 
 
 def cost_in_words(cost: TokenCost) -> str:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from luthier.language_modeling.documents import Corpus
 from luthier.language_modeling.preparing import TextJob, text_job, training_job
 from luthier.language_modeling.settings import LanguageTrainingSettings
-from luthier.language_modeling.telling import training_cost
 from luthier.models.artifacts import save_artifact
 from luthier.models.card import ModelCard, describe
+from luthier.models.inspect import parameter_counts
 from luthier.pretraining.cloze import ClozeScore, cloze_scores
 from luthier.pretraining.reporting import sections
 from luthier.pretraining.sentences import read_sentences
@@ -24,6 +24,7 @@ from luthier.stages.base import StageOutputs, metrics_record
 from luthier.storage.ranks import joined
 from luthier.training.checkpoints import of_key
 from luthier.training.job import TrainingJob, TrainingResult, train
+from luthier.training.telling import training_cost
 
 if TYPE_CHECKING:
     from luthier.pretraining.stage import Pretrain
@@ -72,7 +73,7 @@ def run_pretraining(stage: Pretrain, inputs: StageInputs, folder: Path) -> Stage
         "sections": sections(ready, result, before, after),
     }
     primary = "validation/loss" if "validation/loss" in scores else next(iter(scores), None)
-    cost = training_cost(ready.model, result, artifact)
+    cost = training_cost(parameter_counts(ready.model), result, artifact)
     return StageOutputs(
         metrics_record("pretrain", scores=scores, primary=primary, cost=cost, details=details), {"model": artifact}
     )

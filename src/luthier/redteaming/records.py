@@ -3,29 +3,19 @@ stand in the order of what was asked, so that a run that was killed leaves the s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from luthier.storage.files import json_text, reporting_failed_writes, write_bytes
+from luthier.storage.jsonlines import read_log
 
 Record = dict[str, Any]
 
 
 def read_records(path: Path) -> list[Record]:
     """Every whole record; a line that a kill cut short is left out. Nothing where there is no file."""
-    if not path.is_file():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf8", errors="surrogateescape").split("\n"):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            found.append(record)
-    return found
+    return read_log(path, errors="surrogateescape") if path.is_file() else []
 
 
 def write_records(path: Path, records: Iterable[Record]) -> Path:

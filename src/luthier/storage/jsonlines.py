@@ -27,10 +27,15 @@ class JsonLog:
             file.write(line.encode("utf8", "backslashreplace"))
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Every whole line of a log; torn ones are left out."""
+def read_log(path: Path, *, errors: str = "replace") -> list[dict[str, Any]]:
+    """Every whole line of a log; torn ones are left out.
+
+    Args:
+        path: of the log.
+        errors: what bytes that are not UTF-8 become, as of `bytes.decode`.
+    """
     records = []
-    for line in path.read_text(encoding="utf8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf8", errors=errors).split("\n"):
         try:
             record = json.loads(line)
         except ValueError:

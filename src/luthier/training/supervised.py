@@ -25,7 +25,7 @@ from luthier.metric_names import higher_is_better
 from luthier.models.artifacts import load_model, save_artifact
 from luthier.models.card import ModelCard, describe
 from luthier.models.head_kinds import peft_task_type
-from luthier.models.inspect import bytes_on_disk, parameter_counts
+from luthier.models.inspect import parameter_counts
 from luthier.secrets import redact_values
 from luthier.stages.base import StageInputs, StageOutputs, metrics_record
 from luthier.storage.hashing import cache_directory
@@ -37,7 +37,7 @@ from luthier.training.continuing import continued_model
 from luthier.training.job import TrainingJob, TrainingResult, TrainingRows, train
 from luthier.training.preparing import Prepared, new_head, prepare, row_counts
 from luthier.training.starting import start_at_mean
-from luthier.training.telling import told_of_model, told_of_training, told_of_validation_rows
+from luthier.training.telling import told_of_model, told_of_training, told_of_validation_rows, training_cost
 from luthier.training.trunk.once import computed_once
 from luthier.training.validation import Evaluation, Validation
 
@@ -53,7 +53,7 @@ def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Pat
     """Load, train, save. See `luthier.training.job.train` for what stops it."""
     prepared, made_from, job, size = _ready(stage, inputs, folder)
     model = job.model
-    trainable, total = parameter_counts(model)
+    counts = parameter_counts(model)
     with computed_once(stage, prepared, job):
         with joined("luthier.training.supervised:train_along", _sendable(stage), inputs, folder):
             result = train(job)
@@ -66,14 +66,7 @@ def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Pat
         told = method_details(stage, prepared, model, job)
     card = card_for(stage, made_from, prepared, result)
     artifact = save_artifact(model, prepared.tokenizer, folder / "model", card)
-    cost = {
-        "trainable_parameters": trainable,
-        "total_parameters": total,
-        "bytes_on_disk": bytes_on_disk(artifact),
-        "seconds": result.seconds,
-        "peak_memory_bytes": result.peak_memory_bytes,
-        "tokens_per_second": result.tokens_per_second,
-    }
+    cost = training_cost(counts, result, artifact)
     details = {
         "steps": result.steps,
         "best_step": result.best_step,

@@ -3,10 +3,12 @@ that were taken, the rate that was used, and which step's weights were kept and 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.data.rows.identity import rows_digest
 from luthier.metric_names import higher_is_better
+from luthier.models.inspect import bytes_on_disk
 from luthier.models.loading import load_config
 from luthier.models.references import resolve
 from luthier.secrets import redact_values
@@ -18,6 +20,25 @@ if TYPE_CHECKING:
     from luthier.stages.base import StageInputs
     from luthier.training.preparing import Prepared
     from luthier.training.supervised_settings import SupervisedSettings
+
+
+def training_cost(counts: tuple[int, int], result: TrainingResult, artifact: Path) -> dict[str, float]:
+    """What the report says of the costs.
+
+    Args:
+        counts: parameters that were trained, and all, as `luthier.models.inspect.parameter_counts` gives them.
+        result: of the training.
+        artifact: where its model was saved.
+    """
+    trainable, total = counts
+    return {
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "bytes_on_disk": bytes_on_disk(artifact),
+        "seconds": result.seconds,
+        "peak_memory_bytes": result.peak_memory_bytes,
+        "tokens_per_second": result.tokens_per_second,
+    }
 
 
 def told_of_training(
