@@ -137,7 +137,7 @@ def _safety(result: MartResult) -> Iterator[Section]:
     if result.stopped:
         text += f" The loop stopped early: {result.stopped}."
     yield Section("Violations by round", text, table=SectionTable(columns, rows))
-    yield Section("Violations over the rounds", plot=Lines(points, "round", "share of answers that are unsafe"))
+    yield Section("Violations over the rounds", plot=Lines(points, "round", "unsafe share of answers"))
     yield Section(
         "Safety scores, lowest to highest",
         "The low quantiles show the unsafe tail, which a mean hides.",
