@@ -118,4 +118,4 @@ def test_all_else_is_a_task_model_and_its_loading_says_what_is_wrong(tmp_path: P
 def test_who_answers_is_known_without_torch():
     code = "import sys; from luthier.registry import PREDICTORS; print(*PREDICTORS.names(), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["masked_lm", "shared_encoder", "task_model", "False"]
+    assert done.stdout.split() == ["masked_lm", "shared_encoder", "task_model", "transplant", "False"]

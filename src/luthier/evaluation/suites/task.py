@@ -26,7 +26,7 @@ class TaskSuite(Suite):
 
         found = subject.result(draws=self.draws)
         judged = subject.predictions, subject.task, subject.split, subject.rows
-        own = task_of(subject.task).sections(*judged, subject.model.config)
+        own = task_of(subject.task).sections(*judged, getattr(subject.model, "config", None))
         return SuiteResult(
             scores=found.scores,
             intervals=found.intervals,
