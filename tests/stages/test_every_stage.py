@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,13 +201,33 @@ def check_answer(case: Case, asked: Path, capsys: Any) -> None:
         assert "fix:" in told.err
 
 
+# Rows that one process runs, undisturbed and killed; each share has a test's time limit.
+KILLED_TOGETHER = 5
+
+
+def share_of(case: Case) -> list[Case]:
+    """The rows that a row is run together with."""
+    first = CASES.index(case) // KILLED_TOGETHER * KILLED_TOGETHER
+    return CASES[first : first + KILLED_TOGETHER]
+
+
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, bases: dict[str, Path]) -> dict[str, tuple[Path, dict[str, Any]]]:
+def killed(tmp_path_factory: pytest.TempPathFactory, bases: dict[str, Path]) -> Callable[[Case], Any]:
     """Row -> its recipe, which ran undisturbed and killed, and how both ended."""
-    folder = tmp_path_factory.mktemp("killed")
-    recipes = {}
-    for case in CASES:
-        recipes[case.name] = Path(Place(folder / case.name, bases[case.on]).stages(case).write())
+    known: dict[str, tuple[Path, dict[str, Any]]] = {}
+
+    def outcome_of(case: Case) -> tuple[Path, dict[str, Any]]:
+        if case.name not in known:
+            known.update(killed_together(share_of(case), tmp_path_factory.mktemp("killed"), bases))
+        return known[case.name]
+
+    return outcome_of
+
+
+def killed_together(
+    cases: Sequence[Case], folder: Path, bases: dict[str, Path]
+) -> dict[str, tuple[Path, dict[str, Any]]]:
+    recipes = {case.name: Path(Place(folder / case.name, bases[case.on]).stages(case).write()) for case in cases}
     done = subprocess.run(
         [sys.executable, "-m", "tests.stages.killed_runs", json.dumps([str(path) for path in recipes.values()])],
         capture_output=True,
@@ -222,9 +242,13 @@ def killed(tmp_path_factory: pytest.TempPathFactory, bases: dict[str, Path]) -> 
     return {name: (path, told[str(path)]) for name, path in recipes.items()}
 
 
-@each_stage
+@pytest.mark.parametrize(
+    "case",
+    # What is run together is asked for by one worker.
+    [pytest.param(c, id=c.name, marks=pytest.mark.xdist_group(f"killed with {share_of(c)[0].name}")) for c in CASES],
+)
 def test_killed_and_continued_equals_never_disturbed(case: Case, killed):
-    recipe, outcome = killed[case.name]
+    recipe, outcome = killed(case)
     assert outcome["straight"] == outcome["code"] == 0
     assert outcome["died"] >= 1
     straight, other = (Path(f"{recipe}.{how}") / "run" for how in ("straight", "killed"))
