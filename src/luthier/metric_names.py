@@ -18,6 +18,15 @@ _SHARES |= {"match", "coverage", "violation", "success", "refusal", "helpfulness
 _CORRELATIONS = frozenset({"correlation", "pearson", "spearman"})
 
 
+# Means over rows of a number from 0 to 1, so that N rows that all came out alike bound them.
+_MEANS_OF_ROWS = frozenset({"accuracy", "exact_match", "question_exact_match", "squad_f1"})
+
+
+def is_mean_of_rows(name: str) -> bool:
+    """Whether a score is the mean over rows, or over questions, of a number from 0 to 1: `test/accuracy`."""
+    return name.rpartition("/")[2] in _MEANS_OF_ROWS
+
+
 def higher_is_better(name: str) -> bool:
     """Whether more of a score or cost is better, by the words of its name: `test/expected_calibration_error`."""
     return LOWER_IS_BETTER.isdisjoint(_words(name))

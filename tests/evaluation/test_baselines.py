@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.metrics import f1_score, log_loss
 
@@ -134,10 +135,47 @@ def test_a_model_that_always_says_the_same_is_marked() -> None:
 
 def test_a_lower_loss_is_better_and_a_higher_one_is_not() -> None:
     draws = np.linspace(0.9, 1.1, 1000)
-    assert beside("loss", "", 1.0, 1.5, draws, draws + 0.5).better
-    assert not beside("loss", "", 1.5, 1.0, draws + 0.5, draws).better
-    assert not beside("accuracy", "", 1.0, 1.0, draws, draws).better
-    assert not beside("accuracy", "", 1.0, 0.5, None, None).better
+    assert beside("loss", "", 1.0, 1.5, draws, draws + 0.5, 20).better
+    assert not beside("loss", "", 1.5, 1.0, draws + 0.5, draws, 20).better
+    assert not beside("accuracy", "", 1.0, 1.0, draws, draws, 20).better
+    assert not beside("accuracy", "", 1.0, 0.5, None, None, 20).better
+
+
+def all_alike(right: bool, rows: int = 20) -> Any:
+    gold = np.arange(rows) % 2
+    data = data_of("single_sentence", [0, 1, 0], gold.tolist(), ["no", "yes"], ("accuracy", "macro_f1", "f1"))
+    logits = np.eye(2)[gold if right else 1 - gold] * 4
+    return judged("single_sentence", data, predictions_of("single_sentence", logits, gold))
+
+
+def test_rows_that_are_all_right_or_all_wrong_have_the_exact_binomial_interval() -> None:
+    for right in (True, False):
+        exact = binomtest(20 * right, 20).proportion_ci(0.95, "exact")
+        assert all_alike(right).intervals["accuracy"] == pytest.approx((exact.low, exact.high))
+    assert all_alike(True).intervals["accuracy"][0] == pytest.approx(0.83, abs=0.01)
+
+
+def test_a_score_that_is_no_mean_over_rows_has_no_interval_where_every_row_is_right() -> None:
+    found = all_alike(True)
+    assert set(found.intervals) == {"accuracy"}
+    assert found.marks == ["no interval of macro_f1, f1: every row is right"]
+    assert all(low < high for low, high in all_alike(True, 200).intervals.values())
+
+
+def test_the_same_difference_in_every_draw_is_not_exact() -> None:
+    draws = np.ones(1000)
+    known = beside("accuracy", "", 1.0, 0.0, draws, draws - 1, 20)
+    least = binomtest(20, 20).proportion_ci(0.95, "exact").low
+    assert known.interval == pytest.approx((2 * least - 1, 1.0))
+    assert known.better
+    assert not beside("accuracy", "", 1.0, 0.0, draws, draws - 1, 5).better
+    equal = beside("accuracy", "", 1.0, 1.0, draws, draws, 20)
+    assert equal.interval == pytest.approx((least - 1, 1 - least))
+    assert not equal.better
+    other = beside("matthews_correlation", "", 1.0, 0.0, draws, draws - 1, 20)
+    assert other.interval is None
+    assert other.better
+    assert not beside("matthews_correlation", "", 0.0, 0.0, draws, draws, 20).better
 
 
 def test_numbers_are_held_against_their_mean_and_marked_where_they_hardly_vary() -> None:

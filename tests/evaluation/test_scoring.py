@@ -80,7 +80,9 @@ def test_intervals_are_over_questions(multirc):
         2 / 3,
         1,
     )
-    low, high = draws_intervals(task_draws(predictions, task, "validation", None, draws=200))["question_exact_match"]
+    low, high = draws_intervals(task_draws(predictions, task, "validation", None, draws=200), 200)[
+        "question_exact_match"
+    ]
     assert low < judged_scores(task_named("pair"), judged, MULTIRC)["question_exact_match"] < high
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from luthier.report.choice import cheapest, recommend
 from luthier.report.html import write_report
@@ -68,6 +69,20 @@ def test_what_every_seed_says_alike_is_told_apart_where_the_rows_do_not_speak_ag
         assert choice.chosen.label == chosen
         assert choice.contenders[1].by_rows
         assert "other seeds and other rows" in choice.reasons[-1]
+
+
+def test_methods_that_are_all_right_have_intervals_and_differences_that_are_not_exact(tmp_path: Path):
+    folder = preset_run(tmp_path / "run", {"full": [1.0, 1.0], "prompt": [1.0, 1.0]})
+    for method in ("full", "prompt"):
+        for seed in (1, 2):
+            correct(folder, method, seed, "1" * 20)
+    choice, least = recommend(folder), binomtest(20, 20).proportion_ci(0.95, "exact").low
+    for contender in choice.contenders:
+        assert contender.row.interval == pytest.approx((least, 1.0))
+        assert contender.level
+    assert choice.contenders[1].gap.interval == pytest.approx((least - 1, 1 - least))
+    assert choice.contenders[1].by_rows
+    assert "[1.000, 1.000]" not in write_report([folder]).read_text(encoding="utf8")
 
 
 def test_the_interval_is_that_of_seeds_and_rows_together(tmp_path: Path):

@@ -14,6 +14,7 @@ from luthier.errors import DataError, RecipeError
 from luthier.evaluation.subject import Subject, SuiteResult
 from luthier.models.inspect import model_max_length
 from luthier.progress import track
+from luthier.report.intervals import Interval, never_exact
 from luthier.report.sections import Heatmap, Lines, Section, SectionTable, Value
 
 if TYPE_CHECKING:
@@ -142,8 +143,8 @@ def _positions(suite: ContextSuite, subject: Subject, texts: list[str], length: 
     contexts, by_row = by_context(losses)
     quarter = losses[:, -(length // 4) :].mean(axis=1)
     result.scores["last_quarter_loss"] = float(quarter.mean())
-    if len(quarter) > 1:
-        result.intervals["last_quarter_loss"] = _interval(quarter, subject.seed)
+    if len(quarter) > 1 and (ends := _interval(quarter, subject.seed)) is not None:
+        result.intervals["last_quarter_loss"] = ends
     curves: dict[str, Any] = {"measured": [(float(x), float(y)) for x, y in zip(places, means, strict=True)]}
     facts: dict[str, Value] = {"texts": len(rows), "tokens of each": f"{length:,}"}
     if len(contexts) >= LEAST_POINTS:
@@ -190,15 +191,17 @@ def _put(result: SuiteResult, name: str, probes: list[Probe], seed: int) -> None
         for key, values in found.items():
             if not np.isnan(values.astype(float)).any():
                 result.scores[key] = float(values.mean())
-                result.intervals[key] = _interval(values.astype(float), seed)
+                span = None if "_margin" in key else (0.0, 1.0)
+                if (ends := _interval(values.astype(float), seed, span)) is not None:
+                    result.intervals[key] = ends
         result.about[f"{name}_prefers{ending}"] = "half by chance"
 
 
-def _interval(values: Any, seed: int) -> tuple[float, float]:
-    """95 % bootstrap interval of a mean."""
+def _interval(values: Any, seed: int, span: Interval | None = None) -> Interval | None:
+    """95 % bootstrap interval of a mean; where all values agree, that of so many values within a span, or none."""
     drawn = np.random.default_rng(seed).integers(0, len(values), (_DRAWS, len(values)))
     low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
+    return never_exact((float(low), float(high)), None if span is None else len(values), span or (0.0, 1.0))
 
 
 def _share(values: Any) -> str:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from luthier.evaluation.metrics import percentiles
-from luthier.metric_names import higher_is_better
+from luthier.metric_names import higher_is_better, is_mean_of_rows
+from luthier.report.intervals import agreeing_interval, bounded_interval
 
 if TYPE_CHECKING:
     from luthier.tasks.running.judged import Judged
@@ -34,7 +34,8 @@ class Baseline:
         answer: what it answers, in words.
         score: of it, on the same rows.
         difference: of the model's score to it.
-        interval: 95 % bootstrap interval of that difference, paired by row; None for fewer than 2 rows.
+        interval: 95 % bootstrap interval of that difference, paired by row; None for fewer than 2 rows, and where every
+            draw has the same difference of what is no mean over rows.
         better: whether the model is better: the interval leaves out 0 and what is worse.
     """
 
@@ -50,7 +51,13 @@ class Baseline:
 
 
 def beside(
-    name: str, answer: str, score: float, baseline: float, draws: np.ndarray | None, others: np.ndarray | None
+    name: str,
+    answer: str,
+    score: float,
+    baseline: float,
+    draws: np.ndarray | None,
+    others: np.ndarray | None,
+    rows: int,
 ) -> Baseline:
     """The baseline beside the score of that name.
 
@@ -59,9 +66,16 @@ def beside(
         answer: what the baseline answers, in words.
         score, baseline: of the model, and of the baseline.
         draws, others: (D,) their scores in the same bootstrap draws.
+        rows: N, how many rows or questions were drawn from.
     """
-    interval = None if draws is None or others is None else percentiles(draws - others)
-    better = interval is not None and (interval[0] > 0 if higher_is_better(name) else interval[1] < 0)
+    sign = 1 if higher_is_better(name) else -1
+    if draws is None or others is None:
+        return Baseline(answer, baseline, score - baseline, None, False)
+    interval = bounded_interval(draws - others, rows if is_mean_of_rows(name) else None, (-1.0, 1.0))
+    if interval is None:  # the same difference in every draw: so many rows must agree as tell right from wrong
+        better = sign * (score - baseline) > 0 and agreeing_interval(1.0, rows, (-1.0, 1.0))[0] > 0
+    else:
+        better = (interval[0] if sign > 0 else -interval[1]) > 0
     return Baseline(answer, baseline, score - baseline, interval, better)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,10 @@ import numpy as np
 
 from luthier.data.rows.identity import rows_digest
 from luthier.evaluation.baselines import Baseline, beside, no_better, one_answer, prior_for
-from luthier.evaluation.metrics import percentiles, score
+from luthier.evaluation.metrics import score
 from luthier.evaluation.resampling import Statistic, guessed_macro_f1, ratio_of, resampled, statistic_of
-from luthier.report.intervals import DRAWS, ROW_SEED
+from luthier.metric_names import is_mean_of_rows
+from luthier.report.intervals import DRAWS, ROW_SEED, bounded_interval
 from luthier.tasks.base import Task, task_named, task_of
 from luthier.tasks.running.priors import class_scores
 
@@ -43,11 +44,13 @@ class TaskResult:
 
     Attributes:
         scores: the task's metrics, and the mean loss.
-        intervals: 95 % bootstrap intervals of the metrics, over rows, or over questions where they have several.
+        intervals: 95 % intervals of the metrics, over rows, or over questions where they have several: see
+            `draws_intervals`.
         baselines: the trivial baseline beside every score that has one.
         marks: what a reader must not miss of a model that learned nothing, in words.
         about: score -> what its name leaves out.
         drawn: the metrics in (D,) draws of rows, or of questions; none for fewer than two.
+        questions: how many rows, or questions, were drawn from.
         judged: gold labels and answers; None where the text itself is learned.
     """
 
@@ -57,6 +60,7 @@ class TaskResult:
     marks: list[str] = field(default_factory=list)
     about: dict[str, str] = field(default_factory=dict)
     drawn: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    questions: int = 0
     judged: Judged | None = None
 
     def told(self, split: str) -> dict[str, Any]:
@@ -100,17 +104,26 @@ def task_result(
     drawn = resampled(statistics, questions, draws=draws, seed=ROW_SEED)
     baselines = {
         name: beside(
-            name, answer, model[name].score, side.score, drawn.get(("model", name)), drawn.get(("other", name))
+            name,
+            answer,
+            model[name].score,
+            side.score,
+            drawn.get(("model", name)),
+            drawn.get(("other", name)),
+            questions,
         )
         for name, (answer, side) in others.items()
     }
     own = {name: drawn["model", name] for name in metrics if ("model", name) in drawn}
-    kind = task_named(predictions.schema).label_kind
+    intervals = draws_intervals(own, questions)
+    bare = [name for name in own if name not in intervals]
+    constant = one_answer(judged, task_named(predictions.schema).label_kind, data.labels)
     return TaskResult(
         scores={name: side.score for name, side in model.items()},
-        intervals=draws_intervals(own),
+        intervals=intervals,
         baselines=baselines,
-        marks=one_answer(judged, kind, data.labels) + no_better(baselines, metrics),
+        marks=constant + no_better(baselines, metrics) + ([] if constant else _without_interval(judged, bare)),
+        questions=questions,
         about={"f1": f"of the label {data.labels[1]!r}"} if "f1" in model and len(data.labels) > 1 else {},
         drawn=own,
         judged=judged,
@@ -183,17 +196,35 @@ def task_draws(
     return task_result(predictions, data, split, rows, draws=draws).drawn
 
 
-def scored_details(data: TaskData, split: str, drawn: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What a page needs to compare a model with others: which rows were scored, and the scores in draws of them."""
+def scored_details(data: TaskData, split: str, result: TaskResult) -> dict[str, Any]:
+    """What a page needs to compare a model with others: which rows were scored, and how many, and the scores in draws
+    of them."""
     return {
         "scored_rows": {split: rows_digest(data.splits[split], data.labels)},
-        "drawn_scores": {f"{split}/{name}": [round(float(x), 6) for x in found] for name, found in drawn.items()},
+        "rows_drawn": {split: result.questions},
+        "drawn_scores": {
+            f"{split}/{name}": [round(float(x), 6) for x in found] for name, found in result.drawn.items()
+        },
     }
 
 
-def draws_intervals(drawn: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
-    """95 % percentile intervals of what `task_draws` gave."""
-    return {name: percentiles(found) for name, found in drawn.items()}
+def draws_intervals(drawn: Mapping[str, np.ndarray], rows: int) -> dict[str, tuple[float, float]]:
+    """95 % percentile intervals of what `task_draws` gave, of N rows or questions.
+
+    Where all draws agree, a mean over rows has the exact interval of N rows that all came out alike
+    (`luthier.report.intervals.agreeing_interval`), and any other score none.
+    """
+    found = {name: bounded_interval(one, rows if is_mean_of_rows(name) else None) for name, one in drawn.items()}
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def _without_interval(judged: Judged | None, names: Sequence[str]) -> list[str]:
+    """The mark of scores that have no interval, since no draw of the rows changes them."""
+    if not names:
+        return []
+    right = judged is not None and all(map(np.array_equal, judged.gold, judged.guess))
+    why = "every row is right" if right else "it is the same in every draw of the rows"
+    return [f"no interval of {', '.join(names)}: {why}"]
 
 
 def statistics_of(task: Task, judged: Judged, names: tuple[str, ...]) -> dict[str, Statistic]:

@@ -49,7 +49,7 @@ def pseudo_perplexity(suite: PseudoPerplexitySuite, subject: Subject) -> SuiteRe
     unigram = _by_shares(suite, subject, blocks, masking, found)
     result = task_result(found, subject.task, subject.split, None, unigram=unigram)
     names = {"perplexity": suite.score, "loss": suite.score.replace("perplexity", "loss")}
-    drawn = {names[name]: values for name, values in result.drawn.items()}
+    renamed = replace(result, drawn={names[name]: values for name, values in result.drawn.items()})
     spent = {"passes": passes, "blocks": len(blocks), "tokens": int(items.sum()), "seconds": round(seconds, 3)}
     return SuiteResult(
         scores={own: result.scores[name] for name, own in names.items()},
@@ -57,7 +57,7 @@ def pseudo_perplexity(suite: PseudoPerplexitySuite, subject: Subject) -> SuiteRe
         baselines={names[name]: one for name, one in result.baselines.items()},
         marks=result.marks,
         about={suite.score: "every token masked alone" if suite.exact else f"{suite.rate:.0%} of the tokens masked"},
-        details={suite.name: spent, **scored_details(subject.task, subject.split, drawn)},
+        details={suite.name: spent, **scored_details(subject.task, subject.split, renamed)},
     )
 
 

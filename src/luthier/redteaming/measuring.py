@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from luthier.evaluation.metrics import percentiles
 from luthier.evaluation.resampling import ratio_of, resampled
 from luthier.models.settings import ModelSettings
 from luthier.redteaming.asking import Asking, judged
@@ -25,6 +24,7 @@ from luthier.redteaming.seeds import Prompt, text_id
 from luthier.redteaming.selection import violation, wilson_interval
 from luthier.redteaming.settings import EndpointSettings
 from luthier.redteaming.writing import Request, seed_of
+from luthier.report.intervals import Interval, bounded_interval
 
 HELD_OUT, HELPFUL, LOOK_ALIKES = "held-out", "helpful", "look-alikes"
 QUANTILES = (0.2, 0.4, 0.6, 0.8)
@@ -154,7 +154,7 @@ def helpfulness_summary(answers: Sequence[Record], scores: Sequence[Record]) -> 
     interval = None
     if len(known) > 1:
         drawn = resampled({"mean": ratio_of(known, np.ones(len(known)))}, len(known), draws=_DRAWS, seed=0)
-        interval = list(percentiles(drawn["mean"]))
+        interval = _ends(bounded_interval(drawn["mean"], len(known)))
     return {
         "prompts": len(answers),
         "score": statistics.fmean(known) if known else None,
@@ -230,12 +230,16 @@ def reduction(before: Path, after: Path) -> dict[str, Any]:
     def gap(counts: np.ndarray) -> np.ndarray:
         return np.asarray(rates[0](counts) - rates[1](counts))
 
-    whole = np.ones((1, len(both)))
+    whole, scored = np.ones((1, len(both))), int((columns[0] * columns[1]).sum())
     drawn = resampled({"reduction": fall, "difference": gap}, len(both), draws=_DRAWS, seed=0)
     return {
         "prompts": len(both),
         "reduction": float(fall(whole)[0]) if both and rates[0](whole)[0] > 0 else None,
         "difference": float(gap(whole)[0]) if both else None,
-        "reduction_interval": list(percentiles(drawn["reduction"])) if drawn else None,
-        "difference_interval": list(percentiles(drawn["difference"])) if drawn else None,
+        "reduction_interval": _ends(bounded_interval(drawn["reduction"], None)) if drawn else None,
+        "difference_interval": _ends(bounded_interval(drawn["difference"], scored, (-1.0, 1.0))) if drawn else None,
     }
+
+
+def _ends(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else list(interval)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +39,10 @@ class Contender:
     @property
     def level(self) -> bool:
         """Whether it can't be told from the best."""
-        return self.gap is None or not self.gap.decided
+        if self.gap is None or self.gap.interval is not None:
+            return self.gap is None or not self.gap.decided
+        # Seeds that all say the same have no spread to take an interval from.
+        return self.gap.by_rows or self.gap.mean == 0
 
 
 @dataclass(frozen=True)
@@ -263,9 +266,7 @@ def _against(best: Row, row: Row, by_rows: bool) -> Contender:
     gap = difference(best, row, by_rows=by_rows)
     if gap is None or gap.seeds < 2:
         return Contender(row)
-    # Seeds that all say the same have no spread to take an interval from.
-    exact = gap.interval is None
-    return Contender(row, replace(gap, interval=(gap.mean, gap.mean)) if exact else gap, gap.by_rows)
+    return Contender(row, gap, gap.by_rows)
 
 
 def _outcomes(cell: Cell) -> str:

@@ -6,6 +6,9 @@ A score has two sources of chance: another seed would have given another model, 
 harder. A bootstrap that redraws one of them alone is too narrow by what the other adds; here each draw takes seeds and
 rows anew, every seed with the same rows (the pigeonhole bootstrap of Owen, “The pigeonhole bootstrap”, Annals of
 Applied Statistics 2007). Ends are percentiles of redrawn scores, so that no interval leaves the range of the metric.
+
+Where every row comes out alike, all draws are equal and say nothing of other rows: a mean over rows has an exact
+interval then (`agreeing_interval`), and any other score has none.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ Interval = tuple[float, float]
 ROW_SEED, SEED_SEED = 0, 1
 DRAWS = 1000
 _AT_ONCE = 4_000_000
+# Ends no further apart than this are one number, but for rounding.
+_NO_WIDTH = 1e-9
 
 
 def redrawn_rows(rows: int, draws: int = DRAWS) -> Iterator[np.ndarray]:
@@ -67,6 +72,47 @@ def interval_over_seeds(drawn: np.ndarray, level: float = 0.95) -> Interval:
     tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def agreeing_interval(value: float, rows: int, span: Interval = (0.0, 1.0), level: float = 0.95) -> Interval:
+    """The exact interval of a mean over N rows that all came out alike, where a bootstrap has nothing to redraw.
+
+    Of all rows at least the share (tail)^(1 / N) comes out like these (Clopper and Pearson, “The use of confidence or
+    fiducial limits illustrated in the case of the binomial”, Biometrika 1934, for N of N); the others may be anything
+    that a row can be. For right and wrong rows this is the Clopper-Pearson interval.
+
+    Args:
+        value: what every row came out as.
+        rows: N, 1 at least.
+        span: the least and the most that a row can come out as: 0 and 1 for right and wrong, -1 and 1 for the
+            difference of two models.
+        level: the chance with which the interval holds the mean over all rows, at least.
+    """
+    alike = ((1 - level) / 2) ** (1 / rows)
+    least, most = (alike * value + (1 - alike) * end for end in span)
+    return float(least), float(most)
+
+
+def bounded_interval(drawn: np.ndarray, rows: int | None, span: Interval = (0.0, 1.0)) -> Interval | None:
+    """`interval_over_seeds`, which never claims to be exact: where all draws agree, the interval of N rows that agree.
+
+    Args:
+        drawn: (S, B) scores of every seed in the same draws of rows, or (B,) of one seed.
+        rows: N, where the score is the mean of what rows came out as; None for any other score, which has no interval
+            where all draws agree.
+        span: the least and the most that a row can come out as.
+    """
+    import numpy as np
+
+    return never_exact(interval_over_seeds(np.atleast_2d(drawn)), rows, span)
+
+
+def never_exact(ends: Interval, rows: int | None, span: Interval = (0.0, 1.0)) -> Interval | None:
+    """The ends of a bootstrap interval; where they are one, see `bounded_interval`."""
+    low, high = ends
+    if high - low > _NO_WIDTH:
+        return low, high
+    return agreeing_interval((low + high) / 2, rows, span) if rows else None
 
 
 def crossed_interval(outcomes: np.ndarray, *, draws: int = DRAWS, level: float = 0.95) -> Interval:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.errors import WorkspaceError
+from luthier.metric_names import is_mean_of_rows
 from luthier.report.intervals import redrawn_means
 from luthier.storage.jsonlines import read_log
 from luthier.storage.nearby import check_there
@@ -65,6 +66,20 @@ class Cell:
         for metrics in reversed(list(self.stages.values())):
             if score in metrics["scores"] and (found := _drawn_of(metrics["details"], score)) is not None:
                 return found
+        return None
+
+    def rows_alike(self, score: str) -> int | None:
+        """How many rows bound a score where they all came out alike: N where it is a mean over them, else None."""
+        if not is_mean_of_rows(score):
+            return None
+        split = score.partition("/")[0]
+        for metrics in reversed(list(self.stages.values())):
+            found = _mapping(metrics["details"].get("rows_drawn")).get(split)
+            if isinstance(found, int) and found > 0:
+                return found
+            right = metrics["details"].get("validation_correct")
+            if split == "validation" and isinstance(right, str) and right:
+                return len(right)
         return None
 
     def scored_rows(self, split: str) -> str | None:

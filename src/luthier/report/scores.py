@@ -7,6 +7,7 @@ from typing import Any
 
 from luthier.metric_names import higher_is_better
 from luthier.report.baselines import COLUMN, baselines_of, marks_of, score_title
+from luthier.report.intervals import bounded_interval
 from luthier.report.ran import chosen_by_validation
 from luthier.report.results import Cell
 from luthier.report.tables import COSTS, SPLITS, cost_text, interval_text
@@ -77,12 +78,8 @@ def _without_empty(columns: list[str], rows: list[list[tuple[str, bool]]]) -> di
 
 def own_interval(cell: Cell, name: str) -> tuple[float, float] | None:
     """The interval of one run's score over rows, where it tells which of them it got right."""
-    import numpy as np
-
-    from luthier.report.intervals import interval_over_seeds
-
     drawn = cell.drawn(name)
-    return None if drawn is None else interval_over_seeds(np.atleast_2d(drawn))
+    return None if drawn is None else bounded_interval(drawn, cell.rows_alike(name))
 
 
 def score_notes(cells: Sequence[Cell], split: str = "") -> list[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from luthier.metric_names import range_of
-from luthier.report.intervals import Interval, interval_over_seeds
+from luthier.report.intervals import Interval, bounded_interval
 from luthier.report.results import Cell
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Row:
         score_name: the score that `scores` holds.
         scores: repeat -> score, of the finished cells.
         drawn: repeat -> (B,) the score in every draw of rows, where the cell tells.
+        alike: repeat -> how many rows bound the score where they all came out alike, where it is a mean over rows.
         rows: repeat -> fingerprint of the rows that were scored, where the cell tells.
     """
 
@@ -38,6 +39,7 @@ class Row:
     score_name: str | None = None
     scores: dict[Any, float] = field(default_factory=dict)
     drawn: dict[Any, np.ndarray] = field(default_factory=dict, repr=False)
+    alike: dict[Any, int] = field(default_factory=dict)
     rows: dict[Any, str] = field(default_factory=dict)
 
     @property
@@ -60,8 +62,16 @@ class Row:
 
     @property
     def interval(self) -> Interval | None:
-        """95 % interval of the mean over other rows and other seeds; None where the rows' outcomes are not known."""
-        return interval_over_seeds(_stacked([self.drawn[seed] for seed in self.scores])) if self.by_rows else None
+        """95 % interval of the mean over other rows and other seeds; None where the rows' outcomes are not known, or
+        all draws of what is no mean over rows agree."""
+        if not self.by_rows:
+            return None
+        return bounded_interval(_stacked([self.drawn[seed] for seed in self.scores]), self.rows_alike(self.scores))
+
+    def rows_alike(self, seeds: Iterable[Any]) -> int | None:
+        """How many rows bound the mean over these seeds where all came out alike; None where one does not tell."""
+        told = [self.alike.get(seed) for seed in seeds]
+        return min((one for one in told if one is not None), default=None) if None not in told else None
 
     def mean_cost(self, key: str) -> float | None:
         found = [c for c in (cell.cost(key) for cell in self.cells.values()) if c is not None]
@@ -125,6 +135,8 @@ def _add_rows(row: Row, repeat: Any, cell: Cell) -> None:
     drawn, rows = cell.drawn(row.score_name), cell.scored_rows(row.score_name.partition("/")[0])
     if drawn is not None:
         row.drawn[repeat] = drawn
+    if (alike := cell.rows_alike(row.score_name)) is not None:
+        row.alike[repeat] = alike
     if rows is not None:
         row.rows[repeat] = rows
 
@@ -156,8 +168,8 @@ class Difference:
     Attributes:
         mean: of the differences.
         interval: over other seeds and other rows (`luthier.report.intervals`), or over seeds alone: Student's t, which
-            is None for fewer than two pairs, and where all differences are equal, since no spread says nothing of what
-            another seed would give.
+            is None for fewer than two pairs. None, too, where all differences are equal, since no spread says nothing
+            of what another seed would give, unless rows that all came out alike bound it.
         seeds: how many pairs.
         by_rows: whether the interval counts in that other rows would have been other ones.
     """
@@ -188,7 +200,9 @@ def difference(row: Row, baseline: Row, *, by_rows: bool = True) -> Difference |
     mean = statistics.fmean(gaps)
     if by_rows and all(s in row.drawn and s in baseline.drawn for s in seeds):
         drawn = _stacked([row.drawn[s] for s in seeds] + [baseline.drawn[s] for s in seeds])
-        return Difference(mean, interval_over_seeds(drawn[: len(seeds)] - drawn[len(seeds) :]), len(gaps), True)
+        gap, alike = drawn[: len(seeds)] - drawn[len(seeds) :], row.rows_alike(seeds)
+        span = _range_of_differences(row, baseline)
+        return Difference(mean, bounded_interval(gap, alike, span), len(gaps), True)
     if len(gaps) < 2 or statistics.stdev(gaps) < _NO_SPREAD:
         return Difference(mean, None, len(gaps))
     half = half_interval(gaps)

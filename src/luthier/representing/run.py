@@ -20,7 +20,6 @@ from luthier.data.sources.fingerprint import source_fingerprint
 from luthier.data.task_data import TaskData
 from luthier.errors import DataError, ModelError, RecipeError
 from luthier.evaluation.meters import CostMeter
-from luthier.evaluation.metrics import percentiles
 from luthier.evaluation.prediction import Predictions
 from luthier.evaluation.scoring import TaskResult, task_result
 from luthier.models.inspect import bytes_on_disk, parameter_counts
@@ -28,6 +27,7 @@ from luthier.models.loading import local_folder
 from luthier.models.references import check_model_unchanged, fingerprint, resolve
 from luthier.models.settings import ModelSettings
 from luthier.progress import track
+from luthier.report.intervals import bounded_interval
 from luthier.representing.shared_encoder import SharedEncoder
 from luthier.representing.shown import nothing_learned, sections, told_of_stage
 from luthier.representing.store import RepresentationStore
@@ -328,7 +328,8 @@ def mean_draws(results: dict[str, TaskResult], targets: dict[str, Target]) -> li
 def mean_interval(results: dict[str, TaskResult], targets: dict[str, Target]) -> dict[str, tuple[float, float]]:
     """The interval of the mean score of all heads, where there is one."""
     drawn = mean_draws(results, targets)
-    return {MEAN: percentiles(drawn)} if drawn else {}
+    interval = bounded_interval(np.array(drawn), None) if drawn else None
+    return {} if interval is None else {MEAN: interval}
 
 
 def scored_rows(targets: dict[str, Target]) -> dict[str, str]:

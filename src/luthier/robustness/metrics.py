@@ -14,7 +14,8 @@ import numpy as np
 from luthier.evaluation.calibration import Binning, expected_calibration_error
 from luthier.evaluation.metrics import percentiles
 
-PERSPECTIVES = ("accuracy", "shift", "adversarial", "calibration", "anomaly")
+ACCURACIES = ("accuracy", "shift", "adversarial")
+PERSPECTIVES = (*ACCURACIES, "calibration", "anomaly")
 BEST = {"accuracy": 1.0, "shift": 1.0, "adversarial": 1.0, "calibration": 0.0, "anomaly": 1.0}
 TEMPERATURES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 FOLDS = 10

@@ -10,8 +10,10 @@ import numpy as np
 
 from luthier.evaluation.calibration import Binning, expected_calibration_error, reliability_bins
 from luthier.evaluation.metrics import bootstrap_interval
+from luthier.report.intervals import never_exact
 from luthier.report.sections import Bars, Radar, Reliability, Section, SectionTable
 from luthier.robustness.metrics import (
+    ACCURACIES,
     AGGREGATES,
     BEST,
     PERSPECTIVES,
@@ -170,7 +172,7 @@ class RobustnessReport:
         }
         if one.before is not None:
             record["accuracy_before"] = one.before
-        interval = self._interval(_accuracy_on(judged), len(judged.correct))
+        interval = self._accuracy_interval(judged)
         if interval:
             record["accuracy_interval"] = list(interval)
         if self.ece_temperature == "none":
@@ -209,15 +211,20 @@ class RobustnessReport:
     def _ece_on(self, judged: Judged) -> Callable[[np.ndarray], float]:
         return lambda i: expected_calibration_error(judged.confidence[i], judged.correct[i], self.bins, self.binning)
 
-    def _interval(self, statistic: Callable[[np.ndarray], float], rows: int) -> tuple[float, float] | None:
-        return bootstrap_interval(statistic, rows, draws=self.draws, seed=self.seed) if self.draws else None
+    def _accuracy_interval(self, judged: Judged) -> tuple[float, float] | None:
+        rows = len(judged.correct)
+        found = bootstrap_interval(_accuracy_on(judged), rows, draws=self.draws, seed=self.seed) if self.draws else None
+        return None if found is None else never_exact(found, rows)
 
     def _add_interval(
         self, intervals: dict[str, list[float]], name: str, scores: list[Resampled], centre: float | None = None
     ) -> None:
         found = mean_interval(scores, draws=self.draws, seed=self.seed, centre=centre) if self.draws else None
-        if found:
-            intervals[name] = list(found)
+        # Sets may share their rows, so that the fewest rows of a set are all that bounds a mean of accuracies.
+        alike = min(n for one in scores for _, n in one.groups) if name in ACCURACIES and scores else None
+        kept = never_exact(found, alike) if found else None
+        if kept:
+            intervals[name] = list(kept)
 
 
 def _accuracy_on(judged: Judged) -> Callable[[np.ndarray], float]:

@@ -29,6 +29,6 @@ class PerplexitySuite(Suite):
             about=found.about,
             details={
                 "scored_tokens": int(subject.predictions.items.sum()),
-                **scored_details(subject.task, subject.split, found.drawn),
+                **scored_details(subject.task, subject.split, found),
             },
         )

@@ -36,6 +36,6 @@ class TaskSuite(Suite):
             sections=sections_of(*judged) if own is None else own,
             details={
                 "rows": len(subject.task.splits[subject.split]),
-                **scored_details(subject.task, subject.split, found.drawn),
+                **scored_details(subject.task, subject.split, found),
             },
         )
