@@ -22,6 +22,7 @@ from luthier.data.rows.labels import (
     seems_missing,
     sorted_labels,
 )
+from luthier.data.rows.repeats import Repeats, repeats_in, text_keys, units_of
 from luthier.data.rows.subsets import CUT_SEED, cut_by_class, cut_shares, draw_examples, draw_per_class, first_of_order
 from luthier.data.schemas import TaskSchema
 from luthier.data.settings import DataSettings
@@ -66,12 +67,14 @@ def with_cut_validation(
         )
     train = rows["train"]
     by_class = schema.label_kind == "class" and schema.label_column in train.columns and not by_group
+    units = _units(train, by_group) if by_group else _of_one_text(train, schema, share)
     if by_class:
-        kept, cut = cut_by_class(train.columns[str(schema.label_column)], share, train.where)
+        classes = train.columns[str(schema.label_column)]
+        parts = cut_by_class([classes[unit[0]] for unit in units], share, train.where)
     else:
-        units = _units(train, by_group)
-        parts = cut_shares(len(units), {"train": 1 - share, "validation": share}, train.where)
-        kept, cut = (sorted(row for unit in parts[name] for row in units[unit]) for name in ("train", "validation"))
+        shares = cut_shares(len(units), {"train": 1 - share, "validation": share}, train.where)
+        parts = shares["train"], shares["validation"]
+    kept, cut = (sorted(row for unit in part for row in units[unit]) for part in parts)
     said = f"{share:g} of the training rows{', of every class' if by_class else ''}, cut with seed {CUT_SEED}"
     _log.info("%s: validation is %s", train.where, said)
     if len(cut) < FEW_VALIDATION_ROWS:
@@ -89,6 +92,21 @@ def with_cut_validation(
         "train": train.select(kept, _joined(train.note, f"without the {share:g} cut for validation")),
         "validation": replace(train.select(cut, said), noted=None),
     }
+
+
+def _of_one_text(train: Rows, schema: TaskSchema, share: float) -> list[list[int]]:
+    """0-based rows of every text, so that none is on both sides of a cut; rows alone where too few texts differ."""
+    units = units_of(text_keys(train.columns, schema.shown_columns))
+    return units if 0 < round(len(units) * (1 - share)) < len(units) else [[row] for row in range(len(train))]
+
+
+def repeats(rows: dict[str, Rows], schema: TaskSchema) -> dict[str, Repeats]:
+    """By split, rows whose text stands in the training rows, too; nothing without training rows."""
+    if "train" not in rows:
+        return {}
+    keys = {split: text_keys(one.columns, schema.shown_columns) for split, one in rows.items()}
+    training = set(keys["train"])
+    return {split: repeats_in(split, own, training) for split, own in keys.items()}
 
 
 def _units(one: Rows, by_group: bool) -> list[list[int]]:
@@ -323,7 +341,7 @@ def metric_names(origin: Origin, schema: TaskSchema, labels: list[str]) -> tuple
     return schema.metrics_for(labels)
 
 
-def summary_of(one: Rows, schema: TaskSchema, labels: list[str]) -> SplitSummary:
+def summary_of(one: Rows, schema: TaskSchema, labels: list[str], repeats: Repeats | None = None) -> SplitSummary:
     values = one.columns.get(schema.label_column or "", []) if labels else []
     flat = [tag for row in values for tag in row] if schema.label_kind == "classes" else values
     if schema.tells_labels:
@@ -331,7 +349,7 @@ def summary_of(one: Rows, schema: TaskSchema, labels: list[str]) -> SplitSummary
         flat = [labels.index(label) for label in told if label is not None]
     counts = Counter(flat)
     named = {name: counts[i] for i, name in enumerate(labels)}
-    return SplitSummary(len(one), named, one.where, one.note, left_out(one.noted))
+    return SplitSummary(len(one), named, one.where, one.note, left_out(one.noted), repeats)
 
 
 def dataset_of(one: Rows, schema: TaskSchema, fingerprint: str) -> Any:

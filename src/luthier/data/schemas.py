@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # The label of a position at which nothing is learned, which torch's cross-entropy leaves out.
 IGNORED = -100
+# Columns that say which rows belong together, or what one is called.
+_ABOUT_ROWS = ("group", "id")
 LabelKind = Literal["class", "classes", "choice", "score", "own"]
 
 
@@ -74,6 +76,11 @@ class TaskSchema:
     def all_columns(self) -> tuple[str, ...]:
         """Every canonical column that a row may have, the label's last."""
         return (*self.columns, *self.optional, *self.unsure, *((self.label_column,) if self.label_column else ()))
+
+    @property
+    def shown_columns(self) -> tuple[str, ...]:
+        """The columns of `columns` and `optional` that are no answers, nor what only numbers or groups rows."""
+        return tuple(c for c in (*self.columns, *self.optional) if c not in self.learned and c not in _ABOUT_ROWS)
 
     @property
     def fed_as(self) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from luthier.data.left_out import LeftOut
+from luthier.data.rows.repeats import Repeats
 from luthier.data.schemas import TaskSchema
 from luthier.data.text_form import TextForm
 
@@ -20,6 +21,7 @@ class SplitSummary:
         source: as the user wrote it.
         note: how the split was made, where that is not plain.
         left_out: rows that can't be used and were left out, where there are such.
+        repeats: of its rows, those whose text stands in the training rows, too; None where that was not looked at.
     """
 
     rows: int | None
@@ -27,6 +29,12 @@ class SplitSummary:
     source: str
     note: str
     left_out: LeftOut | None = None
+    repeats: Repeats | None = None
+
+    @property
+    def told(self) -> str:
+        """How the split was made, and what of it stands in the training rows, too."""
+        return "; ".join(part for part in (self.note, self.repeats.told if self.repeats else "") if part)
 
 
 @dataclass
@@ -59,6 +67,11 @@ class TaskData:
     def left_out(self) -> dict[str, Any]:
         """By split, what is told of rows that can't be used and were left out; empty where there are none."""
         return {split: one.left_out.told() for split, one in self.summary.items() if one.left_out is not None}
+
+    def marks_of_repeats(self, split: str) -> list[str]:
+        """What is to be said beside scores on a split: that texts of it stand in the training rows, too."""
+        summary = self.summary.get(split)
+        return [summary.repeats.told] if summary is not None and summary.repeats and summary.repeats.count else []
 
     @property
     def kind(self) -> TaskSchema:

@@ -13,6 +13,7 @@ from luthier.data.assembly import (
     drawn,
     label_names,
     metric_names,
+    repeats,
     set_label_ids,
     summary_of,
     with_cut_validation,
@@ -74,10 +75,13 @@ def load_whole(
     if not wanted:
         raise DataError(f"there is no split {' or '.join(splits)}", fix=f"the data has: {', '.join(rows)}")
     check_choices(wanted, schema)
-    summary = {split: summary_of(one, schema, labels) for split, one in wanted.items()}
+    repeated = repeats(rows, schema)
+    summary = {split: summary_of(one, schema, labels, repeated.get(split)) for split, one in wanted.items()}
     _warn_of_unseen_labels(summary)
     for described in summary.values():
         warn_of(described.left_out)
+        if described.repeats is not None and described.repeats.warned:
+            _log.warning("%s: %s", described.source, described.repeats.told)
     fingerprint = _fingerprint(settings, wanted, raw)
     return TaskData(
         schema=schema,

@@ -271,7 +271,7 @@ def told_of_rows(split: str, task: TaskData) -> dict[str, Any]:
         "rows": summary.rows,
         "labels": dict(summary.label_counts),
         "source": redact_values(summary.source),
-        "note": summary.note,
+        "note": summary.told,
     }
 
 
@@ -292,7 +292,7 @@ def merge(results: list[SuiteResult], split: str, task: TaskData, cost: dict[str
         scores=scores,
         intervals=intervals,
         baselines=baselines,
-        marks=list(dict.fromkeys(mark for r in results for mark in r.marks)),
+        marks=[*task.marks_of_repeats(split), *dict.fromkeys(mark for r in results for mark in r.marks)],
         about=about,
         primary=first if first in scores else next(iter(scores), None),
         cost=cost | {k: v for r in results for k, v in r.cost.items()},

@@ -82,6 +82,9 @@ def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Pat
         "ran": {"model": told_of_model(inputs, card, size), **told_of_training(stage, prepared, job, result)},
     }
     beside_scores = details.pop(BESIDE, {})
+    if result.scores:
+        marks = [*prepared.task.marks_of_repeats("validation"), *beside_scores.get("marks", [])]
+        beside_scores = {**beside_scores, "marks": marks}
     primary = f"validation/{primary_metric(prepared.task)[0]}" if result.scores else None
     return StageOutputs(
         metrics_record("tune", scores=result.scores, primary=primary, cost=cost, details=details, **beside_scores),

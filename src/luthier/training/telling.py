@@ -96,7 +96,7 @@ def told_of_data(prepared: Prepared) -> dict[str, dict[str, Any]]:
             "rows": summary.rows,
             "labels": dict(summary.label_counts),
             "source": redact_values(summary.source),
-            "note": summary.note,
+            "note": summary.told,
         }
     return found
 
