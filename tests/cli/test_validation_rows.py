@@ -54,3 +54,22 @@ def test_they_are_those_of_the_saved_model_without_another_pass(workplace, monke
     right = metrics["details"]["validation_correct"]
     assert right == right_of_saved_model(workplace)
     assert right.count("1") / 32 == metrics["scores"]["validation/accuracy"]
+
+
+def test_a_training_that_ends_too_early_and_rows_that_were_trained_on_are_marked(workplace, capsys):
+    rows = (workplace.folder / "train.tsv").read_text(encoding="utf8").splitlines(keepends=True)
+    for split in ("train", "validation"):
+        (workplace.folder / f"{split}.tsv").write_text("".join(rows[:21]), encoding="utf8")
+    few = {"max_steps": 3, "evaluate_every": 1, "batch_size": 20, "schedule": "constant", "warmup_ratio": 0}
+    workplace.tune.update({"method": "head_only", "learning_rate": 1e-3, **few})
+    workplace.recipe["stages"].pop()
+    assert workplace.run() == 0
+    marks = workplace.metrics()["marks"]
+    said = "20 of 20 validation rows stand in the training rows, too: scores on them tell nothing of new text"
+    assert marks[0] == said
+    assert marks[-2].startswith("not better than the trivial baseline by accuracy")
+    assert marks[-1].startswith("it may be trained too little: ")
+    assert marks[-1].endswith("still falling at the last step, 3: train longer, e.g. `max_steps: 6`")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert said in shown
+    assert "It may be trained too little: " in shown

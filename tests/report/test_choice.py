@@ -1,5 +1,6 @@
 """What a comparison recommends: by validation scores alone, and the cheapest of what can't be told from the best."""
 
+import html
 import json
 from pathlib import Path
 
@@ -214,3 +215,30 @@ def test_a_choice_that_is_worth_little_says_so_first(tmp_path: Path, rows: int, 
             place.write_text(json.dumps(metrics))
     first = recommend(folder).reasons[0]
     assert said in first if said else first.startswith("Highest")
+
+
+@pytest.mark.parametrize("told_by", ["outcomes", "rows"])
+def test_too_few_rows_to_tell_any_method_apart_are_the_headline(tmp_path: Path, told_by: str):
+    folder = preset_run(tmp_path / "run", {"full": [0.9, 0.8], "prompt": [0.8, 0.85]})
+    for method, right in (("full", (18, 16)), ("prompt", (16, 17))):
+        for seed in (1, 2):
+            if told_by == "outcomes":
+                correct(folder, method, seed, "1" * right[seed - 1] + "0" * (20 - right[seed - 1]))
+            else:
+                place = cell_folder(folder, method, seed) / "00-tune" / "metrics.json"
+                metrics = json.loads(place.read_text())
+                metrics["details"]["rows"] = {"train": 100, "validation": 20}
+                place.write_text(json.dumps(metrics))
+    said = "Too few validation rows to choose: 20 rows. prompt is the cheapest of those that can't be told apart."
+    choice = recommend(folder)
+    assert choice.lead == said
+    assert not any("validation rows only" in text for text in choice.reasons)
+    assert html.escape(said, quote=False) in html.unescape(write_report([folder]).read_text(encoding="utf8"))
+
+
+def test_few_rows_that_tell_some_methods_apart_recommend(tmp_path: Path):
+    folder = preset_run(tmp_path / "run", {"full": [1.0, 1.0], "prompt": [0.5, 0.5]})
+    for method, outcomes in (("full", "1" * 20), ("prompt", "10" * 10)):
+        for seed in (1, 2):
+            correct(folder, method, seed, outcomes)
+    assert recommend(folder).lead == "Recommended: full."

@@ -74,7 +74,7 @@ class Choice:
             if self.kind == "search":
                 of = f"{len(self.contenders)} finished trial" + ("s" if len(self.contenders) > 1 else "")
                 return f"Best of {of}: {self.chosen.label}, {self.score_name} {self.chosen.mean:.4f}."
-            return f"Recommended: {self.chosen.label}."
+            return self._too_few_rows() or f"Recommended: {self.chosen.label}."
         if not self.contenders:
             return "Nothing can be recommended: no run has finished with a validation score."
         best = self.contenders[0].row
@@ -82,6 +82,23 @@ class Choice:
             "Nothing can be recommended: with one seed no method can be told from another. "
             f"Highest {self.score_name} of that seed: {best.label}, {best.mean:.4f}."
         )
+
+    def _too_few_rows(self) -> str:
+        """The choice where few validation rows tell no method from another; empty where they tell some, or are many."""
+        count = self._validation_rows()
+        if not 0 < count < _FEW_ROWS or len(self.contenders) < 2 or not all(c.level for c in self.contenders):
+            return ""
+        assert self.chosen is not None
+        cheapest = "the cheapest" if self.prefer == "parameters" else "the fastest"
+        return (
+            f"Too few validation rows to choose: {count} rows. {self.chosen.label} is {cheapest} of those that can't "
+            "be told apart."
+        )
+
+    def _validation_rows(self) -> int:
+        """How many rows the best was scored on, 0 where no run tells."""
+        name, cells = self.score_name or "", self.contenders[0].row.cells.values()
+        return max((len(_outcomes(cell)) or _row_count(cell, name.partition("/")[0]) for cell in cells), default=0)
 
     @property
     def reasons(self) -> list[str]:
@@ -111,7 +128,7 @@ class Choice:
     def _doubt(self) -> str:
         """What makes the choice worth little: no better than guessing, or few rows to choose by."""
         best = self.contenders[0].row
-        count = max((len(_outcomes(cell)) for cell in best.cells.values()), default=0)
+        count = self._validation_rows()
         labels = max((_label_count(cell) for cell in best.cells.values()), default=0)
         if not count or not labels or not str(self.score_name).endswith("/accuracy"):
             return ""
@@ -121,7 +138,7 @@ class Choice:
                 f"Nothing was learned that {count} validation rows could show: the best accuracy can't be told from "
                 f"guessing among {labels} labels. Train longer, or give more rows."
             )
-        if count < _FEW_ROWS:
+        if count < _FEW_ROWS and not self._too_few_rows():
             return f"Chosen by {count} validation rows only: one row is {1 / count:.3f} of accuracy."
         return ""
 
@@ -276,6 +293,13 @@ def _outcomes(cell: Cell) -> str:
         if isinstance(told, str) and told and not set(told) - {"0", "1"}:
             return told
     return ""
+
+
+def _row_count(cell: Cell, split: str) -> int:
+    """Rows of a split that a training had, 0 where no stage tells."""
+    told = [metrics["details"].get("rows") for metrics in cell.stages.values()]
+    found = [rows.get(split) for rows in told if isinstance(rows, dict)]
+    return max((count for count in found if isinstance(count, int)), default=0)
 
 
 def _label_count(cell: Cell) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,12 +30,14 @@ from luthier.models.inspect import parameter_counts
 from luthier.secrets import redact_values
 from luthier.stages.base import StageInputs, StageOutputs, metrics_record
 from luthier.storage.hashing import cache_directory
+from luthier.storage.jsonlines import read_log
 from luthier.storage.one_version import check_file_unchanged
 from luthier.storage.ranks import joined, rank, world_size
 from luthier.tasks.base import task_named, task_of
 from luthier.training.checkpoints import of_key
 from luthier.training.continuing import continued_model
 from luthier.training.job import TrainingJob, TrainingResult, TrainingRows, train
+from luthier.training.longer import too_short, with_advice
 from luthier.training.preparing import Prepared, new_head, prepare, row_counts
 from luthier.training.starting import start_at_mean
 from luthier.training.telling import told_of_model, told_of_training, told_of_validation_rows, training_cost
@@ -83,13 +86,20 @@ def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Pat
     }
     beside_scores = details.pop(BESIDE, {})
     if result.scores:
-        marks = [*prepared.task.marks_of_repeats("validation"), *beside_scores.get("marks", [])]
-        beside_scores = {**beside_scores, "marks": marks}
+        beside_scores = {**beside_scores, "marks": marks_beside(stage, prepared, job, beside_scores.get("marks", []))}
     primary = f"validation/{primary_metric(prepared.task)[0]}" if result.scores else None
     return StageOutputs(
         metrics_record("tune", scores=result.scores, primary=primary, cost=cost, details=details, **beside_scores),
         {"model": artifact},
     )
+
+
+def marks_beside(stage: SupervisedSettings, prepared: Prepared, job: TrainingJob, marks: Sequence[str]) -> list[str]:
+    """What a reader must not miss beside the validation scores: rows that were trained on, the marks of the scores, and
+    whether training ended too early."""
+    name = f"validation/{primary_metric(prepared.task)[0]}"
+    advice = too_short(stage, read_log(job.log), name, marks) if job.log is not None else ""
+    return [*prepared.task.marks_of_repeats("validation"), *with_advice(marks, advice)]
 
 
 def train_along(stage: SupervisedSettings, inputs: StageInputs, folder: Path) -> None:
