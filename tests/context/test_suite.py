@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
 import luthier
+from luthier.context.scoring import _interval
 from luthier.context.suite import ContextSuite
 from luthier.errors import LuthierError
 from luthier.report.html import write_report
@@ -71,3 +73,8 @@ def test_only_causal_models_are_judged(tmp_path: Path, tiny_model: Path):
 def test_settings_that_do_not_fit_are_refused(given: dict[str, Any], said: str):
     with pytest.raises(ValidationError, match=said):
         ContextSuite.model_validate(given)
+
+
+def test_a_share_of_which_every_sample_is_right_has_an_interval_with_a_width():
+    assert _interval(np.ones(20), 0, (0.0, 1.0)) == pytest.approx((0.025 ** (1 / 20), 1.0))
+    assert _interval(np.full(20, 0.3), 0) is None

@@ -2,10 +2,17 @@
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 
 from luthier.evaluation.resampling import draw_counts
-from luthier.report.intervals import ROW_SEED, crossed_interval, interval_over_seeds, redrawn_means, redrawn_rows
+from luthier.report.intervals import (
+    ROW_SEED,
+    bounded_interval,
+    crossed_interval,
+    interval_over_seeds,
+    redrawn_means,
+    redrawn_rows,
+)
 
 
 def test_every_draw_redraws_the_rows_of_all_seeds_alike():
@@ -95,3 +102,14 @@ def test_redrawing_rows_alone_or_seeds_alone_would_hold_it_too_seldom():
         both = interval_over_seeds(drawn)
         alone += [low <= truth <= high for low, high in (rows, seeds, both)]
     assert max(alone[:2]) / times < 0.9 < alone[2] / times
+
+
+def test_rows_that_agree_bound_a_mean_by_what_the_others_can_be():
+    exact = binomtest(20, 20).proportion_ci(0.95, "exact").low
+    assert bounded_interval(np.ones(50), 20) == pytest.approx((exact, 1.0))
+    assert bounded_interval(np.zeros((3, 50)), 20) == pytest.approx((0.0, 1 - exact))
+    assert bounded_interval(np.zeros(50), 20, (-1.0, 1.0)) == pytest.approx((exact - 1, 1 - exact))
+    assert bounded_interval(np.ones(50), None) is None
+    varied = np.linspace(0.5, 0.9, 50)
+    assert bounded_interval(varied, 20) == interval_over_seeds(varied[None])
+    assert bounded_interval(varied, None) == interval_over_seeds(varied[None])
