@@ -21,6 +21,7 @@ from luthier.data.rows.labels import (
     equal_numbers,
     seems_missing,
     sorted_labels,
+    too_many,
 )
 from luthier.data.rows.repeats import Repeats, repeats_in, text_keys, units_of
 from luthier.data.rows.subsets import CUT_SEED, cut_by_class, cut_shares, draw_examples, draw_per_class, first_of_order
@@ -147,6 +148,8 @@ def label_names(
                 rows[base].where,
                 listing(map(repr, group)),
             )
+        if not tags and (told := too_many(labels, len(values))):
+            _log.warning("%s: column %r: %s", rows[base].where, rows[base].label_column, told)
     check_labels(labels, rows[base].where)
     if missing := [label for label in labels if seems_missing(label)]:
         _log.warning(

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from luthier.data.reading.readers import is_missing
@@ -31,6 +32,11 @@ PAIR_NAMES = (
 _IDENTIFIERS = re.compile(
     r"|id|idx|index|uid|guid|key|row|no|nr|unnamed: ?\d+|.*_id|.*id|id_.*|pair[_ ]?id", re.IGNORECASE
 )
+# What tells one of two columns from the other, as in "phrase_one" and "phrase_two".
+_COUNTING = frozenset([("1", "2"), ("a", "b"), ("one", "two"), ("first", "second"), ("left", "right"), ("0", "1")])
+_PARTS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
+# A value of a column that names its rows, as T-1000 does.
+_NAME = re.compile(r"[\w./#:@+-]{1,40}", re.ASCII)
 # Words that tell a column of labels where they are a part of its name, as in "Issue category".
 _LABEL_WORDS = {
     "label", "class", "category", "sentiment", "polarity", "intent", "topic", "emotion", "stance", "score",
@@ -38,8 +44,13 @@ _LABEL_WORDS = {
 }  # fmt: skip
 _NO_NUMBER = ("na", "-", "--", "?", "#n/a", "missing", "unknown")
 _MOST_LABELS = 50
+_MOST_GRADES = 20
 # Of the values of a column of numbers, at least, where the others stand for none.
 _MOSTLY = 0.8
+# Of the values of a column of numbers, at most, that are something else by mistake.
+_ODD = 0.1
+# Values that tell whether a column names its rows; words of a text, on average, that is more than a name.
+_FEW, _PHRASE = 5, 2
 
 
 @dataclass(frozen=True)
@@ -71,19 +82,30 @@ class Column:
 
     @property
     def numbers(self) -> list[float]:
-        """The values as numbers; empty where one is none, but for a few that are what programs write for none."""
+        """The values that are numbers; empty where more than a few are not, or more than some stand for none."""
         values = [value for value in self.values if not isinstance(value, bool)]
         given = [value for value in values if not (isinstance(value, str) and _stands_for_none(value))]
-        if len(given) < _MOSTLY * len(values):
+        numbers = [number for number in map(_as_number, given) if number is not None]
+        enough = len(given) >= _MOSTLY * len(values) and len(numbers) >= (1 - _ODD) * len(given)
+        return numbers if enough else []
+
+    @property
+    def odd(self) -> list[Any]:
+        """The values that are no numbers and don't stand for none, in a column of numbers."""
+        if not self.numbers:
             return []
-        try:
-            return [float(value) for value in given]
-        except (TypeError, ValueError, OverflowError):
-            return []
+        others = [value for value in self.values if isinstance(value, bool) or _as_number(value) is None]
+        return [value for value in others if not (isinstance(value, str) and _stands_for_none(value))]
+
+    @property
+    def holds_scores(self) -> bool:
+        """Whether the values are numbers with fractions, or too many numbers to be classes."""
+        finite = any(map(math.isfinite, self.numbers))
+        return self.holds_fractions or (finite and len(set(self.labels)) > _MOST_GRADES)
 
     @property
     def holds_fractions(self) -> bool:
-        """Whether all values are numbers, and some are no whole ones."""
+        """Whether the values are numbers, and some are no whole ones."""
         return bool(self.numbers) and any(math.isfinite(number) and number % 1 for number in self.numbers)
 
     @property
@@ -114,12 +136,25 @@ class Column:
         return (bool(_IDENTIFIERS.fullmatch(self.name.strip())) and self.words <= 1) or (numbered and len(labels) > 5)
 
     @property
+    def names_rows(self) -> bool:
+        """Whether every value is a word, a code or a number of its own."""
+        texts = self.texts
+        return len(set(texts)) == len(texts) > _FEW and all(map(_NAME.fullmatch, texts))
+
+    @property
     def could_be_label(self) -> bool:
         """Whether the values are few enough for classes, or are numbers."""
         labels, distinct = self.labels, len(set(self.labels))
         if not labels or self.words > 6:
             return False
         return bool(self.numbers) or distinct <= max(2, min(_MOST_LABELS, len(labels) // 2))
+
+
+def _as_number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _stands_for_none(value: str) -> bool:
@@ -149,6 +184,8 @@ def label_column(columns: Mapping[str, Column]) -> str | None:
         return named
     texts = [name for name, column in columns.items() if column.holds_text]
     others = [name for name in able if texts != [name]]
+    paired = _named_alike(texts)
+    others = [name for name in others if paired is None or name not in paired] or others
     others = [name for name in others if _LABEL_WORDS & set(re.findall(r"[a-z]+", name.lower()))] or others
     full = [name for name in others if len(columns[name].values) == columns[name].rows]
     varied = [name for name in full if 2 <= len(set(columns[name].labels)) <= _MOST_LABELS]
@@ -156,32 +193,57 @@ def label_column(columns: Mapping[str, Column]) -> str | None:
 
 
 def text_columns(columns: Mapping[str, Column], label: str | None) -> list[str]:
-    """The columns of text, the likeliest first: by name, else by length. Dates and the like, which have no letters, are
-    text only where nothing else is."""
+    """The columns of text, the likeliest first: by name, else by length. Dates and the like, which have no letters, and
+    names of rows are text only where nothing else is."""
     found = [
         name
         for name, column in columns.items()
         if name != label and column.holds_text and not (column.is_identifier and column.words <= 1)
     ]
     found = [name for name in found if any(map(str.isalpha, "".join(columns[name].texts)))] or found
+    found = [name for name in found if not columns[name].names_rows] or found
     named = [name for name in (named_like([one], TEXT_NAMES) for one in found) if name]
     return sorted(found, key=lambda name: (name not in named, -columns[name].words))
 
 
-def text_pair_of(columns: Mapping[str, Column], texts: Sequence[str]) -> tuple[str, str] | None:
-    """The two columns of text that belong together: by their names."""
+def text_pair_of(
+    columns: Mapping[str, Column], texts: Sequence[str], *, scored: bool = False
+) -> tuple[str, str] | None:
+    """The two columns of text that belong together, in the order of the file: by their names, or, beside `scored`
+    numbers, as the only two of free text."""
     for first, second in PAIR_NAMES:
         pair = named_like(texts, (first,)), named_like(texts, (second,))
         if pair[0] and pair[1]:
             return pair[0], pair[1]
+    texts = sorted(texts, key=list(columns).index)
+    named = _named_alike(texts)
+    if named is not None:
+        return named
+    free = [name for name in texts if columns[name].words > _PHRASE and not columns[name].could_be_label]
+    if scored and len(free) == 2:
+        return free[0], free[1]
     if len(texts) != 2:
         return None
-    first, second = sorted(texts, key=list(columns).index)
+    first, second = texts
     if first.startswith("column") and second.startswith("column"):
         short, long = sorted(columns[name].words for name in (first, second))
-        return (first, second) if short > 2 and long < 3 * short else None
+        return (first, second) if short > _PHRASE and long < 3 * short else None
     stems = {re.sub(r"\d+|[_\- ]?[abAB]$", "", name) for name in (first, second)}
     return (first, second) if len(stems) == 1 else None
+
+
+def _named_alike(names: Sequence[str]) -> tuple[str, str] | None:
+    """The only two names that are the same but for one counting word, as in "phrase_one" and "phrase_two"."""
+    alike = [pair for pair in combinations(names, 2) if _differ_by_count(*pair)]
+    return alike[0] if len(alike) == 1 and not alike[0][0].startswith("column") else None
+
+
+def _differ_by_count(first: str, second: str) -> bool:
+    ones, others = ([part.lower() for part in _PARTS.findall(name)] for name in (first, second))
+    if len(ones) != len(others):
+        return False
+    apart = [pair for pair in zip(ones, others, strict=True) if pair[0] != pair[1]]
+    return len(apart) == 1 and bool({apart[0], apart[0][::-1]} & _COUNTING)
 
 
 def told_labels(labels: Sequence[str], most: int = 8) -> str:

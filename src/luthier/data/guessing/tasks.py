@@ -304,19 +304,22 @@ def _labelled(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
     texts = text_columns(columns, label)
     if label is None or not texts:
         return None
-    pair = text_pair_of(columns, texts)
-    names = {"text": pair[0], "text_pair": pair[1]} if pair else {"text": texts[0]}
     column = columns[label]
+    pair = text_pair_of(columns, texts, scored=column.holds_scores)
+    names = {"text": pair[0], "text_pair": pair[1]} if pair else {"text": texts[0]}
     found = TaskGuess("pair" if pair else "single_sentence", _renamed(names | {"label": label}))
     found.shown = tuple(names.values())
     held = " and ".join(map(repr, names.values()))
     found.said = [f"{held} {'hold' if pair else 'holds'} the text, {label!r} the label"]
     left = [name for name in texts if name not in names.values() and not columns[name].could_be_label]
     if left and not pair:
+        both = "" if column.holds_scores else "`task: pair` and "
         found.doubts.append(
-            f"{left[0]!r} holds text, too: to read both, set `task: pair` and `text_pair: {left[0]}`; "
+            f"{left[0]!r} holds text, too: to read both, set {both}`text_pair: {left[0]}`; "
             f"to read it alone, `text: {left[0]}`"
         )
+    elif pair and text_pair_of(columns, texts) is None:
+        found.doubts.append("both texts are read; if the numbers are about one of them, take `text_pair` out")
     able = [
         name
         for name, one in columns.items()
@@ -324,21 +327,25 @@ def _labelled(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
     ]
     if able:
         found.doubts.append(f"{', '.join(map(repr, able))} could be the label, too: choose with `label: NAME`")
-    _settle_numbers(found, column, len(table))
+    _settle_numbers(found, column, table)
     return found
 
 
-def _settle_numbers(found: TaskGuess, column: Column, rows: int) -> None:
-    numbers, distinct = column.numbers, len(set(column.labels))
-    finite = [number for number in numbers if math.isfinite(number)]
-    if column.holds_fractions or (finite and distinct > 20):
+def _settle_numbers(found: TaskGuess, column: Column, table: Table) -> None:
+    rows, numbers, distinct = len(table), column.numbers, len(set(column.labels))
+    if column.holds_scores:
+        finite = [number for number in numbers if math.isfinite(number)]
         if not column.holds_fractions:
-            found.doubts.append("the numbers are taken for scores; if they are classes, set `task` to single_sentence")
+            found.doubts.append(f"the numbers are taken for scores; if they are classes, set `task: {found.task}`")
         found.task = "regression"
         found.said.append(f"the labels are numbers from {min(finite):g} to {max(finite):g}, so the task is regression")
-        if unusable := rows - len(finite):
+        if column.odd:
+            found.doubts.append(f"{_told_odd(column, table)}: such rows {_REFUSED.removeprefix('they ')}")
+        if unusable := rows - len(finite) - len(column.odd):
             found.doubts.append(f"{unusable} rows have no {column.name!r} that is a finite number: {_REFUSED}")
         return
+    if column.odd:
+        found.doubts.append(f"{_told_odd(column, table)}, which is taken for a label")
     found.said.append(f"labels seen: {told_labels(column.labels)}")
     if "-" in column.labels:
         found.doubts.append("the label '-' often stands for none: take these rows out if it does")
@@ -350,6 +357,15 @@ def _settle_numbers(found: TaskGuess, column: Column, rows: int) -> None:
         )
     if len(column.values) < rows:
         found.doubts.append(f"{rows - len(column.values)} rows have no {column.name!r}: {_REFUSED}")
+
+
+def _told_odd(column: Column, table: Table) -> str:
+    """Where the first value stands that is no number, among those that are."""
+    first = table.columns[column.name].index(column.odd[0])
+    return (
+        f"{len(column.numbers)} of {len(column.values)} values of {column.name!r} are numbers; "
+        f"{table.place(first)} holds {column.odd[0]!r}"
+    )
 
 
 def _plain(table: Table, columns: Mapping[str, Column]) -> TaskGuess:

@@ -13,6 +13,8 @@ from luthier.errors import DataError, nearest
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]{1,4})?", re.ASCII | re.IGNORECASE)
 _LIKE_MISSING = ("nan", "none", "null", "n/a")
+# Labels of fewer rows than these may well be one each.
+_MANY_ROWS = 20
 _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))(\.0)?", re.ASCII)
 
 
@@ -92,6 +94,16 @@ def check_labels(labels: Sequence[str], where: str) -> None:
             where=where,
             fix="give examples of at least two labels, or name them all with `labels`",
         )
+
+
+def too_many(labels: Sequence[str], rows: int) -> str | None:
+    """What to say of classes that are nearly as many as the rows that they are learned from; None of fewer ones."""
+    if rows < _MANY_ROWS or 2 * len(labels) <= rows:
+        return None
+    told = f"{len(labels)} labels for {rows} rows"
+    if 2 * sum(_NUMBER.fullmatch(label) is not None for label in labels) > len(labels):
+        return f"{told}: are these numbers? use `task: regression`"
+    return f"{told}, most of which have one row alone: is this the column of the labels?"
 
 
 class LabelIds:
