@@ -70,8 +70,11 @@ def _writable(text: str) -> str:
 
 
 def nearest(word: str, known: list[str] | tuple[str, ...]) -> str | None:
-    """The known word that a typo most likely meant, or None."""
+    """The known word that a typo most likely meant, in whatever case, or None."""
     import difflib
 
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return found[0] if found else None
+    folded: dict[str, str] = {}
+    for one in known:
+        folded.setdefault(one.casefold(), one)
+    found = difflib.get_close_matches(word.casefold(), list(folded), n=1, cutoff=0.5)
+    return folded[found[0]] if found else None

@@ -150,6 +150,30 @@ def test_the_fix_fits_the_file_and_the_task(place, capsys, name, content, more, 
 
 
 @pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("label: queu", "label: queue"),
+        ("label: Queue", "label: queue"),
+        ("label: prioritiy", "label: priority"),
+        ("label: answered_by", "label: priority"),
+        ("text: complaints", "text: complaint"),
+        ("text: wrote", "text: complaint"),
+        ("text: open", "text: opened"),
+    ],
+)
+@pytest.mark.parametrize("task", ["", "\n        task: single_sentence"])
+def test_a_misspelt_column_is_the_nearest_one_and_else_the_likeliest(place, capsys, written, meant, task):
+    """Of two columns that fit as well, the one that is spelled like what was written."""
+    header = "ticket_no,opened,complaint,queue,priority\n"
+    body = (f"T-{n},2024-01-{1 + n % 28:02d},the film was fine {n},{'xy'[n % 2]},{n % 3}\n" for n in range(40))
+    Path("a.csv").write_text(header + "".join(body))
+    other = "text: complaint" if written.startswith("label") else "label: queue"
+    recipe("a.csv", f"{written}\n        {other}{task}")
+    told = refused(capsys, code=3)
+    assert f"fix: write `{meant}`; the columns are: ticket_no, opened" in told
+
+
+@pytest.mark.parametrize(
     ("content", "more"),
     [
         ('{"text": "a", "label": 1}\n{"text": "b", "label": 0.5}\n', "max_length: 8"),

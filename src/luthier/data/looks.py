@@ -165,6 +165,9 @@ def _missing(
     named, keys = canonical in settings.columns(), advised(head.origin, task)
     guess = nearest(name, [column for column in present if column not in wanted.values()])
     likely = keys.get(canonical, canonical if keys and canonical in present else None)
+    # A name that was written is misspelt, mostly; one that was not says only what is wanted.
+    if named and guess is not None and isinstance(wanted[canonical], str):
+        likely = guess
     if likely is not None and likely != name:
         fix = f"write `{canonical}: {_told(likely)}`; "
     else:
