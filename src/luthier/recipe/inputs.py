@@ -17,10 +17,12 @@ from luthier.data.looks import Look, look_at
 from luthier.data.schemas import TrainedOn
 from luthier.data.settings import DataSettings
 from luthier.data.sources.base import NO_SUCH_FILE
+from luthier.data.text_form import REPLIES
 from luthier.errors import LuthierError, RecipeError
 from luthier.extras import how_to_install, is_installed
 from luthier.models.references import resolve
 from luthier.models.settings import ModelSettings
+from luthier.models.stated import cannot_write
 from luthier.recipe.grid import blamed, cell_recipe, cells
 from luthier.recipe.problem import Problem
 from luthier.recipe.recipe import RecipeBase
@@ -29,6 +31,8 @@ from luthier.registry import STAGES
 from luthier.secrets import expand, references
 from luthier.settings import Settings
 from luthier.stages.artifacts import KINDS, kind_of_folder
+from luthier.stages.base import MODEL
+from luthier.stages.chaining import ChainError, chain
 from luthier.storage.nearby import did_you_mean
 from luthier.storage.paths import is_there, user_path
 
@@ -60,9 +64,9 @@ def input_problems(recipe: RecipeBase, source: YamlText) -> list[Problem]:
     """What is missing on this machine for a recipe whose keys are valid, or for the cells of its comparison."""
     look = _Looks(source)
     if recipe.compare is None:
-        return look.at(settings_in(recipe))
+        return look.at_recipe(recipe)
     own = look.at(settings_in(recipe.compare, ("compare",)))
-    tried = [(factors, look.at(settings_in(cell))) for factors, cell in _cells(recipe)]
+    tried = [(factors, look.at_recipe(cell)) for factors, cell in _cells(recipe)]
     if not tried or (recipe.compare.preset and not all(problems for _, problems in tried)):
         return own
     everywhere = [one for one in tried[0][1] if all(one in problems for _, problems in tried)]
@@ -97,6 +101,33 @@ class _Looks:
     def __init__(self, source: YamlText) -> None:
         self.source = source
         self.seen: dict[tuple[str, TrainedOn | None, bool], Look] = {}
+        self.taught: dict[Place, Look] = {}
+
+    def at_recipe(self, recipe: RecipeBase) -> list[Problem]:
+        """What is missing for its settings, and which of its models can't learn from the rows."""
+        self.taught = {}
+        return self.at(settings_in(recipe)) + self._unfit_models(recipe)
+
+    def _unfit_models(self, recipe: RecipeBase) -> list[Problem]:
+        stages, problems = recipe.stage_list(), []
+        try:
+            links = chain(stages, recipe.model)
+        except ChainError:
+            return []  # told as such
+        for position, (stage, link) in enumerate(zip(stages, (found.get(MODEL) for found in links), strict=True)):
+            look = self.taught.get(("stages", position, stage.name, "data"))
+            if look is None or look.read is None or len(stage.takes()) > 1:
+                continue
+            if link is None or link.stage is not None or link.outside is None:
+                continue
+            if look.read.task != REPLIES and not getattr(getattr(stage, "data", None), "as_text", False):
+                continue
+            place: Place = ("model",)
+            if stage.reference(MODEL) is not None:
+                place = ("stages", position, stage.name, *stage.place_of(MODEL))
+            if error := cannot_write(link.outside, exchanges=look.exchanges):
+                problems.append(self._problem(place, error))
+        return problems
 
     def at(self, blocks: Iterator[tuple[Place, Settings]]) -> list[Problem]:
         problems: list[Problem] = []
@@ -111,6 +142,8 @@ class _Looks:
             problems += [self._problem((*place, name), error) for name, error in settings.missing()]
             if isinstance(settings, DataSettings):
                 look = self._look(place, settings, trained)
+                if _trains(place):
+                    self.taught[place] = look
                 trained = look.read if _trains(place) and len(place) == _OF_A_STAGE else trained
                 problems += [self._problem((*place, key), error) for key, error in look.wrong]
         return problems

@@ -38,6 +38,7 @@ class Guess:
         said: what was found, for people.
         doubts: what else it could be, and how to say so.
         examples: about how many there are to learn from, or None where that is not known.
+        exchanges: whether rows hold conversations of several messages.
     """
 
     task: str | None
@@ -46,6 +47,7 @@ class Guess:
     said: tuple[str, ...] = ()
     doubts: tuple[str, ...] = field(default=())
     examples: int | None = None
+    exchanges: bool = False
 
 
 def guess_data(source: str) -> Guess:
@@ -79,6 +81,7 @@ def guess_data(source: str) -> Guess:
         (*said, *about_splits, told),
         tuple(doubts),
         _examples(rows_about(found, sample), sample, table, splits),
+        guess.exchanges,
     )
 
 

@@ -47,6 +47,7 @@ class TaskGuess:
         said: what was found.
         doubts: what else it could be, and how to say so.
         shown: what a row's length is judged by: the columns that a model reads together.
+        exchanges: whether rows hold conversations of several messages.
     """
 
     task: str
@@ -54,6 +55,7 @@ class TaskGuess:
     said: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     shown: tuple[str, ...] = ()
+    exchanges: bool = False
 
 
 def guess_task(table: Table) -> tuple[TaskGuess, Table]:
@@ -138,6 +140,7 @@ def _messages(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
         said,
         ["conversations of several exchanges need a model with a chat template"] if turns else [],
         ("history", "prompt", "response"),
+        turns > 0,
     )
 
 
