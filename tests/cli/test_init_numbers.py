@@ -130,6 +130,24 @@ def test_words_alone_are_text_where_nothing_else_is(folder):
     assert guess_data("names.tsv").keys["text"] == "surname"
 
 
+@pytest.mark.parametrize(
+    ("header", "remarked"),
+    [
+        (("phrase_one", "verdict"), False),
+        (("Said", "text"), False),
+        (("Said", "Points"), False),
+        (("Said", "Who"), True),
+    ],
+)
+def test_a_header_that_is_plainly_one_is_not_remarked_upon(folder, header, remarked):
+    letters = "abcdefghijklmnopqrstuvwxyzäöüß"
+    ends = [f"{i}.5" if header[1] == "Points" else f"Ann {letter}" for i, letter in enumerate(letters)]
+    body = [(f"{TEXTS[i % 8]} {letter}", ends[i]) for i, letter in enumerate(letters)]
+    Path("rows.tsv").write_text(rows(header, *body, by="\t"))
+    doubts = guess_data("rows.tsv").doubts
+    assert any("first line is taken for the names" in doubt for doubt in doubts) is remarked
+
+
 def test_labels_that_are_nearly_as_many_as_rows_are_warned_of(folder, caplog, capsys):
     Path("alike.tsv").write_text(scored_pairs(("phrase_one", "phrase_two", "how_alike")))
     Path("recipe.yaml").write_text(

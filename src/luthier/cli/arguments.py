@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_recipe_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     init = _verb(verbs, "init", "write a commented starter recipe", "init")
     init.add_argument("path", nargs="?", default="recipe.yaml", help="file to write (default: recipe.yaml)")
-    init.add_argument("--model", help="model to put into it")
+    init.add_argument("--model", help="model to put into it (default: a small one that fits the data)")
     init.add_argument("--data", help="training file or set to put into it")
     init.add_argument("--method", default="lora", help="tuning method to put into it (default: lora)")
     init.add_argument("--force", action="store_true", help="replace the file if it is there")

@@ -29,6 +29,8 @@ _LONG_CELL = 40
 _ENOUGH = 8
 _ENOUGH_LABELS, _FEW_LABELS, _AGAIN = 20, 12, 3
 _HOLDS_DIGIT = re.compile(r"\d")
+# A name that nobody writes in a text, as in "phrase_one".
+_JOINED = re.compile(r"[A-Za-z]+(_[A-Za-z0-9]+)+")
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?([eE][+-]?\d+)?")
 _TAG = re.compile(r"O|[BIESLUS]-\S+|[A-Z][A-Z$\-]*[|]?[A-Z$]*|[^\w\s]+")
 _HEADER_WORDS = frozenset(
@@ -317,7 +319,7 @@ def _delimited(source: FileSource, options: ReadOptions, kind: str, lines: Seque
     rest = [values[1:] for values in table.columns.values()]
     if _is_header(first, rest):
         table, whole = _rows(source, options)
-        if {name.lower() for name in table.columns} & _HEADER_WORDS:
+        if _is_plainly_header(first, rest):
             return Sample(table, keys, tuple(said), (), whole)
         doubt = (
             f"the first line is taken for the names of the columns ({', '.join(table.columns)}); "
@@ -341,15 +343,27 @@ def _first_record(lines: Sequence[str], delimiter: str, kind: str) -> list[str]:
 
 
 def _is_header(first: Sequence[str], rest: Sequence[Sequence[Any]]) -> bool:
-    cells = [cell.strip() for cell in first]
-    columns = [[str(value).strip() for value in values if str(value).strip()] for values in rest]
+    cells, columns = _stripped(first, rest)
     if any(cell and cell in values for cell, values in zip(cells, columns, strict=True)):
         return False
-    if any(_stands_out(cell, values) for cell, values in zip(cells, columns, strict=True)):
+    if any(map(_stands_out, cells, columns)):
         return True
     if any(len(cell) > _LONG_CELL or len(cell.split()) > 4 or cell[-1:] in (".", "?", "!") for cell in cells):
         return False
     return any(cell.lower() in _HEADER_WORDS for cell in cells) or not any(map(_NUMBER.fullmatch, cells))
+
+
+def _is_plainly_header(first: Sequence[str], rest: Sequence[Sequence[Any]]) -> bool:
+    """Whether nothing else than a header need be thought of: a usual name is among the cells, or one that is joined by
+    underscores, or one that can't be a cell of its column."""
+    cells, columns = _stripped(first, rest)
+    usual = any(cell.lower() in _HEADER_WORDS or _JOINED.fullmatch(cell) for cell in cells)
+    return usual or any(map(_stands_out, cells, columns))
+
+
+def _stripped(first: Sequence[str], rest: Sequence[Sequence[Any]]) -> tuple[list[str], list[list[str]]]:
+    columns = [[str(value).strip() for value in values if str(value).strip()] for values in rest]
+    return [cell.strip() for cell in first], columns
 
 
 def _stands_out(cell: str, values: Sequence[str]) -> bool:
