@@ -12,6 +12,7 @@ from luthier.errors import LuthierError
 from luthier.models.quiet import noise_logged
 from luthier.recipe import RecipeBase, check_recipe, load_recipe, recipe_yaml
 from luthier.recipe.yaml_text import YamlText
+from luthier.runs.kinds import check_kind
 from luthier.runs.runner import FAILED, GOES_ON, RunRecord, locked, run_cell
 from luthier.storage.files import disk_failure, write_json, write_text
 from luthier.storage.one_version import one_version
@@ -50,6 +51,7 @@ def run(
 
 def _run(checked: RecipeBase, folder: Path, on_cell: Callable[[int, int, dict[str, Any]], None] | None) -> RunRecord:
     with locked(folder), one_version():
+        check_kind(folder, checked)
         write_text(folder / "recipe.yaml", recipe_yaml(checked))
         write_json(folder / "environment.json", environment())
         if checked.compare is None:

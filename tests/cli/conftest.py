@@ -60,7 +60,7 @@ class Workplace:
     """A folder with data and a recipe, and the command line run inside it."""
 
     def __init__(self, folder: Path, model: Path) -> None:
-        self.folder = folder
+        self.folder, self.ran_as = folder, "small"
         shutil.copytree(model, folder / "model")
         for split, count, seed in (("train", 128, 0), ("validation", 32, 1), ("test", 32, 2)):
             write_tsv(folder / f"{split}.tsv", sentences(count, seed))
@@ -87,7 +87,7 @@ class Workplace:
 
     @property
     def run_folder(self) -> Path:
-        return self.folder / "runs" / "small"
+        return self.folder / "runs" / self.ran_as
 
     def write(self) -> str:
         path = self.folder / "recipe.yaml"

@@ -17,6 +17,7 @@ FEW = ["--preset", "tuning", "--methods", "head_only,bitfit", "--budget-steps", 
 @pytest.fixture
 def place(workplace):
     workplace.tune.update(learning_rate=0.5, epochs=1)
+    workplace.ran_as = "small-compare"
     evaluation = workplace.recipe["stages"].pop()
     workplace.with_evaluation = lambda: workplace.recipe["stages"].append(evaluation)
     workplace.compare = lambda *more: workplace.luthier(
@@ -67,7 +68,7 @@ def test_the_recommended_recipe_runs_alone_and_gives_its_cell_again(place, capsy
     assert f"luthier run {best}" in capsys.readouterr().out
     assert place.luthier("run", str(best), "--quiet", "--output", str(place.folder / "again")) == 0
     chosen = recommend(place.run_folder).chosen
-    alone = json.loads((place.folder / "again" / "small-best" / "00-tune" / "metrics.json").read_text())
+    alone = json.loads((place.folder / "again" / "small-compare-best" / "00-tune" / "metrics.json").read_text())
     assert alone["scores"]["validation/accuracy"] == chosen.scores[13]
 
 
@@ -120,6 +121,7 @@ def test_a_finished_comparison_is_not_run_again_and_a_saved_one_means_the_same(p
 def test_the_recipe_can_hold_the_preset_and_the_command_line_changes_it(place, capsys):
     methods = ["head_only", {"name": "lora", "rank": 2}]
     place.recipe["compare"] = {"preset": {"name": "tuning", "methods": methods, "seeds": [5, 6], "minutes": 0.02}}
+    place.ran_as = "small"
     recipe = load_recipe(place.write())
     assert recipe.compare.over == {"stages.0.tune.method": methods, "seed": [5, 6]}
     assert (recipe.stage_list()[0].max_minutes, recipe.stage_list()[0].max_steps) == (0.02, None)

@@ -105,7 +105,9 @@ def compare(arguments: argparse.Namespace) -> None:
     own = not (arguments.over or preset)
     recipe = load_recipe(arguments.targets[0], arguments.overrides, inputs=own)
     if not own:
-        recipe = _with_comparison(recipe, arguments.over, preset, arguments.targets[0])
+        recipe = _with_comparison(
+            recipe, arguments.over, preset, arguments.targets[0], _comparison_name(recipe, arguments)
+        )
     if recipe.compare is None:
         raise RecipeError(
             "the recipe has nothing to compare",
@@ -113,6 +115,17 @@ def compare(arguments: argparse.Namespace) -> None:
             fix="add a compare block, or --over stages.0.tune.method=full,lora --over seed=13,17, or --preset tuning",
         )
     _run_and_show(recipe, arguments)
+
+
+def _comparison_name(recipe: RecipeBase, arguments: argparse.Namespace) -> str:
+    """The name of a comparison that the command line asks for: beside the run of the recipe, unless the recipe is that
+    of a comparison, the name is the user's own, or its folder holds a comparison already."""
+    from luthier.runs.kinds import COMPARISON, beside, kind_of
+
+    named = any(text.partition("=")[0].strip() == "name" for text in arguments.overrides)
+    if named or recipe.compare is not None or kind_of(Path(arguments.output) / recipe.name) == COMPARISON:
+        return recipe.name
+    return beside(recipe.name, "compare")
 
 
 def _preset_settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -130,7 +143,7 @@ def _preset_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _with_comparison(recipe: RecipeBase, over: list[str], preset: dict[str, Any], name: str) -> RecipeBase:
+def _with_comparison(recipe: RecipeBase, over: list[str], preset: dict[str, Any], place: str, name: str) -> RecipeBase:
     """The recipe with the comparison of the command line in place of its own; a preset keeps what is not given."""
     from luthier.recipe.yaml_text import YamlText, parse_value
 
@@ -149,7 +162,8 @@ def _with_comparison(recipe: RecipeBase, over: list[str], preset: dict[str, Any]
         if {"steps", "minutes"} & preset.keys():
             kept = {key: value for key, value in kept.items() if key not in ("steps", "minutes")}
         comparison["preset"] = kept | preset
-    source = YamlText(name, recipe.model_dump(mode="json", exclude_unset=True) | {"compare": comparison})
+    given = recipe.model_dump(mode="json", exclude_unset=True) | {"name": name, "compare": comparison}
+    source = YamlText(place, given)
     source.override(("compare",), "--preset" if preset else "--over")
     for key in preset:
         source.override(("compare", "preset", key), _PRESET_OPTIONS.get(key, f"--{key}"))

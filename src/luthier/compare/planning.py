@@ -8,6 +8,7 @@ from pathlib import Path
 from luthier.errors import LuthierError
 from luthier.recipe.grid import cell_name, cell_recipe, cells
 from luthier.recipe.recipe import RecipeBase
+from luthier.runs.kinds import check_kind
 from luthier.runs.planning import PlannedStage, plan_cell
 from luthier.stages.base import StagePlan
 
@@ -17,8 +18,10 @@ def plan_recipe(recipe: RecipeBase, output: Path) -> list[PlannedStage]:
 
     Raises:
         RecipeError, DataError, ModelError: what a run would raise before it trains, for the first cell.
+        WorkspaceError: the folder holds a run and the recipe asks for a comparison, or the reverse.
     """
     folder = output / recipe.name
+    check_kind(folder, recipe)
     if recipe.compare is None:
         return plan_cell(recipe, folder, "")
     planned = []
