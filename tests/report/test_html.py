@@ -108,6 +108,37 @@ def test_a_hostile_run_name_and_factor(tmp_path: Path):
     assert "<title>&lt;script&gt;x&amp;⟨U+202E⟩ and grid " in text
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["runs/a", "runs/b"], "runs/report.html"),
+        (["../b", "."], "{base}/runs/report.html"),
+        ([".", "../b"], "{base}/runs/report.html"),
+        (["runs/a/inner", "runs/b"], "runs/report.html"),
+        (["runs/b", "runs/a/inner"], "runs/report.html"),
+        (["{base}/runs/a", "runs/b"], "runs/report.html"),
+        (["runs/a"], "runs/a/report.html"),
+        (["c", "runs/b"], "report.html"),
+    ],
+)
+def test_a_page_about_several_runs_is_no_runs_own_page(tmp_path: Path, monkeypatch, given, expected):
+    """Wherever they are named from, where a run lies within another, and beside a recipe that is no run."""
+    folders = [tmp_path / name for name in ("runs/a", "runs/a/inner", "runs/b", "c")]
+    for folder in folders:
+        write_stage(folder / "00-tune", 0.8)
+        write_recipe(folder, "name: x\n")
+        (folder / "environment.json").write_text("{}")
+        (folder / "report.html").write_text("own")
+    (tmp_path / "recipe.yaml").write_text("name: x\n")
+    inside = any(name == "." for name in given)
+    monkeypatch.chdir(folders[0] if inside else tmp_path)
+    place = write_report([Path(name.format(base=tmp_path)) for name in given])
+    assert str(place) == expected.format(base=tmp_path)
+    assert "<html" in place.read_text(encoding="utf8")
+    own = {folder: (folder / "report.html").read_text(encoding="utf8") for folder in folders}
+    assert [folder for folder, text in own.items() if text != "own"] == ([folders[0]] if len(given) == 1 else [])
+
+
 SHAPES = [None, 3, "text", [], [1, "x"], {}, {"a": 1}]
 
 

@@ -79,7 +79,7 @@ def _add_recipe_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
 def _add_result_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     report = _verb(verbs, "report", "write one self-contained HTML page about runs", "report")
     report.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
-    report.add_argument("--output", help="file to write (default: report.html in the first run)")
+    report.add_argument("--output", help="file to write (default: report.html in the run; beside it for several)")
 
     predict = _verb(verbs, "predict", "label text with a tuned model", "predict")
     predict.add_argument("run", metavar="RUN", help="run, cell, stage or model directory")

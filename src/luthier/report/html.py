@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,9 @@ from luthier.report.svg import COLOURS, DARK_COLOURS
 from luthier.report.tables import comparison_table
 from luthier.report.text import is_hidden, mark, runs_from_right, visible
 
+PAGE = "report.html"
+# What every run directory holds; a recipe alone may lie anywhere.
+OF_A_RUN = ("recipe.yaml", "environment.json")
 _KEPT = "\n\t"
 _TOGETHER = re.compile(r"\[[^\]]*\]|± \S+")
 
@@ -37,7 +41,8 @@ def write_report(folders: list[Path], output: Path | None = None) -> Path:
 
     Args:
         folders: run directories.
-        output: the file; default `report.html` in the first run directory.
+        output: the file; default `report.html` in the run directory, and of several in the folder that they lie in, so
+            that no run's own page is replaced.
 
     Returns:
         The file that was written, in one step: an older one stays whole until then.
@@ -48,9 +53,20 @@ def write_report(folders: list[Path], output: Path | None = None) -> Path:
     from luthier.storage.files import write_text
 
     runs = read_runs([Path(f) for f in folders])
-    place = Path(output) if output is not None else runs[0].folder / "report.html"
+    place = Path(output) if output is not None else _own_place([run.folder for run in runs])
     write_text(place, render(runs))
     return place
+
+
+def _own_place(folders: Sequence[Path]) -> Path:
+    """Where a page about these run directories goes: into the only one, or beside the first of several, above every
+    folder that is a run itself."""
+    if len(folders) == 1:
+        return folders[0] / PAGE
+    here, place = Path.cwd(), Path(os.path.abspath(folders[0])).parent
+    while all((place / name).exists() for name in OF_A_RUN) and place != place.parent:
+        place = place.parent
+    return (place.relative_to(here) if place.is_relative_to(here) else place) / PAGE
 
 
 def write_sections(place: Path, title: str, lead: str, sections: Sequence[Section]) -> Path:
