@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -107,7 +109,7 @@ def test_every_writer_tells_of_a_full_disk_and_leaves_no_scratch_files(tmp_path:
     with largest_file(4096), pytest.raises(WorkspaceError) as caught:
         WRITERS[writer](tmp_path)
     assert str(tmp_path) in str(caught.value)
-    assert "fix: free" in str(caught.value)
+    assert re.search("fix: (free some space|raise the limit on a file's size)", str(caught.value))
     in_place = {"log.jsonl", "adapter_config.json", "adapter_model.safetensors", "prefix.safetensors"}
     assert {path.name for path in tmp_path.rglob("*")} <= in_place
     WRITERS[writer](tmp_path)
@@ -127,6 +129,38 @@ def test_what_a_library_raises_is_known_as_the_disks_refusal(tmp_path: Path, lib
     with largest_file(4096), pytest.raises(Exception) as caught:
         LIBRARIES[library](tmp_path)
     assert disk_failure(caught.value) is not None
+
+
+@pytest.mark.parametrize(
+    ("number", "fix"),
+    [
+        (errno.ENOSPC, "free some space, or choose another folder; then run the same command again"),
+        (None, "free some space, or choose another folder; then run the same command again"),
+        (errno.EACCES, "choose a folder that you may write to, or have its permissions changed"),
+        (errno.EPERM, "choose a folder that you may write to, or have its permissions changed"),
+        (errno.EROFS, "choose a folder on a disk that can be written to; this one is read-only"),
+        (errno.ENOTDIR, "choose another folder, or move away what stands in its way"),
+        (errno.ENAMETOOLONG, "choose a folder with a shorter name"),
+        (errno.EXDEV, "choose another folder"),
+    ],
+)
+def test_the_fix_is_one_for_what_the_write_was_refused_with(tmp_path: Path, number: int | None, fix: str):
+    """And names no option, since a verb may have none."""
+    refused = OSError("5 requested and 2 written") if number is None else OSError(number, os.strerror(number))
+    with pytest.raises(WorkspaceError) as caught, reporting_failed_writes(tmp_path):
+        raise refused
+    assert caught.value.fix == fix
+
+
+def test_a_file_in_the_way_is_no_matter_of_space(workplace, capsys, monkeypatch):
+    """For a verb that has --output, and for one that has none."""
+    (workplace.folder / "runs").write_text("in the way")
+    assert workplace.luthier("run", workplace.write(), "--quiet") == 6
+    assert "fix: choose another folder with --output, or move away what stands in its way" in capsys.readouterr().err
+    assert workplace.luthier("schema", "--output", str(workplace.folder / "runs" / "schema.json")) == 6
+    assert "fix: choose another folder, or move away what stands in its way" in capsys.readouterr().err
+    assert workplace.luthier("init", str(workplace.folder / "runs" / "recipe.yaml")) == 6
+    assert "--output" not in capsys.readouterr().err
 
 
 def test_other_errors_are_left_alone(tmp_path: Path):

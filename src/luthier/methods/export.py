@@ -29,7 +29,7 @@ from luthier.models.tensors import check_safetensors, read_json
 from luthier.peft_bridge.adapter_types import ADAPTER_TYPES
 from luthier.registry import PREDICTORS, discover
 from luthier.secrets import as_reference, redact_values
-from luthier.storage.files import write_bytes
+from luthier.storage.files import fix_of, write_bytes
 from luthier.storage.paths import user_path
 
 if TYPE_CHECKING:
@@ -306,6 +306,8 @@ def _write(place: Path, found: Exported, about: dict[str, Any]) -> None:
     try:
         write_bytes(place, content)
     except WorkspaceError as error:
-        raise WorkspaceError(error.what, where=str(place), fix="free some space, or name another file") from error
+        refused = error.__cause__
+        fix = fix_of(refused, "file") if isinstance(refused, OSError) else error.fix
+        raise WorkspaceError(error.what, where=str(place), fix=fix) from error
     if about["head_left_out"]:
         logger.info("the task head is not part of the file: %s", ", ".join(about["head_left_out"]))

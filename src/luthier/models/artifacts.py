@@ -39,7 +39,7 @@ from luthier.models.source import ModelSource
 from luthier.models.tensors import check_safetensors, read_json
 from luthier.models.weights import refuse_non_finite
 from luthier.peft_bridge.adapter_types import ensure_adapter_type
-from luthier.storage.files import disk_failure, json_text, sync
+from luthier.storage.files import disk_failure, fix_of, json_text, sync
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -86,7 +86,7 @@ def whole_artifact(directory: str | Path) -> Iterator[Path]:
         raise WorkspaceError(
             f"the model can't be saved: {failure.strerror or failure}",
             where=str(directory),
-            fix="free space, or name another directory",
+            fix=fix_of(failure),
         ) from error
     finally:
         if scratch is not None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from luthier.errors import ModelError, WorkspaceError
 from luthier.models.safety import CONFIG_FILES, PICKLES, check_configs, check_weight_names
 from luthier.models.source import ModelSource
-from luthier.storage.files import disk_failure
+from luthier.storage.files import disk_failure, fix_of
 
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ def _no_space(source: ModelSource, failure: OSError) -> WorkspaceError:
     return WorkspaceError(
         f"the files of {source.reference} can't be kept: {failure.strerror or failure}",
         where=HF_HUB_CACHE,
-        fix="free some space there, or name another folder in HF_HUB_CACHE",
+        fix=fix_of(failure, "folder in HF_HUB_CACHE"),
     )
 
 

@@ -208,7 +208,7 @@ def locked(folder: Path) -> Iterator[None]:
             fix="wait for it to end, or choose another name or --output",
         ) from None
     except OSError as error:
-        raise unwritable(folder, error) from error
+        raise unwritable(folder, error, "folder with --output") from error
     try:
         yield
     finally:

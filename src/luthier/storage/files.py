@@ -17,6 +17,24 @@ from luthier.secrets import redact, redact_values
 
 # What only a write is refused with: no space, no quota, too large a file, a read-only mount.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_MORE_SPACE = "free some space, or choose another {place}{again}"
+_NOT_ALLOWED = "choose a {place} that you may write to, or have its permissions changed"
+_IN_THE_WAY = "choose another {place}, or move away what stands in its way"
+_FIXES = {
+    errno.ENOSPC: _MORE_SPACE,
+    errno.EDQUOT: _MORE_SPACE,
+    errno.EFBIG: "raise the limit on a file's size (`ulimit -f`), or choose a {place} on another disk{again}",
+    errno.EROFS: "choose a {place} on a disk that can be written to; this one is read-only",
+    errno.EACCES: _NOT_ALLOWED,
+    errno.EPERM: _NOT_ALLOWED,
+    errno.ENOTDIR: _IN_THE_WAY,
+    errno.EEXIST: _IN_THE_WAY,
+    errno.EISDIR: _IN_THE_WAY,
+    errno.ENOTEMPTY: _IN_THE_WAY,
+    errno.ENAMETOOLONG: "choose a {place} with a shorter name",
+    errno.EIO: "look after the disk, or choose a {place} on another one{again}",
+    errno.EMFILE: "raise the limit on open files (`ulimit -n`){again}",
+}
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)|Os \{ code: (\d+)")
 _TORCH_WRITER = ("PytorchStreamWriter failed", "inline_container.cc", "iostream error")
 
@@ -132,13 +150,25 @@ def reserve_space(path: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def unwritable(path: Path, error: OSError) -> WorkspaceError:
-    """The error for a place that can't be written."""
+def unwritable(path: Path, error: OSError, chosen: str = "folder") -> WorkspaceError:
+    """The error for a place that can't be written; `chosen` is what the user can choose anew."""
     reason = error.strerror or error
     if _is_short_write(error):
         reason = f"only part of an array fitted ({error}); the disk may be full"
     return WorkspaceError(
         f"can't write here: {reason}",
         where=str(path),
-        fix="free some space, or choose another folder with --output; then run the same command again",
+        fix=fix_of(error, chosen, again="; then run the same command again"),
     )
+
+
+def fix_of(error: OSError, place: str = "folder", again: str = "") -> str:
+    """What the user can do about a write that was refused, by what it was refused with.
+
+    Args:
+        error: the refusal.
+        place: what can be chosen anew: a folder, a file, the folder of a setting.
+        again: what else there is to do, where the same command may do.
+    """
+    number = errno.ENOSPC if error.errno is None else error.errno
+    return _FIXES.get(number, "choose another {place}").format(place=place, again=again)
