@@ -50,6 +50,13 @@ def progress_display(enabled: bool = True) -> Iterator[None]:
             _display.reset(token)
 
 
+def tell(text: str) -> None:
+    """Print one line above the bars of the surrounding display; nothing where there is none."""
+    shown: tuple[Any, Any] | None = _display.get()
+    if shown is not None:
+        shown[1].print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 class Track:
     """One task of a display."""
 
@@ -71,7 +78,7 @@ class Track:
             return
         if self._progress.disable:
             told = (self.note or ending) if ending == DONE else ", ".join(filter(None, (ending, self.note)))
-            self._console.print(f"{self.description}: {told}", markup=False, highlight=False)
+            self._console.print(f"{self.description}: {told}", markup=False, highlight=False, soft_wrap=True)
         self._progress.remove_task(self._task)
         self._progress = None
 

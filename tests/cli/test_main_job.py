@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import re
+import shutil
 import signal
 import warnings
 from pathlib import Path
@@ -114,6 +116,32 @@ def test_plan_tells_the_step_that_a_stopped_run_goes_on_from(workplace, capsys, 
     workplace.tune["epochs"] = 5
     assert workplace.luthier("plan", workplace.write(), "--output", output) == 0
     assert "00-tune  to do" in capsys.readouterr().out
+
+
+def test_a_continued_run_says_from_which_step_and_a_finished_one_what_to_do_next(workplace, capsys, monkeypatch):
+    from luthier.training.trainer import LuthierTrainer
+
+    step, calls = LuthierTrainer.training_step, []
+
+    def stopping(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 21:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(LuthierTrainer, "training_step", stopping)
+    output = str(workplace.folder / "runs")
+    assert workplace.run() == 75
+    capsys.readouterr()
+    assert workplace.luthier("run", workplace.write(), "--output", output, "--no-report") == 0
+    told = capsys.readouterr()
+    assert "full seed 13: continues at step 21 of 64, from its newest whole chec" in told.err
+    assert re.search(
+        r"full seed 13: training loss \d\.\d+, validation accuracy \d\.\d+, validation f1 \d\.\d+\n", told.err
+    )
+    assert f'next: luthier predict {workplace.run_folder} --text "…"\n' in told.out
+    assert workplace.luthier("run", workplace.write(), "--output", output, "--no-report") == 0
+    assert "small/00-tune: done already\nsmall/01-evaluate: done already\n" in capsys.readouterr().err
 
 
 def test_predict_from_text_and_file(workplace, capsys):
@@ -274,7 +302,6 @@ def test_our_own_tuners_train_save_and_predict(workplace, method, capsys):
 
 def test_checkpoints_of_other_settings_are_never_continued_from(workplace, monkeypatch):
     import os
-    import shutil
     import signal
 
     from luthier.training.trainer import LuthierTrainer

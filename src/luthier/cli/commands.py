@@ -195,6 +195,11 @@ def _run_and_show(recipe: RecipeBase, arguments: argparse.Namespace) -> None:
         from luthier.report.html import write_report
 
         console().print(f"report: {write_report([record.folder])}", soft_wrap=True)
+    if recipe.compare is None:
+        from luthier.prediction.asking import next_command
+
+        if (command := next_command(record.folder)) is not None:
+            console().print(f"next: {command}", soft_wrap=True)
     told = recipe.compare is not None and recipe.compare.chooses
     for cell in [] if told else record.cells:
         if cell.error:

@@ -11,6 +11,7 @@ from typing import Any
 
 from luthier.errors import InterruptedRunError, RecipeError, WorkspaceError
 from luthier.models.settings import ModelSettings
+from luthier.progress import tell
 from luthier.recipe import RecipeBase, recipe_yaml
 from luthier.recipe.yaml_text import dump_yaml
 from luthier.runs.keys import made_from, stage_key
@@ -176,6 +177,8 @@ def _run_stage(visit: Visit, folder: Path) -> StageRecord:
 
     notes = {"made_from": made_from(visit.inputs), **({"gives": gives} if gives else {})}
     step = Workspace(folder).step(visit.place.name, visit.key, work, notes=notes)
+    if step.cached:
+        tell(f"{folder.name}/{visit.place.name}: done already")
     metrics = redact_values(json.loads(json.dumps(step.result)))
     return StageRecord(stage.name, visit.place, metrics, cached=step.cached)
 

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import has_length
 
-from luthier.progress import Track
+from luthier.progress import Track, tell
 from luthier.storage.jsonlines import JsonLog
 from luthier.storage.ranks import gathered, world_size
 
@@ -182,7 +182,8 @@ class LogCallback(TrainerCallback):
 
 
 class ProgressCallback(TrainerCallback):
-    """Moves a progress bar and shows the last loss and score behind it."""
+    """Moves a progress bar, shows the last training loss and validation score behind it, and says from where a stopped
+    training goes on."""
 
     def __init__(self, description: str) -> None:
         self.description = description
@@ -197,6 +198,9 @@ class ProgressCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if state.global_step:
+            of = "" if self._seconds else f" of {state.max_steps:,}"
+            tell(f"{self.description}: continues at step {state.global_step:,}{of}, from its newest whole checkpoint")
         self._track = Track(self.description, round(self._seconds[1]) if self._seconds else state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -211,8 +215,10 @@ class ProgressCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         for name, value in (logs or {}).items():
-            if name in ("loss",) or (name.startswith("eval_validation/") and not name.endswith("loss")):
-                self._notes[name.rpartition("/")[2]] = f"{value:.3f}"
+            if name == "loss":
+                self._notes["training loss"] = f"{value:.3f}"
+            elif name.startswith("eval_validation/") and not name.endswith("loss"):
+                self._notes[f"validation {name.rpartition('/')[2]}"] = f"{value:.3f}"
         self._show(state)
 
     def close(self) -> None:
@@ -222,4 +228,4 @@ class ProgressCallback(TrainerCallback):
     def _show(self, state: TrainerState) -> None:
         if self._track is not None:
             done = min(self._seconds[0](), self._seconds[1]) if self._seconds else state.global_step
-            self._track.update(done, " ".join(f"{k} {v}" for k, v in self._notes.items()))
+            self._track.update(done, ", ".join(f"{k} {v}" for k, v in self._notes.items()))
