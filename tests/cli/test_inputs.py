@@ -383,3 +383,12 @@ def test_a_corpus_is_looked_at_and_found_beside_the_recipe(place, capsys, monkey
     Path("elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
     assert load_recipe("../recipe.yaml").stage_list()[0].corpus.train == ["../texts.txt", "../t*.txt"]
+
+
+def test_a_model_of_the_hub_is_valid_and_said_not_to_be_looked_at(place, capsys):
+    recipe(model="someone/some-model")
+    assert main(["validate", "recipe.yaml"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["not looked at: the Hub's someone/some-model"]
+    recipe()
+    assert main(["validate", "recipe.yaml"]) == 0
+    assert "not looked at" not in capsys.readouterr().out

@@ -65,7 +65,10 @@ def validate(arguments: argparse.Namespace) -> None:
 
         cells = f", {'a search' if recipe.compare.search else 'a grid'} of {run_count(recipe.compare)} runs"
     # Written plainly: importing rich would take a tenth of the time that validation does.
-    sys.stdout.write(redact(f"{place} is valid: {names}{cells}") + "\n")
+    from luthier.recipe.inputs import not_looked_at
+
+    unseen = "".join(f"\nnot looked at: the Hub's {name}" for name in not_looked_at(recipe))
+    sys.stdout.write(redact(f"{place} is valid: {names}{cells}{unseen}") + "\n")
 
 
 def plan(arguments: argparse.Namespace) -> None:

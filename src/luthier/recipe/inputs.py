@@ -74,6 +74,21 @@ def input_problems(recipe: RecipeBase, source: YamlText) -> list[Problem]:
     return own + everywhere + blamed(sometimes, "search.space" if recipe.compare.search else "over")
 
 
+def not_looked_at(recipe: RecipeBase) -> list[str]:
+    """The models on the Hub that a recipe and the cells of its comparison name, which no check of inputs asks for."""
+    recipes = [recipe] if recipe.compare is None else [cell for _, cell in _cells(recipe)]
+    names = [
+        source.hub_id or source.reference
+        for one in recipes
+        for _, settings in settings_in(one)
+        if isinstance(settings, ModelSettings)
+        and not settings.reference.startswith("stages.")
+        and not is_there(user_path(_filled_in(settings).reference))
+        if (source := resolve(_filled_in(settings))).kind == "hub"
+    ]
+    return list(dict.fromkeys(names))
+
+
 def input_problems_of_blocks(source: YamlText) -> list[Problem]:
     """What is missing for the data and models of a recipe that has invalid keys elsewhere."""
     blocks = _blocks_in(source.data)
