@@ -75,18 +75,14 @@ def input_problems(recipe: RecipeBase, source: YamlText) -> list[Problem]:
 
 
 def not_looked_at(recipe: RecipeBase) -> list[str]:
-    """The models on the Hub that a recipe and the cells of its comparison name, which no check of inputs asks for."""
-    recipes = [recipe] if recipe.compare is None else [cell for _, cell in _cells(recipe)]
-    names = [
-        source.hub_id or source.reference
-        for one in recipes
-        for _, settings in settings_in(one)
-        if isinstance(settings, ModelSettings)
-        and not settings.reference.startswith("stages.")
-        and not is_there(user_path(_filled_in(settings).reference))
-        if (source := resolve(_filled_in(settings))).kind == "hub"
-    ]
-    return list(dict.fromkeys(names))
+    """The models on the Hub that a recipe and the grid of its comparison name, which no check of inputs asks for."""
+    over = recipe.compare.over if recipe.compare else {}
+    tried = [one for key, values in over.items() if key.split(".")[-1] in ("model", "reference") for one in values]
+    given = [settings for _, settings in settings_in(recipe) if isinstance(settings, ModelSettings)]
+    given += [ModelSettings.model_validate(one) for one in tried if isinstance(one, str)]
+    filled = [_filled_in(settings) for settings in given if not settings.reference.startswith("stages.")]
+    sources = [resolve(settings) for settings in filled if not is_there(user_path(settings.reference))]
+    return list(dict.fromkeys(source.hub_id or source.reference for source in sources if source.kind == "hub"))
 
 
 def input_problems_of_blocks(source: YamlText) -> list[Problem]:
