@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from luthier.cli.arguments import main
 from luthier.errors import ModelError, TrainingError, WorkspaceError
 from luthier.models.card import read_card
+from luthier.prediction.asking import next_command
 from luthier.registry import STAGES
 from luthier.report.results import read_run
 from luthier.stages.artifacts import KINDS
@@ -190,7 +191,8 @@ def type_of(block: Block) -> Any:
 
 
 def check_answer(case: Case, asked: Path, capsys: Any) -> None:
-    """Ask what a stage gave; what can't be asked says so."""
+    """Ask what a stage gave; what can't be asked says so, and no command to ask it is told."""
+    assert (next_command(asked) is not None) == bool(case.answers)
     code = main(["predict", str(asked), "--text", "a fine film"])
     told = capsys.readouterr()
     if case.answers:

@@ -36,6 +36,8 @@ class Predictor:
     # What makes such artefacts, in words: "a represent stage".
     made_by: ClassVar[str] = ""
     embeds: ClassVar[bool] = False
+    # What a text that it answers may look like, for the command that a finished run tells.
+    example: ClassVar[str] = ""
     # Why no one prompt or prefix stands for the artefact, and what to do instead; for `luthier export`.
     why_not_exported: ClassVar[str] = ""
     instead_of_export: ClassVar[str] = ""

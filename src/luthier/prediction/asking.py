@@ -21,7 +21,9 @@ def next_command(run: str | Path) -> str | None:
         kind, place = predictor_of(run), shlex.quote(str(run))
         if kind.embeds:
             return f'luthier embed {place} --text "…" --output vectors.npy'
-        return _asking(run, place) if kind.name == TASK_MODEL else None
+        if kind.name == TASK_MODEL:
+            return _asking(run, place)
+        return f'luthier predict {place} --text "{kind.example}"' if kind.example else None
     except LuthierError:
         return None
 

@@ -25,6 +25,7 @@ class MaskedModelPredictor(Predictor):
 
     name = "masked_lm"
     made_by = "a pretrain stage with a masked language model"
+    example = "… [MASK] …"
 
     def __init__(self, run: str | Path, allow: Collection[Danger] = ()) -> None:
         import torch
