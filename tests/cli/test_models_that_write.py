@@ -80,8 +80,9 @@ def test_answers_as_text_need_a_model_that_writes(models, capsys):
         "0.5}", "0.5, as_text: true}"
     )
     Path("recipe.yaml").write_text(recipe)
-    assert main(["validate"]) == 4
-    assert "recipe.yaml:2: model: encoder: a bert model writes no text" in capsys.readouterr().err
+    assert main(["validate"]) == 2
+    told = capsys.readouterr().err
+    assert "data.as_text: `as_text` needs a model that writes text, which a bert model does not" in told
 
 
 def test_each_cell_of_a_comparison_is_looked_at(models, capsys):

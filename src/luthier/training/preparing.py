@@ -13,6 +13,7 @@ from luthier.errors import DataError, RecipeError
 from luthier.models.head_kinds import Head
 from luthier.models.inspect import is_decoder, is_encoder_decoder, model_max_length
 from luthier.models.loading import load_config, load_tokenizer
+from luthier.models.stated import answers_need_a_writer
 from luthier.progress import track
 from luthier.stages.base import StageInputs
 from luthier.tasks.base import task_of
@@ -106,10 +107,7 @@ def check_answers_in_text(stage: SupervisedSettings, config: Any) -> None:
         RecipeError: the model does not write text, or the objective changes the head.
     """
     if not (is_decoder(config) or is_encoder_decoder(config)):
-        raise RecipeError(
-            f"`as_text` needs a model that writes text, which a {config.model_type} model does not",
-            fix="leave `as_text` out, so that it gets a classification head, or take a decoder or an encoder-decoder",
-        )
+        raise answers_need_a_writer(config.model_type)
     if stage.objective is not None and stage.objective.needs_validation_logits:
         raise RecipeError(
             f"the objective {stage.objective.name} changes a classification head, which `as_text` does without",
