@@ -161,7 +161,8 @@ def test_a_run_that_failed_is_called_failed_and_one_that_was_stopped_unfinished(
         (cell,) = read_run(workplace.run_folder).cells
         assert cell.status == status
         assert (cell.error == "unexpected ArithmeticError: seven is no even number") == (status == "failed")
-    workplace.recipe["compare"] = {"over": {"seed": [1]}}
+    workplace.recipe |= {"name": "compared", "compare": {"over": {"seed": [1]}}}
+    workplace.ran_as = "compared"
     for how, code, status in (("fails", 1, "failed"), ("stops", 130, "unfinished")):
         workplace.tune["method"] = {"name": "breaking", "how": how}
         assert workplace.run() == code
