@@ -63,7 +63,7 @@ def test_everything_that_is_missing_is_told_at_once_in_the_order_of_the_lines(pl
     assert lines == [
         "recipe.yaml:2: model: ./modle: no such model directory",
         "recipe.yaml:8: stages.0.tune.data.train: trian.tsv: there is no such file",
-        "recipe.yaml:13: stages.1.evaluate.split: Input should be 'auto', 'train', 'validation' or 'test'; "
+        "recipe.yaml:13: stages.1.evaluate.split: has to be 'auto', 'train', 'validation' or 'test'; "
         "the recipe gives 'tset'",
     ]
     assert "did you mean model?" in told

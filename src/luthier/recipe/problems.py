@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -14,6 +15,27 @@ from luthier.recipe.yaml_text import YamlText
 from luthier.stages.chaining import ChainError
 
 _SHOWN = 200
+# Pydantic's kind of error -> what the value has to be, with the names that the error brings.
+_WANTED = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing", "decimal_type", "decimal_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("string_type", "string_sub_type"), "text"),
+    **dict.fromkeys(("list_type", "tuple_type", "set_type", "frozen_set_type"), "a list"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "a mapping of keys to values"),
+    **dict.fromkeys(("literal_error", "enum"), "{expected}"),
+    "finite_number": "a finite number",
+    "none_required": "left out",
+    "greater_than": "above {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "below {lt}",
+    "less_than_equal": "{le} or less",
+    "too_short": "of {min_length} entries or more",
+    "too_long": "of {max_length} entries or fewer",
+    "string_too_short": "of {min_length} characters or more",
+    "string_too_long": "of {max_length} characters or fewer",
+    "string_pattern_mismatch": "of the form {pattern}",
+}
 
 
 def explained(detail: ErrorDetails, source: YamlText, model: type[RecipeBase]) -> list[Problem]:
@@ -45,7 +67,13 @@ def _explained(detail: ErrorDetails, source: YamlText, model: type[RecipeBase]) 
         message, fix = f"{leaf!r} is missing", "add it"
         key = ".".join(map(str, [*path, leaf])) if not path or path[-1] != leaf else key
     elif detail["type"] not in ("value_error", "assertion_error"):
-        message = f"{message}; the recipe gives {_shown(detail['input'])}"
+        wanted, given = _WANTED.get(detail["type"]), detail["input"]
+        named = {k: f"{v:g}" if isinstance(v, float) else v for k, v in detail.get("ctx", {}).items()}
+        message = f"has to be {wanted.format(**named)}" if wanted else message
+        message += f"; the recipe gives {_shown(given)}"
+        choices = re.findall(r"'([^']*)'", detail.get("ctx", {}).get("expected", ""))
+        if isinstance(given, str) and (near := difflib.get_close_matches(given[:_SHOWN], choices, n=1, cutoff=0.5)):
+            fix = f"did you mean {near[0]!r}?"
         if detail["type"] == "string_type" and isinstance(detail["input"], bool | int | float):
             fix = "write it in quotes"
     return Problem(path, message, fix, _cut(key))
