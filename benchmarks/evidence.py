@@ -268,11 +268,9 @@ class Finding:
         rows = f", {found.rows:,} rows" if found.rows else ""
         units = f"{len(found.units)} unit{'s' * (len(found.units) > 1)}"
         hours = f", {self.hours:.1f} h" if self.hours is not None else ""
-        alone = (
-            ""
-            if found.rows or len(found.units) == 1
-            else "; seeds alone [{:+.3f}, {:+.3f}]".format(*found.over_seeds())
-        )
+        alone = "" if found.by_rows else ", over seeds alone"
+        if not found.by_rows and len(found.units) > 1:
+            alone = "; over seeds alone [{:+.3f}, {:+.3f}]".format(*found.over_seeds())
         return [
             f"{claim.text}{kind} *{claim.quantity}; {claim.bed}*",
             f"**{self.verdict}**",
