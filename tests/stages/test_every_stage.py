@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -284,7 +285,8 @@ def test_without_space_it_says_so_and_goes_on_when_there_is_some(case: Case, siz
         assert max(path.stat().st_size for path in own.rglob("*")) <= size
         return
     assert code == WorkspaceError.exit_code, told
-    assert "fix: free" in told
+    # What stands for a full disk here is a limit on the size of files, which some writers can tell apart.
+    assert re.search("fix: (free some space|raise the limit on a file's size)", told)
     assert not (own / "done.json").exists()
     assert at.run() == 0
     assert (own / "done.json").exists()
