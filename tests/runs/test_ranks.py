@@ -18,7 +18,8 @@ from luthier.data.batches.sampling import LengthBucketSampler
 from luthier.storage.jsonlines import read_log
 from tests.cli.conftest import Workplace, sentences, write_tsv
 
-pytestmark = pytest.mark.timeout(600)
+# What is run once for all of them is run by one worker.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group(__name__)]
 SCRIPT = Path(__file__).with_name("along.py")
 SOURCES = Path(__file__).parents[2]
 

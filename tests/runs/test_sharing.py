@@ -13,7 +13,8 @@ from tests.cli.conftest import Workplace
 from tests.runs.test_ranks import assert_alike, one_process, outcome, place, recipe, two_processes
 
 __all__ = ["place"]
-pytestmark = pytest.mark.timeout(600)
+# What is run once for all of them is run by one worker.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group(__name__)]
 
 
 def evaluated(place: Workplace, name: str, batch_size: int, **tune: Any) -> dict[str, Any]:
