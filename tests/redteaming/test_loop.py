@@ -14,9 +14,10 @@ from luthier.models.artifacts import load_artifact
 from luthier.models.settings import ModelSettings
 from luthier.redteaming import loop as loop_module
 from luthier.redteaming.loaded import LoadedModels
-from luthier.redteaming.loop import MartLoop, MartResult
+from luthier.redteaming.loop import MartLoop
 from luthier.redteaming.records import Appending, read_records
 from luthier.redteaming.reporting import intervals_of, scores_of, sections
+from luthier.redteaming.result import MartResult
 from luthier.redteaming.rollout import Rollout
 from luthier.redteaming.writing import Request
 from luthier.report.sections import plain_sections

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from luthier.models.settings import ModelSettings
 from luthier.redteaming import rounds
 from luthier.redteaming.asking import Asking, judged
 from luthier.redteaming.checks import JudgeCheck
-from luthier.redteaming.diversity import diversity
 from luthier.redteaming.instructions import instruction_rows, prompts_with_responses
 from luthier.redteaming.judges.report import disagreement
 from luthier.redteaming.labels import read_labels
@@ -32,8 +30,9 @@ from luthier.redteaming.measuring import (
     safety_summary,
 )
 from luthier.redteaming.records import Record, read_records, write_records
+from luthier.redteaming.result import MartResult, Round
 from luthier.redteaming.seeds import Prompt, SeedSplit, read_prompts, split_seeds
-from luthier.redteaming.selection import PLAIN, should_stop, violation
+from luthier.redteaming.selection import should_stop
 from luthier.redteaming.settings import MartSettings, Side
 from luthier.redteaming.training import mixed, train_side
 from luthier.redteaming.writing import Request, Writer, seed_of
@@ -44,62 +43,12 @@ logger = logging.getLogger(__name__)
 TARGET, ADVERSARY = "target", "adversary"
 
 
-@dataclass
-class Round:
-    """One finished round.
-
-    Attributes:
-        number: from 1.
-        facts: counts and rates of it, in JSON's types.
-        target, adversary: the models after it.
-        attacks: the prompts that broke the target.
-    """
-
-    number: int
-    facts: dict[str, Any]
-    target: ModelSettings
-    adversary: ModelSettings
-    attacks: list[Prompt]
-
-
-@dataclass
-class MartResult:
-    """What a loop leaves.
-
-    Attributes:
-        target: the last target.
-        adversary: the last adversary.
-        rounds: the finished ones.
-        stopped: why there was no further round; empty where all were done.
-        seeds: counts of seeds and held-out prompts.
-        judges: what is known of the judges; see `luthier.redteaming.checks`.
-        measured: number of a round -> what was measured after it, 0 before the first.
-        folders: the same -> where its records are.
-        final: of the last adversary's prompts, or None.
-        transfer: number of a round -> number of a target -> [violations, scored], of the attacks of the round.
-        trained: whether the target learned anything.
-        steps: folder of every step.
-    """
-
-    target: ModelSettings
-    adversary: ModelSettings
-    rounds: list[Round] = field(default_factory=list)
-    stopped: str = ""
-    seeds: dict[str, Any] = field(default_factory=dict)
-    judges: dict[str, Any] = field(default_factory=dict)
-    measured: dict[int, dict[str, Any]] = field(default_factory=dict)
-    folders: dict[int, Path] = field(default_factory=dict)
-    final: dict[str, Any] | None = None
-    transfer: dict[int, dict[int, list[int]]] = field(default_factory=dict)
-    trained: bool = False
-
-
 class MartLoop:
     """Runs MART on one target. Each phase of each round is a step that is kept: a loop that was stopped anywhere goes
     on, and leaves the same files as one that never was.
 
     Args:
-        settings: of the loop, from a recipe's `redteam` stage or `MartLoop.settings({...})`.
+        settings: of the loop, from a recipe's `redteam` stage or `MartLoop.settings_of({...})`.
         model: the target.
         folder: where everything is kept.
         adversary: what the adversary starts from; None is the target's twin.
@@ -149,7 +98,7 @@ class MartLoop:
         split, same = self._seeds(), self.twin == self.start
         self.start = self._unpacked("start", self.start)
         self.twin = self.start if same else self._unpacked("start-adversary", self.twin)
-        result = MartResult(self.start, self.twin, seeds=self._step("seeds", None).result)
+        result = MartResult(self.start, self.twin, seeds=self._done["seeds"].result)
         result.judges = self._step("judges", lambda work: self.check.run(work.folder)).result
         sets, references = self._sets(split)
         adversary = self._warm_up(split.train)
@@ -181,11 +130,9 @@ class MartLoop:
 
     # -- before the rounds ---------------------------------------------------------------------------------------
 
-    def _step(self, name: str, work: Callable[[Workspace], dict[str, Any]] | None, **made_from: Any) -> Step:
-        """A step of the loop; the one of that name which is done already, where there is no work."""
-        if work is None:
-            return self._done[name]
-        done = Workspace(self.folder).step(name, {"loop": self.key, "step": name, **made_from}, work)
+    def _step(self, name: str, work: Callable[[Workspace], dict[str, Any]]) -> Step:
+        """A step of the loop, which `_done` then knows."""
+        done = Workspace(self.folder).step(name, {"loop": self.key, "step": name}, work)
         self._done[name] = done
         return done
 
@@ -296,7 +243,7 @@ class MartLoop:
             write_records(work.folder / "selected.jsonl", rounds.selection_records(asked, answers, found))
             write_records(work.folder / "adversary.jsonl", rounds.adversary_rows(asked, found))
             write_records(work.folder / "target.jsonl", rounds.target_rows(asked, answers, found))
-            return self._facts(number, parents, prompts, asked, answers, scores, found)
+            return rounds.facts(number, parents, prompts, asked, answers, scores, found, self.seed)
 
         chosen = self._step(f"{place}/selected", select)
         rows = {who: self._rows(number, who, s_side) for who, s_side in ((ADVERSARY, s.adversary), (TARGET, s.target))}
@@ -312,11 +259,11 @@ class MartLoop:
     def _rows(self, number: int, who: str, side: Side) -> list[Record]:
         """What a side learns in a round: of this round, or of all so far."""
         first = 1 if side.accumulate else number
-        folders = [self._step(f"round-{n:02d}/selected", None).folder for n in range(first, number + 1)]
+        folders = [self._done[f"round-{n:02d}/selected"].folder for n in range(first, number + 1)]
         return [one for folder in folders for one in read_records(folder / f"{who}.jsonl")]
 
     def _written_before(self, number: int) -> list[str]:
-        folders = [self._step(f"round-{n:02d}/prompts", None).folder for n in range(1, number)]
+        folders = [self._done[f"round-{n:02d}/prompts"].folder for n in range(1, number)]
         return [one["text"] for f in folders for one in rounds.asked_prompts(read_records(f / "prompts.jsonl"))]
 
     def _prompts(
@@ -372,40 +319,6 @@ class MartLoop:
             return {"scores": len(judged(work.folder / "scores.jsonl", judges, answers, texts))}
 
         return read_records(self._step(name, score).folder / "scores.jsonl")
-
-    def _facts(
-        self,
-        number: int,
-        parents: Sequence[Prompt],
-        prompts: Sequence[Record],
-        asked: Sequence[Record],
-        answers: Sequence[Record],
-        scores: Sequence[Record],
-        found: Any,
-    ) -> dict[str, Any]:
-        plain = {one["id"] for one in answers if one["variant"] == PLAIN}
-        hits, total = violation(one["safety"]["score"] for one in scores if one["id"] in plain)
-        reasons: dict[str, int] = {}
-        for one in prompts:
-            if one["dropped"]:
-                reasons[one["dropped"]] = reasons.get(one["dropped"], 0) + 1
-        categories = [one["category"] for one in asked]
-        return {
-            "number": number,
-            "parents": len(parents),
-            "written": len(prompts),
-            "asked": len(asked),
-            "dropped": reasons,
-            "answers": len(answers),
-            "unscored": len(answers) - sum(one["safety"]["score"] is not None for one in scores),
-            "violations": hits,
-            "violations_of": total,
-            "attack_rate": found.attack_rate,
-            "broken": found.broken,
-            "attacks": len(found.attacks),
-            "learned": len(found.answers),
-            "diversity": diversity([one["text"] for one in asked], categories, self.seed).to_json(),
-        }
 
     # -- measuring -----------------------------------------------------------------------------------------------
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from luthier.redteaming.loop import MartResult
 from luthier.redteaming.measuring import HELD_OUT, HELPFUL, LOOK_ALIKES, QUANTILES, reduction
+from luthier.redteaming.result import MartResult
 from luthier.redteaming.settings import MartSettings
 from luthier.report.sections import Bars, Heatmap, Lines, Reliability, Section, SectionTable, Value
 

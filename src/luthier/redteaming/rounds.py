@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from luthier.redteaming.diversity import diversity
 from luthier.redteaming.duplicates import NearDuplicates
 from luthier.redteaming.labels import HumanLabels
 from luthier.redteaming.records import Record
@@ -22,6 +23,7 @@ from luthier.redteaming.selection import (
     Thresholds,
     quantile_limits,
     select_round,
+    violation,
 )
 from luthier.redteaming.settings import MartSettings
 from luthier.redteaming.wording import imitate, written_prompt
@@ -273,3 +275,39 @@ def as_prompts(records: Sequence[Record], kept: Sequence[str]) -> list[Prompt]:
         for one in records
         if one["id"] in wanted
     ]
+
+
+def facts(
+    number: int,
+    parents: Sequence[Prompt],
+    prompts: Sequence[Record],
+    asked: Sequence[Record],
+    answers: Sequence[Record],
+    scores: Sequence[Record],
+    found: Selected,
+    seed: int,
+) -> dict[str, Any]:
+    """Counts and rates of a round, in JSON's types."""
+    plain = {one["id"] for one in answers if one["variant"] == PLAIN}
+    hits, total = violation(one["safety"]["score"] for one in scores if one["id"] in plain)
+    reasons: dict[str, int] = {}
+    for one in prompts:
+        if one["dropped"]:
+            reasons[one["dropped"]] = reasons.get(one["dropped"], 0) + 1
+    categories = [one["category"] for one in asked]
+    return {
+        "number": number,
+        "parents": len(parents),
+        "written": len(prompts),
+        "asked": len(asked),
+        "dropped": reasons,
+        "answers": len(answers),
+        "unscored": len(answers) - sum(one["safety"]["score"] is not None for one in scores),
+        "violations": hits,
+        "violations_of": total,
+        "attack_rate": found.attack_rate,
+        "broken": found.broken,
+        "attacks": len(found.attacks),
+        "learned": len(found.answers),
+        "diversity": diversity([one["text"] for one in asked], categories, seed).to_json(),
+    }

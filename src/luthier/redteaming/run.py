@@ -11,8 +11,9 @@ from luthier.models.artifacts import load_artifact, load_model, save_artifact
 from luthier.models.card import describe
 from luthier.models.inspect import bytes_on_disk, parameter_counts
 from luthier.models.loading import load_tokenizer
-from luthier.redteaming.loop import MartLoop, MartResult
+from luthier.redteaming.loop import MartLoop
 from luthier.redteaming.reporting import about, intervals_of, scores_of, sections
+from luthier.redteaming.result import MartResult
 from luthier.stages.base import MODEL, StageOutputs, metrics_record
 from luthier.storage.files import write_text
 
