@@ -92,8 +92,8 @@ def test_plan_counts_parameters_and_writes_nothing(workplace, capsys):
     assert "done already" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("minutes", [None, 3])
-def test_plan_tells_the_step_that_a_stopped_run_goes_on_from(workplace, capsys, monkeypatch, minutes):
+def stop_once_in_step_21(monkeypatch):
+    """SIGTERM comes to the process while it takes its 21st training step, and not again."""
     from luthier.training.trainer import LuthierTrainer
 
     step, calls = LuthierTrainer.training_step, []
@@ -105,6 +105,11 @@ def test_plan_tells_the_step_that_a_stopped_run_goes_on_from(workplace, capsys, 
         return step(self, *arguments, **options)
 
     monkeypatch.setattr(LuthierTrainer, "training_step", stopping)
+
+
+@pytest.mark.parametrize("minutes", [None, 3])
+def test_plan_tells_the_step_that_a_stopped_run_goes_on_from(workplace, capsys, monkeypatch, minutes):
+    stop_once_in_step_21(monkeypatch)
     workplace.tune.update({"max_minutes": minutes} if minutes else {})
     output = str(workplace.folder / "runs")
     assert workplace.run() == 75
@@ -119,17 +124,7 @@ def test_plan_tells_the_step_that_a_stopped_run_goes_on_from(workplace, capsys, 
 
 
 def test_a_continued_run_says_from_which_step_and_a_finished_one_what_to_do_next(workplace, capsys, monkeypatch):
-    from luthier.training.trainer import LuthierTrainer
-
-    step, calls = LuthierTrainer.training_step, []
-
-    def stopping(self, *arguments, **options):
-        calls.append(1)
-        if len(calls) == 21:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *arguments, **options)
-
-    monkeypatch.setattr(LuthierTrainer, "training_step", stopping)
+    stop_once_in_step_21(monkeypatch)
     output = str(workplace.folder / "runs")
     assert workplace.run() == 75
     capsys.readouterr()
