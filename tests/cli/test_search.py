@@ -161,8 +161,8 @@ def test_without_optuna_the_extra_is_named(place, monkeypatch, capsys):
         ({"space": {"stages.0.tune.learning_rate": {"low": 0, "high": 1, "log": True}}}, "has to lie above 0"),
         ({"space": {"stages.0.tune.learning_rate": {"low": 2, "high": 1}}}, "low has to be below high"),
         ({"space": {"seed": [1, 1]}}, "lists a value twice"),
-        ({"space": {}}, "at least 1 item"),
-        ({"trials": 0}, "greater than 0"),
+        ({"space": {}}, "has to be of 1 entries or more"),
+        ({"trials": 0}, "has to be above 0; the recipe gives 0"),
     ],
     ids=str,
 )
