@@ -13,11 +13,13 @@ from torch.nn import functional as F
 from luthier.cli import main
 from luthier.data import DataSettings, load_data
 from luthier.data.batches.encoding import encode, make_collator
+from luthier.data.sources.fingerprint import source_fingerprint
 from luthier.errors import DataError
 from luthier.extraction import write_documents
 from luthier.extraction.scoring import score_extractions
 from luthier.extraction.types import Types
 from luthier.models.loading import load_tokenizer
+from luthier.recipe.loading import load_recipe
 from tests.extraction import small
 from tests.extraction.sentences import DOCUMENTS, LABELS, tiny_encoder, write
 
@@ -200,12 +202,12 @@ def test_faults_of_what_is_not_known_are_told(column: str, value: Any, message: 
         load_data(DataSettings(train=train, task="joint_extraction", labels=LABELS))
 
 
-@pytest.mark.parametrize("name", ["label_studio", "doccano", "offsets_jsonl", "columns"])
+@pytest.mark.parametrize("name", ["label_studio", "doccano", "offsets_jsonl", "columns", "brat"])
 def test_a_recipe_reads_the_files_of_annotation_tools(name: str, tmp_path: Path):
     documents = [one | {"tokens": list(one["tokens"])} for one in DOCUMENTS[:4]]
     documents[0] = documents[0] | {"ignore": [[len(documents[0]["tokens"]) - 1, len(documents[0]["tokens"])]]}
-    suffix = {"label_studio": "json", "columns": "conll"}.get(name, "jsonl")
-    train = tmp_path / f"train.{suffix}"
+    suffix = {"label_studio": ".json", "columns": ".conll", "brat": ""}.get(name, ".jsonl")
+    train = tmp_path / f"train{suffix}"
     write_documents(train, documents, name, types=Types.of_labels(LABELS))
     data = load_data(DataSettings(train=str(train), task="joint_extraction", labels=LABELS))
     rows = data.splits["train"]
@@ -242,6 +244,87 @@ def test_a_recipe_on_such_files_is_valid_and_tells_their_faults(tmp_path: Path, 
     capsys.readouterr()
     assert main(["validate", str(recipe)]) != 0
     assert "characters 0 to 9999" in capsys.readouterr().err
+
+
+@pytest.fixture
+def brat(tmp_path: Path) -> Path:
+    """A folder with a recipe, and annotated texts in `train/` and `dev/`."""
+    for split, documents in (("train", DOCUMENTS), ("dev", DOCUMENTS[:9])):
+        write_documents(tmp_path / split, documents, "brat", types=Types.of_labels(LABELS))
+    base = tiny_encoder(tmp_path / "model")
+    data = "{train: train, validation: dev/, task: joint_extraction}"
+    (tmp_path / "recipe.yaml").write_text(
+        f"name: own\nmodel: {base}\nstages:\n  - tune: {{method: full, data: {data}, epochs: 1}}\n"
+    )
+    return tmp_path
+
+
+def test_a_run_on_folders_of_brat_files_notices_a_changed_one(brat: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(brat)
+    assert main(["run", "recipe.yaml"]) == 0
+    settings = DataSettings(train="train", validation="dev", task="joint_extraction")
+    before = source_fingerprint(settings)
+    (brat / "train" / ".hidden.swp").write_text("an editor's")
+    assert source_fingerprint(settings) == before
+    text = next((brat / "train").glob("*.txt"))
+    text.write_text(text.read_text() + "\n")
+    assert source_fingerprint(settings) != before
+    assert main(["extract", "runs/own", "--text", "Tom Ek works for Blue Harbour ."]) == 0
+
+
+def test_a_faulty_brat_file_is_named(brat: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.chdir(brat)
+    file = next((brat / "dev").glob("*.ann"))
+    file.write_text(file.read_text() + "T99\tPerson 9990 9999\tNobody\n")
+    assert main(["validate", "recipe.yaml"]) != 0
+    told = capsys.readouterr().err
+    assert file.name in told
+    assert "characters 9990 to 9999" in told
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"train": "train"}, "`task: joint_extraction`"),
+        ({"train": "train", "task": "single_sentence"}, "the task single_sentence does not read"),
+        ({"source": "train", "task": "joint_extraction"}, "no splits of its own"),
+        ({"train": "train", "test": "./train", "task": "joint_extraction"}, "are the same rows"),
+        ({"train": "model", "task": "joint_extraction"}, "is a folder, not a file"),
+    ],
+)
+def test_what_a_folder_can_not_be_is_told(
+    brat: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], message: str
+):
+    monkeypatch.chdir(brat)
+    with pytest.raises(DataError, match=message):
+        load_data(DataSettings(**given))
+
+
+def test_init_takes_a_folder_of_brat_files(brat: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(brat)
+    assert main(["init", "--data", "train/", "started.yaml"]) == 0
+    assert main(["validate", "started.yaml"]) == 0
+    data = load_recipe("started.yaml").stage_list()[0].data
+    assert (data.task, data.train, data.validation) == ("joint_extraction", "train/", "dev")
+
+
+@pytest.mark.parametrize("name", ["spert", "label_studio", "doccano", "offsets_jsonl"])
+def test_init_takes_the_files_of_annotation_tools(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    suffix = "json" if name in ("spert", "label_studio") else "jsonl"
+    for split in ("train", "dev"):
+        write_documents(f"{split}.{suffix}", DOCUMENTS, name, types=Types.of_labels(LABELS))
+    assert main(["init", "--data", f"train.{suffix}", "started.yaml"]) == 0
+    assert main(["validate", "started.yaml"]) == 0
+    data = load_recipe("started.yaml").stage_list()[0].data
+    assert (data.task, data.validation) == ("joint_extraction", f"dev.{suffix}")
+
+
+def test_init_takes_texts_with_no_annotation_for_plain_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("train.jsonl").write_text("".join(json.dumps({"text": f"Text {i} ."}) + "\n" for i in range(30)))
+    assert main(["init", "--data", "train.jsonl", "started.yaml"]) == 0
+    assert load_recipe("started.yaml").stage_list()[0].data.task == "plain_text"
 
 
 def test_types_that_were_not_looked_for_are_not_judged():

@@ -17,8 +17,16 @@ from luthier.data.rows.columns import columns_to_read
 from luthier.data.schemas import SCHEMAS, TaskSchema, TrainedOn
 from luthier.data.settings import DataSettings
 from luthier.data.sources.origins import Origin, key_of, sought
-from luthier.data.splits import RawSplit, choose_schema, column_mapping, form_of_origin, options_of, own_rows
-from luthier.data.table import listing
+from luthier.data.splits import (
+    RawSplit,
+    choose_schema,
+    column_mapping,
+    form_of_origin,
+    options_of,
+    own_rows,
+    rows_of_folder,
+)
+from luthier.data.table import Table, listing
 from luthier.errors import DataError, nearest
 
 
@@ -66,11 +74,14 @@ def look_at(settings: DataSettings, trained: TrainedOn | None = None, *, whole: 
 
 def _head(origin: Origin, settings: DataSettings) -> RawSplit | None:
     """The first rows of a local file, in their form; None for what is no file of the user's, or can't be seen so."""
-    if origin.file is None:
+    if origin.folder is not None:
+        table: Table | None = rows_of_folder(origin, settings)
+    elif origin.file is None:
         assert origin.hub is not None or origin.files  # raises where a file of a known set is missing
         return None
-    own = own_rows(origin, settings) if origin.file.path.stat().st_size <= MOST_BYTES else None
-    table = own or head_of(origin.file, options_of(settings))
+    else:
+        own = own_rows(origin, settings) if origin.file.path.stat().st_size <= MOST_BYTES else None
+        table = own or head_of(origin.file, options_of(settings))
     if table is None:
         return None
     form = form_of_origin(origin, settings, example_of(table))

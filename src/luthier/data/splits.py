@@ -113,6 +113,8 @@ def read_origin(origin: Origin, settings: DataSettings) -> RawSplit | None:
         table = shape(known.derive if known else None, table)
     elif origin.file is not None:
         table = own_rows(origin, settings, noted) or read_table(origin.file, options_of(settings), noted)
+    elif origin.folder is not None:
+        table = rows_of_folder(origin, settings, noted)
     else:
         table = _read_set(origin)
     notes = [known.note] if known and known.note else []
@@ -129,11 +131,29 @@ def read_origin(origin: Origin, settings: DataSettings) -> RawSplit | None:
 
 
 def own_rows(origin: Origin, settings: DataSettings, noted: Problems | None = None) -> Table | None:
-    """The rows of a user's file in a format of the named task's own; None for any other."""
-    if origin.file is None or settings.task is None:
+    """The rows of a user's file or folder in a format of the named task's own; None for any other."""
+    source = origin.file or origin.folder
+    if source is None or settings.task is None:
         return None
     dropped = Problems(origin.name) if settings.invalid_rows == "drop" else None
-    return SCHEMAS[settings.task].read_file(origin.file, settings.encoding, noted or dropped)
+    return SCHEMAS[settings.task].read_source(source, settings.encoding, noted or dropped)
+
+
+def rows_of_folder(origin: Origin, settings: DataSettings, noted: Problems | None = None) -> Table:
+    """The rows of a folder.
+
+    Raises:
+        DataError: the named task reads no folders, or none is named, or the files have faults.
+    """
+    table = own_rows(origin, settings, noted)
+    if table is None:
+        task = f"the task {settings.task}" if settings.task else "a block that names no task"
+        raise DataError(
+            f"is a folder of annotated texts, which {task} does not read",
+            where=origin.name,
+            fix="set `task: joint_extraction`, or name a file",
+        )
+    return table
 
 
 def form_of_origin(origin: Origin, settings: DataSettings, record: Mapping[str, Any]) -> Form | None:

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from luthier.data.sources.base import FileSource
+from luthier.data.sources.base import FileSource, FolderSource
 from luthier.data.table import Problems, Table
 from luthier.errors import DataError
 from luthier.extraction.checking import Findings
@@ -18,11 +18,11 @@ from luthier.extraction.types import Types
 _READ, _RANGES = ("tokens", "entities", "relations"), ("ignore", "ignore_pairs")
 
 
-def table_of_file(source: FileSource, encoding: str, noted: Problems | None) -> Table | None:
-    """The documents of an annotation tool's file; None for one with columns of its own, as SpERT's JSON has.
+def annotated_table(source: FileSource | FolderSource, encoding: str, noted: Problems | None) -> Table | None:
+    """The documents of an annotation tool's file or folder; None for one with columns of its own, as SpERT's JSON has.
 
     Args:
-        source: the file.
+        source: the file, or a folder of BRAT files.
         encoding: of text.
         noted: takes the faults of what is left out; None refuses them.
 
@@ -31,7 +31,7 @@ def table_of_file(source: FileSource, encoding: str, noted: Problems | None) -> 
     """
     options = ReadingOptions(encoding=encoding)
     try:
-        name = guess_format(source, options)
+        name = "brat" if isinstance(source, FolderSource) else guess_format(source, options)
     except DataError:
         return None
     if name == "spert":

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from luthier.data.batches.collating import Padding
     from luthier.data.batches.encoders import Encoded, Encoder
-    from luthier.data.sources.base import FileSource
+    from luthier.data.sources.base import FileSource, FolderSource
     from luthier.data.table import Problems, Table
     from luthier.data.task_data import TaskData
     from luthier.models.card import ModelCard
@@ -61,10 +61,10 @@ class JointExtraction(TaskOnWords):
 
     # -- rows ----------------------------------------------------------------------------------------------
 
-    def read_file(self, source: FileSource, encoding: str, noted: Problems | None) -> Table | None:
-        from luthier.extraction.rows import table_of_file
+    def read_source(self, source: FileSource | FolderSource, encoding: str, noted: Problems | None) -> Table | None:
+        from luthier.extraction.rows import annotated_table
 
-        return table_of_file(source, encoding, noted)
+        return annotated_table(source, encoding, noted)
 
     def tidied(self, table: Table) -> Table:
         from luthier.extraction.rows import with_unsure

@@ -12,12 +12,13 @@ from luthier.data.guessing.columns import columns_of
 from luthier.data.guessing.sample import Sample, read_sample, reread
 from luthier.data.guessing.size import rows_about
 from luthier.data.guessing.tasks import TaskGuess, guess_task
+from luthier.data.reading.heads import MOST_BYTES
 from luthier.data.reading.readers import is_missing
 from luthier.data.schemas import SCHEMAS
 from luthier.data.settings import DataSettings
-from luthier.data.sources.base import FileSource, resolve
+from luthier.data.sources.base import FileSource, FolderSource, annotated_folder, resolve
 from luthier.data.sources.origins import plan
-from luthier.data.table import Table
+from luthier.data.table import Problems, Table
 from luthier.errors import DataError
 
 _VALIDATION = ("validation", "valid", "val", "dev", "eval", "development")
@@ -56,10 +57,14 @@ def guess_data(source: str) -> Guess:
     Raises:
         DataError: there is no such file, it can't be read, or it holds nothing to learn from.
     """
-    found = resolve(source)
-    if not isinstance(found, FileSource):
+    found = annotated_folder(source) or resolve(source)
+    if not isinstance(found, FileSource | FolderSource):
         return _of_set(source)
-    sample = read_sample(found)
+    sample = _annotated(found)
+    if sample is None:
+        if isinstance(found, FolderSource):
+            raise DataError("holds no annotated text", where=source, fix="is it the right folder?")
+        sample = read_sample(found)
     guess, table = guess_task(sample.table)
     keys = {"task": guess.task} | _with_column_names(sample.keys, guess.keys)
     seen = f"all {len(sample.table)}" if sample.whole else f"the first {len(sample.table)}"
@@ -80,9 +85,13 @@ def guess_data(source: str) -> Guess:
         SCHEMAS[guess.task].metrics,
         (*said, *about_splits, told),
         tuple(doubts),
-        _examples(rows_about(found, sample), sample, table, splits),
+        _examples(_rows(found, sample), sample, table, splits),
         guess.exchanges,
     )
+
+
+def _rows(source: FileSource | FolderSource, sample: Sample) -> int | None:
+    return len(sample.table) if isinstance(source, FolderSource) else rows_about(source, sample)
 
 
 def _examples(rows: int | None, sample: Sample, table: Table, splits: dict[str, Any]) -> int | None:
@@ -90,6 +99,24 @@ def _examples(rows: int | None, sample: Sample, table: Table, splits: dict[str, 
     if rows is None:
         return None
     return round(rows * len(table) / len(sample.table) * (1 - splits.get("validation_fraction", 0.0)))
+
+
+def _annotated(source: FileSource | FolderSource) -> Sample | None:
+    """The rows of a file or folder in a format of a task's own that hold what the task learns; None for any other."""
+    if isinstance(source, FileSource) and (source.format == "conll" or source.path.stat().st_size > MOST_BYTES):
+        return None
+    for name, schema in SCHEMAS.items():
+        noted = Problems(source.name)
+        try:
+            table = schema.read_source(source, "utf-8", noted)
+        except DataError:
+            if isinstance(source, FolderSource):
+                raise
+            continue
+        if table is not None and any(table.columns[schema.label_column or ""]):
+            doubts = (f"{noted.count} annotations can't be used: `luthier validate` names them",) if noted.count else ()
+            return Sample(table, said=(f"annotated as the task {name} reads it",), doubts=doubts)
+    return None
 
 
 def _of_set(source: str) -> Guess:
@@ -141,11 +168,13 @@ def _share(rows: int) -> float:
     return 0.1 if rows >= 10 else 0.2 if rows >= 5 else 0.5
 
 
-def _splits_beside(file: FileSource, source: str, sample: Sample, guess: TaskGuess) -> tuple[dict[str, Any], list[str]]:
-    """Files beside the training file that its name and their columns tell to be its other splits."""
+def _splits_beside(
+    file: FileSource | FolderSource, source: str, sample: Sample, guess: TaskGuess
+) -> tuple[dict[str, Any], list[str]]:
+    """Files or folders beside the training one that their names and columns tell to be its other splits."""
     keys: dict[str, Any] = {}
     said: list[str] = []
-    if file.member is not None:
+    if isinstance(file, FileSource) and file.member is not None:
         return keys, said
     for split, names in (("validation", _VALIDATION), ("test", _TEST)):
         name = _sibling(file.path, names)
@@ -155,7 +184,7 @@ def _splits_beside(file: FileSource, source: str, sample: Sample, guess: TaskGue
         if problem:
             said.append(f"{name} lies beside it and is left out: {problem}")
             continue
-        keys[split] = source.removesuffix(file.path.name) + name
+        keys[split] = source.rstrip("/").removesuffix(file.path.name) + name
         said.append(f"{name} lies beside it, and is taken for {split}")
     return keys, said
 
@@ -163,7 +192,8 @@ def _splits_beside(file: FileSource, source: str, sample: Sample, guess: TaskGue
 def _sibling(path: Path, names: tuple[str, ...]) -> str | None:
     """The file beside a training file that has another split's name in place of `train`, or is called so alone."""
     suffix = "".join(path.suffixes[-2:]) if path.name.endswith((".gz", ".zst")) else path.suffix
-    present = {one.name.lower(): one.name for one in path.parent.iterdir() if one.is_file() and one != path}
+    alike = [one for one in path.parent.iterdir() if one.is_dir() == path.is_dir() and one != path]
+    present = {one.name.lower(): one.name for one in alike}
     for name in names:
         replaced, count = re.subn(r"train(ing)?", name, path.name.lower(), count=1)
         wanted = replaced if count else f"{name}{suffix}".lower()
@@ -172,11 +202,15 @@ def _sibling(path: Path, names: tuple[str, ...]) -> str | None:
     return None
 
 
-def _unlike(file: FileSource, name: str, sample: Sample, guess: TaskGuess) -> str | None:
-    """Why another file can't be a split of the same data; None where it can."""
-    other = FileSource(file.path.with_name(name), None, name)
+def _unlike(file: FileSource | FolderSource, name: str, sample: Sample, guess: TaskGuess) -> str | None:
+    """Why another file or folder can't be a split of the same data; None where it can."""
+    path = file.path.with_name(name)
     try:
-        table = reread(other, sample.keys)
+        if isinstance(file, FolderSource):
+            annotated = _annotated(FolderSource(path, name))
+            return None if annotated else "holds no annotated text"
+        annotated = _annotated(FileSource(path, None, name))
+        table = annotated.table if annotated else reread(FileSource(path, None, name), sample.keys)
     except DataError as error:
         return error.what.splitlines()[0]
     needed = {one for value in guess.keys.values() for one in (value if isinstance(value, list) else [value])}

@@ -65,7 +65,7 @@ def guess_task(table: Table) -> tuple[TaskGuess, Table]:
         DataError: no column holds anything to learn from.
     """
     columns = columns_of(table)
-    for guess in (_words, _messages, _choices, _questions, _instructions, _prompts, _labelled):
+    for guess in (_annotated, _words, _messages, _choices, _questions, _instructions, _prompts, _labelled):
         found = guess(table, columns)
         if found is not None:
             break
@@ -82,6 +82,24 @@ _FORMED = ("prompt_response", "extractive_qa", "multiple_choice")
 def _renamed(names: Mapping[str, str | list[str] | None]) -> dict[str, Any]:
     """The names that are not the canonical ones already."""
     return {name: column for name, column in names.items() if column is not None and column != name}
+
+
+def _annotated(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
+    rows = [row for row in table.columns.get("entities", ()) if isinstance(row, list)]
+    entities = [one for row in rows for one in row]
+    if "tokens" not in columns or not columns["tokens"].holds_lists:
+        return None
+    if not entities or not all(isinstance(one, dict) and {"type", "start", "end"} <= set(one) for one in entities):
+        return None
+    found = TaskGuess("joint_extraction", shown=("tokens",))
+    found.said = [
+        f"'entities' holds spans of words, of the types {told_labels([str(one['type']) for one in entities])}"
+    ]
+    related = [one for row in table.columns.get("relations", ()) if isinstance(row, list) for one in row]
+    if related:
+        kinds = told_labels([str(one["type"]) for one in related if isinstance(one, dict) and "type" in one])
+        found.said.append(f"'relations' holds how they are related: {kinds}")
+    return found
 
 
 def _words(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:

@@ -107,6 +107,25 @@ class FileSource:
 
 
 @dataclass(frozen=True)
+class FolderSource:
+    """A folder of files that are read together: texts (`.txt`), annotations (`.ann`), known types (`.conf`).
+
+    Attributes:
+        path: the folder.
+        name: the source as the user wrote it.
+    """
+
+    path: Path
+    name: str
+
+    @property
+    def files(self) -> list[FileSource]:
+        """Every such file in it, in order."""
+        read = sorted(p for p in self.path.rglob("*") if p.suffix in (".txt", ".ann", ".conf") and p.is_file())
+        return [FileSource(p, None, f"{self.name.rstrip('/')}/{p.relative_to(self.path).as_posix()}") for p in read]
+
+
+@dataclass(frozen=True)
 class HubSource:
     """A data set on the Hugging Face Hub."""
 
@@ -152,6 +171,12 @@ def resolve(source: str) -> Source:
         return _on_hub(source)
     others = "give a file, `package:NAME/path`, `data:SET`, or a data set on the Hub as `hub:ID`"
     raise DataError(NO_SUCH_FILE, where=source, fix=f"{hint} otherwise {others}" if hint else others)
+
+
+def annotated_folder(source: str) -> FolderSource | None:
+    """The folder on this machine that a source string names, where there are annotations in it; None for all else."""
+    path = user_path(source)
+    return FolderSource(path, source) if is_folder(path) and any(path.rglob("*.ann")) else None
 
 
 def check_there_and_filled(source: str) -> None:

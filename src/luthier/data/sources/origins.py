@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 from luthier.data.catalogue.known_set import KnownSet
 from luthier.data.catalogue.lookup import is_evaluation_only, known_hub_set, known_set
 from luthier.data.settings import SPLITS, DataSettings
-from luthier.data.sources.base import FileSource, HubSource, SetSource, data_folder, inside, resolve
+from luthier.data.sources.base import (
+    FileSource,
+    FolderSource,
+    HubSource,
+    SetSource,
+    annotated_folder,
+    data_folder,
+    inside,
+    resolve,
+)
 from luthier.errors import DataError, nearest
 
 HUB_SPLIT_NAMES = {
@@ -24,6 +33,7 @@ class Origin:
     Attributes:
         name: as the user wrote it, for messages.
         file: a single file, or None.
+        folder: files that are read together, or None.
         hub: a set on the Hub, or None; also for known sets that live there.
         known: the known set, or None.
         split: the split of a set, as the set calls it.
@@ -33,6 +43,7 @@ class Origin:
 
     name: str
     file: FileSource | None = None
+    folder: FolderSource | None = None
     hub: HubSource | None = None
     known: KnownSet | None = None
     split: str | None = None
@@ -44,6 +55,8 @@ class Origin:
         """Every file that is read, in order."""
         if self.file is not None:
             return [self.file]
+        if self.folder is not None:
+            return self.folder.files
         if self.known is None or self.known.folder is None or self.split is None:
             return []
         layout = self.known.splits[self.split]
@@ -114,10 +127,12 @@ def _existing(source: FileSource) -> FileSource:
 
 
 def _splits_of_one_source(source: str) -> dict[str, Origin]:
-    resolved = resolve(source)
-    if isinstance(resolved, FileSource):
+    folder = annotated_folder(source)
+    resolved = folder or resolve(source)
+    if isinstance(resolved, FileSource | FolderSource):
+        kind = "folder of annotated texts" if folder else "single file"
         raise DataError(
-            "is a single file, with no splits of its own", where=source, fix="name it as `train`, not as `source`"
+            f"is a {kind}, with no splits of its own", where=source, fix="name it as `train`, not as `source`"
         )
     if resolved.split is not None:
         raise DataError(
@@ -134,6 +149,9 @@ def _splits_of_one_source(source: str) -> dict[str, Origin]:
 
 
 def _origin(source: str, split: str, *, optional: bool = False) -> Origin:
+    folder = annotated_folder(source)
+    if folder is not None:
+        return Origin(source, folder=folder)
     resolved = resolve(source)
     if isinstance(resolved, FileSource):
         return Origin(source, file=resolved)
@@ -188,6 +206,8 @@ def _refuse_same_rows(origin: Origin, split: str, seen: dict[object, str]) -> No
 def _identity(origin: Origin) -> object:
     if origin.file is not None:
         return origin.file.path.resolve(), origin.file.member
+    if origin.folder is not None:
+        return origin.folder.path.resolve(), None
     if origin.hub is not None:
         return origin.hub.id, origin.hub.config, origin.hub.revision, origin.split
     if origin.known is not None and origin.split is not None and origin.cut is None:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from luthier.data.reading.lines import ReadOptions, decoded_lines
 from luthier.data.reading.readers import parse_json
-from luthier.data.sources.base import FileSource, resolve
+from luthier.data.sources.base import FileSource, FolderSource, resolve
 from luthier.errors import DataError, WorkspaceError, nearest
 from luthier.extraction.checking import Findings, check_documents, wrong_shape
 from luthier.extraction.documents import Document, without_faulty
@@ -59,7 +59,7 @@ class Corpus:
 
 
 def read_documents(
-    source: str | Path | FileSource,
+    source: str | Path | FileSource | FolderSource,
     format: str | None = None,  # noqa: A002
     *,
     types: Types | None = None,
@@ -89,13 +89,14 @@ def read_documents(
     _one_of(options.tokeniser, TOKENISERS, "tokeniser")
     _one_of(options.align, ("strict", "widen"), "align")
     _one_of(invalid, ("refuse", "drop"), "invalid")
-    findings = Findings(str(source))
-    if not isinstance(source, FileSource) and Path(source).is_dir():
-        read: Read = _module(format or "brat").read(Path(source), options, findings)
+    findings = Findings(source.name if isinstance(source, FolderSource) else str(source))
+    folder = source.path if isinstance(source, FolderSource) else source
+    if not isinstance(folder, FileSource) and Path(folder).is_dir():
+        read: Read = _module(format or "brat").read(Path(folder), options, findings)
     else:
-        found = source if isinstance(source, FileSource) else resolve(str(source))
+        found = folder if isinstance(folder, FileSource) else resolve(str(folder))
         if not isinstance(found, FileSource):
-            raise DataError("is no file", where=str(source), fix="name a file, or a folder of BRAT files")
+            raise DataError("is no file", where=findings.faults.name, fix="name a file, or a folder of BRAT files")
         findings = Findings(found.name)
         read = _module(format or guess_format(found, options)).read(found, options, findings)
     labels = frozenset(ignore_labels)
