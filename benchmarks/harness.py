@@ -194,7 +194,7 @@ class Bench:
         """The checked stage, its inputs, the encoded data and an untouched base model."""
         stage, inputs = self._stage(tune, seed)
         prepared = self._prepare(stage, inputs)
-        return stage, inputs, prepared, self._base(inputs, prepared, seed)
+        return stage, inputs, prepared, self._base(stage, inputs, prepared, seed)
 
     def _stage(self, tune: dict[str, Any], seed: int) -> tuple[Any, Any]:
         from luthier.recipe.loading import check_recipe
@@ -209,20 +209,20 @@ class Bench:
     def _prepare(self, stage: Any, inputs: Any) -> Any:
         from luthier.training.preparing import prepare
 
-        key = f"{stage.data.model_dump_json()} {stage.method.reserved_tokens()}"
+        key = f"{stage.data.model_dump_json()} {stage.head} {stage.method.reserved_tokens()}"
         if key not in self._prepared:
             self._prepared[key] = prepare(stage, inputs)
         return self._prepared[key]
 
-    def _base(self, inputs: Any, prepared: Any, seed: int) -> Any:
+    def _base(self, stage: Any, inputs: Any, prepared: Any, seed: int) -> Any:
         from luthier.models.artifacts import load_model
-        from luthier.training.preparing import label_arguments
+        from luthier.training.preparing import new_head
 
-        labels = label_arguments(prepared.task)
-        key = json.dumps([prepared.head, labels, seed])
+        head = new_head(stage, prepared.task)
+        key = json.dumps([prepared.head, head, seed])
         if key not in self._bases:
             self._bases.clear()
-            self._bases[key] = load_model(inputs.model, prepared.head, seed=seed, **labels)
+            self._bases[key] = load_model(inputs.model, prepared.head, seed=seed, **head)
         return copy.deepcopy(self._bases[key])
 
     def _split(self, stage: Any, prepared: Any, split: str) -> tuple[Any, Any]:

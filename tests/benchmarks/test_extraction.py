@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+
+from tests.extraction.sentences import DOCUMENTS, tiny_encoder, write
 
 
 def test_masks_and_range_maxima_tell_the_same(monkeypatch: pytest.MonkeyPatch):
@@ -38,3 +42,15 @@ def test_the_mean_over_sentences_is_the_f1_and_that_of_draws_is_near_theirs():
     near = values[rows].mean(axis=1)
     assert np.abs(near - exact).max() < 0.3 * np.std(exact)
     assert np.std(near) == pytest.approx(np.std(exact), rel=0.03)
+
+
+def test_every_arm_trains_its_own_head(tmp_path: Path):
+    import harness
+    import sinet
+
+    bench = harness.Bench(str(tiny_encoder(tmp_path / "model")))
+    data = {"train": write(tmp_path / "train.json", DOCUMENTS), "validation_fraction": 0.2, "task": "joint_extraction"}
+    for arm, head in (sinet.ARMS | sinet.MORE).items():
+        *_, model = bench.ready({"data": data, "method": "full", "head": head}, seed=1)
+        told = {name: getattr(model.config, name) for name in head}
+        assert told == head, arm
