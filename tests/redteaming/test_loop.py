@@ -10,19 +10,19 @@ import pytest
 from pydantic import ValidationError
 
 from luthier.errors import WorkspaceError
+from luthier.generation.loaded import LoadedModels
+from luthier.generation.records import Appending, read_records
+from luthier.generation.rollout import Rollout
+from luthier.generation.writing import Request
 from luthier.models.artifacts import load_artifact
 from luthier.models.settings import ModelSettings
 from luthier.redteaming import loop as loop_module
-from luthier.redteaming.loaded import LoadedModels
 from luthier.redteaming.loop import MartLoop
-from luthier.redteaming.records import Appending, read_records
 from luthier.redteaming.reporting import intervals_of, scores_of, sections
 from luthier.redteaming.result import MartResult
-from luthier.redteaming.rollout import Rollout
-from luthier.redteaming.writing import Request
 from luthier.report.sections import plain_sections
+from tests.generation.test_endpoint import Server, server
 from tests.redteaming.conftest import loop_settings
-from tests.redteaming.test_endpoint import Server, server
 
 __all__ = ["server"]
 LITTLE = {"transfer": False, "final_attacks": False, "every_round": False}

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from luthier.errors import DataError
+from luthier.generation.records import write_records
 from luthier.redteaming.labels import HumanLabels, read_labels
 from luthier.redteaming.reading import Exchange
-from luthier.redteaming.records import write_records
 from luthier.redteaming.review import embedded, render_review
 from luthier.redteaming.serving import review_server
 

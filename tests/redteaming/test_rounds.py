@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from luthier.generation.writing import seed_of
 from luthier.redteaming import rounds
 from luthier.redteaming.diversity import distinct, diversity, entropy
 from luthier.redteaming.duplicates import NearDuplicates, pieces, similarity
@@ -11,7 +12,6 @@ from luthier.redteaming.labels import HumanLabels
 from luthier.redteaming.loop import MartLoop
 from luthier.redteaming.seeds import Prompt, split_seeds
 from luthier.redteaming.wording import imitate, written_prompt
-from luthier.redteaming.writing import seed_of
 
 RULES = {"kind": "rules"}
 

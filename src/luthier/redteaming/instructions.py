@@ -8,7 +8,7 @@ from typing import Any
 from luthier.data.loading import load_data
 from luthier.data.settings import DataSettings
 from luthier.errors import DataError
-from luthier.redteaming.writing import seed_of
+from luthier.generation.writing import seed_of
 
 
 def instruction_rows(data: DataSettings | None, count: int, *parts: Any) -> list[dict[str, str]]:

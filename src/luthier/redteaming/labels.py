@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from luthier.errors import DataError
+from luthier.generation.records import read_records
 from luthier.redteaming.inputs import file_of
 from luthier.redteaming.judges.labelled import LabelledPair
-from luthier.redteaming.records import read_records
 
 SAFE, UNSAFE = "safe", "unsafe"
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from luthier.generation.records import Record, read_records, write_records
+from luthier.generation.writing import Request, Writer, seed_of
 from luthier.models.artifacts import load_model, save_artifact
 from luthier.models.card import describe
 from luthier.models.loading import load_tokenizer
@@ -29,13 +31,11 @@ from luthier.redteaming.measuring import (
     measure,
     safety_summary,
 )
-from luthier.redteaming.records import Record, read_records, write_records
 from luthier.redteaming.result import MartResult, Round
 from luthier.redteaming.seeds import Prompt, SeedSplit, read_prompts, split_seeds
 from luthier.redteaming.selection import should_stop
 from luthier.redteaming.settings import MartSettings, Side
 from luthier.redteaming.training import mixed, train_side
-from luthier.redteaming.writing import Request, Writer, seed_of
 from luthier.storage.keys import digest_of
 from luthier.storage.steps import Step, Workspace
 

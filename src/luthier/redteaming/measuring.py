@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 
 from luthier.evaluation.resampling import ratio_of, resampled
+from luthier.generation.records import Record, read_records, write_records
+from luthier.generation.settings import EndpointSettings
+from luthier.generation.writing import Request, seed_of, text_id
 from luthier.models.settings import ModelSettings
 from luthier.redteaming.asking import Asking, judged
 from luthier.redteaming.judges.base import Judge
 from luthier.redteaming.judges.rules import is_refusal
-from luthier.redteaming.records import Record, read_records, write_records
-from luthier.redteaming.seeds import Prompt, text_id
+from luthier.redteaming.seeds import Prompt
 from luthier.redteaming.selection import violation, wilson_interval
-from luthier.redteaming.settings import EndpointSettings
-from luthier.redteaming.writing import Request, seed_of
 from luthier.report.intervals import Interval, bounded_interval
 
 HELD_OUT, HELPFUL, LOOK_ALIKES = "held-out", "helpful", "look-alikes"

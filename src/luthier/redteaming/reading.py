@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import DataError
-from luthier.redteaming.records import Record, read_records
+from luthier.generation.records import Record, read_records
 from luthier.redteaming.seeds import Prompt
 
 

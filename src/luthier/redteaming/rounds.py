@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from luthier.generation.records import Record
+from luthier.generation.writing import Request, seed_of, text_id
 from luthier.redteaming.diversity import diversity
 from luthier.redteaming.duplicates import NearDuplicates
 from luthier.redteaming.labels import HumanLabels
-from luthier.redteaming.records import Record
-from luthier.redteaming.seeds import Prompt, text_id
+from luthier.redteaming.seeds import Prompt
 from luthier.redteaming.selection import (
     PLAIN,
     PREAMBLE,
@@ -27,7 +28,6 @@ from luthier.redteaming.selection import (
 )
 from luthier.redteaming.settings import MartSettings
 from luthier.redteaming.wording import imitate, written_prompt
-from luthier.redteaming.writing import Request, seed_of
 
 
 def parents_of(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,10 +12,10 @@ from luthier.data.reading.readers import ReadOptions, read_table
 from luthier.data.sources.base import FileSource
 from luthier.data.table import listing
 from luthier.errors import DataError, nearest
+from luthier.generation.writing import text_id, whole
 from luthier.redteaming.duplicates import NearDuplicates
 from luthier.redteaming.inputs import file_of
 from luthier.redteaming.settings import PromptSource
-from luthier.redteaming.wording import whole
 
 _TEXT_COLUMNS = ("prompt", "text", "goal", "behavior", "Behavior", "instruction", "question", "value", "request")
 _CATEGORY_COLUMNS = ("category", "SemanticCategory", "harm_area", "harm_categories", "types_of_harm", "risk_area")
@@ -48,11 +47,6 @@ class Prompt:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def text_id(*texts: str) -> str:
-    """12 hexadecimal digits that stand for some texts."""
-    return hashlib.sha256("\0".join(texts).encode(errors="surrogatepass")).hexdigest()[:12]
 
 
 def read_prompts(source: PromptSource | str) -> list[Prompt]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from luthier.data.settings import DataSettings
+from luthier.generation.records import Record, write_records
 from luthier.models.adapters import is_adapter
 from luthier.models.references import resolve
 from luthier.models.settings import ModelSettings
-from luthier.redteaming.records import Record, write_records
 from luthier.redteaming.settings import MartSettings, Side
 from luthier.stages.artifacts import Artifact
 from luthier.stages.base import MODEL, StageInputs

@@ -29,8 +29,3 @@ def written_prompt(text: str) -> str:
     if len(plain) > 1 and plain[0] == plain[-1] and plain[0] in "\"'":
         plain = plain[1:-1]
     return plain.strip()
-
-
-def whole(text: str) -> str:
-    """Text without halves of characters, which servers and files may send, and which no model can be trained on."""
-    return text.encode("utf8", "replace").decode("utf8")

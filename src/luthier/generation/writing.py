@@ -1,4 +1,4 @@
-"""What writes prompts and answers: the request, the answer, and the contract of a back end."""
+"""What writes texts: the request, the answer, and the contract of a back end."""
 
 from __future__ import annotations
 
@@ -60,3 +60,13 @@ def seed_of(*parts: Any) -> int:
     """A seed that depends on the parts alone: of the run, the round, the parent, the number of the sample."""
     text = "\0".join(map(str, parts)).encode(errors="surrogatepass")
     return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
+
+
+def whole(text: str) -> str:
+    """Text without halves of characters, which servers and files may send, and which no model can be trained on."""
+    return text.encode("utf8", "replace").decode("utf8")
+
+
+def text_id(*texts: str) -> str:
+    """12 hexadecimal digits that stand for some texts."""
+    return hashlib.sha256("\0".join(texts).encode(errors="surrogatepass")).hexdigest()[:12]

@@ -8,20 +8,20 @@ from typing import Any
 
 from luthier.errors import ModelError
 from luthier.extras import how_to_install, is_installed
+from luthier.generation.settings import VllmSettings
+from luthier.generation.writing import Request, Written
 from luthier.models.adapters import ADAPTER_CONFIG, base_settings, is_adapter
 from luthier.models.card import read_card
 from luthier.models.loading import local_folder
 from luthier.models.references import resolve
 from luthier.models.settings import ModelSettings
 from luthier.models.tensors import read_json
-from luthier.redteaming.settings import VllmSettings
-from luthier.redteaming.writing import Request, Written
 
 _PART = 256
 
 
 class VllmWriter:
-    """Writes with vLLM; see `luthier.redteaming.writing.Writer`.
+    """Writes with vLLM; see `luthier.generation.writing.Writer`.
 
     Args:
         model: a model or a LoRA adapter on one.

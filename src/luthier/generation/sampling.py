@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from luthier.redteaming.writing import Request
+from luthier.generation.writing import Request
 
 # Likeliest tokens among which the nucleus is looked for before the whole vocabulary is sorted.
 _LIKELY = 256

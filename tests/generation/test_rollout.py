@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from luthier.generation.rollout import Rollout, common_beginning, opened
+from luthier.generation.sampling import RowSampler, nucleus
+from luthier.generation.writing import Request
 from luthier.models.artifacts import load_model
 from luthier.models.loading import load_tokenizer
-from luthier.redteaming.rollout import Rollout, common_beginning, opened
-from luthier.redteaming.sampling import RowSampler, nucleus
-from luthier.redteaming.writing import Request
 from tests.redteaming.conftest import WORDS
 
 

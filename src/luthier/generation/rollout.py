@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from luthier.data.batches.encoders import Encoder, prompt_tokens
+from luthier.generation.sampling import RowSampler
+from luthier.generation.writing import Request, Written
 from luthier.models.inspect import model_max_length
 from luthier.progress import track
-from luthier.redteaming.sampling import RowSampler
-from luthier.redteaming.writing import Request, Written
 
 # A beginning is read apart when it is this long, and finished rows leave when they are a quarter of a batch.
 _COMMON, _LEAVES = 16, 4
@@ -45,7 +45,7 @@ class Rollout:
     def write(
         self, requests: Sequence[Request], max_new_tokens: int, skip: frozenset[str] = frozenset()
     ) -> Iterator[list[Written]]:
-        """Texts, batch by batch; see `luthier.redteaming.writing.Writer`."""
+        """Texts, batch by batch; see `luthier.generation.writing.Writer`."""
         prompts = self.prompts(requests, max_new_tokens)
         order = sorted(range(len(requests)), key=lambda i: (-len(prompts[i]), prompts[i], requests[i].id))
         done = 0

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import ModelError, WorkspaceError
+from luthier.generation.settings import EndpointSettings
+from luthier.generation.writing import Request, Written
 from luthier.progress import track
-from luthier.redteaming.settings import EndpointSettings
-from luthier.redteaming.writing import Request, Written
 from luthier.storage.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Budget:
 
 
 class Endpoint:
-    """Writes with a server; see `luthier.redteaming.writing.Writer`.
+    """Writes with a server; see `luthier.generation.writing.Writer`.
 
     Args:
         settings: which one, and its limits.

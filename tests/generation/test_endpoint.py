@@ -12,9 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 from luthier.errors import ModelError, WorkspaceError
-from luthier.redteaming.endpoint import Budget, Endpoint
-from luthier.redteaming.settings import EndpointSettings
-from luthier.redteaming.writing import Request
+from luthier.generation.endpoint import Budget, Endpoint
+from luthier.generation.writing import Request
+from luthier.redteaming.settings import PermittedEndpoint
 
 
 class Server:
@@ -87,8 +87,8 @@ def server() -> Iterator[Server]:
     made.http.server_close()
 
 
-def settings(server: Server, **more: Any) -> EndpointSettings:
-    return EndpointSettings(url=server.url, model="mine", **more)
+def settings(server: Server, **more: Any) -> PermittedEndpoint:
+    return PermittedEndpoint(url=server.url, model="mine", **more)
 
 
 def asked(count: int = 5) -> list[Request]:
@@ -194,5 +194,5 @@ def test_the_rate_is_kept(server):
 )
 def test_what_is_refused(more, said):
     with pytest.raises(ValidationError, match=said):
-        EndpointSettings(**{"model": "m", **more})
-    EndpointSettings(url="https://models.example.org/v1", model="m", may_test=True)
+        PermittedEndpoint(**{"model": "m", **more})
+    PermittedEndpoint(url="https://models.example.org/v1", model="m", may_test=True)

@@ -1,0 +1,54 @@
+"""What a model writes with. Nothing here imports torch, and annotations are no text, which pydantic would have to
+compile one by one at every start."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from luthier.settings import Settings
+
+
+class EndpointSettings(Settings):
+    """A server that speaks the OpenAI chat protocol."""
+
+    kind: Literal["endpoint"] = "endpoint"
+    url: str = Field(pattern=r"^https?://", description="Up to and with `/v1`, as in `http://localhost:8000/v1`.")
+    model: str = Field(min_length=1, description="Name of the model there.")
+    api_key: str | None = Field(None, description="Write it as `${env:NAME}`.")
+    retries: int = Field(5, ge=0, description="Further tries after a fault that may pass: 408, 429, 5xx, no answer.")
+    seconds: float = Field(60.0, gt=0, description="How long one answer may take.")
+    requests_per_minute: float | None = Field(None, gt=0, description="Most requests a minute; null has no limit.")
+    at_once: int = Field(4, gt=0, description="Requests that are under way at the same time.")
+    max_requests: int = Field(
+        1000, gt=0, description="Requests of the whole stage, retries included, after which it stops."
+    )
+    max_cost: float | None = Field(None, gt=0, description="What the whole stage may spend, in the currency of prices.")
+    price_in: float = Field(0.0, ge=0, description="Price of a million prompt tokens.")
+    price_out: float = Field(0.0, ge=0, description="Price of a million written tokens.")
+
+    @model_validator(mode="after")
+    def _cost_has_prices(self) -> Self:
+        if self.max_cost is not None and not (self.price_in or self.price_out):
+            raise ValueError("`max_cost` needs `price_in` or `price_out`, or nothing would ever cost anything")
+        return self
+
+
+class VllmSettings(Settings):
+    """vLLM in this process, for machines with an accelerator; needs the extra `vllm`."""
+
+    kind: Literal["vllm"] = "vllm"
+    gpu_memory: float = Field(0.85, gt=0, le=1, description="Share of the accelerator's memory that it may take.")
+
+    def extras(self) -> Mapping[str, str]:
+        return {"vllm": "kind"}
+
+
+class LocalSettings(Settings):
+    """transformers in this process: batches of prompts of similar length, whose finished rows make room."""
+
+    kind: Literal["local"] = "local"
+    batch_size: int = Field(32, gt=0, description="Prompts that are answered at the same time.")
+
+
+Backend = Annotated[LocalSettings | VllmSettings | EndpointSettings, Field(discriminator="kind")]
