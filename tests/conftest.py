@@ -1,5 +1,8 @@
 """One thread per test process, since small models are fastest so; a cache of the tests' own; no test's secrets in what
-another writes; and no example that fails since the machine is busy."""
+another writes; no example that fails since the machine is busy; and no work that is done twice."""
+
+import gc
+import time
 
 import hypothesis
 import pytest
@@ -10,6 +13,45 @@ from luthier import secrets
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("any speed", deadline=None)
 hypothesis.settings.load_profile("any speed")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What a module's tests share is made by one worker, not by each."""
+    for item in items:
+        scopes = {made[-1].scope for made in item._fixtureinfo.name2fixturedefs.values()}
+        if "module" in scopes and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+
+
+class _Garbage:
+    """Keeps searches for garbage short: what a long one left, imported modules above all, stays to the end of the tests
+    and is not looked at again."""
+
+    LONG = 0.02
+
+    def __init__(self) -> None:
+        self.began, self.was_long = 0.0, False
+
+    def searched(self, phase, _info):
+        if phase == "start":
+            self.began = time.process_time()
+        else:
+            self.was_long |= time.process_time() - self.began > self.LONG
+
+    @pytest.hookimpl
+    def pytest_runtest_logfinish(self):
+        """Between two tests, when nothing lives that one of them made."""
+        if self.was_long:
+            gc.collect()
+            gc.freeze()
+            self.was_long = False
+
+
+def pytest_configure(config):
+    garbage = _Garbage()
+    gc.callbacks.append(garbage.searched)
+    config.pluginmanager.register(garbage)
 
 
 @pytest.fixture(autouse=True, scope="session")
