@@ -2,12 +2,12 @@
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+
+from tests.processes import python
 
 KILLS = 20
 
@@ -18,8 +18,7 @@ def test_killed_twenty_times_equals_never_killed(workplace, method):
     recipe = workplace.write()
     commands = [["run", recipe, "--quiet", "--no-report", "--output", str(workplace.folder / n)] for n in ("a", "b")]
     script = str(Path(__file__).with_name("fork_runs.py"))
-    arguments = [sys.executable, script, *map(json.dumps, commands), str(KILLS // 2)]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=280, cwd=workplace.folder)
+    done = python(script, *map(json.dumps, commands), str(KILLS // 2), cwd=workplace.folder)
     outcome = json.loads(done.stdout.splitlines()[-1])
     assert outcome["straight"] == outcome["code"] == 0, done.stderr
     assert outcome["died"] >= KILLS // 4
@@ -50,8 +49,8 @@ def test_a_stream_that_is_killed_in_its_midst_goes_on_exactly_and_reads_no_row_a
 
     def rows_read(output: str, step: int, code: int, recipe: str = recipe) -> list[int]:
         file = workplace.folder / f"{output}-{step}"
-        command = [sys.executable, script, str(file), str(step), "run", recipe, "--quiet", "--no-report"]
-        done = subprocess.run([*command, "--output", output], capture_output=True, text=True, cwd=workplace.folder)
+        command = [script, file, str(step), "run", recipe, "--quiet", "--no-report", "--output", output]
+        done = python(*command, cwd=workplace.folder)
         assert done.returncode == code, done.stderr
         return [int(number) for number in file.read_text().split()]
 

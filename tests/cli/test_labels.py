@@ -40,7 +40,7 @@ def test_a_run_that_another_process_continues_keeps_its_labels(workplace):
         environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
         return subprocess.run(command, cwd=workplace.folder, env=environment, timeout=200).returncode
 
-    assert run("straight", 0, "-m", "luthier.cli") == 0
+    assert workplace.luthier("run", recipe, "--quiet", "--no-report", "--output", "straight") == 0
     assert run("stopped", 1, "-c", STOPPED_RUN) == 75
     assert run("stopped", 2, "-m", "luthier.cli") == 0
     told = [

@@ -13,6 +13,7 @@ from luthier.cli.arguments import main
 from luthier.cli.starter import starter_recipe
 from luthier.registry import METHODS
 from luthier.report.results import read_run
+from tests.processes import python
 
 
 def test_an_unknown_verb_is_answered_with_the_nearest(capsys):
@@ -108,8 +109,7 @@ def test_what_two_stages_warn_of_is_said_once(workplace):
     del workplace.tune["data"]["validation"]
     workplace.tune.update({"data": workplace.tune["data"] | {"validation_fraction": 0.2}, "epochs": 1})
     workplace.write()
-    command = [sys.executable, "-m", "luthier.cli", "run", "recipe.yaml", "--quiet"]
-    done = subprocess.run(command, cwd=workplace.folder, capture_output=True, text=True, check=False)
+    done = python("-m", "luthier.cli", "run", "recipe.yaml", "--quiet", cwd=workplace.folder)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("rows are cut for validation") == 1
 

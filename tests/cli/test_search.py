@@ -4,8 +4,6 @@ import builtins
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from luthier.report import recommend
 from luthier.storage.jsonlines import read_log
 from luthier.training.trainer import LuthierTrainer
 from luthier.training.validation import Evaluation, Validation
+from tests.processes import python
 
 SPACE = {
     "stages.0.tune.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
@@ -75,8 +74,7 @@ def test_a_search_killed_again_and_again_is_one_that_was_never_killed(place):
     recipe = place.write()
     commands = [["run", recipe, "--quiet", "--no-report", "--output", str(place.folder / n)] for n in ("a", "b")]
     script = str(Path(__file__).with_name("fork_runs.py"))
-    arguments = [sys.executable, script, *map(json.dumps, commands), "4"]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=280, cwd=place.folder)
+    done = python(script, *map(json.dumps, commands), "4", cwd=place.folder)
     outcome = json.loads(done.stdout.splitlines()[-1])
     assert outcome["straight"] == outcome["code"] == 0, done.stderr
     assert outcome["died"] >= 2

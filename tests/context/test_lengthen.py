@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from luthier.storage.jsonlines import read_log
 from luthier.training.callbacks import LogCallback
 from tests.cli.conftest import tiny_model
 from tests.context.conftest import LENGTH, documents, write
+from tests.processes import python, ranks
 
 __all__ = ["tiny_model"]
 ROOT = Path(__file__).parents[2]
@@ -142,11 +140,7 @@ def test_a_run_killed_at_a_change_of_length_ends_as_one_never_killed(tmp_path: P
         "LogCallback.on_step_begin = end\n"
         "import luthier; luthier.run('run.yaml', output='runs')"
     )
-    paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    killed = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, timeout=200
-    )
+    killed = python("-c", code, cwd=tmp_path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     assert not (tmp_path / "runs/run/00-lengthen/done.json").exists()
     assert_the_same(run(tmp_path, content), finished)
@@ -188,12 +182,9 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path, decoder
     common = {"adam_epsilon": 1e-3, "max_steps": 4, "evaluate_every": "never"}
     one = run(tmp_path, recipe(tmp_path, decoder, "one", **common, batch_size=2))
     (tmp_path / "two.yaml").write_text(json.dumps(recipe(tmp_path, decoder, "two", **common, batch_size=1)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    command += ["-m", "luthier.cli", "run", "two.yaml", "--output", "runs", "--quiet", "--no-report"]
-    paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250)
-    assert done.returncode == 0, done.stderr[:6000]
+    command = ["-m", "luthier.cli", "run", "two.yaml", "--output", "runs", "--quiet", "--no-report"]
+    for done in ranks(2, *command, cwd=tmp_path):
+        assert done.returncode == 0, done.stderr[:6000]
     two = tmp_path / "runs" / "two" / "00-lengthen"
     expected, found = (load_file(folder / "model" / "model.safetensors") for folder in (one, two))
     for name, value in expected.items():

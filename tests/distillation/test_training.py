@@ -21,6 +21,7 @@ from luthier.objectives.part import Part
 from luthier.objectives.part_list import PartList
 from luthier.robustness.settings import RoastSettings
 from luthier.training.checkpoints import newest_whole
+from tests.processes import of_each
 from tests.robustness import tiny
 from tests.training.test_job import At, Killed, Trace, kill
 
@@ -412,7 +413,7 @@ def _process(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     folder: Path = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(_process, args=(str(folder),), nprocs=2)
+    of_each(2, _process, str(folder))
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 
 import luthier
 from tests.cli.conftest import GOOD_WORDS, Workplace, tiny_model, workplace, write_tsv
+from tests.processes import python
 
 __all__ = ["tiny_model", "workplace"]
 HERE = Path(__file__).parent
@@ -50,13 +50,7 @@ class Site:
         """What each command says, all of them in one new process; each ends with this exit code."""
         paths = [str(Path(luthier.__file__).parents[1]), str(self.folder)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run(
-            [sys.executable, str(HERE / "drive.py"), json.dumps(commands)],
-            capture_output=True,
-            text=True,
-            env=environment,
-            check=False,
-        )
+        done = python(HERE / "drive.py", json.dumps(commands), env=environment)
         assert done.returncode == 0, done.stderr
         answers = json.loads(done.stdout.splitlines()[-1])
         for command, answer in zip(commands, answers, strict=True):

@@ -12,6 +12,7 @@ from torch import nn
 
 from luthier.registry import OBJECTIVES
 from luthier.robustness.settings import AdvEmbedSettings
+from tests.processes import of_each
 from tests.robustness.tiny import MODELS, bert, trainer, weights
 
 NAMES = ["adv_embed", "roast", "r3f", "smart", "free_lb", "r_drop", "adv_weight", "child_tuning_d", "wcons"]
@@ -48,7 +49,7 @@ def _process(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
     folder: Path = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(_process, args=(str(folder),), nprocs=2)
+    of_each(2, _process, str(folder))
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch.nn import Parameter
 
 from luthier.robustness.selection import MaskPolicy, Selection, importance_scores, keep_probability, kept_fraction
+from tests.processes import of_each
 
 
 def parameters(*shapes: tuple[int, ...]) -> list[Parameter]:
@@ -187,7 +188,7 @@ def _process(rank: int, folder: str) -> None:
 
 
 def test_processes_average_importance_and_share_the_mask(tmp_path: Any) -> None:
-    torch.multiprocessing.spawn(_process, args=(str(tmp_path),), nprocs=2)
+    of_each(2, _process, str(tmp_path))
     one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert one["importance"].tolist() == [41.0, 2.0, 4.5, 8.0, 12.5, 18.0]
     assert torch.equal(one["importance"], two["importance"])

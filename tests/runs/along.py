@@ -1,4 +1,4 @@
-"""What torchrun starts in the tests of several processes.
+"""What each process runs in the tests of several processes.
 
 `one RECIPE OUTPUT`: the command line; the other process is killed at a step. `many PLAN`: several runs, one after
 another, of which some fail on purpose; what became of each is written down by every process.

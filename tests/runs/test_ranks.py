@@ -1,4 +1,4 @@
-"""Runs of two processes, as torchrun starts them, beside the same runs of one."""
+"""Runs of two processes beside the same runs of one; torchrun starts those of which one is killed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from luthier.data.batches.sampling import LengthBucketSampler
 from luthier.storage.jsonlines import read_log
 from tests.cli.conftest import Workplace, sentences, write_tsv
+from tests.processes import ranks
 
 # What is run once for all of them is run by one worker.
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group(__name__)]
@@ -24,7 +25,7 @@ SCRIPT = Path(__file__).with_name("along.py")
 SOURCES = Path(__file__).parents[2]
 
 
-def two_processes(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def torchrun(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     paths = os.pathsep.join([str(SOURCES / "src"), str(SOURCES), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
@@ -35,6 +36,15 @@ def two_processes(*arguments: str, folder: Path) -> subprocess.CompletedProcess[
         text=True,
         timeout=500,
     )
+
+
+def told_by_two(plan: list[dict[str, Any]], folder: Path) -> list[list[dict[str, Any]]]:
+    """What each of two processes says of the runs of a plan, started as torchrun starts them."""
+    (folder / "plan.json").write_text(json.dumps(plan))
+    environment = os.environ | {"LUTHIER_CACHE": str(folder / "cache")}
+    for done in ranks(2, SCRIPT, "many", folder / "plan.json", cwd=folder, env=environment, timeout=500):
+        assert done.returncode == 0, done.stderr
+    return [json.loads((folder / f"told-{number}.json").read_text()) for number in range(2)]
 
 
 def recipe(place: Workplace, name: str, **tune: Any) -> dict[str, Any]:
@@ -68,7 +78,7 @@ def killed(place: Workplace) -> subprocess.CompletedProcess[str]:
     """A run whose other process was killed after a checkpoint."""
     file = place.folder / "killed.json"
     file.write_text(json.dumps(recipe(place, "killed", batch_size=4)))
-    return two_processes("one", str(file), "two", folder=place.folder)
+    return torchrun("one", str(file), "two", folder=place.folder)
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +106,7 @@ def told(place: Workplace, killed: Any) -> list[list[dict[str, Any]]]:
         {"recipe": noisy | {"name": "noisy stopped"}, "output": two, "harm": "signal"},
         {"recipe": noisy | {"name": "noisy stopped"}, "output": two},
     ]
-    (place.folder / "plan.json").write_text(json.dumps(plan))
-    done = two_processes("many", str(place.folder / "plan.json"), folder=place.folder)
-    assert done.returncode == 0, done.stderr
-    return [json.loads((place.folder / f"told-{number}.json").read_text()) for number in range(2)]
+    return told_by_two(plan, place.folder)
 
 
 def outcome(folder: Path, stage: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 from luthier.storage.jsonlines import read_log
 from tests.cli.conftest import Workplace
-from tests.runs.test_ranks import assert_alike, one_process, outcome, place, recipe, two_processes
+from tests.runs.test_ranks import assert_alike, one_process, outcome, place, recipe, told_by_two
 
 __all__ = ["place"]
 # What is run once for all of them is run by one worker.
@@ -65,11 +64,7 @@ def told(place: Workplace) -> list[list[dict[str, Any]]]:
         {"recipe": with_workers(evaluated(place, "rows helped", 4, max_steps=6, objective="roast"), "rows helped")},
         {"recipe": evaluated(place, "rows", 4, max_steps=6, objective="roast")},
     ]
-    plan = [{"output": two, **one} for one in plan]
-    (place.folder / "plan.json").write_text(json.dumps(plan))
-    done = two_processes("many", str(place.folder / "plan.json"), folder=place.folder)
-    assert done.returncode == 0, done.stderr
-    return [json.loads((place.folder / f"told-{number}.json").read_text()) for number in range(2)]
+    return told_by_two([{"output": two, **one} for one in plan], place.folder)
 
 
 def test_a_stream_is_shared_as_one_process_with_the_whole_batch_reads_it(place: Workplace, told: Any) -> None:

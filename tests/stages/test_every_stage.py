@@ -8,8 +8,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from luthier.stages.artifacts import KINDS
 from tests.cli.conftest import BAD_WORDS, GOOD_WORDS, PLAIN_WORDS, sentences, tiny_model
 from tests.cli.test_full_disk import largest_file
 from tests.evaluation.text_models import model_of, tokenizer_of
+from tests.processes import python
 from tests.stages.cases import CASES, Block, Case, Sources
 
 __all__ = ["tiny_model"]
@@ -231,14 +230,12 @@ def killed_together(
     cases: Sequence[Case], folder: Path, bases: dict[str, Path]
 ) -> dict[str, tuple[Path, dict[str, Any]]]:
     recipes = {case.name: Path(Place(folder / case.name, bases[case.on]).stages(case).write()) for case in cases}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.stages.killed_runs", json.dumps([str(path) for path in recipes.values()])],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
+    done = python(
+        "-m",
+        "tests.stages.killed_runs",
+        json.dumps([str(path) for path in recipes.values()]),
         # A process that has used an accelerator can't be forked.
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""},
-        check=False,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 
 import luthier
 from luthier.storage.code import IGNORED, Sources, facts_of
+from tests.processes import python
 
 ROOT = Path(luthier.__file__).parent
 LORA = {"luthier.tuning.stage", "luthier.tuning.stock.lora"}
@@ -174,7 +173,7 @@ def test_every_module_that_a_run_loads_is_in_the_key_of_a_stage(workplace):
 
     workplace.tune.update(method="unipelt", epochs=1, objective="r3f")
     recipe = load_recipe(workplace.write())
-    done = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, check=False)
+    done = python("-c", RUN)
     assert done.returncode == 0, done.stderr
     loaded = set(json.loads(done.stdout.splitlines()[-1]))
     assert "luthier.tuning.unipelt.layer" in loaded

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from luthier.training.trunk.cache import TrunkCache, cached_features
 from luthier.training.trunk.fed_rows import batch_key, row_keys
 from luthier.training.trunk.stored_trunk import stored_trunk
 from luthier.tuning.instance_prompt.sentence_vectors import compute_sentence_vectors
+from tests.processes import CONTEXT
 from tests.representing.models import TEXTS, saved_model
 from tests.training.trunk.test_cache import collate, rows, with_trained_head
 from tests.tuning.instance_prompt_models import encoder
@@ -155,9 +155,8 @@ def test_two_processes_store_the_same_at_once(before, tmp_path):
     if before == "damaged":
         of_trunk(cache)
         put_nan(next(cache.glob("*/0.npy")))
-    context = multiprocessing.get_context("spawn")
-    barrier, answers = context.Barrier(2), context.Queue()
-    processes = [context.Process(target=_store, args=(str(cache), barrier, answers)) for _ in range(2)]
+    barrier, answers = CONTEXT.Barrier(2), CONTEXT.Queue()
+    processes = [CONTEXT.Process(target=_store, args=(str(cache), barrier, answers)) for _ in range(2)]
     for process in processes:
         process.start()
     found = [answers.get(timeout=100) for _ in processes]

@@ -16,6 +16,7 @@ from luthier.models.adapter_files import attach_adapter
 from luthier.models.artifacts import load_model
 from luthier.tuning import load_trainable_prompt
 from tests.methods.test_export import named, of_artifact, text, tuned
+from tests.processes import python
 
 STOCK: list[dict[str, Any]] = [
     {"name": "lora"},
@@ -31,11 +32,12 @@ import sys, torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification as Auto
 {then}
-base, adapter, batch, out = sys.argv[1:]
-model = PeftModel.from_pretrained(Auto.from_pretrained(base, num_labels=2), adapter, is_trainable={trainable})
-with torch.no_grad():
-    torch.save(model.eval()(**torch.load(batch)).logits, out)
-assert not {trainable} or any(p.requires_grad for p in model.parameters())
+for folder in sys.argv[1:]:
+    plain = Auto.from_pretrained(folder + "/base", num_labels=2)
+    model = PeftModel.from_pretrained(plain, folder + "/run/00-tune/model", is_trainable={trainable})
+    with torch.no_grad():
+        torch.save(model.eval()(**torch.load(folder + "/batch.pt")).logits, folder + "/logits.pt")
+    assert not {trainable} or any(p.requires_grad for p in model.parameters())
 """
 WITHOUT = "assert not any(name.startswith('luthier') for name in sys.modules)"
 WRITE = """
@@ -57,27 +59,31 @@ assert not any(name.startswith('luthier') for name in sys.modules)
 """
 
 
-def python(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def fresh(code: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
+    """Code in a process that has imported nothing."""
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
 
 
-def loaded(folder: Path, tmp_path: Path, first: str, then: str, trainable: bool = False) -> torch.Tensor:
-    """The logits of an adapter that PEFT loads in a fresh process."""
-    torch.save(text(tmp_path / "base"), tmp_path / "batch.pt")
-    code = LOAD.format(first=first, then=then, trainable=trainable)
-    places = [tmp_path / "base", folder, tmp_path / "batch.pt", tmp_path / "logits.pt"]
-    done = python(code if then else code + WITHOUT, *places)
-    assert done.returncode == 0, done.stderr
-    found: torch.Tensor = torch.load(tmp_path / "logits.pt")
-    return found
+def saved(folder: Path, method: dict[str, Any]) -> Path:
+    """A folder with a base model, an adapter for it and a batch."""
+    folder.mkdir(exist_ok=True)
+    tuned(folder, "sequence_classification", method)
+    torch.save(text(folder / "base"), folder / "batch.pt")
+    return folder
+
+
+def check_logits(folder: Path) -> None:
+    """Those that PEFT gave in another process are ours."""
+    expected = of_artifact(folder / "run" / "00-tune" / "model", **text(folder / "base"))
+    torch.testing.assert_close(torch.load(folder / "logits.pt"), expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", STOCK, ids=named)
 def test_stock_peft_loads_what_we_saved(method: dict[str, Any], tmp_path: Path):
-    folder = tuned(tmp_path, "sequence_classification", method)
-    found = loaded(folder, tmp_path, "", "", trainable=method["name"] == "lora")
-    torch.testing.assert_close(found, of_artifact(folder, **text(tmp_path / "base")), atol=1e-6, rtol=1e-5)
+    code = LOAD.format(first="", then="", trainable=method["name"] == "lora") + WITHOUT
+    done = python("-c", code, saved(tmp_path, method))
+    assert done.returncode == 0, done.stderr
+    check_logits(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["lora", "prompt", "p_tuning", "prefix"])
@@ -87,7 +93,7 @@ def test_we_load_what_stock_peft_saved_and_train_it_on(name: str, tmp_path: Path
     base = save_tiny("BertForSequenceClassification", bert_config(), tmp_path / "base", **BERT_TOKENS)
     batch = text(base)
     torch.save(batch, tmp_path / "batch.pt")
-    done = python(WRITE, base, tmp_path / "adapter", tmp_path / "batch.pt", tmp_path / "logits.pt", name)
+    done = python("-c", WRITE, base, tmp_path / "adapter", tmp_path / "batch.pt", tmp_path / "logits.pt", name)
     assert done.returncode == 0, done.stderr
     expected = torch.load(tmp_path / "logits.pt")
     ours = attach_adapter(load_model(str(base), "sequence_classification", num_labels=2), tmp_path / "adapter")
@@ -103,13 +109,17 @@ def test_we_load_what_stock_peft_saved_and_train_it_on(name: str, tmp_path: Path
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in trained.parameters())
 
 
-@pytest.mark.parametrize("method", OURS, ids=named)
 @pytest.mark.parametrize("trainable", [False, True])
-def test_peft_loads_ours_after_the_import(method: dict[str, Any], trainable: bool, tmp_path: Path):
-    folder = tuned(tmp_path, "sequence_classification", method)
-    order = ("import luthier", "import sys") if trainable else ("", "import luthier")
-    found = loaded(folder, tmp_path, *order, trainable=trainable)
-    torch.testing.assert_close(found, of_artifact(folder, **text(tmp_path / "base")), atol=1e-6, rtol=1e-5)
+def test_peft_loads_ours_after_the_import(trainable: bool, tmp_path: Path):
+    """Trainable, when PEFT is imported behind us, too."""
+    first, then = ("import luthier", "") if trainable else ("", "import luthier")
+    folders = [tmp_path / method["name"] for method in OURS]
+    for folder, method in zip(folders, OURS, strict=True):
+        saved(folder, method)
+    done = fresh(LOAD.format(first=first, then=then, trainable=trainable), *folders)
+    assert done.returncode == 0, done.stderr
+    for folder in folders:
+        check_logits(folder)
 
 
 def test_the_import_alone_imports_nothing_heavy_and_leaves_other_adapters_to_peft(tmp_path: Path):
@@ -130,5 +140,5 @@ def test_the_import_alone_imports_nothing_heavy_and_leaves_other_adapters_to_pef
         "else:\n"
         "    raise SystemExit('no error')\n"
     )
-    done = python(code, tmp_path / "adapter")
+    done = fresh(code, tmp_path / "adapter")
     assert done.returncode == 0, done.stderr

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from luthier.errors import ModelError
 from luthier.tuning.residual_prompt import ResidualPromptConfig, fold_prompt, load_trainable_prompt
+from tests.processes import python
 from tests.tuning.cases import ARCHITECTURES, base_model, batch_of, token_ids
 
 KINDS = list(ARCHITECTURES)
@@ -109,7 +108,7 @@ def test_stock_peft_loads_the_folded_prompt(kind: str, tmp_path: Path) -> None:
     fold_prompt(model, tmp_path / "folded")
     torch.save(batch_of(kind, [6, 6]), tmp_path / "batch.pt")
     paths = [str(tmp_path / name) for name in ("base", "folded", "batch.pt", "logits.pt")]
-    subprocess.run([sys.executable, "-c", LOADER, kind, *paths], check=True, capture_output=True, text=True)
+    python("-c", LOADER, kind, *paths, check=True)
     assert torch.equal(torch.load(tmp_path / "logits.pt"), logits_of(model, kind))
 
 
@@ -303,7 +302,7 @@ def test_register_is_enough_to_load(tmp_path: Path) -> None:
         "assert m.peft_config['default'].peft_type.value == 'RESIDUAL_PROMPT'"
     )
     paths = [str(tmp_path / "base"), str(tmp_path / "adapter")]
-    subprocess.run([sys.executable, "-c", code, *paths], check=True, capture_output=True, text=True)
+    python("-c", code, *paths, check=True)
 
 
 def test_peft_is_as_the_shim_expects() -> None:

@@ -72,6 +72,10 @@ class Sources:
         self._places: dict[str, Path | None] = {"luthier": Path(__file__).parents[1], **(places or {})}
         self._notes: dict[str, Facts] | None = None
         self._added = False
+        # What one closure has seen of the disk: files by module, folders by package, and what lies in a folder.
+        self._files: dict[str, Path | None] = {}
+        self._folders: dict[str, Path | None] = {}
+        self._names: dict[Path, frozenset[str]] = {}
 
     def code_digest(self, modules: Iterable[str]) -> str:
         """One digest over all that the modules run, and the versions of the libraries that compute."""
@@ -88,6 +92,7 @@ class Sources:
         followed = {name.partition(".")[0] for name in modules} | {"luthier"}
         found: dict[str, Facts] = {}
         waiting = list(modules)
+        self._forget()
         while waiting:
             name = waiting.pop()
             if name in found or _is_ignored(name) or not self._is_followed(name, followed):
@@ -127,6 +132,7 @@ class Sources:
             if place is not None and not _is_installed(place) and self._beside(place, top) is not None:
                 self._places[top] = self._beside(place, top)
                 followed.add(top)
+                self._forget()
                 return True
         return False
 
@@ -143,14 +149,45 @@ class Sources:
         return self._places[top]
 
     def _file(self, name: str) -> Path | None:
-        top, *below = name.split(".")
-        place = self._place(top)
-        if place is None or (below and place.is_file()):
-            return None
-        path = place.joinpath(*below)
-        if path.is_file() and not below:
-            return path
-        return next((p for p in (path / "__init__.py", path.with_suffix(".py")) if p.is_file()), None)
+        """The source file of a module."""
+        if name not in self._files:
+            self._files[name] = self._look_up(name)
+        return self._files[name]
+
+    def _forget(self) -> None:
+        for seen in (self._files, self._folders, self._names):
+            seen.clear()
+
+    def _look_up(self, name: str) -> Path | None:
+        package, _, last = name.rpartition(".")
+        if not package:
+            place = self._place(name)
+            alone = place is not None and place.is_file()
+            return place if alone or place is None else self._in(place.parent, place.name)
+        folder = self._folder(package)
+        return None if folder is None else self._in(folder, last)
+
+    def _in(self, folder: Path, name: str) -> Path | None:
+        """The file of a package or of a module in a folder."""
+        names = self._names_in(folder)
+        if name in names and "__init__.py" in self._names_in(folder / name):
+            return folder / name / "__init__.py"
+        return folder / f"{name}.py" if f"{name}.py" in names else None
+
+    def _folder(self, package: str) -> Path | None:
+        if package not in self._folders:
+            top, *below = package.split(".")
+            place = self._place(top)
+            self._folders[package] = None if place is None or place.is_file() else place.joinpath(*below)
+        return self._folders[package]
+
+    def _names_in(self, folder: Path) -> frozenset[str]:
+        if folder not in self._names:
+            try:
+                self._names[folder] = frozenset(os.listdir(folder))
+            except OSError:
+                self._names[folder] = frozenset()
+        return self._names[folder]
 
     # -- what counts of a file ---------------------------------------------------------------------------------
 
