@@ -14,9 +14,9 @@ from sklearn.metrics import f1_score, log_loss
 
 from luthier.data.schemas import IGNORED
 from luthier.evaluation.baselines import beside
+from luthier.evaluation.counted import guessed_macro_f1
 from luthier.evaluation.metrics import bootstrap_interval, score
 from luthier.evaluation.prediction import Predictions
-from luthier.evaluation.resampling import guessed_macro_f1
 from luthier.evaluation.scoring import task_result
 from luthier.tasks.base import task_named
 from luthier.tasks.running.priors import class_scores

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from scipy import stats
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, mean_squared_error
 
 from luthier.evaluation import resampling
 from luthier.evaluation.metrics import METRICS, bootstrap_interval, percentiles, score
@@ -50,6 +57,30 @@ def of_questions() -> Judged:
     return Judged(gold, np.where(rng.random(ROWS) < 0.8, gold, 1 - gold), groups)
 
 
+def correlation(kind: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    def score(gold: np.ndarray, guess: np.ndarray) -> float:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", stats.ConstantInputWarning)
+            return float(np.nan_to_num(getattr(stats, kind)(gold, guess).statistic))
+
+    return score
+
+
+def macro_f1(gold: np.ndarray, guess: np.ndarray) -> float:
+    labels = np.setdiff1d(np.union1d(gold, guess), [-1])
+    return float(f1_score(gold, guess, labels=labels, average="macro", zero_division=0))
+
+
+# Scores by the libraries; -1 is none of the labels.
+BY_LIBRARIES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": accuracy_score,
+    "f1": lambda gold, guess: f1_score(gold, guess, labels=[1], average="macro", zero_division=0),
+    "macro_f1": macro_f1,
+    "matthews_correlation": matthews_corrcoef,
+    "pearson": correlation("pearsonr"),
+    "spearman": correlation("spearmanr"),
+    "mean_squared_error": mean_squared_error,
+}
 CASES = [
     *((classes(2), name) for name in CLASSES),
     *((classes(7), name) for name in CLASSES),
@@ -69,6 +100,8 @@ def test_an_interval_is_that_of_the_loop(judged: Judged, name: str, monkeypatch:
 
     def one(index: np.ndarray) -> float:
         drawn = judged.drawn(index)
+        if name in BY_LIBRARIES:
+            return float(BY_LIBRARIES[name](drawn.gold, drawn.guess))
         return score((name,), drawn.gold, drawn.guess, drawn.groups)[name]
 
     expected = bootstrap_interval(one, judged.questions, draws=DRAWS, seed=5)
@@ -82,10 +115,19 @@ def test_every_metric_has_its_statistic() -> None:
     assert resampling._BUILDERS.keys() == METRICS.keys()
 
 
-def test_a_statistic_of_all_rows_once_is_the_score() -> None:
-    judged = classes(4)
-    found = {name: float(statistic_of(name, judged)(np.ones((1, ROWS)))[0]) for name in CLASSES}  # type: ignore[misc]
-    assert found == pytest.approx(score(CLASSES, judged.gold, judged.guess), abs=1e-12)
+def test_scores_of_classes_and_numbers_import_no_library_of_scores() -> None:
+    code = (
+        "import sys, numpy as np; from luthier.evaluation.metrics import METRICS; "
+        f"[METRICS[name](np.array([0, 1, 1]), np.array([0, 1, 0])) for name in {list(BY_LIBRARIES)}]; "
+        "assert not {'sklearn', 'scipy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("judged", "name"), [case for case in CASES if case[1] in BY_LIBRARIES])
+def test_a_score_is_that_of_the_libraries(judged: Judged, name: str) -> None:
+    found = score((name,), judged.gold, judged.guess)[name]
+    assert found == pytest.approx(BY_LIBRARIES[name](judged.gold, judged.guess), abs=1e-12)
 
 
 def test_the_correlation_of_draws_that_hold_one_value_is_0() -> None:

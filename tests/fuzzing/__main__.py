@@ -1,5 +1,8 @@
 """Fuzz readers of foreign files: `python -m tests.fuzzing --seconds 600 --only chat`.
 
+With `--record FILE` the seconds are a total: every reader gets turns of a minute, what each had so far is kept in the file,
+and the next call goes on from there with other changes.
+
 Every finding is written to a folder: the changed file, and beside it the traceback. A case that crashes the process, or
 takes more memory than is allowed, is found by the process that watches; it goes on with the next seed.
 """
@@ -25,6 +28,8 @@ from tests.fuzzing.targets import TARGETS
 _MEMORY = 6 << 30
 # Processor seconds to import what is needed, to make what is sound, and for a last case.
 _START = 120.0
+# Processor seconds of a reader before the next one's turn, where a record is kept.
+_TURN = 60.0
 
 
 def main() -> int:
@@ -33,6 +38,9 @@ def main() -> int:
     parser.add_argument("--only", help="the reader of this name, or those whose name contains it")
     parser.add_argument("--seed", type=int, default=0, help="of the changes")
     parser.add_argument("--findings", type=Path, default=Path("fuzzing-findings"), help="folder for what is found")
+    parser.add_argument(
+        "--record", type=Path, help="file of what every reader had so far; a later call goes on from it"
+    )
     parser.add_argument("--list", action="store_true", help="print the readers")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -44,14 +52,40 @@ def main() -> int:
     if options.child:
         fuzz(options.child, options.seconds, options.seed, options.findings)
         return 0
-    found = sum(watched(name, options) for name in names)
+    if options.record:
+        found = recorded(names, options)
+    else:
+        found = sum(watched(name, options.seconds, options.seed, options.findings)["found"] for name in names)
     print(f"{found} findings" + (f", in {options.findings}" if found else ""))
     return 1 if found else 0
 
 
-def watched(name: str, options: argparse.Namespace) -> int:
-    """Fuzz one reader in a process of its own, and in another one where that died."""
-    left, seed, found, cases = options.seconds, options.seed, 0, 0
+def recorded(names: list[str], options: argparse.Namespace) -> int:
+    """Findings of this call, which gives each reader turns until it had `--seconds` in all, by the record.
+
+    The record names for every reader its processor seconds, cases, findings and turns; a turn has changes of its own.
+    """
+    record = json.loads(options.record.read_text()) if options.record.exists() else {}
+    new = 0
+    while behind := [name for name in names if record.get(name, {}).get("seconds", 0) < options.seconds]:
+        name = min(behind, key=lambda one: record.get(one, {}).get("seconds", 0))
+        had = record.setdefault(name, {"seconds": 0, "cases": 0, "found": 0, "turns": 0})
+        turn = min(_TURN, options.seconds - had["seconds"])
+        told = watched(name, turn, options.seed + had["turns"], options.findings)
+        for key, value in told.items():
+            had[key] += value
+        had["turns"] += 1
+        had["seconds"] += turn
+        new += told["found"]
+        scratch = options.record.with_suffix(".new")
+        scratch.write_text(json.dumps(record, indent=1))
+        scratch.replace(options.record)
+    return new
+
+
+def watched(name: str, seconds: float, seed: int, findings: Path) -> dict[str, int]:
+    """Cases and findings of one reader, in a process of its own, and in another one where that died."""
+    left, found, cases = seconds, 0, 0
     while left > 1:
         with tempfile.TemporaryDirectory() as place:
             state, errors = Path(place) / "state.json", Path(place) / "errors"
@@ -66,7 +100,7 @@ def watched(name: str, options: argparse.Namespace) -> int:
                 "--seed",
                 str(seed),
             ]
-            command += ["--findings", str(options.findings)]
+            command += ["--findings", str(findings)]
             environment = os.environ | {"FUZZING_STATE": str(state), "LUTHIER_CACHE": f"{place}/cache"}
             with errors.open("wb") as stream:
                 child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=stream)
@@ -80,9 +114,9 @@ def watched(name: str, options: argparse.Namespace) -> int:
                 break
             found, left, seed = found + 1, left - used, seed + 1000
             told_by = f"{died}\n{errors.read_text(errors='replace')[-3000:]}"
-            keep(options.findings, name, told["file"], bytes.fromhex(told["content"]), told_by, died)
+            keep(findings, name, told["file"], bytes.fromhex(told["content"]), told_by, died)
     print(f"{name}: {cases} cases, {found} findings", flush=True)
-    return found
+    return {"cases": cases, "found": found}
 
 
 def _used_until_the_end(child: subprocess.Popen[bytes], most: float) -> float:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from luthier.evaluation.resampling import Statistic
+from luthier.evaluation.counted import Statistic
 
 Binning = Literal["equal_width", "equal_mass"]
 

@@ -1,8 +1,7 @@
-"""Scores of a task by name, from a kept library where one has them, with bootstrap intervals over rows."""
+"""Scores of a task by name, with bootstrap intervals over rows."""
 
 from __future__ import annotations
 
-import math
 import re
 import string
 import warnings
@@ -13,44 +12,14 @@ from typing import Any
 import numpy as np
 
 from luthier.errors import RecipeError
+from luthier.evaluation import counted
 
 
-def _binary_f1(gold: np.ndarray, guess: np.ndarray) -> float:
-    from sklearn.metrics import f1_score
+def _of_rows(statistic: Callable[[np.ndarray, np.ndarray], counted.Statistic]) -> Callable[[Any, Any], float]:
+    """A score of (N,) labels or numbers, as that of draws where every row counts once."""
 
-    # As the average of one class, so that guesses may also be -1, none of the labels.
-    return float(f1_score(gold, guess, labels=[1], average="macro", zero_division=0))
-
-
-def _macro_f1(gold: np.ndarray, guess: np.ndarray) -> float:
-    from sklearn.metrics import f1_score
-
-    labels = np.setdiff1d(np.union1d(gold, guess), [-1])
-    return float(f1_score(gold, guess, labels=labels, average="macro", zero_division=0))
-
-
-def _matthews(gold: np.ndarray, guess: np.ndarray) -> float:
-    from sklearn.metrics import matthews_corrcoef
-
-    return float(matthews_corrcoef(gold, guess))
-
-
-def _accuracy(gold: np.ndarray, guess: np.ndarray) -> float:
-    return float(np.mean(gold == guess))
-
-
-def _squared_error(gold: np.ndarray, guess: np.ndarray) -> float:
-    return float(np.mean((gold - guess) ** 2))
-
-
-def _correlation(kind: str) -> Callable[[np.ndarray, np.ndarray], float]:
     def score(gold: np.ndarray, guess: np.ndarray) -> float:
-        from scipy import stats
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", stats.ConstantInputWarning)
-            value = float(getattr(stats, kind)(gold, guess).statistic)
-        return 0.0 if math.isnan(value) else value
+        return counted.of_all_rows(statistic(gold, guess), len(gold))
 
     return score
 
@@ -103,13 +72,13 @@ def question_exact_match(gold: np.ndarray, guess: np.ndarray, groups: np.ndarray
 
 
 METRICS: dict[str, Callable[[Any, Any], float]] = {
-    "accuracy": _accuracy,
-    "f1": _binary_f1,
-    "macro_f1": _macro_f1,
-    "matthews_correlation": _matthews,
-    "pearson": _correlation("pearsonr"),
-    "spearman": _correlation("spearmanr"),
-    "mean_squared_error": _squared_error,
+    "accuracy": _of_rows(counted.accuracy),
+    "f1": _of_rows(counted.binary_f1),
+    "macro_f1": _of_rows(counted.macro_f1),
+    "matthews_correlation": _of_rows(counted.matthews_correlation),
+    "pearson": _of_rows(counted.pearson),
+    "spearman": _of_rows(counted.spearman),
+    "mean_squared_error": _of_rows(counted.mean_squared_error),
     "seqeval_f1": _entity_f1,
     "exact_match": exact_match,
     "squad_f1": answer_f1,

@@ -10,8 +10,9 @@ import numpy as np
 
 from luthier.data.rows.identity import rows_digest
 from luthier.evaluation.baselines import Baseline, beside, no_better, one_answer, prior_for
+from luthier.evaluation.counted import Statistic, guessed_macro_f1, of_all_rows, ratio_of
 from luthier.evaluation.metrics import score
-from luthier.evaluation.resampling import Statistic, guessed_macro_f1, ratio_of, resampled, statistic_of
+from luthier.evaluation.resampling import resampled, statistic_of
 from luthier.metric_names import is_mean_of_rows
 from luthier.report.intervals import DRAWS, ROW_SEED, bounded_interval
 from luthier.tasks.base import Task, task_named, task_of
@@ -166,7 +167,7 @@ def _constant_sides(
     task = task_of(data)
     if "macro_f1" in data.metrics and (scores := class_scores(prior, data.labels)) is not None:
         statistic = _of_questions(guessed_macro_f1(judged.gold, np.exp(scores)), judged)
-        score = float(statistic(np.ones((1, judged.questions)))[0])
+        score = of_all_rows(statistic, judged.questions)
         found["macro_f1"] = ("guesses by the shares of the training labels", _Side(score, statistic))
     for names in (
         [name for name in data.metrics if name not in ("f1", *found)],

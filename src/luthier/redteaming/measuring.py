@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from luthier.evaluation.resampling import ratio_of, resampled
+from luthier.evaluation.counted import ratio_of
+from luthier.evaluation.resampling import resampled
 from luthier.generation.records import Record, read_records, write_records
 from luthier.generation.settings import EndpointSettings
 from luthier.generation.writing import Request, seed_of, text_id
