@@ -1,7 +1,7 @@
 """Fuzz readers of foreign files: `python -m tests.fuzzing --seconds 600 --only chat`.
 
-With `--record FILE` the seconds are a total: every reader gets turns of a minute, what each had so far is kept in the file,
-and the next call goes on from there with other changes.
+With `--record FILE` the seconds are a total: every reader gets turns of a minute, what it had is kept in that file, and
+the next call goes on from there with other changes.
 
 Every finding is written to a folder: the changed file, and beside it the traceback. A case that crashes the process, or
 takes more memory than is allowed, is found by the process that watches; it goes on with the next seed.

@@ -16,7 +16,7 @@ import re
 import site
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +44,9 @@ _FUNCTION = re.compile(r"([A-Za-z_]\w*(?:\.\w+)+):\w+")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 _NAMING_CALLS = ("import_module", "register_adapter_type")
 _MOST_NOTES = 5000
+_WITH_DOCSTRINGS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+# Nodes that hold no other that counts as a use.
+_LEAVES = (ast.expr_context, ast.operator, ast.cmpop, ast.Name, ast.Pass)
 
 
 class Facts(NamedTuple):
@@ -246,33 +249,34 @@ def facts_of(source: bytes, package: str) -> Facts:
         tree = ast.parse(source)
     except SyntaxError:
         return Facts(hashlib.sha256(source).hexdigest(), [], {})
-    digest = hashlib.sha256()
-    for text in _texts(tree):
-        digest.update(text.encode(errors="surrogatepass"))
-    uses = sorted({(module, name) for module, name in _uses(tree, package)})
-    return Facts(digest.hexdigest(), [list(use) for use in uses], _homes(tree))
+    texts: list[str] = []
+    _write_text(tree, texts.append)
+    digest = hashlib.sha256("".join(texts).encode(errors="surrogatepass"))
+    uses: set[tuple[str, str]] = set()
+    _note_uses(tree, package, uses)
+    return Facts(digest.hexdigest(), [list(use) for use in sorted(uses)], _homes(tree))
 
 
-def _texts(node: Any) -> Iterator[str]:
+def _write_text(node: Any, put: Callable[[str], object]) -> None:
     """A syntax tree as text: no places, no empty fields, so that it is the same under every version of Python."""
     if isinstance(node, ast.AST):
-        yield f"({type(node).__name__}"
+        put(f"({type(node).__name__}")
         for name in node._fields:
             value = getattr(node, name, None)
-            if name == "body" and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if name == "body" and isinstance(node, _WITH_DOCSTRINGS):
                 value = node.body[1:] if node.body and _is_text(node.body[0]) else node.body
             elif name == "keywords" and isinstance(node, ast.Call) and _name_of(node.func) == "Field":
                 value = [one for one in node.keywords if one.arg != "description"]
             if value is not None and value != []:
-                yield f" {name}="
-                yield from _texts(value)
-        yield ")"
+                put(f" {name}=")
+                _write_text(value, put)
+        put(")")
     elif isinstance(node, list):
         for one in node:
-            yield from _texts(one)
-            yield ","
+            _write_text(one, put)
+            put(",")
     else:
-        yield repr(node)
+        put(repr(node))
 
 
 def _is_text(statement: ast.stmt) -> bool:
@@ -284,27 +288,31 @@ def _name_of(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
-def _uses(node: ast.AST, package: str) -> Iterator[tuple[str, str]]:
+def _note_uses(node: ast.AST, package: str, found: set[tuple[str, str]]) -> None:
+    """Add (module, name in it or nothing) of everything that a syntax tree imports or names."""
     if isinstance(node, ast.If) and _name_of(node.test) == "TYPE_CHECKING":
         for statement in node.orelse:
-            yield from _uses(statement, package)
+            _note_uses(statement, package, found)
         return
     if isinstance(node, ast.Import):
-        yield from ((alias.name, "") for alias in node.names)
+        found.update((alias.name, "") for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
         steps = package.split(".")
         start = steps[: len(steps) - node.level + 1] if node.level else []
         module = ".".join([*start, *([node.module] if node.module else [])])
-        yield from ((module, alias.name) for alias in node.names)
-    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-        if named := _FUNCTION.fullmatch(node.value):
-            yield named[1], ""
+        found.update((module, alias.name) for alias in node.names)
+    elif isinstance(node, ast.Constant):
+        if isinstance(node.value, str) and (named := _FUNCTION.fullmatch(node.value)):
+            found.add((named[1], ""))
     elif isinstance(node, ast.Call) and _name_of(node.func) in _NAMING_CALLS:
         for value in (argument.value for argument in node.args if isinstance(argument, ast.Constant)):
             if isinstance(value, str) and _MODULE.fullmatch(value):
-                yield value, ""
-    for below in ast.iter_child_nodes(node):
-        yield from _uses(below, package)
+                found.add((value, ""))
+    for name in node._fields:
+        value = getattr(node, name, None)
+        for below in value if isinstance(value, list) else (value,):
+            if isinstance(below, ast.AST) and not isinstance(below, _LEAVES):
+                _note_uses(below, package, found)
 
 
 def _homes(tree: ast.Module) -> dict[str, str]:
