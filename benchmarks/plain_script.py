@@ -2,21 +2,25 @@
 
 MiniLM on rows of two classes, LoRA and full fine-tuning; encoding, planning, evaluation and start-up beside them. Every
 measurement is a fresh process with one thread, the sides in turn; processor time and wall time, and the peak resident
-size. `--quick` takes small sizes, and writes to files of its own. Rows are drawn from words of the demo's sentences.
+size. Of training, the processor time of an optimiser step is told as well, the mean from the start of the first to the
+end of the last. Sources are compiled before, as after an installation. `--quick` takes small sizes, and writes to a
+file of its own. Rows are drawn from words of the demo's sentences.
 """
 
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import os
 import random
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 DEMO = ROOT / ".cache" / "demo" / "train.tsv"
 SIDES = ("luthier", "plain")
 SIZES = {"rounds": 3, "train": 960, "validation": 300, "encode": 1_000_000, "batch": 16, "max_length": 128}
-QUICK = {"rounds": 1, "train": 160, "validation": 60, "encode": 20_000, "batch": 16, "max_length": 128}
+QUICK = {"rounds": 3, "train": 160, "validation": 60, "encode": 20_000, "batch": 16, "max_length": 128}
 LORA = {"r": 8, "alpha": 16, "learning_rate": 1e-3}
 FULL_RATE = 2e-5
 # What is measured -> the sides that can do it.
@@ -39,6 +43,13 @@ JOBS = {
     "plan": ("luthier",),
     "evaluate": SIDES,
     "start-up": SIDES,
+}
+# What is measured of a job -> its name, unit and scale.
+MEASURED = {
+    "cpu_seconds": ("processor time", "s", 1),
+    "step_cpu_seconds": ("processor time of a step", "ms", 1e-3),
+    "seconds": ("wall time", "s", 1),
+    "peak_memory_bytes": ("peak memory", "MB", 1e6),
 }
 
 
@@ -62,7 +73,9 @@ def main() -> None:
         for side in sides
     ]
     with tempfile.TemporaryDirectory(prefix="luthier-plain-") as folder:
-        write_rows(Path(folder), sizes)
+        if not options.list:
+            compileall.compile_dir(ROOT / "src", quiet=1)
+            write_rows(Path(folder), sizes)
         claim = "plain_script_quick" if options.quick else "plain_script"
         settings = {**sizes, "model": harness.MINILM}
         found = harness.run_cells(claim, settings, cells, lambda cell: measure_apart(cell, sizes, folder), options)
@@ -88,7 +101,8 @@ def measure_apart(cell: dict[str, Any], sizes: dict[str, int], folder: str) -> d
     """One measurement in a process of its own, with an empty cache of its own."""
     with tempfile.TemporaryDirectory() as cache:
         command = [sys.executable, __file__, "--measure", json.dumps(cell), json.dumps(sizes), folder]
-        environment = os.environ | {
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        environment |= {
             "LUTHIER_CACHE": f"{cache}/luthier",
             "HF_DATASETS_CACHE": f"{cache}/datasets",
             "OMP_NUM_THREADS": "1",
@@ -109,10 +123,36 @@ def measure_here(cell: dict[str, Any], sizes: dict[str, int], folder: Path) -> d
     """Does the job; what the whole process took till here is what it is measured by."""
     side, job = cell["side"], cell["job"].removesuffix(" again")
     work = {"luthier": luthier_job, "plain": plain_job}[side]
-    found = work(job, sizes, folder) or {}
+    with timed_steps() if job.startswith("tune") else nullcontext({}) as steps:
+        found = work(job, sizes, folder) or {}
+    found |= steps
     usage = resource.getrusage(resource.RUSAGE_SELF)
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {**found, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_memory_bytes": peak}
+
+
+@contextmanager
+def timed_steps() -> Iterator[dict[str, float]]:
+    """The processor seconds of an optimiser step of the Trainer that runs inside, with its callbacks and the reading of
+    batches, once it is over."""
+    from transformers.trainer_callback import CallbackHandler
+
+    begun, ended = list[float](), list[float]()
+    begin, end = CallbackHandler.on_step_begin, CallbackHandler.on_step_end
+
+    def on_step_begin(self: Any, *given: Any) -> Any:
+        begun.append(time.process_time())
+        return begin(self, *given)
+
+    def on_step_end(self: Any, *given: Any) -> Any:
+        found = end(self, *given)
+        ended.append(time.process_time())
+        return found
+
+    CallbackHandler.on_step_begin, CallbackHandler.on_step_end = on_step_begin, on_step_end
+    told: dict[str, float] = {}
+    yield told
+    told["step_cpu_seconds"] = (ended[-1] - begun[0]) / len(ended)
 
 
 def luthier_job(job: str, sizes: dict[str, int], folder: Path) -> dict[str, Any] | None:
@@ -260,39 +300,37 @@ def plain_job(job: str, sizes: dict[str, int], folder: Path) -> dict[str, Any] |
 def page(cells: Cells) -> str:
     rows = []
     for job in JOBS:
-        for what, unit, scale in (("cpu_seconds", "s", 1), ("seconds", "s", 1), ("peak_memory_bytes", "MB", 1e6)):
-            own, other = ([e[what] / scale for e in pick(cells, job=job, side=side)] for side in SIDES)
-            if not own:
-                continue
-            named = {"cpu_seconds": "processor time", "seconds": "wall time"}.get(what, "peak memory")
-            both = bool(own and other)
-            rows.append(
-                [
-                    job,
-                    named,
-                    f"{min(own):.4g} / {statistics.median(own):.4g} {unit}",
-                    f"{min(other):.4g} / {statistics.median(other):.4g} {unit}" if other else "",
-                    f"{min(own) / min(other):.2f} / {statistics.median(own) / statistics.median(other):.2f}"
-                    if both
-                    else "",
-                ]
-            )
+        for what, (named, unit, scale) in MEASURED.items():
+            own, other = ([e[what] / scale for e in pick(cells, job=job, side=s) if what in e] for s in SIDES)
+            if own:
+                ratio = median_and_range(ratios(cells, job, what)) if other else ""
+                rows.append(
+                    [job, named, *(f"{median_and_range(one)} {unit}" if one else "" for one in (own, other)), ratio]
+                )
     about = (
         "## The main job beside a plain script\n\nMiniLM, rows of two classes, one epoch with one evaluation; the "
         "plain script is transformers' Trainer with PEFT, rows grouped by length, and `datasets`. A fresh process "
-        "with an empty cache and one thread for every measurement, sides in turn; each number is minimum / "
-        "median. Below 1 is less here.\n"
+        "with an empty cache and one thread for every measurement, sides in turn; each number is a "
+        "median and its range, a ratio that of the two sides of one round. Below 1 is less here.\n"
     )
     return about + "\n" + table(["job", "what", "here", "plain script", "ratio"], rows)
+
+
+def ratios(cells: Cells, job: str, what: str) -> list[float]:
+    """This side over the plain one, of every round that has both."""
+    own, other = ({e["cell"]["round"]: e[what] for e in pick(cells, job=job, side=side) if what in e} for side in SIDES)
+    return [own[number] / other[number] for number in own if number in other]
 
 
 def answers(cells: Cells) -> list[tuple[str, str]]:
     said = []
     for job in ("tune lora", "tune full"):
-        own, other = ({e["cell"]["round"]: e["cpu_seconds"] for e in pick(cells, job=job, side=s)} for s in SIDES)
-        ratios = [own[number] / other[number] for number in own if number in other]
-        if ratios:
-            said.append(f"{job.removeprefix('tune ')} {median_and_range(ratios)}")
+        if found := ratios(cells, job, "cpu_seconds"):
+            step = median_and_range(ratios(cells, job, "step_cpu_seconds"))
+            said.append(f"{job.removeprefix('tune ')} {median_and_range(found)}, a step of it {step}")
+    for job in ("evaluate", "encode"):
+        if found := ratios(cells, job, "cpu_seconds"):
+            said.append(f"{job} {median_and_range(found)}")
     question = "What does a whole run take in processor time, in runs of a plain transformers and PEFT script?"
     return [(question, "; ".join(said) + ".")] if said else []
 

@@ -21,7 +21,7 @@ from luthier.tasks.base import task_named
 from luthier.training.job import TrainingJob, TrainingRows, total_steps, train
 from luthier.training.schedule import share_of_rate
 from luthier.training.settings import TrainingSettings
-from luthier.training.trainer import LuthierTrainer
+from luthier.training.trainer import TRAINABLE, LuthierTrainer
 from luthier.training.validation import Evaluation, Validation
 from luthier.training.weights import trainable_state
 
@@ -105,7 +105,7 @@ class Trace(TrainerCallback):
         self.weights = []
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        self.weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        self.weights.append(flat(model))
 
 
 class At(TrainerCallback):
@@ -423,6 +423,35 @@ def test_changed_best_weights_are_not_loaded_and_the_same_command_mends_them(tmp
     model, seen = tiny_model(), []
     assert run(tmp_path, model, evaluator=scripted(scores, seen)).best_step == 5
     assert torch.equal(model.classifier.bias, seen[0])
+
+
+@pytest.mark.parametrize("stop", [7, 12])
+def test_weights_are_written_once_where_the_best_are_those_of_the_checkpoint(tmp_path: Path, stop: int):
+    scores = {5: 0.1, 10: 0.2, 15: 0.1}
+    straight, resumed = tiny_model(), tiny_model()
+    run(tmp_path / "a", straight, evaluator=scripted(list(scores.values()), []), keep_best=False)
+    with pytest.raises(Killed):
+        run(tmp_path / "b", tiny_model(), [At(stop, kill)], scripted(list(scores.values()), []), keep_best=False)
+    checkpoint = next((tmp_path / "b").glob("checkpoint-*"))
+    assert "optimizer.pt" in {path.name for path in checkpoint.iterdir()}
+    assert not (checkpoint / TRAINABLE).exists()
+    left = [score for step, score in scores.items() if step > stop]
+    run(tmp_path / "b", resumed, evaluator=scripted(left, []), keep_best=False)
+    assert torch.equal(flat(straight), flat(resumed))
+
+
+def test_the_last_checkpoint_has_no_optimiser_and_is_of_that_training_only(tmp_path: Path):
+    model, again = tiny_model(), tiny_model()
+    run(tmp_path, model)
+    assert not list(tmp_path.glob("checkpoint-15/optimizer*"))
+    assert run(tmp_path, again).steps == 15
+    assert torch.equal(flat(model), flat(again))
+    with pytest.raises(TrainingError, match=r"ended at step 15 already(?s:.*)a directory of its own"):
+        run(tmp_path, tiny_model(), epochs=4)
+
+
+def flat(model) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def test_the_optimiser_takes_the_settings_betas_and_epsilon_and_one_kernel_where_it_can(tmp_path: Path):

@@ -310,9 +310,11 @@ class LuthierTrainer(Trainer):
         folder = Path(self.args.output_dir)
         place = folder / f"{PREFIX}{self.state.global_step}"
         with writing(place, beside=self.best.files) as scratch:
-            save_file(trainable_state(self.model), scratch / TRAINABLE)
-            self._save_optimizer_and_scheduler(str(scratch))
-            self._save_scaler(str(scratch))
+            if not self._holds_best():  # otherwise the file beside it has these weights
+                save_file(trainable_state(self.model), scratch / TRAINABLE)
+            if not progress["finished"]:
+                self._save_optimizer_and_scheduler(str(scratch))
+                self._save_scaler(str(scratch))
             self.state.save_to_json(str(scratch / TRAINER_STATE))
             (scratch / PROGRESS).write_text(json.dumps(progress), encoding="utf8")
             self._save_own(scratch, parts)
@@ -349,6 +351,7 @@ class LuthierTrainer(Trainer):
             "tokens_seen": sum(gathered(self.tokens_seen)),
             "seconds": self.seconds,
             "processes": world_size(),
+            "finished": self._is_finished(),
             "best": vars(self.best),
             "latest": vars(self.latest),
         }
@@ -357,8 +360,9 @@ class LuthierTrainer(Trainer):
         place = Path(resume_from_checkpoint)
         progress = json.loads((place / PROGRESS).read_text(encoding="utf8"))
         check_same_processes(progress["processes"], place)
-        load_trainable(self.model, place / TRAINABLE)
         self.tokens_seen, self.best = progress["tokens_seen"] if is_main() else 0, BestScore(**progress["best"])
+        own = place / TRAINABLE
+        load_trainable(self.model, own if own.is_file() else place.parent / self.best.file)
         self.latest = Evaluation(**progress.get("latest", {}))
         self._best_of_checkpoint = set(self.best.files)
         self._seconds_before = progress["seconds"]
@@ -373,7 +377,13 @@ class LuthierTrainer(Trainer):
             self._tr_loss.fill_(saved["running_loss"])
             self._total_loss_scalar = saved["total_loss"]
             self._globalstep_last_logged = saved["last_logged"]
-        if self._out_of_patience() or self.state.global_step >= self.state.max_steps:
+            if saved["finished"] and not self._is_finished():
+                raise TrainingError(
+                    f"training ended at step {self.state.global_step} already, and its optimiser is not kept",
+                    where=self.args.output_dir,
+                    fix="give a longer training a directory of its own",
+                )
+        if self._out_of_patience() or self._is_finished():
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
@@ -386,6 +396,8 @@ class LuthierTrainer(Trainer):
         """
         if not self.best.sha256:
             return False
+        if self._holds_best():
+            return True
         place = Path(self.args.output_dir) / self.best.file
         if not place.is_file() or sha256_of(place) != self.best.sha256:
             raise TrainingError(
@@ -398,6 +410,14 @@ class LuthierTrainer(Trainer):
 
     def _out_of_patience(self) -> bool:
         return self.patience is not None and self.best.since >= self.patience
+
+    def _is_finished(self) -> bool:
+        """Whether the last step is taken, after which nobody needs the state of the optimiser."""
+        return self.state.global_step >= self.state.max_steps
+
+    def _holds_best(self) -> bool:
+        """Whether the model has the weights of the best evaluation."""
+        return bool(self.best.sha256) and self.best.step == self.state.global_step
 
 
 def _tokens(batch: dict[str, Any]) -> int:
