@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from luthier.metric_names import higher_is_better
+from luthier.report.marks import FEW_ROWS, scored_row_count
 from luthier.report.results import Cell, Run, read_run
 from luthier.report.statistics import Difference, Row, difference, summarise
 from luthier.report.tables import cost_text, difference_text, interval_text, score_text
@@ -18,7 +19,6 @@ from luthier.report.text import one_line
 
 _COSTS = {"parameters": "trainable_parameters", "seconds": "seconds"}
 _MOST_SHOWN = 100
-_FEW_ROWS = 100
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Choice:
     def _too_few_rows(self) -> str:
         """The choice where few validation rows tell no method from another; empty where they tell some, or are many."""
         count = self._validation_rows()
-        if not 0 < count < _FEW_ROWS or len(self.contenders) < 2 or not all(c.level for c in self.contenders):
+        if not 0 < count < FEW_ROWS or len(self.contenders) < 2 or not all(c.level for c in self.contenders):
             return ""
         assert self.chosen is not None
         cheapest = "the cheapest" if self.prefer == "parameters" else "the fastest"
@@ -97,8 +97,8 @@ class Choice:
 
     def _validation_rows(self) -> int:
         """How many rows the best was scored on, 0 where no run tells."""
-        name, cells = self.score_name or "", self.contenders[0].row.cells.values()
-        return max((len(_outcomes(cell)) or _row_count(cell, name.partition("/")[0]) for cell in cells), default=0)
+        cells = self.contenders[0].row.cells.values()
+        return max((scored_row_count(cell, self.score_name or "") for cell in cells), default=0)
 
     @property
     def reasons(self) -> list[str]:
@@ -138,7 +138,7 @@ class Choice:
                 f"Nothing was learned that {count} validation rows could show: the best accuracy can't be told from "
                 f"guessing among {labels} labels. Train longer, or give more rows."
             )
-        if count < _FEW_ROWS and not self._too_few_rows():
+        if count < FEW_ROWS and not self._too_few_rows():
             return f"Chosen by {count} validation rows only: one row is {1 / count:.3f} of accuracy."
         return ""
 
@@ -284,22 +284,6 @@ def _against(best: Row, row: Row, by_rows: bool) -> Contender:
     if gap is None or gap.seeds < 2:
         return Contender(row)
     return Contender(row, gap, gap.by_rows)
-
-
-def _outcomes(cell: Cell) -> str:
-    """A 1 or 0 for every validation row, from the last stage that tells; empty where none does."""
-    for metrics in reversed(list(cell.stages.values())):
-        told = metrics["details"].get("validation_correct")
-        if isinstance(told, str) and told and not set(told) - {"0", "1"}:
-            return told
-    return ""
-
-
-def _row_count(cell: Cell, split: str) -> int:
-    """Rows of a split that a training had, 0 where no stage tells."""
-    told = [metrics["details"].get("rows") for metrics in cell.stages.values()]
-    found = [rows.get(split) for rows in told if isinstance(rows, dict)]
-    return max((count for count in found if isinstance(count, int)), default=0)
 
 
 def _label_count(cell: Cell) -> int:

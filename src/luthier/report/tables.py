@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from luthier.report.baselines import COLUMN, title_of, trivial_mean, trivial_text
+from luthier.report.marks import COLUMN as MARKS
+from luthier.report.marks import marks_legend, marks_text
 from luthier.report.results import Run
 from luthier.report.statistics import (
     Difference,
@@ -39,7 +41,8 @@ class Line:
     """One line of the table: a row of cells, its difference to the baseline, and whether it is the baseline.
 
     `names` holds a text for each of the table's `name_columns`; `on_other_rows` tells that it was scored on other rows
-    than the baseline, so that no difference is taken.
+    than the baseline, so that no difference is taken; `marks` are what a reader must not miss, in few words, where there
+    are several lines or seeds.
     """
 
     row: Row
@@ -47,6 +50,7 @@ class Line:
     is_baseline: bool
     names: list[str]
     on_other_rows: bool = False
+    marks: str = ""
 
 
 @dataclass
@@ -71,7 +75,7 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        return [*self.name_columns, self.score_name, "95 %", "difference [95 %]", *COSTS.values(), COLUMN]
+        return [*self.name_columns, self.score_name, "95 %", "difference [95 %]", *COSTS.values(), COLUMN, MARKS]
 
     @property
     def split(self) -> str:
@@ -112,6 +116,7 @@ class Table:
                 else difference_text(line.difference),
                 *(cost_text(key, line.row.mean_cost(key)) for key in COSTS),
                 trivial_text(line.row),
+                line.marks,
             ]
             for line in self.lines
         ]
@@ -136,6 +141,7 @@ def comparison_table(runs: Sequence[Run]) -> Table:
         row.label = label
     wanted = next((run.baseline for run in runs if run.baseline), None)
     baseline = baseline_of(rows, wanted) if len(rows) > 1 else None
+    several = sum(len(row.cells) for row in rows) > 1
     lines = [
         Line(
             row,
@@ -143,6 +149,7 @@ def comparison_table(runs: Sequence[Run]) -> Table:
             row is baseline,
             [title] * with_run + [_factor_text(row, key) for key in keys],
             baseline is not None and row is not baseline and on_other_rows(row, baseline),
+            marks_text(row) if several else "",
         )
         for (title, row), gap in zip(pairs, paired_differences(rows, baseline), strict=True)
     ]
@@ -168,6 +175,8 @@ def _notes(rows: Sequence[Row], wanted: str | None, baseline: Row | None, lines:
         notes.append(f"The recipe's baseline {wanted} has no score; {baseline.label} stands in for it.")
     if names and (title := title_of(list(rows), names[0])) != names[0]:
         notes.append(f"{title}.")
+    if len(rows) > 1 or any(line.marks for line in lines):
+        notes += [legend] if (legend := marks_legend(rows)) else []
     return notes
 
 
@@ -233,7 +242,8 @@ def cost_text(key: str, value: float | None) -> str:
 
 def to_markdown(table: Table) -> str:
     """The table as Markdown: numbers to the right, nothing in it read as markup."""
-    rule = ["---" if n < len(table.name_columns) else "--:" for n in range(len(table.columns))]
+    texts = [*table.name_columns, MARKS]
+    rule = ["---" if name in texts else "--:" for name in table.columns]
     written = [list(map(_markdown, line)) for line in (table.columns, *table.cells())]
     return "\n".join("| " + " | ".join(line) + " |" for line in (written[0], rule, *written[1:])) + "\n"
 
@@ -249,12 +259,24 @@ def to_csv(table: Table) -> str:
     writer = csv.writer(out, lineterminator="\n")
     ends = ["difference_low", "difference_high"]
     writer.writerow(
-        [*table.name_columns, "score", "mean", "deviation", "n", "difference", *ends, *COSTS, "trivial_baseline"]
+        [
+            *table.name_columns,
+            "score",
+            "mean",
+            "deviation",
+            "n",
+            "difference",
+            *ends,
+            *COSTS,
+            "trivial_baseline",
+            "marks",
+        ]
     )
     for line, data in zip(table.lines, to_json(table), strict=True):
         numbers = [data[key] for key in ("mean", "deviation", "n", "difference")]
         interval = data["interval"] or (None, None)
         costs = [data[key] for key in (*COSTS, "trivial_baseline")]
+        costs.append(_spreadsheet(line.marks))
         writer.writerow([*map(_spreadsheet, line.names), data["score"], *numbers, *interval, *costs])
     return out.getvalue()
 
@@ -280,6 +302,7 @@ def to_json(table: Table) -> list[dict[str, Any]]:
             "interval": line.difference.interval if line.difference else None,
             "score_interval": line.row.interval,
             "trivial_baseline": trivial_mean(line.row),
+            "marks": line.marks,
             **{key: line.row.mean_cost(key) for key in COSTS},
         }
         for line in table.lines

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from luthier.report.details import across_sections, table_of
+from luthier.report.marks import COLUMN as MARKS
 from luthier.report.scores import marks, score_table
 from luthier.report.sections import SectionTable
 from luthier.report.tables import Table
@@ -40,8 +41,10 @@ def _rich_table(table: Table, kept: Sequence[int]) -> Any:
     names = len(table.name_columns)
     shown = RichTable(box=None, pad_edge=False, header_style="bold")
     for n in kept:
-        side: Literal["left", "right"] = "left" if n < names else "right"
-        shown.add_column(Text(one_line(table.columns[n])), justify=side, no_wrap=n != names + 2)
+        side: Literal["left", "right"] = "left" if n < names or table.columns[n] == MARKS else "right"
+        shown.add_column(
+            Text(one_line(table.columns[n])), justify=side, no_wrap=n != names + 2 and table.columns[n] != MARKS
+        )
     for cells in table.cells():
         shown.add_row(*(Text(cells[n]) for n in kept))
     return shown
