@@ -41,8 +41,8 @@ class Line:
     """One line of the table: a row of cells, its difference to the baseline, and whether it is the baseline.
 
     `names` holds a text for each of the table's `name_columns`; `on_other_rows` tells that it was scored on other rows
-    than the baseline, so that no difference is taken; `marks` are what a reader must not miss, in few words, where there
-    are several lines or seeds.
+    than the baseline, so that no difference is taken; `marks` are what a reader must not miss, in few words, where
+    there are several lines or seeds.
     """
 
     row: Row
