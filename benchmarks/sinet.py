@@ -140,9 +140,13 @@ def measured(scale: Scale, benches: dict[str, harness.Bench], cell: dict[str, An
 
 
 def counted(judged: Any) -> dict[str, Any]:
-    """Level -> [in gold, told, right] of every sentence."""
+    """Level -> in gold, told and right of every sentence, as `2/3/1 0/1/0 …`."""
     sums = np.concatenate([judged.gold.sum(2)[..., None], judged.guess.sum(2)], axis=-1)
-    return {"sentences": {level: sums[:, place].tolist() for place, level in enumerate(LEVELS)}}
+    return {"sentences": {level: as_text(sums[:, place]) for place, level in enumerate(LEVELS)}}
+
+
+def as_text(counts: np.ndarray) -> str:
+    return " ".join("/".join(map(str, one)) for one in counts.tolist())
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
@@ -151,7 +155,7 @@ def counted(judged: Any) -> dict[str, Any]:
 def outcomes(entry: dict[str, Any], level: str) -> np.ndarray:
     """(N,) a number a sentence whose mean is the F1, and whose mean over drawn sentences is theirs to first order: a
     ratio of sums, linearised."""
-    gold, told, right = np.array(entry["sentences"][level], float).T
+    gold, told, right = np.array([one.split("/") for one in entry["sentences"][level].split()], float).T
     found = 2 * right.sum() / max(1.0, (gold + told).sum())
     linear: np.ndarray = found + (2 * right - found * (gold + told)) / max(1e-12, (gold + told).mean())
     return linear

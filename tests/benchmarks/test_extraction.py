@@ -35,7 +35,7 @@ def test_the_mean_over_sentences_is_the_f1_and_that_of_draws_is_near_theirs():
     gold, told = draw.integers(0, 4, (2, 400))
     right = draw.binomial(np.minimum(gold, told), 0.6)
     counts = np.stack([gold, told, right], axis=1)
-    values = sinet.outcomes({"sentences": {"relation": counts.tolist()}}, "relation")
+    values = sinet.outcomes({"sentences": {"relation": sinet.as_text(counts)}}, "relation")
     assert values.mean() == pytest.approx(2 * right.sum() / (gold + told).sum())
     rows = draw.integers(0, 400, (200, 400))
     exact = [2 * right[one].sum() / (gold + told)[one].sum() for one in rows]
