@@ -6,6 +6,7 @@ For what a fresh interpreter does, what it imports, or how it hashes, start one 
 
 from __future__ import annotations
 
+import atexit
 import gc
 import multiprocessing
 import os
@@ -125,16 +126,20 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str], written
     sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
     sys.path[:0] = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", 1)))
-    first, *rest = arguments
+    try:
+        _execute(*arguments)
+    finally:
+        atexit._run_exitfuncs()
+
+
+def _execute(first: str, *rest: str) -> None:
     if first == "-c":
-        code, *rest = rest
-        sys.argv = ["-c", *rest]
+        sys.argv = ["-c", *rest[1:]]
         main = sys.modules["__main__"] = types.ModuleType("__main__")
-        exec(compile(code, "<string>", "exec"), main.__dict__)
+        exec(compile(rest[0], "<string>", "exec"), main.__dict__)
     elif first == "-m":
-        module, *rest = rest
-        sys.argv = [module, *rest]
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        sys.argv = list(rest)
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
         sys.argv = [first, *rest]
         runpy.run_path(first, run_name="__main__")
