@@ -74,7 +74,7 @@ def task_prefix(folder: Path) -> None:
 def folded_prompt(folder: Path) -> None:
     from peft import PromptTuningConfig
 
-    from luthier.tuning.residual_prompt.fold import FoldedPrompt
+    from luthier.peft_bridge.folded_prompt import FoldedPrompt
 
     FoldedPrompt(PromptTuningConfig(), {"prompt_embeddings": torch.zeros(10, 1000)}).save(folder)
 

@@ -21,8 +21,8 @@ from luthier.storage import hashing
 from luthier.storage.sealed_folder import check_seal, is_whole, whole_folder
 from luthier.training.trunk.cache import TrunkCache, cached_features
 from luthier.training.trunk.fed_rows import batch_key, row_keys
+from luthier.training.trunk.sentence_vectors import compute_sentence_vectors
 from luthier.training.trunk.stored_trunk import stored_trunk
-from luthier.tuning.instance_prompt.sentence_vectors import compute_sentence_vectors
 from tests.processes import CONTEXT
 from tests.representing.models import TEXTS, saved_model
 from tests.training.trunk.test_cache import collate, rows, with_trained_head

@@ -26,7 +26,7 @@ from luthier.models.safety import check_configs, check_links
 from luthier.models.saved_head import save_head_only, saved_head_in
 from luthier.models.settings import Danger, ModelSettings
 from luthier.models.tensors import check_safetensors, read_json
-from luthier.peft_bridge.adapter_types import ADAPTER_TYPES
+from luthier.peft_bridge.adapter_types import ADAPTER_TYPES, PROMPT_EMBEDDINGS
 from luthier.registry import PREDICTORS, discover
 from luthier.secrets import as_reference, redact_values
 from luthier.storage.files import fix_of, write_bytes
@@ -41,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 ENTRY = "luthier"
-PROMPT_EMBEDDINGS = "prompt_embeddings"
 _WHOLE = "serve or share its own folder, which holds the whole model"
 LOAD_IT = "serve it with transformers and PEFT: `import luthier`, then PeftModel.from_pretrained(base, folder)"
 _AS_SAVED = "give the engine the adapter's own folder, which is as PEFT saves it"

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from luthier.errors import ModelError, nearest
 
+# What saved adapters call a prompt.
+PROMPT_EMBEDDINGS = "prompt_embeddings"
+
 
 @dataclass(frozen=True)
 class AdapterType:

@@ -108,7 +108,7 @@ class InstancePrompt(InstancePromptOptions, PromptMethod):
         """
         from itertools import chain
 
-        from luthier.tuning.instance_prompt.sentence_vectors import compute_sentence_vectors
+        from luthier.training.trunk.sentence_vectors import compute_sentence_vectors
 
         reads_pass = self.input == "first_pass" or (self.input == "previous_layer" and self.first_layer == 0)
         if self.cache_vectors and reads_pass and not self.first_pass_dropout:

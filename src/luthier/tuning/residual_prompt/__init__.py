@@ -9,7 +9,7 @@ from __future__ import annotations
 from luthier._lazy import lazy_names
 
 _HOMES = {
-    "FoldedPrompt": "luthier.tuning.residual_prompt.fold",
+    "FoldedPrompt": "luthier.peft_bridge.folded_prompt",
     "ResidualPromptConfig": "luthier.tuning.residual_prompt.encoder",
     "ResidualPromptEncoder": "luthier.tuning.residual_prompt.encoder",
     "branch_ratio": "luthier.tuning.residual_prompt.encoder",

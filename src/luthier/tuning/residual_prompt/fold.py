@@ -2,54 +2,24 @@
 
 from __future__ import annotations
 
-from copy import copy
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, PromptTuningConfig, get_peft_model_state_dict
-from peft.config import PromptLearningConfig
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from luthier.errors import ModelError
-from luthier.methods.export import PROMPT_EMBEDDINGS, Exported, Saved, prompt
-from luthier.storage.files import reporting_failed_writes
+from luthier.methods.export import Exported, Saved, prompt
+from luthier.peft_bridge.adapter_types import PROMPT_EMBEDDINGS
+from luthier.peft_bridge.folded_prompt import FoldedPrompt
 from luthier.tuning.residual_prompt.encoder import (
     ResidualPromptConfig,
     ResidualPromptEncoder,
     encoder_of,
 )
-
-# All that prompt methods have in common, but what says which of them it is and what state it is in.
-_CARRIED = {f.name for f in fields(PromptLearningConfig)} - {"peft_type", "peft_version", "inference_mode"}
-
-
-@dataclass(frozen=True)
-class FoldedPrompt:
-    """A plain PEFT prompt-tuning adapter.
-
-    Attributes:
-        config: of stock PEFT.
-        state: `prompt_embeddings` (n, d) = Phi(P), and the task head's weights.
-    """
-
-    config: PromptTuningConfig
-    state: dict[str, Tensor]
-
-    def save(self, directory: str | Path) -> None:
-        """Write what `PeftModel.from_pretrained` of stock PEFT loads.
-
-        Raises:
-            WorkspaceError: the disk is full or the directory can't be written.
-        """
-        tensors = {name: tensor.contiguous().cpu() for name, tensor in self.state.items()}
-        with reporting_failed_writes(Path(directory)):
-            Path(directory).mkdir(parents=True, exist_ok=True)
-            self.config.save_pretrained(str(directory))
-            save_file(tensors, str(Path(directory) / SAFETENSORS_WEIGHTS_NAME), metadata={"format": "pt"})
 
 
 def fold_prompt(
@@ -80,9 +50,8 @@ def fold_prompt(
     with torch.no_grad():
         prompt = encoder.prompt().detach().clone()
     encoder.train(was_training)
-    plain = PromptTuningConfig(inference_mode=True, **{name: copy(getattr(config, name)) for name in _CARRIED})
     heads = {name: tensor for name, tensor in state.items() if not name.startswith(ResidualPromptEncoder.stored_as)}
-    folded = FoldedPrompt(plain, {PROMPT_EMBEDDINGS: prompt, **heads})
+    folded = FoldedPrompt.of(config, prompt, heads)
     if output_directory is not None:
         folded.save(output_directory)
     return folded

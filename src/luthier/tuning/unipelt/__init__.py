@@ -5,13 +5,13 @@ from __future__ import annotations
 from luthier._lazy import lazy_names
 
 _HOMES = {
-    "GateRecord": "luthier.tuning.unipelt.reporting",
+    "GateRecord": "luthier.methods.gates",
     "UniPELTConfig": "luthier.tuning.unipelt.tuner",
     "UniPELTModel": "luthier.tuning.unipelt.tuner",
     "fold_prefix": "luthier.tuning.unipelt.tuner",
-    "gate_report": "luthier.tuning.unipelt.reporting",
+    "gate_report": "luthier.methods.gates",
     "part_sizes": "luthier.tuning.unipelt.tuner",
-    "record_gates": "luthier.tuning.unipelt.reporting",
+    "record_gates": "luthier.methods.gates",
 }
 __all__ = list(_HOMES)
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -16,15 +16,16 @@ Shapes: B examples, T tokens, D width, r rank, L prefix length.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from luthier.methods.gates import CentralGate, Gate, GatedLayer, Pooling, pooling_of
 from luthier.methods.prefix_table import PrefixLayer, PrefixTable, new_prefix
 from luthier.models.layers.attached import argument_of, placement, visible_tokens
 from luthier.models.layers.attention_prefix import KeyValuePrefix
@@ -33,61 +34,7 @@ from luthier.models.layers.disentangled_prefix import is_disentangled
 from luthier.tuning.bottleneck.tuner import Bottleneck
 from luthier.tuning.unipelt.options import Part, UniPELTOptions
 
-if TYPE_CHECKING:
-    from luthier.tuning.unipelt.reporting import GateRecord
-
-Pooling = Callable[[torch.Tensor], torch.Tensor]
 Factor = torch.Tensor | float
-
-
-def pooling_of(kind: str, visible: torch.Tensor | None, dtype: torch.dtype) -> Pooling:
-    """The function that makes values (B, T, n) of the tokens one for each example, (B, 1, n).
-
-    Args:
-        kind: as `UniPELTOptions.gate_pooling`; per_token leaves the values as they are.
-        visible: (B, T), true for text; None where there is no padding.
-        dtype: of the weights.
-    """
-    if kind == "per_token":
-        return lambda values: values
-    if visible is None and kind == "first_token":
-        return lambda values: values[:, :1]
-    if visible is None or kind == "all":
-        return lambda values: values.mean(dim=1, keepdim=True)
-    text = visible.to(dtype)
-    if kind == "first_token":
-        weights = F.one_hot(visible.to(torch.int8).argmax(dim=1), visible.shape[1]).to(dtype)
-    else:
-        weights = text / text.sum(dim=1, keepdim=True).clamp(min=1)
-    return lambda values: weights[:, None].to(values.dtype) @ values
-
-
-class Gate(nn.Module):
-    """pool(sigmoid(w x_t + b)); starts near one half.
-
-    Source: section 3.2 of the paper; the order of sigmoid and mean is that of the released code.
-    """
-
-    outputs = 1
-
-    def __init__(self, width: int, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(self.outputs, width, device=device, dtype=dtype).normal_(std=0.02))
-        self.bias = nn.Parameter(torch.zeros(self.outputs, device=device, dtype=dtype))
-
-    def forward(self, states: torch.Tensor, pool: Pooling) -> torch.Tensor:
-        """(B, T, D) -> (B, 1, 1), or (B, T, 1) per token."""
-        return pool(torch.sigmoid(F.linear(states.to(self.weight.dtype), self.weight, self.bias)))
-
-
-class CentralGate(Gate):
-    """softmax(pool(relu(W x_t + b))) over two outputs: the shares of LoRA and of the prefix."""
-
-    outputs = 2
-
-    def forward(self, states: torch.Tensor, pool: Pooling) -> torch.Tensor:
-        """(B, T, D) -> (B, 1, 2), or (B, T, 2) per token."""
-        return pool(F.relu(F.linear(states.to(self.weight.dtype), self.weight, self.bias))).softmax(dim=-1)
 
 
 class LowRank(nn.Module):
@@ -227,13 +174,12 @@ class _Passing:
     factors: dict[tuple[int, str], Factor] = field(default_factory=dict)
 
 
-class UniPELTLayer(PrefixLayer):
+class UniPELTLayer(PrefixLayer, GatedLayer):
     """The parts of all adapters in one transformer layer, and the hooks that run those of the active ones."""
 
     def __init__(self, block: Block) -> None:
         super().__init__(block, "unipelt_parts")
         self.stack, self.index = block.stack, block.index
-        self.record: GateRecord | None = None
         self._passing = _Passing()
         self._lora_at: dict[str, dict[str, tuple[str, str]]] = {}
         self._norm = block.output_norm

@@ -80,7 +80,7 @@ class UniPELT(UniPELTOptions, TuningMethod):
 
     def examine(self, model: nn.Module, forward: Callable[[int], None]) -> dict[str, Any]:
         """`gates`, a row for each learned gate of each layer (`GateRecord.rows`), and a plot of them."""
-        from luthier.tuning.unipelt.reporting import gate_sections, record_gates
+        from luthier.methods.gates import gate_sections, record_gates
 
         if not self.recorded_examples:
             return {}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from luthier.errors import WorkspaceError
-from luthier.tuning.instance_prompt.sentence_vectors import (
+from luthier.training.trunk.sentence_vectors import (
     SentenceVectors,
     compute_sentence_vectors,
     compute_word_vectors,

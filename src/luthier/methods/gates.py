@@ -1,19 +1,75 @@
-"""Reading gates out: which parts a model leans on, by layer and example, and the sections of the report on it."""
+"""Gates before the trained parts of a layer, and reading them out: which parts a model leans on, by layer and example,
+and the sections of the report on it.
+
+Shapes: B examples, T tokens, D width.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from luthier.report.sections import Bands, Section
-from luthier.tuning.unipelt.layer import UniPELTLayer
 
+Pooling = Callable[[torch.Tensor], torch.Tensor]
 GateKey = tuple[str, int, str]
+
+
+def pooling_of(kind: str, visible: torch.Tensor | None, dtype: torch.dtype) -> Pooling:
+    """The function that makes values (B, T, n) of the tokens one for each example, (B, 1, n).
+
+    Args:
+        kind: mask_aware, the mean over the text; all, that over all positions; first_token, the text's first; or
+            per_token, which leaves the values as they are.
+        visible: (B, T), true for text; None where there is no padding.
+        dtype: of the weights.
+    """
+    if kind == "per_token":
+        return lambda values: values
+    if visible is None and kind == "first_token":
+        return lambda values: values[:, :1]
+    if visible is None or kind == "all":
+        return lambda values: values.mean(dim=1, keepdim=True)
+    text = visible.to(dtype)
+    if kind == "first_token":
+        weights = F.one_hot(visible.to(torch.int8).argmax(dim=1), visible.shape[1]).to(dtype)
+    else:
+        weights = text / text.sum(dim=1, keepdim=True).clamp(min=1)
+    return lambda values: weights[:, None].to(values.dtype) @ values
+
+
+class Gate(nn.Module):
+    """pool(sigmoid(w x_t + b)); starts near one half.
+
+    Source: Mao et al., ACL 2022 (UniPELT), section 3.2; the order of sigmoid and mean is that of the released code.
+    """
+
+    outputs = 1
+
+    def __init__(self, width: int, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(self.outputs, width, device=device, dtype=dtype).normal_(std=0.02))
+        self.bias = nn.Parameter(torch.zeros(self.outputs, device=device, dtype=dtype))
+
+    def forward(self, states: torch.Tensor, pool: Pooling) -> torch.Tensor:
+        """(B, T, D) -> (B, 1, 1), or (B, T, 1) per token."""
+        return pool(torch.sigmoid(F.linear(states.to(self.weight.dtype), self.weight, self.bias)))
+
+
+class CentralGate(Gate):
+    """softmax(pool(relu(W x_t + b))) over two outputs: the shares of two parts."""
+
+    outputs = 2
+
+    def forward(self, states: torch.Tensor, pool: Pooling) -> torch.Tensor:
+        """(B, T, D) -> (B, 1, 2), or (B, T, 2) per token."""
+        return pool(F.relu(F.linear(states.to(self.weight.dtype), self.weight, self.bias))).softmax(dim=-1)
 
 
 @dataclass
@@ -71,19 +127,29 @@ class GateRecord:
         ]
 
 
+class GatedLayer(nn.Module):
+    """A layer with gates, which notes their values where it has a record.
+
+    Attributes:
+        record: set by `record_gates`.
+    """
+
+    record: GateRecord | None = None
+
+
 @contextmanager
 def record_gates(model: nn.Module) -> Iterator[GateRecord]:
     """Record the values of all learned gates while the context is open; outside of it nothing is kept.
 
     Args:
-        model: with UniPELT adapters.
+        model: with layers that have gates.
 
     Raises:
         ValueError: it has none.
     """
-    layers = [module for module in model.modules() if isinstance(module, UniPELTLayer)]
+    layers = [module for module in model.modules() if isinstance(module, GatedLayer)]
     if not layers:
-        raise ValueError("the model has no UniPELT adapter whose gates could be recorded")
+        raise ValueError("the model has no gates that could be recorded")
     record = GateRecord()
     base: Any = model
     base = base.get_base_model() if hasattr(base, "get_base_model") else base
