@@ -5,6 +5,7 @@ Imports are paid once; each child starts at the command itself, and dies by SIGK
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -29,6 +30,7 @@ PAID_ONCE += (luthier.report.tables, luthier.tuning.residual_prompt, luthier.tra
 
 def child(arguments: list[str]) -> int:
     """Start the command in a forked child; returns its process id."""
+    gc.freeze()  # no child looks for garbage among what was imported
     process = os.fork()
     if process == 0:
         try:

@@ -6,8 +6,6 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-import psutil
-
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -50,6 +48,8 @@ def peak_memory() -> int:
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
     except (OSError, StopIteration):
+        import psutil
+
         return int(psutil.Process().memory_info().rss)
 
 
