@@ -19,6 +19,7 @@ import luthier
 from luthier.data import whole
 from luthier.data.loading import load_data
 from luthier.data.settings import DataSettings
+from luthier.data.sources import fingerprint as fingerprints
 from luthier.errors import WorkspaceError
 from luthier.models.artifacts import load_model
 from luthier.models.references import fingerprint, resolve
@@ -260,6 +261,14 @@ def test_a_commit_of_the_hub_is_the_one_at_first_sight(workplace, monkeypatch):
         with pytest.raises(WorkspaceError, match="someone/films: changed"):
             load_model("someone/films", "encoder")
     torch.manual_seed(0)
+
+
+def test_a_plan_hashes_every_file_once_for_all_stages_and_once_behind_every_reading(workplace, monkeypatch):
+    hashed, real = [], fingerprints.digest
+    monkeypatch.setattr(fingerprints, "digest", lambda file: hashed.append(Path(file.name).stem) or real(file))
+    assert workplace.luthier("plan", workplace.write(), "--output", str(workplace.folder / "runs")) == 0
+    assert len(workplace.recipe["stages"]) == 2
+    assert {name: hashed.count(name) for name in hashed} == {"train": 1 + 2, "validation": 1 + 2, "test": 1 + 2}
 
 
 def test_blocks_inside_a_block_are_part_of_it_and_outside_nothing_is_kept():

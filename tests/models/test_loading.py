@@ -19,6 +19,7 @@ from luthier.models.inspect import parameter_counts
 from luthier.models.loading import empty_model, load_config, load_tokenizer
 from luthier.models.settings import ModelSettings
 from luthier.models.weights import new_modules
+from luthier.storage.one_version import one_version
 
 from .builders import bert_config, build_tokenizer, llama_config, t5_config
 
@@ -56,6 +57,32 @@ def test_minilm_puts_sentences_of_like_meaning_together():
     mask = batch["attention_mask"][..., None]
     vectors = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
     assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2]
+
+
+def test_a_run_reads_configuration_and_tokenizer_once_and_what_one_user_changes_no_other_sees(
+    bert: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from transformers import AutoConfig, AutoTokenizer
+
+    asked = []
+
+    def counted(name: str, real):
+        return lambda *args, **options: (asked.append(name), real(*args, **options))[1]
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", counted("config", AutoConfig.from_pretrained))
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", counted("tokenizer", AutoTokenizer.from_pretrained))
+    with one_version():
+        first, words = load_config(str(bert)), load_tokenizer(str(bert))
+        first.hidden_size, words.padding_side = 7, "left"
+        words.add_tokens(["one-more-token"])
+        assert load_config(str(bert)).hidden_size == 32
+        assert empty_model(str(bert), "encoder").config.hidden_size == 32
+        again = load_tokenizer(str(bert))
+        assert (again.padding_side, len(again)) == ("right", len(words) - 1)
+        assert again("good film") == load_tokenizer(str(bert))("good film")
+        assert asked == ["config", "tokenizer", "config"]  # transformers looks into the one for the other
+    load_config(str(bert))
+    assert asked[3:] == ["config"]
 
 
 @pytest.mark.parametrize("head", [*ENCODER_HEADS, "masked_lm", "encoder"])

@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from luthier.errors import LuthierError
+from luthier.recipe.comparison import CompareSettings
 from luthier.recipe.grid import cell_name, cell_recipe, cells
 from luthier.recipe.recipe import RecipeBase
 from luthier.runs.kinds import check_kind
 from luthier.runs.planning import PlannedStage, plan_cell
 from luthier.stages.base import StagePlan
+from luthier.storage.one_version import one_version
 
 
 def plan_recipe(recipe: RecipeBase, output: Path) -> list[PlannedStage]:
@@ -22,14 +24,17 @@ def plan_recipe(recipe: RecipeBase, output: Path) -> list[PlannedStage]:
     """
     folder = output / recipe.name
     check_kind(folder, recipe)
-    if recipe.compare is None:
-        return plan_cell(recipe, folder, "")
+    with one_version():
+        return plan_cell(recipe, folder, "") if recipe.compare is None else _plan_cells(recipe, recipe.compare, folder)
+
+
+def _plan_cells(recipe: RecipeBase, comparison: CompareSettings, folder: Path) -> list[PlannedStage]:
     planned = []
-    if recipe.compare.search is not None:
-        first = {key: ends[0] for key, ends in recipe.compare.search.ends().items()}
+    if comparison.search is not None:
+        first = {key: ends[0] for key, ends in comparison.search.ends().items()}
         planned = plan_cell(cell_recipe(recipe, first), folder / "cells" / cell_name(first), "a trial")
-        return [_repeated(stage, recipe.compare.search.trials) for stage in planned]
-    for number, factors in enumerate(cells(recipe.compare)):
+        return [_repeated(stage, comparison.search.trials) for stage in planned]
+    for number, factors in enumerate(cells(comparison)):
         name = cell_name(factors)
         try:
             planned += plan_cell(cell_recipe(recipe, factors), folder / "cells" / name, name)

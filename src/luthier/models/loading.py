@@ -16,17 +16,20 @@ from luthier.models.heads import HeadRequest, auto_class, know_model_type, outpu
 from luthier.models.inspect import is_decoder, is_encoder_decoder
 from luthier.models.manifest import verify_manifest, verify_package_files
 from luthier.models.quiet import quiet_transformers, without_gguf_bar
-from luthier.models.references import check_model_unchanged, resolve
+from luthier.models.references import check_model_unchanged, model_name, resolve
 from luthier.models.safety import check_configs, check_model_folder
 from luthier.models.settings import ModelSettings
 from luthier.models.source import ModelSource
 from luthier.models.tensors import read_json
 from luthier.models.weights import account_for, draw_head_anew, refuse_non_finite
+from luthier.storage.one_version import read_once
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
+# The largest vocabulary of a tokenizer that a run keeps a copy of.
+_MOST_KEPT = 300_000
 
 
 def load_tokenizer(settings: ModelSettings | str) -> PreTrainedTokenizerBase:
@@ -35,11 +38,15 @@ def load_tokenizer(settings: ModelSettings | str) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: there is none, it is refused for safety, or nothing can serve for padding.
     """
-    from transformers import AutoTokenizer
-
     settings = ModelSettings.model_validate(settings)
     source = resolve(settings)
     folder = _checked_folder(source, settings)
+    return _read_once("tokenizer", source, settings, lambda: _read_tokenizer(source, folder, settings), _is_small)
+
+
+def _read_tokenizer(source: ModelSource, folder: Path, settings: ModelSettings) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
     if source.gguf_file is None and not _has_tokenizer(folder):
         raise ModelError(
             "the model comes without a tokenizer",
@@ -219,7 +226,24 @@ def _options(source: ModelSource, settings: ModelSettings) -> dict[str, Any]:
     return options
 
 
+def _is_small(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return len(tokenizer) <= _MOST_KEPT
+
+
+def _read_once(
+    what: str, source: ModelSource, settings: ModelSettings, read: Callable[[], Any], keep: Callable[[Any], bool]
+) -> Any:
+    """What was read of a model that no stage makes, once a run: a GGUF file is parsed whole for each part of it."""
+    if source.kind == "artifact" or settings.allow:
+        return read()
+    return read_once(f"{what} of {model_name(source)}", read, keep=keep)
+
+
 def _config(source: ModelSource, folder: Path, settings: ModelSettings) -> Any:
+    return _read_once("config", source, settings, lambda: _read_config(source, folder, settings), lambda _: True)
+
+
+def _read_config(source: ModelSource, folder: Path, settings: ModelSettings) -> Any:
     from transformers import AutoConfig
 
     options = _options(source, settings)

@@ -56,7 +56,7 @@ def fingerprint(source: ModelSource) -> str:
     if source.kind == "hub":
         return hashlib.sha256(f"{source.hub_id}@{commit(source)}".encode()).hexdigest()
     path = _path_of(source)
-    return first_sight(_sight(source), lambda: content_fingerprint(path, source.gguf_file))
+    return first_sight(model_name(source), lambda: content_fingerprint(path, source.gguf_file))
 
 
 def commit(source: ModelSource) -> str:
@@ -65,7 +65,7 @@ def commit(source: ModelSource) -> str:
     Raises:
         ModelError: it can't be found out.
     """
-    return first_sight(_sight(source), lambda: commit_of(source))
+    return first_sight(model_name(source), lambda: commit_of(source))
 
 
 def check_model_unchanged(source: ModelSource, folder: Path) -> None:
@@ -79,12 +79,13 @@ def check_model_unchanged(source: ModelSource, folder: Path) -> None:
         WorkspaceError: it is no longer what it was when the run first looked at it.
     """
     if source.kind == "hub":
-        check_unchanged(_sight(source), lambda: folder.name, source.reference)
+        check_unchanged(model_name(source), lambda: folder.name, source.reference)
     else:
-        check_unchanged(_sight(source), lambda: content_fingerprint(folder, source.gguf_file), source.reference)
+        check_unchanged(model_name(source), lambda: content_fingerprint(folder, source.gguf_file), source.reference)
 
 
-def _sight(source: ModelSource) -> str:
+def model_name(source: ModelSource) -> str:
+    """What a run knows a model by: its place, and the file in it."""
     place = f"{source.hub_id}@{source.revision}" if source.kind == "hub" else str(_path_of(source).resolve())
     return f"model {place} {source.gguf_file}"
 

@@ -6,16 +6,20 @@ look, and a file that was changed in between ends the run in place of results un
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from luthier.errors import LuthierError, WorkspaceError
 from luthier.storage.files import sha256_of
 
 _seen: ContextVar[dict[str, str] | None] = ContextVar("seen", default=None)
+_read: ContextVar[dict[str, Any] | None] = ContextVar("read", default=None)
+_T = TypeVar("_T")
 
 
 @contextmanager
@@ -28,10 +32,11 @@ def one_version(seen: Mapping[str, str] | None = None) -> Iterator[None]:
     if _seen.get() is not None:
         yield
         return
-    token = _seen.set(dict(seen or {}))
+    token, read = _seen.set(dict(seen or {})), _read.set({})
     try:
         yield
     finally:
+        _read.reset(read)
         _seen.reset(token)
 
 
@@ -48,6 +53,27 @@ def first_sight(name: str, digest: Callable[[], str]) -> str:
     if name not in seen:
         seen[name] = digest()
     return seen[name]
+
+
+def read_once(name: str, read: Callable[[], _T], *, keep: Callable[[_T], bool] = lambda _: True) -> _T:
+    """What an input reads as, of which this block makes a copy for everyone who asks again; outside of any block, what
+    it reads as now.
+
+    Args:
+        name: of the input, and of whatever else decides what is read of it.
+        read: reads it.
+        keep: whether what was read is small enough to stay in memory until the block ends.
+    """
+    known = _read.get()
+    if known is None:
+        return read()
+    if name not in known:
+        found = read()
+        if not keep(found):
+            return found
+        known[name] = found
+    kept: _T = copy.deepcopy(known[name])
+    return kept
 
 
 def check_unchanged(name: str, digest: Callable[[], str], where: str) -> None:
