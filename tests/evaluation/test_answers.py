@@ -58,6 +58,7 @@ def test_answers_are_those_that_predict_gives_beside_what_the_data_say(tmp_path:
         assert sample["the model writes"]
         assert answer.startswith(sample["the model writes"])
         assert len(sample["the model writes"].split()) <= 6 < len(answer.split())
+        assert sample["it wrote before tuning"]
     page = write_report([run]).read_text(encoding="utf8")
     assert "Answers to held-out rows" in page
     assert samples[0]["the model writes"] in page

@@ -105,11 +105,12 @@ def read_origin(origin: Origin, settings: DataSettings) -> RawSplit | None:
     Raises:
         DataError: it can't be read.
     """
-    known, noted = origin.known, Problems(origin.name) if settings.invalid_rows == "drop" else None
+    about, known, noted = "", origin.known, Problems(origin.name) if settings.invalid_rows == "drop" else None
     if origin.hub is not None:
         table = read_hub_split(origin)
         if table is None:
             return None
+        about = table.about
         table = shape(known.derive if known else None, table)
     elif origin.file is not None:
         table = own_rows(origin, settings, noted) or read_table(origin.file, options_of(settings), noted)
@@ -117,7 +118,7 @@ def read_origin(origin: Origin, settings: DataSettings) -> RawSplit | None:
         table = rows_of_folder(origin, settings, noted)
     else:
         table = _read_set(origin)
-    notes = [known.note] if known and known.note else []
+    notes = [note for note in (about, known.note if known else "") if note]
     form = form_of_origin(origin, settings, example_of(table))
     if form is not None:
         table = in_form(table, form, noted)

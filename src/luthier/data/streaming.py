@@ -15,7 +15,7 @@ from luthier.data.rows.posing import pose
 from luthier.data.schemas import SCHEMAS, TrainedOn
 from luthier.data.settings import DataSettings
 from luthier.data.sources.fingerprint import source_fingerprint
-from luthier.data.sources.hub import load_hub_split
+from luthier.data.sources.hub import load_hub_split, told_of_hub
 from luthier.data.sources.origins import Origin, plan
 from luthier.data.splits import RawSplit, choose_schema, column_mapping, form_of_origin, options_of
 from luthier.data.streamed_rows import CheckedRows, FileRows, HubRows, RowSource, ShapedRows
@@ -91,7 +91,9 @@ def _with_whole_splits(
     found = TaskData(schema, {}, labels, metric_names(origin, schema, labels), source_fingerprint(settings))
     if "train" in splits:
         found.splits["train"] = stream
-        found.summary["train"] = SplitSummary(None, {}, origin.name, "streamed")
+        found.summary["train"] = SplitSummary(
+            None, {}, origin.name, "; ".join(filter(None, ("streamed", told_of_hub(origin))))
+        )
     others = {split: one.name for split, one in origins.items() if split != "train" and split in splits}
     if others:
         fixed: dict[str, Any] = {"streaming": False, "source": None, "train": None, "task": schema.name}

@@ -26,6 +26,7 @@ class Table:
         lines: line of the file each row starts at, where it has lines.
         labels: every label in the order of its id, where the source itself says so.
         numbers: number of each row in its file, from 1, where rows of the file are missing here.
+        about: what is told of the source beside its name.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Table:
     lines: Sequence[int] | None = None
     labels: list[str] | None = None
     numbers: Sequence[int] | None = None
+    about: str = ""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))

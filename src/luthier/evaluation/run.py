@@ -16,6 +16,8 @@ from luthier.errors import DataError, ModelError, RecipeError
 from luthier.evaluation.fit import head_misfit, language_misfit
 from luthier.evaluation.meters import CostMeter
 from luthier.evaluation.subject import Subject, Suite, SuiteResult
+from luthier.evaluation.untuned import UNTUNED, untuned_scores, worse_than_untuned
+from luthier.models.adapters import base_settings
 from luthier.models.artifacts import load_artifact, load_model
 from luthier.models.card import ModelCard, describe
 from luthier.models.inspect import language_head
@@ -81,6 +83,7 @@ def _subject(stage: Evaluate, inputs: StageInputs, settings: DataSettings) -> Su
         folder=local_folder(resolve(inputs.model), inputs.model),
         too_long=settings.too_long,
         prior=card.prior or task_of(task).prior(task),
+        untuned=base_settings(card, inputs.model) if stage.untuned and card.head in SPEAKING else None,
     )
 
 
@@ -92,8 +95,9 @@ def _judged(stage: Evaluate, subject: Subject, folder: Path) -> StageOutputs:
             result = suite.run(subject)
             log.write("evaluate", step=0, suite=suite.name, **{f"{split}/{k}": v for k, v in result.scores.items()})
             results[place] = result
+        before = untuned_scores(subject, {name for result in results.values() for name in result.scores})
     cost = {"seconds": meter.seconds, "peak_memory_bytes": meter.peak_memory_bytes}
-    return StageOutputs(merge([results[place] for place in sorted(results)], split, task, cost))
+    return StageOutputs(merge([results[place] for place in sorted(results)], split, task, cost, before))
 
 
 def check_fit(suites: Sequence[Suite], task: TaskData) -> None:
@@ -275,14 +279,20 @@ def told_of_rows(split: str, task: TaskData) -> dict[str, Any]:
     }
 
 
-def merge(results: list[SuiteResult], split: str, task: TaskData, cost: dict[str, float]) -> dict[str, object]:
-    """One metrics record from all suites; score names get the split in front."""
+def merge(
+    results: list[SuiteResult], split: str, task: TaskData, cost: dict[str, float], untuned: dict[str, float]
+) -> dict[str, object]:
+    """One metrics record from all suites, and the scores of the model before it was tuned; names get the split in
+    front."""
+    worse = worse_than_untuned({k: v for r in results for k, v in r.scores.items()}, untuned)
     scores = {f"{split}/{k}": v for r in results for k, v in r.scores.items()}
     intervals = {f"{split}/{k}": v for r in results for k, v in r.intervals.items()}
     baselines = {f"{split}/{k}": v.to_json() for r in results for k, v in r.baselines.items()}
     about = {f"{split}/{k}": v for r in results for k, v in r.about.items()}
     details = {k: v for r in results for k, v in r.details.items()}
     details["ran"] = {"scored": told_of_rows(split, task)}
+    if untuned:
+        details[UNTUNED] = {f"{split}/{k}": v for k, v in untuned.items()}
     if split in task.left_out:
         details["rows_left_out"] = {split: task.left_out[split]}
     details["sections"] = [section for r in results for section in (*r.sections, *r.details.get("sections", []))]
@@ -292,7 +302,7 @@ def merge(results: list[SuiteResult], split: str, task: TaskData, cost: dict[str
         scores=scores,
         intervals=intervals,
         baselines=baselines,
-        marks=[*task.marks_of_repeats(split), *dict.fromkeys(mark for r in results for mark in r.marks)],
+        marks=[*task.marks_of_repeats(split), *dict.fromkeys(mark for r in results for mark in r.marks), *worse],
         about=about,
         primary=first if first in scores else next(iter(scores), None),
         cost=cost | {k: v for r in results for k, v in r.cost.items()},

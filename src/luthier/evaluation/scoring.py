@@ -131,6 +131,12 @@ def task_result(
     )
 
 
+def plain_scores(predictions: Predictions, data: TaskData, split: str, rows: Any) -> dict[str, float]:
+    """The task's metrics and the mean loss alone; see `task_result`."""
+    sides = _sides(predictions, judge(predictions, data, split, rows), data)
+    return {name: side.score for name, side in sides.items()}
+
+
 @dataclass(frozen=True)
 class _Side:
     """A score, and the same for many draws at once."""

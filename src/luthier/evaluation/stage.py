@@ -40,6 +40,11 @@ class Evaluate(Stage):
         "auto", description="Which split: auto is test where there is one, else validation."
     )
     batch_size: int = Field(64, gt=0, description="Rows in one forward pass.")
+    untuned: bool = Field(
+        True,
+        description="Whether the scores of a tuned language model stand beside those that it had before, on the same "
+        "rows; costs a second pass over them.",
+    )
 
     @classmethod
     def resolved(cls) -> type[Stage]:

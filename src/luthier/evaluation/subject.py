@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from luthier.evaluation.prediction import Predictions
     from luthier.evaluation.scoring import TaskResult
     from luthier.models.artifacts import ModelCard
+    from luthier.models.settings import ModelSettings
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Subject:
         folder: of the model's artefact.
         too_long: what happens to rows that are too long, `error` or `truncate`.
         prior: what the labels of the training rows tell of any row; see `Task.prior`.
+        untuned: the model that this one was made from, where its scores are to stand beside; else None.
         meter: measures the pass that `predictions` come from.
     """
 
@@ -49,6 +51,7 @@ class Subject:
     folder: Path
     too_long: str = "error"
     prior: Mapping[str, Any] = field(default_factory=dict)
+    untuned: ModelSettings | None = None
     meter: CostMeter = field(default_factory=CostMeter)
 
     @property

@@ -19,7 +19,7 @@ from luthier.secrets import as_reference
 from luthier.storage.files import json_text
 
 CARD = "luthier.json"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 def _distinct(labels: list[str] | None) -> list[str] | None:
@@ -44,7 +44,9 @@ class ModelCard:
         max_length: longest text, in tokens, that it was trained on.
         reserved_tokens: positions that the tuning method fills itself.
         method: the tuning method's settings.
-        data: where the training data came from.
+        data: where the training data came from, as the recipe says.
+        splits: by split of those data, how many rows were read, from where, a set on the Hub with the revision, and how
+            the split was made; None in cards before format 4.
         text_form: how the task is posed as text, where it is.
         columns: canonical columns that it reads -> what its training file calls them; None in cards of format 1.
         rows_left_out: by split, the rows of its data that could not be used and were left out: how many, and why.
@@ -68,6 +70,7 @@ class ModelCard:
     reserved_tokens: int = 0
     method: dict[str, Any] | None = None
     data: dict[str, Any] | None = None
+    splits: dict[str, dict[str, Any]] | None = None
     text_form: TextForm | None = None
     columns: dict[str, str | list[str]] | None = None
     rows_left_out: dict[str, Any] | None = None

@@ -41,6 +41,13 @@ def baselines_of(metrics: Mapping[str, Any]) -> dict[str, Trivial]:
     }
 
 
+def untuned_of(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Scores of a language model before it was tuned, on the same rows; what can't be read is left out."""
+    kept = metrics["details"].get("untuned")
+    pairs = kept.items() if isinstance(kept, Mapping) else ()
+    return {str(name): float(value) for name, value in pairs if _is_finite(value)}
+
+
 def marks_of(metrics: Mapping[str, Any]) -> list[str]:
     """What a reader must not miss of a model that learned nothing, with what the baseline answers."""
     marks = metrics.get("marks")

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from luthier.metric_names import higher_is_better
-from luthier.report.baselines import COLUMN, baselines_of, marks_of, score_title
+from luthier.report.baselines import COLUMN, baselines_of, marks_of, score_title, untuned_of
 from luthier.report.intervals import bounded_interval
 from luthier.report.ran import chosen_by_validation
 from luthier.report.results import Cell
 from luthier.report.tables import COSTS, SPLITS, cost_text, interval_text
 from luthier.report.text import number_text
+
+BEFORE = "before tuning"
 
 
 def score_table(cell: Cell) -> dict[str, Any] | None:
@@ -29,30 +31,35 @@ def score_table(cell: Cell) -> dict[str, Any] | None:
     if not scores:
         return None
     beside = {k: v.text for metrics in cell.stages.values() for k, v in baselines_of(metrics).items()}
+    before = {
+        name: number_text(value) for metrics in cell.stages.values() for name, value in untuned_of(metrics).items()
+    }
     titles = {k: score_title(metrics, k) for metrics in cell.stages.values() for k in metrics["scores"]}
     splits = [split for split in SPLITS if any(name.startswith(f"{split}/") for name in scores)]
     if splits and all(name.partition("/")[0] in splits for name in scores):
-        return _by_split(scores, intervals, splits, beside, titles)
+        return _by_split(scores, intervals, splits, {COLUMN: beside, BEFORE: before}, titles)
     rows = [
         [
             (titles[name], False),
             (number_text(value), True),
             (interval_text(intervals.get(name)), True),
             (beside.get(name, ""), True),
+            (before.get(name, ""), True),
             (_better(name), False),
         ]
         for name, value in scores.items()
     ]
-    return _without_empty(["score", "value", "95 % interval over rows", COLUMN, "better is"], rows)
+    return _without_empty(["score", "value", "95 % interval over rows", COLUMN, BEFORE, "better is"], rows)
 
 
 def _by_split(
     scores: dict[str, float],
     intervals: dict[str, tuple[float, float]],
     splits: Sequence[str],
-    beside: dict[str, str],
+    beside: dict[str, dict[str, str]],
     titles: dict[str, str],
 ) -> dict[str, Any]:
+    """See `score_table`; `beside` holds for each column that stands beside the scores its texts by score."""
     rows = []
     for metric in dict.fromkeys(name.partition("/")[2] for name in scores):
         names = [f"{split}/{metric}" for split in splits]
@@ -60,9 +67,10 @@ def _by_split(
         for name in names:
             row.append((number_text(scores[name]) if name in scores else "", True))
             row.append((interval_text(intervals.get(name)), True))
-            row.append((beside.get(name, ""), True))
+            row += [(texts.get(name, ""), True) for texts in beside.values()]
         rows.append([*row, (_better(metric), False)])
-    columns = [part for split in splits for part in (split, f"95 % over {split} rows", f"{COLUMN} on {split}")]
+    heads = ["{}", "95 % over {} rows", *(f"{column} on {{}}" for column in beside)]
+    columns = [head.format(split) for split in splits for head in heads]
     return _without_empty(["score", *columns, "better is"], rows)
 
 

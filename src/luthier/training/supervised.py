@@ -40,7 +40,7 @@ from luthier.training.job import TrainingJob, TrainingResult, TrainingRows, trai
 from luthier.training.longer import too_short, with_advice
 from luthier.training.preparing import Prepared, new_head, prepare, row_counts
 from luthier.training.starting import start_at_mean
-from luthier.training.telling import told_of_model, told_of_training, told_of_validation_rows, training_cost
+from luthier.training.telling import sources_of, told_of_model, told_of_training, told_of_validation_rows, training_cost
 from luthier.training.trunk.once import computed_once
 from luthier.training.validation import Evaluation, Validation
 
@@ -294,6 +294,7 @@ def card_for(stage: SupervisedSettings, inputs: StageInputs, prepared: Prepared,
         reserved_tokens=stage.method.reserved_tokens(),
         method=redact_values(stage.method.model_dump(mode="json")),
         data=redact_values(stage.data.model_dump(mode="json")),
+        splits=sources_of(prepared),
         rows_left_out=redact_values(prepared.task.left_out) or None,
         prior=task_of(prepared.task).prior(prepared.task) or None,
         metrics=result.scores,

@@ -101,6 +101,12 @@ def told_of_data(prepared: Prepared) -> dict[str, dict[str, Any]]:
     return found
 
 
+def sources_of(prepared: Prepared) -> dict[str, dict[str, Any]]:
+    """By split, how many rows were read, from where, and how the split was made, for the card of the model."""
+    kept = ("rows", "source", "note")
+    return {split: {name: told[name] for name in kept} for split, told in told_of_data(prepared).items()}
+
+
 def told_of_choice(stage: SupervisedSettings, job: TrainingJob, result: TrainingResult) -> dict[str, Any]:
     """The step whose weights were kept, the score that chose it, or why none did."""
     if job.validation is None:

@@ -41,6 +41,26 @@ def test_glue_is_known_by_name(hub, source):
     assert data.splits["train"][1] == {"row": 2, "text": "a1", "text_pair": "b", "label": 1}
 
 
+def test_the_set_its_configuration_and_the_commit_that_was_read_are_told(monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+
+    def load_dataset(name, config, *, revision=None, streaming=False):
+        found = split([0, 1, 1])
+        found.info.download_checksums = {f"hf://datasets/{name}@{commit}/{config}/train.parquet": {}}
+        return {"train": found}
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    summary = load_data(DataSettings(train="glue/rte")).summary["train"]
+    assert (summary.source, summary.rows) == ("glue/rte", 3)
+    assert f"nyu-mll/glue on the Hub, configuration rte, split train, revision {commit}" in summary.note
+
+
+@pytest.mark.parametrize(("source", "told"), [("hub:a/b@v1", "revision v1"), ("hub:a/b", "no revision is pinned")])
+def test_a_revision_is_the_one_that_was_asked_for_where_the_commit_is_not_known(hub, source, told):
+    settings = DataSettings(train=source, text="sentence1", text_pair="sentence2", label="label")
+    assert load_data(settings).summary["train"].note == f"a/b on the Hub, split train, {told}"
+
+
 def test_record_is_known_by_name(monkeypatch):
     rows = {
         "passage": ["Ann met Bo."],

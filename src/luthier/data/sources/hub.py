@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from luthier.data.sources.base import HubSource
@@ -12,6 +14,7 @@ from luthier.data.table import Table, listing
 from luthier.errors import DataError
 
 CONVERTED_REVISION = "refs/convert/parquet"
+_COMMIT = re.compile(r"@([0-9a-f]{40})/")
 _log = logging.getLogger(__name__)
 
 
@@ -22,7 +25,30 @@ def read_hub_split(origin: Origin) -> Table | None:
         DataError: the set, its configuration or its split is not found, can't be reached, or needs code to be loaded.
     """
     split = load_hub_split(origin, streaming=False)
-    return None if split is None else table_of(split, origin.name)
+    if split is None:
+        return None
+    return replace(table_of(split, origin.name), about=told_of_hub(origin, split))
+
+
+def told_of_hub(origin: Origin, split: Any = None) -> str:
+    """Which set on the Hub a split is of, in words: its id, configuration, split and revision.
+
+    Args:
+        split: as `datasets` gives it; it knows the commit that was read, where no other revision was asked for.
+    """
+    hub = origin.hub
+    if hub is None:
+        return ""
+    commits = {found[1] for url in _urls(split) if (found := _COMMIT.search(url))}
+    revision = next(iter(commits)) if len(commits) == 1 else hub.revision
+    parts = [f"configuration {hub.config}" if hub.config else "", f"split {origin.split}" if origin.split else ""]
+    parts.append(f"revision {revision}" if revision else "no revision is pinned")
+    return ", ".join([f"{hub.id} on the Hub", *filter(None, parts)])
+
+
+def _urls(split: Any) -> Iterator[str]:
+    sums = getattr(getattr(split, "info", None), "download_checksums", None)
+    yield from map(str, sums if isinstance(sums, Mapping) else ())
 
 
 def load_hub_split(origin: Origin, *, streaming: bool) -> Any:

@@ -33,6 +33,7 @@ class AnswersSuite(Suite):
     tokens: int = Field(64, gt=0, description="Tokens that an answer has at most.")
 
     def run(self, subject: Subject) -> SuiteResult:
+        from luthier.evaluation.untuned import untuned_model
         from luthier.models.inspect import model_max_length
         from luthier.tasks.base import task_named
 
@@ -40,15 +41,17 @@ class AnswersSuite(Suite):
         chosen = sorted(random.Random(subject.seed).sample(range(len(examples)), min(self.rows, len(examples))))
         asked = [_asked(examples[place]) for place in chosen]
         kind: Any = task_named(subject.schema)
-        answers = kind.written(
-            subject.model,
-            subject.tokenizer,
-            subject.card,
-            [row for row, _ in asked],
-            longest=subject.card.max_length or model_max_length(subject.model.config, subject.tokenizer) or 512,
-            most=self.tokens,
-        )
-        samples = [_sample(*one, str(answer["response"])) for one, answer in zip(asked, answers, strict=True)]
+
+        def written(model: Any) -> list[str]:
+            longest = subject.card.max_length or model_max_length(subject.model.config, subject.tokenizer) or 512
+            rows = [row for row, _ in asked]
+            found = kind.written(model, subject.tokenizer, subject.card, rows, longest=longest, most=self.tokens)
+            return [str(one["response"]) for one in found]
+
+        answers = written(subject.model)
+        with untuned_model(subject) as base:
+            earlier = [""] * len(answers) if base is None else written(base)
+        samples = [_sample(*one, *told) for one, *told in zip(asked, answers, earlier, strict=True)]
         text = f"{len(samples)} of {len(examples)} rows of {subject.split}, drawn at random; the model writes what is "
         text += f"likeliest, token by token, and at most {self.tokens} of them."
         return SuiteResult(sections=[Section("Answers to held-out rows", text=text, samples=samples)])
@@ -63,11 +66,13 @@ def _asked(row: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     return {"text": " ".join(words[:seen]), "row": row["row"]}, " ".join(words[seen:])
 
 
-def _sample(row: Mapping[str, Any], reference: str, answer: str) -> dict[str, str]:
+def _sample(row: Mapping[str, Any], reference: str, answer: str, untuned: str) -> dict[str, str]:
     earlier = [f"{one['role']}: {one['content']}" for one in row.get("history") or ()]
     told = {"before": "\n".join(earlier)} if earlier else {}
     told |= {"prompt" if "prompt" in row else "text": str(row.get("prompt", row.get("text")))}
-    told |= {"the model writes": answer, "in the data": reference, "row": str(row["row"])}
+    told |= {"the model writes": answer}
+    told |= {"it wrote before tuning": untuned} if untuned else {}
+    told |= {"in the data": reference, "row": str(row["row"])}
     return {name: _cut(text) for name, text in told.items()}
 
 
