@@ -106,13 +106,36 @@ def test_labels_that_stand_for_none_are_said(folder, capsys):
     assert main(["init", "--data", "stars.csv"]) == 0
     said = capsys.readouterr().out
     assert "the task is single_sentence" in said
-    assert "'nan' is taken for a label: if it stands for none, take these rows out" in said
+    assert "'nan' is taken for a label: if it stands for none, `labels: [" in said
+    assert "and `invalid_rows: drop` leave these rows out" in said
+    settings = load_recipe("recipe.yaml").stage_list()[0].data
+    kept = settings.model_copy(update={"labels": list("01234"), "invalid_rows": "drop"})
+    assert sum(map(len, load_data(kept).splits.values())) == 29
     body = [(text, "inf" if label == 2 else f"{label}.5") for text, label in body if label != "nan"]
     (folder / "scores.csv").write_text(rows(("text", "label"), *body))
     assert main(["init", "--data", "scores.csv", "--force"]) == 0
     said = capsys.readouterr().out
     assert "numbers from 0.5 to 4.5, so the task is regression" in said
-    assert "6 rows have no 'label' that is a finite number: they are refused until corrected" in said
+    assert "6 rows have no 'label' that is a finite number: such rows are refused until corrected" in said
+
+
+def test_a_file_as_excel_saves_it_is_read_by_its_encoding_and_delimiter(folder, capsys):
+    body = [(f"Schöner Film: „{text}“ für 5 €".replace(",", "").replace(";", ""), label) for text, label in LABELLED]
+    content = rows(("Bewertung", "Sterne"), *body).replace(",", ";")
+    (folder / "windows.csv").write_bytes(content.encode("windows-1252"))
+    assert main(["init", "--data", "windows.csv"]) == 0
+    assert "the bytes are no UTF-8; read as windows-1252" in capsys.readouterr().out
+    settings = load_recipe("recipe.yaml").stage_list()[0].data
+    assert (settings.encoding, settings.delimiter) == ("windows-1252", ";")
+    texts = [text for split in load_data(settings).splits.values() for text in split["text"]]
+    assert sorted(texts) == sorted(text for text, _ in body)
+
+
+def test_one_row_has_and_two_rows_have(folder, capsys):
+    body = [(f"{TEXTS[i % 8]} {i}".replace(",", ""), "" if i == 3 else i / 4) for i in range(30)]
+    (folder / "scores.csv").write_text(rows(("text", "score"), *body))
+    assert main(["init", "--data", "scores.csv"]) == 0
+    assert "1 row has no 'score' that is a finite number" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("none", ["n/a", "NA", "-", ""])
@@ -151,7 +174,8 @@ HOSTILE = {
     "one line": ("rows.txt", b"all there is\n", "there is one row"),
     "one label": ("rows.csv", b"text,label\ngood,pos\nfine,pos\n", "only one label"),
     "binary": ("rows.csv", bytes(range(256)) * 8, "NUL byte"),
-    "not utf-8": ("rows.tsv", b"text\tlabel\ncaf\xe9\tpos\n", "is not valid utf-8"),
+    "not utf-8": ("rows.tsv", b"text\tlabel\ncaf\xe9\x81\tpos\n", "is not valid utf-8"),
+    "neither utf-8 nor text": ("rows.csv", b"text,label\n\xff\x01,pos\n", "is not valid utf-8"),
     "a long line": ("rows.csv", b"x" * 10_000_000, "10.0 MB long"),
     "a long line of text": ("rows.txt", b"x" * 10_000_000, "10.0 MB long"),
     "a long line of json": ("rows.jsonl", b'{"text": "' + b"x" * 10_000_000, "10.0 MB long"),

@@ -29,7 +29,7 @@ _KINDS = {
 _MEANINGS = {
     "one class": "it answers every row with the same class",
     "nearly constant": "its predictions hardly differ from row to row",
-    _NO_BETTER: "than the trivial baseline, by what the rows can show",
+    _NO_BETTER: "no better than the trivial baseline, by what the rows can show",
     "made worse": "the model scored better before it was tuned",
     "train longer": "validation still got better when training ended",
     "repeated rows": "texts of the rows that were scored stand in the training rows, too",

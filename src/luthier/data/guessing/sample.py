@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import itertools
 import re
@@ -24,6 +25,10 @@ from luthier.data.table import Problems, Table
 from luthier.errors import DataError
 
 _DELIMITERS = (",", "\t", ";", "|")
+WINDOWS = "windows-1252"
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+# Bytes at the start of a file that show its encoding.
+_LOOKED_AT = 1 << 20
 _LONG_CELL = 40
 # Values that show what a column holds: numbers; labels, how many at most, and how often each.
 _ENOUGH = 8
@@ -163,12 +168,34 @@ def reread(source: FileSource, keys: dict[str, Any]) -> Table:
 
 
 def _encoding(source: FileSource) -> tuple[ReadOptions, tuple[str, ...]]:
+    """How the text of a file is encoded, and what is said of it where that is not UTF-8."""
+    binary, json_text = source.format == "parquet", source.format in ("json", "jsonl")
     with source.open() as stream:
-        start = stream.read(4)
+        start = stream.read(4 if binary else _LOOKED_AT)
     for mark, encoding in BYTE_ORDER_MARKS.items():
         if start.startswith(mark):
             return ReadOptions(encoding=encoding), (f"the encoding is {encoding}, by its byte order mark",)
+    if not binary and not json_text and not _is_utf8(start) and _is_windows(start):
+        told = f"the bytes are no UTF-8; read as {WINDOWS}, as Excel saves: look whether all letters are right"
+        return ReadOptions(encoding=WINDOWS), (told,)
     return ReadOptions(), ()
+
+
+def _is_utf8(start: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_windows(start: bytes) -> bool:
+    """Whether bytes are characters of Windows-1252, none of them a control character but blanks and ends of lines."""
+    try:
+        text = start.decode(WINDOWS)
+    except UnicodeDecodeError:
+        return False
+    return not _CONTROL.search(text)
 
 
 def _head(table: Table) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -23,7 +24,9 @@ from luthier.data.table import Table
 from luthier.errors import DataError
 
 _CHOICE = re.compile(r"(ending|choice|option|answer|solution|sol|opt|alternative|candidate)[_ ]?(\d|[a-hA-H])")
-_REFUSED = "they are refused until corrected, or left out with `invalid_rows: drop`"
+_REFUSED = "such rows are refused until corrected, or left out with `invalid_rows: drop`"
+# Labels that are named one by one in a piece of advice, at most.
+_MOST_NAMED = 8
 _LETTERS = "ABCDEFGH"
 _CHOICE_LABELS = ("label", "answer", "answerkey", "answer_key", "answer_idx", "gold", "target", "correct", "y")
 _CONTEXTS = ("startphrase", "context", "ctx", "question", "premise", "stem", "sent1", "prompt", "passage", "text")
@@ -361,9 +364,9 @@ def _settle_numbers(found: TaskGuess, column: Column, table: Table) -> None:
         found.task = "regression"
         found.said.append(f"the labels are numbers from {min(finite):g} to {max(finite):g}, so the task is regression")
         if column.odd:
-            found.doubts.append(f"{_told_odd(column, table)}: such rows {_REFUSED.removeprefix('they ')}")
+            found.doubts.append(f"{_told_odd(column, table)}: {_REFUSED}")
         if unusable := rows - len(finite) - len(column.odd):
-            found.doubts.append(f"{unusable} rows have no {column.name!r} that is a finite number: {_REFUSED}")
+            found.doubts.append(f"{_rows_have(unusable)} no {column.name!r} that is a finite number: {_REFUSED}")
         return
     if column.odd:
         found.doubts.append(f"{_told_odd(column, table)}, which is taken for a label")
@@ -373,11 +376,18 @@ def _settle_numbers(found: TaskGuess, column: Column, table: Table) -> None:
     if numbers and distinct > 2:
         found.doubts.append("the numbers are taken for classes; if they are grades or scores, set `task: regression`")
     if missing := sorted({label for label in column.labels if seems_missing(label)}):
-        found.doubts.append(
-            f"{', '.join(map(repr, missing))} is taken for a label: if it stands for none, take these rows out"
-        )
+        others = sorted(set(column.labels) - set(missing))
+        out = "take these rows out"
+        if len(others) <= _MOST_NAMED:
+            named = ", ".join(json.dumps(label, ensure_ascii=False) for label in others)
+            out = f"`labels: [{named}]` and `invalid_rows: drop` leave these rows out"
+        found.doubts.append(f"{', '.join(map(repr, missing))} is taken for a label: if it stands for none, {out}")
     if len(column.values) < rows:
-        found.doubts.append(f"{rows - len(column.values)} rows have no {column.name!r}: {_REFUSED}")
+        found.doubts.append(f"{_rows_have(rows - len(column.values))} no {column.name!r}: {_REFUSED}")
+
+
+def _rows_have(count: int) -> str:
+    return "1 row has" if count == 1 else f"{count} rows have"
 
 
 def _told_odd(column: Column, table: Table) -> str:

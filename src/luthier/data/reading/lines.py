@@ -141,7 +141,7 @@ def breaks_lines_as_ascii(name: str, options: ReadOptions) -> bool:
         raise DataError(
             f"there is no encoding called {options.encoding!r} for text",
             where=name,
-            fix="set `encoding` to what the file has, such as utf-8, utf-16 or latin-1",
+            fix="set `encoding` to what the file has, such as utf-8, utf-16 or windows-1252",
         ) from error
 
 
@@ -211,7 +211,7 @@ def _decode(raw: bytes, offset: int, number: int, name: str, options: ReadOption
             f"line {number} is not valid {options.encoding}: byte 0x{raw[error.start]:02x} "
             f"at byte {offset + error.start} of the file",
             where=name,
-            fix="save the file as UTF-8, or set `encoding` to what it is, such as latin-1",
+            fix="save the file as UTF-8, or set `encoding` to what it is, such as windows-1252 of Excel",
         ) from error
     except UnicodeError as error:
         raise DataError(f"line {number} is not valid {options.encoding}: {error}", where=name) from error
