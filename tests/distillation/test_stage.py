@@ -25,6 +25,8 @@ __all__ = ["tiny_model"]
 STEPS = {"max_steps": 4, "batch_size": 8, "evaluate_every": 2, "checkpoint_every": 2, "learning_rate": 5e-3}
 TEACH = [{"teacher": "t", "student": "s"}]
 NODES = {"t": {"frozen": True}, "s": {}}
+TWO = {"nodes": {"t": {}, "s": {}}, "give": "s", "update": "alternating"}
+TEXT = {"data": None, "text": {"corpus": "a.txt"}, "same_mask": False}
 
 
 def stage(**settings: Any) -> dict[str, Any]:
@@ -74,6 +76,14 @@ def load(folder: Path, block: dict[str, Any]) -> Any:
             "stored at one temperature",
         ),
         ({"data": None, "text": {"corpus": "a.txt"}, "objective": "roast"}, "an `objective` acts on a task"),
+        ({"update": "alternating"}, "no effect where one node is trained"),
+        ({**TWO, "edges": [{**TEACH[0], "stop_gradient": False}]}, "moves two nodes at once"),
+        ({**TWO, "objective": "roast"}, "does not work with `update: alternating`"),
+        ({**TWO, "precision": "float16"}, "does not work with float16"),
+        ({"same_mask": False}, "`same_mask` is about masked text"),
+        ({**TEXT, "text": {"corpus": "a.txt", "objective": "causal"}}, "`same_mask` is about masked text"),
+        ({**TEXT, "nodes": {"s": {}}, "edges": []}, "no effect on one node alone"),
+        ({**TEXT, "nodes": {"t": {"frozen": True, "store": {}}, "s": {}}}, "on the rows that all nodes read"),
     ],
 )
 def test_settings_that_don_t_fit_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:

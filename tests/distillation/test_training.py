@@ -385,6 +385,7 @@ def test_clipping_leaves_a_gradient_that_is_not_finite_to_be_found(tmp_path: Pat
 
 GRAPHS: dict[str, tuple[str, list[Edge]]] = {
     "both": ("", BOTH),
+    "in turns": ("", BOTH),
     "frozen": ("l", BOTH[:1]),
     "late": ("", [Edge(teacher="l", student="s", start_step=2), Edge(teacher="s", student="l", teacher_stop_step=2)]),
     "hard only from the half": ("", [Edge(teacher="l", student="s", weight={"kind": "inherit", "until": 0.5})]),
@@ -394,7 +395,8 @@ GRAPHS: dict[str, tuple[str, list[Edge]]] = {
 def trained(kind: str, folder: Path, rows: int, dropout: float = 0.0) -> dict[str, dict[str, Tensor]]:
     frozen, edges = GRAPHS[kind]
     nodes = models(dropout, frozen=frozen)
-    trainer(folder, nodes, edges, per_device_train_batch_size=rows, max_steps=4).train()
+    update = {"update": "alternating"} if kind == "in turns" else {}
+    trainer(folder, nodes, edges, per_device_train_batch_size=rows, max_steps=4, **update).train()
     return {name: tiny.weights(model) for name, model in nodes.items()}
 
 

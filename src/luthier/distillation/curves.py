@@ -31,9 +31,9 @@ class NodeCost:
     trained_share: float = 1.0
 
     @property
-    def total(self) -> float:
-        """Forward pass, gradients of inputs and of weights."""
-        return self.forward if self.frozen else self.forward * (2 + self.trained_share)
+    def trained(self) -> float:
+        """Of being trained: forward pass, gradients of inputs and of weights."""
+        return 0.0 if self.frozen else self.forward * (2 + self.trained_share)
 
 
 def forward_operations(model: nn.Module) -> float:
@@ -60,10 +60,28 @@ def learned_from(name: str, edges: Sequence[Edge]) -> set[str]:
     return found
 
 
-def operations_of_each(costs: Mapping[str, NodeCost], edges: Sequence[Edge]) -> dict[str, float]:
+def operations_of_each(
+    costs: Mapping[str, NodeCost], edges: Sequence[Edge], *, alternating: bool = False
+) -> dict[str, float]:
     """Node -> operations a token of training it: its own, and those of all that it learns from. A teacher whose outputs
-    were stored is not among the costs: it runs once, whatever is trained on them."""
-    return {name: sum(costs[one].total for one in learned_from(name, edges) if one in costs) for name in costs}
+    were stored is not among the costs: it runs once, whatever is trained on them.
+
+    Args:
+        costs: of the nodes.
+        edges: who learns from whom.
+        alternating: whether nodes are updated one after another, where a teacher runs again for each of its students.
+    """
+
+    def together(name: str) -> float:
+        group = learned_from(name, edges)
+        passes = {one: 1 if costs[one].frozen else 0 for one in group if one in costs}
+        if alternating:
+            passes = {one: sum(e.teacher == one and e.student in group for e in edges) for one in passes}
+        if costs[name].frozen:
+            passes[name] = 1
+        return sum(costs[one].trained + number * costs[one].forward for one, number in passes.items())
+
+    return {name: together(name) for name in costs}
 
 
 def curves(log: Path, primary: str, main: str, trained: Sequence[str]) -> dict[str, list[tuple[int, int, float]]]:

@@ -19,8 +19,10 @@ from luthier.distillation.language import (
 )
 from luthier.distillation.parts import HardLoss, NodeClipping, SoftLoss, Term
 from luthier.distillation.schedules import Schedule
+from luthier.distillation.settings import Update
 from luthier.distillation.store import StoredTeacher
 from luthier.distillation.stored_parts import StoredSoftLoss
+from luthier.distillation.turns import Turns
 from luthier.errors import TrainingError
 from luthier.objectives.part import Part
 from luthier.objectives.step import MAIN
@@ -52,6 +54,7 @@ class Graph:
         max_grad_norm: what each node's gradient is scaled down to; 0 never clips.
         max_grad_norms: node -> norm of its own.
         stored: node -> its outputs, of teachers that are not among the models.
+        update: whether all nodes are updated at once, or one after another, in the order of `models`.
     """
 
     models: Mapping[str, nn.Module]
@@ -62,11 +65,13 @@ class Graph:
     max_grad_norm: float = 1.0
     max_grad_norms: Mapping[str, float] = field(default_factory=dict)
     stored: Mapping[str, StoredTeacher] = field(default_factory=dict)
+    update: Update = "simultaneous"
 
     def __post_init__(self) -> None:
         """
         Raises:
-            TrainingError: an edge or the main node names no model, or nobody would learn by an edge.
+            TrainingError: an edge or the main node names no model, nobody would learn by an edge, or the nodes can't
+                take turns.
         """
         named = {self.main, *self.hard_weights, *self.max_grad_norms}
         named |= {name for edge in self.edges for name in (edge.teacher, edge.student)}
@@ -78,11 +83,27 @@ class Graph:
                     f"the node {name!r} has to learn, and no parameter of it requires a gradient",
                     fix="train it, or turn the edge around",
                 )
+        if self.alternates:
+            self._check_turns()
+
+    def _check_turns(self) -> None:
+        moving = [edge.name for edge in self.edges if not edge.stop_gradient]
+        if moving or self.main_parts:
+            raise TrainingError(
+                "models that take turns are updated one at a time, and "
+                + (f"the edge {moving[0]} moves two" if moving else "an objective acts in every pass"),
+                fix="leave `update: alternating` out, or " + ("set `stop_gradient`" if moving else "the objective"),
+            )
 
     @property
     def trained(self) -> list[str]:
         """The nodes that learn."""
         return [n for n, model in self.models.items() if any(p.requires_grad for p in model.parameters())]
+
+    @property
+    def alternates(self) -> bool:
+        """Whether some node is updated after another one."""
+        return self.update == "alternating" and len(self.trained) > 1
 
     @property
     def places(self) -> dict[str, str]:
@@ -103,13 +124,14 @@ class Graph:
         places, terms = self.places, self._terms(language is not None)
         losses: list[Part] = list(terms)
         if language is not None:
-            wide = {
-                place for term in terms if isinstance(term, LanguageTerm) and term.everywhere for place in term.places
-            }
-            passes = Passes(shifted=language.shifted, everywhere=wide, dtype=language.dtype)
-            losses = [LanguageLosses(passes, [term for term in terms if isinstance(term, LanguageTerm)])]
+            of_language = [term for term in terms if isinstance(term, LanguageTerm)]
+            wide = {place for term in of_language if not term.labelled for place in term.places}
+            nodes = {place: name for name, place in places.items()}
+            passes = Passes(shifted=language.shifted, everywhere=wide, dtype=language.dtype, nodes=nodes)
+            losses = [LanguageLosses(passes, of_language)]
         norms = {places[name]: self.max_grad_norms.get(name, self.max_grad_norm) for name in self.trained}
-        return [*self.main_parts, *losses, NodeClipping(norms)]
+        turns = [Turns([places[name] for name in self.trained])] if self.alternates else []
+        return [*self.main_parts, *losses, NodeClipping(norms), *turns]
 
     def _terms(self, language: bool) -> list[Term]:
         """Hard losses, and soft ones by every edge."""

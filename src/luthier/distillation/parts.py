@@ -22,9 +22,14 @@ from luthier.storage.ranks import gathered, is_main
 
 
 class Term(Part):
-    """A weighted term of the loss, whose mean over steps is told to the log."""
+    """A weighted term of the loss, whose mean over steps is told to the log.
 
-    def __init__(self) -> None:
+    Args:
+        learner: what the job calls the model that it is for.
+    """
+
+    def __init__(self, learner: str) -> None:
+        self.learner = learner
         self.weight = 1.0
         self._sum: Tensor | float = 0.0
         self._from = 0
@@ -33,8 +38,12 @@ class Term(Part):
         """The term before it is weighted: this process's share of the optimiser step's."""
         raise TypeError(f"{type(self).__name__} does not define value()")
 
+    def acts(self, step: Step) -> bool:
+        """Whether it counts in this pass: it has a weight, and its learner is not held still for another one's turn."""
+        return self.weight != 0 and any(p.requires_grad for p in step.models[self.learner].parameters())
+
     def loss(self, step: Step) -> Tensor | None:
-        if self.weight == 0:
+        if not self.acts(step):
             return None
         value = self.value(step)
         self.count(value.detach())
@@ -73,7 +82,7 @@ class HardLoss(Term):
     """
 
     def __init__(self, node: str, place: str, weight: Schedule | None, edges: Iterable[Edge] = ()) -> None:
-        super().__init__()
+        super().__init__(place)
         self.name, self.place, self.schedule = f"loss of {node}", place, weight
         self.inherited = [edge for edge in edges if edge.weight.kind == "inherit"]
         self.gives_main_loss = place == MAIN
@@ -100,7 +109,7 @@ class SoftLoss(Term):
     """
 
     def __init__(self, edge: Edge, places: Mapping[str, str]) -> None:
-        super().__init__()
+        super().__init__(places[edge.student])
         self.edge, self.name = edge, edge.name
         self.teacher, self.student = places[edge.teacher], places[edge.student]
         self.temperature = 1.0

@@ -10,7 +10,7 @@ import torch
 from luthier.distillation.curves import cost_of
 from luthier.distillation.nodes import NodeBuilder, check_vocabularies
 from luthier.distillation.preparing import tuned
-from luthier.distillation.sources import prepared_source, text_steps
+from luthier.distillation.sources import forward_passes, prepared_source, text_steps
 from luthier.language_modeling.preparing import TextJob
 from luthier.models.inspect import parameter_counts
 from luthier.stages.base import StageInputs, StagePlan
@@ -51,10 +51,13 @@ def plan_distilling(stage: Distil, inputs: StageInputs) -> StagePlan:
         trainable, total = parameter_counts(model)
         facts[f"node {name}"] = _told(stage, name, builder, trainable, total)
         memory += memory_estimate(total, trainable, model.config, longest * stage.batch_size) - LIBRARIES
-        cost = cost_of(model, frozen=stage.nodes[name].frozen).total
+        one = cost_of(model, frozen=stage.nodes[name].frozen)
+        cost = one.trained + forward_passes(stage, name) * one.forward
         factor = stage.objective.relative_cost() if stage.objective and name == stage.main else 1.0
         seconds += factor * cost * tokens * stage.batch_size * stage.accumulation * steps / speed
     facts["edges"] = ", ".join(edge.name for edge in stage.edges) or "none"
+    if stage.update == "alternating":
+        facts["update"] = f"alternating: {', then '.join(stage.trained)}"
     facts["goes on"] = stage.main
     facts["steps"] = f"{steps:,}" if steps < UNBOUNDED else f"what {stage.max_minutes:g} minutes allow"
     limit = 60 * stage.max_minutes if stage.max_minutes else math.inf

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from torch import nn
 
 from luthier.data.batches.encoding import make_collator
 from luthier.distillation.graph import Graph, LanguageTerms
@@ -16,6 +14,7 @@ from luthier.distillation.parts import TermLog
 from luthier.distillation.scores import KeptNode, NodeScores, validation_of_nodes
 from luthier.distillation.sources import prepared_source, supervised, text_steps
 from luthier.distillation.store import Kept, StoredTeacher, some_of, stored_outputs
+from luthier.distillation.twins import refuse_twins
 from luthier.errors import ModelError
 from luthier.language_modeling.held_out import collate
 from luthier.language_modeling.preparing import TextJob, validation_of
@@ -87,7 +86,6 @@ def ready_to_train(stage: Distil, inputs: StageInputs, folder: Path) -> Ready:
     stored = {name: stored_teacher(stage, source, builder, heads, name, models) for name in sorted(without)}
     for name in stage.trained:
         models[name] = tuned(stage, source, name, models[name], builder.seed(name), heads)
-    refuse_twins(stage, models)
     objective = stage.objective.parts() if stage.objective else []
     graph = Graph(
         models,
@@ -98,7 +96,10 @@ def ready_to_train(stage: Distil, inputs: StageInputs, folder: Path) -> Ready:
         stage.max_grad_norm,
         {n: node.max_grad_norm for n, node in stage.nodes.items() if node.max_grad_norm is not None},
         stored,
+        stage.update,
     )
+    rates = {name: stage.nodes[name].rate(stage, _text_rate(stage)) for name in stage.trained}
+    refuse_twins(graph, rates, same_mask=stage.same_mask)
     language = None
     if isinstance(source, TextJob):
         for model in models.values():
@@ -140,7 +141,11 @@ def _with_job(
     groups = [group for name in stage.trained for group in _groups(stage, name, models[name])]
     labels: tuple[str, ...] = ()
     if isinstance(source, TextJob):
-        rows = TrainingRows(source.stream(inputs.seed), None, collate)
+        stream = source.stream(inputs.seed)
+        if not stage.same_mask and source.masking is not None:
+            seeds = {name: builder.seed(name) for name in stage.nodes if name != stage.main}
+            stream.copies = {name: replace(source.masking, seed=seed) for name, seed in seeds.items()}
+        rows = TrainingRows(stream, None, collate)
         schema, shifted = "plain_text", not source.masked
         settings["max_steps"] = text_steps(source, stage, models)
     else:
@@ -247,34 +252,15 @@ def _tuned_on_text(method: Any, model: Any, seed: int, head: Head, tokenizer: An
         return method.apply(model, MethodContext(peft_task_type(head), seed, tokenizer))
 
 
-def refuse_twins(stage: Distil, models: dict[str, nn.Module]) -> None:
-    """Refuse two nodes that begin alike, without dropout, and teach each other: they would stay alike for ever.
-
-    Raises:
-        ModelError: names them.
-    """
-    for edge in stage.edges:
-        one, other = models.get(edge.teacher), models.get(edge.student)
-        if one is None or other is None or stage.nodes[edge.teacher].frozen:
-            continue
-        if any(isinstance(m, nn.Dropout) and m.p > 0 for m in one.modules()):
-            continue
-        mine, theirs = (dict(m.named_parameters()) for m in (one, other))
-        if mine.keys() == theirs.keys() and all(
-            p.shape == theirs[n].shape and p.equal(theirs[n]) for n, p in mine.items()
-        ):
-            raise ModelError(
-                f"the nodes {edge.teacher} and {edge.student} begin with the same weights and have no dropout, so that "
-                "neither would ever learn from the other",
-                fix="start one of them at random, give it other sizes, or freeze it",
-            )
-
-
 def _groups(stage: Distil, name: str, model: Any) -> list[dict[str, Any]]:
     node = stage.nodes[name]
-    rate = node.rate(stage, TEXT_RATE if stage.text is not None else None)
+    rate = node.rate(stage, _text_rate(stage))
     found: list[dict[str, Any]] = node.method.parameter_groups(model, rate, stage.weight_decay)
     return found
+
+
+def _text_rate(stage: Distil) -> float | None:
+    return TEXT_RATE if stage.text is not None else None
 
 
 def validation(stage: Distil, source: Prepared | TextJob, name: str) -> Validation | None:

@@ -148,7 +148,7 @@ def details(ready: Ready, result: TrainingResult, folder: Path, finished: dict[s
     """What metrics.json and the page hold beside scores and costs."""
     stage = ready.stage
     node_costs = {name: cost_of(model, frozen=stage.nodes[name].frozen) for name, model in ready.models.items()}
-    operations = operations_of_each(node_costs, stage.edges)
+    operations = operations_of_each(node_costs, stage.edges, alternating=stage.update == "alternating")
     best_steps = {stage.main: result.best_step}
     if ready.scores is not None and stage.keep_best:
         best_steps |= {name: best.step for name, best in ready.scores.best.items()}

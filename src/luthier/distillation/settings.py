@@ -14,6 +14,7 @@ from luthier.settings import Settings
 from luthier.stages.artifacts import MODEL_FIELD, Reference
 from luthier.training.settings import TrainingSettings
 
+Update = Literal["simultaneous", "alternating"]
 RESERVED = ("model", "checkpoints", "replaced")
 
 
@@ -131,4 +132,4 @@ TextSettings: Any = create_model(
     **_OF_TEXT,
 )
 
-__all__ = ["ModelSettings", "Node", "Schedule", "StoredOutputs", "TextSettings"]
+__all__ = ["ModelSettings", "Node", "Schedule", "StoredOutputs", "TextSettings", "Update"]

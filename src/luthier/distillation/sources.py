@@ -42,6 +42,12 @@ def prepared_source(stage: Distil, inputs: StageInputs, builder: NodeBuilder) ->
                 where="distil.text",
                 fix="take an encoder such as bert, or a decoder such as llama",
             )
+        if not masked and not stage.same_mask:
+            raise RecipeError(
+                f"`same_mask` is about masked text, and a {config.model_type} model predicts the next token",
+                where="distil.same_mask",
+                fix="leave it out",
+            )
         if longest is not None and settings.length > longest:
             raise RecipeError(
                 f"`length` is {settings.length}, and one of the nodes takes {longest} tokens",
@@ -135,10 +141,19 @@ def supervised(stage: Distil, name: str, longest: int | None = None) -> Supervis
 
 def text_steps(source: TextJob, stage: Distil, models: dict[str, Any]) -> int | None:
     """Optimiser steps that the budget of a text allows; `max_flops` counts all nodes."""
-    costs = [(source.cost(model), stage.nodes[name].frozen) for name, model in models.items()]
     # A teacher's forward pass is a third of what a trained model of its size costs.
-    shares = [(cost, 1 / TRAINING_PASSES if frozen else 1.0) for cost, frozen in costs]
+    shares = [
+        (source.cost(model), (0 if stage.nodes[name].frozen else 1) + forward_passes(stage, name) / TRAINING_PASSES)
+        for name, model in models.items()
+    ]
     cost = TokenCost(*(sum(share * getattr(c, part) for c, share in shares) for part in ("body", "attention", "head")))
     given = [getattr(source.settings, name) for name in _BUDGETS]
     blocks = None if any(one is not None for one in given) else source.tokens() // source.frame.room
     return budget_of(source.settings, cost, processes=world_size(), blocks=blocks).steps
+
+
+def forward_passes(stage: Distil, name: str) -> int:
+    """Passes that a node runs in a step for others alone, beside those that it is trained by."""
+    if stage.update == "alternating":
+        return sum(edge.teacher == name for edge in stage.edges)
+    return 1 if stage.nodes[name].frozen else 0

@@ -10,7 +10,7 @@ from pydantic import Field, create_model, model_validator
 from luthier.data.settings import DataSettings
 from luthier.data.stated import is_language
 from luthier.distillation.edge import Edge
-from luthier.distillation.settings import Node, NodeName, TextSettings
+from luthier.distillation.settings import Node, NodeName, TextSettings, Update
 from luthier.registry import METHODS, OBJECTIVES, STAGES, one_of
 from luthier.settings import Paper
 from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
@@ -58,6 +58,17 @@ class Distil(TrainingSettings, Stage):
         "training early; null is the only one that is trained. The other trained nodes are kept beside it, as "
         "`stages.N.NAME`.",
     )
+    update: Update = Field(
+        "simultaneous",
+        description="`simultaneous` updates all nodes at once, from outputs of the same weights. `alternating` updates "
+        "them one after another, in the order of `nodes`, each on what those before it have just become (deep mutual "
+        "learning); it takes a forward pass more for each edge.",
+    )
+    same_mask: bool = Field(
+        True,
+        description="Of masked text: whether all nodes guess the same tokens. False masks a copy for each node, and an "
+        "edge compares the tokens that are masked in both copies.",
+    )
     objective: Any = None
 
     @classmethod
@@ -86,6 +97,7 @@ class Distil(TrainingSettings, Stage):
                 raise ValueError(f"{node.method.name} of the node {name!r} does not work with gradient_checkpointing")
         self._check_edges()
         self._check_given()
+        self._check_update()
         if self.text is not None and "group_by_length" in self.model_fields_set:
             raise ValueError("`group_by_length` has no effect: all blocks of text have one length")
         if self.text is not None and self.objective is not None:
@@ -142,6 +154,26 @@ class Distil(TrainingSettings, Stage):
             raise ValueError(
                 "`store` keeps the outputs on all rows of the run, and `max_minutes` does not say how many"
             )
+
+    def _check_update(self) -> None:
+        if self.update == "alternating":
+            if len(self.trained) < 2:
+                raise ValueError("`update: alternating` has no effect where one node is trained: leave it out")
+            if any(not edge.stop_gradient for edge in self.edges):
+                raise ValueError(
+                    "`stop_gradient: false` moves two nodes at once, and `update: alternating` one at a time: keep one"
+                )
+            if self.objective is not None:
+                raise ValueError("an `objective` does not work with `update: alternating`: leave one of them out")
+            if self.precision == "float16":
+                raise ValueError("`update: alternating` does not work with float16: use bfloat16 or float32")
+        if not self.same_mask:
+            if self.text is None or self.text.objective == "causal":
+                raise ValueError("`same_mask` is about masked text: leave it out")
+            if len(self.nodes) < 2:
+                raise ValueError("`same_mask: false` has no effect on one node alone: leave it out")
+            if any(node.store is not None for node in self.nodes.values()):
+                raise ValueError("`store` keeps outputs on the rows that all nodes read: leave `same_mask` out")
 
     def _check_given(self) -> None:
         if not self.trained:

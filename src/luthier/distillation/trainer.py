@@ -15,6 +15,9 @@ from luthier.data.batches.sharing import SharedRows, collating_fillers
 from luthier.distillation.edge import Edge
 from luthier.distillation.graph import Graph, LanguageTerms
 from luthier.distillation.schedules import Schedule
+from luthier.distillation.settings import Update
+from luthier.distillation.twins import refuse_twins
+from luthier.errors import TrainingError
 from luthier.objectives.part import Part
 from luthier.storage.ranks import rank, world_size
 from luthier.tasks.base import task_named
@@ -40,17 +43,21 @@ class DistillationTrainer(LuthierTrainer):
         edges: who learns from whom.
         args: transformers' arguments; the optimiser is AdamW.
         train_dataset: rows with `input_ids` and `labels`, or a stream of them.
-        data_collator: rows -> batch with `input_ids`, `attention_mask` and `labels`.
+        data_collator: rows -> batch with `input_ids`, `attention_mask` and `labels`. Of masked text the batch may have
+            a copy of a model's own with other masks, as `input_ids@NAME` and `labels@NAME`.
         main: the model that `main_parts` act on; default the first one that learns.
         task: of the rows, by its name in recipes: `single_sentence`, `pair`, `token_labels`, …; `masked_lm` and
             `causal_lm` are language models, whose losses never hold the logits of all positions.
         hard_weights: name -> weight of that model's own task loss; default 1, less its inherited edges.
         learning_rates: name -> peak learning rate; default `args.learning_rate`.
         main_parts: of an objective, such as `RoastSettings().parts()`, in place of the main model's own loss.
+        update: `simultaneous`, or `alternating`: one model after another, in the order of `models`, each on what those
+            before it have just become.
         others: further arguments of transformers' Trainer.
 
     Raises:
-        TrainingError: an edge names no model, or one that can't learn.
+        TrainingError: an edge names no model, or one that can't learn, or the models can't take turns.
+        ModelError: two models are the same and would stay so, and learn nothing from each other.
     """
 
     def __init__(
@@ -66,12 +73,15 @@ class DistillationTrainer(LuthierTrainer):
         hard_weights: Mapping[str, Schedule | float] | None = None,
         learning_rates: Mapping[str, float] | None = None,
         main_parts: Sequence[Part] = (),
+        update: Update = "simultaneous",
         **others: Any,
     ) -> None:
         learning = [n for n, model in models.items() if any(p.requires_grad for p in model.parameters())]
         weights = {name: Schedule.model_validate(value) for name, value in (hard_weights or {}).items()}
         chosen = main or next(iter(learning), next(iter(models)))
-        self.nodes = Graph(models, edges, chosen, weights, main_parts, max_grad_norm=args.max_grad_norm)
+        self.nodes = Graph(models, edges, chosen, weights, main_parts, args.max_grad_norm, update=update)
+        if self.nodes.alternates and args.fp16:
+            raise TrainingError("models can't take turns under float16", fix="use bf16, or float32")
         args = copy.copy(args)
         args.max_grad_norm = 0.0  # what clips is a part, a model at a time
         args.remove_unused_columns = args.logging_nan_inf_filter = False
@@ -91,6 +101,7 @@ class DistillationTrainer(LuthierTrainer):
         schema = "plain_text" if language else task
         shifted = task_named(schema).predicts_next_token(getattr(models[chosen], "config", None))
         rates = {name: (learning_rates or {}).get(name, args.learning_rate) for name in learning}
+        refuse_twins(self.nodes, rates)
         super().__init__(
             model=ModelGraph({place: models[name] for name, place in self.nodes.places.items()}),
             args=args,

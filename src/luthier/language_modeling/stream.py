@@ -55,6 +55,7 @@ class PackedStream(IterableDataset[dict[str, Any]]):
         held_out: share of the documents that is left out.
         share: the rows that this process gets.
         workers: processes that tokenize the text that comes next; 0 does it here. Rows and order are the same.
+        copies: name -> masking of a second copy of every row, as `input_ids@NAME` and `labels@NAME`.
     """
 
     def __init__(
@@ -69,8 +70,10 @@ class PackedStream(IterableDataset[dict[str, Any]]):
         held_out: float = 0.0,
         share: Share | None = None,
         workers: int = 0,
+        copies: Mapping[str, Masking] | None = None,
     ) -> None:
         self.corpus, self.tokenizer, self.frame, self.masking = corpus, tokenizer, frame, masking
+        self.copies = dict(copies or {})
         self.seed, self.window, self.held_out, self.share = seed, window, held_out, share or Share()
         self._packer = Packer(frame)
         self._epoch, self._row, self._place, self._window_number, self._taken = 0, 0, START, 0, 0
@@ -111,7 +114,11 @@ class PackedStream(IterableDataset[dict[str, Any]]):
         for block in self.blocks():
             number, self._row = self._row, self._row + 1
             if self.share.holds(number):
-                yield encoded_row(block, number, self.masking)
+                row = encoded_row(block, number, self.masking)
+                for name, masking in self.copies.items():
+                    copy = encoded_row(block, number, masking)
+                    row |= {f"{field}@{name}": copy[field] for field in ("input_ids", "labels")}
+                yield row
 
     def blocks(self) -> Iterator[Block]:
         """The blocks of all processes, without their masks."""

@@ -61,9 +61,11 @@ class PartList(Sequence[Part]):
             yield
 
     def loss(self, step: Step) -> Tensor:
-        """The sum of all terms, a scalar."""
-        terms = [part.loss(step) for part in self]
-        return torch.stack([term for term in terms if term is not None]).sum()
+        """The sum of all terms, a scalar; where none counts in this step, a 0 that moves nothing."""
+        terms = [term for part in self if (term := part.loss(step)) is not None]
+        if not terms:
+            return torch.zeros((), device=step.trainer.args.device, requires_grad=True)
+        return torch.stack(terms).sum()
 
     def after_backward(self, trainer: Any) -> None:
         for part in self:

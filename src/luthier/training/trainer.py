@@ -106,9 +106,11 @@ class LuthierTrainer(Trainer):
         self.stateful = is_stateful(self.train_dataset)
         if self.stateful:
             self.callback_handler.callbacks.insert(0, ShareOfSteps())
+        self.batches: list[dict[str, Any]] = []
+        self.items = 1
         self._rows: list[list[int]] = []
         self._losses: list[Tensor] = []
-        self._fillers: list[bool] = []
+        self.fillers: list[bool] = []
         self._best_of_checkpoint: set[str] = set()
         self._resumed_progress: dict[str, Any] | None = None
 
@@ -177,12 +179,13 @@ class LuthierTrainer(Trainer):
             error = met
         agree(error)
         items = self._get_num_items_in_batch(batches, device)
-        self._fillers = [batch.pop(FILLER, False) for batch in batches]
+        self.fillers = [batch.pop(FILLER, False) for batch in batches]
         rows = [batch.pop("row", None) for batch in batches]
         self._rows, self._losses = [[] if r is None else r.tolist() for r in rows], []
-        counted = [b for b, filler in zip(batches, self._fillers, strict=True) if not filler]
+        counted = [b for b, filler in zip(batches, self.fillers, strict=True) if not filler]
         self.tokens_seen += sum(map(_tokens, counted))
-        return [send_to_device(batch, device, non_blocking=True) for batch in batches], items
+        self.batches, self.items = [send_to_device(batch, device, non_blocking=True) for batch in batches], items
+        return self.batches, items
 
     # -- loss ----------------------------------------------------------------------------------------------
 
@@ -220,7 +223,7 @@ class LuthierTrainer(Trainer):
     def _counted(self, loss: Tensor) -> Tensor:
         """The loss, or nothing of that of a row which only fills a pass in which this process has none."""
         number = len(self._losses)
-        return 0 * loss if number < len(self._fillers) and self._fillers[number] else loss
+        return 0 * loss if number < len(self.fillers) and self.fillers[number] else loss
 
     def step_on(self, model: nn.Module, inputs: dict[str, Any], items: Tensor | float | None) -> Step:
         """A batch as the parts see it."""
