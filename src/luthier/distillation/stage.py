@@ -168,7 +168,7 @@ class Distil(TrainingSettings, Stage):
             if self.precision == "float16":
                 raise ValueError("`update: alternating` does not work with float16: use bfloat16 or float32")
         if not self.same_mask:
-            if self.text is None or self.text.objective == "causal":
+            if self.text is None or getattr(self.text, "objective", None) == "causal":
                 raise ValueError("`same_mask` is about masked text: leave it out")
             if len(self.nodes) < 2:
                 raise ValueError("`same_mask: false` has no effect on one node alone: leave it out")

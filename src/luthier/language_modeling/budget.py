@@ -62,12 +62,23 @@ def token_cost(model: nn.Module, length: int, predicted: float = 1.0) -> TokenCo
         predicted: share of the positions that predict: the masking rate, or about 1 for a causal model.
     """
     base = base_of(model)
-    body = 2 * sum(_products(module) for module in base.base_model.modules())
+    body, attention = _body(base, length)
     decoder = output_embeddings(model)
     inside = {id(module) for module in base.base_model.modules()}
     behind = sum(_products(m) for m in base.modules() if id(m) not in inside and m is not decoder)
     head = 2 * (behind + decoder.weight.numel()) * predicted
-    return TokenCost(body, 4 * _layers(base.config) * _attention_width(base.config) * length, head)
+    return TokenCost(body, attention, head)
+
+
+def body_cost(model: nn.Module, length: int) -> float:
+    """What one token of a text of `length` tokens costs in a forward pass of a model's body, whatever its head."""
+    return sum(_body(base_of(model), length))
+
+
+def _body(base: Any, length: int) -> tuple[float, float]:
+    """Operations a token of the layers' weights, and of attention."""
+    weights = 2.0 * sum(_products(module) for module in base.base_model.modules())
+    return weights, 4.0 * _layers(base.config) * _attention_width(base.config) * length
 
 
 def paper_flops(tokens: float, layers: int, hidden: int, length: int, *, causal_half: bool = False) -> float:

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from luthier.language_modeling.settings import LanguageTrainingSettings
 from luthier.models.settings import RemapSettings
+from luthier.pretraining.glue import Glue
 from luthier.pretraining.suite import PseudoPerplexitySuite
 from luthier.registry import STAGES
 from luthier.settings import Settings
@@ -17,7 +18,7 @@ from luthier.stages.artifacts import MODEL_FIELD, Artifact, Port, Reference
 from luthier.stages.base import MODEL, Stage, StageInputs
 from luthier.storage.paths import user_path
 
-__all__ = ["ArchitectureSettings", "Pretrain", "PseudoPerplexitySuite", "TokenizerSettings"]
+__all__ = ["ArchitectureSettings", "Glue", "Pretrain", "PseudoPerplexitySuite", "TokenizerSettings"]
 BUILT_IN = "english"
 INITIAL = "initialise_from"
 _TOP = 10

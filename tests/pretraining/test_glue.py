@@ -1,0 +1,135 @@
+"""The `glue` stage: one fine-tuning for each model, task, rate and seed, done once; what the table says of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import luthier
+from luthier.cli.arguments import main
+from luthier.errors import RecipeError
+from luthier.pretraining import glue_run
+from luthier.pretraining.glue import AT_HAND, GLUE
+from luthier.pretraining.glue_table import Line, averages, difference, sections
+from luthier.recipe import load_recipe
+from tests.cli.conftest import sentences, tiny_model
+
+__all__ = ["tiny_model"]
+ALL = list(GLUE)
+
+
+def line(name: str, scores: dict[str, list[float]]) -> Line:
+    """A model with the accuracies of its seeds."""
+    metrics = ("matthews_correlation", "accuracy", "f1", "pearson", "spearman")
+    found = {task: {1e-4: [dict.fromkeys(metrics, value) for value in own]} for task, own in scores.items()}
+    return Line(name, 4, 1_000_000, 0.5, found)
+
+
+def test_the_table_has_the_mean_of_eight_and_of_nine_where_all_are_there() -> None:
+    one = line("large", {task: [0.5, 0.9, 0.7] for task in ALL} | {"wnli": [0.3, 0.1, 0.2]})
+    other = line("small", {task: [0.5, 0.7, 0.6] for task in ALL})
+    first, _ = sections([one, other], ALL, "small", 3, "hub")
+    assert first.table is not None
+    row = dict(zip(first.table.columns, first.table.rows[0], strict=True))
+    assert list(first.table.columns[4:13]) == ["CoLA", "MNLI", "MRPC", "QNLI", "QQP", "RTE", "SST-2", "STS-B", "WNLI"]
+    assert row["mean of 8, without WNLI"] == pytest.approx(70)
+    assert row["mean of 9"] == pytest.approx((8 * 70 + 20) / 9)
+    # Seeds differ by 0, 20 and 10: 10 on average, with a t interval of 4.303 * 10 / sqrt(3) to both sides.
+    assert row["mean of 8, without WNLI, less small [95 %]"] == "+10.00 [-14.84, +34.84]"
+    assert "Not among them" not in first.text
+
+
+def test_tasks_that_are_not_at_hand_are_named_and_their_columns_empty() -> None:
+    tasks = [task for task in GLUE if task in AT_HAND]
+    first, every = sections([line("m", {task: [0.5] for task in tasks})], tasks, None, 1, "data")
+    assert first.table is not None
+    assert every.table is not None
+    row = dict(zip(first.table.columns, first.table.rows[0], strict=True))
+    assert [name for name, value in row.items() if value == ""] == ["MNLI", "QQP", "STS-B"]
+    assert "Not among them: MNLI, QQP, STS-B, so that no mean is that of GLUE." in first.text
+    assert set(averages(tasks)) == {"mean of 5, without WNLI", "mean of 6"}
+    assert [found[3] for found in every.table.rows if found[1] == "MRPC"] == ["accuracy", "f1"]
+
+
+def test_the_rate_with_the_best_median_counts() -> None:
+    own = {1e-4: [0.9, 0.5, 0.5], 3e-4: [0.6, 0.6, 0.1]}
+    found = {"rte": {rate: [{"accuracy": value} for value in values] for rate, values in own.items()}}
+    one = Line("m", 1, 1, 1.0, found)
+    assert (one.rate("rte"), one.score("rte"), one.means_by_seed(["rte"])) == (3e-4, 0.6, [0.6, 0.6, 0.1])
+    assert difference(one, one, ["rte"]).startswith("+0.00")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "a", "models": {"x": "b"}}, "both say what is scored"),
+        ({"models": {"x": None}}, "has no reference"),
+        ({"models": {"a/b": "c"}}, "becomes a folder"),
+        ({"models": {"x": "b"}, "baseline": "y"}, "which is none of x"),
+        ({"tasks": ["cola", "mnli"]}, "MNLI is not among the sets under LUTHIER_DATA"),
+        ({"learning_rate": 1e-4, "learning_rates": [1e-4]}, "both say the rate"),
+        ({"patience": 2}, "`patience` has no effect"),
+    ],
+)
+def test_settings_that_don_t_fit_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps({"name": "x", "model": "a/b", "stages": [{"glue": settings}]}))
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(path)
+
+
+@pytest.fixture
+def two_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of data with RTE and WNLI as they are laid out, of a few rows."""
+    for task, labels in (("rte", ("entailment", "not_entailment")), ("wnli", ("0", "1"))):
+        (tmp_path / "data" / task).mkdir(parents=True)
+        for split, count in (("train", 24), ("dev", 8)):
+            rows = [f"{i}\t{words}\t{words}\t{labels[i % 2]}" for i, (words, _) in enumerate(sentences(count, 0))]
+            place = tmp_path / "data" / task / f"{split}.tsv"
+            place.write_text("\n".join(["index\tsentence1\tsentence2\tlabel", *rows]) + "\n")
+    monkeypatch.setenv("LUTHIER_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def test_every_fine_tuning_is_done_once(two_tasks: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[tuple[str, int]] = []
+    work = glue_run.train_supervised
+
+    def counted(settings: Any, inputs: Any, folder: Path) -> Any:
+        trained.append((str(settings.data.source), inputs.seed))
+        return work(settings, inputs, folder)
+
+    monkeypatch.setattr(glue_run, "train_supervised", counted)
+    stage = {"models": {"one": str(tiny_model), "same": str(tiny_model)}, "baseline": "one", "tasks": ["rte", "wnli"]}
+    stage |= {"seeds": 1, "max_steps": 1, "batch_size": 8, "max_length": 32}
+    recipe = {"name": "run", "seed": 5, "stages": [{"glue": stage}]}
+    record = luthier.run(recipe, output=two_tasks / "runs")
+    # Two lines with one model share what is trained.
+    assert sorted(trained) == [("data:rte", 5), ("data:wnli", 5)]
+    metrics = record.stages[0].metrics
+    assert metrics["scores"]["validation/one/mean"] == metrics["scores"]["validation/same/mean"]
+    assert metrics["details"]["not_at_hand"] == ["cola", "mnli", "mrpc", "qnli", "qqp", "sst2", "stsb"]
+    title = metrics["details"]["sections"][0]
+    assert title["title"] == "GLUE"
+    assert title["table"]["rows"][1][-1] == "+0.00"
+    assert not list((two_tasks / "cache").rglob("*.safetensors"))
+
+    more = luthier.run({**recipe, "name": "more", "stages": [{"glue": {**stage, "seeds": 2}}]}, output=two_tasks / "r")
+    assert sorted(trained[2:]) == [("data:rte", 6), ("data:wnli", 6)]
+    assert len(more.stages[0].metrics["details"]["by_seed"]["one"]["rte"]) == 2
+
+
+def test_the_dry_run_counts_the_fine_tunings(
+    two_tasks: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = {"tasks": ["rte"], "seeds": 2, "max_steps": 2, "learning_rates": [1e-4, 3e-4]}
+    path = two_tasks / "glue.yaml"
+    path.write_text(json.dumps({"name": "run", "model": str(tiny_model), "stages": [{"glue": stage}]}))
+    assert main(["plan", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert "fine-tunings" in told
+    assert "CoLA, MNLI, MRPC" in told
