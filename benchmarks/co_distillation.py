@@ -25,7 +25,7 @@ from typing import Any
 
 import harness
 from evidence import Claim, Differences, Finding, findings_of, hours_of
-from language_arms import SCALES, Arms, arguments, claim_of, gain, line, of_arm, power, spent
+from language_arms import SCALES, Arms, arguments, claim_of, gain, lifeless, line, of_arm, power, spent
 from tables import Cells, grouped, table
 
 LARGE, SMALL = 6, 4
@@ -59,9 +59,9 @@ def trained(arms: Arms, arm: str, seed: int, times: float = 1.0) -> dict[str, An
     """The folders of the models that an arm trains, by `large` and `small`."""
     large, small = arms.new(LARGE), arms.new(SMALL)
     if arm.startswith("alone_large"):
-        return {"large": arms.trained(arm, seed, {"large": large}, give="large", factor=times) / "model"}
+        return {"large": arms.alone(LARGE, seed, times)}
     if arm == "alone_small":
-        return {"small": arms.trained(arm, seed, {"small": small}, give="small") / "model"}
+        return {"small": arms.alone(SMALL, seed)}
     if arm == "one_way_fixed":
         nodes = {"small": small, "large": frozen(arms, "alone_large", "large", seed)}
         return {"small": arms.trained(arm, seed, nodes, [DOWN], give="small") / "model"}
@@ -106,7 +106,8 @@ CLAIMS = {
 
 def findings(cells: Cells) -> list[Finding]:
     layers, found = gains(cells)
-    why = "" if layers > 0 else f"{LARGE} layers alone are no better than {SMALL}"
+    why = lifeless(of_arm(cells, "alone_large", "large"))
+    why = why or ("" if layers > 0 else f"{LARGE} layers alone are no better than {SMALL}")
     measured = [
         (
             Claim(
@@ -114,7 +115,7 @@ def findings(cells: Cells) -> list[Finding]:
                 f"held-out loss in nats, large alone less {'large' if which == 'lift' else 'small'} by CTCD",
                 PUBLISHED[which] * layers,
                 f"{PUBLISHED[which]:.2f} of what two layers bring",
-                "new BERT",
+                "new ModernBERT",
                 main=name == which,
             ),
             differences,

@@ -1,8 +1,12 @@
 """What `weak_teacher.py` and `co_distillation.py` share: language models trained by recipes, scored on held-out text.
 
-A cell is a recipe's run, kept under `.cache/benchmarks`, so that a cell that was stopped goes on, and a teacher is
-trained once for all arms of its seed. Arms of a seed start from the same weights and read the same rows under the same
-masks.
+A cell is a recipe's run, kept under `.cache/benchmarks`, so that a cell that was stopped goes on. A model that is
+trained alone is trained once for both scripts and all arms of its seed. Arms of a seed start from the same weights and
+read the same rows under the same masks.
+
+A test bed is alive where a model alone guesses masked tokens better than their shares of the text do. A BERT does no
+more than that in its first few thousand steps, in which there is nothing to teach; models in the form of ModernBERT
+(norms in front of layers, rotary positions) leave that behind in their first hundred, so `small` takes that form.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ import luthier
 PLACE = Path(".cache/benchmarks")
 TEXT = ".cache/text/brown-{}.txt"
 MASKS = 4  # of every block of the held-out text
+ALIVE = 0.3  # nats that a model alone has to be better than the shares of tokens
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class Scale:
         steps, batch, length: of the training.
         seeds: of the main comparisons; the other arms have the first three.
         tune: the `tune` stage that gives a fine-tuned score; None leaves it out.
+        vocabulary: of a new tokenizer.
+        accumulation, rate, masked: of the training; `masked` is the share of tokens that are guessed.
     """
 
     model: str | None
@@ -51,6 +58,7 @@ class Scale:
     vocabulary: int = 8192
     accumulation: int = 1
     rate: float = 1e-3
+    masked: float = 0.15
     tune: dict[str, Any] | None = None
 
 
@@ -70,14 +78,18 @@ REVIEWS = {
 }
 BROWN = {"train": TEXT.format("train"), "held_out": 0.02}
 WIKIPEDIA = {"train": ["hub:wikimedia/wikipedia:20231101.en", "hub:bookcorpus/bookcorpus"], "held_out": 0.001}
-TINY = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
-SMALL = {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 512}
+TINY = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
+# As many weights a layer as in a BERT of this width: the inner part is a product of two halves.
+SMALL = {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 340}
 BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 SCALES = {
     "quick": Scale(
         None, BROWN, TEXT.format("validation"), TINY, 6, 4, 32, 1, vocabulary=2048, tune=REVIEWS | {"epochs": 0.1}
     ),
-    "small": Scale(None, BROWN, TEXT.format("validation"), SMALL, 3000, 32, 64, 8, tune=REVIEWS),
+    # 1,500 steps are less than one pass over the text, which can't be learned by heart.
+    "small": Scale(
+        None, BROWN, TEXT.format("validation"), SMALL, 1500, 16, 64, 8, vocabulary=1024, rate=2e-3, masked=0.3
+    ),
     "paper": Scale(
         "google-bert/bert-base-uncased",
         WIKIPEDIA,
@@ -118,6 +130,7 @@ class Arms:
 
     def __init__(self, name: str, scale: str) -> None:
         self.scale, self.folder = SCALES[scale], PLACE / claim_of(name, scale)
+        self.shared = PLACE / claim_of("language_arms", scale)
 
     def sizes(self, layers: int) -> dict[str, int]:
         return {**self.scale.sizes, "num_hidden_layers": layers}
@@ -135,6 +148,7 @@ class Arms:
         *,
         give: str,
         factor: float = 1.0,
+        folder: Path | None = None,
     ) -> Path:
         """The folder of the stage that trained a graph; the same call again trains nothing.
 
@@ -143,6 +157,7 @@ class Arms:
             seed: of it.
             nodes, edges, give: of the `distil` stage.
             factor: of the steps.
+            folder: of the run; default that of the script.
         """
         scale, steps = self.scale, max(1, round(self.scale.steps * factor))
         stage = {
@@ -150,6 +165,7 @@ class Arms:
                 "corpus": scale.corpus,
                 "objective": "masked",
                 "length": scale.length,
+                "masking": {"rate": scale.masked},
                 "held_out_rows": 64,
                 "pseudo_perplexity_tokens": 0,
             },
@@ -165,8 +181,14 @@ class Arms:
             "checkpoint_every": max(1, steps // 10),
         }
         recipe = {"name": f"{arm}-{seed}", "seed": seed, "stages": [{"distil": stage}]}
-        record = luthier.run(recipe, output=self.folder)
+        record = luthier.run(recipe, output=folder or self.folder)
         return record.folder / "00-distil"
+
+    def alone(self, layers: int, seed: int, factor: float = 1.0) -> Path:
+        """A model that learns from labels alone, of both scripts."""
+        arm = f"{layers}-layers" + (f"-{factor:.2f}-times" if factor != 1 else "")
+        nodes = {"alone": self.new(layers)}
+        return self.trained(arm, seed, nodes, give="alone", factor=factor, folder=self.shared) / "model"
 
     @cache  # noqa: B019
     def tokenizer(self) -> str:
@@ -174,7 +196,7 @@ class Arms:
         if self.scale.model is not None:
             return self.scale.model
         stage = {
-            "architecture": {"model_type": "bert", **TINY, "num_hidden_layers": 1},
+            "architecture": {"model_type": "modernbert", **self.sizes(1), "global_attn_every_n_layers": 1},
             "tokenizer": {"kind": "wordpiece", "vocabulary": self.scale.vocabulary},
             "corpus": self.scale.corpus,
             "length": self.scale.length,
@@ -182,13 +204,14 @@ class Arms:
             "batch_size": 1,
             "evaluate_every": "never",
         }
-        record = luthier.run({"name": "tokenizer", "seed": 0, "stages": [{"pretrain": stage}]}, output=self.folder)
+        record = luthier.run({"name": "tokenizer", "seed": 0, "stages": [{"pretrain": stage}]}, output=self.shared)
         return str((record.folder / "00-pretrain" / "model").resolve())
 
     def scored(self, model: Path, seed: int) -> dict[str, Any]:
         """The held-out loss of every block under its masks, and the fine-tuned score of the test rows."""
         nll, items = held_out(model, self.scale.test, self.scale.length)
-        found = {"loss": round(float(nll.sum() / items.sum()), 5), "nll": [round(float(x), 3) for x in nll]}
+        found: dict[str, Any] = {"loss": round(float(nll.sum() / items.sum()), 5), "shares": self.loss_of_shares()}
+        found["nll"] = [round(float(x), 3) for x in nll]
         found["items"] = [int(x) for x in items]
         if self.scale.tune is None:
             return found
@@ -198,13 +221,36 @@ class Arms:
             metrics = luthier.run(recipe, output=folder).stages[-1].metrics
         return found | {"tuned": round(metrics["scores"][metrics["primary"]], 5)}
 
+    @cache  # noqa: B019
+    def loss_of_shares(self) -> float | None:
+        """What the held-out text comes to by the shares of tokens in the training text; None where that is no file."""
+        from luthier.evaluation.unigram import log_shares
+        from luthier.language_modeling import Masking
+        from luthier.language_modeling.masked_text import rows_by_share, text_blocks
+        from luthier.models.loading import load_tokenizer
+
+        source = self.scale.corpus["train"]
+        if not isinstance(source, str):
+            return None
+        tokenizer = load_tokenizer(self.tokenizer())
+        train, test = (
+            list(text_blocks(Path(text).read_text(encoding="utf8").splitlines(), tokenizer, self.scale.length))
+            for text in (source, self.scale.test)
+        )
+        masking = Masking.of(tokenizer)
+        learned = (np.where(np.isin(block.ids, list(masking.never)), -100, block.ids) for block in train)
+        shares = log_shares(learned, len(tokenizer))
+        masks = [Masking.of(tokenizer, seed=seed) for seed in range(MASKS)]
+        labels = np.concatenate([row["labels"] for one in masks for row in rows_by_share(test, one)])
+        return round(float(-shares[labels[labels != -100]].mean()), 5)
+
     def operations(self, layers: int) -> float:
         """Floating-point operations of a forward pass for each token."""
         from luthier.language_modeling import token_cost
         from luthier.models.loading import empty_model
 
         model: Any = empty_model(self.tokenizer(), "masked_lm", config_overrides=self.sizes(layers))
-        return token_cost(model, self.scale.length, 0.15).forward
+        return token_cost(model, self.scale.length, self.scale.masked).forward
 
 
 def held_out(model: Path, text: str, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -233,6 +279,14 @@ def gain(arm: Cells, other: Cells) -> Differences | None:
     # A block counts by its masked tokens, which are the same in both arms.
     rows = [(np.array(theirs[s]["nll"]) - np.array(mine[s]["nll"])) / np.mean(mine[s]["items"]) for s in seeds]
     return Differences({"held-out text": rows}) if rows else None
+
+
+def lifeless(alone: Cells) -> str:
+    """Why nothing can be told where models alone do no better than the shares of tokens; empty where they do."""
+    gains = [e["shares"] - e["loss"] for e in alone if e.get("shares") is not None]
+    if not gains or statistics.fmean(gains) > ALIVE:
+        return ""
+    return f"a model alone is only {statistics.fmean(gains):.2f} nats better than the shares of tokens"
 
 
 def power(found: Differences, effect: float) -> str:
@@ -265,4 +319,4 @@ def spent(cells: Cells) -> str:
     return f"{hours_of(cells):.1f} hours in all, median cell {statistics.median(minutes):.1f} minutes."
 
 
-__all__ = ["Arms", "Scale", "arguments", "claim_of", "gain", "line", "of_arm", "power", "spent"]
+__all__ = ["Arms", "Scale", "arguments", "claim_of", "gain", "lifeless", "line", "of_arm", "power", "spent"]

@@ -21,11 +21,12 @@ the same in all arms.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import harness
 from evidence import Claim, Differences, Finding, findings_of, hours_of
-from language_arms import SCALES, Arms, arguments, claim_of, gain, line, of_arm, power, spent
+from language_arms import SCALES, Arms, arguments, claim_of, gain, lifeless, line, of_arm, power, spent
 from tables import Cells, grouped, pick, table
 
 STUDENT, TEACHERS = 6, {"weak": 4, "very_weak": 2, "extremely_weak": 1}
@@ -52,35 +53,30 @@ def main() -> None:
 
 def measured(arms: Arms, arm: str, seed: int) -> dict[str, Any]:
     """One arm's model on the held-out text."""
-    folder = (
-        teacher(arms, arm.removeprefix("teacher_"), seed) if arm.startswith("teacher_") else student(arms, arm, seed)
-    )
-    return {"models": {"model": arms.scored(folder / "model", seed)}, "factor": factor(arms, arm)}
+    if arm.startswith("teacher_"):
+        model = arms.alone(TEACHERS[arm.removeprefix("teacher_")], seed)
+    elif arm.startswith("alone"):
+        model = arms.alone(STUDENT, seed, factor(arms, arm))
+    else:
+        model = student(arms, arm, seed)
+    return {"models": {"model": arms.scored(model, seed)}, "factor": factor(arms, arm)}
 
 
-def teacher(arms: Arms, name: str, seed: int) -> Any:
-    """A teacher, trained alone."""
-    return arms.trained(f"teacher-{name}", seed, {"weak": arms.new(TEACHERS[name])}, give="weak")
-
-
-def student(arms: Arms, arm: str, seed: int) -> Any:
-    """The student of an arm."""
-    name = arm if arm in TEACHERS else "weak"
-    teaches = not arm.endswith("alone") and arm != "alone_equal_flops"
-    new = arms.new(STUDENT)
+def student(arms: Arms, arm: str, seed: int) -> Path:
+    """The student of an arm that has a teacher, or starts from one."""
+    teacher, new = str(arms.alone(TEACHERS.get(arm, TEACHERS["weak"]), seed).resolve()), arms.new(STUDENT)
     if arm.startswith("remapped"):
-        trained = str((teacher(arms, name, seed) / "model").resolve())
-        new |= {"model": trained, "init": "remap", "remap": {"depth": "repeat_last"}}
-    if not teaches:
-        return arms.trained(arm, seed, {"student": new}, give="student", factor=factor(arms, arm))
+        new |= {"model": teacher, "init": "remap", "remap": {"depth": "repeat_last"}}
+    if arm == "remapped_alone":
+        return arms.trained(arm, seed, {"student": new}, give="student") / "model"
     weight: Any = {"strong": 4, "decay": FALLING}.get(arm, 1)
-    frozen = {"model": str((teacher(arms, name, seed) / "model").resolve()), "frozen": True}
+    nodes = {"student": new, "teacher": {"model": teacher, "frozen": True}}
     edges = [{"teacher": "teacher", "student": "student", "weight": weight}]
-    return arms.trained(arm, seed, {"student": new, "teacher": frozen}, edges, give="student")
+    return arms.trained(arm, seed, nodes, edges, give="student") / "model"
 
 
 def factor(arms: Arms, arm: str) -> float:
-    """Steps of an arm against the others\': alone at equal operations has what the teacher\'s forward passes take."""
+    """Steps of an arm against the others': alone at equal operations has what the teacher's forward passes take."""
     if arm != "alone_equal_flops":
         return 1.0
     return 1 + arms.operations(TEACHERS["weak"]) / (3 * arms.operations(STUDENT))
@@ -100,7 +96,8 @@ def gains(cells: Cells) -> tuple[float, dict[str, Differences | None]]:
 
 def findings(cells: Cells) -> list[Finding]:
     layers, found = gains(cells)
-    why = "" if layers > 0 else f"{STUDENT} layers alone are no better than {TEACHERS['weak']}"
+    why = lifeless(of_arm(cells, "alone", "model"))
+    why = why or ("" if layers > 0 else f"{STUDENT} layers alone are no better than {TEACHERS['weak']}")
     measured = [
         (
             Claim(
@@ -108,7 +105,7 @@ def findings(cells: Cells) -> list[Finding]:
                 "held-out loss in nats, alone less taught",
                 PUBLISHED * layers,
                 SOURCE,
-                "new BERT",
+                "new ModernBERT",
             ),
             differences,
         )

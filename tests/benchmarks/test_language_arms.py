@@ -43,6 +43,20 @@ def test_depth_that_brings_nothing_makes_claims_untestable():
     assert {f.verdict for f in script.findings(some)} == {"not testable here: 6 layers alone are no better than 4"}
 
 
+@pytest.mark.parametrize(("script", "losses"), [("weak_teacher", WEAK), ("co_distillation", BOTH)])
+def test_models_that_only_know_the_shares_of_tokens_test_nothing(script, losses):
+    taught = {("weak", "model"): 3.8, ("ctcd", "large"): 3.8, ("ctcd", "small"): 3.8}
+    some = cells(script, {**losses, **taught})
+    for entry in some:
+        for model in entry["models"].values():
+            model["shares"] = 4.1
+    assert all("0.10 nats better than the shares" in f.verdict for f in import_module(script).findings(some))
+    for entry in some:
+        for model in entry["models"].values():
+            model["shares"] = 6.0
+    assert import_module(script).findings(some)[0].verdict == "holds"
+
+
 def test_co_distillation():
     script = import_module("co_distillation")
     some = cells("co_distillation", {**BOTH, ("ctcd", "large"): 3.8, ("ctcd", "small"): 4.1})

@@ -13,6 +13,7 @@ from luthier.cli.arguments import main
 from luthier.errors import RecipeError
 from luthier.pretraining import glue_run
 from luthier.pretraining.glue import AT_HAND, GLUE
+from luthier.pretraining.glue_run import METRICS
 from luthier.pretraining.glue_table import Line, averages, difference, sections
 from luthier.recipe import load_recipe
 from tests.cli.conftest import sentences, tiny_model
@@ -22,9 +23,9 @@ ALL = list(GLUE)
 
 
 def line(name: str, scores: dict[str, list[float]]) -> Line:
-    """A model with the accuracies of its seeds."""
-    metrics = ("matthews_correlation", "accuracy", "f1", "pearson", "spearman")
-    found = {task: {1e-4: [dict.fromkeys(metrics, value) for value in own]} for task, own in scores.items()}
+    """A model with the scores of its seeds."""
+    metrics = {task: METRICS.get(task, ("accuracy",)) for task in scores}
+    found = {task: {1e-4: [dict.fromkeys(metrics[task], value) for value in own]} for task, own in scores.items()}
     return Line(name, 4, 1_000_000, 0.5, found)
 
 
@@ -54,6 +55,25 @@ def test_tasks_that_are_not_at_hand_are_named_and_their_columns_empty() -> None:
     assert [found[3] for found in every.table.rows if found[1] == "MRPC"] == ["accuracy", "f1"]
 
 
+def test_tasks_of_ones_own_have_columns_behind_those_of_glue() -> None:
+    tasks = ["rte", "wnli", "sick"]
+    first, _ = sections([line("m", {"rte": [0.5], "wnli": [0.3], "sick": [0.7]})], tasks, None, 1, "data")
+    assert first.table is not None
+    row = dict(zip(first.table.columns, first.table.rows[0], strict=True))
+    assert list(first.table.columns[12:]) == [
+        "WNLI",
+        "sick",
+        "mean of 1, without WNLI",
+        "mean of 2",
+        "mean of 3",
+    ]
+    assert (row["mean of 2"], row["mean of 3"]) == (pytest.approx(40), pytest.approx(50))
+    alone, _ = sections([line("m", {"sick": [0.7]})], ["sick"], None, 1, "data")
+    assert alone.table is not None
+    assert list(alone.table.columns[4:]) == ["sick", "mean of 1"]
+    assert "Not among them" not in alone.text
+
+
 def test_the_rate_with_the_best_median_counts() -> None:
     own = {1e-4: [0.9, 0.5, 0.5], 3e-4: [0.6, 0.6, 0.1]}
     found = {"rte": {rate: [{"accuracy": value} for value in values] for rate, values in own.items()}}
@@ -72,6 +92,8 @@ def test_the_rate_with_the_best_median_counts() -> None:
         ({"tasks": ["cola", "mnli"]}, "MNLI is not among the sets under LUTHIER_DATA"),
         ({"learning_rate": 1e-4, "learning_rates": [1e-4]}, "both say the rate"),
         ({"patience": 2}, "`patience` has no effect"),
+        ({"tasks": []}, "there is no task"),
+        ({"more": {"rte": "data:sick"}}, "which is a task of GLUE"),
     ],
 )
 def test_settings_that_don_t_fit_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:

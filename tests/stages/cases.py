@@ -267,6 +267,14 @@ CASES = [
         answers="pseudo_perplexity",
     ),
     Case(
+        "glue",
+        "glue",
+        lambda sources: {"tasks": [], "more": {"films": sources.labelled}, "seeds": 1, **STEPS, "learning_rate": 5e-3},
+        after=lambda sources: {"tune": tuned("bitfit")(sources)},
+        change={"max_steps": 2},
+        answers="",
+    ),
+    Case(
         "lengthen",
         "lengthen",
         lengthened,

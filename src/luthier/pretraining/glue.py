@@ -45,7 +45,7 @@ def _name(name: str) -> str:
     return name
 
 
-ModelName = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, AfterValidator(_name)]
 
 
 @STAGES.register
@@ -69,14 +69,17 @@ class Glue(TrainingSettings, Stage):
     plans: ClassVar[str] = "luthier.pretraining.glue_run:plan_glue"
 
     model: Reference = Field(None, description=MODEL_FIELD.replace("to start from", "to score"))
-    models: dict[ModelName, Reference] = Field(
+    models: dict[Name, Reference] = Field(
         default_factory=dict,
         description="Several models by the names of their lines, as `{large: stages.0, small: stages.0.small}`; each "
         "as `model` takes it.",
     )
     baseline: str | None = Field(None, description="The line of `models` that the others are compared with.")
-    tasks: list[TaskName] | None = Field(
-        None, min_length=1, description="Tasks of GLUE; null takes all that `source` has."
+    tasks: list[TaskName] | None = Field(None, description="Tasks of GLUE; null takes all that `source` has.")
+    more: dict[Name, DataSettings] = Field(
+        default_factory=dict,
+        description="Further tasks by the names of their columns, as `{sick: {source: data:sick}}`: each a set's name, "
+        "or a mapping with sources and columns.",
     )
     source: Literal["data", "hub"] = Field(
         "data",
@@ -104,6 +107,10 @@ class Glue(TrainingSettings, Stage):
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
+        if not self.chosen():
+            raise ValueError("there is no task: name some in `tasks`, or give your own as `more`")
+        if clash := sorted(set(self.more) & set(GLUE)):
+            raise ValueError(f"`more` has {clash[0]!r}, which is a task of GLUE: name it in `tasks`, or otherwise")
         if self.models and self.model is not None:
             raise ValueError("`model` and `models` both say what is scored: keep one of them")
         missing = [name for name, reference in self.models.items() if reference is None]
@@ -121,23 +128,29 @@ class Glue(TrainingSettings, Stage):
                 raise ValueError(f"`{name}` has no effect: every fine-tuning has as many steps, and ends with the last")
         return self
 
-    def chosen(self) -> list[TaskName]:
+    def chosen(self) -> list[str]:
         """The tasks, in the order of the table."""
-        wanted = self.tasks or (list(AT_HAND) if self.source == "data" else list(GLUE))
-        return [task for task in GLUE if task in wanted]  # type: ignore[misc]
+        at_hand = list(AT_HAND) if self.source == "data" else list(GLUE)
+        wanted = at_hand if self.tasks is None else self.tasks
+        return [*(task for task in GLUE if task in wanted), *self.more]
 
     def data_of(self, task: str) -> DataSettings:
         """The rows of a task; what is scored stands in its validation split."""
+        if task in self.more:
+            return self.more[task].model_copy(update=self._limits(self.more[task]))
         name = f"data:{task}" if self.source == "data" else f"glue/{task}"
         train, scored = AT_HAND[task] if self.source == "data" else ("train", "validation")
-        settings: dict[str, Any] = {"max_length": self.max_length, "too_long": "truncate"}
-        if self.examples is not None:
-            settings["examples"] = self.examples
-        if self.evaluation_limit is not None:
-            settings["evaluation_limit"] = self.evaluation_limit
+        settings = self._limits()
         if scored == "validation":
             return DataSettings(source=name, **settings)
         return DataSettings(train=f"{name}#{train}", validation=f"{name}#{scored}", **settings)
+
+    def _limits(self, own: DataSettings | None = None) -> dict[str, Any]:
+        """What is taken of a task's rows, where its own settings don't say it."""
+        wanted = {"max_length": self.max_length, "examples": self.examples, "evaluation_limit": self.evaluation_limit}
+        stated = own.model_fields_set if own is not None else set()
+        found = {key: value for key, value in wanted.items() if value is not None and key not in stated}
+        return found | ({} if "too_long" in stated else {"too_long": "truncate"})
 
     def rates(self) -> list[float]:
         """Learning rates that are tried."""

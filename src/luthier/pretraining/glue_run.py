@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from luthier.models.inspect import parameter_counts
 from luthier.models.loading import empty_model
 from luthier.models.references import fingerprint, resolve
 from luthier.pretraining.glue import GLUE
-from luthier.pretraining.glue_table import Found, Line, metrics_of, sections
+from luthier.pretraining.glue_table import Found, Line, sections, titles
 from luthier.progress import track
 from luthier.stages.artifacts import Artifact
 from luthier.stages.base import MODEL, StageInputs, StageOutputs, StagePlan, metrics_record
@@ -31,6 +32,14 @@ from luthier.training.supervised_settings import SupervisedSettings
 if TYPE_CHECKING:
     from luthier.pretraining.glue import Glue
 
+# What a task of GLUE is judged by where that is not its accuracy: one metric, or the mean of two.
+METRICS = {
+    "cola": ("matthews_correlation",),
+    "mrpc": ("accuracy", "f1"),
+    "qqp": ("accuracy", "f1"),
+    "stsb": ("pearson", "spearman"),
+}
+
 
 def run_glue(stage: Glue, inputs: StageInputs, folder: Path) -> StageOutputs:
     """Fine-tune each model on each task; what was done before is not done again."""
@@ -42,13 +51,13 @@ def run_glue(stage: Glue, inputs: StageInputs, folder: Path) -> StageOutputs:
             own = replace(inputs, artifacts={MODEL: models[name]}, seed=inputs.seed + seed)
             metrics = fine_tuned(stage, own, name, task, rate, workspace)
             found.setdefault(name, {}).setdefault(task, {}).setdefault(rate, []).append(metrics)
-            bar.update(number, f"{name}, {GLUE[task]}")
+            bar.update(number, f"{name}, {titles(tasks)[task]}")
     lines = [line(stage, name, artifact, found[name]) for name, artifact in models.items()]
     scores = {f"validation/{one.name}/{task}": one.score(task) for one in lines for task in tasks}
     scores |= {f"validation/{one.name}/mean": one.mean(tasks) for one in lines}
     details = {
         "tasks": tasks,
-        "not_at_hand": [task for task in GLUE if task not in tasks],
+        "not_at_hand": absent(tasks),
         "by_seed": {one.name: {task: one.by_seed(task) for task in tasks} for one in lines},
         "rates": {one.name: {task: one.rate(task) for task in tasks} for one in lines},
         "sections": sections(lines, tasks, stage.baseline, stage.seeds, stage.source),
@@ -69,11 +78,16 @@ def plan_glue(stage: Glue, inputs: StageInputs) -> StagePlan:
         memory = max(memory, plan.memory_bytes or 0)
     facts = {
         "models": ", ".join(models),
-        "tasks": ", ".join(GLUE[task] for task in tasks),
-        "not at hand": ", ".join(name for task, name in GLUE.items() if task not in tasks) or "none",
+        "tasks": ", ".join(titles(tasks)[task] for task in tasks),
+        "not at hand": ", ".join(GLUE[task] for task in absent(tasks)) or "none",
         "fine-tunings": f"{len(models) * len(tasks) * times:,}",
     }
     return StagePlan(facts, seconds, memory)
+
+
+def absent(tasks: Sequence[str]) -> list[str]:
+    """The tasks of GLUE that the table has a column for and no scores of."""
+    return [task for task in titles(tasks) if task not in tasks]
 
 
 def models_of(stage: Glue, inputs: StageInputs) -> dict[str, Artifact]:
@@ -108,8 +122,8 @@ def fine_tuned(
     def train(work: Workspace) -> dict[str, Any]:
         outputs = train_supervised(settings, replace(inputs, key=work.key, workspace=work), work.folder)
         shutil.rmtree(work.folder / "model")
-        scores = outputs.metrics["scores"]
-        return {metric: scores[f"validation/{metric}"] for metric in metrics_of(task)}
+        own = METRICS.get(task, ("accuracy",)) if task in GLUE else (outputs.metrics["primary"].partition("/")[2],)
+        return {metric: outputs.metrics["scores"][f"validation/{metric}"] for metric in own}
 
     place = f"{name}/{task}-{rate:g}-{inputs.seed}"
     return workspace.step(place, made_from, train, shared=True).result

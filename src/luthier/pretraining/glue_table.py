@@ -11,27 +11,15 @@ from typing import Any
 from luthier.pretraining.glue import AT_HAND, GLUE
 from luthier.report.sections import Section, SectionTable, Value
 
-# What a task is judged by: one metric, or the mean of two. All others by their accuracy.
-METRICS = {
-    "cola": ("matthews_correlation",),
-    "mrpc": ("accuracy", "f1"),
-    "qqp": ("accuracy", "f1"),
-    "stsb": ("pearson", "spearman"),
-}
 # Left out of the mean of eight, as its development rows contradict its training rows.
 _ODD = "wnli"
-# Task -> rate -> the metrics of every seed.
+# Task -> rate -> the metrics that it is judged by, of every seed.
 Found = dict[str, dict[float, list[dict[str, float]]]]
 
 
-def metrics_of(task: str) -> tuple[str, ...]:
-    """The metrics of a task, by their names."""
-    return METRICS.get(task, ("accuracy",))
-
-
-def score(task: str, metrics: dict[str, float]) -> float:
+def score(metrics: dict[str, float]) -> float:
     """A fine-tuning's score: the metric of the task, or the mean of its two."""
-    return statistics.fmean(metrics[name] for name in metrics_of(task))
+    return statistics.fmean(metrics.values())
 
 
 @dataclass(frozen=True)
@@ -55,11 +43,11 @@ class Line:
     def rate(self, task: str) -> float:
         """The learning rate whose median is the best."""
         own = self.found[task]
-        return max(own, key=lambda rate: statistics.median(score(task, one) for one in own[rate]))
+        return max(own, key=lambda rate: statistics.median(score(one) for one in own[rate]))
 
     def by_seed(self, task: str) -> list[float]:
         """Scores of a task at its best rate."""
-        return [score(task, one) for one in self.found[task][self.rate(task)]]
+        return [score(one) for one in self.found[task][self.rate(task)]]
 
     def score(self, task: str) -> float:
         """The median over seeds."""
@@ -79,19 +67,19 @@ class Line:
 
 
 def averages(tasks: Sequence[str]) -> dict[str, list[str]]:
-    """Column -> tasks that its mean is over: eight and nine where all of GLUE is there, else those that are."""
-    eight = [task for task in tasks if task != _ODD]
-    found = {f"mean of {len(eight)}, without WNLI": eight, f"mean of {len(tasks)}": list(tasks)}
-    return (
-        {name: own for name, own in found.items() if own} if _ODD in tasks else {f"mean of {len(tasks)}": list(tasks)}
-    )
+    """Column -> tasks that its mean is over: eight and nine where all of GLUE is there, else those that are; and, where
+    there are other tasks, all of them."""
+    glue = [task for task in tasks if task in GLUE]
+    others = [task for task in glue if task != _ODD]
+    without = {f"mean of {len(others)}, without WNLI": others} if others and _ODD in glue else {}
+    return without | {f"mean of {len(own)}": list(own) for own in (glue, tasks) if own}
 
 
 def sections(
     lines: Sequence[Line], tasks: Sequence[str], baseline: str | None, seeds: int, source: str
 ) -> list[Section]:
     """The table of means, that of every metric, and what was not at hand."""
-    columns = ["model", "layers", "parameters", "GFLOPs a text", *GLUE.values(), *averages(tasks)]
+    columns = ["model", "layers", "parameters", "GFLOPs a text", *titles(tasks).values(), *averages(tasks)]
     beside = next((line for line in lines if line.name == baseline), None)
     rows = [_row(line, tasks) for line in lines]
     if beside is not None:
@@ -99,10 +87,11 @@ def sections(
         for line, row in zip(lines, rows, strict=True):
             row.append("" if line is beside else difference(line, beside, next(iter(averages(tasks).values()))))
     every = [
-        [line.name, GLUE[task], f"{line.rate(task):g}", name, 100 * line.metric(task, name), _spread(line, task, name)]
+        [line.name, title, f"{line.rate(task):g}", name, 100 * line.metric(task, name), _spread(line, task, name)]
         for line in lines
-        for task in tasks
-        for name in metrics_of(task)
+        for task, title in titles(tasks).items()
+        if task in tasks
+        for name in line.found[task][line.rate(task)][0]
     ]
     return [
         Section("GLUE", text=about(tasks, seeds, source), table=SectionTable(columns, rows)),
@@ -113,13 +102,20 @@ def sections(
     ]
 
 
+def titles(tasks: Sequence[str]) -> dict[str, str]:
+    """Task -> heading: all of GLUE where any of it is there, and other tasks by their names."""
+    glue = GLUE if any(task in GLUE for task in tasks) else {}
+    return {**glue, **{task: task for task in tasks if task not in GLUE}}
+
+
 def about(tasks: Sequence[str], seeds: int, source: str) -> str:
     """What the table's numbers are."""
     told = [
         f"Medians of {seeds} fine-tunings, times 100, on development rows: Matthews correlation of CoLA, the mean of "
-        "accuracy and F1 of MRPC and QQP, that of Pearson's and Spearman's correlations of STS-B, accuracy elsewhere.",
+        "accuracy and F1 of MRPC and QQP, that of Pearson's and Spearman's correlations of STS-B, accuracy of other "
+        "tasks of GLUE, and the first metric of any further one.",
     ]
-    if absent := [name for task, name in GLUE.items() if task not in tasks]:
+    if absent := [name for task, name in titles(tasks).items() if task not in tasks]:
         told.append(f"Not among them: {', '.join(absent)}, so that no mean is that of GLUE.")
     if source == "data" and "qnli" in tasks:
         told.append("QNLI is trained on and scored on parts of its development rows, which alone are at hand.")
@@ -142,7 +138,7 @@ def difference(line: Line, baseline: Line, tasks: Sequence[str]) -> str:
 
 
 def _row(line: Line, tasks: Sequence[str]) -> list[Value]:
-    scores: list[Any] = [100 * line.score(task) if task in tasks else "" for task in GLUE]
+    scores: list[Any] = [100 * line.score(task) if task in tasks else "" for task in titles(tasks)]
     means = [100 * line.mean(own) for own in averages(tasks).values()]
     return [line.name, line.layers, line.parameters, line.operations, *scores, *means]
 
