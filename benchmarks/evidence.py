@@ -57,8 +57,8 @@ BEDS = {
     "SmolLM2": "SmolLM2-135M-Instruct, a decoder, with a classification head.",
     "masked LM": "all-MiniLM-L6-v2 trained on as a masked language model of the Brown corpus, with a new head tied to "
     "its embeddings, by `recipes/local/masked_lm.yaml`.",
-    "new ModernBERT": "models of 1 to 6 layers, 128 wide, in the form of ModernBERT, trained from random weights on the "
-    "Brown corpus by the script itself.",
+    "new ModernBERT": "models of 1 to 6 layers, 128 wide, in the form of ModernBERT, trained from random weights on "
+    "the Brown corpus by the script itself.",
 }
 
 

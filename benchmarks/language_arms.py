@@ -196,7 +196,7 @@ class Arms:
         if self.scale.model is not None:
             return self.scale.model
         stage = {
-            "architecture": {"model_type": "modernbert", **self.sizes(1), "global_attn_every_n_layers": 1},
+            "architecture": {"model_type": "modernbert", **self.sizes(1)},
             "tokenizer": {"kind": "wordpiece", "vocabulary": self.scale.vocabulary},
             "corpus": self.scale.corpus,
             "length": self.scale.length,

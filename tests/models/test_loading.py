@@ -9,9 +9,11 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import ModernBertConfig
 
 from luthier.errors import ModelError
 from luthier.models.artifacts import load_model
@@ -157,6 +159,17 @@ def test_labels_named_twice_or_counted_wrongly(bert: Path):
         load_model(str(bert), "sequence_classification", labels=["a", "a"])
     with pytest.raises(ValueError, match="num_labels is 3, but 2 labels"):
         load_model(str(bert), "sequence_classification", labels=["a", "b"], num_labels=3)
+
+
+@pytest.mark.parametrize("layers", [1, 4, 7])
+def test_another_number_of_layers_has_a_kind_for_each(tmp_path: Path, layers: int):
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 20}
+    tokens = {f"{name}_token_id": 0 for name in ("pad", "bos", "eos", "cls", "sep")}
+    ModernBertConfig(num_hidden_layers=4, **sizes, **tokens).save_pretrained(tmp_path)
+    model: Any = empty_model(str(tmp_path), "masked_lm", config_overrides={"num_hidden_layers": layers})
+    assert len(model.model.layers) == len(model.config.layer_types) == layers
+    expected = ModernBertConfig(num_hidden_layers=layers, **sizes, **tokens).layer_types
+    assert model.config.layer_types == expected
 
 
 def test_config_overrides(bert: Path):

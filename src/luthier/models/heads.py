@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,7 @@ class HeadRequest:
                     fix=f"did you mean {guess!r}?" if guess else f"remove {name!r}",
                 )
             setattr(config, name, value)
+        _fit_kinds_of_layers(config, self.config_overrides or {})
 
     def _name_outputs(self, config: Any, source: ModelSource) -> None:
         labels, count = self.labels, self.num_labels
@@ -135,3 +137,14 @@ def _warn_of_other_order(config: Any, labels: list[str], source: ModelSource) ->
             own,
             labels,
         )
+
+
+def _fit_kinds_of_layers(config: Any, given: Mapping[str, Any]) -> None:
+    """Give another number of layers a kind each, where a configuration lists kinds: the first of its own, else those that
+    its class gives so many."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None or "num_hidden_layers" not in given or "layer_types" in given:
+        return
+    wanted = int(given["num_hidden_layers"])
+    longer = kinds if wanted <= len(kinds) else type(config)(num_hidden_layers=wanted).layer_types
+    config.layer_types = list(longer[:wanted])
