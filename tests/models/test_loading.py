@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import ModernBertConfig
+from transformers import ModernBertConfig, ModernBertForMaskedLM
 
 from luthier.errors import ModelError
 from luthier.models.artifacts import load_model
@@ -165,7 +165,7 @@ def test_labels_named_twice_or_counted_wrongly(bert: Path):
 def test_another_number_of_layers_has_a_kind_for_each(tmp_path: Path, layers: int):
     sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 20}
     tokens = {f"{name}_token_id": 0 for name in ("pad", "bos", "eos", "cls", "sep")}
-    ModernBertConfig(num_hidden_layers=4, **sizes, **tokens).save_pretrained(tmp_path)
+    ModernBertForMaskedLM(ModernBertConfig(num_hidden_layers=4, **sizes, **tokens)).save_pretrained(tmp_path)
     model: Any = empty_model(str(tmp_path), "masked_lm", config_overrides={"num_hidden_layers": layers})
     assert len(model.model.layers) == len(model.config.layer_types) == layers
     expected = ModernBertConfig(num_hidden_layers=layers, **sizes, **tokens).layer_types

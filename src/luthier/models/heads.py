@@ -140,7 +140,7 @@ def _warn_of_other_order(config: Any, labels: list[str], source: ModelSource) ->
 
 
 def _fit_kinds_of_layers(config: Any, given: Mapping[str, Any]) -> None:
-    """Give another number of layers a kind each, where a configuration lists kinds: the first of its own, else those that
+    """Give another number of layers a kind each, where a configuration lists kinds: the first of its own, else what
     its class gives so many."""
     kinds = getattr(config, "layer_types", None)
     if kinds is None or "num_hidden_layers" not in given or "layer_types" in given:

@@ -86,7 +86,7 @@ def sections(
         columns.append(f"{next(iter(averages(tasks)))}, less {beside.name} [95 %]")
         for line, row in zip(lines, rows, strict=True):
             row.append("" if line is beside else difference(line, beside, next(iter(averages(tasks).values()))))
-    every = [
+    every: list[list[Value]] = [
         [line.name, title, f"{line.rate(task):g}", name, 100 * line.metric(task, name), _spread(line, task, name)]
         for line in lines
         for task, title in titles(tasks).items()
