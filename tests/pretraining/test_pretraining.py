@@ -279,3 +279,16 @@ def test_a_new_architecture_is_checked_without_a_run():
 
     with pytest.raises(RecipeError, match="no architecture"):
         configuration(ArchitectureSettings(model_type="nothing"))
+
+
+@pytest.mark.parametrize("model_type", ["bert", "modernbert", "llama"])
+def test_a_new_configuration_names_the_special_tokens_of_its_tokenizer(model_type: str):
+    from luthier.pretraining.stage import ArchitectureSettings
+    from luthier.pretraining.start import new_configuration
+
+    tokenizer = word_pieces()
+    config = new_configuration(ArchitectureSettings(model_type=model_type), tokenizer, 16)
+    for name in ("pad", "cls", "sep"):
+        if name == "pad" or hasattr(config, f"{name}_token_id"):
+            assert getattr(config, f"{name}_token_id") == getattr(tokenizer, f"{name}_token_id"), name
+    assert hasattr(config, "cls_token_id") == (model_type == "modernbert")

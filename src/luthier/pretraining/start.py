@@ -150,7 +150,8 @@ def new_configuration(architecture: ArchitectureSettings, tokenizer: Any, length
         RecipeError: there is no such architecture, it has no such field, or its vocabulary is smaller than that of the
             tokenizer.
     """
-    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id", None) for name in ("pad", "bos", "eos")}
+    names = ("pad", "bos", "eos", "cls", "sep")
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id", None) for name in names}
     # RoBERTa-like models count positions from behind the padding id.
     positions = length if tokenizer.pad_token_id is None else length + tokenizer.pad_token_id + 1
     config = configuration(
