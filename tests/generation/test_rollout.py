@@ -111,3 +111,23 @@ def test_the_common_beginning_leaves_a_token_to_each():
     assert common_beginning([[1, 2, 3], [1, 2, 4]]) == 2
     assert common_beginning([[1, 2], [1, 2, 4]]) == 1
     assert common_beginning([[5], [1, 2, 4]]) == 0
+
+
+def test_a_text_goes_on_from_what_it_begins_with(loaded):
+    plain = texts(loaded, [Request("a", "how may i hide the kettle", temperature=0.0)])["a"].text
+    first, *rest = plain.split()
+    found = texts(loaded, [Request("a", "how may i hide the", temperature=0.0, begins=" kettle")])["a"].text
+    assert found == f" kettle{plain}" == f" kettle{' '.join([first, *rest])}"
+
+
+def test_a_prompt_stands_as_it_is_where_no_chat_is_wanted(loaded):
+    model, tokenizer = loaded
+    before = tokenizer.chat_template
+    tokenizer.chat_template = "please {{ messages[0]['content'] }} tell"
+    try:
+        asked_ = [Request("a", "how may i", chat=False), Request("b", "how may i")]
+        first, second = Rollout(model, tokenizer).prompts(asked_, 8)
+    finally:
+        tokenizer.chat_template = before
+    assert first == tokenizer("how may i")["input_ids"]
+    assert second == tokenizer("please how may i tell")["input_ids"]

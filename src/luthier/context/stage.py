@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from luthier.context.corpus_settings import MixtureSettings
 from luthier.context.curriculum import LengthCurriculum
+from luthier.context.instruction.stage import Instruct
 from luthier.context.rope_settings import RopeSettings
 from luthier.context.suite import ContextSuite
 from luthier.errors import RecipeError
@@ -19,7 +20,7 @@ from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
 from luthier.stages.base import Stage, StageInputs
 from luthier.training.settings import Beta
 
-__all__ = ["ContextSuite", "CurriculumStage", "Lengthen"]
+__all__ = ["ContextSuite", "CurriculumStage", "Instruct", "Lengthen"]
 _SINGLES = LanguageTrainingSettings.model_fields["pseudo_perplexity_tokens"].default
 
 

@@ -61,14 +61,20 @@ class Rollout:
         """Token ids that the model goes on from; a prompt that is too long loses its start."""
         room = max(self.limit - max_new_tokens, self.limit // 4)
         encoder = Encoder(self.tokenizer, self.limit)
-        if getattr(self.tokenizer, "chat_template", None) is None:
-            texts = [f"{one.system}\n\n{one.prompt}" if one.system else one.prompt for one in requests]
-            found = prompt_tokens(texts, encoder) if texts else []
-        else:
-            texts = [opened(self.tokenizer, one) for one in requests]
-            found = encoder.tokenize(texts, add_special_tokens=False)["input_ids"] if texts else []
+        found: dict[int, Sequence[int]] = {}
+        has_template = getattr(self.tokenizer, "chat_template", None) is not None
+        chats = [n for n, one in enumerate(requests) if has_template and one.chat]
+        if chats:
+            texts = [opened(self.tokenizer, requests[n]) + requests[n].begins for n in chats]
+            found |= zip(chats, encoder.tokenize(texts, add_special_tokens=False)["input_ids"], strict=True)
+        if plain := [n for n in range(len(requests)) if n not in found]:
+            texts = [as_it_stands(requests[n]) for n in plain]
+            if has_template:
+                found |= zip(plain, encoder.tokenize(texts)["input_ids"], strict=True)
+            else:
+                found |= zip(plain, prompt_tokens(texts, encoder), strict=True)
         first = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.tokenizer.eos_token_id
-        return [list(ids)[-room:] or [first or 0] for ids in found]
+        return [list(found[n])[-room:] or [first or 0] for n in range(len(requests))]
 
     def _batch(self, requests: list[Request], prompts: list[list[int]], most: int) -> list[Written]:
         ends = end_tokens(self.model, self.tokenizer)
@@ -81,7 +87,7 @@ class Rollout:
                 self._step_by_step(prompts, rows, sampler, ends)
         texts = self.tokenizer.batch_decode([row.text(ends) for row in rows], skip_special_tokens=True)
         return [
-            Written(one.id, text, not row.ended, len(row.tokens), len(ids))
+            Written(one.id, one.begins + text, not row.ended, len(row.tokens), len(ids))
             for one, text, row, ids in zip(requests, texts, rows, prompts, strict=True)
         ]
 
@@ -188,6 +194,11 @@ def opened(tokenizer: Any, request: Request) -> str:
         user = {"role": "user", "content": f"{request.system}\n\n{request.prompt}"}
     opening: str = tokenizer.apply_chat_template([user], **options)
     return opening
+
+
+def as_it_stands(request: Request) -> str:
+    """A request as plain text that goes on."""
+    return (f"{request.system}\n\n{request.prompt}" if request.system else request.prompt) + request.begins
 
 
 def read_prompts(model: Any, prompts: list[list[int]], pad: int) -> tuple[Tensor, Any, Tensor]:

@@ -19,6 +19,10 @@ class Request:
         temperature: 0 takes the likeliest token.
         top_p: of nucleus sampling.
         seed: of the samples of this text alone, so that they depend on no batch.
+        begins: what the text begins with; a model in this process goes on from there. The protocol of endpoints has no
+            such thing, so that they and vLLM leave it to the model.
+        chat: whether the model's chat template writes the prompt, where it has one; else the model goes on from the
+            prompt as it stands, which endpoints and vLLM do not offer here.
     """
 
     id: str
@@ -27,6 +31,8 @@ class Request:
     temperature: float = 0.7
     top_p: float = 0.9
     seed: int = 0
+    begins: str = ""
+    chat: bool = True
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from luthier.storage.keys import digest_of
 from luthier.storage.ranks import rank, world_size
 from luthier.tasks.base import task_named
 from luthier.training.job import TrainingJob, TrainingRows, resolve_precision
+from luthier.training.settings import TrainingSettings
 from luthier.training.validation import Evaluation, Validation
 
 # Raised when other tokens come out of the same text and tokenizer.
@@ -275,7 +276,7 @@ def parameter_groups(model: nn.Module, rate: float, decay: float) -> list[dict[s
     ]
 
 
-def product_type(settings: LanguageTrainingSettings) -> torch.dtype | None:
+def product_type(settings: TrainingSettings) -> torch.dtype | None:
     """What the product with the output embeddings is computed in; None is the type of the weights."""
     precision = resolve_precision(settings.precision)
     return None if precision == "float32" else getattr(torch, precision)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from luthier.redteaming.instructions import prompts_with_responses
+from luthier.generation.instructions import prompts_with_responses
 from luthier.redteaming.judges.labelled import read_labelled
 from luthier.redteaming.labels import read_labels
 from luthier.redteaming.seeds import read_prompts

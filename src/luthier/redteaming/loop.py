@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from luthier.generation.instructions import instruction_rows, prompts_with_responses
 from luthier.generation.records import Record, read_records, write_records
 from luthier.generation.writing import Request, Writer, seed_of
 from luthier.models.artifacts import load_model, save_artifact
@@ -20,7 +21,6 @@ from luthier.models.settings import ModelSettings
 from luthier.redteaming import rounds
 from luthier.redteaming.asking import Asking, judged
 from luthier.redteaming.checks import JudgeCheck
-from luthier.redteaming.instructions import instruction_rows, prompts_with_responses
 from luthier.redteaming.judges.report import disagreement
 from luthier.redteaming.labels import read_labels
 from luthier.redteaming.measuring import (

@@ -105,8 +105,8 @@ class Task(TaskSchema):
 
         return padded_inputs(rows, padding) | padded_labels(rows, padding)
 
-    def items(self, batch: Mapping[str, Any], *, shifted: bool = False) -> int:
-        """How many labelled items a batch holds, which the loss of an optimiser step is divided by.
+    def items(self, batch: Mapping[str, Any], *, shifted: bool = False) -> float:
+        """How many labelled items a batch holds, or what they weigh, which the loss of an optimiser step is divided by.
 
         Args:
             batch: collated, with what is learned.

@@ -165,7 +165,7 @@ class LuthierTrainer(Trainer):
         finally:
             self.accelerator.device_placement = placing
 
-    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> int:
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> float:
         count = sum(self.task.items(batch, shifted=self.shifted) for batch in batch_samples if FILLER not in batch)
         return max(1, sum(gathered(count)))
 
