@@ -115,9 +115,8 @@ def test_the_common_beginning_leaves_a_token_to_each():
 
 def test_a_text_goes_on_from_what_it_begins_with(loaded):
     plain = texts(loaded, [Request("a", "how may i hide the kettle", temperature=0.0)])["a"].text
-    first, *rest = plain.split()
     found = texts(loaded, [Request("a", "how may i hide the", temperature=0.0, begins=" kettle")])["a"].text
-    assert found == f" kettle{plain}" == f" kettle{' '.join([first, *rest])}"
+    assert found == f" kettle{plain}"
 
 
 def test_a_prompt_stands_as_it_is_where_no_chat_is_wanted(loaded):

@@ -5,8 +5,10 @@ Models and data are tiny, so that a whole run takes about a second.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 Block = dict[str, Any]
@@ -151,6 +153,29 @@ def lengthened(sources: Sources) -> Block:
     }
 
 
+def instructed(sources: Sources) -> Block:
+    """Sentences in pairs, with questions of a model whose texts keep to the form, and these sentences as instructions
+    once more."""
+    from tests.context.instruction.conftest import CHAIN, chained, tokenizer
+
+    generator = Path(sources.text["train"]).parent / "generator"
+    if not generator.exists():
+        chained(CHAIN).save_pretrained(generator)
+        tokenizer().save_pretrained(generator)
+        rows = Path(sources.text["validation"]).read_text().splitlines()
+        short = "".join(json.dumps({"prompt": row, "response": "fine"}) + "\n" for row in rows)
+        (generator.parent / "short.jsonl").write_text(short)
+    return {
+        "generator": str(generator),
+        "documents": {"train": sources.text["train"], "join": 2, "held_out": 0.3},
+        "writing": {"chunk_tokens": 16, "max_new_tokens": 12, "temperature": 0},
+        "short": {"train": str(generator.parent / "short.jsonl"), "task": "prompt_response"},
+        **STEPS,
+        "batch_size": 2,
+        "learning_rate": 5e-3,
+    }
+
+
 def text_of(sources: Sources) -> Block:
     """The plain text as that of two languages."""
     return {"languages": {"aa": sources.text["train"], "bb": sources.text["validation"]}}
@@ -281,6 +306,16 @@ CASES = [
         gives={"model": "pretrained"},
         after=lambda sources: {"evaluate": {"suites": ["perplexity"], "data": sources.text}},
         change={"document_mask": "none"},
+        on="decoder",
+        answers="response",
+    ),
+    Case(
+        "instruct",
+        "instruct",
+        instructed,
+        gives={"model": "pretrained"},
+        after=lambda sources: {"evaluate": {"suites": ["perplexity"], "data": sources.text}},
+        change={"input_loss_weight": 0.5},
         on="decoder",
         answers="response",
     ),

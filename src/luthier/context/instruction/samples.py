@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -61,12 +61,9 @@ def sample_of(
     document: LongDocument, chunk: Chunk, question: str, answer: str, tokenizer: Any, length: int
 ) -> Sample | None:
     """The document, cut at its end to what fits, with the question; None where the part does not stay inside."""
-    encoder = Encoder(tokenizer, length)
 
     def tokens_of(text: str) -> int:
-        prompt = learned_prompt(text, question, chunk.kind)
-        columns: Columns = {"prompt": [prompt], "response": [answer], "row": [0]}
-        return int(encode_replies(columns, replace(encoder, max_length=1 << 40))["length"][0])
+        return _tokens(tokenizer, learned_prompt(text, question, chunk.kind), answer)
 
     text = document.text
     if (tokens := tokens_of(text)) > length:
@@ -94,6 +91,16 @@ def sample_of(
         tokens=tokens,
         held_out=document.held_out,
     )
+
+
+def tokens_around(tokenizer: Any, kind: str) -> int:
+    """Tokens of a sample beside document, question and answer: the wording, and what a chat template adds."""
+    return _tokens(tokenizer, learned_prompt("", "", kind), "")
+
+
+def _tokens(tokenizer: Any, prompt: str, response: str) -> int:
+    columns: Columns = {"prompt": [prompt], "response": [response], "row": [0]}
+    return int(encode_replies(columns, Encoder(tokenizer, 1 << 40))["length"][0])
 
 
 def long_rows(samples: Sequence[Sample], tokenizer: Any, length: int, input_weight: float) -> list[Row]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from luthier.context.instruction import wording
 from luthier.context.instruction.documents import Chunk, LongDocument, chunks_of, long_documents
-from luthier.context.instruction.samples import Sample, sample_of
+from luthier.context.instruction.samples import Sample, sample_of, tokens_around
 from luthier.context.instruction.settings import DocumentSettings, WritingSettings
 from luthier.errors import DataError
 from luthier.generation.asking import Asking
@@ -22,8 +22,6 @@ from luthier.models.settings import ModelSettings
 from luthier.storage.steps import Step, Workspace
 
 _VERDICT_TOKENS = 8
-# What a chat template adds around a prompt and its answer, at most.
-_TEMPLATE = 96
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ class Synthesising:
     def _cut(self, work: Workspace) -> dict[str, Any]:
         """Documents, and the parts of them that fit in a sample beside question and answer."""
         w = self.writing
-        room = self.length - w.max_new_tokens - _TEMPLATE
+        room = self.length - w.max_new_tokens - max(tokens_around(self.tokenizer, kind) for kind in ("normal", "short"))
         if room < w.chunk_tokens:
             raise DataError(
                 f"samples of {self.length:,} tokens leave {max(0, room):,} for the document, and its parts have "
