@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from luthier.context import first_sentence_retrieval, fit_power_law, losses_by_position, passkey_retrieval
 from luthier.context.answering import Question, answers
 from luthier.context.position_losses import by_context, smoothed, text_rows
 from luthier.context.probes import ASKED, FIRST, _Encoded, _Grid, rouge_l
 from luthier.errors import DataError
-from tests.context.conftest import documents
+from tests.context.conftest import SIZES, documents
 from tests.language_modeling.models import word_pieces
 
 PUBLISHED = {"7B": (25.4, 0.45, 1.56), "13B": (19.5, 0.48, 1.45), "34B": (17.7, 0.50, 1.41), "70B": (17.9, 0.51, 1.35)}
@@ -32,7 +32,7 @@ class ByteTokenizer:
         return {"input_ids": [ord(c) % 500 + 10 for c in text]}
 
     def decode(self, ids: list[int], **_more: Any) -> str:
-        return "".join(chr(i - 10) for i in ids)
+        return "".join(chr(max(0, i - 10)) for i in ids)
 
 
 class Reader(torch.nn.Module):
@@ -141,9 +141,14 @@ def test_no_prompt_is_longer_than_its_budget_and_the_question_is_at_its_end(leng
     assert answers_ == sorted(map(str, (q.rival for q in seen)))  # every sentence is once right and once wrong
 
 
-def test_one_reading_serves_all_answers(decoder: Path):
+@pytest.mark.parametrize("window", [None, 8])
+def test_one_reading_serves_all_answers(decoder: Path, window: int | None):
     """Against whole passes without a cache, and transformers' own greedy decoding."""
-    model = AutoModelForCausalLM.from_pretrained(decoder).eval()
+    if window is None:
+        model = AutoModelForCausalLM.from_pretrained(decoder).eval()
+    else:
+        torch.manual_seed(0)
+        model = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=window)).eval()
     draw = torch.Generator().manual_seed(1)
 
     def tokens(count: int) -> list[int]:

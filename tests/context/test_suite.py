@@ -23,7 +23,17 @@ __all__ = ["tiny_model"]
 
 def run(folder: Path, model: Path, **suite: Any) -> Path:
     text = write(folder / "test.txt", documents(80, 5))
-    given = {"name": "context", "samples": 6, "keys": 2, "depths": [0, 1], "position_rows": 4, **suite}
+    given = {
+        "name": "context",
+        "samples": 6,
+        "keys": 2,
+        "multi_keys": 2,
+        "tracked": 1,
+        "hops": [1, 2],
+        "depths": [0, 1],
+        "position_rows": 4,
+        **suite,
+    }
     stage = {"evaluate": {"suites": [given], "data": {"test": text, "task": "plain_text"}}}
     place = folder / "run.yaml"
     place.write_text(json.dumps({"name": "run", "model": str(model), "stages": [stage]}))
@@ -46,6 +56,12 @@ def test_scores_grids_and_marks(tmp_path: Path, decoder: Path):
         "First sentences as written",
         "Pass keys found",
         "Pass keys preferred",
+        "One key of several found",
+        "One key of several preferred",
+        "Tracked variables found",
+        "Tracked variables preferred",
+        "Tracked variables recalled",
+        "Tracked variables as written",
         "Loss by position",
     ]
     grid = sections["Pass keys preferred"]["plot"]
@@ -66,7 +82,8 @@ def test_only_causal_models_are_judged(tmp_path: Path, tiny_model: Path):
     [
         ({"depths": [1.5]}, "shares of the text"),
         ({"lengths": [32]}, "at least 64"),
-        ({"keys": 0, "depths": [0.5]}, "no effect without `keys`"),
+        ({"keys": 0, "multi_keys": 0, "depths": [0.5]}, "no effect without `keys`"),
+        ({"tracked": 0, "hops": [3]}, "no effect without `tracked`"),
         ({"position_rows": 0, "smoothing": 3}, "no effect"),
     ],
 )

@@ -13,7 +13,9 @@ _HOMES = {
     "fit_power_law": "luthier.context.power_law",
     "inverse_frequencies": "luthier.context.rope",
     "losses_by_position": "luthier.context.position_losses",
+    "multi_key_retrieval": "luthier.context.ruler",
     "passkey_retrieval": "luthier.context.probes",
+    "variable_tracking": "luthier.context.ruler",
 }
 __all__ = list(_HOMES)
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

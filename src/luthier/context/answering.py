@@ -1,7 +1,8 @@
 """How a causal model continues prompts of one length: likelihoods of given answers, and what it writes itself.
 
-A prompt is read once: its keys and values serve the right answer, the wrong one, and what the model writes.
-Shapes: B prompts, P tokens of a prompt, A tokens of the longest answer.
+A prompt is read once: its keys and values serve the right answer, the wrong one, and what the model writes; and what
+the prompts of a group begin with is read once for all of them, and for the groups behind it that begin so.
+Shapes: B prompts, A tokens of the longest answer.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.context.beginnings import Beginnings
+
 
 @dataclass(frozen=True)
 class Question:
@@ -22,12 +25,14 @@ class Question:
         prompt: token ids; all that are asked together have one length.
         answer, rival: token ids.
         most: tokens that the model may write.
+        group: prompts of one group begin alike, and share no pass with others.
     """
 
     prompt: Sequence[int]
     answer: Sequence[int]
     rival: Sequence[int]
     most: int = 0
+    group: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,38 +50,46 @@ class Answer:
     written: list[int]
 
 
-def answers(model: Any, questions: Sequence[Question], *, batch_size: int, stop: frozenset[int]) -> list[Answer]:
+def answers(
+    model: Any,
+    questions: Sequence[Question],
+    *,
+    batch_size: int,
+    stop: frozenset[int],
+    beginnings: Beginnings | None = None,
+) -> list[Answer]:
     """Ask a model; the order is that of the questions.
 
     Args:
         model: a causal language model.
-        questions: of any lengths; those of one length are asked together.
+        questions: of any lengths; those of one group and length are asked together, the groups by their numbers.
         batch_size: prompts in one pass.
         stop: token ids behind which it writes no more.
+        beginnings: keeps what was read; default keeps it for these questions.
     """
     found: dict[int, Answer] = {}
-    by_length: dict[int, list[int]] = {}
-    for number, one in enumerate(questions):
-        by_length.setdefault(len(one.prompt), []).append(number)
+    alike: dict[tuple[int, int], list[int]] = {}
+    for number, one in sorted(enumerate(questions), key=lambda pair: pair[1].group):
+        alike.setdefault((one.group, len(one.prompt)), []).append(number)
+    kept = beginnings or Beginnings(model)
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            for numbers in by_length.values():
+            for numbers in alike.values():
                 for start in range(0, len(numbers), batch_size):
                     some = numbers[start : start + batch_size]
-                    found |= dict(zip(some, _asked(model, [questions[n] for n in some], stop), strict=True))
+                    found |= dict(zip(some, _asked(model, [questions[n] for n in some], stop, kept), strict=True))
     finally:
         model.train(was_training)
     return [found[number] for number in range(len(questions))]
 
 
-def _asked(model: Any, questions: list[Question], stop: frozenset[int]) -> list[Answer]:
+def _asked(model: Any, questions: list[Question], stop: frozenset[int], beginnings: Beginnings) -> list[Answer]:
     device = next(model.parameters()).device
     prompts = torch.tensor([list(one.prompt) for one in questions], device=device)
     # The last token is read with each answer, so that every pass gives the logits of all of the answer's tokens.
-    read = model(input_ids=prompts[:, :-1], use_cache=True, logits_to_keep=1)
-    cache = read.past_key_values
+    cache = beginnings.read_prompts([one.prompt[:-1] for one in questions])
 
     def scored(many: list[Sequence[int]]) -> tuple[list[float], list[bool]]:
         logits, targets = _continued(model, prompts[:, -1:], many, cache)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from luthier.context.answering import Answer, Question, answers
+from luthier.context.beginnings import Beginnings
 from luthier.errors import DataError
 
 FIRST = "\nThe first sentence of the text above is:"
@@ -35,9 +36,11 @@ class Probe:
     Attributes:
         length: tokens of prompt and answer together, at most.
         depth: where the answer stands in the text, from 0, its start, to 1.
+        hops: assignments that lead from a variable to its value, where variables are tracked.
         exact: (N,) whether greedy decoding writes the answer.
         margins: (N,) nats a token by which the answer is likelier than another sample's.
         rouge_l: (N,) ROUGE-L of what was written; NaN where nothing was.
+        recall: (N,) share of the wanted names in what was written; NaN where nothing was, or no names are wanted.
         written: the first of what was written, with what it should be.
     """
 
@@ -47,6 +50,8 @@ class Probe:
     margins: Any
     rouge_l: Any
     written: Sequence[dict[str, str]] = ()
+    hops: int = 0
+    recall: Any = np.nan
 
     @property
     def prefers(self) -> float:
@@ -98,6 +103,7 @@ def passkey_retrieval(
     batch_size: int = 8,
     seed: int = 0,
     haystack: Sequence[str] | None = None,
+    reuse: bool = True,
 ) -> list[Probe]:
     """Hide a number in filler text at every depth of every length, and ask for it.
 
@@ -110,16 +116,24 @@ def passkey_retrieval(
         batch_size: prompts in one pass, fewer where they are long.
         seed: of the keys.
         haystack: texts to hide it in; default four plain sentences again and again.
+        reuse: whether the filler before a key is read once for all keys at that depth, and for the deeper ones. The
+            answers are the same.
 
     Raises:
         DataError: a length leaves no room for filler.
     """
     grid = _Grid(tokenizer, haystack, samples, seed)
-    return [
-        _probe(model, tokenizer, grid.questions(length, depth), length, depth, batch_size)
-        for length in lengths
-        for depth in depths
-    ]
+    found: list[Probe] = []
+    for length in lengths:
+        order = sorted(set(depths))
+        asked = [
+            replace(one, group=group) for group, depth in enumerate(order) for one in grid.questions(length, depth)
+        ]
+        answers_ = ask(model, tokenizer, asked, length, batch_size, reuse=reuse)
+        for depth in depths:
+            start = order.index(depth) * samples
+            found.append(probe_of(answers_[start : start + samples], length, depth))
+    return found
 
 
 def rouge_l(written: str, wanted: str) -> float:
@@ -142,12 +156,12 @@ class _Encoded:
     def __init__(self, tokenizer: Any, documents: Sequence[str]) -> None:
         self.tokenizer = tokenizer
         self.texts = [text.strip() for text in documents if text.strip()]
-        self.ids = [_ids(tokenizer, text) for text in self.texts]
-        self.newline = _ids(tokenizer, "\n")
+        self.ids = [token_ids(tokenizer, text) for text in self.texts]
+        self.newline = token_ids(tokenizer, "\n")
         firsts = [_SENTENCE.match(text) for text in self.texts]
         self.sentences = ["" if found is None else " ".join(found[1].split()) for found in firsts]
-        self.answers = [_ids(tokenizer, f" {sentence}") if sentence else [] for sentence in self.sentences]
-        self.question = _ids(tokenizer, FIRST)
+        self.answers = [token_ids(tokenizer, f" {sentence}") if sentence else [] for sentence in self.sentences]
+        self.question = token_ids(tokenizer, FIRST)
 
     def starting_with(self, most: int) -> list[int]:
         """Documents whose first sentence has from 5 to `most` tokens, none twice."""
@@ -195,7 +209,9 @@ def _first_sentences(
         for place, number in enumerate(some)
     ]
     wanted = [texts.sentences[number] for number in some]
-    return _probe(model, texts.tokenizer, questions, length, 0.0, batch_size, wanted if generate else None)
+    found = ask(model, texts.tokenizer, questions, length, batch_size)
+    scores, written = _compared(texts.tokenizer, found, wanted if generate else None)
+    return probe_of(found, length, rouge_l=scores, written=written)
 
 
 class _Grid:
@@ -203,19 +219,19 @@ class _Grid:
 
     def __init__(self, tokenizer: Any, haystack: Sequence[str] | None, samples: int, seed: int) -> None:
         self.tokenizer, self.samples, self.seed = tokenizer, samples, seed
-        self.opening, self.asked = _ids(tokenizer, OPENING), _ids(tokenizer, ASKED)
+        self.opening, self.asked = token_ids(tokenizer, OPENING), token_ids(tokenizer, ASKED)
         text = FILLER if haystack is None else "\n".join(one.strip() for one in haystack)
-        self.filler = _ids(tokenizer, text)
+        self.filler = token_ids(tokenizer, text)
 
     def questions(self, length: int, depth: float) -> list[Question]:
         draw = np.random.default_rng([self.seed, length, round(1000 * depth)])
         low = 10 ** (_KEY_DIGITS - 1)
         keys = (low + draw.permutation(9 * low)[: 2 * self.samples]).tolist()
-        answers_ = [_ids(self.tokenizer, f" {key}.") for key in keys]
+        answers_ = [token_ids(self.tokenizer, f" {key}.") for key in keys]
         longest = max(map(len, answers_))
         made = []
         for place in range(self.samples):
-            needle = _ids(self.tokenizer, NEEDLE.format(key=keys[place]))
+            needle = token_ids(self.tokenizer, NEEDLE.format(key=keys[place]))
             room = length - longest - len(self.opening) - len(needle) - len(self.asked)
             if room < 1:
                 raise DataError(
@@ -228,26 +244,20 @@ class _Grid:
         return made
 
 
-def _probe(
-    model: Any,
-    tokenizer: Any,
-    questions: list[Question],
-    length: int,
-    depth: float,
-    batch_size: int,
-    wanted: Sequence[str] | None = None,
-) -> Probe:
+def ask(
+    model: Any, tokenizer: Any, questions: Sequence[Question], length: int, batch_size: int, *, reuse: bool = True
+) -> list[Answer]:
+    """Answers to questions of `length` tokens at most, in passes that fit in memory."""
     together = max(1, min(batch_size, _TOKENS_TOGETHER // length))
-    found = answers(model, questions, batch_size=together, stop=_stops(tokenizer))
-    scores, written = _compared(tokenizer, found, wanted)
-    return Probe(
-        length,
-        depth,
-        np.array([one.exact for one in found]),
-        np.array([one.margin for one in found]),
-        scores,
-        written,
-    )
+    kept = Beginnings(model, reuse=reuse)
+    return answers(model, questions, batch_size=together, stop=stops(tokenizer), beginnings=kept)
+
+
+def probe_of(found: Sequence[Answer], length: int, depth: float = 0.0, **more: Any) -> Probe:
+    """The answers of one cell of a grid."""
+    unwritten = np.full(len(found), np.nan)
+    exact, margins = (np.array([getattr(one, name) for one in found]) for name in ("exact", "margin"))
+    return Probe(length, depth, exact, margins, **{"rouge_l": unwritten, "recall": unwritten, **more})
 
 
 def _compared(
@@ -260,13 +270,14 @@ def _compared(
     return scores, [{"wanted": one, "written": text} for text, one in zip(texts[:3], wanted, strict=False)]
 
 
-def _stops(tokenizer: Any) -> frozenset[int]:
-    """The end of text, and a newline where it is one token of its own."""
-    newline = _ids(tokenizer, "\n")
+def stops(tokenizer: Any) -> frozenset[int]:
+    """What ends an answer: the end of text, and a newline where it is one token of its own."""
+    newline = token_ids(tokenizer, "\n")
     stops = {*(newline if len(newline) == 1 and tokenizer.decode(newline) == "\n" else []), tokenizer.eos_token_id}
     return frozenset(token for token in stops if token is not None)
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
+def token_ids(tokenizer: Any, text: str) -> list[int]:
+    """Tokens of a text, without special ones."""
     found: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return found

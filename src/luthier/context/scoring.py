@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from luthier.context.position_losses import by_context, losses_by_position, smoothed, text_rows
 from luthier.context.power_law import LEAST_POINTS, PowerLaw, fit_power_law
 from luthier.context.probes import Probe, first_sentence_retrieval, passkey_retrieval
+from luthier.context.ruler import multi_key_retrieval, variable_tracking
 from luthier.errors import DataError, RecipeError
 from luthier.evaluation.subject import Subject, SuiteResult
 from luthier.models.inspect import model_max_length
@@ -37,6 +39,10 @@ def context_scores(suite: ContextSuite, subject: Subject) -> SuiteResult:
     _first_sentences(suite, subject, texts, lengths, result)
     if suite.keys:
         _pass_keys(suite, subject, lengths, result)
+    if suite.multi_keys and len(set(suite.depths)) > 1:
+        _several_keys(suite, subject, lengths, result)
+    if suite.tracked:
+        _tracking(suite, subject, lengths, result)
     if suite.position_rows:
         _positions(suite, subject, texts, max(lengths), result)
     beyond = [length for length in lengths if length > trained]
@@ -102,36 +108,115 @@ def _first_sentences(
 
 
 def _pass_keys(suite: ContextSuite, subject: Subject, lengths: list[int], result: SuiteResult) -> None:
+    def ask(length: int) -> list[Probe]:
+        return passkey_retrieval(
+            subject.model,
+            subject.tokenizer,
+            [length],
+            depths=suite.depths,
+            samples=suite.keys,
+            batch_size=subject.batch_size,
+            seed=suite.seed,
+        )
+
+    probes = _by_length("pass key", lengths, ask, result)
+    _grids(suite.name, "passkey", "Pass keys", probes, _by_depth, subject, result)
+
+
+def _several_keys(suite: ContextSuite, subject: Subject, lengths: list[int], result: SuiteResult) -> None:
+    def ask(length: int) -> list[Probe]:
+        return multi_key_retrieval(
+            subject.model,
+            subject.tokenizer,
+            [length],
+            depths=suite.depths,
+            samples=suite.multi_keys,
+            batch_size=subject.batch_size,
+            seed=suite.seed,
+        )
+
+    probes = _by_length("key of several", lengths, ask, result)
+    _grids(suite.name, "multi_key", "One key of several", probes, _by_depth, subject, result)
+
+
+def _tracking(suite: ContextSuite, subject: Subject, lengths: list[int], result: SuiteResult) -> None:
+    def ask(length: int) -> list[Probe]:
+        return variable_tracking(
+            subject.model,
+            subject.tokenizer,
+            [length],
+            hops=suite.hops,
+            samples=suite.tracked,
+            batch_size=subject.batch_size,
+            seed=suite.seed,
+            generate=suite.generate,
+        )
+
+    probes = _by_length("tracked variables", lengths, ask, result)
+    _grids(suite.name, "tracking", "Tracked variables", probes, _by_hops, subject, result)
+    samples = [
+        {"tokens": f"{one.length:,}", "hops": str(one.hops), **pair} for one in probes for pair in one.written[:1]
+    ]
+    if samples:
+        result.sections.append(Section("Tracked variables as written", samples=samples))
+
+
+def _by_depth(probe: Probe) -> tuple[float, str]:
+    return probe.depth, f"{probe.depth:.0%}"
+
+
+def _by_hops(probe: Probe) -> tuple[float, str]:
+    return probe.hops, f"{probe.hops} hop{'s' * (probe.hops != 1)}"
+
+
+def _by_length(about: str, lengths: list[int], ask: Callable[[int], list[Probe]], result: SuiteResult) -> list[Probe]:
+    """The probes of all lengths that have room for them; the others are told."""
     probes: list[Probe] = []
-    with track("pass keys", len(lengths)) as bar:
+    with track(about, len(lengths)) as bar:
         for done, length in enumerate(lengths, 1):
             try:
-                probes += passkey_retrieval(
-                    subject.model,
-                    subject.tokenizer,
-                    [length],
-                    depths=suite.depths,
-                    samples=suite.keys,
-                    batch_size=subject.batch_size,
-                    seed=suite.seed,
-                )
+                probes += ask(length)
             except DataError as error:  # the words of the prompt alone take as many tokens, by this tokenizer
-                result.marks.append(f"no pass key at {length}: {error.what}")
+                result.marks.append(f"no {about} at {length}: {error.what}")
             bar.update(done)
+    return probes
+
+
+def _grids(
+    suite: str,
+    name: str,
+    title: str,
+    probes: list[Probe],
+    row_of: Callable[[Probe], tuple[float, str]],
+    subject: Subject,
+    result: SuiteResult,
+) -> None:
+    """Scores of a probe, and heat maps of its rows and lengths: what is found, what is preferred, what is recalled."""
     if not probes:
         return
-    _put(result, "passkey", probes, subject.seed)
-    shown = sorted({one.length for one in probes})
-    for title, value in (("found", lambda p: p.exact.mean()), ("preferred", lambda p: p.prefers)):
-        cells = {(one.depth, one.length): float(value(one)) for one in probes}
-        grid = [[cells[depth, length] for length in shown] for depth in suite.depths]
-        columns, rows = [f"{length:,}" for length in shown], [f"{depth:.0%}" for depth in suite.depths]
-        text = {
-            "found": "Share of pass keys that greedy decoding writes, by their depth in the text and its tokens.",
-            "preferred": "Share of pass keys that are likelier than another number; half by chance.",
-        }[title]
-        result.sections.append(Section(f"Pass keys {title}", text=text, plot=Heatmap(rows, columns, grid)))
-    result.details.setdefault(suite.name, {})["passkey"] = [_told(one) for one in probes]
+    _put(result, name, probes, subject.seed)
+    lengths = sorted({one.length for one in probes})
+    rows = dict(sorted({row_of(one) for one in probes}))
+    kinds: dict[str, Callable[[Probe], float]] = {
+        "found": lambda one: float(one.exact.mean()),
+        "preferred": lambda one: one.prefers,
+        "recalled": lambda one: float(one.recall.mean()),
+    }
+    for kind, value in kinds.items():
+        cells = {(row_of(one)[0], one.length): value(one) for one in probes}
+        if np.isnan(list(cells.values())).any():
+            continue
+        grid = [[cells[row, length] for length in lengths] for row in rows]
+        plot = Heatmap(list(rows.values()), [f"{length:,}" for length in lengths], grid)
+        result.sections.append(Section(f"{title} {kind}", text=_GRIDS[kind], plot=plot))
+    result.details.setdefault(suite, {})[name] = [_told(one) for one in probes]
+
+
+_GRIDS = {
+    "found": "Share of answers that greedy decoding writes, by the tokens of the text.",
+    "preferred": "Share of answers that are likelier than another one of the same form; half by chance.",
+    "recalled": "Share of the variables that the model names, among all that it is asked for.",
+}
 
 
 def _positions(suite: ContextSuite, subject: Subject, texts: list[str], length: int, result: SuiteResult) -> None:
@@ -187,6 +272,7 @@ def _put(result: SuiteResult, name: str, probes: list[Probe], seed: int) -> None
             f"{name}_prefers{ending}": np.concatenate([one.margins for one in some]) > 0,
             f"{name}_margin{ending}": np.concatenate([one.margins for one in some]),
             f"{name}_rouge_l{ending}": np.concatenate([one.rouge_l for one in some]),
+            f"{name}_recall{ending}": np.concatenate([one.recall for one in some]),
         }
         for key, values in found.items():
             if not np.isnan(values.astype(float)).any():
@@ -209,13 +295,13 @@ def _share(values: Any) -> str:
 
 
 def _told(probe: Probe) -> dict[str, Any]:
-    rouge = float(np.mean(probe.rouge_l))
+    written = {"rouge_l": float(np.mean(probe.rouge_l)), "recall": float(np.mean(probe.recall))}
     return {
         "length": probe.length,
-        "depth": probe.depth,
+        **({"hops": probe.hops} if probe.hops else {"depth": probe.depth}),
         "samples": len(probe.exact),
         "accuracy": float(probe.exact.mean()),
         "prefers": probe.prefers,
         "margin": float(probe.margins.mean()),
-        **({} if np.isnan(rouge) else {"rouge_l": rouge}),
+        **{name: value for name, value in written.items() if not np.isnan(value)},
     }
