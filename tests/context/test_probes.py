@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 from luthier.context import first_sentence_retrieval, fit_power_law, losses_by_position, passkey_retrieval
 from luthier.context.answering import Question, answers
 from luthier.context.position_losses import by_context, smoothed, text_rows
-from luthier.context.probes import ASKED, FIRST, _Encoded, _Grid, rouge_l
+from luthier.context.probes import ASKED, FIRST, _Encoded, _Grid
 from luthier.errors import DataError
 from tests.context.conftest import SIZES, documents
 from tests.language_modeling.models import word_pieces
@@ -211,12 +211,6 @@ def test_the_published_laws_come_back(size: str):
 def test_losses_that_do_not_fall_follow_no_law():
     law = fit_power_law(np.geomspace(16, 4096, 16), np.full(16, 5.0))
     assert law.at_bound or law.residual < 1e-3
-
-
-def test_rouge_is_the_longest_common_subsequence():
-    assert rouge_l("The cat sat here", "the cat was here") == pytest.approx(0.75)
-    assert rouge_l("", "a") == 0.0
-    assert rouge_l("b a", "a b c d") == pytest.approx(2 / 6)
 
 
 def test_too_little_text_is_said():

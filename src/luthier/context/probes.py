@@ -15,6 +15,7 @@ import numpy as np
 
 from luthier.context.answering import Answer, Question, answers
 from luthier.context.beginnings import Beginnings
+from luthier.context.text_scores import rouge_l
 from luthier.errors import DataError
 
 FIRST = "\nThe first sentence of the text above is:"
@@ -134,20 +135,6 @@ def passkey_retrieval(
             start = order.index(depth) * samples
             found.append(probe_of(answers_[start : start + samples], length, depth))
     return found
-
-
-def rouge_l(written: str, wanted: str) -> float:
-    """F-measure of the longest common subsequence of lower-case words (Lin, “ROUGE”, 2004)."""
-    a, b = (re.findall(r"[a-z0-9]+", text.lower()) for text in (written, wanted))
-    if not a or not b:
-        return 0.0
-    row = [0] * (len(b) + 1)
-    for word in a:
-        before = 0
-        for place, other in enumerate(b, 1):
-            before, row[place] = row[place], before + 1 if word == other else max(row[place], row[place - 1])
-    common = row[-1]
-    return 2 * common / (len(a) + len(b))
 
 
 class _Encoded:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from luthier.context.corpus_settings import MixtureSettings
 from luthier.context.curriculum import LengthCurriculum
 from luthier.context.instruction.stage import Instruct
+from luthier.context.long_answers import LongAnswersSuite
 from luthier.context.rope_settings import RopeSettings
 from luthier.context.suite import ContextSuite
 from luthier.errors import RecipeError
@@ -20,7 +21,7 @@ from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
 from luthier.stages.base import Stage, StageInputs
 from luthier.training.settings import Beta
 
-__all__ = ["ContextSuite", "CurriculumStage", "Instruct", "Lengthen"]
+__all__ = ["ContextSuite", "CurriculumStage", "Instruct", "Lengthen", "LongAnswersSuite"]
 _SINGLES = LanguageTrainingSettings.model_fields["pseudo_perplexity_tokens"].default
 
 

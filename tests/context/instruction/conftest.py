@@ -18,7 +18,7 @@ from luthier.context.instruction import wording
 WORDS = [f"w{n}" for n in range(20)]
 TAGS = ["<question>", "</question>", "<answer>", "</answer>", "yes", "no"]
 SPECIAL = ["<pad>", "</s>", "<unk>"]
-# What follows what: pairs in their tags for a question, and yes for a verdict, whose prompt ends in `no.`.
+# What follows what: pairs in their tags for a question, and yes for a verdict, whose prompt ends in `Right:`.
 CHAIN = {
     "<question>": "w1",
     "w1": "w2",
@@ -27,7 +27,7 @@ CHAIN = {
     "<answer>": "w7",
     "w7": "</answer>",
     "</answer>": "</s>",
-    "no.": "yes",
+    "Right:": "yes",
     "yes": "</s>",
 }
 LENGTH = 256

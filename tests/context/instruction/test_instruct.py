@@ -133,7 +133,7 @@ def test_a_run_stopped_while_it_writes_and_while_it_trains_ends_as_one_never_sto
 
 def test_what_the_model_calls_wrong_is_dropped_unless_it_is_not_asked(tmp_path: Path, texts: Path):
     folder = tmp_path / "doubting"
-    chained({**CHAIN, "no.": "no", "no": "</s>"}).save_pretrained(folder)
+    chained({**CHAIN, "Right:": "no", "no": "</s>"}).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     with pytest.raises(DataError, match="0 found right"):
         run(tmp_path, folder, stage(texts))

@@ -242,6 +242,27 @@ def test_every_known_set_is_consistent():
         assert not (known.evaluation_only and "train" in known.splits), known.name
 
 
+def test_questions_about_long_documents_stand_behind_them(write, folder):
+    record = {"input": " A long text. ", "instructions": ["Who?", "When?"], "outputs": ["Anna", "In 1820"]}
+    write("leval/tpo.jsonl", json.dumps(record) + "\n")
+    rows = load(source="data:leval/tpo").splits["test"]
+    assert rows["prompt"][:] == ["A long text.\n\nQ: Who?\nA:", "A long text.\n\nQ: When?\nA:"]
+    assert rows["response"][:] == ["Anna", "In 1820"]
+    meeting = {
+        "meeting_transcripts": [{"speaker": "A", "content": "Hello."}, {"speaker": "B", "content": "Yes."}],
+        "general_query_list": [{"query": "What was said?", "answer": "A greeting."}],
+        "specific_query_list": [{"query": "What did B say?", "answer": "Yes.", "relevant_text_span": []}],
+    }
+    for split in ("val", "test"):
+        write(f"qmsum/{split}.jsonl", json.dumps(meeting) + "\n")
+    rows = load(source="data:qmsum").splits["test"]
+    assert rows["prompt"][1] == "A: Hello.\nB: Yes.\n\nQ: What did B say?\nA:"
+    assert rows["response"][:] == ["A greeting.", "Yes."]
+    write("leval/tpo.jsonl", "{\n")
+    with pytest.raises(DataError, match="line 1 is no JSON"):
+        load(source="data:leval/tpo")
+
+
 @pytest.mark.data
 @pytest.mark.parametrize("name", [name for name, known in known_sets().items() if known.folder and name == known.name])
 def test_public_set_loads_whole(name, public_data):
@@ -251,7 +272,7 @@ def test_public_set_loads_whole(name, public_data):
         pytest.skip(f"there is no {folder}")
     data = load(source="data:" + name.removeprefix("data/"))
     assert data.schema.name == known.task
-    assert all(summary.rows > 20 for summary in data.summary.values())
+    assert all(summary.rows > 10 for summary in data.summary.values())
     if known.task != "token_labels":
         unused = [label for label in data.labels if not any(s.label_counts[label] for s in data.summary.values())]
         assert not unused, f"{name}: no row has these labels"

@@ -181,6 +181,7 @@ class Synthesising:
                 wording.asked_for_a_verdict(texts[one["id"]], one["question"], one["answer"]),
                 temperature=0.0,
                 seed=seed_of(self.seed, "verdict", one["id"]),
+                chat=self.writing.chat,
             )
             for one in pairs
         ]

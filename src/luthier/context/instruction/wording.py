@@ -29,6 +29,12 @@ _SHOWN = (
         },
     ),
 )
+_VERDICTS = (
+    (_SHOWN[0][0], _SHOWN[0][1], "It burned down forty years later.", "no"),
+    (_SHOWN[1][0], _SHOWN[1][1], "nine thousand years", "yes"),
+    (_SHOWN[0][0], "Who built the mill?", "Anna Smith built it.", "yes"),
+    (_SHOWN[1][0], "Who keeps the honey bee?", "Wolves keep it.", "no"),
+)
 _LEARNED = {
     "normal": "Answer the question about the text above.",
     "short": "Answer the question about the text above with a few words, without an explanation.",
@@ -60,10 +66,15 @@ def pair_in(text: str) -> tuple[str, str] | None:
 
 def asked_for_a_verdict(chunk: str, question: str, answer: str) -> str:
     """The prompt that shows a model its own answer again."""
+    shown = "".join(_judged(text, asked, said, verdict) + "\n\n" for text, asked, said, verdict in _VERDICTS)
     return (
-        f"Text: {' '.join(chunk.split())}\n\nQuestion: {question}\nAnswer: {answer}\n\n"
-        "Is this answer right, going by the text alone? Reply with yes or no.\n"
+        "Each text below is followed by a question, an answer, and whether the answer is right, going by the text "
+        f"alone: yes or no.\n\n{shown}{_judged(' '.join(chunk.split()), question, answer, '')}"
     )
+
+
+def _judged(text: str, question: str, answer: str, verdict: str) -> str:
+    return f"Text: {text}\nQuestion: {question}\nAnswer: {answer}\nRight:{verdict and ' ' + verdict}"
 
 
 def verdict_in(text: str) -> str:

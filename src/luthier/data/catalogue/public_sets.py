@@ -19,6 +19,7 @@ from luthier.data.catalogue.known_set import (
     public_set,
     three_files,
 )
+from luthier.data.catalogue.long_sets import LONG_SETS
 from luthier.data.catalogue.shifted_sets import SHIFTED_SETS
 from luthier.data.catalogue.superglue import SUPERGLUE
 
@@ -314,4 +315,5 @@ PUBLIC_SETS: tuple[KnownSet, ...] = (
     *_words(),
     *_relations(),
     *_dialogue(),
+    *LONG_SETS,
 )

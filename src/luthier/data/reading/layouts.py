@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -247,6 +248,48 @@ def _lines(files: list[FileSource]) -> list[tuple[int, str]]:
     return found
 
 
+def document_questions(files: list[FileSource], how: Files) -> Table:
+    """L-Eval: a json line a document, with questions and answers about it, each of which becomes a row."""
+    rows = [
+        _asked_of(record["input"], question, answer)
+        for record in _records(files)
+        for question, answer in zip(record["instructions"], record["outputs"], strict=True)
+    ]
+    return Table.of_records(files[0].name, rows)
+
+
+def meeting_queries(files: list[FileSource], how: Files) -> Table:
+    """QMSum: a json line a meeting, with questions about all of it and about parts, each of which becomes a row."""
+    rows = []
+    for record in _records(files):
+        turns = "\n".join(f"{turn['speaker']}: {turn['content']}" for turn in record["meeting_transcripts"])
+        asked = (*record["general_query_list"], *record["specific_query_list"])
+        rows += [_asked_of(turns, one["query"], one["answer"]) for one in asked]
+    return Table.of_records(files[0].name, rows)
+
+
+def _asked_of(document: str, question: str, answer: str) -> dict[str, str]:
+    """A row whose question stands behind its document, as base models are asked in Llama 2 Long (Xiong et al. 2024)."""
+    return {"prompt": f"{document.strip()}\n\nQ: {question.strip()}\nA:", "response": answer.strip()}
+
+
+def _records(files: list[FileSource]) -> Iterator[dict[str, Any]]:
+    """The objects of json lines.
+
+    Raises:
+        DataError: a line is none.
+    """
+    for file in files:
+        for number, text in _lines([file]):
+            try:
+                record = json.loads(text)
+            except ValueError as error:
+                raise DataError(
+                    f"line {number} is no JSON: {error}", where=file.name, fix="copy the file again"
+                ) from error
+            yield record
+
+
 LAYOUTS: dict[str, Layout] = {
     f.__name__: f
     for f in (
@@ -260,6 +303,8 @@ LAYOUTS: dict[str, Layout] = {
         entity_spans,
         triples,
         contrast_questions,
+        document_questions,
+        meeting_queries,
     )
 }
 DERIVED: dict[str, Callable[[Table], Table]] = {

@@ -1,0 +1,154 @@
+"""Asks a causal model about long documents, and scores what it writes."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from luthier.context.text_scores import rouge_geo, scores_of_texts
+from luthier.errors import RecipeError
+from luthier.evaluation.subject import Subject, SuiteResult
+from luthier.generation.rollout import Rollout, as_it_stands, opened
+from luthier.generation.writing import Request
+from luthier.models.inspect import model_max_length
+from luthier.report.intervals import never_exact
+from luthier.report.sections import Section, SectionTable, Value
+
+if TYPE_CHECKING:
+    from luthier.context.long_answers import LongAnswersSuite
+
+_DRAWS, _LONGEST, _FALLBACK = 1000, 800, 512
+_SPANS = (0, 1024, 4096, 16_384)
+
+
+def long_answer_scores(suite: LongAnswersSuite, subject: Subject) -> SuiteResult:
+    """F1, exact match and ROUGE of all answers, with intervals over rows.
+
+    Raises:
+        RecipeError: the data are no prompts with responses, or no room is left for a prompt.
+    """
+    if subject.schema != "prompt_response":
+        raise RecipeError(
+            f"the suite `{suite.name}` asks prompts with responses, and these are rows of {subject.schema}",
+            fix="give it data of the task `prompt_response`",
+        )
+    rows: Any = subject.task.splits[subject.split]
+    places = list(range(len(rows)))
+    if suite.rows is not None and suite.rows < len(rows):
+        places = sorted(random.Random(suite.seed).sample(places, suite.rows))
+    asked = [rows[place] for place in places]
+    length = suite.length or subject.card.max_length or model_max_length(subject.model.config, None) or _FALLBACK
+    room = length - suite.tokens
+    if room < suite.tokens:
+        raise RecipeError(
+            f"{length:,} tokens leave {max(0, room):,} for a prompt beside an answer of {suite.tokens}",
+            fix="lower `tokens` of the suite, or raise `length`",
+        )
+    fitted = [fitting(subject.tokenizer, str(row["prompt"]), room) for row in asked]
+    written = _written(suite, subject, [text for text, _ in fitted])
+    wanted = [str(row["response"]) for row in asked]
+    scores = scores_of_texts(written, wanted)
+    result = SuiteResult(scores={name: float(values.mean()) for name, values in scores.items()})
+    result.scores["rouge_geo"] = rouge_geo(scores)
+    for name, values in scores.items():
+        ends = _interval(values, subject.seed)
+        if ends is not None:
+            result.intervals[name] = ends
+    tokens = np.array([tokens for _, tokens in fitted])
+    cut = int((tokens > room).sum())
+    if cut:
+        result.marks.append(f"{cut:,} of {len(asked):,} prompts are longer than {room:,} tokens, and were cut")
+    result.sections += _sections(suite, subject, asked, written, scores, tokens, room)
+    result.details = {suite.name: {"rows": len(asked), "cut": cut, "length": length}}
+    return result
+
+
+def fitting(tokenizer: Any, prompt: str, room: int) -> tuple[str, int]:
+    """The prompt as text that has at most `room` tokens with all that a chat template adds, and the tokens that the
+    whole one has.
+
+    With a chat template its middle goes; else its start.
+    """
+    chats = getattr(tokenizer, "chat_template", None) is not None
+
+    def tokens_of(text: str) -> int:
+        request = Request("", text)
+        written = opened(tokenizer, request) if chats else as_it_stands(request)
+        return len(tokenizer(written, add_special_tokens=not chats, verbose=False)["input_ids"])
+
+    whole = tokens = tokens_of(prompt)
+    if tokens <= room:
+        return prompt, whole
+    offsets = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    kept, text = len(offsets) - (whole - room), ""
+    while kept > 0:
+        start, end = ((kept + 1) // 2, len(offsets) - kept // 2) if chats else (0, len(offsets) - kept)
+        head = prompt[: offsets[start - 1][1]] if start else ""
+        tail = prompt[offsets[end][0] :] if end < len(offsets) else ""
+        text = f"{head} … {tail}" if head and tail else head + tail
+        tokens = tokens_of(text)
+        if tokens <= room:
+            return text, whole
+        kept -= tokens - room
+    raise RecipeError(f"{room} tokens leave no room for a prompt", fix="raise `length` of the suite")
+
+
+def _written(suite: LongAnswersSuite, subject: Subject, prompts: list[str]) -> list[str]:
+    together = max(1, min(subject.batch_size, 65_536 // (suite.length or subject.card.max_length or _FALLBACK)))
+    rollout = Rollout(
+        subject.model,
+        subject.tokenizer,
+        batch_size=together,
+        reserved=subject.card.reserved_tokens,
+        description="long answers",
+    )
+    requests = [Request(str(n), text, temperature=0.0) for n, text in enumerate(prompts)]
+    found = {one.id: one.text for part in rollout.write(requests, suite.tokens) for one in part}
+    texts = [found[str(n)].strip() for n in range(len(prompts))]
+    return [text.partition("\n")[0].strip() for text in texts] if suite.first_line else texts
+
+
+def _sections(
+    suite: LongAnswersSuite,
+    subject: Subject,
+    asked: list[Any],
+    written: list[str],
+    scores: dict[str, np.ndarray],
+    tokens: np.ndarray,
+    room: int,
+) -> list[Section]:
+    table: list[list[Value]] = []
+    for least, most in zip(_SPANS, (*_SPANS[1:], None), strict=True):
+        some = (tokens > least) & (tokens <= (most or tokens.max()))
+        if some.any():
+            name = f"{least + 1:,} to {most:,}" if most else f"more than {least:,}"
+            means: list[Value] = [f"{100 * values[some].mean():.1f}" for values in scores.values()]
+            table.append([name, int(some.sum()), *means])
+    text = f"Scores x 100 by the tokens of the whole prompt; {room:,} tokens of a prompt are read."
+    columns = ["tokens", "rows", *(name.replace("_", " ") for name in scores)]
+    found = [Section("Long answers by the length of the prompt", text=text, table=SectionTable(columns, table))]
+    samples = [
+        {
+            "the prompt ends": _cut(str(row["prompt"])[-_LONGEST // 2 :]),
+            "the model writes": _cut(text),
+            "in the data": _cut(str(row["response"])),
+            "row": str(row["row"]),
+        }
+        for row, text in list(zip(asked, written, strict=True))[: suite.samples]
+    ]
+    if samples:
+        found.append(Section("Long answers as written", samples=samples))
+    return found
+
+
+def _interval(values: np.ndarray, seed: int) -> tuple[float, float] | None:
+    """95 % bootstrap interval of a mean over rows."""
+    drawn = np.random.default_rng(seed).integers(0, len(values), (_DRAWS, len(values)))
+    low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
+    return never_exact((float(low), float(high)), len(values), (0.0, 1.0))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
