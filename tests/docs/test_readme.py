@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from luthier.cli.arguments import main
+from luthier.context.long_answers import LongAnswersSuite
 from luthier.data import DataSettings
 from luthier.errors import RecipeError
 from luthier.recipe.loading import load_recipe
@@ -234,7 +235,8 @@ def test_the_examples_of_the_pretraining_page_run(checkout, capsys):
 
 
 def test_the_examples_of_the_page_on_longer_contexts_run(tmp_path: Path, monkeypatch, capsys):
-    """Its table is what `explain rope` says, its stage is that of the recipe, and its code runs."""
+    """Its table is what `explain rope` says, its stages are those of the recipes, its suite has these settings, and its
+    code runs."""
     page = (ROOT / "docs" / "context.md").read_text(encoding="utf8")
     monkeypatch.chdir(tmp_path)
     sizes = {"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32, "max_position_embeddings": 4096}
@@ -248,9 +250,12 @@ def test_the_examples_of_the_page_on_longer_contexts_run(tmp_path: Path, monkeyp
     ]
     assert len(rows) == 4
     assert all(row in told for row in rows)
-    (stage,) = YAML(typ="safe").load("".join(blocks("yaml", page)))
-    recipe = YAML(typ="safe").load(ROOT / "recipes" / "local" / "lengthen.yaml")["stages"][1]["lengthen"]
-    assert {key: recipe[key] for key in stage["lengthen"]} == stage["lengthen"]
+    *stages, judged = YAML(typ="safe").load("".join(blocks("yaml", page)))
+    for block, name, place in zip(stages, ("lengthen", "long_instruction"), (1, 0), strict=True):
+        ((kind, stage),) = block.items()
+        recipe = YAML(typ="safe").load(ROOT / "recipes" / "local" / f"{name}.yaml")["stages"][place][kind]
+        assert {key: recipe[key] for key in stage} == stage
+    assert [LongAnswersSuite.model_validate(one).name for one in judged["evaluate"]["suites"]] == ["long_answers"]
     adjusting, probing = blocks("python", page)
     tokenizer = word_pieces()
     config = LlamaConfig(**SIZES, num_key_value_heads=1)
