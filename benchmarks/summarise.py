@@ -44,6 +44,7 @@ SCRIPTS = (
     "distillation_cost",
     "context",
     "context_memory",
+    "context_packing",
     "roast",
     "roast_cost",
     "mart",
