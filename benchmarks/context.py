@@ -110,7 +110,7 @@ class Scale:
 
 SCALES = {
     "quick": Scale(32, 2, 2, 64, 256, 2e4, 2e4, 512, 1, 10),
-    "pilot": Scale(64, 2, 2, 64, 256, 2e6, 4e5, 2048, PILOT, 100),
+    "pilot": Scale(64, 2, 2, 64, 256, 1e6, 2e5, 2048, PILOT, 60),
     "small": Scale(64, 2, 2, 64, 256, 2e6, 4e5, 2048, 8, 100),
     "larger": Scale(128, 4, 2, 128, 512, 6e6, 1e6, 4096, 10, 100),
 }

@@ -169,7 +169,10 @@ def test_lora_learns_them_too_and_accumulation_changes_nothing(tmp_path: Path, a
     ("more", "said"),
     [
         ({"length": 512}, "the model takes 256 tokens"),
-        ({"length": 64, "writing": {"chunk_tokens": 40, "max_new_tokens": 30}}, "leave 0 for the document"),
+        (
+            {"length": 64, "writing": {"chunk_tokens": 40, "max_new_tokens": 30}},
+            "for the document, and its parts have 40",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told(tmp_path: Path, asker: Path, texts: Path, more: dict[str, Any], said: str):
