@@ -60,7 +60,6 @@ BEDS = {
     "new ModernBERT": "models of 1 to 6 layers, 128 wide, in the form of ModernBERT, trained from random weights on "
     "the Brown corpus by the script itself.",
     "new Llama": "a decoder of 2 layers trained from random weights on the Brown corpus by the script itself.",
-    "new BERT": "models of 1 to 6 layers trained from random weights on the Brown corpus by the script itself.",
 }
 
 

@@ -51,7 +51,8 @@ def _loaded(subject: Subject) -> Any:
 
 def _speaking(base: Any, subject: Subject) -> Any:
     """The base, unless its head was drawn at random, or it lacks tokens."""
-    if base is None or getattr(base, "luthier_new_parameters", ()):
+    drawn = getattr(base, "luthier_new_parameters", ())
+    if base is None or drawn:
         return None
     return base if len(subject.tokenizer) <= base.get_input_embeddings().weight.shape[0] else None
 

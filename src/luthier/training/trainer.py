@@ -107,7 +107,7 @@ class LuthierTrainer(Trainer):
         if self.stateful:
             self.callback_handler.callbacks.insert(0, ShareOfSteps())
         self.batches: list[dict[str, Any]] = []
-        self.items = 1
+        self.items = 1.0
         self._rows: list[list[int]] = []
         self._losses: list[Tensor] = []
         self.fillers: list[bool] = []
