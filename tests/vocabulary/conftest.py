@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from luthier.vocabulary import build_vocabulary
-from tests.vocabulary.texts import write_texts
+from luthier.vocabulary import build_vocabulary, merge_vocabularies
+from luthier.vocabulary.settings import TrainerSettings
+from luthier.vocabulary.unigram import train_unigram
+from tests.vocabulary.texts import FAMILIES, TEXTS, UNSPACED, lines_of, write_texts
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +42,13 @@ def built(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUTHIER_CACHE", str(folder / "cache"))
         yield build_vocabulary(settings(text), folder / "tokenizer", seed=3)
+
+
+@pytest.fixture(scope="session")
+def merged() -> bytes:
+    trainer = TrainerSettings(seed_pieces=50_000, character_coverage=0.98)
+    made_up = [
+        train_unigram([(line, 1) for line in lines_of(name, 200)], 150, trainer) for name in (*FAMILIES, UNSPACED)
+    ]
+    real = [train_unigram([(text, 3)] + [(w, 1) for w in text.split()], 120, trainer) for text in TEXTS]
+    return merge_vocabularies([*made_up, *real]).content

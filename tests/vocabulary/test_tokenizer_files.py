@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -13,95 +12,12 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
 from luthier.errors import ModelError
+from luthier.models.native_encoder import MODEL_FILE, NativeEncoder
 from luthier.vocabulary import load_encoder, merge_vocabularies
 from luthier.vocabulary.settings import TrainerSettings
-from luthier.vocabulary.tokenizer_files import MODEL_FILE, NativeEncoder, fast_tokenizer, save_tokenizer
+from luthier.vocabulary.tokenizer_files import fast_tokenizer, save_tokenizer
 from luthier.vocabulary.unigram import NORMAL, parse_model, train_unigram
-from tests.vocabulary.texts import FAMILIES, UNSPACED, lines_of
-
-TEXTS = [
-    "Alle Menschen sind frei und gleich an Würde und Rechten geboren.",
-    "Tous les êtres humains naissent libres et égaux en dignité et en droits.",
-    "Все люди рождаются свободными и равными в своём достоинстве и правах.",
-    "すべての人間は、生まれながらにして自由であり、かつ、尊厳と権利とについて平等である。",
-    "人人生而自由，在尊严和权利上一律平等。",
-    "모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다.",
-    "मनुष्य मात्र स्वतन्त्रता और समानता का जन्मसिद्ध अधिकार है।",
-    "يولد جميع الناس أحرارًا متساوين في الكرامة والحقوق.",
-    "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกันในเกียรติศักดิ์และสิทธิ",
-    "மனிதப் பிறவியினர் சகலரும் சுதந்திரமாகவே பிறக்கின்றனர்; அவர்கள் போன்றோர்.",
-    "Tất cả mọi người sinh ra đều được tự do và bình đẳng về nhân phẩm và quyền.",
-    "כל בני אדם נולדו בני חורין ושווים בערכם ובזכויותיהם.",
-]
-BLANKS = [
-    "\t",
-    "\n",
-    "\u00a0",
-    "\u1680",
-    "\u2003",
-    "\u2028",
-    "\u3000",
-    "\u0085",
-    "  ",
-    "\u200b",
-    "\u200c",
-    "\u200d",
-    "\ufeff",
-    "▁",
-]
-ODD = [
-    "\0",
-    "\x07",
-    "\x7f",
-    "\xad",
-    "\u0301",
-    "\u0323",
-    "\u3099",
-    "\u1161",
-    "ﬁ",
-    "①",
-    "ｶﾞ",
-    "ﷺ",
-    "Ⅷ",
-    "𝔘",
-    "😀",
-    "👩‍👩‍👧",
-    "🇩🇪",
-    "\U0010ffff",
-    "<unk",
-    "x" * 40,
-]
-
-
-def fuzzed(count: int) -> list[str]:
-    """Texts, decomposed texts, texts with odd characters put in, and odd characters alone."""
-    draw = random.Random(0)
-    marks = [chr(c) for c in range(0x300, 0x20000) if unicodedata.category(chr(c)).startswith("M")]
-    anything = [chr(c) for c in range(1, 0x30000) if unicodedata.category(chr(c)) not in ("Cs", "Co", "Cn")]
-    found = [
-        *TEXTS,
-        *(unicodedata.normalize(form, one) for form in ("NFD", "NFKD") for one in TEXTS),
-        "",
-        " ",
-        "\u200b",
-    ]
-    for _ in range(count):
-        letters = list(draw.choice(TEXTS)) if draw.random() < 0.7 else []
-        for _ in range(draw.randint(1, 8)):
-            kind = draw.choice([BLANKS, ODD, marks, anything])
-            letters.insert(draw.randint(0, len(letters)), draw.choice(kind))
-        found.append("".join(letters))
-    return [*found, " ".join(TEXTS * 20)]
-
-
-@pytest.fixture(scope="module")
-def merged() -> bytes:
-    trainer = TrainerSettings(seed_pieces=50_000, character_coverage=0.98)
-    made_up = [
-        train_unigram([(line, 1) for line in lines_of(name, 200)], 150, trainer) for name in (*FAMILIES, UNSPACED)
-    ]
-    real = [train_unigram([(text, 3)] + [(w, 1) for w in text.split()], 120, trainer) for text in TEXTS]
-    return merge_vocabularies([*made_up, *real]).content
+from tests.vocabulary.texts import TEXTS, fuzzed, lines_of
 
 
 @pytest.mark.parametrize("normaliser", ["nmt_nfkc", "nfkc"])
@@ -190,7 +106,7 @@ def test_what_is_saved_loads_with_ids_and_special_tokens_in_place(tmp_path: Path
     texts = fuzzed(200)
     assert again(texts).input_ids == loaded(texts).input_ids
     with pytest.raises(ModelError, match=MODEL_FILE):
-        load_encoder(tmp_path / "again")
+        load_encoder(tmp_path)
 
 
 def test_bytes_stand_in_for_unknown_letters():

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from luthier.data.batches.encoded_cache import tokenizer_json
 from luthier.errors import ModelError, RecipeError
 from luthier.language_modeling.budget import Budget, TokenCost, budget_of, token_cost
 from luthier.language_modeling.documents import Corpus
@@ -140,8 +141,8 @@ class TextJob:
 
 def tokenizer_digest(tokenizer: Any) -> str:
     """Hash of all that decides on the tokens of a text."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    return digest_of(backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items()))
+    written = tokenizer_json(tokenizer)
+    return digest_of(sorted(tokenizer.get_vocab().items()) if written is None else written)
 
 
 def text_job(settings: LanguageTrainingSettings, tokenizer: Any, config: Any, *, masked: bool, seed: int) -> TextJob:

@@ -15,6 +15,7 @@ from luthier.models.head_kinds import Head
 from luthier.models.heads import HeadRequest, auto_class, know_model_type, output_names
 from luthier.models.inspect import is_decoder, is_encoder_decoder
 from luthier.models.manifest import verify_manifest, verify_package_files
+from luthier.models.native_encoder import PIPELINE_FILE
 from luthier.models.quiet import quiet_transformers, without_gguf_bar
 from luthier.models.references import check_model_unchanged, model_name, resolve
 from luthier.models.safety import check_configs, check_model_folder
@@ -55,9 +56,7 @@ def _read_tokenizer(source: ModelSource, folder: Path, settings: ModelSettings) 
         )
     options = _options(source, settings)
     try:
-        tokenizer = translate(
-            lambda: AutoTokenizer.from_pretrained(str(folder), **options), source, "the tokenizer can't be read"
-        )
+        tokenizer = translate(lambda: tokenizer_in(folder, **options), source, "the tokenizer can't be read")
     except ModelError:
         if (folder / "tokenizer.json").is_file():
             read_json(folder / "tokenizer.json")  # says which line is no JSON
@@ -72,6 +71,20 @@ def _read_tokenizer(source: ModelSource, folder: Path, settings: ModelSettings) 
     _give_padding(tokenizer, source)
     _refuse_panicking(tokenizer, folder)
     return tokenizer
+
+
+def tokenizer_in(folder: Path, **options: Any) -> Any:
+    """The tokenizer of a folder as transformers reads it, with SentencePiece underneath where the folder has it so.
+
+    Args:
+        folder: with the files of a tokenizer.
+        options: of `AutoTokenizer.from_pretrained`.
+    """
+    from transformers import AutoTokenizer
+
+    if (folder / PIPELINE_FILE).is_file():
+        from luthier.models import native_tokenizer  # noqa: F401
+    return AutoTokenizer.from_pretrained(str(folder), **{"local_files_only": True, **options})
 
 
 def load_config(settings: ModelSettings | str) -> PreTrainedConfig:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import ModelError
-from luthier.models.loading import load_tokenizer
-from luthier.vocabulary.tokenizer_files import MODEL_FILE, load_encoder
+from luthier.models.loading import load_tokenizer, tokenizer_in
+from luthier.models.native_encoder import MODEL_FILE
 from luthier.vocabulary.unigram import batches
 
 QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
@@ -135,13 +135,13 @@ def measure_tokenizer(tokenizer: Any, texts: Mapping[str, Iterable[str]], *, nam
     """Cut text with a tokenizer and count.
 
     Args:
-        tokenizer: of transformers, or a `NativeEncoder`.
+        tokenizer: of transformers.
         texts: language -> its sentences.
         name: of the tokenizer; default its own.
     """
     counts: Counter[int] = Counter()
     measured: dict[str, LanguageMeasures] = {}
-    unknown = 3 if hasattr(tokenizer, "segmenter") else tokenizer.unk_token_id
+    unknown = tokenizer.unk_token_id
     for language, sentences in texts.items():
         total: Counter[str] = Counter()
         own: Counter[int] = Counter()
@@ -169,22 +169,16 @@ def measure_tokenizer(tokenizer: Any, texts: Mapping[str, Iterable[str]], *, nam
 
 
 def _encoded(tokenizer: Any, texts: list[str]) -> Sequence[Sequence[int]]:
-    if hasattr(tokenizer, "segmenter"):
-        encoded: Sequence[Sequence[int]] = tokenizer.encode(texts)
-    else:
-        encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    encoded: Sequence[Sequence[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     return encoded
 
 
 def _named_pieces(tokenizer: Any, ids: list[int]) -> dict[int, str]:
-    if hasattr(tokenizer, "segmenter"):
-        processor = tokenizer.segmenter.processor
-        return {one: "<unk>" if one == 3 else processor.id_to_piece(one - 1) for one in ids}
-    return {one: str(tokenizer.convert_ids_to_tokens(one)) for one in ids}
+    return dict(zip(ids, map(str, tokenizer.convert_ids_to_tokens(ids)), strict=True))
 
 
 def tokenizer_at(reference: str) -> Any:
-    """The tokenizer of a reference: that of a vocabulary stage, in native code, or of any model.
+    """The tokenizer of a reference: that of a vocabulary stage, or of any model.
 
     Args:
         reference: the folder of a run or stage that made a vocabulary, or of its tokenizer; or whatever a recipe's
@@ -201,11 +195,9 @@ def tokenizer_at(reference: str) -> Any:
     ]
     found += sorted(path.parent for path in place.glob(f"[0-9][0-9]-*/tokenizer/{MODEL_FILE}"))
     if found:
-        return load_encoder(found[-1])
+        return tokenizer_in(found[-1])
     if (place / "tokenizer.json").is_file() and not (place / "config.json").is_file():
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(str(place), local_files_only=True)
+        return tokenizer_in(place)
     try:
         return load_tokenizer(reference)
     except ModelError as error:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from luthier.data.batches.encoded_cache import tokenizer_json
 from luthier.errors import ModelError
 from luthier.vocabulary.piece_views import ROLES
 from luthier.vocabulary.settings import TrainerSettings
@@ -107,7 +108,7 @@ def _state_of(tokenizer: Any) -> dict[str, Any]:
         raise ModelError(
             "the tokenizer is not of the `tokenizers` library", fix="put its tokenizer.json beside config.json"
         )
-    state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    state: dict[str, Any] = json.loads(str(tokenizer_json(tokenizer)))
     kind = state["model"]["type"]
     if kind not in ("Unigram", "WordPiece", "WordLevel"):
         raise ModelError(

@@ -13,7 +13,7 @@ from luthier.models.artifacts import load_model, save_artifact
 from luthier.models.card import describe
 from luthier.models.head_kinds import Head
 from luthier.models.inspect import bytes_on_disk, language_head, parameter_counts
-from luthier.models.loading import empty_model, load_config, load_tokenizer
+from luthier.models.loading import empty_model, load_config, load_tokenizer, tokenizer_in
 from luthier.report.sections import Section, SectionTable, Value
 from luthier.stages.base import StageOutputs, metrics_record
 from luthier.vocabulary.day_one import nats_a_letter
@@ -109,9 +109,7 @@ def new_tokenizer(stage: Transplant, inputs: StageInputs, old: Any) -> Any:
         return extend_tokenizer(old, units, pieces=chosen.pieces, trainer=chosen.trainer, weight=chosen.weight)
     artifact = inputs.artifacts["tokenizer"]
     if isinstance(artifact.settings, Path):
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(str(artifact.settings), local_files_only=True)
+        return tokenizer_in(artifact.settings)
     return load_tokenizer(artifact.settings)
 
 

@@ -118,12 +118,20 @@ def arrow_rows(rows: Any, start: int, stop: int) -> pyarrow.RecordBatch:
     return table.combine_chunks().to_batches()[0]
 
 
+def tokenizer_json(tokenizer: Any) -> str | None:
+    """What a `tokenizer.json` would hold; None for a tokenizer that has none."""
+    backend = tokenizer if hasattr(tokenizer, "to_str") else getattr(tokenizer, "backend_tokenizer", None)
+    return None if backend is None else str(backend.to_str())
+
+
 def tokenizer_identity(tokenizer: Any) -> str | None:
     """A digest of all that decides on the ids that a tokenizer gives; None for one that runs code of its own."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or not type(tokenizer).__module__.startswith("transformers."):
+    if not type(tokenizer).__module__.startswith(("transformers.", "luthier.")):
         return None
-    state = json.loads(backend.to_str())
+    written = tokenizer_json(tokenizer)
+    if written is None:
+        return None
+    state = json.loads(written)
     for of_last_call in ("truncation", "padding"):
         state.pop(of_last_call, None)
     about = {
