@@ -57,6 +57,16 @@ class Fingerprints:
         points: np.ndarray = vectors * np.sqrt(np.maximum(values, 0.0))
         return points
 
+    def places(self) -> dict[str, tuple[float, float]]:
+        """The two principal coordinates of each language."""
+        points = self.factor()
+        centred = points - points.mean(axis=0)
+        left, size, _ = np.linalg.svd(centred, full_matrices=False)
+        flat = np.zeros((len(points), 2))
+        flat[:, : min(2, left.shape[1])] = (left * size)[:, :2]
+        flat *= np.where(flat[np.abs(flat).argmax(axis=0), [0, 1]] < 0, -1.0, 1.0)
+        return {name: (float(x), float(y)) for name, (x, y) in zip(self.languages, flat, strict=True)}
+
 
 def lexical_fingerprints(
     vocabularies: Mapping[str, Mapping[str, float]],

@@ -8,7 +8,7 @@ import multiprocessing
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,18 @@ from luthier.storage.steps import Step, Workspace
 from luthier.vocabulary.log_probability import average_log_probability
 from luthier.vocabulary.settings import LanguageText, SampleSettings, TrainerSettings
 from luthier.vocabulary.text import clean_lines, corpus_of, count_lines, read_units, sample_language, write_sample
-from luthier.vocabulary.unigram import NORMAL, Segmenter, parse_model, pieces_of, pruned_model, train_unigram
+from luthier.vocabulary.unigram import (
+    NORMAL,
+    Segmenter,
+    letters_needed,
+    parse_model,
+    pieces_of,
+    pruned_model,
+    train_unigram,
+)
 
 MODEL = "unigram.model"
+_SPECIALS = 3
 Part = tuple[Path, float]
 
 
@@ -134,6 +143,17 @@ def weighted_units(parts: Iterable[Part]) -> Iterator[tuple[str, int]]:
     for folder, weight in parts:
         for unit, count in read_units(folder):
             yield unit, max(1, round(count * weight))
+
+
+def parts_of(samples: Mapping[str, Step], members: Sequence[str], *, once: bool = False) -> list[Part]:
+    """Samples of some languages, each unit as often as its language's lines count, or once a line."""
+    return [(samples[name].folder, 1.0 if once else float(samples[name].result["weight"])) for name in members]
+
+
+def letters_of(samples: Mapping[str, Step], members: Sequence[str], trainer: TrainerSettings) -> int:
+    """Pieces that a model of some languages can't do without."""
+    letters = letters_needed(weighted_units(parts_of(samples, members)), trainer.character_coverage)
+    return letters + _SPECIALS + 1 + (256 if trainer.byte_fallback else 0)
 
 
 def curve_step(
