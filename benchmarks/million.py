@@ -1,10 +1,11 @@
 """A vocabulary of about 900,000 pieces: building, loading, encoding, and one step of training on it.
 
 Questions, each against a named peer in one run: how long every step of the build takes and what it holds; how long the
-tokenizer takes to load and what it holds, and how many MB a second one core cuts, for SentencePiece's own encoder
-behind `load_encoder`, for the folder's tokenizer.json, and for the pipeline that transformers makes of the same model;
-and whether a step of masked-language-model training on it needs at most a tenth of the memory of dense logits, with
-equal gradients.
+tokenizer takes to load and what it holds, and how many MB a second one core cuts, for SentencePiece's own processor
+without anything around it, for the tokenizer that `AutoTokenizer` makes of the folder (ids, attention mask), for the
+folder's tokenizer.json in the `tokenizers` library, and for the pipeline that transformers makes of the same model;
+whether a step of masked-language-model training on it needs at most a tenth of the memory of dense logits, with equal
+gradients; and what an optimiser's step costs that goes through all rows, beside one through those that moved.
 
 The model of real text (`tatoeba` and `udhr2`, all languages as one) is trained; those of four made-up languages, in
 four scripts of 230,000 different words each, have their words for pieces, with the scores of their frequencies, since
@@ -36,10 +37,25 @@ from luthier.data.sources.base import data_folder
 from luthier.errors import DataError
 
 SCRIPTS = {"xa": 0x61, "xb": 0x3B1, "xc": 0x430, "xd": 0x10D0}
-WORDS, REAL, SIZE, ROUNDS = 230_000, 30_000, 930_000, 1
+WORDS, REAL, SIZE, ROUNDS = 230_000, 30_000, 930_000, 3
 ROWS, WIDTH, LENGTH = 307, 256, 128
-KINDS = ("native", "ours", "stock")
-SETTINGS = {"words": WORDS, "real": REAL, "size": SIZE, "rounds": ROUNDS, "rows": ROWS, "width": WIDTH}
+KINDS = {
+    "sentencepiece": "SentencePiece's processor, nothing around it",
+    "ours": "`AutoTokenizer`, with SentencePiece underneath",
+    "json": "`AutoTokenizer` on tokenizer.json alone",
+    "stock": "XLMRobertaTokenizer",
+}
+STEPS = ("dense", "chunked", "in place", "sampled")
+SAMPLES = 8192
+SETTINGS = {
+    "words": WORDS,
+    "real": REAL,
+    "size": SIZE,
+    "rounds": ROUNDS,
+    "rows": ROWS,
+    "width": WIDTH,
+    "samples": SAMPLES,
+}
 WORK = Path(tempfile.gettempdir()) / "luthier-million"
 
 
@@ -58,8 +74,11 @@ def main() -> None:
         return dict(json.loads(done.stdout.splitlines()[-1]))
 
     cells: list[dict[str, Any]] = [{"part": "build"}]
-    cells += [{"part": "encode", "kind": kind, "round": number} for number in range(ROUNDS) for kind in KINDS]
-    cells += [{"part": "step", "kind": kind} for kind in ("dense", "chunked")] + [{"part": "gradients"}]
+    quick, slow = list(KINDS)[:2], list(KINDS)[2:]
+    cells += [{"part": "encode", "kind": kind, "round": number} for number in range(ROUNDS) for kind in quick]
+    cells += [{"part": "step", "kind": kind} for kind in STEPS] + [{"part": "gradients"}]
+    cells += [{"part": "update", "kind": kind} for kind in ("all rows", "rows that moved")]
+    cells += [{"part": "encode", "kind": kind, "round": 0} for kind in slow]
     harness.run_cells("million", SETTINGS, cells, measure, options)
 
 
@@ -160,25 +179,39 @@ def encode(cell: dict[str, Any]) -> dict[str, Any]:
 
 def loaded(kind: str) -> Any:
     """Cuts a list of texts into ids."""
-    if kind == "native":
-        from luthier.vocabulary import load_encoder
+    folder = WORK / "tokenizer"
+    if kind == "sentencepiece":
+        from sentencepiece import SentencePieceProcessor
 
-        return load_encoder(WORK / "tokenizer").encode
-    if kind == "ours":
+        processor = SentencePieceProcessor(model_file=str(folder / "sentencepiece.bpe.model"))
+        return lambda texts: processor.encode(texts, num_threads=1)
+    if kind == "stock":
+        made = stock(folder)
+    elif kind == "ours":
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(WORK / "tokenizer")
-        return lambda texts: tokenizer(texts, add_special_tokens=False)["input_ids"]
+        from luthier.vocabulary import NativeTokenizer
+
+        made = AutoTokenizer.from_pretrained(folder)
+        assert type(made) is NativeTokenizer
+    else:
+        from transformers import PreTrainedTokenizerFast
+
+        made = PreTrainedTokenizerFast.from_pretrained(folder)
+    return lambda texts: made(texts, add_special_tokens=False)["input_ids"]
+
+
+def stock(folder: Path) -> Any:
+    """What transformers makes of the model of SentencePiece."""
     from transformers import XLMRobertaTokenizer
 
     from luthier.vocabulary.unigram import parse_model
 
-    proto = parse_model((WORK / "tokenizer" / "sentencepiece.bpe.model").read_bytes())
+    proto = parse_model((folder / "sentencepiece.bpe.model").read_bytes())
     special = [(name, 0.0) for name in ("<s>", "<pad>", "</s>", "<unk>")]
     pieces = [*special, *((one.piece, one.score) for one in proto.pieces[3:]), ("<mask>", 0.0)]
     charsmap = proto.normalizer_spec.precompiled_charsmap
-    made = XLMRobertaTokenizer(vocab=pieces, _spm_precompiled_charsmap=charsmap)
-    return lambda texts: made(texts, add_special_tokens=False)["input_ids"]
+    return XLMRobertaTokenizer(vocab=pieces, _spm_precompiled_charsmap=charsmap)
 
 
 def model_and_batch() -> tuple[Any, dict[str, Any]]:
@@ -198,15 +231,19 @@ def model_and_batch() -> tuple[Any, dict[str, Any]]:
 
 
 def loss_of(kind: str, model: Any, batch: dict[str, Any]) -> Any:
+    import torch
     from torch.nn import functional as F
 
     from luthier.language_modeling import masked_lm_loss
     from luthier.language_modeling.rows import prediction_rows
 
-    if kind == "chunked":
-        return masked_lm_loss(model, batch)
+    if kind in ("chunked", "in place"):
+        return masked_lm_loss(model, batch, in_place=kind == "in place")
     inputs = {name: value for name, value in batch.items() if name != "labels"}
-    rows = prediction_rows(model, batch["labels"], shifted=False, inputs=inputs)
+    rows = prediction_rows(model, batch["labels"], shifted=False, inputs=inputs, in_place=kind == "sampled")
+    if kind == "sampled":
+        torch.manual_seed(0)
+        return rows.sampled_losses(SAMPLES).mean()
     return F.cross_entropy(rows.logits(), rows.targets)
 
 
@@ -236,7 +273,7 @@ def gradients(_cell: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     found = []
-    for kind in ("dense", "chunked"):
+    for kind in ("dense", "in place"):
         model, batch = model_and_batch()
         loss = loss_of(kind, model, batch)
         loss.backward()
@@ -252,26 +289,47 @@ def gradients(_cell: dict[str, Any]) -> dict[str, Any]:
     } | {"finite": bool(all(torch.isfinite(g).all() for g in second.values()))}
 
 
-MEASURES = {"build": build, "encode": encode, "step": step, "gradients": gradients}
+def update(cell: dict[str, Any]) -> dict[str, Any]:
+    """One step of Adam on the embeddings: through all rows, or through those of a batch and of drawn tokens."""
+    import torch
+
+    from luthier.language_modeling.sampled_loss import log_uniform
+
+    torch.manual_seed(0)
+    table = torch.nn.Parameter(torch.zeros(SIZE, WIDTH))
+    moved = torch.cat([torch.randint(5, SIZE, (ROWS * 20 // 3,)), log_uniform(SAMPLES, SIZE, table.device)]).unique()
+    if cell["kind"] == "all rows":
+        optimizer: Any = torch.optim.AdamW([table], fused=True)
+        table.grad = torch.zeros_like(table)
+        table.grad[moved] = 1e-3
+    else:
+        optimizer = torch.optim.SparseAdam([table])
+        size = (SIZE, WIDTH)
+        table.grad = torch.sparse_coo_tensor(
+            moved[None], torch.full((len(moved), WIDTH), 1e-3), size, is_coalesced=True
+        )
+    spent = []
+    for _ in range(4):
+        started = time.process_time()
+        optimizer.step()
+        spent.append(time.process_time() - started)
+    return {"processor_seconds": statistics.median(spent[1:]), "moved": len(moved)}
 
 
-def beside_gradients(cell: dict[str, Any]) -> float:
-    """Memory of a step without the gradients of the tied matrix, which come once from the input and once from the
-    output and are there whatever the loss does."""
-    return float(cell["memory_bytes"] - 2 * 4 * SIZE * WIDTH)
+MEASURES = {"build": build, "encode": encode, "step": step, "gradients": gradients, "update": update}
 
 
 def answers(cells: list[dict[str, Any]]) -> list[list[str]]:
     found = []
-    steps = {c["cell"]["kind"]: c for c in cells if c["cell"]["part"] == "step"}
-    if len(steps) == 2:
-        own = {kind: beside_gradients(one) for kind, one in steps.items()}
+    steps = {c["cell"]["kind"]: c for c in pick(cells, part="step")}
+    if set(STEPS) <= steps.keys():
         whole = steps["dense"]["dense_logits_of_all_positions_bytes"]
+        told = ", ".join(f"{kind} {steps[kind]['memory_bytes'] / whole:.3f}" for kind in STEPS)
         found.append(
             [
-                f"a masked-language-model step on {SIZE:,} tokens in at most a tenth of the memory of dense logits",
-                f"{own['chunked'] / whole:.3f} of the logits of all positions, "
-                f"{own['chunked'] / own['dense']:.3f} of plain cross-entropy of the masked rows",
+                f"a masked-language-model step on {SIZE:,} tokens in at most a tenth of the memory of the logits of all "
+                "positions, all that backward passes hold included",
+                told,
             ]
         )
     encoded = {kind: pick(cells, part="encode", kind=kind) for kind in KINDS}
@@ -291,9 +349,8 @@ def page(cells: list[dict[str, Any]]) -> str:
             for name, step in one["steps"].items()
         ]
         parts.append(table(["step", "processor seconds", "highest GB of the process until its end"], rows))
-    names = {"native": "SentencePiece, by `load_encoder`", "ours": "tokenizer.json", "stock": "XLMRobertaTokenizer"}
     rows = []
-    for kind, name in names.items():
+    for kind, name in KINDS.items():
         own = pick(cells, part="encode", kind=kind)
         if own:
             middle = {k: statistics.median(c[k] for c in own) for k in own[0] if k not in ("cell",)}
@@ -311,15 +368,17 @@ def page(cells: list[dict[str, Any]]) -> str:
         [
             c["cell"]["kind"],
             f"{c['memory_bytes'] / 1e9:.2f}",
-            f"{beside_gradients(c) / 1e9:.2f}",
+            f"{c['memory_bytes'] / c['dense_logits_of_all_positions_bytes']:.3f}",
             f"{c['processor_seconds']:.1f}",
             f"{c['loss']:.5f}",
         ]
         for c in cells
         if c["cell"]["part"] == "step"
     ]
-    columns = [f"loss of {ROWS} masked rows", "GB of the step", "of that not gradients of the embeddings"]
+    columns = [f"loss of {ROWS} masked rows", "GB of the step", "of the logits of all positions"]
     parts.append(table([*columns, "processor seconds", "loss"], rows))
+    rows = [[c["cell"]["kind"], f"{c['moved']:,}", f"{c['processor_seconds']:.3f}"] for c in pick(cells, part="update")]
+    parts.append(table(["step of Adam on the embeddings", "rows that moved", "processor seconds"], rows))
     for one in pick(cells, part="gradients"):
         parts.append(
             f"Loss and gradients of both differ by {one['loss_difference']:.1e} and at most "

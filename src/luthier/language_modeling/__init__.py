@@ -19,9 +19,11 @@ _HOMES = {
     "pack_documents": "luthier.language_modeling.packing",
     "paper_flops": "luthier.language_modeling.budget",
     "prediction_rows": "luthier.language_modeling.rows",
+    "sampled_cross_entropy": "luthier.language_modeling.sampled_loss",
     "text_job": "luthier.language_modeling.preparing",
     "token_cost": "luthier.language_modeling.budget",
     "training_job": "luthier.language_modeling.preparing",
+    "vocabulary_parallel_cross_entropy": "luthier.language_modeling.chunked_loss",
 }
 __all__ = list(_HOMES)
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -216,6 +216,7 @@ def training_job(
     log: Path,
     seed: int,
     parts: Sequence[Part] | None = None,
+    samples: int | None = None,
     description: str = "training",
     **more: Any,
 ) -> TrainingJob:
@@ -228,6 +229,7 @@ def training_job(
         log: the JSON-lines log.
         seed: of dropout and of the order.
         parts: of each step; default the plain loss.
+        samples: tokens that the plain loss draws to normalise by; None takes the whole vocabulary.
         description: in front of the progress bar.
         more: further attributes of the job.
 
@@ -239,7 +241,7 @@ def training_job(
     check_head(model)
     budget = job.budget(model)
     rate = settings.learning_rate or LanguageTrainingSettings.model_fields["learning_rate"].default
-    loss = LanguageModelingLoss(shifted=not job.masked, dtype=product_type(settings))
+    loss = LanguageModelingLoss(shifted=not job.masked, dtype=product_type(settings), samples=samples)
     return TrainingJob(
         model=model,
         task=task_named("plain_text"),

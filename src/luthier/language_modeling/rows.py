@@ -10,7 +10,7 @@ Shapes: B texts, L tokens, N positions that count, H hidden width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from luthier.data.schemas import IGNORED
 from luthier.errors import ModelError
 from luthier.language_modeling.chunked_loss import chunked_cross_entropy, projected
+from luthier.language_modeling.in_place import lookup_in_place
+from luthier.language_modeling.sampled_loss import sampled_cross_entropy
 from luthier.models.inspect import base_of
 
 
@@ -33,16 +35,26 @@ class PredictionRows:
         weight: (V, H), the output embeddings.
         bias: (V,), or None.
         targets: (N,) token ids.
+        in_place: whether gradients of the embeddings are added to theirs directly.
     """
 
     hidden: Tensor
     weight: Tensor
     bias: Tensor | None
     targets: Tensor
+    in_place: bool = False
 
     def losses(self, dtype: torch.dtype | None = None) -> Tensor:
         """(N,) negative log-likelihoods in nats; see `chunked_cross_entropy`."""
-        return chunked_cross_entropy(self.hidden, self.weight, self.targets, self.bias, dtype=dtype)
+        return chunked_cross_entropy(
+            self.hidden, self.weight, self.targets, self.bias, dtype=dtype, in_place=self.in_place
+        )
+
+    def sampled_losses(self, samples: int, dtype: torch.dtype | None = None) -> Tensor:
+        """(N,) estimates of these from drawn tokens; see `sampled_cross_entropy`."""
+        return sampled_cross_entropy(
+            self.hidden, self.weight, self.targets, self.bias, samples=samples, dtype=dtype, in_place=self.in_place
+        )
 
     def detached(self) -> PredictionRows:
         """The same numbers, as constants."""
@@ -74,6 +86,7 @@ def prediction_rows(
     shifted: bool,
     run: Callable[[], Any] | None = None,
     inputs: Mapping[str, Tensor] | None = None,
+    in_place: bool = False,
 ) -> PredictionRows:
     """Run a model and keep the hidden vectors of the positions that count.
 
@@ -84,6 +97,8 @@ def prediction_rows(
         run: runs the model and returns its logits, where something is around it, such as a wrapper of distributed
             runs; default runs it on `inputs`.
         inputs: of the model's forward.
+        in_place: whether gradients of input and output embeddings are added to theirs directly; see
+            `luthier.language_modeling.in_place`.
 
     Raises:
         ModelError: the model's head is of another form; see `check_head`.
@@ -91,9 +106,10 @@ def prediction_rows(
     counted = predicted_positions(labels, shifted=shifted)
     targets = labels[:, 1:][counted[:, :-1]] if shifted else labels[counted]
     decoder = output_embeddings(model)
-    with _in_place_of_logits(model, counted):
+    lookup = lookup_in_place(base_of(model).get_input_embeddings()) if in_place else nullcontext()
+    with _in_place_of_logits(model, counted), lookup:
         rows = run() if run is not None else model(**(inputs or {})).logits
-    return PredictionRows(rows.reshape(-1, rows.shape[-1]), decoder.weight, decoder.bias, targets)
+    return PredictionRows(rows.reshape(-1, rows.shape[-1]), decoder.weight, decoder.bias, targets, in_place)
 
 
 def output_embeddings(model: nn.Module) -> nn.Linear:

@@ -98,6 +98,7 @@ def ready_to_train(stage: Pretrain, inputs: StageInputs, folder: Path, tokenizer
         folder=of_key(folder, inputs.key),
         log=folder / "log.jsonl",
         seed=inputs.seed,
+        samples=stage.sampled_softmax,
         description=f"pretraining seed {inputs.seed}",
     )
     return Ready(start, text, job)

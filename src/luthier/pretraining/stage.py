@@ -88,6 +88,14 @@ class Pretrain(LanguageTrainingSettings, Stage):
     )
     cloze_top: int = Field(_TOP, gt=0, description="A word counts as guessed when it is among this many.")
 
+    sampled_softmax: int | None = Field(
+        None,
+        gt=0,
+        description="Tokens that every step draws to normalise by, in place of the whole vocabulary; for vocabularies "
+        "of hundreds of thousands of tokens in the order of falling frequency. Evaluations take all tokens, and so "
+        "does null.",
+    )
+
     @model_validator(mode="after")
     def _start_fits(self) -> Self:
         if self.tokenizer is not None and self.architecture is None:

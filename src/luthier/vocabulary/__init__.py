@@ -5,6 +5,7 @@ from __future__ import annotations
 from luthier._lazy import lazy_names
 
 _HOMES = {
+    "NativeTokenizer": "luthier.models.native_tokenizer",
     "allocate_capacity": "luthier.vocabulary.allocation",
     "average_log_probability": "luthier.vocabulary.log_probability",
     "build_vocabulary": "luthier.vocabulary.building",
