@@ -327,8 +327,8 @@ def answers(cells: list[dict[str, Any]]) -> list[list[str]]:
         told = ", ".join(f"{kind} {steps[kind]['memory_bytes'] / whole:.3f}" for kind in STEPS)
         found.append(
             [
-                f"a masked-language-model step on {SIZE:,} tokens in at most a tenth of the memory of the logits of all "
-                "positions, all that backward passes hold included",
+                f"a masked-language-model step on {SIZE:,} tokens in at most a tenth of the memory of the logits of "
+                "all positions, all that backward passes hold included",
                 told,
             ]
         )

@@ -34,7 +34,9 @@ def write_text(folder: Path) -> tuple[Path, Path]:
     return places
 
 
-def job_of(folder: Path, *, kind: str = "bert", dropout: bool = False, seed: int = 3, **more: Any) -> TrainingJob:
+def job_of(
+    folder: Path, *, kind: str = "bert", dropout: bool = False, seed: int = 3, samples: int | None = None, **more: Any
+) -> TrainingJob:
     folder.mkdir(parents=True, exist_ok=True)
     train_text, held = write_text(folder)
     given: dict[str, Any] = {
@@ -57,7 +59,8 @@ def job_of(folder: Path, *, kind: str = "bert", dropout: bool = False, seed: int
                 module.p = 0.0
     settings = LanguageTrainingSettings(**given)
     text = text_job(settings, word_pieces(), model.config, masked=kind in MASKED, seed=seed)
-    return training_job(text, model, folder=folder / "checkpoints", log=folder / "log.jsonl", seed=seed)
+    places: dict[str, Any] = {"folder": folder / "checkpoints", "log": folder / "log.jsonl"}
+    return training_job(text, model, seed=seed, samples=samples, **places)
 
 
 def curve(folder: Path) -> dict[int, float]:
@@ -131,6 +134,24 @@ def test_it_learns(tmp_path: Path):
     result = train(job)
     assert result.scores["validation/loss"] < 0.8 * before["validation/loss"]
     assert result.scores["validation/pseudo_perplexity"] < before["validation/pseudo_perplexity"]
+
+
+def test_drawn_tokens_train_it_and_leave_the_held_out_loss_exact(tmp_path: Path):
+    whole, plain = (job_of(tmp_path / str(samples), samples=samples, max_steps=6) for samples in (20, None))
+    before = whole.validation.evaluate(whole.model).scores["validation/loss"]
+    train(plain)
+    result = train(whole)
+    assert curve(tmp_path / "20") != curve(tmp_path / "None")
+    assert result.scores["validation/loss"] < before
+    with pytest.raises(KilledError):
+        train(job_of(tmp_path / "killed", samples=20, max_steps=6), [KillAt(5)])
+    again = job_of(tmp_path / "killed", samples=20, max_steps=6)
+    assert train(again).scores == result.scores
+    close(again.model, whole.model, 0.0)
+    held = held_out(tmp_path)
+    labels, ids = (tensors(held.rows, name) for name in ("labels", "input_ids"))
+    exact = F.cross_entropy(whole.model.eval()(input_ids=ids).logits.flatten(0, 1), labels.flatten())
+    assert held.scores(whole.model)["loss"] == pytest.approx(exact.item(), abs=1e-5)
 
 
 def test_tokens_end_it_and_are_counted(tmp_path: Path):
