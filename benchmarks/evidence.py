@@ -60,6 +60,8 @@ BEDS = {
     "new ModernBERT": "models of 1 to 6 layers, 128 wide, in the form of ModernBERT, trained from random weights on "
     "the Brown corpus by the script itself.",
     "new Llama": "a decoder of 2 layers trained from random weights on the Brown corpus by the script itself.",
+    "new multilingual BERT": "models of 3 layers and width 128 trained from random weights on 85 languages by the "
+    "script itself.",
 }
 
 

@@ -38,6 +38,7 @@ SCRIPTS = (
     "sinet",
     "extraction_speed",
     "vocabulary",
+    "vocabulary_downstream",
     "million",
     "weak_teacher",
     "co_distillation",

@@ -239,7 +239,7 @@ class _Plan:
         self.cut_left = tokenizer.truncation_side == "left"
         self.pad_left = (options.get("padding_side") or tokenizer.padding_side) == "left"
         self.padding = options.get("padding_strategy", PaddingStrategy.DO_NOT_PAD)
-        self.most = options.get("max_length")
+        self.most: Any = options.get("max_length")
         self.changes = bool(before or after or self.room is not None)
         self.multiple = options.get("pad_to_multiple_of") or 1
 
@@ -267,8 +267,8 @@ class _Plan:
         """What rows are padded to, of which one has that length; 0 where they are not."""
         if self.padding == PaddingStrategy.DO_NOT_PAD:
             return 0
-        longest = self.most if self.padding == PaddingStrategy.MAX_LENGTH else longest
-        return -(-int(longest) // self.multiple) * self.multiple
+        wanted = int(self.most) if self.padding == PaddingStrategy.MAX_LENGTH else longest
+        return -(-wanted // self.multiple) * self.multiple
 
     def padded(self, row: list[int], width: int, filler: int) -> list[int]:
         """With a filler before or behind."""
@@ -280,7 +280,8 @@ class _Later(Sequence[Any]):
     """Encodings that are made when somebody asks for one."""
 
     def __init__(self, size: int, make: Callable[[], Any]) -> None:
-        self.size, self.make, self.made = size, make, None
+        self.size, self.make = size, make
+        self.made: Any = None
 
     def __len__(self) -> int:
         return self.size
