@@ -46,7 +46,6 @@ def load_tokenizer(settings: ModelSettings | str) -> PreTrainedTokenizerBase:
 
 
 def _read_tokenizer(source: ModelSource, folder: Path, settings: ModelSettings) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
 
     if source.gguf_file is None and not _has_tokenizer(folder):
         raise ModelError(
