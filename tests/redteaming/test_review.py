@@ -15,9 +15,11 @@ import pytest
 
 from luthier.errors import DataError
 from luthier.generation.records import write_records
+from luthier.redteaming.diversity import diversity
 from luthier.redteaming.labels import HumanLabels, read_labels
+from luthier.redteaming.marks import marks_in
 from luthier.redteaming.reading import Exchange
-from luthier.redteaming.review import embedded, render_review
+from luthier.redteaming.review import embedded, render_review, write_review
 from luthier.redteaming.serving import review_server
 
 HOSTILE = [
@@ -37,7 +39,8 @@ def exchange(text: str, number: int = 1) -> Exchange:
 
 def page(**more) -> str:
     rows = [exchange(text, i) for i, text in enumerate(HOSTILE)]
-    return render_review(rows, title=HOSTILE[0], labels=HumanLabels({"a1": "unsafe"}, frozenset({"p2"})), **more)
+    labels = HumanLabels({"a1": "unsafe"}, frozenset({"p2"}))
+    return render_review(rows, title=HOSTILE[0], labels=labels, marks=HOSTILE[:2], **more)
 
 
 def test_no_text_can_leave_its_place():
@@ -92,6 +95,7 @@ def test_in_a_browser_hostile_texts_are_text_and_the_page_works(tmp_path):
     assert found.count("<article") == 1  # the search left one
     assert f'id="count" role="status">1 of {len(HOSTILE)}<' in found
     assert "&lt;img src=x onerror=" in found
+    assert '<ul id="marks" role="note"><li>&lt;/script&gt;' in found
     assert 'class="masked"' not in found
     saved = found.split('<pre id="saved">')[1].split("</pre>")[0]
     ids = re.findall(r'"id":"(\w+)","label":("?\w+"?),"veto":(\w+)', saved)
@@ -138,7 +142,33 @@ def stage(tmp_path: Path) -> Path:
         path = folder / f"{place}.jsonl"
         path.parent.mkdir(parents=True)
         write_records(path, [record])
+    for place, result in {
+        "judges": {"warnings": ["The safety judge is below the stated quality"]},
+        "seeds": {"diversity": diversity(["hide the kettle", "who has a ladder", "a garden at night"]).to_json()},
+        "round-00/evaluation": {"held-out": {"agreement": 0.4}},
+        "round-01/selected": {
+            "number": 1,
+            "written": 20,
+            "dropped": {"like an earlier prompt": 11},
+            "diversity": diversity(["take it"] * 9).to_json(),
+        },
+    }.items():
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        (folder / place / "metrics.json").write_text(json.dumps(result))
     return folder
+
+
+def test_judges_that_are_not_good_enough_and_a_collapsed_adversary_stand_on_top_of_the_page(stage, tmp_path):
+    marks = marks_in(stage)
+    assert [one.split()[1] for one in marks] == ["safety", "judge", "adversary"]
+    assert "agree on only 40.0%" in marks[1]
+    assert "their spread is 0.00" in marks[2]
+    assert "100% begin with the same words" in marks[2]
+    assert "11 of 20 repeat an earlier one" in marks[2]
+    content = write_review(stage, tmp_path / "page.html").read_text(encoding="utf8")
+    data = json.loads(re.search(r'id="data">(.*?)</script>', content)[1])
+    assert data["marks"] == marks
+    assert content.index('id="marks"') < content.index('id="list"')
 
 
 def test_the_server_shows_the_page_and_saves_labels_for_those_who_know_its_address(stage, tmp_path):

@@ -69,6 +69,13 @@ def test_context_distillation_in_round_1_and_rejection_sampling_in_the_last():
     assert len({r.seed for r in (*first, *last)}) == 6
 
 
+def test_the_preamble_may_stand_before_the_prompt_itself():
+    s = settings(answers={"preamble": "be kind", "preamble_place": "prompt"})
+    plain, under = rounds.answer_requests(s, [{"id": "p", "text": "borrow it"}], 1, 0)[0]
+    assert (plain.system, plain.prompt) == ("", "borrow it")
+    assert (under.system, under.prompt) == ("", "be kind\n\nborrow it")
+
+
 def test_what_is_learned_lacks_the_preamble():
     s = settings()
     prompts = [

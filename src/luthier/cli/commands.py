@@ -321,6 +321,7 @@ def attacks(arguments: argparse.Namespace) -> None:
     """Nothing that was asked or answered is printed: only counts and places."""
     from luthier.redteaming.exchange import write_attacks
     from luthier.redteaming.labels import read_labels
+    from luthier.redteaming.marks import marks_in
     from luthier.redteaming.reading import attacks_of, round_folders, stage_folders
     from luthier.redteaming.review import write_review
 
@@ -337,6 +338,8 @@ def attacks(arguments: argparse.Namespace) -> None:
     if arguments.serve:
         _serve_review(folder, Path(arguments.labels or "labels.jsonl"), arguments.port or 0)
     if not (arguments.view or arguments.write or arguments.serve):
+        for mark in marks_in(folder):
+            console().print(mark, style="yellow", soft_wrap=True, highlight=False, markup=False)
         for place in round_folders(folder):
             number = int(place.name.removeprefix("round-"))
             written, succeeded = len(attacks_of(folder, [number], every=True)), len(attacks_of(folder, [number]))

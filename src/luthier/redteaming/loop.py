@@ -21,8 +21,9 @@ from luthier.models.settings import ModelSettings
 from luthier.redteaming import rounds
 from luthier.redteaming.asking import Asking, judged
 from luthier.redteaming.checks import JudgeCheck
-from luthier.redteaming.judges.report import disagreement
+from luthier.redteaming.diversity import diversity
 from luthier.redteaming.labels import read_labels
+from luthier.redteaming.marks import marks_of
 from luthier.redteaming.measuring import (
     HELD_OUT,
     HELPFUL,
@@ -104,8 +105,6 @@ class MartLoop:
         adversary = self._warm_up(split.train)
         target, parents = self.start, split.train
         self._measure(0, target, sets, references, result)
-        differ = disagreement(result.measured[0][HELD_OUT]["agreement"])
-        result.judges = {**result.judges, "warnings": [*result.judges["warnings"], *differ]}
         for number in range(1, self.settings.rounds + 1):
             done = self._round(number, parents, split, target, adversary, result)
             result.rounds.append(done)
@@ -124,6 +123,12 @@ class MartLoop:
             if result.stopped:
                 break
         result.target, result.adversary = target, adversary
+        result.marks = marks_of(
+            result.judges["warnings"],
+            result.measured[0][HELD_OUT]["agreement"],
+            result.seeds["diversity"],
+            [done.facts for done in result.rounds],
+        )
         self._finish(result, split, parents)
         self.asking.models.release()
         return result
@@ -154,6 +159,9 @@ class MartLoop:
                 "held_out": len(found.held_out),
                 "near_duplicates": len(found.dropped),
                 "categories": len({one.category for one in found.train}),
+                "diversity": diversity(
+                    [one.text for one in found.train], [one.category for one in found.train], self.seed
+                ).to_json(),
             }
 
         folder = self._step("seeds", split).folder

@@ -81,8 +81,8 @@ def fall_of(result: MartResult) -> dict[str, Any]:
 
 
 def sections(settings: MartSettings, result: MartResult) -> list[Section]:
-    """All parts of the page, with what must not be missed of the judges on top of every table."""
-    top = " ".join(f"{one}." for one in result.judges["warnings"])
+    """All parts of the page, with what must not be missed on top of every table."""
+    top = " ".join(f"{one}." for one in result.marks)
     parts = [*_safety(result), *_rounds(result), *_usefulness(result), *_attacks(result), *_judges(settings, result)]
     return [_below(top, one) for one in parts]
 

@@ -44,6 +44,7 @@ class MartResult:
         final: of the last adversary's prompts, or None.
         transfer: number of a round -> number of a target -> [violations, scored], of the attacks of the round.
         trained: whether the target learned anything.
+        marks: what must not be missed on top of every table.
     """
 
     target: ModelSettings
@@ -57,3 +58,4 @@ class MartResult:
     final: dict[str, Any] | None = None
     transfer: dict[int, dict[int, list[int]]] = field(default_factory=dict)
     trained: bool = False
+    marks: list[str] = field(default_factory=list)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.redteaming.labels import HumanLabels
+from luthier.redteaming.marks import marks_in
 from luthier.redteaming.reading import Exchange, exchanges, stage_folders
 from luthier.report.text import visible
 from luthier.storage.files import write_text
@@ -36,12 +37,18 @@ def write_review(run: str | Path, place: str | Path | None = None, labels: Human
     """
     folder = stage_folders(run)[-1]
     found = Path(place) if place is not None else folder.parent / "review.html"
-    write_text(found, render_review(exchanges(folder), title=folder.parent.name, labels=labels))
+    page = render_review(exchanges(folder), title=folder.parent.name, labels=labels, marks=marks_in(folder))
+    write_text(found, page)
     return found
 
 
 def render_review(
-    rows: Sequence[Exchange], *, title: str = "", labels: HumanLabels | None = None, save: str = ""
+    rows: Sequence[Exchange],
+    *,
+    title: str = "",
+    labels: HumanLabels | None = None,
+    save: str = "",
+    marks: Sequence[str] = (),
 ) -> str:
     """The page.
 
@@ -50,6 +57,7 @@ def render_review(
         title: of the page.
         labels: what people said already.
         save: path that a server takes labels at; empty for a page without one, which offers them as a file.
+        marks: what must not be missed, which stands above all rows.
     """
     labels = labels or HumanLabels()
     data = {
@@ -58,6 +66,7 @@ def render_review(
         "labels": labels.labels,
         "vetoes": sorted(labels.vetoes),
         "save": save,
+        "marks": [visible(one) for one in marks],
     }
     page = _TEMPLATE.read_text(encoding="utf8")
     nonce = secrets.token_urlsafe(18)

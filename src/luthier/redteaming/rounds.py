@@ -26,7 +26,7 @@ from luthier.redteaming.selection import (
     select_round,
     violation,
 )
-from luthier.redteaming.settings import MartSettings
+from luthier.redteaming.settings import AnswerSettings, MartSettings
 from luthier.redteaming.wording import imitate, written_prompt
 
 
@@ -161,18 +161,17 @@ def answer_requests(
     """What the target is asked in a round: every prompt at the round's temperatures, and in a round of context
     distillation under the preamble, too."""
     answers = settings.answers
-    variants = [(PLAIN, "")]
-    if number in answers.distillation_rounds:
-        variants.append((PREAMBLE, answers.preamble))
+    variants = [PLAIN, *([PREAMBLE] if number in answers.distillation_rounds else [])]
     requests, extra = [], {}
     for prompt in prompts:
-        for variant, system in variants:
+        for variant in variants:
+            system, text = _said(prompt["text"], answers) if variant == PREAMBLE else ("", prompt["text"])
             for k, temperature in enumerate(settings.temperatures(number)):
                 name = text_id("answer", prompt["id"], variant, str(k))
                 requests.append(
                     Request(
                         name,
-                        prompt["text"],
+                        text,
                         system,
                         temperature,
                         answers.top_p,
@@ -181,6 +180,13 @@ def answer_requests(
                 )
                 extra[name] = {"prompt": prompt["id"], "variant": variant, "k": k, "round": number}
     return requests, extra
+
+
+def _said(text: str, answers: AnswerSettings) -> tuple[str, str]:
+    """What the system and what the user says where a prompt is asked under the preamble."""
+    if answers.preamble_place == "system":
+        return answers.preamble, text
+    return "", f"{answers.preamble}\n\n{text}"
 
 
 def selected(

@@ -11,6 +11,7 @@ from typing import Any
 
 from luthier.errors import WorkspaceError
 from luthier.redteaming.labels import HumanLabels, read_labels
+from luthier.redteaming.marks import marks_in
 from luthier.redteaming.reading import exchanges, stage_folders
 from luthier.redteaming.review import render_review
 from luthier.storage.files import write_text
@@ -48,7 +49,13 @@ def review_server(run: str | Path, labels: str | Path, port: int = 0) -> ReviewS
             if not self._is_allowed(f"/{secret}/"):
                 return
             known = read_labels(str(place)) if place.exists() and place.stat().st_size > 1 else None
-            page = render_review(exchanges(folder), title=folder.parent.name, labels=known, save=f"/{secret}/labels")
+            page = render_review(
+                exchanges(folder),
+                title=folder.parent.name,
+                labels=known,
+                save=f"/{secret}/labels",
+                marks=marks_in(folder),
+            )
             self._answer(HTTPStatus.OK, page.encode())
 
         def do_POST(self) -> None:

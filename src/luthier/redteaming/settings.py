@@ -187,6 +187,11 @@ class AnswerSettings(Settings):
     top_p: float = Field(0.9, gt=0, le=1, description="Nucleus sampling.")
     max_new_tokens: int = Field(512, gt=0, description="Tokens of an answer.")
     preamble: str = Field(PREAMBLE, min_length=1, description="What stands before the prompt in context distillation.")
+    preamble_place: Literal["system", "prompt"] = Field(
+        "system",
+        description="Where the preamble stands: as the system's text, or before the prompt in the user's own turn, "
+        "which small models heed more.",
+    )
     distillation_rounds: list[Annotated[int, Field(gt=0)]] = Field(
         default_factory=lambda: [1],
         description="Rounds in which prompts are answered under the preamble, too; what is learned lacks it. "
