@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from luthier.data.batches.encoders import Encoder, prompt_tokens
-from luthier.generation.sampling import RowSampler
-from luthier.generation.writing import Request, Written
 from luthier.models.inspect import model_max_length
 from luthier.progress import track
+from luthier.generation.sampling import RowSampler
+from luthier.generation.writing import Request, Written
 
 # A beginning is read apart when it is this long, and finished rows leave when they are a quarter of a batch.
 _COMMON, _LEAVES = 16, 4
@@ -46,7 +46,7 @@ class Rollout:
         self, requests: Sequence[Request], max_new_tokens: int, skip: frozenset[str] = frozenset()
     ) -> Iterator[list[Written]]:
         """Texts, batch by batch; see `luthier.generation.writing.Writer`."""
-        prompts = self.prompts(requests, max_new_tokens)
+        prompts = prompt_ids(requests, self.tokenizer, self.limit, max_new_tokens)
         order = sorted(range(len(requests)), key=lambda i: (-len(prompts[i]), prompts[i], requests[i].id))
         done = 0
         with track(self.description, len(requests)) as bar:
@@ -56,25 +56,6 @@ class Rollout:
                 if not all(requests[i].id in skip for i in places):
                     yield self._batch([requests[i] for i in places], [prompts[i] for i in places], max_new_tokens)
                 bar.update(done)
-
-    def prompts(self, requests: Sequence[Request], max_new_tokens: int) -> list[list[int]]:
-        """Token ids that the model goes on from; a prompt that is too long loses its start."""
-        room = max(self.limit - max_new_tokens, self.limit // 4)
-        encoder = Encoder(self.tokenizer, self.limit)
-        found: dict[int, Sequence[int]] = {}
-        has_template = getattr(self.tokenizer, "chat_template", None) is not None
-        chats = [n for n, one in enumerate(requests) if has_template and one.chat]
-        if chats:
-            texts = [opened(self.tokenizer, requests[n]) + requests[n].begins for n in chats]
-            found |= zip(chats, encoder.tokenize(texts, add_special_tokens=False)["input_ids"], strict=True)
-        if plain := [n for n in range(len(requests)) if n not in found]:
-            texts = [as_it_stands(requests[n]) for n in plain]
-            if has_template:
-                found |= zip(plain, encoder.tokenize(texts)["input_ids"], strict=True)
-            else:
-                found |= zip(plain, prompt_tokens(texts, encoder), strict=True)
-        first = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.tokenizer.eos_token_id
-        return [list(found[n])[-room:] or [first or 0] for n in range(len(requests))]
 
     def _batch(self, requests: list[Request], prompts: list[list[int]], most: int) -> list[Written]:
         ends = end_tokens(self.model, self.tokenizer)
@@ -173,6 +154,32 @@ class Row:
     def text(self, ends: set[int]) -> list[int]:
         """Its tokens without the end."""
         return [token for token in self.tokens if token not in ends]
+
+
+def prompt_ids(requests: Sequence[Request], tokenizer: Any, limit: int, max_new_tokens: int) -> list[list[int]]:
+    """Token ids that a model goes on from; a prompt that is too long loses its start.
+
+    Args:
+        requests: N of them.
+        tokenizer: of the model.
+        limit: positions that the model has.
+        max_new_tokens: that find room behind a prompt.
+    """
+    room, encoder = max(limit - max_new_tokens, limit // 4), Encoder(tokenizer, limit)
+    found: dict[int, Sequence[int]] = {}
+    has_template = getattr(tokenizer, "chat_template", None) is not None
+    chats = [n for n, one in enumerate(requests) if has_template and one.chat]
+    if chats:
+        texts = [opened(tokenizer, requests[n]) + requests[n].begins for n in chats]
+        found |= zip(chats, encoder.tokenize(texts, add_special_tokens=False)["input_ids"], strict=True)
+    if plain := [n for n in range(len(requests)) if n not in found]:
+        texts = [as_it_stands(requests[n]) for n in plain]
+        if has_template:
+            found |= zip(plain, encoder.tokenize(texts)["input_ids"], strict=True)
+        else:
+            found |= zip(plain, prompt_tokens(texts, encoder), strict=True)
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return [list(found[n])[-room:] or [first or 0] for n in range(len(requests))]
 
 
 def opened(tokenizer: Any, request: Request) -> str:

@@ -1,21 +1,25 @@
-"""Texts from vLLM in this process. It batches and shares prefixes itself."""
+"""Texts from vLLM in this process. It batches and shares prefixes itself; prompts reach it as the same token ids that
+the local back end reads."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from luthier.errors import ModelError
 from luthier.extras import how_to_install, is_installed
-from luthier.generation.settings import VllmSettings
-from luthier.generation.writing import Request, Written
 from luthier.models.adapters import ADAPTER_CONFIG, base_settings, is_adapter
 from luthier.models.card import read_card
-from luthier.models.loading import local_folder
+from luthier.models.inspect import model_max_length
+from luthier.models.loading import load_config, load_tokenizer, local_folder
 from luthier.models.references import resolve
 from luthier.models.settings import ModelSettings
 from luthier.models.tensors import read_json
+from luthier.generation.rollout import prompt_ids
+from luthier.generation.settings import VllmSettings
+from luthier.generation.writing import Request, Written
 
 _PART = 256
 
@@ -47,43 +51,53 @@ class VllmWriter:
                 )
             base = base_settings(read_card(adapter), model)
             source, model = resolve(base), base
+        self._tokenizer = load_tokenizer(model)
         options: dict[str, Any] = {"enable_lora": True, "max_lora_rank": _rank(adapter)} if adapter else {}
-        folder = local_folder(source, model)
-        self._llm = LLM(model=str(folder), gpu_memory_utilization=settings.gpu_memory, **options)
+        self._llm: Any = LLM(
+            model=str(local_folder(source, model)),
+            dtype=model.dtype,
+            gpu_memory_utilization=settings.gpu_memory,
+            **options,
+        )
+        self._limit = model_max_length(load_config(model), self._tokenizer) or 1 << 20
         self._adapter = LoRARequest("side", 1, str(adapter)) if adapter else None
 
     def write(
         self, requests: Sequence[Request], max_new_tokens: int, skip: frozenset[str] = frozenset()
     ) -> Iterator[list[Written]]:
-        """Texts in parts of 256."""
-        from vllm import SamplingParams
+        """Texts in parts of 256; then the accelerator's memory is free again, since each phase has a writer of its
+        own."""
+        try:
+            for start in range(0, len(requests), _PART):
+                part = requests[start : start + _PART]
+                if not all(one.id in skip for one in part):
+                    yield self._part(part, max_new_tokens)
+        finally:
+            self._llm = None
+            gc.collect()
 
-        for start in range(0, len(requests), _PART):
-            part = requests[start : start + _PART]
-            if all(one.id in skip for one in part):
-                continue
-            sampling = [
-                SamplingParams(
-                    temperature=one.temperature, top_p=one.top_p, max_tokens=max_new_tokens, seed=one.seed % (1 << 31)
-                )
-                for one in part
-            ]
-            found = self._llm.chat([_messages(one) for one in part], sampling, lora_request=self._adapter)
-            yield [
-                Written(
-                    one.id,
-                    said.outputs[0].text,
-                    said.outputs[0].finish_reason == "length",
-                    len(said.outputs[0].token_ids),
-                    len(said.prompt_token_ids or ()),
-                )
-                for one, said in zip(part, found, strict=True)
-            ]
+    def _part(self, part: Sequence[Request], max_new_tokens: int) -> list[Written]:
+        from vllm import SamplingParams, TokensPrompt
 
-
-def _messages(request: Request) -> list[dict[str, str]]:
-    system = [{"role": "system", "content": request.system}] if request.system else []
-    return [*system, {"role": "user", "content": request.prompt}]
+        sampling = [
+            SamplingParams(
+                temperature=one.temperature, top_p=one.top_p, max_tokens=max_new_tokens, seed=one.seed % (1 << 31)
+            )
+            for one in part
+        ]
+        prompts = prompt_ids(part, self._tokenizer, self._limit, max_new_tokens)
+        asked = [TokensPrompt(prompt_token_ids=ids) for ids in prompts]
+        found = self._llm.generate(asked, sampling, use_tqdm=False, lora_request=self._adapter)
+        return [
+            Written(
+                one.id,
+                said.outputs[0].text,
+                said.outputs[0].finish_reason == "length",
+                len(said.outputs[0].token_ids),
+                len(ids),
+            )
+            for one, said, ids in zip(part, found, prompts, strict=True)
+        ]
 
 
 def _rank(adapter: Path | None) -> int:
