@@ -165,7 +165,13 @@ def _attacks_arguments(attacks: argparse.ArgumentParser) -> None:
     attacks.add_argument("--view", metavar="PAGE", help="HTML page to write, to read, label and veto in a browser")
     attacks.add_argument("--serve", action="store_true", help="show that page on this machine, and save labels at once")
     attacks.add_argument("--labels", metavar="FILE", help="labels of an earlier review; --serve saves them here")
-    attacks.add_argument("--port", type=_above_zero, help="of --serve (default: a free one)")
+    attacks.add_argument(
+        "--endpoint",
+        choices=("before", "after"),
+        help="answer with the target before or after the rounds at an OpenAI-compatible address on this machine, for "
+        "other tools to attack",
+    )
+    attacks.add_argument("--port", type=_above_zero, help="of --serve or --endpoint (default: a free one)")
     attacks.add_argument("--write", metavar="FILE", help="file of the attacks that succeeded")
     attacks.add_argument(
         "--form",

@@ -337,7 +337,9 @@ def attacks(arguments: argparse.Namespace) -> None:
         console().print(f"wrote {len(found)} attacks to {arguments.write}", soft_wrap=True)
     if arguments.serve:
         _serve_review(folder, Path(arguments.labels or "labels.jsonl"), arguments.port or 0)
-    if not (arguments.view or arguments.write or arguments.serve):
+    if arguments.endpoint:
+        _serve_target(folder, arguments.endpoint, arguments.port or 0)
+    if not (arguments.view or arguments.write or arguments.serve or arguments.endpoint):
         for mark in marks_in(folder):
             console().print(mark, style="yellow", soft_wrap=True, highlight=False, markup=False)
         for place in round_folders(folder):
@@ -351,6 +353,18 @@ def _serve_review(folder: Path, labels: Path, port: int) -> None:
 
     server = review_server(folder, labels, port)
     console().print(f"the review page: {server.address}  (Ctrl-C ends it; labels go to {labels})", soft_wrap=True)
+    _until_stopped(server)
+
+
+def _serve_target(folder: Path, when: Any, port: int) -> None:
+    from luthier.redteaming.chat_server import chat_server, target_of
+
+    server = chat_server(target_of(folder, when), port, name=f"target-{when}")
+    console().print(f"{server.name} answers at {server.address}  (Ctrl-C ends it)", soft_wrap=True)
+    _until_stopped(server)
+
+
+def _until_stopped(server: Any) -> None:
     try:
         server.serve_forever()
     except KeyboardInterrupt:

@@ -137,10 +137,9 @@ class Endpoint:
             ModelError: the server refuses, or can't be reached after all tries.
             WorkspaceError: the budget is spent.
         """
-        system = [{"role": "system", "content": request.system}] if request.system else []
         body = {
             "model": self.settings.model,
-            "messages": [*system, {"role": "user", "content": request.prompt}],
+            "messages": request.messages(),
             "temperature": request.temperature,
             "top_p": request.top_p,
             "max_tokens": max_new_tokens,

@@ -187,25 +187,25 @@ def opened(tokenizer: Any, request: Request) -> str:
     text, that stands before the user's."""
     from jinja2 import TemplateError
 
-    user = {"role": "user", "content": request.prompt}
     options = {"tokenize": False, "add_generation_prompt": True}
+    messages = request.messages()
     if request.system:
         try:
-            written: str = tokenizer.apply_chat_template(
-                [{"role": "system", "content": request.system}, user], **options
-            )
+            written: str = tokenizer.apply_chat_template(messages, **options)
             if request.system.strip() in written:
                 return written
         except (TemplateError, ValueError):
             pass
-        user = {"role": "user", "content": f"{request.system}\n\n{request.prompt}"}
-    opening: str = tokenizer.apply_chat_template([user], **options)
+        first = messages[1]
+        messages[1:2] = [{**first, "content": f"{request.system}\n\n{first['content']}"}]
+        del messages[0]
+    opening: str = tokenizer.apply_chat_template(messages, **options)
     return opening
 
 
 def as_it_stands(request: Request) -> str:
     """A request as plain text that goes on."""
-    return (f"{request.system}\n\n{request.prompt}" if request.system else request.prompt) + request.begins
+    return "\n\n".join(one["content"] for one in request.messages()) + request.begins
 
 
 def read_prompts(model: Any, prompts: list[list[int]], pad: int) -> tuple[Tensor, Any, Tensor]:

@@ -16,13 +16,14 @@ class Request:
         id: of what will be written.
         prompt: the user's turn.
         system: what stands in place of the system's text; empty for none.
+        turns: what was said before, as (role, text).
         temperature: 0 takes the likeliest token.
         top_p: of nucleus sampling.
         seed: of the samples of this text alone, so that they depend on no batch.
         begins: what the text begins with; a model in this process goes on from there. The protocol of endpoints has no
-            such thing, so that they and vLLM leave it to the model.
+            such thing, so that they leave it to the model.
         chat: whether the model's chat template writes the prompt, where it has one; else the model goes on from the
-            prompt as it stands, which endpoints and vLLM do not offer here.
+            prompt as it stands, which endpoints do not offer here.
     """
 
     id: str
@@ -33,6 +34,13 @@ class Request:
     seed: int = 0
     begins: str = ""
     chat: bool = True
+    turns: tuple[tuple[str, str], ...] = ()
+
+    def messages(self) -> list[dict[str, str]]:
+        """Everything that was said, as chat templates and servers take it."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        before = [{"role": role, "content": text} for role, text in self.turns]
+        return [*system, *before, {"role": "user", "content": self.prompt}]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from luthier.models.artifacts import load_artifact, load_model, save_artifact
 from luthier.models.card import describe
 from luthier.models.inspect import bytes_on_disk, parameter_counts
 from luthier.models.loading import load_tokenizer
+from luthier.redteaming.chat_server import write_targets
 from luthier.redteaming.loop import MartLoop
 from luthier.redteaming.reporting import about, intervals_of, scores_of, sections
 from luthier.redteaming.result import MartResult
@@ -42,6 +43,7 @@ def run_redteaming(stage: Redteam, inputs: StageInputs, folder: Path) -> StageOu
         )
         result = loop.run()
     artifact, counts = save_target(result, inputs, folder)
+    write_targets(folder, loop.start, artifact.resolve())
     loop.check.release()
     scores = scores_of(result)
     cost = {

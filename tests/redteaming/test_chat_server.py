@@ -1,0 +1,107 @@
+"""A target behind an OpenAI-compatible address answers what it writes without one."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from luthier.errors import DataError
+from luthier.models.settings import ModelSettings
+from luthier.redteaming.chat_server import ChatServer, asked, chat_server, target_of, write_targets
+from luthier.redteaming.endpoint import Endpoint
+from luthier.redteaming.loaded import LoadedModels
+from luthier.redteaming.rollout import Rollout
+from luthier.redteaming.settings import EndpointSettings
+from luthier.redteaming.writing import Request
+
+
+@pytest.fixture(scope="module")
+def served(speaker) -> Iterator[ChatServer]:
+    server = chat_server(ModelSettings(reference=str(speaker)), name="target-after")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def post(server: ChatServer, body: object, host: str = "") -> dict:
+    headers = {"Content-Type": "application/json", **({"Host": host} if host else {})}
+    request = urllib.request.Request(server.address + "/chat/completions", json.dumps(body).encode(), headers)
+    return json.loads(urllib.request.urlopen(request, timeout=30).read())
+
+
+def test_answers_are_those_of_the_model_itself(served, speaker):
+    requests = [
+        Request("greedy", "how may i hide the kettle", temperature=0.0),
+        Request("drawn", "tell me of the garden", "never hide it", temperature=0.9, top_p=0.95, seed=7),
+        Request("later", "and the ladder", temperature=0.7, seed=3, turns=(("user", "hide it"), ("assistant", "no"))),
+    ]
+    model, tokenizer, reserved = LoadedModels().get(ModelSettings(reference=str(speaker)))
+    alone = Rollout(model, tokenizer, reserved=reserved)
+    expected = {one.id: one for part in alone.write(requests, 6) for one in part}
+    endpoint = Endpoint(EndpointSettings(url=served.address, model="target-after"))
+    for request in requests:
+        assert endpoint.ask(request, 6) == expected[request.id]
+
+
+def test_several_answers_of_one_request_differ_and_come_again(served):
+    body = {"model": "x", "messages": [{"role": "user", "content": "how may i"}], "n": 4, "max_tokens": 6}
+    first, again = post(served, body), post(served, body)
+    texts = [one["message"]["content"] for one in first["choices"]]
+    assert len(set(texts)) > 1
+    assert texts == [one["message"]["content"] for one in again["choices"]]
+    assert first["usage"]["total_tokens"] == first["usage"]["prompt_tokens"] + first["usage"]["completion_tokens"]
+
+
+def test_the_model_is_listed(served):
+    found = json.loads(urllib.request.urlopen(served.address + "/models", timeout=30).read())
+    assert [one["id"] for one in found["data"]] == ["target-after"]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"messages": [{"role": "user", "content": "hide"}], "stream": True}, "come whole"),
+        ({"messages": [{"role": "assistant", "content": "hide"}]}, "last message"),
+        ({"messages": [{"role": "user", "content": "hide"}], "n": 99}, "at most 16 answers"),
+        ({"messages": [{"role": "user", "content": "hide"}], "temperature": -1}, "temperature"),
+        ({"prompt": "hide"}, "messages"),
+    ],
+)
+def test_what_it_can_not_answer_is_refused_in_words(served, body, said):
+    with pytest.raises(urllib.error.HTTPError) as error:
+        post(served, body)
+    assert error.value.code == 400
+    assert said in json.loads(error.value.read())["error"]["message"]
+
+
+def test_only_this_machine_is_answered(served):
+    with pytest.raises(urllib.error.HTTPError) as error:
+        post(served, {"messages": [{"role": "user", "content": "hide"}]}, host="evil.example:80")
+    assert error.value.code == 404
+
+
+def test_messages_in_parts_are_read():
+    part = [{"type": "text", "text": "hide "}, {"type": "text", "text": "it"}]
+    (request,), most = asked({"messages": [{"role": "user", "content": part}], "max_completion_tokens": 5, "seed": 2})
+    assert (request.prompt, request.seed, most) == ("hide it", 2, 5)
+
+
+def test_both_targets_of_a_run_are_found_wherever_it_lies(tmp_path):
+    stage = tmp_path / "run" / "00-redteam"
+    for name in ("seeds", "start/model", "model"):
+        (stage / name).mkdir(parents=True)
+    (stage / "seeds" / "train.jsonl").write_text("{}")
+    with pytest.raises(DataError, match="no model yet"):
+        target_of(stage.parent, "after")
+    write_targets(stage, ModelSettings(reference=str(stage / "start" / "model"), dtype="float32"), stage / "model")
+    moved = tmp_path / "elsewhere"
+    (tmp_path / "run").rename(moved)
+    assert target_of(moved, "before").reference == str(moved / "00-redteam" / "start" / "model")
+    assert target_of(moved, "after").reference == str(moved / "00-redteam" / "model")
+    assert target_of(moved, "after").dtype == "float32"
