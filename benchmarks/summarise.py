@@ -49,6 +49,7 @@ SCRIPTS = (
     "roast",
     "roast_cost",
     "mart",
+    "judges",
     "rollout",
     "defaults",
 )

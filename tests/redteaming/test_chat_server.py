@@ -11,13 +11,13 @@ from collections.abc import Iterator
 import pytest
 
 from luthier.errors import DataError
+from luthier.generation.endpoint import Endpoint
+from luthier.generation.loaded import LoadedModels
+from luthier.generation.rollout import Rollout
+from luthier.generation.settings import EndpointSettings
+from luthier.generation.writing import Request
 from luthier.models.settings import ModelSettings
 from luthier.redteaming.chat_server import ChatServer, asked, chat_server, target_of, write_targets
-from luthier.redteaming.endpoint import Endpoint
-from luthier.redteaming.loaded import LoadedModels
-from luthier.redteaming.rollout import Rollout
-from luthier.redteaming.settings import EndpointSettings
-from luthier.redteaming.writing import Request
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from luthier.models.artifacts import load_artifact
 from luthier.models.settings import ModelSettings
 from luthier.redteaming import loop as loop_module
 from luthier.redteaming.loop import MartLoop
+from luthier.redteaming.planning import most_written
+from luthier.redteaming.reading import preferences_of
 from luthier.redteaming.reporting import intervals_of, scores_of, sections
 from luthier.redteaming.result import MartResult
 from luthier.report.sections import plain_sections
@@ -87,6 +89,35 @@ def test_everything_that_was_asked_answered_judged_and_chosen_can_be_read(whole)
     assert len(second) == max(4, len(parents))
     seeds = {one["id"] for one in read_records(folder / "seeds" / "train.jsonl")}
     assert {one["parent"] for one in read_records(folder / "round-01" / "prompts" / "prompts.jsonl")} == seeds
+
+
+def test_a_plan_counts_every_text_that_may_be_written(whole, prompts):
+    folder, result = whole
+    settings = MartLoop.settings_of(loop_settings(prompts, **everything(prompts)))
+    kinds = ("written", "answers", "held-out-answers", "helpful-answers", "look-alikes-answers")
+    written = sum(len(read_records(one)) for kind in kinds for one in folder.rglob(f"{kind}.jsonl"))
+    most, tokens = most_written(settings, result.seeds["seeds"], result.seeds["held_out"], 8 + 2)
+    assert written <= most <= tokens
+    only = MartLoop.settings_of(loop_settings(prompts, rounds=0, evaluation={"transfer": False}))
+    assert most_written(only, 8, 6) == (6, 6 * only.answers.max_new_tokens)
+
+
+def test_pairs_of_a_safe_and_an_unsafe_answer_of_one_prompt_are_told(whole):
+    folder, _ = whole
+    pairs = preferences_of(folder)
+    assert pairs
+    assert {one["round"] for one in preferences_of(folder, [2])} <= {2}
+    for one in pairs:
+        place = folder / f"round-{one['round']:02d}"
+        (prompt,) = {r["id"] for r in read_records(place / "prompts" / "prompts.jsonl") if r["text"] == one["prompt"]}
+        answers = [r for r in read_records(place / "answers" / "answers.jsonl") if r["prompt"] == prompt]
+        scores = {r["id"]: r["safety"]["score"] for r in read_records(place / "scores" / "scores.jsonl")}
+        learned = {
+            r["response"] for r in read_records(place / "selected" / "target.jsonl") if r["prompt"] == one["prompt"]
+        }
+        assert learned == {one["chosen"]}
+        assert one["rejected"] in {r["text"] for r in answers if scores[r["id"]] == one["safety"][1]}
+        assert one["safety"][1] == min(scores[r["id"]] for r in answers) < 0.5 <= one["safety"][0]
 
 
 def test_the_first_round_distils_and_the_last_one_rejects(whole):

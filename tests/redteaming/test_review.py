@@ -17,7 +17,7 @@ from luthier.errors import DataError
 from luthier.generation.records import write_records
 from luthier.redteaming.diversity import diversity
 from luthier.redteaming.labels import HumanLabels, read_labels
-from luthier.redteaming.marks import marks_in
+from luthier.redteaming.marks import collapsed, marks_in
 from luthier.redteaming.reading import Exchange
 from luthier.redteaming.review import embedded, render_review, write_review
 from luthier.redteaming.serving import review_server
@@ -165,6 +165,11 @@ def test_judges_that_are_not_good_enough_and_a_collapsed_adversary_stand_on_top_
     assert "their spread is 0.00" in marks[2]
     assert "100% begin with the same words" in marks[2]
     assert "11 of 20 repeat an earlier one" in marks[2]
+    varied = diversity([f"{i} {i + 20} {i + 40}" for i in range(9)]).to_json()
+    facts = {"number": 2, "written": 9, "dropped": {}, "diversity": varied}
+    assert collapsed({**varied, "meaning": 0.5}, facts) == []
+    (told,) = collapsed({**varied, "meaning": 0.5}, {**facts, "diversity": {**varied, "meaning": 0.1}})
+    assert "spread of meaning is 0.10, that of the seeds 0.50" in told
     content = write_review(stage, tmp_path / "page.html").read_text(encoding="utf8")
     data = json.loads(re.search(r'id="data">(.*?)</script>', content)[1])
     assert data["marks"] == marks

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from luthier.generation.writing import seed_of
+from luthier.models.settings import ModelSettings
 from luthier.redteaming import rounds
 from luthier.redteaming.diversity import distinct, diversity, entropy
 from luthier.redteaming.duplicates import NearDuplicates, pieces, similarity
+from luthier.redteaming.embedding import sentence_vectors
 from luthier.redteaming.labels import HumanLabels
 from luthier.redteaming.loop import MartLoop
 from luthier.redteaming.seeds import Prompt, split_seeds
@@ -203,6 +206,19 @@ def test_diversity_against_counts_by_hand():
     assert (same.spread, same.opening, same.categories) == (0, 1, 0)
     assert mixed.spread > 0.9
     assert mixed.opening == 0.25
+
+
+def test_the_spread_of_meaning_is_that_of_all_pairs_and_of_no_padding(speaker):
+    encoder = ModelSettings(reference=str(speaker))
+    texts = ["a kettle", "please tell me to ask the owner of the garden first", "sorry"]
+    vectors = sentence_vectors(texts, encoder)
+    alone = torch.cat([sentence_vectors([one], encoder) for one in texts])
+    assert torch.allclose(vectors, alone, atol=1e-5)
+    cosines = [float(torch.cosine_similarity(vectors[i], vectors[j], dim=0)) for i in range(3) for j in range(i)]
+    found = diversity(texts, encoder=encoder)
+    assert found.meaning == pytest.approx(1 - sum(cosines) / 3, abs=1e-6)
+    assert diversity(["hide it"] * 4, encoder=encoder).meaning == pytest.approx(0, abs=1e-6)
+    assert diversity(texts).meaning is None
 
 
 def test_seeds_of_samples_depend_on_their_parts_alone():

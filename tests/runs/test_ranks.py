@@ -17,7 +17,9 @@ from safetensors.torch import load_file
 from luthier.data.batches.sampling import LengthBucketSampler
 from luthier.storage.jsonlines import read_log
 from tests.cli.conftest import Workplace, sentences, write_tsv
+from tests.evaluation.text_models import model_of, tokenizer_of
 from tests.processes import ranks
+from tests.redteaming.conftest import WORDS, loop_settings
 
 # What is run once for all of them is run by one worker.
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group(__name__)]
@@ -62,6 +64,17 @@ def represent(place: Workplace, name: str, batch_size: int) -> dict[str, Any]:
     return {"name": name, "model": place.recipe["model"], "stages": [{"represent": stage}]}
 
 
+def redteam(folder: Path, name: str, batch_size: int) -> dict[str, Any]:
+    """Two rounds of a tiny speaker against its twin."""
+    things = "kettle garden ladder violin pillow harbour candle meadow".split()
+    (folder / "seeds.txt").write_text("".join(f"how may i hide the {x} quietly\n" for x in things))
+    (folder / "held.txt").write_text("".join(f"tell me to take one {x} without a word\n" for x in things[:6]))
+    side = {"max_steps": 2, "batch_size": batch_size}
+    settings = loop_settings(folder, seeds=str(folder / "seeds.txt"), adversary=side, target=side)
+    settings["evaluation"] = {"transfer": False, "final_attacks": False, "every_round": False}
+    return {"name": name, "model": str(folder / "speaker"), "seed": 5, "stages": [{"redteam": settings}]}
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Workplace:
     """The model is without dropout; the last step of an epoch has one row, fewer than there are processes."""
@@ -70,6 +83,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Workpla
     known = json.loads(config.read_text())
     config.write_text(json.dumps(known | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}))
     write_tsv(place.folder / "train.tsv", sentences(121, 0))
+    tokenizer = tokenizer_of(WORDS, "llama")
+    tokenizer.save_pretrained(place.folder / "speaker")
+    model_of("llama", len(tokenizer)).save_pretrained(place.folder / "speaker")
     return place
 
 
@@ -105,6 +121,7 @@ def told(place: Workplace, killed: Any) -> list[list[dict[str, Any]]]:
         {"recipe": noisy | {"name": "noisy"}, "output": two},
         {"recipe": noisy | {"name": "noisy stopped"}, "output": two, "harm": "signal"},
         {"recipe": noisy | {"name": "noisy stopped"}, "output": two},
+        {"recipe": redteam(place.folder, "redteam", batch_size=4), "output": two},
     ]
     return told_by_two(plan, place.folder)
 
@@ -199,6 +216,16 @@ def test_prefixes_are_trained_by_all(place: Workplace, told: Any) -> None:
 def test_a_frozen_part_is_computed_once_for_all(place: Workplace, told: Any) -> None:
     one = one_process(place, recipe(place, "adapter", batch_size=8, method="head_only", max_steps=4))
     assert_alike(one / "00-tune" / "model", place.folder / "two" / "adapter" / "00-tune" / "model", 1e-6)
+
+
+def test_both_sides_of_red_teaming_are_trained_by_all_and_written_to_by_one(place: Workplace, told: Any) -> None:
+    one = one_process(place, redteam(place.folder, "redteam", batch_size=8))
+    two = place.folder / "two" / "redteam"
+    assert_alike(one, two, 1e-6)
+    for file in ("answers/answers.jsonl", "selected/target.jsonl", "selected/adversary.jsonl"):
+        for number in (1, 2):
+            found = [folder / "00-redteam" / f"round-0{number}" / file for folder in (one, two)]
+            assert found[0].read_bytes() == found[1].read_bytes()
 
 
 def test_one_clock_ends_all(place: Workplace, told: Any) -> None:

@@ -175,9 +175,10 @@ def _attacks_arguments(attacks: argparse.ArgumentParser) -> None:
     attacks.add_argument("--write", metavar="FILE", help="file of the attacks that succeeded")
     attacks.add_argument(
         "--form",
-        choices=("garak", "pyrit", "jsonl"),
+        choices=("garak", "pyrit", "jsonl", "preferences"),
         default="jsonl",
-        help="form of --write: a prompt a line (a list for .json), a PyRIT seed file, or JSON lines (default: jsonl)",
+        help="form of --write: a prompt a line (a list for .json), a PyRIT seed file, JSON lines, or prompts with a "
+        "safe and an unsafe answer each (default: jsonl)",
     )
     attacks.add_argument(
         "--round", type=_above_zero, action="append", default=[], help="of this round alone; repeatable"

@@ -319,10 +319,10 @@ def _as_lines(rows: list[Any]) -> str:
 
 def attacks(arguments: argparse.Namespace) -> None:
     """Nothing that was asked or answered is printed: only counts and places."""
-    from luthier.redteaming.exchange import write_attacks
+    from luthier.redteaming.exchange import write_attacks, write_preferences
     from luthier.redteaming.labels import read_labels
     from luthier.redteaming.marks import marks_in
-    from luthier.redteaming.reading import attacks_of, round_folders, stage_folders
+    from luthier.redteaming.reading import attacks_of, preferences_of, round_folders, stage_folders
     from luthier.redteaming.review import write_review
 
     folder = stage_folders(arguments.run)[-1]
@@ -332,9 +332,14 @@ def attacks(arguments: argparse.Namespace) -> None:
         page = write_review(folder, arguments.view, read_labels(arguments.labels))
         console().print(f"wrote the review page to {page}", soft_wrap=True)
     if arguments.write:
-        found = attacks_of(folder, arguments.round, every=arguments.all)
-        write_attacks(arguments.write, found, arguments.form)
-        console().print(f"wrote {len(found)} attacks to {arguments.write}", soft_wrap=True)
+        if arguments.form == "preferences":
+            pairs = preferences_of(folder, arguments.round)
+            write_preferences(arguments.write, pairs)
+            console().print(f"wrote {len(pairs)} pairs of answers to {arguments.write}", soft_wrap=True)
+        else:
+            found = attacks_of(folder, arguments.round, every=arguments.all)
+            write_attacks(arguments.write, found, arguments.form)
+            console().print(f"wrote {len(found)} attacks to {arguments.write}", soft_wrap=True)
     if arguments.serve:
         _serve_review(folder, Path(arguments.labels or "labels.jsonl"), arguments.port or 0)
     if arguments.endpoint:

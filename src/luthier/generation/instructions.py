@@ -10,6 +10,9 @@ from luthier.data.settings import DataSettings
 from luthier.errors import DataError
 from luthier.generation.writing import seed_of
 
+# Where ordinary prompts to measure by are looked for, in this order.
+MEASURED_SPLITS = ("test", "validation", "train")
+
 
 def instruction_rows(data: DataSettings | None, count: int, *parts: Any) -> list[dict[str, str]]:
     """Ordinary prompts with responses, drawn without replacement by a seed made of the parts; all, where there are no

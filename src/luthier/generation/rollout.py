@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from luthier.data.batches.encoders import Encoder, prompt_tokens
-from luthier.models.inspect import model_max_length
-from luthier.progress import track
 from luthier.generation.sampling import RowSampler
 from luthier.generation.writing import Request, Written
+from luthier.models.inspect import model_max_length
+from luthier.progress import track
 
 # A beginning is read apart when it is this long, and finished rows leave when they are a quarter of a batch.
 _COMMON, _LEAVES = 16, 4

@@ -10,6 +10,9 @@ from typing import Any
 
 from luthier.errors import ModelError
 from luthier.extras import how_to_install, is_installed
+from luthier.generation.rollout import prompt_ids
+from luthier.generation.settings import VllmSettings
+from luthier.generation.writing import Request, Written
 from luthier.models.adapters import ADAPTER_CONFIG, base_settings, is_adapter
 from luthier.models.card import read_card
 from luthier.models.inspect import model_max_length
@@ -17,9 +20,6 @@ from luthier.models.loading import load_config, load_tokenizer, local_folder
 from luthier.models.references import resolve
 from luthier.models.settings import ModelSettings
 from luthier.models.tensors import read_json
-from luthier.generation.rollout import prompt_ids
-from luthier.generation.settings import VllmSettings
-from luthier.generation.writing import Request, Written
 
 _PART = 256
 

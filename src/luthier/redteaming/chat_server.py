@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from luthier.errors import DataError, WorkspaceError
+from luthier.generation.loaded import LoadedModels
+from luthier.generation.rollout import Rollout
+from luthier.generation.writing import Request, Written, seed_of
 from luthier.models.settings import ModelSettings
 from luthier.models.tensors import read_json
-from luthier.redteaming.loaded import LoadedModels
 from luthier.redteaming.reading import stage_folders
-from luthier.redteaming.rollout import Rollout
-from luthier.redteaming.writing import Request, Written, seed_of
 from luthier.storage.files import write_json
 
 TARGETS = "targets.json"
@@ -148,9 +148,8 @@ def asked(body: dict[str, Any]) -> tuple[list[Request], int]:
         raise ValueError("temperature is from 0 on, and top_p above 0 and at most 1")
     # Without a seed the same question gets the same answers: a scan can be repeated.
     first = int(seed) if seed is not None else seed_of(json.dumps(body["messages"], sort_keys=True))
-    return [
-        Request(str(k), turns[-1][1], system, heat, share, first + k, tuple(turns[:-1])) for k in range(count)
-    ], most
+    last, before = turns[-1][1], tuple(turns[:-1])
+    return [Request(str(k), last, system, heat, share, first + k, turns=before) for k in range(count)], most
 
 
 def answered(texts: list[Written], name: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from luthier.generation.instructions import prompts_with_responses
+from luthier.generation.instructions import MEASURED_SPLITS, prompts_with_responses
 from luthier.redteaming.judges.labelled import read_labelled
 from luthier.redteaming.labels import read_labels
 from luthier.redteaming.seeds import read_prompts
@@ -27,4 +27,4 @@ def check_redteaming(stage: Redteam) -> None:
     if stage.instructions is not None:
         prompts_with_responses(stage.instructions, "train")
     if stage.evaluation.helpful is not None:
-        prompts_with_responses(stage.evaluation.helpful, "test", "validation", "train")
+        prompts_with_responses(stage.evaluation.helpful, *MEASURED_SPLITS)

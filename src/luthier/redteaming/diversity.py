@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from luthier.models.settings import ModelSettings
 from luthier.redteaming.duplicates import pieces, similarity
 
 _MOST_PAIRS = 2000
@@ -23,9 +24,10 @@ class Diversity:
     Attributes:
         prompts: N.
         distinct_1, distinct_2: distinct words, and pairs of words, as shares of all.
-        spread: 1 less the mean Jaccard similarity of pairs of prompts, a cheap stand-in for the spread of embeddings.
+        spread: 1 less the mean Jaccard similarity of pairs of prompts, in runs of four letters.
         categories: entropy over categories in bits; 0 where all prompts are of one.
         opening: share of the prompts that begin with the commonest three words.
+        meaning: 1 less the mean cosine of pairs of their vectors; None where no encoder is named.
     """
 
     prompts: int
@@ -34,18 +36,31 @@ class Diversity:
     spread: float
     categories: float
     opening: float
+    meaning: float | None = None
 
-    def to_json(self) -> dict[str, float]:
+    def to_json(self) -> dict[str, float | None]:
         return asdict(self)
 
 
-def diversity(texts: Sequence[str], categories: Sequence[str] = (), seed: int = 0) -> Diversity:
-    """Measures N prompts; pairs are all, or 2,000 drawn ones."""
+def diversity(
+    texts: Sequence[str], categories: Sequence[str] = (), seed: int = 0, encoder: ModelSettings | None = None
+) -> Diversity:
+    """Measures N prompts; pairs of similarity in letters are all, or 2,000 drawn ones.
+
+    Args:
+        texts, categories: of the prompts.
+        seed: of the draw.
+        encoder: a sentence encoder for `meaning`.
+    """
     words = [text.lower().split() for text in texts]
     openings = Counter(tuple(one[:3]) for one in words)
-    common = openings.most_common(1)[0][1] / len(texts) if texts else 0.0
+    common, meaning = openings.most_common(1)[0][1] / len(texts) if texts else 0.0, None
+    if encoder is not None:
+        from luthier.redteaming.embedding import embedding_spread
+
+        meaning = embedding_spread(texts, encoder)
     return Diversity(
-        len(texts), distinct(words, 1), distinct(words, 2), _spread(texts, seed), entropy(categories), common
+        len(texts), distinct(words, 1), distinct(words, 2), _spread(texts, seed), entropy(categories), common, meaning
     )
 
 

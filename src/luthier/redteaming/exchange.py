@@ -1,10 +1,11 @@
-"""Attacks for other tools: a list of prompts that garak takes, a seed file of PyRIT, and JSON lines."""
+"""Attacks for other tools: a list of prompts that garak takes, a seed file of PyRIT, JSON lines, and pairs of answers
+for training on preferences."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,22 @@ def write_pyrit(path: str | Path, prompts: Sequence[Prompt], name: str = "luthie
     text = io.StringIO()
     yaml.dump(content, text)
     write_text(Path(path), text.getvalue())
+    return Path(path)
+
+
+def write_preferences(path: str | Path, pairs: Sequence[Mapping[str, Any]]) -> Path:
+    """One pair a line with `prompt`, `chosen` and `rejected`, as trainers on preferences read them.
+
+    Raises:
+        WorkspaceError: the file can't be written, or there is nothing to write.
+    """
+    if not pairs:
+        raise WorkspaceError(
+            "no prompt has both an answer that was learned and an unsafe one",
+            where=str(path),
+            fix="take other rounds; rounds with context distillation or rejection sampling have most of them",
+        )
+    write_text(Path(path), "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in pairs))
     return Path(path)
 
 

@@ -42,6 +42,8 @@ def fingerprints(stage: Redteam) -> dict[str, str]:
         model = getattr(judge, "model", None)
         if model is not None and not model.reference.startswith("stages."):
             found[f"judge {model.reference}"] = fingerprint(resolve_model(model))
+    if stage.evaluation.embedder is not None:
+        found["embedder"] = fingerprint(resolve_model(stage.evaluation.embedder))
     for side in (stage.adversary, stage.target):
         for path in side.method.files():
             if Path(path).is_file():

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.generation.instructions import instruction_rows, prompts_with_responses
+from luthier.generation.instructions import MEASURED_SPLITS, instruction_rows, prompts_with_responses
 from luthier.generation.records import Record, read_records, write_records
 from luthier.generation.writing import Request, Writer, seed_of
 from luthier.models.artifacts import load_model, save_artifact
@@ -21,7 +21,7 @@ from luthier.models.settings import ModelSettings
 from luthier.redteaming import rounds
 from luthier.redteaming.asking import Asking, judged
 from luthier.redteaming.checks import JudgeCheck
-from luthier.redteaming.diversity import diversity
+from luthier.redteaming.diversity import Diversity, diversity
 from luthier.redteaming.labels import read_labels
 from luthier.redteaming.marks import marks_of
 from luthier.redteaming.measuring import (
@@ -159,9 +159,7 @@ class MartLoop:
                 "held_out": len(found.held_out),
                 "near_duplicates": len(found.dropped),
                 "categories": len({one.category for one in found.train}),
-                "diversity": diversity(
-                    [one.text for one in found.train], [one.category for one in found.train], self.seed
-                ).to_json(),
+                "diversity": self._variety([one.to_json() for one in found.train]).to_json(),
             }
 
         folder = self._step("seeds", split).folder
@@ -170,6 +168,10 @@ class MartLoop:
         )
         dropped = {one["id"]: one["like"] for one in read_records(folder / "dropped.jsonl")}
         return SeedSplit(train, held_out, dropped)
+
+    def _variety(self, prompts: Sequence[Record]) -> Diversity:
+        texts, categories = ([one[key] for one in prompts] for key in ("text", "category"))
+        return diversity(texts, categories, self.seed, self.settings.evaluation.embedder)
 
     def _unpacked(self, name: str, model: ModelSettings) -> ModelSettings:
         """A model whose weights are packed, as GGUF files are, as one that loads at once; any other one as it is."""
@@ -193,7 +195,7 @@ class MartLoop:
         evaluation = self.settings.evaluation
         sets, references = {HELD_OUT: split.held_out[: evaluation.limit]}, list[dict[str, str]]()
         if evaluation.helpful is not None:
-            references = prompts_with_responses(evaluation.helpful, "test", "validation", "train")[: evaluation.limit]
+            references = prompts_with_responses(evaluation.helpful, *MEASURED_SPLITS)[: evaluation.limit]
             sets[HELPFUL] = list({one.id: one for one in (Prompt(row["prompt"]) for row in references)}.values())
         if evaluation.look_alikes is not None:
             sets[LOOK_ALIKES] = read_prompts(evaluation.look_alikes)[: evaluation.limit]
@@ -251,7 +253,7 @@ class MartLoop:
             write_records(work.folder / "selected.jsonl", rounds.selection_records(asked, answers, found))
             write_records(work.folder / "adversary.jsonl", rounds.adversary_rows(asked, found))
             write_records(work.folder / "target.jsonl", rounds.target_rows(asked, answers, found))
-            return rounds.facts(number, parents, prompts, asked, answers, scores, found, self.seed)
+            return rounds.facts(number, parents, prompts, asked, answers, scores, found, self._variety(asked))
 
         chosen = self._step(f"{place}/selected", select)
         rows = {who: self._rows(number, who, s_side) for who, s_side in ((ADVERSARY, s.adversary), (TARGET, s.target))}

@@ -42,6 +42,8 @@ def collapsed(seeds: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     if found["prompts"] >= _ENOUGH and seeds:
         if found["spread"] < _NARROW * seeds["spread"]:
             told.append(f"their spread is {found['spread']:.2f}, that of the seeds {seeds['spread']:.2f}")
+        if found.get("meaning") is not None and found["meaning"] < _NARROW * (seeds.get("meaning") or 0.0):
+            told.append(f"their spread of meaning is {found['meaning']:.2f}, that of the seeds {seeds['meaning']:.2f}")
         if found["opening"] > max(_SAME_OPENING, 2 * seeds["opening"]):
             told.append(f"{found['opening']:.0%} begin with the same words")
     if facts["written"] >= _ENOUGH and repeated > _REPEATED * facts["written"]:

@@ -148,3 +148,47 @@ def attacks_of(stage: Path, numbers: Sequence[int] = (), *, every: bool = False)
                 prompt = Prompt(one["text"], one["category"], one["style"], folder.name, one["parent"], one["id"])
                 found.setdefault(prompt.text, prompt)
     return list(found.values())
+
+
+def preferences_of(stage: Path, numbers: Sequence[int] = ()) -> list[Record]:
+    """Prompts with an answer that the target learned and its worst unsafe one, for training on preferences: `prompt`,
+    `chosen`, `rejected`, the scores of safety of both, and the round. What a person vetoed is not among them.
+
+    Args:
+        stage: folder of the stage.
+        numbers: of rounds; none are all.
+    """
+    found = []
+    for folder in round_folders(stage):
+        number = int(folder.name.removeprefix("round-"))
+        if numbers and number not in numbers:
+            continue
+        texts = {one["id"]: one["text"] for one in read_records(folder / "prompts" / "prompts.jsonl")}
+        scores = {one["id"]: one["safety"]["score"] for one in read_records(folder / "scores" / "scores.jsonl")}
+        became = {
+            one["id"]: (one["set"], one["reason"])
+            for one in read_records(folder / "selected" / "selected.jsonl")
+            if one["kind"] == "answer"
+        }
+        learned: dict[str, Record] = {}
+        unsafe: dict[str, Record] = {}
+        for answer in read_records(folder / "answers" / "answers.jsonl"):
+            prompt, (chosen, reason) = answer["prompt"], became.get(answer["id"], ("", ""))
+            if chosen == "target":
+                learned[prompt] = answer
+            elif reason == "unsafe":
+                worst = unsafe.get(prompt)
+                if worst is None or scores[answer["id"]] < scores[worst["id"]]:
+                    unsafe[prompt] = answer
+        found += [
+            {
+                "prompt": texts[name],
+                "chosen": good["text"],
+                "rejected": unsafe[name]["text"],
+                "safety": [scores[good["id"]], scores[unsafe[name]["id"]]],
+                "round": number,
+            }
+            for name, good in learned.items()
+            if name in unsafe
+        ]
+    return found

@@ -223,11 +223,14 @@ def _attacks(result: MartResult) -> Iterator[Section]:
     found = [(done.number, done.facts["diversity"]) for done in result.rounds]
     if found:
         columns = ["round", "prompts", "distinct words", "distinct pairs", "spread", "bits of category", "same opening"]
+        keys = ["distinct_1", "distinct_2", "spread", "categories", "opening"]
+        if all(one["meaning"] is not None for _, one in found):
+            columns, keys = [*columns, "spread of meaning"], [*keys, "meaning"]
         rows: list[list[Value]] = [
             [
                 number,
                 one["prompts"],
-                *(round(one[key], 3) for key in ("distinct_1", "distinct_2", "spread", "categories", "opening")),
+                *(round(one[key], 3) for key in keys),
             ]
             for number, one in found
         ]

@@ -10,7 +10,7 @@ from typing import Any
 
 from luthier.generation.records import Record
 from luthier.generation.writing import Request, seed_of, text_id
-from luthier.redteaming.diversity import diversity
+from luthier.redteaming.diversity import Diversity
 from luthier.redteaming.duplicates import NearDuplicates
 from luthier.redteaming.labels import HumanLabels
 from luthier.redteaming.seeds import Prompt
@@ -291,7 +291,7 @@ def facts(
     answers: Sequence[Record],
     scores: Sequence[Record],
     found: Selected,
-    seed: int,
+    variety: Diversity,
 ) -> dict[str, Any]:
     """Counts and rates of a round, in JSON's types."""
     plain = {one["id"] for one in answers if one["variant"] == PLAIN}
@@ -300,7 +300,6 @@ def facts(
     for one in prompts:
         if one["dropped"]:
             reasons[one["dropped"]] = reasons.get(one["dropped"], 0) + 1
-    categories = [one["category"] for one in asked]
     return {
         "number": number,
         "parents": len(parents),
@@ -315,5 +314,5 @@ def facts(
         "broken": found.broken,
         "attacks": len(found.attacks),
         "learned": len(found.answers),
-        "diversity": diversity([one["text"] for one in asked], categories, seed).to_json(),
+        "diversity": variety.to_json(),
     }

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, create_model, model_validator
 from luthier.data.settings import DataSettings
 from luthier.generation.settings import EndpointSettings, LocalSettings, VllmSettings
 from luthier.methods.base import TuningMethod
-from luthier.redteaming.judges.settings import EnsembleJudgeSettings, JudgeSettings, LabelledPairs
+from luthier.redteaming.judges.settings import EnsembleJudgeSettings, JudgeModel, JudgeSettings, LabelledPairs
 from luthier.registry import METHODS, one_of
 from luthier.settings import Paper, Settings
 from luthier.training.settings import TrainingSettings
@@ -238,6 +238,11 @@ class RedteamEvaluation(Settings):
     transfer: bool = Field(True, description="Whether the attacks of every round are asked to every round's target.")
     transfer_prompts: int = Field(100, gt=0, description="Most attacks of a round that are.")
     temperature: Temperature = Field(0.7, description="Of answers that are measured.")
+    embedder: JudgeModel | None = Field(
+        None,
+        description="A sentence encoder that tells how far apart the attacks of a round lie in meaning, beside how far "
+        "in words; null leaves it out.",
+    )
     limit: int | None = Field(None, gt=0, description="Most prompts of each set, the first ones; null takes all.")
 
 
