@@ -12,9 +12,9 @@ same target trained on answers to the seeds alone.
 
 Judges: a MiniLM classifier of GPTFuzz's human labels and half of SaferRLHF's prompts selects; a head on frozen SmolLM2,
 trained on the other half and on safe replies of Safety-Tuned LLaMAs, measures; both are checked on JailJudge, which
-neither saw. The model hardly ever refuses, not even under a preamble as the system's text (a look at 40 seeds), so that
-nothing safe would be learned; before the prompt itself another preamble has it refuse nearly half of them. That one is
-taken, and ordinary instructions are mixed into the target's rows, since it refuses harmless prompts as often.
+neither saw. The model hardly ever refuses, not even under a preamble as the system's text, so that nothing safe would
+be learned; it heeds another preamble, before the prompt itself (`preambles.py`, on seeds). That one is taken, and
+ordinary instructions are mixed into the target's rows, since it then refuses harmless prompts, too.
 Helpfulness that selects is a rule about refusals and length: a bare refusal is not learned, one that explains is.
 
 `--scale pilot` says whether the test bed is alive (violations before training neither at 0 nor at 1, judges above

@@ -50,6 +50,7 @@ SCRIPTS = (
     "roast_cost",
     "mart",
     "judges",
+    "preambles",
     "rollout",
     "defaults",
 )
