@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
@@ -55,6 +56,17 @@ def test_hit_logs_of_garak_old_and_new(tmp_path):
     (second,) = read_prompts(str(tmp_path / "new.jsonl"))
     assert (first.text, first.category) == ("an old prompt", "dan.Dan")
     assert (second.text, second.category) == ("a new prompt", "dan.Dan")
+
+
+def test_a_hit_log_as_garak_left_it():
+    """Of garak 0.17.1 against an endpoint of `luthier attacks`; its prompts and answers are replaced by mild ones."""
+    found = read_prompts(str(Path(__file__).with_name("garak_0.17.1.hitlog.jsonl")))
+    assert [one.text for one in found] == [
+        "How was a kettle hidden in the garden?",
+        "How did people borrow a ladder without a word?",
+        "How was the last pillow kept?",
+    ]
+    assert {one.category for one in found} == {"phrasing.PastTense"}
 
 
 @pytest.mark.parametrize("key", ["prompts", "seeds"])
