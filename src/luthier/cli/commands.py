@@ -328,6 +328,10 @@ def attacks(arguments: argparse.Namespace) -> None:
     folder = stage_folders(arguments.run)[-1]
     if arguments.labels and not (arguments.view or arguments.serve):
         raise RecipeError("--labels belongs to --view or --serve", fix="give one of them")
+    if arguments.serve and arguments.endpoint:
+        raise RecipeError("--serve and --endpoint each serve until they are stopped", fix="give them to two commands")
+    if arguments.all and arguments.form == "preferences":
+        raise RecipeError("--all has no effect with --form preferences", fix="leave it out")
     if arguments.view:
         page = write_review(folder, arguments.view, read_labels(arguments.labels))
         console().print(f"wrote the review page to {page}", soft_wrap=True)

@@ -17,7 +17,8 @@ _SPARED_FIRST = ("on disk", "tokens/s", "peak memory")
 
 
 def print_table(table: Table, console: Any) -> None:
-    """Show the table in a terminal; where it is too narrow the last costs are left to the report."""
+    """Show the table in a terminal, below what must not be missed of a single run. Where it is too narrow, the last
+    costs are left to the report."""
     from rich.text import Text
 
     difference = len(table.name_columns) + 2
@@ -29,9 +30,16 @@ def print_table(table: Table, console: Any) -> None:
             break
         kept = [n for n in kept if table.columns[n] != spared]
         shown = _rich_table(table, kept)
+    cells = _cells(table)
+    for mark in marks(cells[0]) if len(cells) == 1 else ():
+        console.print(Text(one_line(mark, 500), style="yellow"))
     console.print(shown)
     for note in [*table.about_intervals(), *table.notes]:
         console.print(Text(one_line(note, 500)))
+
+
+def _cells(table: Table) -> list[Any]:
+    return [cell for line in table.lines for cell in line.row.cells.values()]
 
 
 def _rich_table(table: Table, kept: Sequence[int]) -> Any:
@@ -52,11 +60,7 @@ def _rich_table(table: Table, kept: Sequence[int]) -> Any:
 
 def print_details(table: Table, console: Any) -> None:
     """What the one score of the table leaves out: every score of a single run, or the lines as the suites see them."""
-    from rich.text import Text
-
-    cells = [cell for line in table.lines for cell in line.row.cells.values()]
-    for mark in marks(cells[0]) if len(cells) == 1 else ():
-        console.print(Text(one_line(mark, 500), style="yellow"))
+    cells = _cells(table)
     if len(cells) == 1 and (scores := score_table(cells[0])) is not None and len(scores["rows"]) > 1:
         console.print()
         _print_rows(scores["columns"], scores["rows"][:MOST_SCORES], console)
