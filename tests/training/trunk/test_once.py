@@ -81,6 +81,16 @@ def test_the_cache_changes_no_result(place, method):
         torch.testing.assert_close(tensor, found[False][1][name], atol=1e-5, rtol=1e-4)
 
 
+def test_a_head_is_trained_on_what_a_model_in_bfloat16_stored(place):
+    place.recipe["model"] = {"reference": str(place.recipe["model"]), "dtype": "bfloat16"}
+    losses = []
+    for cached in (True, False):
+        place.tune["cache_trunk"] = cached
+        record = luthier.run(place.recipe, output=place.folder / str(cached))
+        losses.append(record.stages[0].metrics["scores"]["validation/loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=0.05)
+
+
 def test_a_row_passes_the_frozen_layers_once(place, layer_passes):
     batches = 128 // 64 + 1
     luthier.run(place.recipe, output=place.folder / "first")

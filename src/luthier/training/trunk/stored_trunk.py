@@ -79,12 +79,14 @@ def stored_trunk(
         logger.warning("the frozen part of the model is run in every epoch: %s", error)
         yield False
         return
-    run = model.forward
+    run, precision = model.forward, next(p.dtype for p in model.parameters() if p.is_floating_point())
 
     def forward(*args: Any, **batch: Any) -> Any:
         found = None if args else _look_up(stores, batch)
         if found is None:
             return run(*args, **batch)
+        # Features are read as float32, and what comes behind them may have been loaded in another precision.
+        found = {name: values.to(precision) for name, values in found.items()}
         with replayed(model, split_point, found, batch["attention_mask"]):
             return run(**batch)
 
