@@ -138,6 +138,16 @@ def test_one_row_has_and_two_rows_have(folder, capsys):
     assert "1 row has no 'score' that is a finite number" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("day", ["2024-01-{:02d}", "{}.1.2024", "1/{}/24", "2024-01-{:02d}T09:00:00Z"])
+def test_days_are_no_labels(folder, capsys, day):
+    body = [(day.format(1 + i % 4), f"{TEXTS[i % 8]} {i}".replace(",", ""), DEPTS[i % 3]) for i in range(40)]
+    (folder / "tickets.csv").write_text(rows(("Opened", "Comment text", "Category"), *body))
+    assert main(["init", "--data", "tickets.csv"]) == 0
+    said = capsys.readouterr().out
+    assert "'Comment text' holds the text, 'Category' the label" in said
+    assert "could be the label, too" not in said
+
+
 @pytest.mark.parametrize("none", ["n/a", "NA", "-", ""])
 def test_a_few_scores_that_are_missing_leave_a_column_of_scores(folder, capsys, none):
     body = [(f"{TEXTS[i % 8]} {i}".replace(",", ""), none if i in (3, 17) else i / 4) for i in range(30)]

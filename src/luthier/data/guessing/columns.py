@@ -38,6 +38,7 @@ _PARTS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
 # A value of a column that names its rows, as T-1000 does.
 _NAME = re.compile(r"[\w./#:@+-]{1,40}", re.ASCII)
 # Words that tell a column of labels where they are a part of its name, as in "Issue category".
+_DAY = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}|\d{1,2}/\d{1,2}/\d{2})([ T]\d|$)")
 _LABEL_WORDS = {
     "label", "class", "category", "sentiment", "polarity", "intent", "topic", "emotion", "stance", "score",
     "similarity", "rating", "stars", "grade", "relevance",
@@ -142,10 +143,15 @@ class Column:
         return len(set(texts)) == len(texts) > _FEW and all(map(_NAME.fullmatch, texts))
 
     @property
+    def holds_dates(self) -> bool:
+        """Whether the values are days, with or without a time, which nobody predicts as classes."""
+        return bool(self.labels) and all(_DAY.match(label) for label in self.labels)
+
+    @property
     def could_be_label(self) -> bool:
         """Whether the values are few enough for classes, or are numbers."""
         labels, distinct = self.labels, len(set(self.labels))
-        if not labels or self.words > 6:
+        if not labels or self.words > 6 or self.holds_dates:
             return False
         return bool(self.numbers) or distinct <= max(2, min(_MOST_LABELS, len(labels) // 2))
 
