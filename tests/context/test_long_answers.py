@@ -92,7 +92,13 @@ def test_answers_are_written_scored_and_shown(tmp_path: Path, monkeypatch: pytes
     assert 0 <= low <= scores["test/f1"] <= high <= 1
 
 
-def test_what_can_not_be_asked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [({"tokens": 100, "length": 128}, "leave 28 for a prompt"), ({"length": 512}, "the model takes 256 tokens")],
+)
+def test_what_can_not_be_asked_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, int], said: str
+):
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(LuthierError, match="leave 28 for a prompt"):
-        run(tmp_path, [{"prompt": "w1", "response": "w2"}], tokens=100, length=128)
+    with pytest.raises(LuthierError, match=said):
+        run(tmp_path, [{"prompt": "w1", "response": "w2"}], **more)

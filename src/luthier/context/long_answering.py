@@ -19,7 +19,7 @@ from luthier.report.sections import Section, SectionTable, Value
 if TYPE_CHECKING:
     from luthier.context.long_answers import LongAnswersSuite
 
-_DRAWS, _LONGEST, _FALLBACK = 1000, 800, 512
+_DRAWS, _LONGEST, _FALLBACK, _TOKENS_TOGETHER = 1000, 800, 512, 65_536
 _SPANS = (0, 1024, 4096, 16_384)
 
 
@@ -27,7 +27,8 @@ def long_answer_scores(suite: LongAnswersSuite, subject: Subject) -> SuiteResult
     """F1, exact match and ROUGE of all answers, with intervals over rows.
 
     Raises:
-        RecipeError: the data are no prompts with responses, or no room is left for a prompt.
+        RecipeError: the data are no prompts with responses, the model has fewer positions, or no room is left for a
+            prompt.
     """
     if subject.schema != "prompt_response":
         raise RecipeError(
@@ -39,7 +40,13 @@ def long_answer_scores(suite: LongAnswersSuite, subject: Subject) -> SuiteResult
     if suite.rows is not None and suite.rows < len(rows):
         places = sorted(random.Random(suite.seed).sample(places, suite.rows))
     asked = [rows[place] for place in places]
-    length = suite.length or subject.card.max_length or model_max_length(subject.model.config, None) or _FALLBACK
+    limit = model_max_length(subject.model.config, subject.tokenizer)
+    length = suite.length or subject.card.max_length or limit or _FALLBACK
+    if limit is not None and length > limit:
+        raise RecipeError(
+            f"`length` is {length:,}, and the model takes {limit:,} tokens",
+            fix=f"set `length: {limit}` or less, or lengthen the model first with the stage `lengthen`",
+        )
     room = length - suite.tokens
     if room < suite.tokens:
         raise RecipeError(
@@ -47,7 +54,7 @@ def long_answer_scores(suite: LongAnswersSuite, subject: Subject) -> SuiteResult
             fix="lower `tokens` of the suite, or raise `length`",
         )
     fitted = [fitting(subject.tokenizer, str(row["prompt"]), room) for row in asked]
-    written = _written(suite, subject, [text for text, _ in fitted])
+    written = _written(suite, subject, [text for text, _ in fitted], length)
     wanted = [str(row["response"]) for row in asked]
     scores = scores_of_texts(written, wanted)
     result = SuiteResult(scores={name: float(values.mean()) for name, values in scores.items()})
@@ -95,8 +102,8 @@ def fitting(tokenizer: Any, prompt: str, room: int) -> tuple[str, int]:
     raise RecipeError(f"{room} tokens leave no room for a prompt", fix="raise `length` of the suite")
 
 
-def _written(suite: LongAnswersSuite, subject: Subject, prompts: list[str]) -> list[str]:
-    together = max(1, min(subject.batch_size, 65_536 // (suite.length or subject.card.max_length or _FALLBACK)))
+def _written(suite: LongAnswersSuite, subject: Subject, prompts: list[str], length: int) -> list[str]:
+    together = max(1, min(subject.batch_size, _TOKENS_TOGETHER // length))
     rollout = Rollout(
         subject.model,
         subject.tokenizer,
