@@ -75,6 +75,7 @@ def test_what_it_tells(finished: Path):
     titles = [one["title"] for one in details["sections"]]
     assert titles == ["From documents to samples", "What is learned", "Where the answers stand", "Samples"]
     (shown, *_) = details["sections"][3]["samples"]
+    assert details["sections"][3]["text"].endswith("and found right.")
     assert shown["question"] == "w1 w2"
     assert shown["the part that was asked about"] in " ".join(
         one["text"] for one in read_records(finished / "chunks/chunks.jsonl")
@@ -140,6 +141,7 @@ def test_what_the_model_calls_wrong_is_dropped_unless_it_is_not_asked(tmp_path: 
     writing = {**stage(texts)["writing"], "verify": False}
     told = metrics(run(tmp_path, folder, stage(texts, writing=writing, max_steps=1), "trusting"))
     assert "found right" not in told["details"]["synthesis"]
+    assert told["details"]["sections"][3]["text"] == "Questions and answers that a model wrote."
 
 
 def test_what_is_out_of_form_and_long_short_answers_are_dropped_with_the_reason(tmp_path: Path, texts: Path):

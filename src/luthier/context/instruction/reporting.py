@@ -22,7 +22,7 @@ def sections(
     stage: InstructionSettings, found: Synthesis, learned: Learned, looked_at: dict[str, str]
 ) -> list[Section]:
     """What was left after each step, where the answers stand, what is learned, and some samples."""
-    return [_steps(found), _learned(stage, found, learned, looked_at), _depths(found.samples), _samples(found)]
+    return [_steps(found), _learned(stage, found, learned, looked_at), _depths(found.samples), _samples(stage, found)]
 
 
 def _steps(found: Synthesis) -> Section:
@@ -58,7 +58,7 @@ def _depths(samples: Sequence[Sample]) -> Section:
     )
 
 
-def _samples(found: Synthesis) -> Section:
+def _samples(stage: InstructionSettings, found: Synthesis) -> Section:
     step = max(1, len(found.samples) // _SHOWN)
     shown = [
         {
@@ -70,7 +70,8 @@ def _samples(found: Synthesis) -> Section:
         }
         for one in found.samples[::step][:_SHOWN]
     ]
-    return Section("Samples", text="Questions and answers that the model wrote and found right.", samples=shown)
+    text = "Questions and answers that a model wrote" + (" and found right." if stage.writing.verify else ".")
+    return Section("Samples", text=text, samples=shown)
 
 
 def _cut(text: str) -> str:
