@@ -140,7 +140,8 @@ def build(_cell: dict[str, Any]) -> dict[str, Any]:
     timed("writing the tokenizer", lambda: save_tokenizer(WORK / "tokenizer", merged.content))
     lines = [line for _, found in others for line in found]
     draw = random.Random(0)
-    lines += [" ".join(draw.choices([word for word, _ in units[:60_000]], k=12)) for _ in range(len(lines) // 4)]
+    words = [word for word, _ in units[:60_000]]
+    lines += [" ".join(draw.choices(words, k=12)) for _ in range(len(lines) // 4)]
     (WORK / "lines.txt").write_text("\n".join(lines), encoding="utf8")
     size = sum(path.stat().st_size for path in (WORK / "tokenizer").iterdir())
     return {"pieces": len(merged.origins), "steps": steps, "bytes_on_disk": size}
