@@ -63,9 +63,12 @@ def _special_tokens() -> dict[str, Any]:
     from tokenizers import AddedToken
 
     names = {"bos": BOS, "eos": EOS, "cls": BOS, "sep": EOS, "unk": UNK, "pad": PAD}
-    mask = AddedToken(MASK, lstrip=True, special=True)
-    return {**{f"{role}_token": name for role, name in names.items()}, "mask_token": mask} | {
-        "clean_up_tokenization_spaces": False
+    return {
+        **{f"{role}_token": name for role, name in names.items()},
+        "mask_token": AddedToken(MASK, lstrip=True, special=True),
+        "clean_up_tokenization_spaces": False,
+        # As of XLM-R, which knows one type of token.
+        "model_input_names": ["input_ids", "attention_mask"],
     }
 
 
