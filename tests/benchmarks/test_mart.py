@@ -8,7 +8,7 @@ import pytest
 
 def cell(arm: str, seed: int, before: str, after: str, **more: float) -> dict:
     entry = {"cell": {"arm": arm, "seed": seed}, "before": before, "after": after, "wall_seconds": 60.0}
-    return {**entry, "helpful_helpfulness_before": 0.5, "helpful_helpfulness": 0.5, "warnings": [], **more}
+    return {**entry, "helpful_perplexity_before": 9.0, "helpful_perplexity": 9.0, "warnings": [], **more}
 
 
 CELLS = [
@@ -36,12 +36,3 @@ def test_findings_have_a_verdict_and_the_main_ones_are_corrected():
     main = [lines[mart.CLAIMS[name].text].level for name in ("violation", "helpfulness")]
     assert min(main) == pytest.approx(0.95)
     assert max(main) == pytest.approx(0.975)
-
-
-def test_relevance_pairs_every_instruction_with_its_own_response_and_with_another():
-    import random
-
-    pairs = [{"prompt": f"p{i}", "response": f"r{i}"} for i in range(5)]
-    rows = list(mart.relevance(pairs, random.Random(0)))
-    assert len(rows) == 10
-    assert all((row["label"] == "1") == (row["prompt"][1:] == row["response"][1:]) for row in rows)
