@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from luthier.generation.rollout import Rollout, common_beginning, opened
+from luthier.generation.rollout import Rollout, common_beginning, opened, prompt_ids
 from luthier.generation.sampling import RowSampler, nucleus
 from luthier.generation.writing import Request
 from luthier.models.artifacts import load_model
@@ -125,7 +125,7 @@ def test_a_prompt_stands_as_it_is_where_no_chat_is_wanted(loaded):
     tokenizer.chat_template = "please {{ messages[0]['content'] }} tell"
     try:
         asked_ = [Request("a", "how may i", chat=False), Request("b", "how may i")]
-        first, second = Rollout(model, tokenizer).prompts(asked_, 8)
+        first, second = prompt_ids(asked_, tokenizer, Rollout(model, tokenizer).limit, 8)
     finally:
         tokenizer.chat_template = before
     assert first == tokenizer("how may i")["input_ids"]
