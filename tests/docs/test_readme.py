@@ -22,6 +22,7 @@ from luthier.errors import RecipeError
 from luthier.recipe.loading import load_recipe
 from luthier.registry import METHODS, TASKS
 from luthier.tasks.base import task_named
+from tests.context.instruction.conftest import CHAIN, chained, tokenizer
 from tests.evaluation.text_models import model_of, tokenizer_of
 from tests.language_modeling.models import SIZES, word_pieces
 from tests.vocabulary.texts import write_texts
@@ -44,6 +45,10 @@ def short(command: list[str]) -> list[str]:
         return [word for part in cut for word in ("--set", f"stages.0.pretrain.{part}")]
     if "lengthen" in command[1]:
         return short_lengthening()
+    if "vocabulary_extend" in command[1]:
+        return short_extension()
+    if "long_instruction" in command[1]:
+        return short_instruction()
     if "vocabulary" in command[1]:
         cut = [
             "vocabulary.text=texts",
@@ -95,10 +100,47 @@ def short_graphs(path: Path) -> list[str]:
     cut = []
     for number, stage in enumerate(YAML(typ="safe").load(path)["stages"]):
         ((name, settings),) = stage.items()
-        if name != "evaluate":
+        if name == "glue":  # the demo's texts in place of sets that tests do without
+            films = "train: .cache/demo/train.tsv, validation: .cache/demo/validation.tsv, task: single_sentence"
+            cut += [f"stages.{number}.glue.{part}" for part in ("tasks=[]", f"more={{films: {{{films}}}}}", "seeds=1")]
+            cut += [f"stages.{number}.glue.{part}" for part in ("examples=24", "evaluation_limit=8", "max_steps=2")]
+        elif name != "evaluate":
             rows = "text.length=32" if "text" in settings else "data.limit=24"
             cut += [f"stages.{number}.{name}.{part}" for part in ("max_steps=2", rows)]
     return [word for part in cut for word in ("--set", part)]
+
+
+def short_extension() -> list[str]:
+    """A tiny encoder with a tokenizer of its own in place of the multilingual one, and made-up languages."""
+    sizes = "hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64"
+    few = ["max_steps=2", "length=32", "held_out_rows=4"]
+    languages = "{rw: texts/ka.txt, sw: texts/la.txt, de: texts/lb.txt}"
+    cut = {
+        "0.pretrain": [
+            *few,
+            f"architecture={{model_type: bert, {sizes}}}",
+            "tokenizer={kind: unigram, vocabulary: 120}",
+            "corpus.train=texts/la.txt",
+            "corpus.validation=texts/lb.txt",
+        ],
+        "1.transplant": ["extend.text.languages.rw=texts/ka.txt", "extend.pieces=120", f"text.languages={languages}"],
+        "2.pretrain": [*few, "evaluate_every=2", "corpus.train=texts/ka.txt", "corpus.validation=texts/kb.txt"],
+    }
+    parts = [f"stages.{stage}.{part}" for stage, parts in cut.items() for part in parts]
+    return [word for part in ("model=null", *parts) for word in ("--set", part)]
+
+
+def short_instruction() -> list[str]:
+    """A model that keeps to the form of questions, set by hand, in place of one that takes minutes to write them."""
+    folder = Path(tempfile.mkdtemp(prefix="luthier-asker-"))
+    chained(CHAIN).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    cut = {
+        "0.instruct": ["length=128", "writing.chunk_tokens=32", "writing.max_new_tokens=12", "max_steps=2"],
+        "1.evaluate": ["data.limit=50", "suites.0.lengths=[64]", "suites.0.samples=4", "suites.0.keys=1"],
+    }
+    parts = [f"stages.{stage}.{part}" for stage, parts in cut.items() for part in parts]
+    return [word for part in (f"model={folder}", *parts) for word in ("--set", part)]
 
 
 def short_lengthening() -> list[str]:

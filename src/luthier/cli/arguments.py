@@ -325,17 +325,23 @@ class _Once(logging.Filter):
         return new
 
 
+class _Plain(logging.Formatter):
+    """Luthier's own warnings as sentences for people; those of other libraries with the name of the library."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        library = record.name.partition(".")[0]
+        source = "" if library == "luthier" else f" ({library})"
+        return f"{record.levelname.lower()}{source}: {super().format(record)}"
+
+
 def _quieten(verbose: bool) -> None:
     from luthier.models.quiet import log_noise
 
     shown = logging.StreamHandler()
+    shown.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s") if verbose else _Plain())
     if not verbose:
         shown.addFilter(_Once())
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-        handlers=[shown],
-    )
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[shown])
     _hide_secrets_in_messages()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not verbose:
