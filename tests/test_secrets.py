@@ -168,14 +168,14 @@ def forms_in(content: bytes, secret: str) -> list[str]:
 
 
 def test_logged_messages_and_tracebacks_hide_secrets(monkeypatch, capsys):
-    from luthier.cli.arguments import _hide_secrets_in_messages
+    from luthier.cli.messages import hide_secrets_in_messages
 
     use(ODD)
     monkeypatch.setattr(logging, "_logRecordFactory", logging.getLogRecordFactory())
     stream = io.StringIO()
     log, handler = logging.getLogger("luthier.test_secrets"), logging.StreamHandler(stream)
     log.addHandler(handler)
-    _hide_secrets_in_messages()
+    hide_secrets_in_messages()
     try:
         raise ValueError(f"{[ODD]}")
     except ValueError:

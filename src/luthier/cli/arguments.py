@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from luthier._version import __version__
+from luthier.cli.messages import quieten
 from luthier.errors import LuthierError, nearest
 
 VERBS = "known_verbs"
@@ -81,7 +80,7 @@ def _add_result_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
     report.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
     report.add_argument("--output", help="file to write (default: report.html in the run; beside it for several)")
 
-    predict = _verb(verbs, "predict", "label text with a tuned model", "predict")
+    predict = _verb(verbs, "predict", "label text with a tuned model", "asking:predict")
     predict.add_argument("run", metavar="RUN", help="run, cell, stage or model directory")
     source = predict.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", action="append", help="a text; repeatable")
@@ -94,13 +93,18 @@ def _add_result_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
 
     _allow_argument(predict)
 
-    _extract_arguments(_verb(verbs, "extract", "entities and relations of texts, from a tuned model", "extract"))
+    _extract_arguments(_verb(verbs, "extract", "entities and relations of texts, from a tuned model", "asking:extract"))
 
     _attacks_arguments(
-        _verb(verbs, "attacks", "what a redteam stage asked and was answered: to review, or for other tools", "attacks")
+        _verb(
+            verbs,
+            "attacks",
+            "what a redteam stage asked and was answered: to review, or for other tools",
+            "attacking:attacks",
+        )
     )
 
-    embed = _verb(verbs, "embed", "turn text into vectors with the encoder of a represent stage", "embed")
+    embed = _verb(verbs, "embed", "turn text into vectors with the encoder of a represent stage", "asking:embed")
     embed.add_argument("run", metavar="RUN", help="run, cell, stage or encoder directory")
     source = embed.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", action="append", help="a text; repeatable")
@@ -116,9 +120,9 @@ def _add_result_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
 
     _allow_argument(embed)
 
-    _tokenizer_arguments(_verb(verbs, "tokenizer", "how tokenizers cut text, language by language", "tokenizer"))
+    _tokenizer_arguments(_verb(verbs, "tokenizer", "how tokenizers cut text, language by language", "asking:tokenizer"))
 
-    export = _verb(verbs, "export", "write a tuned prompt, prefix or head for serving without PEFT", "export")
+    export = _verb(verbs, "export", "write a tuned prompt, prefix or head for serving without PEFT", "asking:export")
     export.add_argument("run", metavar="RUN", help="run, cell, stage or model directory")
     export.add_argument("--to", required=True, metavar="PLACE", help="safetensors file; for head_only a folder")
     export.add_argument("--force", action="store_true", help="replace the file if it is there")
@@ -271,10 +275,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(words)
     sys.path.insert(0, os.getcwd()) if os.getcwd() not in sys.path else None
     try:
-        _quieten(parsed.verbose)
-        from luthier.cli import commands
-
-        action: Callable[[argparse.Namespace], int | None] = getattr(commands, parsed.action)
+        quieten(parsed.verbose)
+        module, _, name = parsed.action.rpartition(":")
+        action: Callable[[argparse.Namespace], int | None] = getattr(
+            import_module(f"luthier.cli.{module or 'commands'}"), name
+        )
         code = action(parsed) or 0
         sys.stdout.flush()
         return code
@@ -307,73 +312,6 @@ def _refuse_unknown_verb(parser: argparse.ArgumentParser, words: Sequence[str]) 
     parser.error(
         f"there is no command {verb!r}; " + (f"did you mean {guess!r}?" if guess else f"known: {', '.join(known)}")
     )
-
-
-class _Once(logging.Filter):
-    """Lets every warning pass once: stages that read the same data warn of the same things."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.said: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno != logging.WARNING:
-            return True
-        told = f"{record.name}: {record.getMessage()}"
-        new = told not in self.said
-        self.said.add(told)
-        return new
-
-
-class _Plain(logging.Formatter):
-    """Luthier's own warnings as sentences for people; those of other libraries with the name of the library."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        library = record.name.partition(".")[0]
-        source = "" if library == "luthier" else f" ({library})"
-        return f"{record.levelname.lower()}{source}: {super().format(record)}"
-
-
-def _quieten(verbose: bool) -> None:
-    from luthier.models.quiet import log_noise
-
-    shown = logging.StreamHandler()
-    shown.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s") if verbose else _Plain())
-    if not verbose:
-        shown.addFilter(_Once())
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[shown])
-    _hide_secrets_in_messages()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if not verbose:
-        log_noise()
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-        os.environ.setdefault("DATASETS_VERBOSITY", "error")
-
-
-def _hide_secrets_in_messages() -> None:
-    """Blot secrets out of what is logged and warned of, whichever library does it."""
-    from luthier.secrets import redact
-
-    class Record(logging.LogRecord):
-        def getMessage(self) -> str:  # noqa: N802
-            return redact(super().getMessage())
-
-        @property
-        def exc_text(self) -> str | None:
-            return self._trace
-
-        @exc_text.setter
-        def exc_text(self, trace: str | None) -> None:
-            self._trace = trace and redact(trace)
-
-    def shown(*about: Any) -> str:
-        return redact(plain(*about))
-
-    logging.setLogRecordFactory(Record)
-    plain = getattr(warnings.formatwarning, "plain", warnings.formatwarning)
-    shown.plain = plain  # type: ignore[attr-defined]
-    warnings.formatwarning = shown  # type: ignore[assignment]
 
 
 def _fail(message: str, code: int) -> int:

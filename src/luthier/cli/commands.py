@@ -1,4 +1,4 @@
-"""What each verb of the command line does: call one part, print its result."""
+"""What the verbs around recipes and their runs do: call one part, print its result."""
 
 from __future__ import annotations
 
@@ -8,31 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import ModelError, RecipeError
+from luthier.cli.messages import console
+from luthier.errors import RecipeError
 from luthier.recipe.loading import check_recipe, load_recipe
 from luthier.recipe.recipe import RecipeBase, json_schema
-from luthier.secrets import redact, redact_values
+from luthier.secrets import redact
 from luthier.storage.nearby import check_there
 from luthier.storage.paths import is_folder
 from luthier.storage.ranks import is_main
-
-
-def console(**arguments: Any) -> Any:
-    """A rich console on standard output that prints brackets as they are; wide enough for a table in a pipe.
-
-    Secrets in the texts that it prints are blotted out.
-    """
-    from rich.console import Console as AnyConsole
-
-    class Console(AnyConsole):
-        def print(self, *objects: Any, **options: Any) -> None:
-            super().print(*redact_values(objects), **options)
-
-    shown = Console(highlight=False, markup=False, **arguments)
-    return (
-        shown if shown.is_terminal else Console(highlight=False, markup=False, width=max(shown.width, 110), **arguments)
-    )
-
 
 DEFAULT_RECIPE = "recipe.yaml"
 _PRESET_OPTIONS = {"name": "--preset", "steps": "--budget-steps", "minutes": "--budget-minutes"}
@@ -238,198 +221,6 @@ def report(arguments: argparse.Namespace) -> None:
 
     place = write_report([Path(r) for r in arguments.runs], Path(arguments.output) if arguments.output else None)
     console().print(f"wrote {place}", soft_wrap=True)
-
-
-def predict(arguments: argparse.Namespace) -> None:
-    from luthier.prediction.texts import predict_file, predict_texts
-    from luthier.progress import progress_display
-
-    _refuse_pair_of_file(arguments, "name the file's column of second texts as in training, `text_pair`")
-    options = {"batch_size": arguments.batch_size, "allow": arguments.allow}
-    with progress_display():
-        if arguments.text:
-            found = predict_texts(arguments.run, arguments.text, arguments.pair, **options)
-        else:
-            found = predict_file(arguments.run, arguments.file, **options)
-    lines = _as_lines(found)
-    if arguments.output:
-        from luthier.storage.files import write_text
-
-        write_text(Path(arguments.output), lines)
-        console().print(f"wrote {len(found)} predictions to {arguments.output}", soft_wrap=True)
-    else:
-        sys.stdout.write(lines)
-
-
-def _refuse_pair_of_file(arguments: argparse.Namespace, fix: str) -> None:
-    if arguments.file is not None and arguments.pair is not None:
-        raise RecipeError("--pair is the second text of a --text, and --file was given", fix=fix)
-
-
-def extract(arguments: argparse.Namespace) -> None:
-    if arguments.suggest and not arguments.output:
-        raise RecipeError("--suggest writes a file, and no --output was given", fix="name the file with --output")
-    if arguments.column and not arguments.jsonl:
-        raise RecipeError("--column is a key of the lines of --jsonl, which was not given", fix="leave it out")
-    from luthier.extraction.formats.files import check_format
-    from luthier.prediction import extracting
-    from luthier.progress import progress_display
-
-    if arguments.suggest:
-        check_format(arguments.suggest)
-    options = {"tokeniser": arguments.tokeniser}
-    with progress_display():
-        if arguments.text:
-            documents = extracting.documents_of_texts(arguments.text, **options)
-        elif arguments.jsonl:
-            documents = extracting.documents_of_lines(arguments.jsonl, arguments.column or "text", **options)
-        else:
-            documents = extracting.documents_of_file(arguments.file, **options)
-        found, types = extracting.extract(
-            arguments.run, documents, batch_size=arguments.batch_size, allow=arguments.allow
-        )
-    _write_extractions(arguments, found, types)
-
-
-def _write_extractions(arguments: argparse.Namespace, found: list[Any], types: Any) -> None:
-    from luthier.extraction import write_documents, write_graph, write_view
-
-    written = []
-    if arguments.output and arguments.suggest:
-        write_documents(arguments.output, found, arguments.suggest, types=types)
-        written.append(f"{len(found)} documents to {arguments.output}")
-    elif arguments.output:
-        from luthier.storage.files import write_text
-
-        write_text(Path(arguments.output), _as_lines(found))
-        written.append(f"{len(found)} documents to {arguments.output}")
-    if arguments.view:
-        written.append(f"a page to {write_view(Path(arguments.view), found, types, title='Extractions')}")
-    if arguments.graph:
-        written.append(f"a graph to {write_graph(Path(arguments.graph), found)}")
-    if not written:
-        sys.stdout.write(_as_lines(found))
-    for one in written:
-        console().print(f"wrote {one}", soft_wrap=True)
-
-
-def _as_lines(rows: list[Any]) -> str:
-    return "".join(json.dumps(redact_values(row), ensure_ascii=False) + "\n" for row in rows)
-
-
-def attacks(arguments: argparse.Namespace) -> None:
-    """Nothing that was asked or answered is printed: only counts and places."""
-    from luthier.redteaming.exchange import write_attacks, write_preferences
-    from luthier.redteaming.labels import read_labels
-    from luthier.redteaming.marks import marks_in
-    from luthier.redteaming.reading import attacks_of, preferences_of, round_folders, stage_folders
-    from luthier.redteaming.review import write_review
-
-    folder = stage_folders(arguments.run)[-1]
-    if arguments.labels and not (arguments.view or arguments.serve):
-        raise RecipeError("--labels belongs to --view or --serve", fix="give one of them")
-    if arguments.serve and arguments.endpoint:
-        raise RecipeError("--serve and --endpoint each serve until they are stopped", fix="give them to two commands")
-    if arguments.all and arguments.form == "preferences":
-        raise RecipeError("--all has no effect with --form preferences", fix="leave it out")
-    if arguments.view:
-        page = write_review(folder, arguments.view, read_labels(arguments.labels))
-        console().print(f"wrote the review page to {page}", soft_wrap=True)
-    if arguments.write:
-        if arguments.form == "preferences":
-            pairs = preferences_of(folder, arguments.round)
-            write_preferences(arguments.write, pairs)
-            console().print(f"wrote {len(pairs)} pairs of answers to {arguments.write}", soft_wrap=True)
-        else:
-            found = attacks_of(folder, arguments.round, every=arguments.all)
-            write_attacks(arguments.write, found, arguments.form)
-            console().print(f"wrote {len(found)} attacks to {arguments.write}", soft_wrap=True)
-    if arguments.serve:
-        _serve_review(folder, Path(arguments.labels or "labels.jsonl"), arguments.port or 0)
-    if arguments.endpoint:
-        _serve_target(folder, arguments.endpoint, arguments.port or 0)
-    if not (arguments.view or arguments.write or arguments.serve or arguments.endpoint):
-        for mark in marks_in(folder):
-            console().print(mark, style="yellow", soft_wrap=True, highlight=False, markup=False)
-        for place in round_folders(folder):
-            number = int(place.name.removeprefix("round-"))
-            written, succeeded = len(attacks_of(folder, [number], every=True)), len(attacks_of(folder, [number]))
-            console().print(f"round {number}: {written} attacks were asked, {succeeded} succeeded")
-
-
-def _serve_review(folder: Path, labels: Path, port: int) -> None:
-    from luthier.redteaming.serving import review_server
-
-    server = review_server(folder, labels, port)
-    console().print(f"the review page: {server.address}  (Ctrl-C ends it; labels go to {labels})", soft_wrap=True)
-    _until_stopped(server)
-
-
-def _serve_target(folder: Path, when: Any, port: int) -> None:
-    from luthier.redteaming.chat_server import chat_server, target_of
-
-    server = chat_server(target_of(folder, when), port, name=f"target-{when}")
-    console().print(f"{server.name} answers at {server.address}  (Ctrl-C ends it)", soft_wrap=True)
-    _until_stopped(server)
-
-
-def _until_stopped(server: Any) -> None:
-    try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        console().print("ended")
-    finally:
-        server.server_close()
-
-
-def embed(arguments: argparse.Namespace) -> None:
-    from luthier.prediction.embedding import embed_file, embed_texts
-    from luthier.progress import progress_display
-
-    _refuse_pair_of_file(arguments, "name the file's column of second texts with --pair-column")
-    options = {"batch_size": arguments.batch_size, "dtype": arguments.dtype, "allow": arguments.allow}
-    with progress_display():
-        if arguments.text:
-            shape = embed_texts(arguments.run, arguments.text, arguments.output, arguments.pair, **options)
-        else:
-            columns = {"text": arguments.column, "text_pair": arguments.pair_column}
-            shape = embed_file(arguments.run, arguments.file, arguments.output, **columns, **options)
-    console().print(f"wrote {shape[0]} vectors of {shape[1]} numbers to {arguments.output}", soft_wrap=True)
-
-
-def tokenizer(arguments: argparse.Namespace) -> None:
-    from luthier.progress import progress_display
-    from luthier.report.html import write_sections
-    from luthier.report.terminal import print_section_table
-    from luthier.storage.files import write_json
-    from luthier.vocabulary.comparing import as_data, compare_tokenizers, sections, tables
-    from luthier.vocabulary.settings import LanguageText
-
-    place = None if arguments.output is None else Path(arguments.output)
-    if place is not None and place.suffix not in (".html", ".json"):
-        raise RecipeError("--output is an .html page or a .json file", where=str(place), fix="give it such a name")
-    text = LanguageText(folder=arguments.text, text=arguments.column)
-    with progress_display():
-        measured = compare_tokenizers(arguments.tokenizers, text, lines=arguments.lines)
-    for table in tables(measured, brief=True):
-        print_section_table(table, console())
-    if place is not None and place.suffix == ".json":
-        write_json(place, as_data(measured))
-    elif place is not None:
-        lead = f"{' and '.join(arguments.tokenizers)} on {arguments.text}"
-        write_sections(place, "Tokenizers", lead, sections(measured))
-    if place is not None:
-        console().print(f"wrote {place}", soft_wrap=True)
-
-
-def export(arguments: argparse.Namespace) -> None:
-    check_there(arguments.run, ModelError, "name a finished run, a stage of it, or the stage's `model` folder")
-    from luthier.methods.export import export_run
-    from luthier.prediction.loading import import_plugins_of
-
-    import_plugins_of(arguments.run, arguments.allow)
-    place, holds = export_run(arguments.run, arguments.to, overwrite=arguments.force, allow=tuple(arguments.allow))
-    console().print(f"wrote {place}; {holds}", soft_wrap=True)
 
 
 def list_parts(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,141 @@
+"""The verbs that ask what a run made, or any tokenizer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from luthier.cli.messages import console
+from luthier.errors import ModelError, RecipeError
+from luthier.secrets import redact_values
+from luthier.storage.nearby import check_there
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    from luthier.prediction.texts import predict_file, predict_texts
+    from luthier.progress import progress_display
+
+    _refuse_pair_of_file(arguments, "name the file's column of second texts as in training, `text_pair`")
+    options = {"batch_size": arguments.batch_size, "allow": arguments.allow}
+    with progress_display():
+        if arguments.text:
+            found = predict_texts(arguments.run, arguments.text, arguments.pair, **options)
+        else:
+            found = predict_file(arguments.run, arguments.file, **options)
+    lines = _as_lines(found)
+    if arguments.output:
+        from luthier.storage.files import write_text
+
+        write_text(Path(arguments.output), lines)
+        console().print(f"wrote {len(found)} predictions to {arguments.output}", soft_wrap=True)
+    else:
+        sys.stdout.write(lines)
+
+
+def _refuse_pair_of_file(arguments: argparse.Namespace, fix: str) -> None:
+    if arguments.file is not None and arguments.pair is not None:
+        raise RecipeError("--pair is the second text of a --text, and --file was given", fix=fix)
+
+
+def extract(arguments: argparse.Namespace) -> None:
+    if arguments.suggest and not arguments.output:
+        raise RecipeError("--suggest writes a file, and no --output was given", fix="name the file with --output")
+    if arguments.column and not arguments.jsonl:
+        raise RecipeError("--column is a key of the lines of --jsonl, which was not given", fix="leave it out")
+    from luthier.extraction.formats.files import check_format
+    from luthier.prediction import extracting
+    from luthier.progress import progress_display
+
+    if arguments.suggest:
+        check_format(arguments.suggest)
+    options = {"tokeniser": arguments.tokeniser}
+    with progress_display():
+        if arguments.text:
+            documents = extracting.documents_of_texts(arguments.text, **options)
+        elif arguments.jsonl:
+            documents = extracting.documents_of_lines(arguments.jsonl, arguments.column or "text", **options)
+        else:
+            documents = extracting.documents_of_file(arguments.file, **options)
+        found, types = extracting.extract(
+            arguments.run, documents, batch_size=arguments.batch_size, allow=arguments.allow
+        )
+    _write_extractions(arguments, found, types)
+
+
+def _write_extractions(arguments: argparse.Namespace, found: list[Any], types: Any) -> None:
+    from luthier.extraction import write_documents, write_graph, write_view
+
+    written = []
+    if arguments.output and arguments.suggest:
+        write_documents(arguments.output, found, arguments.suggest, types=types)
+        written.append(f"{len(found)} documents to {arguments.output}")
+    elif arguments.output:
+        from luthier.storage.files import write_text
+
+        write_text(Path(arguments.output), _as_lines(found))
+        written.append(f"{len(found)} documents to {arguments.output}")
+    if arguments.view:
+        written.append(f"a page to {write_view(Path(arguments.view), found, types, title='Extractions')}")
+    if arguments.graph:
+        written.append(f"a graph to {write_graph(Path(arguments.graph), found)}")
+    if not written:
+        sys.stdout.write(_as_lines(found))
+    for one in written:
+        console().print(f"wrote {one}", soft_wrap=True)
+
+
+def _as_lines(rows: list[Any]) -> str:
+    return "".join(json.dumps(redact_values(row), ensure_ascii=False) + "\n" for row in rows)
+
+
+def embed(arguments: argparse.Namespace) -> None:
+    from luthier.prediction.embedding import embed_file, embed_texts
+    from luthier.progress import progress_display
+
+    _refuse_pair_of_file(arguments, "name the file's column of second texts with --pair-column")
+    options = {"batch_size": arguments.batch_size, "dtype": arguments.dtype, "allow": arguments.allow}
+    with progress_display():
+        if arguments.text:
+            shape = embed_texts(arguments.run, arguments.text, arguments.output, arguments.pair, **options)
+        else:
+            columns = {"text": arguments.column, "text_pair": arguments.pair_column}
+            shape = embed_file(arguments.run, arguments.file, arguments.output, **columns, **options)
+    console().print(f"wrote {shape[0]} vectors of {shape[1]} numbers to {arguments.output}", soft_wrap=True)
+
+
+def tokenizer(arguments: argparse.Namespace) -> None:
+    from luthier.progress import progress_display
+    from luthier.report.html import write_sections
+    from luthier.report.terminal import print_section_table
+    from luthier.storage.files import write_json
+    from luthier.vocabulary.comparing import as_data, compare_tokenizers, sections, tables
+    from luthier.vocabulary.settings import LanguageText
+
+    place = None if arguments.output is None else Path(arguments.output)
+    if place is not None and place.suffix not in (".html", ".json"):
+        raise RecipeError("--output is an .html page or a .json file", where=str(place), fix="give it such a name")
+    text = LanguageText(folder=arguments.text, text=arguments.column)
+    with progress_display():
+        measured = compare_tokenizers(arguments.tokenizers, text, lines=arguments.lines)
+    for table in tables(measured, brief=True):
+        print_section_table(table, console())
+    if place is not None and place.suffix == ".json":
+        write_json(place, as_data(measured))
+    elif place is not None:
+        lead = f"{' and '.join(arguments.tokenizers)} on {arguments.text}"
+        write_sections(place, "Tokenizers", lead, sections(measured))
+    if place is not None:
+        console().print(f"wrote {place}", soft_wrap=True)
+
+
+def export(arguments: argparse.Namespace) -> None:
+    check_there(arguments.run, ModelError, "name a finished run, a stage of it, or the stage's `model` folder")
+    from luthier.methods.export import export_run
+    from luthier.prediction.loading import import_plugins_of
+
+    import_plugins_of(arguments.run, arguments.allow)
+    place, holds = export_run(arguments.run, arguments.to, overwrite=arguments.force, allow=tuple(arguments.allow))
+    console().print(f"wrote {place}; {holds}", soft_wrap=True)
