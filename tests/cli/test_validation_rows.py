@@ -67,7 +67,7 @@ def test_a_training_that_ends_too_early_and_rows_that_were_trained_on_are_marked
     marks = workplace.metrics()["marks"]
     said = "20 of 20 validation rows stand in the training rows, too: scores on them tell nothing of new text"
     assert marks[0] == said
-    assert marks[-2].startswith("not better than the trivial baseline by accuracy")
+    assert marks[-2].startswith("not shown to be better than the trivial baseline by accuracy")
     assert marks[-1].startswith("it may be trained too little: ")
     assert marks[-1].endswith("still falling at the last step, 3: train longer, e.g. `max_steps: 6`")
     shown = " ".join(capsys.readouterr().out.split())

@@ -121,7 +121,7 @@ def test_the_interval_of_the_difference_is_paired_by_row() -> None:
 def test_a_model_that_guesses_is_marked() -> None:
     data, predictions = some_classes(0.0)
     assert judged("single_sentence", data, predictions).marks == [
-        "not better than the trivial baseline by accuracy, macro_f1, f1"
+        "not shown to be better than the trivial baseline by accuracy, macro_f1, f1"
     ]
 
 
@@ -206,7 +206,7 @@ def test_words_and_choices_have_baselines_of_their_own() -> None:
     assert found.baselines["seqeval_f1"].answer == "always 'O'"
     silent = [np.tile(np.array([1, 0], np.float32), (len(row), 1)) for row in labels]
     marks = judged("token_labels", data, predictions_of("token_labels", silent, labels)).marks
-    assert marks == ["predicts one class only: 'O'", "not better than the trivial baseline by seqeval_f1"]
+    assert marks == ["predicts one class only: 'O'", "not shown to be better than the trivial baseline by seqeval_f1"]
     gold = np.array([2, 1, 2, 0])
     data = data_of("multiple_choice", [2, 2, 1], gold.tolist(), [], ("accuracy",))
     found = judged("multiple_choice", data, predictions_of("multiple_choice", np.eye(3)[gold], gold))

@@ -39,4 +39,4 @@ def test_a_model_is_held_against_it_by_perplexity_and_loss() -> None:
     assert good.baselines["perplexity"].score == pytest.approx(math.exp(2.5))
     assert good.baselines["perplexity"].better
     assert good.marks == []
-    assert bad.marks == ["not better than the trivial baseline by perplexity"]
+    assert bad.marks == ["not shown to be better than the trivial baseline by perplexity"]

@@ -18,7 +18,7 @@ from luthier.report.terminal import print_details
 from luthier.report.text import number_text
 from tests.report.fixtures import grid, write_recipe, write_stage
 
-MARK = "not better than the trivial baseline by accuracy"
+MARK = "not shown to be better than the trivial baseline by accuracy"
 TRIVIAL = {"answer": "always '<b>no</b>'", "score": 0.5, "difference": 0.01, "interval": [-0.1, 0.1], "better": False}
 
 
@@ -41,9 +41,9 @@ def test_the_terminal_shows_the_baseline_and_the_mark_of_a_model_that_learned_no
     print_table(table, console)
     print_details(table, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "0.5000, not better" in text
-    mark = "Not better than the trivial baseline by accuracy (always '<b>no</b>')."
-    assert text.index(mark) < text.index("0.5000, not better")
+    assert "0.5000, not shown better" in text
+    mark = "Not shown to be better than the trivial baseline by accuracy (always '<b>no</b>')."
+    assert text.index(mark) < text.index("0.5000, not shown better")
     assert "f1 of the label 'yes'" in text
     assert "0.1235" in text
     assert "0.12345" not in text
@@ -51,7 +51,7 @@ def test_the_terminal_shows_the_baseline_and_the_mark_of_a_model_that_learned_no
 
 def test_the_page_shows_them_escaped(tmp_path: Path) -> None:
     text = render([read_run(alone(tmp_path / "a"))])
-    assert "0.5000, not better" in text
+    assert "0.5000, not shown better" in text
     assert "always &#39;&lt;b&gt;no&lt;/b&gt;&#39;" in text
     assert "<b>no</b>" not in text
     assert "f1 of the label &#39;yes&#39;" in text
@@ -63,7 +63,7 @@ def test_rows_of_a_comparison_tell_of_how_many_seeds_the_model_is_not_better(tmp
         add(file, baselines={"validation/accuracy": {**TRIVIAL, "better": number > 0}})
     table = comparison_table([read_run(place)])
     told = [row[table.columns.index("trivial baseline")] for row in table.cells()]
-    assert sum(text == "0.5000, 1 of 3 not better" for text in told) == 1
+    assert sum(text == "0.5000, 1 of 3 not shown better" for text in told) == 1
     assert all(text.startswith("0.5000") for text in told if text)
     assert to_json(table)[0]["trivial_baseline"] == 0.5
     assert to_csv(table).splitlines()[0].endswith(",trivial_baseline,marks")

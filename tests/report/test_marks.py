@@ -14,7 +14,7 @@ from luthier.report.tables import to_csv, to_json, to_markdown
 from tests.report.fixtures import cell_folder, grid
 
 ONE_CLASS = "predicts one class only: 'O'"
-NO_BETTER = "not better than the trivial baseline by accuracy, f1"
+NO_BETTER = "not shown to be better than the trivial baseline by accuracy, f1"
 LONGER = "it may be trained too little: the score was still rising at the last step, 9: train longer, e.g. `epochs: 2`"
 REPEATED = "3 of 60 test rows stand in the training rows, too: scores on them tell nothing of new text"
 
@@ -36,7 +36,7 @@ def add(place: Path, method: str, seed: int, **parts: object) -> None:
 
 def test_every_line_has_its_marks_in_few_words(tmp_path: Path) -> None:
     table = comparison_table([read_run(marked(tmp_path / "grid"))])
-    some = "not better by f1 (1 of 3), train longer (1 of 3), repeated rows (1 of 3)"
+    some = "not shown better by f1 (1 of 3), train longer (1 of 3), repeated rows (1 of 3)"
     assert [line.marks for line in table.lines] == [f"one class, {some}", "few rows", "other", ""]
     assert [one["marks"] for one in to_json(table)] == [line.marks for line in table.lines]
     assert to_csv(table).splitlines()[2].endswith(",few rows")

@@ -29,7 +29,7 @@ def test_a_score_that_rises_to_the_end_is_told_with_the_setting_that_ended_it():
     assert advice([0.7, 0.6], [0.5, 0.6])
     slowly = [0.6940, 0.6935, 0.6932], [0.5, 0.5, 0.5]
     assert not advice(*slowly)
-    assert advice(*slowly, marks=["not better than the trivial baseline by accuracy"])
+    assert advice(*slowly, marks=["not shown to be better than the trivial baseline by accuracy"])
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_lower_scores_that_fall():
 
 
 def test_it_stands_behind_the_mark_that_it_may_explain():
-    mark = "not better than the trivial baseline by accuracy"
+    mark = "not shown to be better than the trivial baseline by accuracy"
     assert with_advice([mark], "train") == [mark, "it may be trained too little: train"]
     assert with_advice([], "train") == ["train"]
     assert with_advice([mark], "") == [mark]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # A model whose numbers vary less than this share of the labels' standard deviation gives nearly the same one always.
 NEARLY_CONSTANT = 0.05
-NOT_BETTER = "not better than the trivial baseline"
+NOT_BETTER = "not shown to be better than the trivial baseline"
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,6 @@ def _nearly_constant(gold: np.ndarray, guess: np.ndarray) -> list[str]:
 
 
 def no_better(baselines: Mapping[str, Baseline], names: Sequence[str]) -> list[str]:
-    """The mark of a model that is not better than the baseline by one of the named scores, or more."""
+    """The mark of a model that is not shown to be better than the baseline by one of the named scores, or more."""
     found = [name for name in names if name in baselines and not baselines[name].better]
     return [f"{NOT_BETTER} by {', '.join(found)}"] if found else []

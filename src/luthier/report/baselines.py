@@ -27,8 +27,8 @@ class Trivial:
 
     @property
     def text(self) -> str:
-        """`0.5033, not better`, or the score alone where the model is better."""
-        return number_text(self.score) + ("" if self.better else ", not better")
+        """`0.5033, not shown better`, or the score alone where the model is better."""
+        return number_text(self.score) + ("" if self.better else ", not shown better")
 
 
 def baselines_of(metrics: Mapping[str, Any]) -> dict[str, Trivial]:
@@ -72,14 +72,14 @@ def trivial_of(cell: Cell, name: str) -> Trivial | None:
 
 
 def trivial_text(row: Row) -> str:
-    """The mean baseline of a row's cells, and of how many of them the model is not better."""
+    """The mean baseline of a row's cells, and of how many of them the model is not shown to be better."""
     found = [one for cell in row.cells.values() if (one := trivial_of(cell, row.score_name or "")) is not None]
     if not found:
         return ""
     worse = sum(not one.better for one in found)
     if len(found) == 1 or not worse:
         return Trivial(statistics.fmean(one.score for one in found), "", not worse).text
-    which = "not better" if worse == len(found) else f"{worse} of {len(found)} not better"
+    which = "not shown better" if worse == len(found) else f"{worse} of {len(found)} not shown better"
     return f"{number_text(statistics.fmean(one.score for one in found))}, {which}"
 
 

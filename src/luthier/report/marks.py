@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 COLUMN = "marks"
 # Scores on fewer rows than this are marked.
 FEW_ROWS = 100
-_FEW, _NO_BETTER, _OTHER = "few rows", "not better", "other"
+_FEW, _NO_BETTER, _OTHER = "few rows", "not shown better", "other"
 _BY = f"{_NO_BETTER} by "
 # What a mark reads like in full -> its few words.
 _KINDS = {
     "predicts one class only": "one class",
     "nearly constant predictions": "nearly constant",
-    "not better than the trivial baseline by ": _BY,
+    "not shown to be better than the trivial baseline by ": _BY,
     "worse than before tuning": "made worse",
     "train longer": "train longer",
     "rows stand in the training rows": "repeated rows",
@@ -29,7 +29,7 @@ _KINDS = {
 _MEANINGS = {
     "one class": "it answers every row with the same class",
     "nearly constant": "its predictions hardly differ from row to row",
-    _NO_BETTER: "no better than the trivial baseline, by what the rows can show",
+    _NO_BETTER: "the rows that were scored do not show that it is better than the trivial baseline",
     "made worse": "the model scored better before it was tuned",
     "train longer": "validation still got better when training ended",
     "repeated rows": "texts of the rows that were scored stand in the training rows, too",
