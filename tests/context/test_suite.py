@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 import luthier
-from luthier.context.scoring import _interval
+from luthier.context.scoring import interval_of_mean
 from luthier.context.suite import ContextSuite
 from luthier.errors import LuthierError
 from luthier.report.html import write_report
@@ -93,5 +93,5 @@ def test_settings_that_do_not_fit_are_refused(given: dict[str, Any], said: str):
 
 
 def test_a_share_of_which_every_sample_is_right_has_an_interval_with_a_width():
-    assert _interval(np.ones(20), 0, (0.0, 1.0)) == pytest.approx((0.025 ** (1 / 20), 1.0))
-    assert _interval(np.full(20, 0.3), 0) is None
+    assert interval_of_mean(np.ones(20), 0, (0.0, 1.0)) == pytest.approx((0.025 ** (1 / 20), 1.0))
+    assert interval_of_mean(np.full(20, 0.3), 0) is None

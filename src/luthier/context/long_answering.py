@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from luthier.context.scoring import interval_of_mean
 from luthier.context.text_scores import rouge_geo, scores_of_texts
 from luthier.errors import RecipeError
 from luthier.evaluation.subject import Subject, SuiteResult
 from luthier.generation.rollout import Rollout, as_it_stands, opened
 from luthier.generation.writing import Request
 from luthier.models.inspect import model_max_length
-from luthier.report.intervals import never_exact
-from luthier.report.sections import Section, SectionTable, Value
+from luthier.report.sections import Section, SectionTable, Value, cut
 
 if TYPE_CHECKING:
     from luthier.context.long_answers import LongAnswersSuite
 
-_DRAWS, _LONGEST, _FALLBACK, _TOKENS_TOGETHER = 1000, 800, 512, 65_536
+_LONGEST, _FALLBACK, _TOKENS_TOGETHER = 800, 512, 65_536
 _SPANS = (0, 1024, 4096, 16_384)
 
 
@@ -60,7 +60,7 @@ def long_answer_scores(suite: LongAnswersSuite, subject: Subject) -> SuiteResult
     result = SuiteResult(scores={name: float(values.mean()) for name, values in scores.items()})
     result.scores["rouge_geo"] = rouge_geo(scores)
     for name, values in scores.items():
-        ends = _interval(values, subject.seed)
+        ends = interval_of_mean(values, subject.seed, (0.0, 1.0))
         if ends is not None:
             result.intervals[name] = ends
     tokens = np.array([tokens for _, tokens in fitted])
@@ -138,9 +138,9 @@ def _sections(
     found = [Section("Long answers by the length of the prompt", text=text, table=SectionTable(columns, table))]
     samples = [
         {
-            "the prompt ends": _cut(str(row["prompt"])[-_LONGEST // 2 :]),
-            "the model writes": _cut(text),
-            "in the data": _cut(str(row["response"])),
+            "the prompt ends": cut(str(row["prompt"])[-_LONGEST // 2 :], _LONGEST),
+            "the model writes": cut(text, _LONGEST),
+            "in the data": cut(str(row["response"]), _LONGEST),
             "row": str(row["row"]),
         }
         for row, text in list(zip(asked, written, strict=True))[: suite.samples]
@@ -148,14 +148,3 @@ def _sections(
     if samples:
         found.append(Section("Long answers as written", samples=samples))
     return found
-
-
-def _interval(values: np.ndarray, seed: int) -> tuple[float, float] | None:
-    """95 % bootstrap interval of a mean over rows."""
-    drawn = np.random.default_rng(seed).integers(0, len(values), (_DRAWS, len(values)))
-    low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
-    return never_exact((float(low), float(high)), len(values), (0.0, 1.0))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -38,9 +38,11 @@ def context_scores(suite: ContextSuite, subject: Subject) -> SuiteResult:
     started = time.perf_counter()
     _first_sentences(suite, subject, texts, lengths, result)
     if suite.keys:
-        _pass_keys(suite, subject, lengths, result)
+        probes = _keys(passkey_retrieval, suite.keys, "pass key", suite, subject, lengths, result)
+        _grids(suite.name, "passkey", "Pass keys", probes, _by_depth, subject, result)
     if suite.multi_keys and len(set(suite.depths)) > 1:
-        _several_keys(suite, subject, lengths, result)
+        probes = _keys(multi_key_retrieval, suite.multi_keys, "key of several", suite, subject, lengths, result)
+        _grids(suite.name, "multi_key", "One key of several", probes, _by_depth, subject, result)
     if suite.tracked:
         _tracking(suite, subject, lengths, result)
     if suite.position_rows:
@@ -107,36 +109,29 @@ def _first_sentences(
     result.details.setdefault(suite.name, {})["first_sentence"] = [_told(one) for one in probes]
 
 
-def _pass_keys(suite: ContextSuite, subject: Subject, lengths: list[int], result: SuiteResult) -> None:
+def _keys(
+    retrieval: Callable[..., list[Probe]],
+    samples: int,
+    about: str,
+    suite: ContextSuite,
+    subject: Subject,
+    lengths: list[int],
+    result: SuiteResult,
+) -> list[Probe]:
+    """Keys at every depth and length, by one of the ways to hide them."""
+
     def ask(length: int) -> list[Probe]:
-        return passkey_retrieval(
+        return retrieval(
             subject.model,
             subject.tokenizer,
             [length],
             depths=suite.depths,
-            samples=suite.keys,
+            samples=samples,
             batch_size=subject.batch_size,
             seed=suite.seed,
         )
 
-    probes = _by_length("pass key", lengths, ask, result)
-    _grids(suite.name, "passkey", "Pass keys", probes, _by_depth, subject, result)
-
-
-def _several_keys(suite: ContextSuite, subject: Subject, lengths: list[int], result: SuiteResult) -> None:
-    def ask(length: int) -> list[Probe]:
-        return multi_key_retrieval(
-            subject.model,
-            subject.tokenizer,
-            [length],
-            depths=suite.depths,
-            samples=suite.multi_keys,
-            batch_size=subject.batch_size,
-            seed=suite.seed,
-        )
-
-    probes = _by_length("key of several", lengths, ask, result)
-    _grids(suite.name, "multi_key", "One key of several", probes, _by_depth, subject, result)
+    return _by_length(about, lengths, ask, result)
 
 
 def _tracking(suite: ContextSuite, subject: Subject, lengths: list[int], result: SuiteResult) -> None:
@@ -228,7 +223,7 @@ def _positions(suite: ContextSuite, subject: Subject, texts: list[str], length: 
     contexts, by_row = by_context(losses)
     quarter = losses[:, -(length // 4) :].mean(axis=1)
     result.scores["last_quarter_loss"] = float(quarter.mean())
-    if len(quarter) > 1 and (ends := _interval(quarter, subject.seed)) is not None:
+    if len(quarter) > 1 and (ends := interval_of_mean(quarter, subject.seed)) is not None:
         result.intervals["last_quarter_loss"] = ends
     curves: dict[str, Any] = {"measured": [(float(x), float(y)) for x, y in zip(places, means, strict=True)]}
     facts: dict[str, Value] = {"texts": len(rows), "tokens of each": f"{length:,}"}
@@ -278,12 +273,12 @@ def _put(result: SuiteResult, name: str, probes: list[Probe], seed: int) -> None
             if not np.isnan(values.astype(float)).any():
                 result.scores[key] = float(values.mean())
                 span = None if "_margin" in key else (0.0, 1.0)
-                if (ends := _interval(values.astype(float), seed, span)) is not None:
+                if (ends := interval_of_mean(values.astype(float), seed, span)) is not None:
                     result.intervals[key] = ends
         result.about[f"{name}_prefers{ending}"] = "half by chance"
 
 
-def _interval(values: Any, seed: int, span: Interval | None = None) -> Interval | None:
+def interval_of_mean(values: Any, seed: int, span: Interval | None = None) -> Interval | None:
     """95 % bootstrap interval of a mean; where all values agree, that of so many values within a span, or none."""
     drawn = np.random.default_rng(seed).integers(0, len(values), (_DRAWS, len(values)))
     low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])

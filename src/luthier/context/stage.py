@@ -11,6 +11,7 @@ from luthier.context.corpus_settings import MixtureSettings
 from luthier.context.curriculum import LengthCurriculum
 from luthier.context.instruction.stage import Instruct
 from luthier.context.long_answers import LongAnswersSuite
+from luthier.context.paper import LONG_CONTEXT
 from luthier.context.rope_settings import RopeSettings
 from luthier.context.suite import ContextSuite
 from luthier.errors import RecipeError
@@ -38,12 +39,7 @@ class Lengthen(LanguageTrainingSettings, Stage):
 
     name: ClassVar[str] = "lengthen"
     summary: ClassVar[str] = "train a causal language model on longer texts, with other rotary positions"
-    paper: ClassVar[Paper | None] = Paper(
-        title="Effective Long-Context Scaling of Foundation Models",
-        authors="Xiong, Liu, Molybog, Zhang, Bhargava, Hou, et al.",
-        venue="NAACL 2024",
-        url="https://arxiv.org/abs/2309.16039",
-    )
+    paper: ClassVar[Paper | None] = LONG_CONTEXT
     ports: ClassVar[Mapping[str, Port]] = {
         "model": Port(("pretrained",), about="a causal language model with rotary positions, such as llama")
     }

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from luthier.context.paper import LONG_CONTEXT
 from luthier.data.schemas import LabelKind
 from luthier.evaluation.subject import Subject, Suite, SuiteResult
 from luthier.registry import SUITES
@@ -26,12 +27,7 @@ class ContextSuite(Suite):
 
     name: Literal["context"] = "context"
     summary: ClassVar[str] = "what a causal model uses of long texts: retrieval by length and depth, loss by position"
-    paper: ClassVar[Paper | None] = Paper(
-        title="Effective Long-Context Scaling of Foundation Models",
-        authors="Xiong, Liu, Molybog, Zhang, Bhargava, Hou, et al.",
-        venue="NAACL 2024",
-        url="https://arxiv.org/abs/2309.16039",
-    )
+    paper: ClassVar[Paper | None] = LONG_CONTEXT
     label_kinds: ClassVar[tuple[LabelKind | None, ...] | None] = (None,)
     language_heads: ClassVar[tuple[str, ...] | None] = ("causal_lm",)
 

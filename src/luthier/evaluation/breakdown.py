@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from luthier.data.schemas import IGNORED
-from luthier.report.sections import Heatmap, Section, SectionTable
+from luthier.report.sections import Heatmap, Section, SectionTable, cut
 
 if TYPE_CHECKING:
     from luthier.data.task_data import TaskData
@@ -194,13 +194,13 @@ def _mistake(found: Answered, at: int, examples: Any) -> dict[str, str]:
     told = {"answer": f"{_name(found, found.guess[at])} ({found.confidence[at]:.3f})"}
     told["label"] = _name(found, found.gold[at])
     if found.words is not None:
-        told["word"] = _cut(found.words[at])
+        told["word"] = cut(found.words[at], LONGEST_TEXT)
     return told | _row(examples[int(found.places[at])])
 
 
 def _row(row: dict[str, Any]) -> dict[str, str]:
     """The texts of a row, and its number."""
-    texts = {k: _cut(_text(v)) for k, v in row.items() if k not in _SHOWN_APART and v is not None}
+    texts = {k: cut(_text(v), LONGEST_TEXT) for k, v in row.items() if k not in _SHOWN_APART and v is not None}
     return texts | ({"row": str(row["row"])} if "row" in row else {})
 
 
@@ -222,7 +222,3 @@ def _name(found: Answered, one: int) -> str:
 
 def _text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"

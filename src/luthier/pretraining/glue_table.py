@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from luthier.pretraining.glue import AT_HAND, GLUE
 from luthier.report.sections import Section, SectionTable, Value
+from luthier.report.statistics import half_interval
 
 # Left out of the mean of eight, as its development rows contradict its training rows.
 _ODD = "wnli"
@@ -131,9 +131,7 @@ def difference(line: Line, baseline: Line, tasks: Sequence[str]) -> str:
     mean = statistics.fmean(found)
     if len(found) < 2:
         return f"{mean:+.2f}"
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, len(found) - 1)) * statistics.stdev(found) / math.sqrt(len(found))
+    half = half_interval(found)
     return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
 
 

@@ -18,6 +18,11 @@ Value = str | int | float | bool | None
 Point = tuple[float, float]
 
 
+def cut(text: str, longest: int) -> str:
+    """The text, or as many of its characters as leave room for the mark that it goes on."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
 class SectionError(ValueError):
     """Data that are no section, or none of a known kind of plot; says what is wrong and where in it."""
 

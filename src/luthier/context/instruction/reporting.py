@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from luthier.context.instruction.samples import Sample
-from luthier.report.sections import Bars, Section, SectionTable, Value
+from luthier.report.sections import Bars, Section, SectionTable, Value, cut
 
 if TYPE_CHECKING:
     from luthier.context.instruction.run import Learned
@@ -66,13 +66,9 @@ def _samples(stage: InstructionSettings, found: Synthesis) -> Section:
             "answer": one.answer,
             "kind": one.kind,
             "depth": f"{one.depth:.0%} of {one.tokens:,} tokens",
-            "the part that was asked about": _cut(one.prompt[one.start : one.end]),
+            "the part that was asked about": cut(one.prompt[one.start : one.end], _LONGEST),
         }
         for one in found.samples[::step][:_SHOWN]
     ]
     text = "Questions and answers that a model wrote" + (" and found right." if stage.writing.verify else ".")
     return Section("Samples", text=text, samples=shown)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from pydantic import Field, create_model
 
 from luthier.context.instruction.settings import InstructionSettings
+from luthier.context.paper import LONG_CONTEXT
 from luthier.registry import METHODS, STAGES, one_of
 from luthier.settings import Paper
 from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
@@ -22,12 +23,7 @@ class Instruct(InstructionSettings, Stage):
 
     name: ClassVar[str] = "instruct"
     summary: ClassVar[str] = "tune a language model on questions about long documents, which a model asks and answers"
-    paper: ClassVar[Paper | None] = Paper(
-        title="Effective Long-Context Scaling of Foundation Models",
-        authors="Xiong, Liu, Molybog, Zhang, Bhargava, Hou, et al.",
-        venue="NAACL 2024",
-        url="https://arxiv.org/abs/2309.16039",
-    )
+    paper: ClassVar[Paper | None] = LONG_CONTEXT
     ports: ClassVar[Mapping[str, Port]] = {
         MODEL: Port(("pretrained",), about="a causal language model, with a chat template or without"),
         GENERATOR: Port(("pretrained",), optional=True, about="what asks and answers; else the model itself"),

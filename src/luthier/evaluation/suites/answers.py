@@ -11,7 +11,7 @@ from pydantic import Field
 from luthier.data.schemas import LabelKind
 from luthier.evaluation.subject import Subject, Suite, SuiteResult
 from luthier.registry import SUITES
-from luthier.report.sections import Section
+from luthier.report.sections import Section, cut
 
 _LONGEST = 1000
 # Of the words of a plain text, the first ones that the model goes on from.
@@ -73,8 +73,4 @@ def _sample(row: Mapping[str, Any], reference: str, answer: str, untuned: str) -
     told |= {"the model writes": answer}
     told |= {"it wrote before tuning": untuned} if untuned else {}
     told |= {"in the data": reference, "row": str(row["row"])}
-    return {name: _cut(text) for name, text in told.items()}
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return {name: cut(text, _LONGEST) for name, text in told.items()}
