@@ -6,16 +6,17 @@ from __future__ import annotations
 import json
 import threading
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.errors import DataError, WorkspaceError
+from luthier.errors import DataError
 from luthier.generation.loaded import LoadedModels
 from luthier.generation.rollout import Rollout
 from luthier.generation.writing import Request, Written, seed_of
 from luthier.models.settings import ModelSettings
 from luthier.models.tensors import read_json
+from luthier.redteaming.local_server import LocalHandler, local_server
 from luthier.redteaming.reading import stage_folders
 from luthier.storage.files import write_json
 
@@ -81,14 +82,14 @@ def chat_server(model: ModelSettings, port: int = 0, *, name: str = "target") ->
     loaded, tokenizer, reserved = LoadedModels().get(model)
     rollout, lock = Rollout(loaded, tokenizer, reserved=reserved), threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path.rstrip("/") == "/v1/models" and self._is_local():
+    class Handler(LocalHandler):
+        def do_GET(self) -> None:  # noqa: N802
+            if self.path.rstrip("/") == "/v1/models" and self.is_local:
                 return self._answer(HTTPStatus.OK, {"object": "list", "data": [{"id": name, "object": "model"}]})
             return self._refuse(HTTPStatus.NOT_FOUND, "there is /v1/models and /v1/chat/completions")
 
-        def do_POST(self) -> None:
-            if self.path.rstrip("/") != "/v1/chat/completions" or not self._is_local():
+        def do_POST(self) -> None:  # noqa: N802
+            if self.path.rstrip("/") != "/v1/chat/completions" or not self.is_local:
                 return self._refuse(HTTPStatus.NOT_FOUND, "there is /v1/models and /v1/chat/completions")
             try:
                 size = int(self.headers.get("Content-Length") or 0)
@@ -101,27 +102,13 @@ def chat_server(model: ModelSettings, port: int = 0, *, name: str = "target") ->
                 found = {one.id: one for part in rollout.write(requests, most) for one in part}
             return self._answer(HTTPStatus.OK, answered([found[one.id] for one in requests], name))
 
-        def _is_local(self) -> bool:
-            return (self.headers.get("Host") or "").rpartition(":")[0] in ("127.0.0.1", "localhost")
-
         def _refuse(self, status: HTTPStatus, why: str) -> None:
             self._answer(status, {"error": {"message": why, "type": "invalid_request_error"}})
 
         def _answer(self, status: HTTPStatus, content: dict[str, Any]) -> None:
-            data = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self.answer(status, "application/json", json.dumps(content).encode())
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            """Requests are not printed."""
-
-    try:
-        server = ChatServer(("127.0.0.1", port), Handler)
-    except OSError as error:
-        raise WorkspaceError(f"port {port} can't be used: {error.strerror}", fix="take another `--port`") from error
+    server = local_server(ChatServer, port, Handler)
     server.address, server.name = f"http://127.0.0.1:{server.server_address[1]}/v1", name
     return server
 

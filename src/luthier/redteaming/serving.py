@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import secrets
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
-from luthier.errors import WorkspaceError
 from luthier.redteaming.labels import HumanLabels, read_labels
+from luthier.redteaming.local_server import LocalHandler, local_server
 from luthier.redteaming.marks import marks_in
 from luthier.redteaming.reading import exchanges, stage_folders
 from luthier.redteaming.review import render_review
@@ -44,8 +43,8 @@ def review_server(run: str | Path, labels: str | Path, port: int = 0) -> ReviewS
     folder, place, secret = stage_folders(run)[-1], Path(labels), secrets.token_urlsafe(18)
     read_labels(str(place)) if place.exists() else HumanLabels()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Handler(LocalHandler):
+        def do_GET(self) -> None:  # noqa: N802
             if not self._is_allowed(f"/{secret}/"):
                 return
             known = read_labels(str(place)) if place.exists() and place.stat().st_size > 1 else None
@@ -58,7 +57,7 @@ def review_server(run: str | Path, labels: str | Path, port: int = 0) -> ReviewS
             )
             self._answer(HTTPStatus.OK, page.encode())
 
-        def do_POST(self) -> None:
+        def do_POST(self) -> None:  # noqa: N802
             if not self._is_allowed(f"/{secret}/labels"):
                 return
             size = int(self.headers.get("Content-Length") or 0)
@@ -75,26 +74,14 @@ def review_server(run: str | Path, labels: str | Path, port: int = 0) -> ReviewS
             return self._answer(HTTPStatus.NO_CONTENT, b"")
 
         def _is_allowed(self, path: str) -> bool:
-            host = (self.headers.get("Host") or "").rpartition(":")[0]
-            if self.path != path or host not in ("127.0.0.1", "localhost"):
+            if self.path != path or not self.is_local:
                 self._answer(HTTPStatus.NOT_FOUND, b"")
                 return False
             return True
 
         def _answer(self, status: HTTPStatus, content: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", "text/html; charset=utf-8")
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("X-Content-Type-Options", "nosniff")
-            self.end_headers()
-            self.wfile.write(content)
+            self.answer(status, "text/html; charset=utf-8", content, {"X-Content-Type-Options": "nosniff"})
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            """Requests are not printed."""
-
-    try:
-        server = ReviewServer(("127.0.0.1", port), Handler)
-    except OSError as error:
-        raise WorkspaceError(f"port {port} can't be used: {error.strerror}", fix="take another `--port`") from error
+    server = local_server(ReviewServer, port, Handler)
     server.address = f"http://127.0.0.1:{server.server_address[1]}/{secret}/"
     return server
