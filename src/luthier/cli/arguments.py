@@ -202,11 +202,13 @@ def _allow_argument(parser: argparse.ArgumentParser) -> None:
 
 def _add_information_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     listing = _verb(
-        verbs, "list", "methods, objectives, stages, suites and tasks, with the paper of each", "list_parts"
+        verbs, "list", "methods, objectives, stages, suites and tasks, with the paper of each", "explain:list_parts"
     )
     kinds = ("methods", "objectives", "stages", "suites", "tasks")
     listing.add_argument("kind", nargs="?", choices=kinds, help="only these")
-    explain = _verb(verbs, "explain", "what a method, stage, suite or task is: settings, defaults, paper", "explain")
+    explain = _verb(
+        verbs, "explain", "what a method, stage, suite or task is: settings, defaults, paper", "explain:explain"
+    )
     explain.add_argument("name", help="name of a method, objective, stage, suite or task; or `rope`, with a model")
     rope = explain.add_argument_group("rope", "rotary positions of a model on longer texts, from its config.json alone")
     rope.add_argument("model", nargs="?", help="the model, its folder, or a config.json")

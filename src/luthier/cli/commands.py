@@ -223,28 +223,6 @@ def report(arguments: argparse.Namespace) -> None:
     console().print(f"wrote {place}", soft_wrap=True)
 
 
-def list_parts(arguments: argparse.Namespace) -> None:
-    from luthier.cli.explain import parts_table
-
-    for table in parts_table(arguments.kind):
-        console().print(table)
-
-
-def explain(arguments: argparse.Namespace) -> None:
-    if arguments.name == "rope":
-        from luthier.cli.rope import explain_rope
-
-        for shown in explain_rope(arguments):
-            console().print(shown)
-        return
-    given = [name for name in ("model", "length", "kind", "base", "output") if getattr(arguments, name) is not None]
-    if given:
-        raise RecipeError(f"`{given[0]}` belongs to `luthier explain rope`", fix="leave it out")
-    from luthier.cli.explain import explanation
-
-    console().print(explanation(arguments.name))
-
-
 def doctor(_arguments: argparse.Namespace) -> None:
     from luthier.cli.doctor import examine
 

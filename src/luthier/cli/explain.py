@@ -1,15 +1,18 @@
-"""What the parts of a recipe are, told from their own settings classes."""
+"""`luthier list` and `luthier explain`: what the parts of a recipe are, told from their own settings classes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
+from luthier.cli.messages import console
 from luthier.errors import RecipeError, nearest
 from luthier.registry import METHODS, OBJECTIVES, STAGES, SUITES, TASKS, Registry
 from luthier.stages.base import Stage
 from luthier.tasks.base import settings_class
 
 if TYPE_CHECKING:
+    import argparse
+
     from rich.console import RenderableType
 
 KINDS: dict[str, Registry[Any]] = {
@@ -20,6 +23,26 @@ KINDS: dict[str, Registry[Any]] = {
 }
 # Tasks have no settings of their own: what they need stands in `data`.
 LISTED: dict[str, Registry[Any]] = {**KINDS, "tasks": TASKS}
+
+
+def list_parts(arguments: argparse.Namespace) -> None:
+    """`luthier list`."""
+    for table in parts_table(arguments.kind):
+        console().print(table)
+
+
+def explain(arguments: argparse.Namespace) -> None:
+    """`luthier explain`."""
+    if arguments.name == "rope":
+        from luthier.cli.rope import explain_rope
+
+        for shown in explain_rope(arguments):
+            console().print(shown)
+        return
+    given = [name for name in ("model", "length", "kind", "base", "output") if getattr(arguments, name) is not None]
+    if given:
+        raise RecipeError(f"`{given[0]}` belongs to `luthier explain rope`", fix="leave it out")
+    console().print(explanation(arguments.name))
 
 
 def part_name(part: type[Any]) -> str:

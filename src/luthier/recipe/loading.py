@@ -13,7 +13,7 @@ from luthier.recipe.comparison import with_preset
 from luthier.recipe.grid import grid_problems
 from luthier.recipe.overrides import apply_override
 from luthier.recipe.problem import Problem, refusal
-from luthier.recipe.recipe import RecipeBase, recipe_model
+from luthier.recipe.recipe import RecipeBase, recipe_model, stage_names
 from luthier.recipe.yaml_limits import MOST_CHARACTERS
 from luthier.recipe.yaml_text import YamlText, parse_yaml
 from luthier.storage.nearby import did_you_mean
@@ -86,7 +86,8 @@ def _expanded(recipe: RecipeBase, problems: list[Problem]) -> tuple[RecipeBase, 
     if recipe.compare is not None and recipe.compare.preset is not None:
         data = recipe.model_dump(mode="json", exclude_unset=True)
         try:
-            recipe = recipe_model().model_validate(with_preset(data, recipe.compare.preset, recipe.seed))
+            written = with_preset(data, recipe.compare.preset, recipe.seed)
+            recipe = recipe_model(stage_names(written)).model_validate(written)
         except RecipeError as error:
             return recipe, [*problems, Problem(("compare", "preset"), error.what, error.fix)]
     return recipe, problems + grid_problems(recipe)
