@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -322,11 +323,16 @@ def levels(found: Mapping[Any, Any]) -> dict[Any, float]:
     return given
 
 
-def compared(arms: Mapping[str, tuple[Cells, Cells]]) -> Differences | None:
-    """Paired differences of unit -> the cells of the first arm and of the second: by test row where all cells keep
-    the outcomes of theirs (`test_right`), else by test score; None where no unit has a seed of both."""
+def compared(arms: Mapping[str, tuple[Cells, Cells]], score: str | None = None) -> Differences | None:
+    """Paired differences of unit -> the cells of the first arm and of the second: by `score`, a key of a cell, where
+    it is given; else by test row where all cells keep the outcomes of theirs (`test_right`), else by test score. None
+    where no unit has a seed of both."""
     every = [entry for both in arms.values() for cells in both for entry in cells]
-    of = _outcomes if every and all("test_right" in entry for entry in every) else test_score
+    of: Callable[[dict[str, Any]], Any] = test_score
+    if score is not None:
+        of = itemgetter(score)
+    elif every and all("test_right" in entry for entry in every):
+        of = _outcomes
     sides = {unit: tuple({e["cell"]["seed"]: of(e) for e in cells} for cells in both) for unit, both in arms.items()}
     return Differences.paired(sides)
 

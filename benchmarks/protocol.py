@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,9 @@ class Study:
         arms: by name.
         comparisons: main ones decide on the seeds.
         most_seeds: however many the pilot asks for.
+        judge: model, prepared data and the name of a set -> more to keep of a final cell.
+        score: what of it is compared, better when higher; None compares the outcomes of test rows.
+        columns: what of it the page shows, beside the test score.
     """
 
     name: str
@@ -86,6 +90,9 @@ class Study:
     arms: dict[str, Arm]
     comparisons: tuple[Comparison, ...]
     most_seeds: int = 10
+    judge: Callable[[Any, Any, str], dict[str, Any]] | None = None
+    score: str | None = None
+    columns: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, Any]:
         """What a result counts under."""
@@ -121,7 +128,9 @@ def run(study: Study, options: argparse.Namespace) -> None:
 
     def measure(cell: dict[str, Any]) -> dict[str, Any]:
         trial = study.arms[cell["arm"]].trials[cell["trial"]]
-        return bench.tune(block(study, cell, trial), cell["seed"], test=None if cell["phase"] == "trial" else "test")
+        final = cell["phase"] == "final"
+        judge = partial(study.judge, name=cell["set"]) if final and study.judge else None
+        return bench.tune(block(study, cell, trial), cell["seed"], test="test" if final else None, judge=judge)
 
     def cells(found: list[dict[str, Any]]) -> dict[str, Any]:
         return harness.run_cells(study.name, study.settings(), found, measure, options)
@@ -218,7 +227,7 @@ def differences(study: Study, comparison: Comparison, cells: Cells) -> Differenc
         second = best_of(own, comparison.second)
         if second is not None:
             arms[name] = (pick(own, arm=comparison.first), pick(own, arm=second))
-    return compared(arms)
+    return compared(arms, study.score)
 
 
 def best_of(cells: Cells, arms: tuple[str, ...]) -> str | None:
@@ -247,6 +256,11 @@ def page(study: Study, cells: Cells) -> str:
         per_set = [test_scores(pick(found, set=name)) for name in study.sets]
         shown = [spread(values) if values else "" for values in per_set]
         scores.append([arm, f"{found[0]['trainable']:,}", *shown])
+    more = [
+        [name, arm, *(spread([entry[key] for entry in found]) for key in study.columns)]
+        for (name, arm), found in grouped(pick(cells, phase="final"), "set", "arm").items()
+        if study.columns
+    ]
     settings = [
         [name, arm, _shown(study.arms[arm].trials[trial]), f"{len(study.arms[arm].trials)}"]
         for (name, arm), trial in chosen.items()
@@ -258,6 +272,7 @@ def page(study: Study, cells: Cells) -> str:
         *(p for p in plots if p),
         "",
         table(["arm", "trained", *study.sets], scores) if scores else "Trials have begun.\n",
+        *([table(["set", "arm", *study.columns], more)] if more else []),
         "Chosen on validation, of as many trials with two seeds each:\n",
         table(["set", "arm", "settings", "of"], settings),
     ]

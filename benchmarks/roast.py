@@ -9,7 +9,7 @@ AUROC of telling rows that don't belong to the task. The claim: RoAST comes firs
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -117,17 +117,26 @@ def objectives_of(task: str) -> tuple[str, ...]:
     return (*OBJECTIVES, *SOFTER) if task == "sentiment" else OBJECTIVES
 
 
-def judged(model: Any, prepared: Any, name: str) -> dict[str, Any]:
-    """The five scores and every set's own."""
+def judged(
+    model: Any, prepared: Any, name: str, rows: int | None = ROWS, attacked: Sequence[Any] = ()
+) -> dict[str, Any]:
+    """The five scores and every set's own.
+
+    Args:
+        model, prepared: as `harness.Bench.tune` gives them to a judge.
+        name: of the task.
+        rows: most rows of a set; None takes all.
+        attacked: adversarial sets beside the task's.
+    """
     from luthier.robustness import RobustnessReport
     from luthier.robustness.scoring import Scorer
 
     task, labels = TASKS[name], tuple(prepared.task.labels)
     report = RobustnessReport(
-        in_distribution=[evaluation_set(task["train"], labels)],
-        shift=[evaluation_set(source, labels) for source in task["shift"]],
-        adversarial=[evaluation_set(source, labels) for source in task["adversarial"]],
-        anomalies=[evaluation_set(source, None) for source in task["anomalies"]],
+        in_distribution=[evaluation_set(task["train"], labels, rows)],
+        shift=[evaluation_set(source, labels, rows) for source in task["shift"]],
+        adversarial=[*(evaluation_set(source, labels, rows) for source in task["adversarial"]), *attacked],
+        anomalies=[evaluation_set(source, None, rows) for source in task["anomalies"]],
         draws=0,
     )
     found = report.run(Scorer(model, prepared.tokenizer, batch_size=32, max_length=LENGTH))
@@ -137,8 +146,8 @@ def judged(model: Any, prepared: Any, name: str) -> dict[str, Any]:
 
 
 @cache
-def evaluation_set(source: str, labels: tuple[str, ...] | None) -> Any:
-    """At most ROWS rows of a set, the same ones for every model; its test rows where it has some."""
+def evaluation_set(source: str, labels: tuple[str, ...] | None, most: int | None) -> Any:
+    """At most so many rows of a set, the same ones for every model; its test rows where it has some."""
     import numpy as np
 
     from luthier.data.loading import load_data
@@ -149,7 +158,7 @@ def evaluation_set(source: str, labels: tuple[str, ...] | None) -> Any:
     chosen: dict[str, Any] = {"labelled": False} if labels is None else {"labels": list(labels)}
     if two_way and labels is not None:
         chosen["label_map"] = TWO_WAY
-    task = load_data(DataSettings(source=source, limit=ROWS, **chosen))
+    task = load_data(DataSettings(source=source, limit=most, **chosen))
     rows = task.splits[next(s for s in ("test", "validation", "train") if s in task.splits)]
     columns = [rows[c] for c in ("text", "text_pair") if c in rows.column_names]
     texts = [t[0] if len(t) == 1 else t for t in zip(*columns, strict=True)]

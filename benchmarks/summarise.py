@@ -47,6 +47,7 @@ SCRIPTS = (
     "context_memory",
     "context_packing",
     "roast",
+    "roast_language",
     "roast_cost",
     "mart",
     "judges",
