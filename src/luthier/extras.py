@@ -14,6 +14,7 @@ EXTRAS = {
     "trackio": "trackio",
     "wandb": "wandb",
     "vllm": "vllm",
+    "lm-eval": "lm_eval",
 }
 
 

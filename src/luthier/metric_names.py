@@ -13,8 +13,10 @@ LOWER_IS_BETTER = frozenset(
     | {"unknown", "letter"}
 )
 
-_SHARES = frozenset({"accuracy", "f1", "precision", "recall", "ece", "mce", "error", "auroc", "aupr", "fpr", "fpr95"})
-_SHARES |= {"match", "coverage", "violation", "success", "refusal", "helpfulness"}
+_SHARES = frozenset(
+    {"accuracy", "acc", "f1", "precision", "recall", "ece", "mce", "error", "auroc", "aupr", "fpr", "fpr95"}
+)
+_SHARES |= {"acc", "match", "coverage", "violation", "success", "refusal", "helpfulness"}
 _CORRELATIONS = frozenset({"correlation", "pearson", "spearman"})
 
 

@@ -96,6 +96,8 @@ def _judged(stage: Evaluate, subject: Subject, folder: Path) -> StageOutputs:
             log.write("evaluate", step=0, suite=suite.name, **{f"{split}/{k}": v for k, v in result.scores.items()})
             results[place] = result
         before = untuned_scores(subject, {name for result in results.values() for name in result.scores})
+        for result in results.values():
+            before |= result.untuned
     cost = {"seconds": meter.seconds, "peak_memory_bytes": meter.peak_memory_bytes}
     return StageOutputs(merge([results[place] for place in sorted(results)], split, task, cost, before))
 

@@ -57,7 +57,10 @@ class Evaluate(Stage):
         from luthier.data.sources.fingerprint import source_fingerprint
 
         sources = [self.data or inputs.data, *(s for suite in self.suites for s in suite.sources())]
-        return {f"data {number}": source_fingerprint(s) for number, s in enumerate(sources) if s is not None}
+        found = {f"data {number}": source_fingerprint(s) for number, s in enumerate(sources) if s is not None}
+        for suite in self.suites:
+            found |= {f"{suite.name} {name}": digest for name, digest in suite.external_inputs().items()}
+        return found
 
     def misfit(self, kinds: Mapping[str, str], data: Any, language_head: Callable[[str], str]) -> str:
         data = self.data or data

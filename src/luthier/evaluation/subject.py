@@ -153,6 +153,7 @@ class SuiteResult:
     Attributes:
         scores, intervals: by name.
         baselines: the trivial baseline beside the scores that have one.
+        untuned: scores of the model that the judged one was made from, where the suite asks it itself.
         marks: what a reader must not miss of a model that learned nothing, in words.
         about: score -> what its name leaves out.
         cost: by name.
@@ -163,6 +164,7 @@ class SuiteResult:
     scores: dict[str, float] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     baselines: dict[str, Baseline] = field(default_factory=dict)
+    untuned: dict[str, float] = field(default_factory=dict)
     marks: list[str] = field(default_factory=list)
     about: dict[str, str] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
@@ -191,6 +193,10 @@ class Suite(Settings):
     def sources(self) -> list[DataSettings]:
         """Data that the suite reads beside the evaluated split; they are part of the stage's key."""
         return []
+
+    def external_inputs(self) -> dict[str, str]:
+        """Other files that the suite reads, by name, with their digests; they are part of the stage's key."""
+        return {}
 
     def planned(self, texts: Sequence[str], tokenizer: Any) -> dict[str, str]:
         """What a dry run tells of the suite, for one of plain text.
