@@ -276,7 +276,7 @@ def page(cells: Cells) -> str:
         some = pick(cells, arm=arm)
         if some:
             scores = [spread([one[key] for one in some]) for key in NAMES]
-            rows.append([arm, len(some), *scores, f"{statistics.fmean(one['flops'] for one in some):.3g}"])
+            rows.append([arm, str(len(some)), *scores, f"{statistics.fmean(one['flops'] for one in some):.3g}"])
     pilot = differences(BEYOND, [one for one in cells if one["cell"]["seed"] < PILOT])
     power = ""
     if pilot is not None and pilot.seeds > 1:
