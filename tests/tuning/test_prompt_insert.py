@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, PromptTuningConfig, get_peft_model
 
 from luthier.errors import ModelError
 from luthier.methods.base import MethodContext
@@ -123,27 +123,39 @@ def test_adapters_of_one_model_stand_each_in_its_place():
     assert torch.equal(model(**batch).logits, behind)
 
 
-def test_only_a_prompt_before_the_text_is_folded(tmp_path: Path):
-    batch = batch_of("encoder", [5, 8])
-    model = applied(ResidualPrompt, insert="before_text")
+FOLDABLE = [
+    (ResidualPromptConfig, {"bottleneck": 8}),
+    (ResidualPromptConfig, {"reparameterizer": "none"}),
+    (PTuningConfig, {"encoder_hidden_size": 8, "encoder_reparameterization_type": "LSTM"}),
+]
+
+
+@pytest.mark.parametrize(("config_cls", "settings"), FOLDABLE)
+def test_only_a_prompt_before_the_text_is_folded(config_cls: Any, settings: dict[str, Any], tmp_path: Path):
+    def with_prompt(insert: str) -> Any:
+        config = config_cls(task_type="SEQ_CLS", num_virtual_tokens=LENGTH, insert=insert, token_dim=WIDTH, **settings)
+        return get_peft_model(base_model("encoder"), config).eval()
+
+    model, batch = with_prompt("before_text"), batch_of("encoder", [5, 8])
     model.save_pretrained(tmp_path / "tuned")
-    fold_prompt(tmp_path / "tuned", tmp_path / "plain")
-    plain = PeftModel.from_pretrained(base_model("encoder"), tmp_path / "plain").eval()
-    assert torch.equal(plain(**batch).logits, model(**batch).logits)
+    for source in (model, tmp_path / "tuned"):
+        fold_prompt(source, tmp_path / "plain")
+        plain = PeftModel.from_pretrained(base_model("encoder"), tmp_path / "plain").eval()
+        assert type(plain.peft_config["default"]) is PromptTuningConfig
+        assert torch.equal(plain(**batch).logits, model(**batch).logits)
     with pytest.raises(ModelError, match=r"behind \[CLS\] can't be folded"):
-        fold_prompt(applied(ResidualPrompt, insert="after_cls"), tmp_path / "other")
+        fold_prompt(with_prompt("after_cls"), tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("method", [Prompt, ResidualPrompt])
 def test_a_prompt_behind_cls_is_not_exported_as_one_before_the_text(method: Any, tmp_path: Path):
-    from luthier.methods.export import Saved
-    from luthier.tuning.residual_prompt.fold import exported_prompt
+    from luthier.methods.export import Saved, folded_prompt
 
     applied(method, insert="after_cls").save_pretrained(tmp_path)
     card: Any = None
     with pytest.raises(ModelError, match="an engine, puts it before the text"):
-        exported_prompt({}, {}, Saved(card, tmp_path))
+        folded_prompt({}, {}, Saved(card, tmp_path))
 
 
 @pytest.mark.parametrize("method", METHODS)

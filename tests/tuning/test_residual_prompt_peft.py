@@ -116,11 +116,11 @@ def test_folding_something_else_is_refused(tmp_path: Path) -> None:
     lora = get_peft_model(base_model("encoder"), LoraConfig(task_type="SEQ_CLS"))
     lora.save_pretrained(tmp_path)
     for thing in (lora, tmp_path):
-        with pytest.raises(ModelError, match="not a residual prompt"):
+        with pytest.raises(ModelError, match="has no prompt that a network makes"):
             fold_prompt(thing)
     with pytest.raises(ModelError, match="not a whole"):
         fold_prompt(tmp_path / "nowhere")
-    with pytest.raises(ModelError, match="not a residual prompt"):
+    with pytest.raises(ModelError, match="has no prompt that a network makes"):
         fold_prompt(prompted(), adapter_name="other")
 
 
@@ -306,7 +306,7 @@ def test_register_is_enough_to_load(tmp_path: Path) -> None:
 
 
 def test_peft_is_as_the_shim_expects() -> None:
-    """Fails when PEFT changes what the shim builds on; look at `peft_shim.py` again then."""
+    """Fails when PEFT changes what the shim builds on; look at `peft_bridge/prompt_learning.py` again then."""
     setup = inspect.unwrap(PeftModel._setup_prompt_encoder)
     assert list(inspect.signature(setup).parameters) == ["self", "adapter_name"]
     source = inspect.getsource(setup)

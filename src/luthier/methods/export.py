@@ -223,10 +223,17 @@ def _method_name(card: ModelCard) -> str | None:
 def _stored_prompt(state: dict[str, Tensor], config: dict[str, Any], saved: Saved) -> Exported:
     """PEFT's prompt and P-tuning, which are stored as the vectors that their network gave."""
     length = int(config["num_virtual_tokens"])
-    return prompt(_stored(state, saved.folder)[:length])
+    return _prompt(_stored(state, saved.folder)[:length])
 
 
-def prompt(embeddings: Tensor) -> Exported:
+def folded_prompt(state: dict[str, Tensor], config: dict[str, Any], saved: Saved) -> Exported:
+    """Prompts of ours, which are stored with the network that makes them."""
+    from luthier.peft_bridge.folded_prompt import fold_prompt
+
+    return _prompt(fold_prompt(saved.folder).state[PROMPT_EMBEDDINGS])
+
+
+def _prompt(embeddings: Tensor) -> Exported:
     return Exported("prompt", {"embeddings": embeddings}, len(embeddings), len(embeddings))
 
 

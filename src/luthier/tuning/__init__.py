@@ -6,10 +6,10 @@ from luthier._lazy import lazy_names
 
 _HOMES = {
     "ResidualPromptConfig": "luthier.tuning.residual_prompt",
-    "fold_prompt": "luthier.tuning.residual_prompt",
+    "fold_prompt": "luthier.peft_bridge.folded_prompt",
     "export_model": "luthier.methods.export",
     "export_prompt": "luthier.methods.export",
-    "load_trainable_prompt": "luthier.tuning.residual_prompt",
+    "load_trainable_prompt": "luthier.peft_bridge.trainable_prompts",
     "register": "luthier.peft_bridge.registration",
     "BottleneckConfig": "luthier.tuning.bottleneck",
     "UniPELTConfig": "luthier.tuning.unipelt",

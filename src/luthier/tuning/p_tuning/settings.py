@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from luthier.methods.base import MethodContext
-from luthier.methods.prompt_method import PlaceOptions, PromptMethod, check_insert, check_prompts_fit
+from luthier.methods.prompt_method import PlaceOptions, PromptMethod, check_prompts_fit
 from luthier.peft_bridge.adapter_types import register_adapter_type
 from luthier.registry import METHODS
 from luthier.settings import Paper
@@ -61,7 +61,6 @@ class PTuning(PlaceOptions, PromptMethod):
         from luthier.tuning.p_tuning import PTuningConfig
 
         check_prompts_fit(model, context, self.name)
-        check_insert(self.insert, model, context.task_type)
         width = model.get_input_embeddings().embedding_dim
         lstm = {"encoder_num_layers": self.layers or 2, "encoder_dropout": self.dropout or 0.0}
         behind = self.insert == "after_cls"

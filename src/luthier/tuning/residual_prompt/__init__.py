@@ -13,7 +13,7 @@ _HOMES = {
     "ResidualPromptConfig": "luthier.tuning.residual_prompt.encoder",
     "ResidualPromptEncoder": "luthier.tuning.residual_prompt.encoder",
     "branch_ratio": "luthier.tuning.residual_prompt.encoder",
-    "fold_prompt": "luthier.tuning.residual_prompt.fold",
+    "fold_prompt": "luthier.peft_bridge.folded_prompt",
     "load_trainable_prompt": "luthier.peft_bridge.trainable_prompts",
     "parameter_counts": "luthier.tuning.residual_prompt.encoder",
 }

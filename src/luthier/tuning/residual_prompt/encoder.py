@@ -25,11 +25,6 @@ from luthier.tuning.residual_prompt.options import FirstPromptOptions, ResidualP
 
 LAYER_NORM_EPS = 1e-5
 TRANSFORMER_HEADS = 2
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-}
 
 
 @dataclass
@@ -60,29 +55,34 @@ class ResidualPromptConfig(ResidualPromptOptions, FirstPromptOptions, PromptLear
         super().__post_init__()
         self.peft_type = PeftType["RESIDUAL_PROMPT"]
         self.check()
-        for name, value in self.completed().items():
+        for name, value in self.network_options().items():
             setattr(self, name, value)
 
     def check(self) -> None:
         super().check()
         if self.num_transformer_submodules != 1:
             raise ValueError("the prompt stands before the encoder only: num_transformer_submodules must be 1")
-        reads_text = self.prompt_init == "text" and self.prompt_init_ids is None
-        for name, has_effect in {
-            "prompt_init_text": reads_text,
-            "tokenizer_name_or_path": reads_text,
-            "prompt_init_ids": self.prompt_init == "text" and self.prompt_init_text is None,
+        from_text = self.prompt_init == "text"
+        needed = {
+            "prompt_init_text": from_text and self.prompt_init_ids is None,
+            "tokenizer_name_or_path": from_text and self.prompt_init_ids is None,
+            "prompt_init_ids": from_text and self.prompt_init_text is None,
             "prompt_init_file": self.prompt_init == "tensor",
-        }.items():
-            given = bool(getattr(self, name))
-            if has_effect and not given:
+        }
+        for name, has_effect in needed.items():
+            if has_effect and not getattr(self, name):
                 raise ValueError(f"prompt_init {self.prompt_init!r} needs {name}")
-            if given and not has_effect:
+            if getattr(self, name) and not has_effect:
                 raise ValueError(f"{name} would have no effect here: leave it out")
 
 
 class RowLinear(nn.Module):
-    """A linear map of every row, shared (c = 1) or one per row (c = n), initialised as torch does."""
+    """A linear map of every row, shared (c = 1) or one per row (c = n), initialised as torch does: (n, in) -> (n, out).
+
+    Attributes:
+        weight: (c, out, in).
+        bias: (c, out).
+    """
 
     def __init__(self, copies: int, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -91,14 +91,13 @@ class RowLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(copies, out_features).uniform_(-bound, bound))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """(n, in) -> (n, out)."""
-        if self.weight.shape[0] == 1:
+        if len(self.weight) == 1:
             return functional.linear(rows, self.weight[0], self.bias[0])
         return torch.baddbmm(self.bias[:, None], rows[:, None], self.weight.mT)[:, 0]
 
 
 class RowNorm(nn.Module):
-    """LayerNorm over d with gain and bias, shared (c = 1) or one per row (c = n)."""
+    """LayerNorm over d with gain and bias (c, d): (n, d) -> (n, d)."""
 
     def __init__(self, copies: int, width: int) -> None:
         super().__init__()
@@ -106,12 +105,7 @@ class RowNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(copies, width))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """(n, d) -> (n, d)."""
         return functional.layer_norm(rows, rows.shape[-1:], eps=LAYER_NORM_EPS) * self.gain + self.bias
-
-
-def _norm(config: Any, copies: int = 1) -> nn.Module:
-    return RowNorm(copies, config.token_dim) if config.layer_norm else nn.Identity()
 
 
 class Bottleneck(nn.Module):
@@ -124,7 +118,7 @@ class Bottleneck(nn.Module):
         self.up = RowLinear(copies, config.bottleneck, config.token_dim)
         self.dropout = nn.Dropout(config.dropout)
         self.norm = _norm(config, copies)
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = getattr(torch, config.activation)
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.norm(self.dropout(self.up(self.activation(self.down(rows)))))
@@ -147,7 +141,7 @@ class RecurrentNetwork(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        width, dropout = _even(config.token_dim, "LSTM"), config.dropout
+        width, dropout = config.token_dim, config.dropout
         self.lstm = nn.LSTM(width, width // 2, config.layers, dropout=dropout, bidirectional=True, batch_first=True)
         self.norm = _norm(config)
 
@@ -160,10 +154,9 @@ class TransformerNetwork(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        width, activation = _even(config.token_dim, "transformer"), ACTIVATIONS[config.activation]
         # Rows first: with batch_first torch takes a fused path when gradients are off, whose rounding differs.
         layer = nn.TransformerEncoderLayer(
-            width, TRANSFORMER_HEADS, config.bottleneck, config.dropout, activation, batch_first=False
+            config.token_dim, TRANSFORMER_HEADS, config.bottleneck, config.dropout, getattr(torch, config.activation)
         )
         self.encoder = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
         self.norm = _norm(config)
@@ -172,18 +165,17 @@ class TransformerNetwork(nn.Module):
         return self.norm(self.encoder(rows[:, None])[:, 0])
 
 
-def _even(width: int, network: str) -> int:
-    if width % 2:
-        raise ValueError(f"the {network} needs an even embedding width, but the model has {width}")
-    return width
+def _norm(config: Any, copies: int = 1) -> nn.Module:
+    return RowNorm(copies, config.token_dim) if config.layer_norm else nn.Identity()
 
 
 # Each is built from a configuration whose options are filled in, which the types of its fields don't say.
-NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
+NETWORKS: dict[str, Callable[[Any], nn.Module] | None] = {
     "mlp": Bottleneck,
     "mlp2": DoubleBottleneck,
     "lstm": RecurrentNetwork,
     "transformer": TransformerNetwork,
+    "none": None,
 }
 
 
@@ -201,15 +193,19 @@ class ResidualPromptEncoder(OwnPromptEncoder):
         """Build both; in inference mode P starts as zeros, since it is about to be loaded.
 
         Raises:
-            ValueError: the width does not fit the network.
+            ValueError: the network needs an even width.
             ModelError: the first prompt can't be made.
         """
         super().__init__()
+        if config.reparameterizer in ("lstm", "transformer") and config.token_dim % 2:
+            raise ValueError(
+                f"the {config.reparameterizer} needs an even embedding width, but the model has {config.token_dim}"
+            )
         rows = torch.zeros(config.num_virtual_tokens, config.token_dim)
         if not config.inference_mode and embeddings is not None:
             rows = first_prompt(config, embeddings)
         self.embedding = nn.Embedding.from_pretrained(rows, freeze=config.inference_mode)
-        build = NETWORKS.get(config.reparameterizer)
+        build = NETWORKS[config.reparameterizer]
         self.network = build(config) if build else None
         self.residual = bool(config.residual)
         if config.inference_mode:
@@ -233,18 +229,16 @@ def first_prompt(config: ResidualPromptConfig, embeddings: nn.Embedding) -> Tens
     if config.prompt_init == "uniform":
         return uniform_rows(config.token_dim, length, generator)
     if config.prompt_init == "tensor":
-        assert config.prompt_init_file
-        return file_rows(config.prompt_init_file, length, config.token_dim)
-    if config.prompt_init == "text":
-        return token_rows(embeddings, config.prompt_init_ids or _text_ids(config), length)
-    return vocabulary_rows(embeddings, length, generator)
+        return file_rows(str(config.prompt_init_file), length, config.token_dim)
+    if config.prompt_init == "vocabulary":
+        return vocabulary_rows(embeddings, length, generator)
+    ids = config.prompt_init_ids
+    if ids is None:
+        from transformers import AutoTokenizer
 
-
-def _text_ids(config: ResidualPromptConfig) -> list[int]:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(config.tokenizer_name_or_path)
-    return tokenizer(config.prompt_init_text, add_special_tokens=False)["input_ids"]
+        tokenizer = AutoTokenizer.from_pretrained(config.tokenizer_name_or_path)
+        ids = tokenizer(config.prompt_init_text, add_special_tokens=False)["input_ids"]
+    return token_rows(embeddings, ids, length)
 
 
 def encoder_of(model: Any, adapter_name: str | None = None) -> ResidualPromptEncoder:

@@ -8,31 +8,18 @@ from typing import Any, Literal
 from luthier.methods.options import Options, option
 from luthier.methods.prompt_method import PlaceOptions
 
-_BOTTLENECK: dict[str, Any] = {
-    "residual": True,
-    "bottleneck": 400,
-    "layer_norm": True,
-    "activation": "relu",
-    "dropout": 0.0,
-    "shared": True,
-}
+_MLP = {"residual": True, "bottleneck": 400, "layer_norm": True, "activation": "relu", "dropout": 0.0, "shared": True}
+_LSTM = {"residual": True, "layer_norm": False, "dropout": 0.0, "layers": 1}
+_TRANSFORMER = {"residual": True, "layer_norm": False, "bottleneck": 2048, "activation": "relu", "dropout": 0.05}
+_STACKED_LSTM_DROPOUT = 0.05
 # An option that a network has no default for would have no effect on it.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "mlp": _BOTTLENECK,
-    "mlp2": {**_BOTTLENECK, "tied": True},
-    "lstm": {"residual": True, "layer_norm": False, "dropout": 0.0, "layers": 1},
-    "transformer": {
-        "residual": True,
-        "layer_norm": False,
-        "bottleneck": 2048,
-        "activation": "relu",
-        "dropout": 0.05,
-        "layers": 2,
-    },
+    "mlp": _MLP,
+    "mlp2": {**_MLP, "tied": True},
+    "lstm": _LSTM,
+    "transformer": {**_TRANSFORMER, "layers": 2},
     "none": {},
 }
-NETWORK_OPTIONS = ("residual", "bottleneck", "layer_norm", "activation", "dropout", "shared", "tied", "layers")
-_STACKED_LSTM_DROPOUT = 0.05
 
 
 @dataclass(init=False, repr=False, eq=False)
@@ -70,27 +57,24 @@ class ResidualPromptOptions(PlaceOptions):
 
     def check(self) -> None:
         super().check()
-        self.completed()
+        self.network_options()
 
-    def completed(self) -> dict[str, Any]:
-        """The network's options with every default filled in; an option that it does not have stays None.
+    def network_options(self) -> dict[str, Any]:
+        """The options that the network has, with every default filled in.
 
         Raises:
             ValueError: an option that would have no effect.
         """
-        given = {name: value for name in NETWORK_OPTIONS if (value := getattr(self, name)) is not None}
-        defaults = dict(DEFAULTS[self.reparameterizer])
-        if self.reparameterizer == "lstm" and (self.layers or 1) > 1:
-            defaults["dropout"] = _STACKED_LSTM_DROPOUT
-        idle = [name for name in given if name not in defaults]
-        if idle:
-            raise ValueError(
-                f"{', '.join(idle)} would have no effect with reparameterizer {self.reparameterizer!r}: leave it out"
-            )
-        complete = {**dict.fromkeys(NETWORK_OPTIONS), **defaults, **given}
-        if self.reparameterizer == "lstm" and complete["dropout"] and complete["layers"] == 1:
+        network, defaults = self.reparameterizer, DEFAULTS[self.reparameterizer]
+        if network == "lstm" and (self.layers or 1) > 1:
+            defaults = {**defaults, "dropout": _STACKED_LSTM_DROPOUT}
+        elif network == "lstm" and self.dropout:
             raise ValueError("dropout acts between LSTM layers and would have no effect with layers 1")
-        return complete
+        names = dict.fromkeys(name for known in DEFAULTS.values() for name in known)
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if idle := [name for name in given if name not in defaults]:
+            raise ValueError(f"{', '.join(idle)} would have no effect with reparameterizer {network!r}: leave it out")
+        return {**defaults, **given}
 
 
 @dataclass(init=False, repr=False, eq=False)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from luthier.methods.base import MethodContext
 from luthier.methods.options import setting
-from luthier.methods.prompt_method import PromptMethod, check_insert, check_prompts_fit, text_ids
+from luthier.methods.prompt_method import PromptMethod, check_prompts_fit, text_ids
 from luthier.peft_bridge.adapter_types import register_adapter_type
 from luthier.registry import METHODS
 from luthier.settings import Paper
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 register_adapter_type(
     "RESIDUAL_PROMPT",
     "luthier.tuning.residual_prompt.encoder",
-    exported_by="luthier.tuning.residual_prompt.fold:exported_prompt",
+    exported_by="luthier.methods.export:folded_prompt",
 )
 
 
@@ -70,7 +70,6 @@ class ResidualPrompt(ResidualPromptOptions, PromptMethod):
         from luthier.tuning.residual_prompt import ResidualPromptConfig
 
         check_prompts_fit(model, context, self.name)
-        check_insert(self.insert, model, context.task_type)
         config = ResidualPromptConfig(
             task_type=context.task_type,
             num_virtual_tokens=self.length,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from luthier.methods.base import MethodContext
-from luthier.methods.prompt_method import PlaceOptions, PromptMethod, check_insert, check_prompts_fit, text_ids
+from luthier.methods.prompt_method import PlaceOptions, PromptMethod, check_prompts_fit, text_ids
 from luthier.registry import METHODS
 from luthier.settings import Paper
 
@@ -59,7 +59,6 @@ class Prompt(PlaceOptions, PromptMethod):
         from luthier.methods.wrapping import wrap
 
         check_prompts_fit(model, context, self.name)
-        check_insert(self.insert, model, context.task_type)
         wrapped = wrap(model, self._config(context), context)
         rows = self._first_rows(model.get_input_embeddings(), context)
         if rows is not None and not rows.is_meta:
