@@ -210,7 +210,7 @@ def test_a_network_folds_into_its_table(kind: str, tmp_path: Any) -> None:
     loaded = PeftModel.from_pretrained(build(kind), tmp_path).eval()
     assert not loaded.peft_config["default"].projection
     torch.testing.assert_close(logits_of(loaded, batch), before, rtol=0, atol=1e-6)
-    with pytest.raises(ValueError, match="no task prefix with a network"):
+    with pytest.raises(ValueError, match="no TASK_PREFIX adapter with a prefix network"):
         fold_task_prefix(model)
 
 

@@ -104,7 +104,7 @@ def test_saving_folding_disabling_and_leaving(kind: str, tmp_path: Any) -> None:
     again = PeftModel.from_pretrained(build(kind), tmp_path / "folded").eval()
     assert torch.equal(logits_of(again, batch), logits_of(folded, batch))
     assert not [name for name, _ in again.named_parameters() if "table" in name or ".prefix.self.up" in name]
-    with pytest.raises(ValueError, match="no prefix network to fold"):
+    with pytest.raises(ValueError, match="no UNIPELT adapter with a prefix network to fold"):
         fold_prefix(again)
 
     bare = model.unload()

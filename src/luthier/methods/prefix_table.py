@@ -6,13 +6,14 @@ Shapes: L prefix length, D width, G key/value heads, d width of a head.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from luthier.methods.prefix_options import PROJECTION_WIDTH
 from luthier.models.layers.attached import AttachedLayer, AttachedTuner, placement
 from luthier.models.layers.attention_prefix import KeyValuePrefix, add_provider, remove_provider
 from luthier.models.layers.blocks import Attention, Block
@@ -91,14 +92,6 @@ class PrefixStack(AttachedLayer):
         if block.causal and not block.stack and takes_positions:
             self.hook("", "before", self._count_positions)
 
-    def table(self, name: str, site: str, block: Block, length: int, hidden: int, std: float = 0.02) -> PrefixTable:
-        """The shared half of one adapter's network, made when there is none yet."""
-        tables: Any = self.parts[name]
-        if site not in tables:
-            tables[site] = PrefixTable(length, block.width, hidden, *placement(block.module), std)
-        found: PrefixTable = tables[site]
-        return found
-
     def _count_positions(self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         mask, embeds = kwargs.get("attention_mask"), kwargs.get("inputs_embeds")
         inputs = kwargs.get("input_ids", args[0] if args else None) if embeds is None else embeds
@@ -123,6 +116,11 @@ class PrefixLayer(AttachedLayer):
         """What stands before the keys and values of the attention at `site`, asked for at each of its calls."""
         raise TypeError(f"{type(self).__name__} does not define prefixes()")
 
+    def keys_and_values(self, site: str, prefix: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a FlatPrefix or ProjectedPrefix of the attention at `site` holds, each (1, G, L, d)."""
+        key, value = prefix()
+        return by_heads(key, *self._heads[site]), by_heads(value, *self._heads[site])
+
     def provide(self, site: str, attention: Attention) -> None:
         """Have an attention module ask for its prefixes; calling it again changes nothing."""
         if all(module is not attention.module for module, _ in self._providers):
@@ -145,16 +143,44 @@ class PrefixLayer(AttachedLayer):
 class PrefixTuner(AttachedTuner):
     """A tuner with prefixes among its parts. `child_name` is that of its layers and of its stacks."""
 
-    def stack_of(self, block: Block, adapter_name: str, parts: Callable[[], nn.ModuleDict]) -> PrefixStack:
-        """What the layers of the block's stack share, with the given parts for a new adapter."""
+    def new_prefix(
+        self, block: Block, site: str, adapter_name: str, length: int, hidden: int | None, std: float = 0.02
+    ) -> FlatPrefix | ProjectedPrefix:
+        """An adapter's prefix of the attention at `site` of a layer, which asks for prefixes from now on.
+
+        Args:
+            hidden: width of the network that makes the prefix, whose first half the stack holds for all its layers;
+                None draws flat keys and values.
+            std: of the first values of the table, or of flat keys and values.
+
+        Raises:
+            ValueError: the attention can't take a prefix.
+        """
+        attention, place, tables = block.attentions[site], placement(block.module), self._tables(block, adapter_name)
+        width = attention.key_value_heads * attention.head_width
+        if hidden is None:
+            prefix: FlatPrefix | ProjectedPrefix = FlatPrefix.drawn(length, width, *place, std)
+        else:
+            if site not in tables:
+                tables[site] = PrefixTable(length, block.width, hidden, *place, std)
+            prefix = ProjectedPrefix(tables[site], width, *place)
+        serve_prefixes(self.model, [attention.module])
+        return prefix
+
+    def new_stack(self, host: nn.Module, block: Block) -> PrefixStack:
+        """What the layers of a stack share."""
+        return PrefixStack(host, block, f"{self.prefix}parts")
+
+    def new_tables(self, adapter_name: str) -> nn.ModuleDict:
+        """What they share of one adapter, still empty."""
+        return nn.ModuleDict()
+
+    def _tables(self, block: Block, adapter_name: str) -> Any:
         host = self.model.get_submodule(block.stack_name)
         stack: PrefixStack = self.child_of(host, lambda: self.new_stack(host, block))
         if adapter_name not in stack.parts:
-            stack.parts[adapter_name] = parts()
-        return stack
-
-    def new_stack(self, host: nn.Module, block: Block) -> PrefixStack:
-        return PrefixStack(host, block, f"{self.prefix}parts")
+            stack.parts[adapter_name] = self.new_tables(adapter_name)
+        return stack.parts[adapter_name]
 
     def unload(self) -> nn.Module:
         model = super().unload()
@@ -175,18 +201,10 @@ def prefix_parameters(model: nn.Module) -> set[int]:
     return {id(p) for m in model.modules() if isinstance(m, kinds) for p in m.parameters()}
 
 
-def new_prefix(
-    length: int, attention: Attention, shared: PrefixTable | None, place: tuple[Any, Any], std: float = 0.02
-) -> FlatPrefix | ProjectedPrefix:
-    """The prefix of one attention module.
-
-    Args:
-        shared: the shared half of the network that makes it; None draws flat keys and values.
-        place: device and dtype.
-        std: of the first values of flat keys and values.
-    """
-    width = attention.key_value_heads * attention.head_width
-    return FlatPrefix.drawn(length, width, *place, std) if shared is None else ProjectedPrefix(shared, width, *place)
+def by_heads(states: torch.Tensor, heads: int, width: int) -> torch.Tensor:
+    """(..., L, G d) -> (..., G, L, d), with a dimension of 1 in front where there was none."""
+    split = states.unflatten(-1, (heads, width)).transpose(-3, -2)
+    return split[None] if split.ndim == 3 else split
 
 
 def has_site(sites: Sequence[str] | None, block: Block, site: str) -> bool:
@@ -200,13 +218,34 @@ def active_name(model: Any) -> str:
     return active if isinstance(active, str) else str(active[0])
 
 
-@torch.no_grad()
-def fold_networks(model: nn.Module, adapter_name: str) -> None:
-    """Replace the prefix networks of an adapter by the keys and values that they make."""
-    for layer in [m for m in model.modules() if isinstance(m, PrefixLayer | PrefixStack) and adapter_name in m.parts]:
-        for parts in [m for m in layer.parts[adapter_name].modules() if isinstance(m, nn.ModuleDict)]:
-            for name, part in list(parts.items()):
-                if isinstance(part, ProjectedPrefix):
-                    parts[name] = part.folded()
-                elif isinstance(part, PrefixTable):
-                    del parts[name]
+def fold_network(model: Any, config_cls: type[Any], switch: str, adapter_name: str | None = None) -> Any:
+    """Replace the prefix network by the keys and values that it makes: the outputs stay, the network is gone.
+
+    Args:
+        model: a PEFT model; it is changed in place.
+        config_cls: of the adapter.
+        switch: its option for a network, which is False afterwards, so that the adapter is saved and loaded without.
+        adapter_name: which adapter; None is the active one.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: it has no such adapter, or the adapter no prefix network.
+    """
+    name = adapter_name or active_name(model)
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, PrefixLayer | PrefixStack) and name in m.parts]
+    groups: list[Any] = [m for layer in layers for m in layer.parts[name].modules() if isinstance(m, nn.ModuleDict)]
+    networks = [(group, site) for group in groups for site, part in group.items() if isinstance(part, ProjectedPrefix)]
+    config = model.peft_config.get(name)
+    if not isinstance(config, config_cls) or not networks:
+        kind, names = config_cls.adapter_type, ", ".join(model.peft_config)
+        raise ValueError(f"{name!r} is no {kind} adapter with a prefix network to fold; the adapters are {names}")
+    for group, site in networks:
+        group[site] = group[site].folded()
+    for layer in layers:
+        if isinstance(layer, PrefixStack):
+            layer.parts[name].clear()
+    setattr(config, switch, False)
+    setattr(config, f"{switch}_width", PROJECTION_WIDTH)
+    return model

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from luthier.errors import ModelError
 from luthier.methods.export import LOAD_IT, Exported, Saved
+from luthier.methods.prefix_table import by_heads
 from luthier.models.adapters import base_settings
 from luthier.models.inspect import is_encoder_decoder
 from luthier.models.layers.blocks import find_blocks
 from luthier.models.loading import empty_model
 from luthier.models.settings import ModelSettings
 from luthier.representing.states import place_name, prefix_of_adapter
-from luthier.representing.tuner import by_heads
 
 
 def exported_prefix(state: dict[str, Tensor], config: dict[str, Any], saved: Saved) -> Exported:

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from luthier.errors import ModelError
+from luthier.methods.prefix_table import by_heads
 from luthier.models.layers.attached import placement
 from luthier.models.layers.attention_prefix import KeyValuePrefix, add_provider, observe
 from luthier.models.layers.blocks import Attention, find_blocks
 from luthier.models.layers.serving import serve_prefixes
 from luthier.representing.states import TaskPrefix, place_name
-from luthier.representing.tuner import by_heads
 
 
 class PrefixRack:

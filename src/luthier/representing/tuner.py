@@ -8,27 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from luthier.methods.options import option
-from luthier.methods.prefix_options import PROJECTION_WIDTH
 from luthier.methods.prefix_table import (
     PrefixLayer,
     PrefixStack,
     PrefixTuner,
-    active_name,
-    fold_networks,
+    fold_network,
     has_site,
-    new_prefix,
 )
-from luthier.models.layers.attached import AttachedConfig, placement
+from luthier.models.layers.attached import AttachedConfig
 from luthier.models.layers.attention_prefix import KeyValuePrefix
 from luthier.models.layers.blocks import Block
-from luthier.models.layers.serving import serve_prefixes
 from luthier.peft_bridge.registration import register_tuner
 from luthier.representing.options import TaskPrefixOptions
 
@@ -92,7 +86,7 @@ class TaskPrefixLayer(PrefixLayer):
         prefixes = []
         for parts in self.active_parts():
             if site in parts:
-                key, value = (by_heads(states, *self._heads[site]) for states in parts[site]())
+                key, value = self.keys_and_values(site, parts[site])
                 prefixes.append(KeyValuePrefix(key, value, parts.config.log_weight))
         return prefixes
 
@@ -121,24 +115,18 @@ class TaskPrefixModel(PrefixTuner):
 
     def attach(self, block: Block, config: TaskPrefixConfig, adapter_name: str) -> None:
         layer: TaskPrefixLayer = self.child_of(block.module, lambda: TaskPrefixLayer(block))
-        stack, prefixes = self.stack_of(block, adapter_name, partial(OneTask, config)), OneTask(config)
-        for site, attention in block.attentions.items():
+        prefixes, hidden = OneTask(config), config.projection_width if config.projection else None
+        for site in block.attentions:
             if config.has_prefix(block, site):
-                sizes = config.prefix_length, config.projection_width, config.init_std
-                table = stack.table(adapter_name, site, block, *sizes) if config.projection else None
-                place = placement(block.module)
-                prefixes[site] = new_prefix(config.prefix_length, attention, table, place, config.init_std)
-                serve_prefixes(self.model, [attention.module])
+                sizes = config.prefix_length, hidden, config.init_std
+                prefixes[site] = self.new_prefix(block, site, adapter_name, *sizes)
         layer.add(adapter_name, prefixes, block)
 
     def new_stack(self, host: nn.Module, block: Block) -> PrefixStack:
         return TaskPrefixStack(host, block, PARTS)
 
-
-def by_heads(states: torch.Tensor, heads: int, width: int) -> torch.Tensor:
-    """(..., L, G d) -> (..., G, L, d), with a dimension of 1 in front where there was none."""
-    split = states.unflatten(-1, (heads, width)).transpose(-3, -2)
-    return split[None] if split.ndim == 3 else split
+    def new_tables(self, adapter_name: str) -> OneTask:
+        return OneTask(self.peft_config[adapter_name])
 
 
 def activate_prefixes(model: Any, names: Sequence[str]) -> None:
@@ -167,25 +155,8 @@ def activate_prefixes(model: Any, names: Sequence[str]) -> None:
 
 
 def fold_task_prefix(model: Any, adapter_name: str | None = None) -> Any:
-    """Replace the prefix network by the keys and values that it makes: the outputs stay, the network is gone.
-
-    Args:
-        model: a PEFT model with task prefixes; it is changed in place.
-        adapter_name: which adapter; None is the active one.
-
-    Returns:
-        The model; the adapter's configuration has `projection=False`, so that it is saved and loaded as a table.
-
-    Raises:
-        ValueError: the adapter has no prefix network.
-    """
-    name = adapter_name or active_name(model)
-    config = model.peft_config.get(name)
-    if not isinstance(config, TaskPrefixConfig) or not config.projection:
-        raise ValueError(f"{name!r} is no task prefix with a network to fold; adapters: {', '.join(model.peft_config)}")
-    fold_networks(model, name)
-    config.projection, config.projection_width = False, PROJECTION_WIDTH
-    return model
+    """Replace the prefix network by what it makes; see `luthier.methods.prefix_table.fold_network`."""
+    return fold_network(model, TaskPrefixConfig, "projection", adapter_name)
 
 
 register_tuner("task_prefix", TaskPrefixConfig, TaskPrefixModel, prefix="task_prefix_")

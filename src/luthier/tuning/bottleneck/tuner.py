@@ -104,7 +104,6 @@ class BottleneckLayer(AttachedLayer):
 
     def __init__(self, block: Block) -> None:
         super().__init__(block.module, "bottleneck_parts")
-        self.block_output = block.output_norm is None
 
     def add(self, name: str, parts: nn.ModuleDict, block: Block) -> None:
         """Add an adapter; `parts` has `output`, or `attention` and `feed_forward`."""

@@ -26,13 +26,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from luthier.methods.gates import CentralGate, Gate, GatedLayer, Pooling, pooling_of
-from luthier.methods.prefix_table import PrefixLayer, PrefixTable, new_prefix
+from luthier.methods.prefix_table import PrefixLayer
 from luthier.models.layers.attached import argument_of, placement, visible_tokens
 from luthier.models.layers.attention_prefix import KeyValuePrefix
-from luthier.models.layers.blocks import Attention, Block, Projection, argument_place
+from luthier.models.layers.blocks import Block, Projection, argument_place
 from luthier.models.layers.disentangled_prefix import is_disentangled
 from luthier.tuning.bottleneck.tuner import Bottleneck
-from luthier.tuning.unipelt.options import Part, UniPELTOptions
+from luthier.tuning.unipelt.options import UniPELTOptions
 
 Factor = torch.Tensor | float
 
@@ -42,17 +42,17 @@ class LowRank(nn.Module):
 
     def __init__(self, projection: Projection, rank: int, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
-        self.start, self.stop = projection.start, projection.stop
+        self.projection = projection
         self.a = nn.Parameter(torch.empty(rank, projection.inputs, device=device, dtype=dtype))
         self.b = nn.Parameter(torch.zeros(projection.outputs, rank, device=device, dtype=dtype))
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
 
     def add_to(self, output: torch.Tensor, states: torch.Tensor, factor: Factor) -> torch.Tensor:
-        """Add B A x, times a number or a factor (B, 1 or T, 1), to its columns of `output`."""
+        """Add B A x, times a number or a factor (B, 1 or T, 1), to the projection's columns of `output`."""
         # The factor meets the r inner numbers of a token, not its D outer ones.
         added = F.linear(F.linear(states.to(self.a.dtype), self.a) * factor, self.b).to(output.dtype)
-        after = output.shape[-1] - self.stop
-        return output + (F.pad(added, (self.start, after)) if self.start or after else added)
+        before, after = self.projection.start, output.shape[-1] - self.projection.stop
+        return output + (F.pad(added, (before, after)) if before or after else added)
 
 
 class Parts(nn.Module):
@@ -79,62 +79,54 @@ class Parts(nn.Module):
         self.central, self.shifts = nn.ModuleDict(), nn.ParameterDict()
         self.adapter: Bottleneck | None = None
         self._place = placement(block.module)
+        # Where the central gate stands in the place of those of LoRA and prefix.
         self._replaced = set(sites) if config.central_gate_replaces else set()
         if "lora" in config.parts:
             for site, attention in block.attentions.items():
-                self._add_lora(site, attention)
+                for role in config.lora_targets:
+                    projection = attention.projections[role]
+                    self.lora[f"{site}-{role}"] = LowRank(projection, config.lora_rank, *self._place)
+                    self._add_gate(self.gate_of_lora(f"{site}-{role}"), projection.inputs)
         if "adapter" in config.parts and block.index >= config.drop_first_layers:
-            self._add_adapter(block)
+            self.adapter = Bottleneck.beside(
+                block,
+                bottleneck=config.adapter_bottleneck,
+                reduction=config.adapter_reduction,
+                activation=config.adapter_activation,
+                init=config.adapter_init,
+                dropout=config.adapter_dropout,
+            )
+            self._add_gate("adapter", block.width)
         if "bitfit" in config.parts:
             self._add_shifts(block)
 
-    def add_prefix(self, site: str, attention: Attention, table: PrefixTable | None) -> None:
-        """Add the prefix of one attention module.
-
-        Args:
-            table: the shared half of the network that makes it; None draws flat keys and values.
-        """
-        self.prefix[site] = new_prefix(self.config.prefix_length, attention, table, self._place)
-        width = attention.projections["query"].inputs
-        self._add_gate("prefix", f"prefix-{site}", width)
+    def add_prefix(self, site: str, prefix: nn.Module, width: int) -> None:
+        """Add the prefix of one attention module, which reads hidden states of this width, and the gates before it."""
+        self.prefix[site] = prefix
+        self._add_gate(f"prefix-{site}", width)
         if self.config.add_central_gate:
             self.central[site] = CentralGate(width, *self._place)
 
-    def factor(self, part: Part, name: str, states: torch.Tensor, pool: Pooling | None = None) -> Factor:
-        """What multiplies a part: the value on `states` of its gate of this name, or a number.
+    def gate_of_lora(self, target: str) -> str:
+        """The name of the gate of a LoRA target, "self-query" or the like."""
+        return f"lora-{target.split('-')[0]}" if self.config.shared_lora_gate else f"lora-{target}"
 
-        Args:
-            pool: of learned gates.
-        """
-        if name in self.learned_gates:
-            value: torch.Tensor = self.learned_gates[name](states, pool)
-            return value
-        kind = self.config.gate_of(part)
-        if self._is_replaced(name) or (kind == "none" and part != "lora"):
-            return 1.0
-        return self.config.lora_alpha / self.config.lora_rank if kind == "none" else float(kind)
+    def constant(self, gate: str) -> float:
+        """What multiplies a part whose gate, named as in `learned_gates`, is not learned."""
+        kind = self._kind(gate)
+        if kind == "none" and gate.startswith("lora"):
+            return self.config.lora_alpha / self.config.lora_rank
+        return 1.0 if kind in ("none", "replaced") else float(kind)
 
-    def lora_gate(self, site: str, role: str) -> str:
-        """The name of the gate of a LoRA target."""
-        return f"lora-{site}" if self.config.shared_lora_gate else f"lora-{site}-{role}"
+    def _kind(self, gate: str) -> str | float:
+        """How the options gate the part of this name: "learned", "none", "replaced" by the central gate or a number."""
+        part: Any
+        part, *site = gate.split("-")[:2]
+        return "replaced" if self._replaced.intersection(site) else self.config.gate_of(part)
 
-    def _add_lora(self, site: str, attention: Attention) -> None:
-        for role in self.config.lora_targets:
-            projection = attention.projections[role]
-            self.lora[f"{site}-{role}"] = LowRank(projection, self.config.lora_rank, *self._place)
-            self._add_gate("lora", self.lora_gate(site, role), projection.inputs)
-
-    def _add_adapter(self, block: Block) -> None:
-        config = self.config
-        self.adapter = Bottleneck.beside(
-            block,
-            bottleneck=config.adapter_bottleneck,
-            reduction=config.adapter_reduction,
-            activation=config.adapter_activation,
-            init=config.adapter_init,
-            dropout=config.adapter_dropout,
-        )
-        self._add_gate("adapter", "adapter", block.width)
+    def _add_gate(self, name: str, width: int) -> None:
+        if name not in self.learned_gates and self._kind(name) == "learned":
+            self.learned_gates[name] = Gate(width, *self._place)
 
     def _add_shifts(self, block: Block) -> None:
         # A gate is known from the attention on, and position projections read no example's states.
@@ -145,16 +137,7 @@ class Parts(nn.Module):
         for path, size in biases.items():
             device, dtype = self._place
             self.shifts[path.replace(".", "/")] = nn.Parameter(torch.zeros(size, device=device, dtype=dtype))
-        self._add_gate("bitfit", "bitfit", block.width)
-
-    def _add_gate(self, part: Part, name: str, width: int) -> None:
-        learned = self.config.gate_of(part) == "learned" and not self._is_replaced(name)
-        if learned and name not in self.learned_gates:
-            self.learned_gates[name] = Gate(width, *self._place)
-
-    def _is_replaced(self, gate: str) -> bool:
-        """Whether the central gate stands in the place of the gate "lora-<site>..." or "prefix-<site>"."""
-        return not self._replaced.isdisjoint(gate.split("-")[1:2])
+        self._add_gate("bitfit", block.width)
 
 
 @dataclass
@@ -181,7 +164,6 @@ class UniPELTLayer(PrefixLayer, GatedLayer):
         super().__init__(block, "unipelt_parts")
         self.stack, self.index = block.stack, block.index
         self._passing = _Passing()
-        self._lora_at: dict[str, dict[str, tuple[str, str]]] = {}
         self._norm = block.output_norm
         self._states_at = {
             site: argument_place(type(attention.module).forward, ("hidden_states",))
@@ -198,19 +180,16 @@ class UniPELTLayer(PrefixLayer, GatedLayer):
     def add(self, name: str, parts: Parts, block: Block) -> None:
         """Add an adapter, and the hooks that its parts need."""
         self.parts[name] = parts
-        self.hook(block.self_attention.path, "before", self._before_self_attention)
-        if block.cross_attention is not None and "cross" in parts.prefix:
-            self.hook(block.cross_attention.path, "before", self._before_cross_attention)
+        for site, attention in block.attentions.items():
+            if site == "self" or site in parts.prefix:
+                self.hook(attention.path, "before", partial(self._before_attention, site))
+            if site in parts.prefix:
+                self.provide(site, attention)
         if self._disentangled:
             self.hook(block.self_attention.path, "after", self._after_self_attention)
-        for site in parts.prefix:
-            self.provide(site, block.attentions[site])
         paths = {path.replace("/", ".") for path in parts.shifts}
-        for target in parts.lora:
-            site, role = target.split("-")
-            path = block.attentions[site].projections[role].path
-            self._lora_at.setdefault(path, {})[target] = site, role
-            paths.add(path)
+        low_ranks: Any = parts.lora.values()
+        paths |= {low_rank.projection.path for low_rank in low_ranks}
         for path in paths - {self._norm}:
             self.hook(path, "after", partial(self._after_module, path))
         if self._norm is not None and (parts.adapter is not None or self._norm in paths):
@@ -219,60 +198,52 @@ class UniPELTLayer(PrefixLayer, GatedLayer):
             self.hook("", "after", self._after_layer)
 
     def prefixes(self, site: str, attention: nn.Module) -> list[KeyValuePrefix]:
-        heads, width = self._heads[site]
         prefixes = []
         for parts in self.active_parts():
             if site not in parts.prefix:
                 continue
-            key, value = (states.view(-1, heads, width).transpose(0, 1)[None] for states in parts.prefix[site]())
+            key, value = self.keys_and_values(site, parts.prefix[site])
             factor = self._passing.factors.pop((id(parts), site))
             if isinstance(factor, torch.Tensor) and parts.pooling == "per_token":
                 prefixes.append(KeyValuePrefix(key, value, query_gate=factor))
-                continue
-            if isinstance(factor, torch.Tensor):
-                factor = factor[..., None]
-            prefixes.append(KeyValuePrefix(key * factor, value * factor))
+            else:
+                factor = factor[..., None] if isinstance(factor, torch.Tensor) else factor
+                prefixes.append(KeyValuePrefix(key * factor, value * factor))
         return prefixes
 
-    def _before_self_attention(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        states = argument_of(self._states_at["self"], args, kwargs)
+    def _before_attention(self, site: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        states = argument_of(self._states_at[site], args, kwargs)
+        if site == "self":
+            self._begin(states, argument_of(self._mask_at, args, kwargs))
+        for parts in self.active_parts():
+            if site in parts.prefix:
+                self.keep_serving(module)
+                factor = self._factor(parts, f"prefix-{site}", states, f"{site}-prefix")
+                self._passing.factors[id(parts), site] = factor
+
+    def _begin(self, states: torch.Tensor, mask: torch.Tensor | None) -> None:
         passing = self._passing = _Passing(states=states if self._disentangled else None)
         active = list(self.active_parts())
         if self.record is not None or any(parts.pooling in ("mask_aware", "first_token") for parts in active):
-            passing.visible = visible_tokens(argument_of(self._mask_at, args, kwargs), self._disentangled)
+            passing.visible = visible_tokens(mask, self._disentangled)
         for parts in active:
             if parts.pooling not in passing.poolings:
                 passing.poolings[parts.pooling] = pooling_of(parts.pooling, passing.visible, states.dtype)
             if "bitfit" in parts.learned_gates:
-                passing.factors[id(parts), "bitfit"] = self._factor(parts, "bitfit", "bitfit", states)
-        self._gate_prefixes("self", module, states)
+                passing.factors[id(parts), "bitfit"] = self._factor(parts, "bitfit", states)
 
     def _after_self_attention(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._passing.states = None
-
-    def _before_cross_attention(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._gate_prefixes("cross", module, argument_of(self._states_at["cross"], args, kwargs))
-
-    def _gate_prefixes(self, site: str, attention: nn.Module, states: torch.Tensor) -> None:
-        for parts in self.active_parts():
-            if site in parts.prefix:
-                self.keep_serving(attention)
-                factor = self._factor(parts, "prefix", f"prefix-{site}", states)
-                if site in parts.central:
-                    factor = factor * self._share(parts, site, "prefix", states)
-                self._passing.factors[id(parts), site] = factor
 
     def _after_module(self, path: str, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
         if self._passing.states is not None and args[0] is not self._passing.states:
             # DeBERTa projects its position embeddings, which belong to no example, with the same layers.
             return output
         for parts in self.active_parts():
-            for target, (site, role) in self._lora_at.get(path, {}).items():
-                if target in parts.lora:
-                    factor = self._factor(parts, "lora", parts.lora_gate(site, role), args[0])
-                    if site in parts.central:
-                        factor = factor * self._share(parts, site, role, args[0])
-                    output = parts.lora[target].add_to(output, args[0], factor)
+            for target, low_rank in parts.lora.items():
+                if low_rank.projection.path == path:
+                    factor = self._factor(parts, parts.gate_of_lora(target), args[0], target)
+                    output = low_rank.add_to(output, args[0], factor)
         shift = self._shift(path, args[0])
         return output if shift is None else output + shift
 
@@ -298,7 +269,7 @@ class UniPELTLayer(PrefixLayer, GatedLayer):
         result = None
         for parts in self.active_parts():
             if parts.adapter is not None:
-                factor = self._factor(parts, "adapter", "adapter", states)
+                factor = self._factor(parts, "adapter", states)
                 factor = factor.to(states.dtype) if isinstance(factor, torch.Tensor) else states.new_tensor(factor)
                 result = torch.addcmul(total if result is None else result, parts.adapter(states), factor)
         return result
@@ -308,25 +279,33 @@ class UniPELTLayer(PrefixLayer, GatedLayer):
         total, key = None, path.replace(".", "/")
         for parts in self.active_parts():
             if key in parts.shifts:
-                factor = self._passing.factors.get((id(parts), "bitfit"))
-                if factor is None:
-                    factor = parts.factor("bitfit", "bitfit", states)
+                gated = "bitfit" in parts.learned_gates
+                factor = self._passing.factors[id(parts), "bitfit"] if gated else parts.constant("bitfit")
                 shift = (parts.shifts[key] * factor).to(states.dtype)
                 total = shift if total is None else total + shift
         return total
 
-    def _factor(self, parts: Parts, part: Part, gate: str, states: torch.Tensor) -> Factor:
-        factor = parts.factor(part, gate, states, self._passing.poolings[parts.pooling])
-        self._note(gate, factor)
+    def _factor(self, parts: Parts, gate: str, states: torch.Tensor, receiver: str = "") -> Factor:
+        """What multiplies a part: the value of its gate on `states`, (B, 1 or T, 1), or a number.
+
+        Args:
+            receiver: "self-query", "cross-prefix" or the like, which gets a share of the central gate where there is
+                one.
+        """
+        pool = self._passing.poolings[parts.pooling]
+        if gate in parts.learned_gates:
+            factor: Factor = parts.learned_gates[gate](states, pool)
+            self._note(gate, factor)
+        else:
+            factor = parts.constant(gate)
+        site, _, name = receiver.partition("-")
+        if site in parts.central:
+            shares = parts.central[site](states, pool)
+            share = shares[..., 1:] if name == "prefix" else shares[..., :1]
+            self._note(f"central-{receiver}", share)
+            factor = factor * share
         return factor
 
-    def _share(self, parts: Parts, site: str, receiver: str, states: torch.Tensor) -> torch.Tensor:
-        """The central gate's share, (B, 1 or T, 1), of the prefix or of LoRA on one projection."""
-        shares = parts.central[site](states, self._passing.poolings[parts.pooling])
-        share: torch.Tensor = shares[..., 1:] if receiver == "prefix" else shares[..., :1]
-        self._note(f"central-{site}-{receiver}", share)
-        return share
-
-    def _note(self, gate: str, value: Factor) -> None:
-        if self.record is not None and isinstance(value, torch.Tensor):
+    def _note(self, gate: str, value: Any) -> None:
+        if self.record is not None:
             self.record.note(self.stack, self.index, gate, value, self._passing.visible)

@@ -7,11 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from luthier.methods.prefix_options import PROJECTION_WIDTH
-from luthier.methods.prefix_table import FlatPrefix, PrefixStack, PrefixTuner, active_name, fold_networks, has_site
+from luthier.methods.prefix_table import PrefixTuner, active_name, fold_network, has_site
 from luthier.models.layers.attached import AttachedConfig
 from luthier.models.layers.blocks import Block
-from luthier.models.layers.serving import serve_prefixes
 from luthier.peft_bridge.registration import register_tuner
 from luthier.tuning.unipelt.layer import Parts, UniPELTLayer
 from luthier.tuning.unipelt.options import UniPELTOptions
@@ -66,57 +64,30 @@ class UniPELTModel(PrefixTuner):
         sites = [site for site in block.attentions if config.has_prefix(block, site)]
         parts = Parts(config, block, config.pooling_in(block), sites)
         for site in sites:
-            stack = self.stack_of(block, adapter_name, nn.ModuleDict)
-            sizes = config.prefix_length, config.prefix_projection_width
-            table = stack.table(adapter_name, site, block, *sizes) if config.prefix_projection else None
-            parts.add_prefix(site, block.attentions[site], table)
-            serve_prefixes(self.model, [block.attentions[site].module])
+            hidden = config.prefix_projection_width if config.prefix_projection else None
+            prefix = self.new_prefix(block, site, adapter_name, config.prefix_length, hidden)
+            parts.add_prefix(site, prefix, block.attentions[site].projections["query"].inputs)
         layer.add(adapter_name, parts, block)
 
 
 def fold_prefix(model: Any, adapter_name: str | None = None) -> Any:
-    """Replace the prefix network by the keys and values that it makes: the logits stay, the network is gone.
-
-    Args:
-        model: a PEFT model with a UniPELT adapter; it is changed in place.
-        adapter_name: which adapter; None is the active one.
-
-    Returns:
-        The model; its configuration has `prefix_projection=False`, so that it is saved and loaded without the network.
-
-    Raises:
-        ValueError: the adapter has no prefix network.
-    """
-    name = adapter_name or active_name(model)
-    config = model.peft_config.get(name)
-    if not isinstance(config, UniPELTConfig):
-        raise ValueError(f"{name!r} is not a UniPELT adapter of this model; it has {', '.join(model.peft_config)}")
-    if "prefix" not in config.parts or not config.prefix_projection:
-        raise ValueError(f"the adapter {name!r} has no prefix network to fold")
-    fold_networks(model, name)
-    config.prefix_projection, config.prefix_projection_width = False, PROJECTION_WIDTH
-    return model
+    """Replace the prefix network by what it makes; see `luthier.methods.prefix_table.fold_network`."""
+    return fold_network(model, UniPELTConfig, "prefix_projection", adapter_name)
 
 
-def part_sizes(model: Any, adapter_name: str | None = None) -> dict[str, int]:
+_PART_OF = {"lora": "lora", "adapter": "adapter", "shifts": "bitfit", "learned_gates": "gates", "central": "gates"}
+
+
+def part_sizes(model: nn.Module, adapter_name: str | None = None) -> dict[str, int]:
     """Numbers in each part of an adapter: adapter, prefix, lora, bitfit, gates, and prefix_network while not folded."""
-    name = adapter_name or active_name(model)
     sizes = dict.fromkeys(("adapter", "prefix", "lora", "bitfit", "gates", "prefix_network"), 0)
-    homes = {"lora": "lora", "adapter": "adapter", "shifts": "bitfit", "learned_gates": "gates", "central": "gates"}
-    for layer in model.modules():
-        if isinstance(layer, UniPELTLayer) and name in layer.parts:
-            parts: Any = layer.parts[name]
-            for child, part in homes.items():
-                sizes[part] += _count(getattr(parts, child))
-            for prefix in parts.prefix.values():
-                sizes["prefix" if isinstance(prefix, FlatPrefix) else "prefix_network"] += _count(prefix)
-        elif isinstance(layer, PrefixStack) and name in layer.parts:
-            sizes["prefix_network"] += _count(layer.parts[name])
+    for path, parameter in model.named_parameters():
+        _, ours, name = path.partition(f".unipelt_parts.{adapter_name or active_name(model)}.")
+        if ours and name.startswith("prefix.") and name.endswith((".key", ".value")):
+            sizes["prefix"] += parameter.numel()
+        elif ours:
+            sizes[_PART_OF.get(name.split(".")[0], "prefix_network")] += parameter.numel()
     return sizes
-
-
-def _count(module: nn.Module | None) -> int:
-    return 0 if module is None else sum(p.numel() for p in module.parameters())
 
 
 register_tuner("unipelt", UniPELTConfig, UniPELTModel, prefix="unipelt_")
