@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -78,6 +79,17 @@ def test_what_is_saved_is_loaded_and_can_be_trained_on(kind: str, way: dict[str,
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
+def test_a_copy_has_prompts_of_its_own(way: dict[str, Any]):
+    model, batch = with_prompt("encoder", **way), batch_of("encoder", [5, 8])
+    wanted, twin = model(**batch).logits, copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.base_model.prompt_layer.parameters():
+            parameter.zero_()
+    assert torch.equal(twin(**batch).logits, wanted)
+    assert not torch.equal(model(**batch).logits, wanted)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_disabled_and_unloaded_it_is_the_base_model(kind: str, way: dict[str, Any]):
     model, batch = with_prompt(kind, **way), batch_of(kind, [5, 8])
@@ -95,6 +107,11 @@ def test_disabled_and_unloaded_it_is_the_base_model(kind: str, way: dict[str, An
 def test_it_can_not_be_merged():
     with pytest.raises(ValueError, match="can't be merged"):
         with_prompt("encoder").merge_and_unload()
+
+
+def test_an_adapter_is_not_called_as_a_part_of_the_model_is():
+    with pytest.raises(ValueError, match="can't be called 'bert'"):
+        get_peft_model(base_model("encoder"), InstancePromptConfig(), adapter_name="bert")
 
 
 def test_several_adapters_with_settings_of_their_own(tmp_path: Any):

@@ -169,7 +169,7 @@ class PrefixTuner(AttachedTuner):
 
     def new_stack(self, host: nn.Module, block: Block) -> PrefixStack:
         """What the layers of a stack share."""
-        return PrefixStack(host, block, f"{self.prefix}parts")
+        return PrefixStack(host, block, self.parts_name)
 
     def new_tables(self, adapter_name: str) -> nn.ModuleDict:
         """What they share of one adapter, still empty."""
@@ -236,16 +236,17 @@ def fold_network(model: Any, config_cls: type[Any], switch: str, adapter_name: s
     name = adapter_name or active_name(model)
     layers: list[Any] = [m for m in model.modules() if isinstance(m, PrefixLayer | PrefixStack) and name in m.parts]
     groups: list[Any] = [m for layer in layers for m in layer.parts[name].modules() if isinstance(m, nn.ModuleDict)]
-    networks = [(group, site) for group in groups for site, part in group.items() if isinstance(part, ProjectedPrefix)]
+    has_network = any(isinstance(part, ProjectedPrefix) for group in groups for part in group.values())
     config = model.peft_config.get(name)
-    if not isinstance(config, config_cls) or not networks:
+    if not isinstance(config, config_cls) or not has_network:
         kind, names = config_cls.adapter_type, ", ".join(model.peft_config)
         raise ValueError(f"{name!r} is no {kind} adapter with a prefix network to fold; the adapters are {names}")
-    for group, site in networks:
-        group[site] = group[site].folded()
-    for layer in layers:
-        if isinstance(layer, PrefixStack):
-            layer.parts[name].clear()
+    for group in groups:
+        for site, part in list(group.items()):
+            if isinstance(part, ProjectedPrefix):
+                group[site] = part.folded()
+            elif isinstance(part, PrefixTable):
+                del group[site]
     setattr(config, switch, False)
     setattr(config, f"{switch}_width", PROJECTION_WIDTH)
     return model

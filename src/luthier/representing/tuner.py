@@ -104,6 +104,7 @@ class TaskPrefixModel(PrefixTuner):
 
     prefix = "task_prefix_"
     child_name = "task_prefix"
+    parts_name = PARTS
 
     def wanted(self, blocks: list[Block], config: TaskPrefixConfig) -> list[Block]:
         if config.sites is not None and not any(block.stack for block in blocks):

@@ -113,7 +113,7 @@ class AttachedConfig(PeftConfig):
 
     adapter_type: ClassVar[str]
     # PEFT reads this from every tuner's configuration; an attached tuner finds its place in the model by itself.
-    target_modules: ClassVar[None] = None
+    target_modules: ClassVar[str | None] = None
 
     modules_to_save: list[str] | None = field(
         default=None, metadata={"help": "Modules outside the tuner's parts that are trained and saved: the task head."}
@@ -131,12 +131,13 @@ class AttachedConfig(PeftConfig):
 class AttachedTuner(BaseTuner):
     """Attaches an `AttachedLayer` to every transformer layer that a configuration asks for.
 
-    A subclass sets `prefix` and `child_name` and defines `attach`.
+    A subclass sets `prefix`, `child_name` and `parts_name`, which begins with the prefix, and defines `attach`.
     """
 
     tuner_layer_cls = AttachedLayer
     target_module_mapping: ClassVar[dict[str, list[str]]] = {}
     child_name: ClassVar[str]
+    parts_name: ClassVar[str]
 
     def attach(self, block: Block, config: Any, adapter_name: str) -> None:
         """Make the parts of one adapter for one transformer layer."""
@@ -174,9 +175,13 @@ class AttachedTuner(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+        self.refuse_clashing_names(model)
+
+    def refuse_clashing_names(self, model: nn.Module) -> None:
+        """Raise ValueError where an adapter is called as a part of the model is."""
         names: set[str] = set()
         for name, _ in model.named_parameters():
-            outside, _, inside = name.partition(f".{self.prefix}parts.")
+            outside, _, inside = name.partition(f".{self.parts_name}.")
             if ".modules_to_save." not in name:
                 names |= {*outside.split("."), *inside.split(".")[1:]}
         clash = sorted(names & set(self.peft_config))
@@ -216,7 +221,7 @@ class AttachedTuner(BaseTuner):
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        parts = f".{cls.prefix}parts."
+        parts = f".{cls.parts_name}."
         if parts in key:
             return key.replace(f"{parts}{adapter_name}.", parts, 1)
         shorter: str = super()._remove_adapter_name_from_key(key, adapter_name)
@@ -233,6 +238,14 @@ def argument_of(place: tuple[str, int], args: tuple[Any, ...], kwargs: dict[str,
     """The argument of a call at the place that `argument_place` found, None where it was not given."""
     name, position = place
     return kwargs[name] if name in kwargs else (args[position] if position < len(args) else None)
+
+
+def with_argument(place: tuple[str, int], value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The arguments of a call, (args, kwargs), with this value at the place that `argument_place` found."""
+    name, position = place
+    if name in kwargs or position >= len(args):
+        return args, {**kwargs, name: value}
+    return (*args[:position], value, *args[position + 1 :]), kwargs
 
 
 def visible_tokens(mask: torch.Tensor | None, multiplicative: bool = False) -> torch.Tensor | None:

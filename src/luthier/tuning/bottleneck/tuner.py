@@ -145,6 +145,7 @@ class BottleneckModel(AttachedTuner):
 
     prefix = "bottleneck_"
     child_name = "bottleneck"
+    parts_name = "bottleneck_parts"
 
     def wanted(self, blocks: list[Block], config: BottleneckConfig) -> list[Block]:
         return [block for block in blocks if block.index >= config.drop_first_layers]

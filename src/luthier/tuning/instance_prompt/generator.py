@@ -7,12 +7,13 @@ K layers that get a prompt. Source: Wu et al., NAACL 2022, section 3 and equatio
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from luthier.tuning.instance_prompt.config import InstancePromptConfig
+from luthier.tuning.instance_prompt.settings import ConfigurationOptions
 
 PHM_STD, DNN_STD, BIAS_RANGE = 0.05, 0.02, 0.5
 
@@ -35,29 +36,15 @@ class PHMLinear(nn.Module):
             raise ValueError(f"order {order} must divide the widths {inputs} and {outputs}")
         self.inputs, self.outputs, self.order, self.rank = inputs, outputs, order, rank
         rows, columns = inputs // order, outputs // order
-        self.a = nn.Parameter(torch.empty(order, order, order)) if own_a else None
-        self.b = nn.Parameter(torch.empty(order, rows, columns)) if rank is None else None
-        self.s = nn.Parameter(torch.empty(order, rows, rank)) if rank is not None else None
-        self.t = nn.Parameter(torch.empty(order, rank, columns)) if rank is not None else None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """A and B from N(0, 0.05); S and T so that their product has that deviation."""
-        if self.a is not None:
-            nn.init.normal_(self.a, std=PHM_STD)
-        if self.b is not None:
-            nn.init.normal_(self.b, std=PHM_STD)
-        if self.s is not None and self.t is not None:
-            for factor in (self.s, self.t):
-                nn.init.normal_(factor, std=math.sqrt(PHM_STD / math.sqrt(factor.shape[-1 if factor is self.s else 1])))
+        self.a = _drawn(PHM_STD, order, order, order) if own_a else None
+        self.b = _drawn(PHM_STD, order, rows, columns) if rank is None else None
+        # Drawn so that their product has the deviation of B.
+        self.s: Any = _drawn(math.sqrt(PHM_STD / math.sqrt(rank)), order, rows, rank) if rank else None
+        self.t: Any = _drawn(math.sqrt(PHM_STD / math.sqrt(rank)), order, rank, columns) if rank else None
 
     def right_factors(self) -> Tensor:
         """B: (n, in / n, out / n)."""
-        if self.b is not None:
-            return self.b
-        assert self.s is not None
-        assert self.t is not None
-        return torch.bmm(self.s, self.t)
+        return torch.bmm(self.s, self.t) if self.b is None else self.b
 
     def matrix(self, a: Tensor | None = None) -> Tensor:
         """W: (in, out)."""
@@ -79,8 +66,6 @@ class PHMLinear(nn.Module):
         """(B, n, in / n) -> (B, n, n, out / n), every block times every B_i."""
         if self.b is not None:
             return (blocks @ self.b.transpose(0, 1).flatten(1)).unflatten(-1, (self.order, -1))
-        assert self.s is not None
-        assert self.t is not None
         narrow = (blocks @ self.s.transpose(0, 1).flatten(1)).unflatten(-1, (self.order, -1))
         return torch.einsum("zair,irq->zaiq", narrow, self.t)
 
@@ -92,13 +77,17 @@ class PHMLinear(nn.Module):
         return formed < rows * (self.inputs * self.outputs + self.order**2 * min(self.inputs, self.outputs))
 
 
+def _drawn(std: float, *shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(shape).normal_(std=std))
+
+
 class Bottleneck(nn.Module):
     """W2 gelu(drop(W1 drop(s) + b1)): (B, g) -> (B, out), without the output's bias.
 
     With `dropout_after_activation` it is W2 drop(gelu(W1 drop(s) + b1)).
     """
 
-    def __init__(self, config: InstancePromptConfig, inputs: int, outputs: int) -> None:
+    def __init__(self, config: ConfigurationOptions, inputs: int, outputs: int) -> None:
         super().__init__()
         m, self.dropout, self.drops_after = config.bottleneck, config.dropout, config.dropout_after_activation
         self.a: nn.Parameter | None = None
@@ -111,7 +100,7 @@ class Bottleneck(nn.Module):
             return
         order, rank = config.phm_order, config.phm_rank if config.generator == "low_rank_phm" else None
         if config.share_a:
-            self.a = nn.Parameter(torch.empty(order, order, order).normal_(std=PHM_STD))
+            self.a = _drawn(PHM_STD, order, order, order)
         self.down = PHMLinear(inputs, m, order, rank=rank, own_a=not config.share_a)
         self.up = PHMLinear(m, outputs, order, rank=rank, own_a=not config.share_a)
         nn.init.normal_(self.down_bias, std=PHM_STD)
@@ -136,7 +125,7 @@ class PromptGenerator(nn.Module):
         norms: LayerNorms over the generated vectors, as many as networks; None without.
     """
 
-    def __init__(self, config: InstancePromptConfig, vector_width: int, model_width: int, layers: int) -> None:
+    def __init__(self, config: ConfigurationOptions, vector_width: int, model_width: int, layers: int) -> None:
         """Raises ValueError where the order does not divide the widths, or a residual does not fit."""
         super().__init__()
         if config.residual and vector_width != model_width:
@@ -148,12 +137,11 @@ class PromptGenerator(nn.Module):
         widths = {"the sentence vector's width": vector_width, "the bottleneck": config.bottleneck}
         config.check_order({**widths, "the output width": outputs})
         networks = layers if config.sharing == "none" else 1
-        self.vector_width, self.model_width, self.residual = vector_width, model_width, config.residual
+        self.config, self.vector_width, self.model_width = config, vector_width, model_width
         self.networks = nn.ModuleList(Bottleneck(config, vector_width, outputs) for _ in range(networks))
         self.bias = nn.Parameter(torch.empty(1 if config.sharing == "shared" else layers, outputs))
         bound = BIAS_RANGE if config.bias_init == "uniform" else 0.0
         nn.init.uniform_(self.bias, -bound, bound)
-        self.drops_every_vector = config.vector_dropout == "every_layer"
         self.norms = nn.ModuleList(nn.LayerNorm(model_width) for _ in range(networks)) if config.layer_norm else None
 
     def forward(self, vectors: Tensor, layer: int) -> Tensor:
@@ -168,8 +156,9 @@ class PromptGenerator(nn.Module):
             )
         vectors = vectors.to(self.bias.dtype)
         network, row = (layer if len(parts) > 1 else 0 for parts in (self.networks, self.bias))
-        made = self.networks[network](vectors, self.drops_every_vector or layer == 0) + self.bias[row]
+        drop = layer == 0 or self.config.vector_dropout == "every_layer"
+        made = self.networks[network](vectors, drop) + self.bias[row]
         prompt = made.unflatten(-1, (-1, self.model_width))
         if self.norms is not None:
             prompt = self.norms[network](prompt)
-        return prompt + vectors[:, None] if self.residual else prompt
+        return prompt + vectors[:, None] if self.config.residual else prompt

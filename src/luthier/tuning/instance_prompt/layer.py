@@ -5,18 +5,19 @@ Shapes: B examples, T tokens, t prompt positions, L = T + t, d model width, g se
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from luthier.models.layers import extra_keys
+from luthier.models.layers.attached import AttachedLayer, argument_of, with_argument
+from luthier.models.layers.blocks import argument_place
 from luthier.models.layers.inserted_prompt import (
     ones_mask,
     showing_prompt,
@@ -27,10 +28,11 @@ from luthier.models.layers.inserted_prompt import (
 from luthier.models.layers.placement import Placement, context_columns, insertion_columns, last_columns
 from luthier.models.layers.trunk import Trunk, bare_pass, pool
 from luthier.storage.arrays import evaluating
-from luthier.tuning.instance_prompt.config import InstancePromptConfig
 from luthier.tuning.instance_prompt.generator import PromptGenerator
+from luthier.tuning.instance_prompt.settings import ConfigurationOptions
 
 logger = logging.getLogger(__name__)
+GENERATORS = "instance_prompt_generators"
 _NOTE = "instance_prompt"
 _Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -46,7 +48,7 @@ class Running:
         shown: the attention mask in which the prompt can be seen, by that in which it can't.
     """
 
-    config: InstancePromptConfig
+    config: ConfigurationOptions
     placement: Placement | None = None
     extras: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     shown: dict[int, Tensor] = field(default_factory=dict)
@@ -68,6 +70,10 @@ class Making(Running):
     mask: Tensor = field(kw_only=True)
     last: Tensor = field(kw_only=True)
 
+    def makes(self, layer: int) -> bool:
+        """Whether the model's layer-th layer gets a prompt of its own."""
+        return self.config.multi_layer or layer == self.config.first_layer
+
     def prompt(self, layer: int, hidden: Tensor) -> Tensor:
         """(B, t, d), or (B, 2 t, d) for keys and values, of the model's layer-th layer, whose input is `hidden`."""
         vectors = self.vectors
@@ -76,24 +82,17 @@ class Making(Running):
         return self.generator(vectors, layer - self.config.first_layer).to(hidden.dtype)
 
 
-class InstancePromptLayer(nn.Module, BaseTunerLayer):
+class InstancePromptLayer(AttachedLayer):
     """Holds the generators of all adapters; becomes a child of the model's body.
 
     Attributes:
-        instance_prompt_generators: by adapter name.
-        configs: by adapter name, with position and pooling filled in.
+        instance_prompt_generators: by adapter name; each knows its configuration, with position and pooling filled in.
         store: where sentence vectors are looked up that the caller does not pass; None computes them.
     """
 
-    adapter_layer_names = ("instance_prompt_generators",)
-    other_param_names = ("configs",)
-
     def __init__(self, trunk: Trunk, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__(trunk.module, GENERATORS)
         self.trunk = trunk
-        self.instance_prompt_generators = nn.ModuleDict()
-        self.configs: dict[str, InstancePromptConfig] = {}
-        self.merged_adapters: list[str] = []
         self.store: Any = None
         self._running: Running | None = None
         # What the caller passed beside the model's own arguments: vectors (B, g), and the column (B,) up to which a
@@ -102,29 +101,16 @@ class InstancePromptLayer(nn.Module, BaseTunerLayer):
         self._context_end: Tensor | None = None
         self._prompt_columns: int | None = None
         self._warned = False
-        self._handles = [
-            model.register_forward_pre_hook(self._read_arguments, with_kwargs=True),
-            trunk.module.register_forward_pre_hook(self._insert, with_kwargs=True),
-            trunk.module.register_forward_hook(self._remove),
-        ]
-        self._handles += [
-            layer.register_forward_pre_hook(self._layer_hook(index), with_kwargs=True)
-            for index, layer in enumerate(trunk.layers)
-        ]
+        before: dict[str, tuple[nn.Module, Callable[..., Any]]] = {
+            "model": (model, self._read_arguments),
+            "body": (trunk.module, self._insert),
+            **{f"layer {i}": (layer, partial(self._before_layer, i)) for i, layer in enumerate(trunk.layers)},
+        }
         if trunk.decoder is not None:
-            self._handles.append(trunk.decoder.register_forward_pre_hook(self._extend_cross, with_kwargs=True))
-
-    def add(self, name: str, config: InstancePromptConfig, generator: PromptGenerator) -> None:
-        """Take up one adapter."""
-        self.configs[name] = config
-        self.instance_prompt_generators[name] = generator
-        if config.insertion == "key_value":
-            extra_keys.install(self.trunk.config)
-
-    def get_base_layer(self) -> nn.Module:
-        """The token embeddings, whose device and number format the generators take."""
-        embeddings: nn.Module = self.trunk.module.get_input_embeddings()
-        return embeddings
+            before["decoder"] = trunk.decoder, self._extend_cross
+        for name, (module, function) in before.items():
+            self._handles[name, "before"] = module.register_forward_pre_hook(function, with_kwargs=True)
+        self.hook("", "after", self._remove)
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         """Raises ValueError for more than one adapter."""
@@ -133,14 +119,8 @@ class InstancePromptLayer(nn.Module, BaseTunerLayer):
             raise ValueError(f"one instance prompt can be active at a time, not {', '.join(names)}")
         super().set_adapter(names, inference_mode=inference_mode)
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Always raises ValueError: a prompt that depends on the input can't be folded into weights."""
-        raise ValueError("an instance prompt can't be merged: its generator needs every input")
-
-    def detach_hooks(self) -> None:
-        """Leave the model as it was."""
-        for handle in self._handles:
-            handle.remove()
+    def detach(self) -> None:
+        super().detach()
         extra_keys.uninstall(self.trunk.config)
 
     @contextmanager
@@ -168,13 +148,13 @@ class InstancePromptLayer(nn.Module, BaseTunerLayer):
 
     def _insert(self, _body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Arguments | None:
         self._running = None
-        config = self._active_config()
-        if config is None:
+        generator = self._active_generator()
+        if generator is None:
             return None
-        call = self.trunk.arguments(args, kwargs)
+        call, config = self.trunk.arguments(args, kwargs), generator.config
         cache = call.get("past_key_values")
         if cache is None or cache.get_seq_length() == 0:
-            return (), self._start(call, config)
+            return (), self._start(call, generator)
         note: Running | None = getattr(cache, _NOTE, None)
         if note is None:
             return None
@@ -195,46 +175,63 @@ class InstancePromptLayer(nn.Module, BaseTunerLayer):
             return None
         return without_prompt(output, running.placement, keep_in_front=self.trunk.decoder is not None)
 
-    def _layer_hook(self, index: int) -> Any:
-        def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Arguments | None:
-            running = self._running
-            if running is None or index < running.config.first_layer:
-                return None
-            if running.config.insertion == "key_value":
-                return self._with_extras(index, layer, args, kwargs, running)
-            if running.config.first_layer > 0:
-                args, kwargs = self._showing_prompt(layer, args, kwargs, running)
-            return self._with_next_prompt(index, args, kwargs, running)
-
-        return hook
+    def _before_layer(
+        self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> _Arguments | None:
+        """The layer's arguments with its prompt added to, or in place of, what the prompt's positions hold, or with
+        extra keys and values."""
+        running = self._running
+        if running is None or index < running.config.first_layer:
+            return None
+        config, states_at = running.config, ("hidden_states", 0)
+        hidden = argument_of(states_at, args, kwargs)
+        making = running if isinstance(running, Making) and running.makes(index) else None
+        if config.insertion == "key_value":
+            if making is not None:
+                running.extras[index] = extra_keys.project(layer, making.prompt(index, hidden))
+            made = running.extras.get(index)
+            return None if made is None else (args, {**kwargs, extra_keys.ARGUMENT: made})
+        if config.first_layer > 0:
+            by_name = "attention_mask" in kwargs
+            mask_at = ("attention_mask", 0) if by_name else argument_place(type(layer).forward, ("attention_mask",))
+            mask = self._showing_prompt(argument_of(mask_at, args, kwargs), running)
+            args, kwargs = with_argument(mask_at, mask, args, kwargs)
+        if making is not None and index > 0:
+            assert making.placement is not None
+            adds = config.insertion == "add" and index > config.first_layer
+            hidden = making.placement.write(hidden, making.prompt(index, hidden), add=adds)
+            args, kwargs = with_argument(states_at, hidden, args, kwargs)
+        return args, kwargs
 
     def _extend_cross(self, _decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Arguments | None:
         states, mask = kwargs.get("encoder_hidden_states"), kwargs.get("encoder_attention_mask")
-        config = self._active_config()
-        if config is None or states is None or mask is None or states.shape[1] != mask.shape[1] + config.inserted:
+        generator = self._active_generator()
+        inserted = generator.config.inserted if generator is not None else 0
+        if not inserted or states is None or mask is None or states.shape[1] != mask.shape[1] + inserted:
             return None
-        longer = torch.cat([mask.new_ones(len(mask), config.inserted), mask], 1)
+        longer = torch.cat([mask.new_ones(len(mask), inserted), mask], 1)
         return args, {**kwargs, "encoder_attention_mask": longer}
+
+    def _active_generator(self) -> PromptGenerator | None:
+        return next(self.active_parts(), None)
+
+    def _showing_prompt(self, covered: Any, running: Running) -> Tensor:
+        """The attention mask of a layer in which the prompt can be seen, made once for all layers that share it."""
+        if id(covered) not in running.shown:
+            assert running.placement is not None
+            running.shown[id(covered)] = showing_prompt(covered, running.placement, causal=self.trunk.causal)
+        return running.shown[id(covered)]
 
     # -- the body's inputs ---------------------------------------------------------------------------------
 
-    @property
-    def _active_name(self) -> str:
-        names: Any = self.active_adapters
-        return names[0] if names else ""
-
-    def _active_config(self) -> InstancePromptConfig | None:
-        return None if self.disable_adapters else self.configs.get(self._active_name)
-
-    def _start(self, call: dict[str, Any], config: InstancePromptConfig) -> dict[str, Any]:
-        embeds, mask = self.trunk.embed(call), call.get("attention_mask")
+    def _start(self, call: dict[str, Any], generator: PromptGenerator) -> dict[str, Any]:
+        config, embeds, mask = generator.config, self.trunk.embed(call), call.get("attention_mask")
         if mask is not None and getattr(mask, "ndim", 0) != 2:
             raise ValueError("an instance prompt needs an attention mask of shape (batch, tokens), or none")
         self.trunk.check_room(embeds.shape[1], config.inserted)
         full = ones_mask(embeds) if mask is None else mask
         last = self._last(full)
         vectors = self._vectors(call, config, embeds, full, last)
-        generator: Any = self.instance_prompt_generators[self._active_name]
         running = Making(config, generator=generator, vectors=vectors, mask=full, last=last)
         self._running = running
         if not config.inserted:
@@ -282,8 +279,9 @@ class InstancePromptLayer(nn.Module, BaseTunerLayer):
             logger.info("the whole input is the context of the instance prompt: pass context_end to score its tokens")
 
     def _vectors(
-        self, call: dict[str, Any], config: InstancePromptConfig, embeds: Tensor, mask: Tensor, last: Tensor
+        self, call: dict[str, Any], config: ConfigurationOptions, embeds: Tensor, mask: Tensor, last: Tensor
     ) -> Tensor | None:
+        """The sentence vectors (B, g) that the first prompt is made from; None takes the running hidden states."""
         given = self._given_vectors
         if given is not None:
             if len(mask) % len(given):
@@ -304,46 +302,3 @@ class InstancePromptLayer(nn.Module, BaseTunerLayer):
             )
         with nullcontext() if config.first_pass_dropout else evaluating(self.trunk.module):
             return bare_pass(self.trunk, call, mask, str(config.pooling), last)
-
-    # -- layers --------------------------------------------------------------------------------------------
-
-    def _with_extras(
-        self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], running: Running
-    ) -> _Arguments | None:
-        """The layer's arguments with keys and values made for it, where it gets any."""
-        if isinstance(running, Making) and self._gets_prompt(index, running.config):
-            hidden = args[0] if args else kwargs["hidden_states"]
-            running.extras[index] = extra_keys.project(layer, running.prompt(index, hidden))
-        if index not in running.extras:
-            return None
-        return args, {**kwargs, extra_keys.ARGUMENT: running.extras[index]}
-
-    def _with_next_prompt(
-        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any], running: Running
-    ) -> _Arguments:
-        """The layer's arguments with the prompt added to, or put in place of, what stands at its positions."""
-        if not isinstance(running, Making) or index == 0 or not self._gets_prompt(index, running.config):
-            return args, kwargs
-        assert running.placement is not None
-        hidden = args[0] if args else kwargs["hidden_states"]
-        adds = running.config.insertion == "add" and index > running.config.first_layer
-        hidden = running.placement.write(hidden, running.prompt(index, hidden), add=adds)
-        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
-
-    @staticmethod
-    def _gets_prompt(index: int, config: InstancePromptConfig) -> bool:
-        return config.multi_layer or index == config.first_layer
-
-    def _showing_prompt(
-        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], running: Running
-    ) -> _Arguments:
-        """The layer's arguments with an attention mask in which the prompt can be seen."""
-        named = dict(zip(inspect.signature(layer.forward).parameters, args, strict=False))
-        covered = kwargs.get("attention_mask", named.get("attention_mask"))
-        if id(covered) not in running.shown:
-            assert running.placement is not None
-            running.shown[id(covered)] = showing_prompt(covered, running.placement, causal=self.trunk.causal)
-        shown = running.shown[id(covered)]
-        if "attention_mask" in kwargs:
-            return args, {**kwargs, "attention_mask": shown}
-        return tuple({**named, "attention_mask": shown}.values()), kwargs

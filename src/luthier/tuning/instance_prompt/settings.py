@@ -1,7 +1,9 @@
-"""IDPG, instance-dependent prompt generation."""
+"""IDPG, instance-dependent prompt generation: its options, and the method of a recipe."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from math import gcd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -9,12 +11,11 @@ from pydantic import Field
 
 from luthier.errors import ModelError
 from luthier.methods.base import MethodContext
-from luthier.methods.options import refuse_idle, setting
+from luthier.methods.options import Options, option, refuse_idle, setting
 from luthier.methods.prompt_method import PromptMethod
 from luthier.peft_bridge.adapter_types import register_adapter_type
 from luthier.registry import METHODS
 from luthier.settings import Paper
-from luthier.tuning.instance_prompt.options import ConfigurationOptions, InstancePromptOptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +26,135 @@ register_adapter_type(
     "luthier.tuning.instance_prompt.tuner",
     why_not_exported="it makes another prompt for every input, so that no file of numbers stands for it",
 )
+
+
+OWN_SEGMENT, SEPARATORS_AROUND = 4, 2
+
+
+@dataclass(init=False, repr=False, eq=False)
+class InstancePromptOptions(Options):
+    """Where prompts stand and what makes them; the defaults are M-IDPG-PHM (Wu et al., NAACL 2022, sections 3, 4).
+
+    With `residual` the released code adds the sentence vector to a prompt that went through a LayerNorm, which here is
+    `residual` with `layer_norm`.
+    """
+
+    multi_layer: bool = option(True, "A prompt for every layer; False inserts one at the first layer only.")
+    first_layer: int = option(0, "First layer that sees a prompt.", ge=0)
+    generator: Literal["phm", "dnn", "low_rank_phm"] = option(
+        "phm",
+        "Matrices of the generator: sums of Kronecker products (phm), the same with low-rank factors (low_rank_phm), "
+        "or ordinary ones (dnn).",
+    )
+    bottleneck: int = option(16, "Hidden width of the generator.", gt=0)
+    share_a: bool = option(False, "Both matrices of the generator share their left-hand factors.")
+    sharing: Literal["layer_bias", "shared", "none"] = option(
+        "layer_bias", "What layers share: all but a bias each (layer_bias), all (shared), or nothing (none)."
+    )
+    insertion: Literal["add", "replace", "key_value"] = option(
+        "add",
+        "Above its first layer a prompt is added to the hidden states (add), replaces them (replace), or gives extra "
+        "keys and values (key_value).",
+    )
+    pooling: Literal["first", "last", "mean"] | None = option(
+        None, "The token that stands for the text; None takes first, last or mean by architecture."
+    )
+    position: Literal[-1, 0, 1, 2, 3, 4] | None = option(
+        None,
+        "Prompt before the text (-1), after its first token (0), before the first separator (1), after the second (2), "
+        "before the last (3), or as a segment of its own behind the text, between two more separators (4); None is 0 "
+        "for encoders and -1 for all others.",
+    )
+    dropout: float = option(0.1, "Dropout in the generator.", ge=0, lt=1)
+    dropout_after_activation: bool = option(
+        False, "Dropout of the generator's hidden layer follows the non-linearity, as in the released code."
+    )
+    vector_dropout: Literal["every_layer", "first_layer"] = option(
+        "every_layer",
+        "Where the sentence vector goes through dropout: for every layer's prompt, or for the first one's only, as in "
+        "the released code.",
+    )
+    bias_init: Literal["uniform", "zero"] = option(
+        "uniform",
+        "First numbers of the output bias: uniform(-0.5, 0.5); or zero, as in the released code for dnn with "
+        "`multi_layer: false`.",
+    )
+    layer_norm: bool = option(False, "LayerNorm over every generated vector.")
+    residual: bool = option(False, "Add the sentence vector to every generated vector.")
+    first_pass_dropout: bool = option(
+        False, "Keep the frozen model's dropout on in the pass without prompts, as in the released code."
+    )
+
+    def check(self) -> None:
+        super().check()
+        refuse_idle(
+            share_a=self.share_a and self.generator == "dnn",
+            position=self.position is not None and self.insertion == "key_value",
+            vector_dropout=self.vector_dropout == "first_layer" and not self.multi_layer,
+        )
+
+    def positions_taken(self, length: int) -> int:
+        """Positions of the sequence that a prompt of this length takes, its own separators included."""
+        if self.insertion == "key_value":
+            return 0
+        return length + SEPARATORS_AROUND if self.position == OWN_SEGMENT else length
+
+
+@dataclass(init=False, repr=False, eq=False)
+class ConfigurationOptions(InstancePromptOptions):
+    """What a configuration has: the same, and the options that a recipe calls by shorter names: length, order, rank
+    and input.
+
+    In a recipe the order is None, since its method fits it to the model's widths; and the input can't be `given`,
+    since no program stands beside a recipe to give vectors.
+    """
+
+    prompt_length: int = option(5, "Prompt length: generated vectors.", gt=0)
+    phm_order: int = option(16, "Kronecker products in a sum; it divides all widths of the generator.", gt=0)
+    phm_rank: int = option(1, "Rank of the factors under low_rank_phm.", gt=0)
+    vector_source: Literal["previous_layer", "first_pass", "given", "static"] = option(
+        "previous_layer",
+        "What the generator reads: the layer below and, for the first layer, a pass without prompts (previous_layer); "
+        "that pass for all layers (first_pass); the mean token embedding (static); or the forward's argument "
+        "`sentence_vectors` (given).",
+    )
+    vector_width: int | None = option(None, "Width of given vectors; None is the model's width.")
+    separator_token_id: int | None = option(
+        None, "The separator of positions 1 to 4; None reads it from the model's config."
+    )
+
+    @property
+    def vectors_per_layer(self) -> int:
+        """Vectors that the generator makes for one layer: t, or 2 t where keys and values have their own."""
+        return self.prompt_length * (2 if self.insertion == "key_value" else 1)
+
+    @property
+    def margin(self) -> int:
+        """Separators on either side of the prompt that come with it."""
+        return 1 if self.position == OWN_SEGMENT else 0
+
+    @property
+    def inserted(self) -> int:
+        """Positions that the prompt takes in the sequence, its own separators included."""
+        return self.positions_taken(self.prompt_length)
+
+    def check(self) -> None:
+        super().check()
+        refuse_idle(
+            phm_rank=self.phm_rank != 1 and self.generator != "low_rank_phm",
+            vector_width=self.vector_width is not None and self.vector_source != "given",
+        )
+        self.check_order({"the bottleneck": self.bottleneck})
+
+    def check_order(self, widths: dict[str, int]) -> None:
+        """Raise ValueError where the PHM order does not divide all of these widths of the generator."""
+        undivided = [f"{name} {width}" for name, width in widths.items() if width % self.phm_order]
+        if self.generator != "dnn" and undivided:
+            common = gcd(*widths.values())
+            divisors = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
+            raise ValueError(
+                f"phm_order is {self.phm_order}, but must divide {', '.join(undivided)}; orders that do: {divisors}"
+            )
 
 
 @METHODS.register
@@ -106,13 +236,11 @@ class InstancePrompt(InstancePromptOptions, PromptMethod):
         Raises:
             WorkspaceError: the directory can't be written.
         """
-        from itertools import chain
-
         from luthier.training.trunk.sentence_vectors import compute_sentence_vectors
 
         reads_pass = self.input == "first_pass" or (self.input == "previous_layer" and self.first_layer == 0)
         if self.cache_vectors and reads_pass and not self.first_pass_dropout:
-            store = compute_sentence_vectors(model, chain.from_iterable(rows), directory)
+            store = compute_sentence_vectors(model, (row for data in rows for row in data), directory)
             model.base_model.use_sentence_vectors(store)  # type: ignore[operator, union-attr]
 
     def _order(self, model: PreTrainedModel) -> int:
@@ -120,8 +248,6 @@ class InstancePrompt(InstancePromptOptions, PromptMethod):
             return 1
         if self.order is not None:
             return self.order
-        from math import gcd
-
         widths = [model.config.hidden_size, self.bottleneck, model.get_input_embeddings().embedding_dim]
         return next(order for order in (16, 8, 4, 2, 1) if gcd(*widths) % order == 0)
 

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
-from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import Tensor, nn
 
 from luthier.models.layers import extra_keys
+from luthier.models.layers.attached import AttachedConfig, AttachedTuner
 from luthier.models.layers.placement import AFTER_FIRST, BEFORE_TEXT, OWN_SEGMENT, context_columns
 from luthier.models.layers.trunk import Trunk, find_trunk
 from luthier.peft_bridge.registration import register_tuner
-from luthier.tuning.instance_prompt.config import InstancePromptConfig
 from luthier.tuning.instance_prompt.generator import PromptGenerator
-from luthier.tuning.instance_prompt.layer import InstancePromptLayer
+from luthier.tuning.instance_prompt.layer import GENERATORS, InstancePromptLayer
+from luthier.tuning.instance_prompt.settings import ConfigurationOptions
 
-CHILD, GENERATORS = "instance_prompt", "instance_prompt_generators"
+
+@dataclass
+class InstancePromptConfig(ConfigurationOptions, AttachedConfig):
+    """Configuration of IDPG, instance-dependent prompt generation; the defaults are the paper's M-IDPG-PHM.
+
+    Source: Wu et al., NAACL 2022, sections 3 and 4.
+
+    Raises:
+        ValueError: a value out of range, an option that would have no effect, or an order that does not divide
+            the widths.
+    """
+
+    adapter_type = "INSTANCE_PROMPT"
+    target_modules: ClassVar[str] = DUMMY_TARGET_MODULES
 
 
-class InstancePromptModel(BaseTuner):
+class InstancePromptModel(AttachedTuner):
     """A model whose frozen body gets prompts that a small generator makes from every input.
 
     The forward takes two arguments beside the model's own: `sentence_vectors` (batch, width), which stand in for
@@ -32,7 +46,8 @@ class InstancePromptModel(BaseTuner):
     """
 
     prefix = "instance_prompt_"
-    tuner_layer_cls = InstancePromptLayer
+    child_name = "instance_prompt"
+    parts_name = GENERATORS
     uses_shared_state = True
 
     def inject_adapter(
@@ -43,27 +58,24 @@ class InstancePromptModel(BaseTuner):
         low_cpu_mem_usage: bool = False,
         state_dict: dict[str, Tensor] | None = None,
     ) -> None:
-        """Freeze the model and add one generator.
+        """Freeze the model and add one generator to its body.
 
         Raises:
             ValueError: the configuration does not fit the model.
         """
-        trunk = find_trunk(model)
-        config = self.peft_config[adapter_name]
+        trunk, config = find_trunk(model), self.peft_config[adapter_name]
         fit(config, trunk)
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
-        place = torch.device("meta") if low_cpu_mem_usage else trunk.module.get_input_embeddings().weight.device
-        with place:
-            generator = build_generator(config, trunk)
-        generator.to(trunk.module.get_input_embeddings().weight.dtype)
-        layer = getattr(trunk.module, CHILD, None)
-        if layer is None:
-            layer = InstancePromptLayer(trunk, model)
-            trunk.module.add_module(CHILD, layer)
-            layer._active_adapter = self.active_adapters
-        active = adapter_name in self.active_adapters
-        layer.add(adapter_name, config, generator.requires_grad_(active and not config.inference_mode))
-        layer.train(model.training)
+        embeddings = trunk.module.get_input_embeddings()
+        with torch.device("meta") if low_cpu_mem_usage else embeddings.weight.device:
+            generator = build_generator(config, trunk).to(embeddings.weight.dtype)
+        layer: InstancePromptLayer = self.child_of(trunk.module, lambda: InstancePromptLayer(trunk, model))
+        layer._active_adapter = self.active_adapters
+        layer.parts[adapter_name] = generator.train(model.training)
+        generator.requires_grad_(adapter_name in self.active_adapters and not config.inference_mode)
+        if config.insertion == "key_value":
+            extra_keys.install(trunk.config)
+        self.refuse_clashing_names(model)
 
     @property
     def prompt_layer(self) -> InstancePromptLayer:
@@ -97,27 +109,8 @@ class InstancePromptModel(BaseTuner):
         with self.prompt_layer.generating(ids.shape[1], sentence_vectors):
             return self.model.generate(*args, **kwargs)
 
-    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
-        return peft_config
-
-    def _create_and_replace(self, *args: Any, **kwargs: Any) -> None:
+    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         """Nothing in the model is replaced; `inject_adapter` adds a child to its body."""
-
-    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
-        if merge:
-            self.prompt_layer.merge()
-        layer = self.prompt_layer
-        layer.detach_hooks()
-        delattr(layer.trunk.module, CHILD)
-        model: nn.Module = super()._unload_and_optionally_merge(False, *args, **kwargs)
-        return model
-
-    @classmethod
-    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        marker = f".{GENERATORS}.{adapter_name}."
-        if marker in key:
-            return key.replace(marker, f".{GENERATORS}.")
-        return str(super()._remove_adapter_name_from_key(key, adapter_name))
 
 
 def fit(config: InstancePromptConfig, trunk: Trunk) -> None:

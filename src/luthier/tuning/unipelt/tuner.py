@@ -52,6 +52,7 @@ class UniPELTModel(PrefixTuner):
 
     prefix = "unipelt_"
     child_name = "unipelt"
+    parts_name = "unipelt_parts"
 
     def wanted(self, blocks: list[Block], config: UniPELTConfig) -> list[Block]:
         if config.prefix_sites is not None and not any(block.stack for block in blocks):
