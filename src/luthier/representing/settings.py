@@ -1,17 +1,18 @@
-"""Task prefixes in a recipe."""
+"""Task prefixes: their options, and the method of a recipe."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from luthier.methods.base import MethodContext, TuningMethod
-from luthier.methods.prefix_options import NETWORK_RATE, check_network_rate
+from luthier.methods.options import Options, option
+from luthier.methods.prefix_options import NETWORK_RATE, PROJECTION_WIDTH, Site, check_network_rate
 from luthier.peft_bridge.adapter_types import register_adapter_type
 from luthier.registry import METHODS
-from luthier.representing.options import TaskPrefixOptions
 from luthier.settings import Paper
 
 if TYPE_CHECKING:
@@ -25,6 +26,29 @@ register_adapter_type(
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 FILE_NAME_RULE = "use letters, digits, `_`, `-` and `.`, 100 at most"
 _TABLES = (".key", ".value", ".table")
+
+
+@dataclass(init=False, repr=False, eq=False)
+class TaskPrefixOptions(Options):
+    """How long the prefix of one task is, where it stands, and what makes it."""
+
+    prefix_length: int = option(5, "Prefix columns.", ge=1)
+    projection: bool = option(False, "Make the prefix from one table by a network while training.")
+    projection_width: int = option(PROJECTION_WIDTH, "Hidden width of that network.", ge=1)
+    layers: list[int] | None = option(
+        None, "Numbers, from 0, of the layers of every stack that get a prefix; None is all."
+    )
+    sites: list[Site] | None = option(
+        None, "Encoder-decoders: which attention gets a prefix, of encoder, decoder and cross; None is all."
+    )
+    init_std: float = option(0.02, "Standard deviation of the table's first values.", gt=0)
+
+    def check(self) -> None:
+        super().check()
+        if min(self.layers or [0]) < 0:
+            raise ValueError(f"layers has {min(self.layers or [0])}, but layers are counted from 0")
+        if self.projection_width != PROJECTION_WIDTH and not self.projection:
+            raise ValueError("projection_width would have no effect without projection: leave it out")
 
 
 @METHODS.register

@@ -24,7 +24,7 @@ from luthier.models.layers.attached import AttachedConfig
 from luthier.models.layers.attention_prefix import KeyValuePrefix
 from luthier.models.layers.blocks import Block
 from luthier.peft_bridge.registration import register_tuner
-from luthier.representing.options import TaskPrefixOptions
+from luthier.representing.settings import TaskPrefixOptions
 
 PARTS = "task_prefix_parts"
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from luthier.models.layers.attached import AttachedConfig, AttachedLayer, AttachedTuner, placement
 from luthier.models.layers.blocks import Block
 from luthier.peft_bridge.registration import register_tuner
-from luthier.tuning.bottleneck.options import BottleneckOptions, hidden_width
+from luthier.tuning.bottleneck.settings import BottleneckOptions, hidden_width
 
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": F.relu,

@@ -21,7 +21,7 @@ from luthier.methods.options import option
 from luthier.methods.placed_prompts import register_placed_prompt
 from luthier.methods.prompt_start import file_rows, token_rows, uniform_rows, vocabulary_rows
 from luthier.peft_bridge.own_prompts import OwnPromptEncoder, lstm_outputs
-from luthier.tuning.residual_prompt.options import FirstPromptOptions, ResidualPromptOptions
+from luthier.tuning.residual_prompt.settings import FirstPromptOptions, ResidualPromptOptions
 
 LAYER_NORM_EPS = 1e-5
 TRANSFORMER_HEADS = 2
@@ -31,7 +31,7 @@ TRANSFORMER_HEADS = 2
 class ResidualPromptConfig(ResidualPromptOptions, FirstPromptOptions, PromptLearningConfig):
     """Configuration of Residual Prompt Tuning; the defaults are the paper's.
 
-    An option that is None takes the default of the chosen network (`luthier.tuning.residual_prompt.options.DEFAULTS`)
+    An option that is None takes the default of the chosen network (`luthier.tuning.residual_prompt.settings.DEFAULTS`)
     and is written to the saved configuration with that value.
 
     Raises:

@@ -32,7 +32,7 @@ from luthier.models.layers.attention_prefix import KeyValuePrefix
 from luthier.models.layers.blocks import Block, Projection, argument_place
 from luthier.models.layers.disentangled_prefix import is_disentangled
 from luthier.tuning.bottleneck.tuner import Bottleneck
-from luthier.tuning.unipelt.options import UniPELTOptions
+from luthier.tuning.unipelt.settings import UniPELTOptions
 
 Factor = torch.Tensor | float
 

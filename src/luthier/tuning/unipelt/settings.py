@@ -1,18 +1,20 @@
-"""UniPELT in a recipe."""
+"""UniPELT: its options, and the method of a recipe."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
 from luthier.methods.base import MethodContext, TuningMethod
-from luthier.methods.prefix_options import NETWORK_RATE
+from luthier.methods.options import Options, option, refuse_idle
+from luthier.methods.prefix_options import NETWORK_RATE, PROJECTION_WIDTH, Site
 from luthier.peft_bridge.adapter_types import register_adapter_type
 from luthier.registry import METHODS
 from luthier.settings import Paper
-from luthier.tuning.unipelt.options import UniPELTOptions
+from luthier.tuning.bottleneck.settings import Activation, Init
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +25,100 @@ register_adapter_type(
     "luthier.tuning.unipelt.tuner",
     why_not_exported="its gates and networks depend on the input, so that no prefix stands for it",
 )
+
+Part = Literal["adapter", "prefix", "lora", "bitfit"]
+GateKind = Literal["learned", "none"]
+# Strict: a recipe's `1` is a number, and its `true` is none.
+Gate = GateKind | Annotated[float, Field(strict=True)]
+GatePooling = Literal["mask_aware", "all", "first_token", "per_token"]
+Role = Literal["query", "key", "value"]
+
+
+@dataclass(init=False, repr=False, eq=False)
+class UniPELTOptions(Options):
+    """Which parts every layer has, how large they are, and what stands as a gate before each of them.
+
+    The defaults are those of Mao et al., ACL 2022 (variant APL), but that gates leave padding out of their mean; the
+    released code counts it (`gate_pooling="all"`). Layers that write text have a gate for every token, since a mean
+    over the text would show a token those behind it and would change with every token that is written.
+
+    The central gate is in the released code alone, and takes the place of the gates of LoRA and prefix there
+    (`central_gate_replaces=True`).
+    """
+
+    parts: list[Part] = option(
+        ["adapter", "prefix", "lora"], "Any of adapter, prefix, lora and bitfit (shifts of bias terms)."
+    )
+    gates: Gate | dict[Part, Gate] = option(
+        "learned",
+        "learned, none, or a fixed number; one for all parts or a mapping from part to gate, in which a part that is "
+        "left out has a learned gate.",
+    )
+    gate_pooling: GatePooling | None = option(
+        None,
+        "How the gate values of the tokens become one: mask_aware (mean over text), all (mean over text and padding), "
+        "first_token, or per_token (no pooling). None is mask_aware; layers that write text always use per_token.",
+    )
+    shared_lora_gate: bool = option(False, "One gate for all LoRA targets of an attention module.")
+    add_central_gate: bool = option(False, "Scale LoRA and prefix, on top of their gates, by shares that sum to 1.")
+    central_gate_replaces: bool = option(
+        False, "These shares stand in the place of the gates of LoRA and prefix, as in the released code."
+    )
+    prefix_length: int = option(10, "Prefix columns.", ge=1)
+    prefix_projection: bool = option(True, "Make the prefix from one table by a network while training.")
+    prefix_projection_width: int = option(PROJECTION_WIDTH, "Hidden width of that network.", ge=1)
+    prefix_sites: list[Site] | None = option(
+        None, "Encoder-decoders: which attention gets a prefix, of encoder, decoder and cross; None is all."
+    )
+    lora_targets: list[Role] = option(["query", "value"], "Projections with LoRA: query, key, value.")
+    lora_rank: int = option(8, "Rank of LoRA.", ge=1)
+    lora_alpha: float = option(
+        16.0, "Without gate, LoRA is scaled by alpha / rank; a gate takes that factor's place.", gt=0
+    )
+    adapter_reduction: float | None = option(
+        None, "The adapter's hidden width is the model's divided by this; None with no bottleneck is 16.", gt=0
+    )
+    adapter_bottleneck: int | None = option(None, "The adapter's hidden width, in place of reduction.", ge=1)
+    adapter_activation: Activation = option("relu", "The adapter's non-linearity.")
+    adapter_init: Init = option("normal", "First weights of the adapter, as in `bottleneck`.")
+    adapter_dropout: float = option(0.0, "Dropout after the adapter's non-linearity.", ge=0, lt=1)
+    drop_first_layers: int = option(0, "The first k layers of every stack get no adapter and no prefix.", ge=0)
+
+    def check(self) -> None:
+        super().check()
+        parts = set(self.parts)
+        if isinstance(self.gates, dict) and (stray := [part for part in self.gates if part not in parts]):
+            raise ValueError(f"gates names {', '.join(stray)}, but the parts are {', '.join(self.parts)}")
+        for part in self.parts:
+            gate = self.gate_of(part)
+            number = isinstance(gate, int | float) and not isinstance(gate, bool)
+            if not number and gate not in get_args(GateKind):
+                raise ValueError(f"the gate of {part} is {gate!r}, but must be learned, none or a number")
+        if self.adapter_bottleneck is not None and self.adapter_reduction is not None:
+            raise ValueError("adapter_reduction and adapter_bottleneck both set the hidden width: give one of them")
+        pooled = self.add_central_gate or any(self.gate_of(part) == "learned" for part in parts)
+        projected = self.prefix_projection and "prefix" in parts
+        # A layer without prefix has no central gate, so LoRA's own one stays there.
+        everywhere = not self.drop_first_layers and self.prefix_sites is None
+        replaced = {"prefix", *(["lora"] if everywhere else [])} if self.central_gate_replaces else set()
+        lora_gate = "lora" in parts - replaced and self.gate_of("lora") == "learned"
+        refuse_idle(
+            gates=isinstance(self.gates, dict) and bool(replaced & set(self.gates)),
+            central_gate_replaces=self.central_gate_replaces and not self.add_central_gate,
+            gate_pooling=self.gate_pooling is not None and not pooled,
+            shared_lora_gate=self.shared_lora_gate and not lora_gate,
+            add_central_gate=self.add_central_gate and not {"lora", "prefix"} <= parts,
+            prefix_projection_width=self.prefix_projection_width != PROJECTION_WIDTH and not projected,
+            prefix_sites=self.prefix_sites is not None and "prefix" not in parts,
+            drop_first_layers=bool(self.drop_first_layers) and not {"adapter", "prefix"} & parts,
+            adapter_bottleneck=self.adapter_bottleneck is not None and "adapter" not in parts,
+            adapter_reduction=self.adapter_reduction is not None and "adapter" not in parts,
+            adapter_dropout=bool(self.adapter_dropout) and "adapter" not in parts,
+        )
+
+    def gate_of(self, part: Part) -> GateKind | float:
+        """The gate of a part: "learned", "none" or a fixed number."""
+        return self.gates.get(part, "learned") if isinstance(self.gates, dict) else self.gates
 
 
 @METHODS.register

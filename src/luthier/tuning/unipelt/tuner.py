@@ -12,7 +12,7 @@ from luthier.models.layers.attached import AttachedConfig
 from luthier.models.layers.blocks import Block
 from luthier.peft_bridge.registration import register_tuner
 from luthier.tuning.unipelt.layer import Parts, UniPELTLayer
-from luthier.tuning.unipelt.options import UniPELTOptions
+from luthier.tuning.unipelt.settings import UniPELTOptions
 
 
 @dataclass
