@@ -158,14 +158,14 @@ def export_prompt(
 
     state = load_file(folder / ADAPTER_WEIGHTS)
     try:
-        found = read(state, config, Saved(card, folder, allow))
+        exported = read(state, config, Saved(card, folder, allow))
     except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
         raise ModelError(
             f"the adapter's configuration does not describe its tensors: {error}",
             where=str(folder / ADAPTER_CONFIG),
             fix="restore the folder from a copy",
         ) from error
-    _write(place, found, _about(found, card, state))
+    _write(place, exported, _about(exported, card, state))
     return place
 
 
@@ -278,19 +278,19 @@ def _reader(peft_type: str) -> _Reader | None:
     return reader
 
 
-def _about(found: Exported, card: ModelCard, state: Mapping[str, Tensor]) -> dict[str, Any]:
+def _about(exported: Exported, card: ModelCard, state: Mapping[str, Tensor]) -> dict[str, Any]:
     head = sorted(name.removeprefix("base_model.model.").removeprefix("base_model.") for name in state)
     return {
         "format_version": FORMAT_VERSION,
-        "kind": found.kind,
+        "kind": exported.kind,
         "base": as_reference(card.base),
         "base_fingerprint": card.base_fingerprint,
         "method": _method_name(card),
-        "length": found.length,
-        "first_position": found.first_position,
+        "length": exported.length,
+        "first_position": exported.first_position,
         "head": card.head,
         "head_left_out": [name for name in head if not _NOT_OF_A_HEAD.fullmatch(name)],
-        **found.more,
+        **exported.more,
     }
 
 
@@ -303,10 +303,10 @@ def _check_place(place: Path, overwrite: bool) -> None:
         )
 
 
-def _write(place: Path, found: Exported, about: dict[str, Any]) -> None:
+def _write(place: Path, exported: Exported, about: dict[str, Any]) -> None:
     from safetensors.torch import save
 
-    tensors = {name: x.detach().cpu().contiguous() for name, x in found.tensors.items()}
+    tensors = {name: x.detach().cpu().contiguous() for name, x in exported.tensors.items()}
     # One entry, since the order of several is not fixed, and equal exports should be equal files.
     content = save(tensors, metadata={ENTRY: json.dumps(redact_values(about), sort_keys=True)})
     try:

@@ -51,10 +51,10 @@ def head_parameters(model: Any, task_type: str) -> list[nn.Parameter]:
     Raises:
         RecipeError: the model has none.
     """
-    found = [p for name in head_modules(model, task_type) for p in model.get_submodule(name).parameters()]
-    if not found:
+    parameters = [p for name in head_modules(model, task_type) for p in model.get_submodule(name).parameters()]
+    if not parameters:
         raise RecipeError("a language model has no task head that could be frozen", fix="leave `train_head` out")
-    return found
+    return parameters
 
 
 def freeze_head(model: Any, parameters: list[nn.Parameter]) -> None:

@@ -49,13 +49,13 @@ def default_targets(model: Any, mapping: Mapping[str, Any], names: tuple[str, ..
     """
     if model.config.model_type in mapping:
         return None
-    found = [name for name in names if any(_ends(layer, name) for layer in _layers(model))]
-    if not found:
+    matching = [name for name in names if any(_ends(layer, name) for layer in _layers(model))]
+    if not matching:
         raise ModelError(
             f"no attention projections were found by name in a {model.config.model_type} model",
             fix=f"set target_modules; its layers: {', '.join(layer_names(model))}",
         )
-    return found
+    return matching
 
 
 def _layers(model: nn.Module) -> list[str]:

@@ -41,16 +41,16 @@ def groups(*parts: tuple[list[tuple[str, nn.Parameter]], float, float]) -> list[
 
     Biases, norms and single vectors are not decayed; empty groups are left out.
     """
-    found = []
+    optimiser_groups = []
     for named, rate, decay in parts:
         matrices = [p for name, p in named if _is_matrix(name, p)]
         others = [p for name, p in named if not _is_matrix(name, p)]
-        found += [
+        optimiser_groups += [
             {"params": params, "lr": rate, "weight_decay": weight_decay}
             for params, weight_decay in ((matrices, decay), (others, 0.0))
             if params
         ]
-    return found
+    return optimiser_groups
 
 
 def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -59,9 +59,9 @@ def _wrap_config(module: ModuleType) -> None:
     def type_of(stock: Callable[..., str]) -> Callable[..., str]:
         @functools.wraps(stock)
         def get_peft_type(cls: Any, model_id: str, **options: Any) -> str:
-            found = stock(cls, model_id, **options)
-            _learn(found)
-            return found
+            peft_type = stock(cls, model_id, **options)
+            _learn(peft_type)
+            return peft_type
 
         return get_peft_type
 

@@ -157,8 +157,8 @@ class PromptGenerator(nn.Module):
         vectors = vectors.to(self.bias.dtype)
         network, row = (layer if len(parts) > 1 else 0 for parts in (self.networks, self.bias))
         drop = layer == 0 or self.config.vector_dropout == "every_layer"
-        made = self.networks[network](vectors, drop) + self.bias[row]
-        prompt = made.unflatten(-1, (-1, self.model_width))
+        vectors_of_layer = self.networks[network](vectors, drop) + self.bias[row]
+        prompt = vectors_of_layer.unflatten(-1, (-1, self.model_width))
         if self.norms is not None:
             prompt = self.norms[network](prompt)
         return prompt + vectors[:, None] if self.config.residual else prompt

@@ -189,8 +189,8 @@ class InstancePromptLayer(AttachedLayer):
         if config.insertion == "key_value":
             if making is not None:
                 running.extras[index] = extra_keys.project(layer, making.prompt(index, hidden))
-            made = running.extras.get(index)
-            return None if made is None else (args, {**kwargs, extra_keys.ARGUMENT: made})
+            extra = running.extras.get(index)
+            return None if extra is None else (args, {**kwargs, extra_keys.ARGUMENT: extra})
         if config.first_layer > 0:
             by_name = "attention_mask" in kwargs
             mask_at = ("attention_mask", 0) if by_name else argument_place(type(layer).forward, ("attention_mask",))
