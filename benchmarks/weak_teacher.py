@@ -129,7 +129,7 @@ def page(cells: Cells) -> str:
         f"held-out text, {len(grouped(cells, 'seed'))} seeds.",
         f"Two layers bring {layers:.4f} nats.",
         *[f"Alone at equal operations has {one} times the steps." for one in factors],
-        *[f"With the weak teacher it is lower {name} by {one}." for name, one in found.items() if one is not None],
+        *[f"The weak teacher lowers its loss {name} by {one}." for name, one in found.items() if one is not None],
         *[f"{one}." for one in needed],
         spent(cells),
     ]
