@@ -49,9 +49,9 @@ def checkpoint(folder: Path) -> None:
 
 
 def best_weights(folder: Path) -> None:
-    from luthier.training.weights import save_trainable
+    from luthier.training.weights import save_trainable, trainable_state
 
-    save_trainable(torch.nn.Linear(100, 100), folder / "best-1.safetensors")
+    save_trainable(trainable_state(torch.nn.Linear(100, 100)), folder / "best-1.safetensors")
 
 
 def vectors(name: str) -> Callable[[Path], None]:

@@ -216,9 +216,9 @@ def test_the_best_weights_of_a_node_are_what_was_scored(
     kept: dict[int, float] = {}
     save = scores_module.save_trainable
 
-    def noted(model: Any, path: Path) -> str:
-        kept[int(path.stem.rpartition("-")[2])] = float(sum(p.sum() for p in model.parameters()))
-        return save(model, path)
+    def noted(state: dict[str, torch.Tensor], path: Path) -> str:
+        kept[int(path.stem.rpartition("-")[2])] = float(sum(p.sum() for p in state.values()))
+        return save(state, path)
 
     monkeypatch.setattr(scores_module, "save_trainable", noted)
     folder = run(place, "best", distilled(place, teacher, max_steps=6, evaluate_every=1, learning_rate=0.05))

@@ -125,6 +125,7 @@ def ready_to_train(stage: Lengthen, inputs: StageInputs, folder: Path) -> Ready:
         folder=folder / "checkpoints" / inputs.key[:16],
         log=folder / "log.jsonl",
         seed=inputs.seed,
+        split_weights=stage.split_weights,
         description=f"lengthening seed {inputs.seed}",
     )
     job = replace(job, data=TrainingRows(job.data.rows, None, collate_rows), validation=text.validation())

@@ -20,7 +20,7 @@ from luthier.registry import STAGES
 from luthier.settings import Paper, Settings
 from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
 from luthier.stages.base import Stage, StageInputs
-from luthier.training.settings import Beta
+from luthier.training.settings import Beta, SplitSettings
 
 __all__ = ["ContextSuite", "CurriculumStage", "Instruct", "Lengthen", "LongAnswersSuite"]
 _SINGLES = LanguageTrainingSettings.model_fields["pseudo_perplexity_tokens"].default
@@ -34,7 +34,7 @@ class CurriculumStage(Settings):
 
 
 @STAGES.register
-class Lengthen(LanguageTrainingSettings, Stage):
+class Lengthen(SplitSettings, LanguageTrainingSettings, Stage):
     """Continual pretraining on longer texts with other rotary frequencies."""
 
     name: ClassVar[str] = "lengthen"

@@ -18,7 +18,7 @@ from luthier.storage.files import sha256_of
 from luthier.storage.jsonlines import JsonLog
 from luthier.storage.ranks import from_main, gathered, is_main
 from luthier.training.validation import Evaluation, Validation
-from luthier.training.weights import BestScore, load_trainable, save_trainable
+from luthier.training.weights import BestScore, load_trainable, save_trainable, trainable_state
 
 Evaluate = Callable[[nn.Module], Evaluation]
 
@@ -100,7 +100,7 @@ class NodeScores(Part, TrainerCallback):
             prefix = f"validation/{node.name}/"
             own = {k: v for k, v in trainer.latest.scores.items() if k.startswith(prefix)}
             path = self.folder / _file(node.name, state.global_step)
-            digest = from_main(partial(save_trainable, node.model, path))
+            digest = from_main(partial(save_trainable, trainable_state(node.model), path))
             self.best[node.name] = BestScore(score, state.global_step, 0, own, {}, digest)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

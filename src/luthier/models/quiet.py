@@ -52,6 +52,11 @@ NOISE = (
         "the models that PEFT says this of read none",
     ),
     Noise(
+        "torch",
+        r"FSDP2-wrapped module \(\w+\) returned a view tensor",
+        "nothing writes into the hidden vectors that a split model gives in place of logits",
+    ),
+    Noise(
         "transformers|peft|accelerate",
         "",
         "it asks whoever calls the library, which is Luthier, to call it otherwise",

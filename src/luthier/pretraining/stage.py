@@ -17,6 +17,7 @@ from luthier.settings import Settings
 from luthier.stages.artifacts import MODEL_FIELD, Artifact, Port, Reference
 from luthier.stages.base import MODEL, Stage, StageInputs
 from luthier.storage.paths import user_path
+from luthier.training.settings import SplitSettings
 
 __all__ = ["ArchitectureSettings", "Glue", "Pretrain", "PseudoPerplexitySuite", "TokenizerSettings"]
 BUILT_IN = "english"
@@ -49,7 +50,7 @@ class TokenizerSettings(Settings):
 
 
 @STAGES.register
-class Pretrain(LanguageTrainingSettings, Stage):
+class Pretrain(SplitSettings, LanguageTrainingSettings, Stage):
     """Trains a masked or causal language model on plain text that is read while it trains."""
 
     name: ClassVar[str] = "pretrain"

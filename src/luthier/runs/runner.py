@@ -22,6 +22,7 @@ from luthier.stages.chaining import ChainError, Link, chain, saved_data
 from luthier.storage.done import read_done
 from luthier.storage.files import unwritable, write_text
 from luthier.storage.paths import user_path
+from luthier.storage.ranks import world_size
 from luthier.storage.steps import Workspace
 
 FAILED = "failed.json"
@@ -103,6 +104,7 @@ def run_cell(recipe: RecipeBase, folder: Path) -> RunRecord:
     record = RunRecord(folder)
     for visit in walk(recipe, folder, keyed=False):
         if read_done(visit.place) is None:
+            visit.active.check_processes(world_size())
             visit.active.check(visit.inputs)
     for visit in walk(recipe, folder):
         record.stages.append(_run_stage(visit, folder))

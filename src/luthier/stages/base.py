@@ -173,6 +173,13 @@ class Stage(Settings):
             DataError, RecipeError: what `run` would raise.
         """
 
+    def check_processes(self, processes: int) -> None:
+        """Find what does not go with the number of processes of the run, before any stage runs.
+
+        Raises:
+            RecipeError: the stage needs more of them.
+        """
+
     def plan(self, inputs: StageInputs) -> StagePlan:
         """The dry run."""
         plan: StagePlan = _named(self.plans)(self, inputs) if self.plans else StagePlan()

@@ -35,16 +35,18 @@ class _Helped:
     Attributes:
         model: None where nobody waits.
         versions: of its weights: how often each was written to.
+        in_step: whether all processes have to make each pass together.
     """
 
     model: Any = None
     versions: tuple[int, ...] = ()
+    in_step: bool = False
 
 
 _helped = _Helped()
 
 
-def helped(work: Callable[[], T], model: Any) -> T:
+def helped(work: Callable[[], T], model: Any, *, in_step: bool = False) -> T:
     """What `work` gives in the main process, in every process. Where it calls `each` for `model`, the others take their
     shares, each with its own copy of that model in evaluation mode.
 
@@ -53,6 +55,7 @@ def helped(work: Callable[[], T], model: Any) -> T:
     Args:
         work: what the main process does.
         model: this process's copy; all have the same weights.
+        in_step: whether a pass takes all processes, each of which has a part of the model: then all make as many.
 
     Raises:
         OtherProcessError: the work failed in a process that is not this one.
@@ -62,7 +65,7 @@ def helped(work: Callable[[], T], model: Any) -> T:
     if not is_main():
         given: T = _help(model)
         return given
-    _helped.model, _helped.versions = model, _versions(model)
+    _helped.model, _helped.versions, _helped.in_step = model, _versions(model), in_step
     try:
         value = work()
     except Exception as error:
@@ -94,7 +97,8 @@ def each(function: Callable[[Any, T], R], model: Any, items: Iterable[T]) -> Ite
         return
     left = iter(items)
     while some := list(itertools.islice(left, _SHARE * world_size())):
-        shares = [some[number :: world_size()] for number in range(world_size())]
+        fillers = some[-1:] * (-len(some) % world_size()) if _helped.in_step else []
+        shares = [[*some, *fillers][number :: world_size()] for number in range(world_size())]
         own = dealt([("do", function, share) for share in shares])[2]
         answers = _answers(*_done(function, model, own))
         yield from (answers[i % world_size()][i // world_size()] for i in range(len(some)))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from luthier.errors import TrainingError
 from luthier.storage.ranks import agree, gathered
+from luthier.training.split import whole
 
 
 def check_finite(
@@ -33,7 +34,7 @@ def check_finite(
         TrainingError: one of them is not finite; in every process, and with the rows of the pass where a loss is not.
     """
     device = losses[0].device if losses else None
-    numbers = [*losses, torch.as_tensor(norm, device=device)]
+    numbers = [*losses, whole(torch.as_tensor(norm, device=device))]
     *read, length = torch.stack([number.detach().to(device, torch.float32) for number in numbers]).tolist()
     finite = [math.isfinite(loss) for loss in read]
     agree(None if all(finite) else _not_finite("loss", rows[finite.index(False)], model, step))
@@ -44,11 +45,17 @@ def check_finite(
 
 
 def _not_finite(what: str, rows: list[int], model: nn.Module, step: int) -> TrainingError:
-    bad = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-    detail = f"; first seen in {bad[0]}" if what == "gradient" and bad else ""
+    bad = _without_finite_gradient(model) if what == "gradient" else None
+    detail = f"; first seen in {bad}" if bad else ""
     listed = ", ".join(map(str, rows[:16])) + (" …" if len(rows) > 16 else "")
     return TrainingError(
         f"the {what} is not finite at step {step}{detail}; nothing was updated by that step",
         where=f"training rows {listed}" if rows else None,
         fix="look at those rows, lower learning_rate, or use precision: float32; the last checkpoint is whole",
     )
+
+
+def _without_finite_gradient(model: nn.Module) -> str | None:
+    """The first parameter of which a gradient is not finite, in any process."""
+    found = {n: whole(p.grad.isfinite().all()) for n, p in model.named_parameters() if p.grad is not None}
+    return next((name for name, finite in found.items() if not finite), None)

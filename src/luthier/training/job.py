@@ -36,6 +36,7 @@ from luthier.training.checkpoints import UNBOUNDED, keep_labels, newest_whole
 from luthier.training.graph import ModelGraph
 from luthier.training.settings import TrainingSettings
 from luthier.training.shares import check_same_weights
+from luthier.training.split_trainer import SplitTrainer
 from luthier.training.stateful import end_workers, is_stateful, workers_of
 from luthier.training.trainer import LuthierTrainer
 from luthier.training.validation import Evaluation, Validation
@@ -83,6 +84,8 @@ class TrainingJob:
             where there are any, one gives the main loss.
         other_models: more models by name, trainable or frozen, for parts to run; `model` is then the main one of all,
             the one that is evaluated and that an objective acts on. All of them read the same batches.
+        split_weights: whether the processes of the run have the weights, gradients and optimiser states together, each a
+            part (`luthier.training.split`); after training the main process alone has the model.
         description: in front of the progress bar.
     """
 
@@ -99,6 +102,7 @@ class TrainingJob:
     labels: Sequence[str] = ()
     parts: Sequence[Part] = ()
     other_models: Mapping[str, nn.Module] = field(default_factory=dict)
+    split_weights: bool = False
     description: str = "training"
 
 
@@ -152,7 +156,8 @@ def train(job: TrainingJob, callbacks: Sequence[TrainerCallback] = ()) -> Traini
     with stop.listening(), CostMeter() as meter, _with_workers(job.settings.workers):
         try:
             trainer.train(resume_from_checkpoint=str(earlier) if earlier else None)
-            check_same_weights(trainer.model, trainer.state.global_step)
+            if not job.split_weights:
+                check_same_weights(trainer.model, trainer.state.global_step)
         finally:
             bar.close()
             end_workers(job.data.rows)
@@ -199,7 +204,8 @@ def _trainer(
     log = JsonLog(job.log or job.folder / "log.jsonl")
     limit = 60 * job.settings.max_minutes if job.settings.max_minutes else None
     evaluate_every = job.settings.evaluate_every if job.validation is not None else "never"
-    trainer = LuthierTrainer(
+    made = SplitTrainer if job.split_weights else LuthierTrainer
+    trainer = made(
         model=ModelGraph({MAIN: job.model, **job.other_models}) if job.other_models else job.model,
         args=training_arguments(job),
         task=job.task,

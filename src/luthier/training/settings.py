@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from luthier.errors import RecipeError
 from luthier.settings import Settings
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -105,3 +106,32 @@ class TrainingSettings(Settings):
     def extras(self) -> Mapping[str, str]:
         """Each tracker is an extra of its own."""
         return dict.fromkeys(self.report_to, "report_to")
+
+
+class SplitSettings(Settings):
+    """Beside `TrainingSettings`: a model that the processes of a run have together."""
+
+    split_weights: bool = Field(
+        False,
+        description="Split weights, gradients and the optimiser's states over the processes of a run (FSDP2): each holds a "
+        "part of them, and a layer is whole only while it runs; false lets each process hold all. Needs several "
+        "processes, as torchrun starts them.",
+    )
+
+    @model_validator(mode="after")
+    def _can_be_split(self) -> Self:
+        if self.split_weights and getattr(self, "precision", None) == "float16":
+            raise ValueError(
+                "`split_weights` does not go with `precision: float16`, which scales gradients: take bfloat16"
+            )
+        return self
+
+    def check_processes(self, processes: int) -> None:
+        """Raises:
+        RecipeError: there is nothing to split a model over.
+        """
+        if self.split_weights and processes == 1:
+            raise RecipeError(
+                "`split_weights` splits a model over the processes of a run, and this run is of one",
+                fix="start it with `torchrun --nproc_per_node N -m luthier.cli run recipe.yaml`, or leave it out",
+            )

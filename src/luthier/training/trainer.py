@@ -42,7 +42,9 @@ from luthier.training.shares import (
     own_dataloader,
     own_file,
     own_files,
+    stored_parts,
 )
+from luthier.training.split import is_split
 from luthier.training.stateful import ShareOfSteps, is_stateful, load_position, save_position, stateful_dataloader
 from luthier.training.validation import Evaluation, Validation
 from luthier.training.watch import tell_watcher
@@ -265,7 +267,8 @@ class LuthierTrainer(Trainer):
             return {}
         # Autocasting belongs to what the Trainer was given, which of several models is all of them together.
         with self.accelerator.autocast() if isinstance(self.model, ModelGraph) else nullcontext():
-            self.latest = helped(partial(self.validation.evaluate, self.main_model), self.main_model)
+            work, split = partial(self.validation.evaluate, self.main_model), is_split(self.model)
+            self.latest = helped(work, self.main_model, in_step=split)
         scores = {f"eval_{k}": v for k, v in self.latest.scores.items()}
         self.log(dict(scores))
         control = self.control  # type: ignore[has-type]
@@ -284,7 +287,8 @@ class LuthierTrainer(Trainer):
         better = better or (score == self.best.score and self._lower_loss(self.validation.primary))
         if better:
             step, folder = self.state.global_step, Path(self.args.output_dir)
-            digest = from_main(partial(save_trainable, self.model, folder / best_file(step)))
+            weights = trainable_state(self.model)
+            digest = from_main(partial(save_trainable, weights, folder / best_file(step)))
             self.best = BestScore(score, step, 0, self.latest.scores, self.latest.details, digest)
             if is_main():
                 remove_other_best(folder, {self.best.file, *self._best_of_checkpoint})
@@ -303,18 +307,21 @@ class LuthierTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         check_same_weights(self.model, self.state.global_step)
+        weights = None if self._holds_best() else trainable_state(self.model)  # the file beside it has the best ones
         parts = self.parts.state_dict(self) if self.parts else None  # its processes may have to speak to each other
         own = {} if is_main() else own_files(partial(self._save_own, parts=parts))
         files = [file for files in gathered(own) for file in files.items()]
-        from_main(partial(self._write_checkpoint, parts, dict(files), self._progress()))
+        from_main(partial(self._write_checkpoint, weights, parts, dict(files), self._progress()))
         self._best_of_checkpoint = set(self.best.files)
 
-    def _write_checkpoint(self, parts: Any, others: dict[str, bytes], progress: dict[str, Any]) -> None:
+    def _write_checkpoint(
+        self, weights: dict[str, Tensor] | None, parts: Any, others: dict[str, bytes], progress: dict[str, Any]
+    ) -> None:
         folder = Path(self.args.output_dir)
         place = folder / f"{PREFIX}{self.state.global_step}"
         with writing(place, beside=self.best.files) as scratch:
-            if not self._holds_best():  # otherwise the file beside it has these weights
-                save_file(trainable_state(self.model), scratch / TRAINABLE)
+            if weights is not None:
+                save_file(weights, scratch / TRAINABLE)
             if not progress["finished"]:
                 self._save_optimizer_and_scheduler(str(scratch))
                 self._save_scaler(str(scratch))
@@ -370,7 +377,7 @@ class LuthierTrainer(Trainer):
         self._best_of_checkpoint = set(self.best.files)
         self._seconds_before = progress["seconds"]
         self._resumed_progress = progress
-        self.parts.load_state_dict(_stored_parts(place / own_file(PARTS)))
+        self.parts.load_state_dict(stored_parts(place / own_file(PARTS)))
         if self.stateful:
             load_position(self.train_dataset, place / own_file(POSITION))
 
@@ -428,11 +435,3 @@ def _tokens(batch: dict[str, Any]) -> int:
     if "attention_mask" in batch:
         return int(batch["attention_mask"].sum())
     return batch["input_ids"].numel() if "position_ids" in batch else 0
-
-
-def _stored_parts(file: Path) -> dict[str, Any]:
-    """What a checkpoint says of its parts; one without any has no file."""
-    if not file.exists():
-        return {"parts": [], "state": {}}
-    stored: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
-    return stored

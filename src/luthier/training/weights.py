@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from luthier.errors import TrainingError, WorkspaceError
 from luthier.storage.files import reporting_failed_writes, sha256_of, sync
+from luthier.training.split import is_split, put, trained_on_main
 
 
 @dataclass
@@ -46,7 +47,10 @@ class BestScore:
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter that requires a gradient, by name."""
+    """Every parameter that requires a gradient, by name. Of a model that is split over processes the main one gets
+    them, on the CPU, and the others nothing; all have to ask together."""
+    if is_split(model):
+        return trained_on_main(model)
     return {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
 
 
@@ -62,8 +66,11 @@ def remove_other_best(folder: Path, keep: set[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def save_trainable(model: nn.Module, path: Path) -> str:
+def save_trainable(state: dict[str, Tensor], path: Path) -> str:
     """Write the trainable parameters to one safetensors file that is either whole or not there.
+
+    Args:
+        state: as `trainable_state` gives it.
 
     Returns:
         The file's SHA-256, in hex.
@@ -74,7 +81,7 @@ def save_trainable(model: nn.Module, path: Path) -> str:
     scratch = path.with_name(f".writing-{path.name}")
     try:
         with reporting_failed_writes(path):
-            save_file(trainable_state(model), scratch)
+            save_file(state, scratch)
             sync(scratch)
             digest = sha256_of(scratch)
             scratch.replace(path)
@@ -92,15 +99,15 @@ def load_trainable(model: nn.Module, path: Path) -> None:
     Raises:
         TrainingError: the file holds other parameters than the model trains.
     """
-    saved, wanted = load_file(path), dict(model.named_parameters())
-    expected = {n for n, p in wanted.items() if p.requires_grad}
-    if saved.keys() != expected:
-        odd = sorted(saved.keys() ^ expected)
+    expected = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    with safe_open(path, framework="pt") as saved:
+        odd = sorted(set(saved.keys()) ^ expected.keys())
+        if not odd:
+            for name, parameter in expected.items():
+                put(parameter, saved.get_tensor(name))
+            return
         raise TrainingError(
             f"the checkpoint holds other parameters than the model trains, {odd[0]} for one",
             where=str(path),
             fix="start the run afresh in another directory",
         )
-    with torch.no_grad():
-        for name, value in saved.items():
-            wanted[name].copy_(value)
