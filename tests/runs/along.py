@@ -25,6 +25,7 @@ from luthier.storage.ranks import is_main, rank
 from luthier.tasks.running import predicting
 from luthier.training import supervised
 from luthier.training.callbacks import StopRequest
+from luthier.training.split_trainer import SplitTrainer
 from luthier.training.trainer import LuthierTrainer
 
 KILLED_AT = 11
@@ -46,6 +47,7 @@ def harmed(how: str) -> None:
     """Let what only this process meets go wrong."""
     LuthierTrainer.loss_of, supervised.prepare, StopRequest.agree = LOSS_OF, PREPARE, AGREE
     supervised.task_result, PASSES.failing = SCORES, False
+    SplitTrainer._write_own_part = WRITE_PART
     if how == "score" and is_main():
 
         def no_scores(*_arguments: Any, **_options: Any) -> Any:
@@ -57,6 +59,18 @@ def harmed(how: str) -> None:
     PASSES.failing = how == "pass"
     if how == "signal":
         signalled(signal.SIGTERM, 7)
+    if how in ("full disk", "killed"):
+        checkpoints = iter(range(1, 1000))
+
+        def third(self: SplitTrainer) -> Any:
+            if next(checkpoints) < 3:
+                return WRITE_PART(self)
+            if how == "full disk":
+                return luthier.errors.WorkspaceError("no space left on device")
+            WRITE_PART(self)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        SplitTrainer._write_own_part = third
     if how == "loss":
         LuthierTrainer.loss_of = lambda self, *arguments: LOSS_OF(self, *arguments) * torch.nan
     if how == "data":
@@ -84,7 +98,7 @@ class Passes:
 
 
 LOSS_OF, PREPARE, AGREE = LuthierTrainer.loss_of, supervised.prepare, StopRequest.agree
-SCORES, PASSES = supervised.task_result, Passes()
+SCORES, PASSES, WRITE_PART = supervised.task_result, Passes(), SplitTrainer._write_own_part
 
 
 def rows_read() -> list[int]:

@@ -38,7 +38,14 @@ class MemoryEstimate:
 
 
 def training_memory(
-    config: Any, total: int, tokens: int, length: int, *, checkpointing: bool = False, masked: bool = False
+    config: Any,
+    total: int,
+    tokens: int,
+    length: int,
+    *,
+    checkpointing: bool = False,
+    masked: bool = False,
+    states: int | None = None,
 ) -> MemoryEstimate:
     """The peak of a training step in float32.
 
@@ -49,6 +56,7 @@ def training_memory(
         length: of a row.
         checkpointing: whether activations are computed again in the backward pass.
         masked: whether documents in a row are told apart, by a mask of the row's square.
+        states: bytes of weights, gradients and moments in a process that does not hold all of them.
     """
     hidden, layers = int(config.hidden_size), int(config.num_hidden_layers)
     heads = int(config.num_attention_heads)
@@ -61,7 +69,7 @@ def training_memory(
     square = length * tokens * squares if masked else 0
     chunk = max(_CHUNK, tokens * min(1024, hidden))
     return MemoryEstimate(
-        states=16 * total,
+        states=16 * total if states is None else states,
         activations=int(4 * tokens * kept) + 4 * square,
         loss=4 * (3 * chunk + 4 * tokens * hidden),
         libraries=LIBRARIES,

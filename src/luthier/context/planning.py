@@ -12,12 +12,13 @@ from luthier.context.rope_config import rope_in, rope_overrides, with_rope
 from luthier.context.text import long_text
 from luthier.language_modeling.budget import budget_of
 from luthier.language_modeling.settings import BUDGETS
-from luthier.language_modeling.telling import budget_in_words, cost_in_words, is_small
+from luthier.language_modeling.telling import budget_in_words, cost_in_words, is_small, split_in_words
 from luthier.models.inspect import parameter_counts
 from luthier.models.loading import empty_model, load_config, load_tokenizer
 from luthier.stages.base import StagePlan
 from luthier.storage.ranks import world_size
-from luthier.training.estimates import operations_per_second
+from luthier.training.estimates import operations_per_second, split_states
+from luthier.training.split import whole_at_once
 
 if TYPE_CHECKING:
     from luthier.context.stage import Lengthen
@@ -43,6 +44,7 @@ def plan_lengthening(stage: Lengthen, inputs: StageInputs) -> StagePlan:
     text = replace(text, steps=budget.steps or text.steps)
     if budget.steps:
         lengths.switches(budget.steps)
+    whole, processes = whole_at_once(model) if stage.split_weights else 0, max(2, world_size())
     memory = training_memory(
         config,
         total,
@@ -50,6 +52,7 @@ def plan_lengthening(stage: Lengthen, inputs: StageInputs) -> StagePlan:
         stage.length,
         checkpointing=stage.gradient_checkpointing,
         masked=stage.document_mask == "block",
+        states=split_states(total, whole, processes) if stage.split_weights else None,
     )
     advice = recommended_base(before.dim, stage.length, old_base=before.base, old_length=old)
     facts = {
@@ -66,6 +69,8 @@ def plan_lengthening(stage: Lengthen, inputs: StageInputs) -> StagePlan:
         "memory": f"{memory.total / 1e9:.2f} GB in float32: weights and their state {memory.states / 1e9:.2f}, "
         f"activations {memory.activations / 1e9:.2f}; {_fits(memory.total)}",
     }
+    if stage.split_weights:
+        facts["split"] = split_in_words(total, whole, world_size())
     if len(lengths.stages) > 1:
         sizes = int(config.num_hidden_layers), int(config.hidden_size)
         facts["saved by shorter rows"] = f"{lengths.saving(*sizes):.1%} of the operations, as the paper counts them"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from luthier.training.estimates import split_states
+
 if TYPE_CHECKING:
     from luthier.language_modeling.budget import Budget, TokenCost
     from luthier.language_modeling.documents import Corpus
@@ -23,6 +25,22 @@ def budget_in_words(budget: Budget, minutes: float | None) -> str:
         return f"what {minutes:g} minutes allow"
     told = f"{budget.steps:,} steps, {budget.tokens:,} tokens, {budget.flops:.3g} operations"
     return told if minutes is None else f"{told}, or {minutes:g} minutes if they come first"
+
+
+def split_in_words(total: int, whole: int, processes: int) -> str:
+    """What each process of a run takes of weights, gradients and moments that are split over them, in float32.
+
+    Args:
+        total: parameters.
+        whole: as `luthier.training.split.whole_at_once` counts them.
+        processes: of the run; of one, which splits nothing, some numbers are told.
+    """
+    numbers = (processes,) if processes > 1 else (2, 4, 8)
+    each = [f"{split_states(total, whole, n) / 1e9:.2f} GB in each of {n}" for n in numbers]
+    return (
+        f"weights and their state split over processes: {', '.join(each)}; each reads all {4 * total / 1e9:.2f} GB of "
+        "weights once, and the main one puts them together for checkpoints and in the end"
+    )
 
 
 def is_small(corpus: Corpus) -> bool:

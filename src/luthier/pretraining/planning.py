@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from luthier.language_modeling.budget import budget_of
 from luthier.language_modeling.chunked_loss import CHUNK_ELEMENTS
 from luthier.language_modeling.preparing import text_job
-from luthier.language_modeling.telling import budget_in_words, cost_in_words, is_small
+from luthier.language_modeling.telling import budget_in_words, cost_in_words, is_small, split_in_words
 from luthier.models.inspect import parameter_counts
 from luthier.pretraining.start import Start, start_of
 from luthier.stages.base import StagePlan
 from luthier.storage.ranks import world_size
-from luthier.training.estimates import memory_estimate, operations_per_second
+from luthier.training.estimates import memory_estimate, operations_per_second, split_states
+from luthier.training.split import whole_at_once
 
 if TYPE_CHECKING:
     from luthier.pretraining.stage import Pretrain
@@ -53,6 +54,10 @@ def plan_pretraining(stage: Pretrain, inputs: StageInputs) -> StagePlan:
         facts["passes over the text"] = f"{budget.tokens / text.frame.length * text.frame.room / known:.2f}"
     rows = stage.batch_size * stage.length
     memory = memory_estimate(total, trainable, start.config, rows) + 3 * 4 * CHUNK_ELEMENTS
+    if stage.split_weights:
+        whole = whole_at_once(model)
+        facts["split"] = split_in_words(total, whole, world_size())
+        memory += split_states(total, whole, max(2, world_size())) - 16 * total
     seconds = math.inf if budget.flops is None else budget.flops / world_size() / operations_per_second()
     limit = 60 * stage.max_minutes if stage.max_minutes else math.inf
     return StagePlan(facts, min(seconds, limit), memory)

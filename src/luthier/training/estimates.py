@@ -53,6 +53,18 @@ def memory_estimate(
     return int(LIBRARIES + max(training, _READING * held))
 
 
+def split_states(total: int, whole: int, processes: int) -> int:
+    """Bytes in each process of weights, gradients and two moments in float32 that are split over processes: its part of
+    them, and what is whole at a time, weights and gradients.
+
+    Args:
+        total: parameters.
+        whole: as `luthier.training.split.whole_at_once` counts them.
+        processes: that have them together.
+    """
+    return 16 * total // processes + 8 * whole
+
+
 def time_estimate(
     model: Any, total: int, tokens: float, steps: int, *, backward: bool = True, length: float = 0.0
 ) -> float:

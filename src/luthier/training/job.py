@@ -84,8 +84,8 @@ class TrainingJob:
             where there are any, one gives the main loss.
         other_models: more models by name, trainable or frozen, for parts to run; `model` is then the main one of all,
             the one that is evaluated and that an objective acts on. All of them read the same batches.
-        split_weights: whether the processes of the run have the weights, gradients and optimiser states together, each a
-            part (`luthier.training.split`); after training the main process alone has the model.
+        split_weights: whether each process of the run has a part of the weights, gradients and optimiser states
+            (`luthier.training.split`); after training the main process alone has the model.
         description: in front of the progress bar.
     """
 

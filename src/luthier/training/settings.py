@@ -113,9 +113,9 @@ class SplitSettings(Settings):
 
     split_weights: bool = Field(
         False,
-        description="Split weights, gradients and the optimiser's states over the processes of a run (FSDP2): each holds a "
-        "part of them, and a layer is whole only while it runs; false lets each process hold all. Needs several "
-        "processes, as torchrun starts them.",
+        description="Split weights, gradients and the optimiser's states over the processes of a run (FSDP2): each "
+        "holds a part of them, and a layer is whole only while it runs; false lets each process hold all. Needs "
+        "several processes, as torchrun starts them.",
     )
 
     @model_validator(mode="after")

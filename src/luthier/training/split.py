@@ -53,6 +53,17 @@ def layers_of(model: nn.Module) -> list[str]:
         ) from None
 
 
+def whole_at_once(model: nn.Module) -> int:
+    """How many parameters of a split model are whole at a time: those outside its layers, and those of two layers,
+    since the next one is fetched while the gradient of one is shared out.
+
+    Raises:
+        ModelError: as `layers_of`.
+    """
+    sizes = [sum(p.numel() for p in model.get_submodule(name).parameters()) for name in layers_of(model)]
+    return sum(p.numel() for p in model.parameters()) - sum(sizes) + 2 * max(sizes)
+
+
 def split_over_processes(
     model: nn.Module, layers: list[str], groups: list[dict[str, Any]], device: torch.device
 ) -> nn.Module:
@@ -90,8 +101,8 @@ def put_together(split: nn.Module, model: nn.Module) -> None:
 
 
 def trained_on_main(split: nn.Module) -> dict[str, Tensor]:
-    """Every whole parameter that requires a gradient by its name, on the CPU of the main process; nothing in the others.
-    All processes have to come here together."""
+    """Every parameter that requires a gradient, whole and by its name, on the CPU of the main process; nothing in the
+    others. All processes have to come here together."""
     return _on_main(split, trained=True)
 
 
@@ -104,10 +115,13 @@ def put(parameter: Tensor, value: Tensor) -> None:
         parameter.copy_(value)
 
 
-def part_like(part: Tensor, parameter: DTensor) -> DTensor:
-    """This process's part of a tensor that is split as a parameter is."""
+def part_of(parameter: Tensor, value: Tensor) -> Tensor:
+    """What the optimiser knows of a parameter, from what this process has of it: a tensor of the parameter's shape is
+    split as that is, and a number of steps is not."""
+    if not isinstance(parameter, DTensor) or value.ndim == 0:
+        return value
     return DTensor.from_local(
-        part.to(parameter.device),
+        value.to(parameter.device),
         parameter.device_mesh,
         parameter.placements,
         run_check=False,

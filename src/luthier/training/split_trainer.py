@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import nn
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from luthier.errors import WorkspaceError
 from luthier.storage.files import reporting_failed_writes
 from luthier.storage.ranks import agree, from_main, rank
 from luthier.training.checkpoints import PREFIX
-from luthier.training.split import layers_of, own_part, part_like, put_together, split_over_processes
+from luthier.training.shares import check_same_weights
+from luthier.training.split import layers_of, own_part, part_of, put_together, split_over_processes
 from luthier.training.trainer import LuthierTrainer
 
 
@@ -29,10 +29,12 @@ class SplitTrainer(LuthierTrainer):
 
     Raises:
         ModelError: the model's layers can't be found.
+        TrainingError: the processes come with different weights.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.model: nn.Module
         self._layers = layers_of(self.model)
         # The Trainer then leaves placing the model and adding gradients up to the model.
         self.is_distributed_loading_by_transformers = True
@@ -46,6 +48,7 @@ class SplitTrainer(LuthierTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         model = self.model
+        check_same_weights(model, self.state.global_step)
         self.model = self.model_wrapped = split_over_processes(model, self._layers, self._groups, self.args.device)
         result = super().train(*args, **kwargs)
         put_together(self.model, model)
@@ -53,28 +56,29 @@ class SplitTrainer(LuthierTrainer):
         return result
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        # What is outside layers stays whole over all passes; it is resharded by backward passes, of which there is none.
-        self.model.unshard()
+        # What is outside layers stays whole over all passes: backward passes, of which there are none, would split it.
+        split: Any = self.model
+        split.unshard()
         try:
             return super().evaluate(*args, **kwargs)
         finally:
-            self.model.reshard()
+            split.reshard()
 
     @property
-    def _parts(self) -> Path:
+    def _waiting(self) -> Path:
         """Where the processes put their parts of a checkpoint, before the main one takes them into it."""
         return Path(self.args.output_dir) / f".writing-{PREFIX}parts"
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         if not self._is_finished():
-            from_main(partial(shutil.rmtree, self._parts, ignore_errors=True))
+            from_main(partial(shutil.rmtree, self._waiting, ignore_errors=True))
             agree(self._write_own_part())
         super()._save_checkpoint(model, trial)
 
     def _write_own_part(self) -> WorkspaceError | None:
         stored = self.optimizer.state_dict()
-        stored["state"] = {i: {k: _own(v) for k, v in state.items()} for i, state in stored["state"].items()}
-        place = self._parts / str(rank())
+        stored["state"] = {i: {k: own_part(v) for k, v in state.items()} for i, state in stored["state"].items()}
+        place = self._waiting / str(rank())
         try:
             with reporting_failed_writes(place):
                 place.mkdir(parents=True)
@@ -84,7 +88,7 @@ class SplitTrainer(LuthierTrainer):
         return None
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        self._parts.rename(Path(output_dir) / "parts")
+        self._waiting.rename(Path(output_dir) / "parts")
         torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -94,16 +98,6 @@ class SplitTrainer(LuthierTrainer):
         stored = torch.load(place, weights_only=True, map_location="cpu")
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for number, state in stored["state"].items():
-            stored["state"][number] = {k: _of(parameters[number], v) for k, v in state.items()}
+            stored["state"][number] = {k: part_of(parameters[number], v) for k, v in state.items()}
         self.optimizer.load_state_dict(stored)
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
-
-
-def _own(value: Any) -> Any:
-    return own_part(value) if isinstance(value, Tensor) else value
-
-
-def _of(parameter: Tensor, value: Any) -> Any:
-    """A stored state of a parameter: a tensor of its shape is split as it is, a number of steps is not."""
-    split = isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.ndim > 0
-    return part_like(value, parameter) if split else value
