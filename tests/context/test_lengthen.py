@@ -178,6 +178,32 @@ def test_checkpointing_changes_nothing_and_interpolation_keeps_the_old_length(tm
     assert config["use_cache"]
 
 
+def test_documents_are_kept_apart_without_a_mask(tmp_path: Path, decoder: Path, finished: Path):
+    found = run(tmp_path, recipe(tmp_path, decoder, document_attention="varlen"))
+    assert metrics(found)["scores"] == pytest.approx(metrics(finished)["scores"], rel=1e-4)
+    losses = [
+        [line["loss"] for line in read_log(folder / "log.jsonl") if "loss" in line] for folder in (found, finished)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert "luthier" not in (found / "model" / "config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("attention", "more", "said"),
+    [
+        ("flex_attention", {}, "no backward pass on a CPU"),
+        ("eager", {"document_attention": "varlen"}, "`document_attention: varlen` is SDPA"),
+    ],
+)
+def test_attention_that_can_not_train_or_is_named_twice_is_refused(
+    tmp_path: Path, decoder: Path, attention: str, more: dict[str, Any], said: str
+):
+    content = recipe(tmp_path, decoder, **more)
+    content["model"] = {"reference": content["model"], "attention": attention}
+    with pytest.raises(LuthierError, match=said):
+        run(tmp_path, content)
+
+
 def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path, decoder: Path):
     common = {"adam_epsilon": 1e-3, "max_steps": 4, "evaluate_every": "never"}
     one = run(tmp_path, recipe(tmp_path, decoder, "one", **common, batch_size=2))
@@ -211,6 +237,7 @@ def test_the_dry_run_tells_positions_and_memory(tmp_path: Path, decoder: Path, c
         ({"objective": "masked"}, "no masks"),
         ({"max_steps": None}, "a mixture has no end"),
         ({"max_minutes": 1}, "curriculum"),
+        ({"document_mask": "none", "document_attention": "varlen"}, "no effect under `document_mask: none`"),
         ({"rope": "xpos_abf"}, "no configuration of transformers holds"),
     ],
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from luthier.context.rope import rope_of
 from luthier.context.rope_report import config_place
-from luthier.errors import DataError, ModelError
+from luthier.errors import DataError, ModelError, RecipeError
 from luthier.language_modeling.documents import Corpus
 from luthier.models.tensors import read_json
 
@@ -21,6 +21,7 @@ def check_lengthening(stage: Lengthen, inputs: StageInputs) -> None:
     Raises:
         DataError: a text can't be read.
         ModelError: the model has no rotary embedding, or the settings do not fit its heads.
+        RecipeError: two kinds of attention are asked for.
     """
     for one in stage.corpus.by_name.values():
         for names in (one.train, one.validation):
@@ -28,6 +29,12 @@ def check_lengthening(stage: Lengthen, inputs: StageInputs) -> None:
                 if next(Corpus([name], one).documents(), None) is None:
                     raise DataError("there is no text in it", where=name, fix="is it the right file?")
     artifact = inputs.artifacts["model"]
+    if stage.document_attention == "varlen" and artifact.model.attention not in ("auto", "sdpa"):
+        raise RecipeError(
+            f"`document_attention: varlen` is SDPA, and the model's `attention` is {artifact.model.attention}",
+            where="lengthen.document_attention",
+            fix="leave the model's `attention` out, or leave out `document_attention`",
+        )
     if artifact.stands_in or (artifact.key and not artifact.folder.is_dir()):
         return
     place = config_place(artifact.model)

@@ -51,7 +51,7 @@ def plan_lengthening(stage: Lengthen, inputs: StageInputs) -> StagePlan:
         stage.batch_size * stage.length,
         stage.length,
         checkpointing=stage.gradient_checkpointing,
-        masked=stage.document_mask == "block",
+        masked=stage.document_mask == "block" and stage.document_attention == "mask",
         states=split_states(total, whole, processes) if stage.split_weights else None,
     )
     advice = recommended_base(before.dim, stage.length, old_base=before.base, old_length=old)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 
+from luthier.context.document_attention import attending_within_documents
 from luthier.context.rope_config import check_frequencies
 from luthier.context.rows import DocumentMask, collate_rows, rows_of_block
 from luthier.data.schemas import IGNORED
@@ -31,13 +32,25 @@ def without_cache(model: Any) -> Iterator[None]:
         model.config.use_cache = before
 
 
-def check_before_training(model: Any, config: Any, mask: DocumentMask) -> dict[str, str]:
+@contextmanager
+def as_trained(model: Any, attention: str) -> Iterator[None]:
+    """Inside the block the model takes packed documents as it does in training.
+
+    Args:
+        attention: how they are kept apart, as the stage has it.
+    """
+    with without_cache(model), attending_within_documents(model) if attention == "varlen" else nullcontext():
+        yield
+
+
+def check_before_training(model: Any, config: Any, mask: DocumentMask, attention: str = "mask") -> dict[str, str]:
     """Look at the model on two short documents.
 
     Args:
         model: that will be trained.
         config: what it was asked to be.
         mask: whether documents see each other.
+        attention: how they are kept apart.
 
     Returns:
         What was looked at, and what was found, in words.
@@ -52,7 +65,7 @@ def check_before_training(model: Any, config: Any, mask: DocumentMask) -> dict[s
         check_frequencies(model, config)
         found = {"inverse frequencies": "as asked, in float32"}
         if mask == "block":
-            _check_isolation(model)
+            _check_isolation(model, attention)
             found["documents"] = "isolated: packed logits are those of each alone"
             found["labels"] = "no document predicts the next one's first token"
         else:
@@ -69,19 +82,22 @@ def two_documents(vocabulary: int) -> Block:
     return Block(ids, None, np.repeat(np.arange(2), [_FIRST, _SECOND]))
 
 
-def _check_isolation(model: Any) -> None:
+def _check_isolation(model: Any, attention: str) -> None:
     block = two_documents(model.config.vocab_size)
     batch = collate_rows([rows_of_block(block, 0, len(block.ids), "block")])
     device = next(model.parameters()).device
     packed, positions = batch["input_ids"].to(device), batch["position_ids"].to(device)
-    with torch.no_grad(), without_cache(model):
+    with torch.no_grad(), as_trained(model, attention):
         together = model(input_ids=packed, position_ids=positions).logits.float()
+    with torch.no_grad(), without_cache(model):
         alone = [model(input_ids=packed[:, part]).logits.float() for part in (slice(_FIRST), slice(_FIRST, None))]
     if not _close(together, torch.cat(alone, dim=1), model):
         raise ModelError(
             f"packed documents see each other: {type(model).__name__} with {model.config._attn_implementation} "
             "attention gives other logits for two documents in a row than for each alone",
-            fix="set `document_mask: none`, or `attention: sdpa` of the model",
+            fix="leave out `document_attention`, or set `document_mask: none`"
+            if attention == "varlen"
+            else "set `document_mask: none`, or `attention: sdpa` of the model",
         )
     labels = batch["labels"][0]
     if labels[_FIRST] != IGNORED or int(labels.eq(IGNORED).sum()) != 2:

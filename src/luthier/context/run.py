@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.context.preflight import check_before_training, without_cache
+from luthier.context.preflight import as_trained, check_before_training
 from luthier.context.reporting import flop_account, sections
 from luthier.context.rope import Rope
 from luthier.context.rope_config import rope_in, rope_overrides
@@ -24,7 +24,7 @@ from luthier.secrets import redact_values
 from luthier.stages.base import StageOutputs, metrics_record
 from luthier.storage.files import write_json
 from luthier.storage.ranks import joined
-from luthier.training.job import TrainingJob, TrainingResult, TrainingRows, train
+from luthier.training.job import TrainingJob, TrainingResult, TrainingRows, refuse_attention_without_gradient, train
 from luthier.training.telling import training_cost
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Ready:
 
     def training(self) -> AbstractContextManager[None]:
         """What holds while it trains and is scored on packed documents."""
-        return without_cache(self.model)
+        return as_trained(self.model, self.text.settings.document_attention)
 
 
 def run_lengthening(stage: Lengthen, inputs: StageInputs, folder: Path) -> StageOutputs:
@@ -114,7 +114,8 @@ def ready_to_train(stage: Lengthen, inputs: StageInputs, folder: Path) -> Ready:
     old_length = stage.rope.old_length(before)
     overrides = rope_overrides(config, stage.rope, stage.length)
     model = load_model(inputs.model, "causal_lm", seed=inputs.seed, config_overrides=overrides)
-    looked_at = check_before_training(model, model.config, stage.document_mask)
+    refuse_attention_without_gradient(model)
+    looked_at = check_before_training(model, model.config, stage.document_mask, stage.document_attention)
     tokenizer.model_max_length = max(stage.length, min(tokenizer.model_max_length, before.positions))
     text = long_text(stage, tokenizer, old_length)
     budget = text.budget(model)
@@ -168,7 +169,7 @@ def context_record(stage: Lengthen, ready: Ready, steps: int) -> dict[str, Any]:
 def card_of(stage: Lengthen, inputs: StageInputs, ready: Ready, result: TrainingResult) -> ModelCard:
     """The card of the saved model."""
     own = {name for name in LanguageTrainingSettings.model_fields if name not in _UNTOLD}
-    own |= {"rope", "document_mask", "curriculum"}
+    own |= {"rope", "document_mask", "document_attention", "curriculum"}
     told: dict[str, Any] = redact_values(stage.model_dump(mode="json", include=own))
     return describe(
         inputs.model,

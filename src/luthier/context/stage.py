@@ -61,6 +61,11 @@ class Lengthen(SplitSettings, LanguageTrainingSettings, Stage):
         description="Whether documents that share a row see each other: `none` is one text, as published; under "
         "`block` each sees itself alone, its positions begin at 0, and its first token is no label.",
     )
+    document_attention: Literal["mask", "varlen"] = Field(
+        "mask",
+        description="How documents are kept apart under `document_mask: block`: by a `mask` of the row's square in the "
+        "model's own attention, or under `varlen` by SDPA for one document after another, without a mask.",
+    )
     curriculum: list[CurriculumStage] = Field(
         default_factory=list,
         description="Shorter lengths to begin with, at the same tokens a step; what their shares leave of 1 is trained "
@@ -88,6 +93,10 @@ class Lengthen(SplitSettings, LanguageTrainingSettings, Stage):
             raise ValueError("a model is lengthened as a causal one, which has no masks: leave this setting out")
         if self.pseudo_perplexity_tokens != _SINGLES:
             raise ValueError("`pseudo_perplexity_tokens` has no effect on a causal model")
+        if self.document_attention == "varlen" and self.document_mask == "none":
+            raise ValueError(
+                "`document_attention: varlen` has no effect under `document_mask: none`, which is one text"
+            )
         in_epochs = all(getattr(self, name) is None for name in BUDGETS)
         if in_epochs and not self.corpus.is_plain:
             raise ValueError("a mixture has no end to a pass: give `max_steps`, `max_tokens` or `max_flops`")

@@ -147,6 +147,8 @@ def train(job: TrainingJob, callbacks: Sequence[TrainerCallback] = ()) -> Traini
     with meeting():
         refuse_missing_trackers(job.settings.report_to)
         refuse_idle_workers(job)
+        for model in (job.model, *job.other_models.values()):
+            refuse_attention_without_gradient(model)
         job.folder.mkdir(parents=True, exist_ok=True)
         if job.settings.gradient_checkpointing:
             for model in (job.model, *job.other_models.values()):
@@ -308,6 +310,21 @@ def refuse_idle_workers(job: TrainingJob) -> None:
         raise TrainingError(
             f"these rows come one after another, from {type(job.data.rows).__name__}, which has no workers",
             fix="set `workers: 0`, or leave it out; or give the rows workers of their own, as StatefulRows says",
+        )
+
+
+def refuse_attention_without_gradient(model: nn.Module) -> None:
+    """Say that a model's attention can be run on this machine, and not trained.
+
+    Raises:
+        TrainingError: it is flex_attention, whose backward pass torch has for accelerators alone.
+    """
+    name = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    if name == "flex_attention" and not torch.accelerator.is_available():
+        raise TrainingError(
+            "`attention: flex_attention` has no backward pass on a CPU",
+            fix="leave it out, or set `attention: sdpa`; to keep packed documents apart without a mask, `lengthen` has "
+            "`document_attention: varlen`",
         )
 
 
