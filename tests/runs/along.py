@@ -43,8 +43,8 @@ def signalled(number: int, step: int) -> None:
     StopRequest.agree = counting
 
 
-def harmed(how: str) -> None:
-    """Let what only this process meets go wrong."""
+def harmed(how: str, at: int = 7) -> None:
+    """Let what only this process meets go wrong; a signal comes at the end of that step."""
     LuthierTrainer.loss_of, supervised.prepare, StopRequest.agree = LOSS_OF, PREPARE, AGREE
     supervised.task_result, PASSES.failing = SCORES, False
     SplitTrainer._write_own_part = WRITE_PART
@@ -58,7 +58,7 @@ def harmed(how: str) -> None:
         return
     PASSES.failing = how == "pass"
     if how == "signal":
-        signalled(signal.SIGTERM, 7)
+        signalled(signal.SIGTERM, at)
     if how in ("full disk", "killed"):
         checkpoints = iter(range(1, 1000))
 
@@ -118,7 +118,7 @@ def many(plan: Path) -> None:
     told, read = [], rows_read()
     for one in json.loads(plan.read_text()):
         gc.freeze()  # no run looks for garbage among what was imported
-        harmed(one.get("harm", ""))
+        harmed(one.get("harm", ""), one.get("at", 7))
         read.clear()
         PASSES.count = 0
         try:
