@@ -1,8 +1,9 @@
 """Memory of a `lengthen` stage as `luthier plan` estimates it, against what the process takes.
 
 Each cell is a recipe's run in a process of its own on a model with random weights: the peak is the process's VmHWM, all
-of it, libraries too. Claim: the estimate is within 15 % of the peak, for a tiny and a small model, with checkpointed
-activations and without, at several lengths, with documents apart and together.
+of it, libraries too. Claim: the estimate is within 15 % of the peak, for models of three sizes, with checkpointed
+activations and without, at several lengths, with documents together, apart by a mask, and apart without one, and for
+two processes that have weights, gradients and moments together.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ import harness
 from tables import Cells, table
 
 from luthier.context.memory import training_memory
+from luthier.training.estimates import split_states
 
 SIZES = {
     "tiny": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 192},
     "small": {"hidden_size": 320, "num_hidden_layers": 8, "num_attention_heads": 5, "intermediate_size": 960},
+    "wide": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 2304},
 }
 VOCABULARY = 2048
 CELLS = (
@@ -32,6 +35,9 @@ CELLS = (
     {"size": "small", "length": 2048, "batch": 2, "checkpointing": False, "mask": "none"},
     {"size": "small", "length": 2048, "batch": 2, "checkpointing": True, "mask": "none"},
     {"size": "small", "length": 2048, "batch": 2, "checkpointing": False, "mask": "block"},
+    {"size": "small", "length": 2048, "batch": 2, "checkpointing": False, "mask": "varlen"},
+    {"size": "wide", "length": 256, "batch": 1, "checkpointing": False, "mask": "none"},
+    {"size": "wide", "length": 256, "batch": 1, "checkpointing": False, "mask": "none", "processes": 2},
 )
 SETTINGS = {"sizes": SIZES, "vocabulary": VOCABULARY, "steps": 2}
 
@@ -46,11 +52,17 @@ def main() -> None:
 
 def measured(cell: dict[str, Any]) -> dict[str, Any]:
     """The peak of a process of its own, and the estimate."""
-    command = [sys.executable, __file__, "--measure", json.dumps(cell)]
+    started = [sys.executable]
+    if (processes := cell.get("processes", 1)) > 1:
+        started += ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--standalone"]
+    command = [*started, __file__, "--measure", json.dumps(cell)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    found = dict(json.loads(done.stdout.splitlines()[-1]))
+    each = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    found = dict(max(each, key=lambda one: one["peak"]))
+    if processes > 1:
+        found["peaks"] = [one["peak"] for one in each]
     found["ratio"] = found["estimate"] / found["peak"]
     return found
 
@@ -62,6 +74,7 @@ def peak(cell: dict[str, Any]) -> dict[str, Any]:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     import luthier
+    from luthier.training.split import whole_at_once
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -79,6 +92,7 @@ def peak(cell: dict[str, Any]) -> dict[str, Any]:
         model = LlamaForCausalLM(config)
         total = sum(p.numel() for p in model.parameters())
         model.save_pretrained(folder / "model")
+        whole, processes = whole_at_once(model), cell.get("processes", 1)
         del model
         draw = random.Random(0)
         text = folder / "text.txt"
@@ -86,7 +100,9 @@ def peak(cell: dict[str, Any]) -> dict[str, Any]:
             "".join(" ".join(draw.choices(words, k=draw.choice([20, 200, 900]))) + "\n" for _ in range(100))
         )
         stage = {"corpus": {"train": str(text), "held_out": 0}, "length": cell["length"], "batch_size": cell["batch"]}
-        stage |= {"gradient_checkpointing": cell["checkpointing"], "document_mask": cell["mask"]}
+        stage |= {"gradient_checkpointing": cell["checkpointing"], "split_weights": processes > 1}
+        stage["document_mask"] = "none" if cell["mask"] == "none" else "block"
+        stage["document_attention"] = "varlen" if cell["mask"] == "varlen" else "mask"
         stage |= {"max_steps": 2, "evaluate_every": "never"}
         recipe = folder / "run.yaml"
         recipe.write_text(json.dumps({"name": "run", "model": str(folder / "model"), "stages": [{"lengthen": stage}]}))
@@ -98,10 +114,11 @@ def peak(cell: dict[str, Any]) -> dict[str, Any]:
         cell["length"],
         checkpointing=cell["checkpointing"],
         masked=cell["mask"] == "block",
+        states=split_states(total, whole, processes) if processes > 1 else None,
     )
     status = Path("/proc/self/status").read_text()
     found = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return {"peak": int(found.split()[1]) * 1024, "estimate": estimate.total, "parameters": total}
+    return {"peak": int(found.split()[1]) * 1024, "estimate": estimate.total, "parameters": total, "whole": whole}
 
 
 def page(cells: Cells) -> str:
@@ -110,7 +127,9 @@ def page(cells: Cells) -> str:
     for one in cells:
         cell = one["cell"]
         name = f"{cell['size']}, {cell['batch']} rows of {cell['length']:,}"
-        more = ", checkpointed" * cell["checkpointing"] + ", documents apart" * (cell["mask"] == "block")
+        more = ", checkpointed" * cell["checkpointing"] + ", documents apart" * (cell["mask"] != "none")
+        more += " without a mask" * (cell["mask"] == "varlen")
+        more += ", split over 2 processes" * (cell.get("processes", 1) > 1)
         rows.append([name + more, f"{one['peak'] / 1e6:,.0f}", f"{one['estimate'] / 1e6:,.0f}", f"{one['ratio']:.2f}"])
     return "## Memory of longer contexts\n\n" + table(["model", "peak MB", "estimated MB", "ratio"], rows)
 

@@ -28,6 +28,15 @@ def loss_of(model: nn.Module, ids: Tensor) -> Tensor:
     return rows.losses().sum() / (batches()[0] % 3 == 0).sum()
 
 
+def evaluated(model: Any) -> float:
+    """The loss of a pass without gradients, the same in both processes."""
+    model.unshard()
+    with torch.no_grad():
+        loss = float(loss_of(model, batches()[0, 0, 0]))
+    model.reshard()
+    return loss
+
+
 def trained(model: nn.Module, passes: Any, scale: float) -> tuple[list[float], list[float]]:
     """Norms of the gradients, and losses, of two steps of clipped SGD."""
     optimizer, norms, losses = torch.optim.SGD(model.parameters(), RATE), [], []
@@ -52,9 +61,10 @@ def of_a_process(rank: int, folder: str) -> None:
         groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
         split = split_over_processes(model, layers_of(model), groups, torch.device("cpu"))
         held = sum(own_part(p).numel() for p in groups[0]["params"])
-        told = trained(split.eval(), batches()[:, rank], 2.0)
+        scored = evaluated(split.eval())
+        told = trained(split, batches()[:, rank], 2.0)
         put_together(split, model)
         weights = {n: p.detach() for n, p in model.named_parameters()} if rank == 0 else {}
-        found[name] = (*told, held, weights)
+        found[name] = (scored, *told, held, weights)
     torch.save(found, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()

@@ -26,7 +26,7 @@ from tests.context.conftest import LENGTH, SIZES, documents, write
 from tests.language_modeling.models import MASKED, made, word_pieces
 from tests.processes import of_each, ranks
 from tests.runs.test_ranks import SCRIPT, told_by_two
-from tests.training.split_processes import MODELS, batches, of_a_process, trained
+from tests.training.split_processes import MODELS, batches, loss_of, of_a_process, trained
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group(__name__)]
 STEPS = 8
@@ -164,8 +164,11 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", MODELS)
 def test_every_architecture_is_split_and_put_together(name: str, of_two: Any):
     model = made(MODELS[name])
+    with torch.no_grad():
+        scored = float(loss_of(model, batches()[0, 0, 0]))
     norms, losses = trained(model, batches().flatten(1, 2), 1.0)
-    (own_norms, own, held, found), (other_norms, other, other_held, none) = (process[name] for process in of_two)
+    (before, own_norms, own, held, found), (_, other_norms, other, other_held, none) = (p[name] for p in of_two)
+    assert before == pytest.approx(scored, rel=1e-6)
     assert own_norms == pytest.approx(norms, rel=1e-5)
     assert other_norms == own_norms
     assert [*own[:2], *other[:2], *own[2:], *other[2:]] == pytest.approx(losses, rel=1e-5)
