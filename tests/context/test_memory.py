@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from luthier.context.memory import LIBRARIES, training_memory
+from luthier.training.estimates import split_states
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "context_memory.json"
 SIZES = {"hidden_size": 320, "num_hidden_layers": 8, "num_attention_heads": 5, "intermediate_size": 960}
@@ -35,7 +36,7 @@ def test_it_was_within_15_per_cent_of_what_processes_took():
     found = json.loads(RESULTS.read_text())
     assert len(found["cells"]) >= 5
     for name, one in found["cells"].items():
-        cell = one["cell"]
+        cell, processes = one["cell"], one["cell"].get("processes", 1)
         told = training_memory(
             SimpleNamespace(**found["settings"]["sizes"][cell["size"]]),
             one["parameters"],
@@ -43,5 +44,18 @@ def test_it_was_within_15_per_cent_of_what_processes_took():
             cell["length"],
             checkpointing=cell["checkpointing"],
             masked=cell["mask"] == "block",
+            states=split_states(one["parameters"], one["whole"], processes) if processes > 1 else None,
         )
         assert told.total == pytest.approx(one["peak"], rel=0.15), name
+
+
+def test_two_processes_took_less_each_than_one_with_all():
+    """By more than a third of the weights, gradients and moments; half of them is the most that can be saved."""
+    cells = json.loads(RESULTS.read_text())["cells"].values()
+    wide = {one["cell"].get("processes", 1): one for one in cells if one["cell"]["size"] == "wide"}
+    assert wide[1]["peak"] - max(wide[2]["peaks"]) > 16 * wide[1]["parameters"] / 3
+
+
+def test_split_states_are_a_part_of_all_and_what_is_whole():
+    assert split_states(1000, 0, 4) == 4000
+    assert split_states(1000, 10, 2) == 8080

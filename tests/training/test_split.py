@@ -129,9 +129,7 @@ def test_stock_transformers_loads_the_whole_of_it(place: Path, told: Any):
     torch.testing.assert_close(logits[0], logits[1], atol=1e-5, rtol=1e-5)
 
 
-def test_a_run_that_was_killed_filled_the_disk_and_stopped_ends_bit_for_bit_as_one_that_did_not(
-    place: Path, told: Any
-):
+def test_a_run_that_was_killed_filled_the_disk_and_stopped_ends_bit_for_bit_as_one_that_did_not(place: Path, told: Any):
     expected, found = weights(place, "split"), weights(place, "killed")
     assert all(torch.equal(found[n], value) for n, value in expected.items())
     assert scores(place, "killed") == scores(place, "split")

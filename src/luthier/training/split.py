@@ -9,6 +9,8 @@ on Scaling Fully Sharded Data Parallel”, VLDB 2023; Rajbhandari et al., “ZeR
 from __future__ import annotations
 
 import copy
+import ctypes
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -21,6 +23,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from luthier.errors import ModelError
 from luthier.models.layers.blocks import find_blocks
 from luthier.storage.ranks import is_main
+
+# Of glibc's malloc.h, and a size in bytes.
+_MMAP_THRESHOLD, _LARGE = -3, 1 << 20
 
 
 def is_split(model: nn.Module) -> bool:
@@ -89,6 +94,14 @@ def split_over_processes(
     for group, own in zip(groups, wanted, strict=True):
         group["params"] = [found[name] for name in own]
     return split
+
+
+def give_freed_memory_back() -> None:
+    """Let glibc return pieces of a megabyte or more to the system as soon as they are freed. On a CPU it else keeps the
+    weights of every layer that was whole for a while: torch asks for aligned pieces, and those that were freed rarely
+    fit the next one. Where the C library is another one, nothing changes."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
 
 
 def put_together(split: nn.Module, model: nn.Module) -> None:

@@ -17,7 +17,14 @@ from luthier.storage.files import reporting_failed_writes
 from luthier.storage.ranks import agree, from_main, rank
 from luthier.training.checkpoints import PREFIX
 from luthier.training.shares import check_same_weights
-from luthier.training.split import layers_of, own_part, part_of, put_together, split_over_processes
+from luthier.training.split import (
+    give_freed_memory_back,
+    layers_of,
+    own_part,
+    part_of,
+    put_together,
+    split_over_processes,
+)
 from luthier.training.trainer import LuthierTrainer
 
 
@@ -49,6 +56,8 @@ class SplitTrainer(LuthierTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         model = self.model
         check_same_weights(model, self.state.global_step)
+        if self.args.device.type == "cpu":
+            give_freed_memory_back()
         self.model = self.model_wrapped = split_over_processes(model, self._layers, self._groups, self.args.device)
         result = super().train(*args, **kwargs)
         put_together(self.model, model)
