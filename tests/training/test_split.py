@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -18,8 +19,9 @@ import luthier
 from luthier.cli.arguments import main
 from luthier.context.stage import Lengthen
 from luthier.distillation.settings import TextSettings
-from luthier.errors import ModelError, RecipeError
+from luthier.errors import ModelError, RecipeError, TrainingError
 from luthier.storage.jsonlines import read_log
+from luthier.training.job import train
 from luthier.training.split import layers_of
 from luthier.training.supervised_settings import SupervisedSettings
 from tests.context.conftest import LENGTH, SIZES, documents, write
@@ -27,6 +29,7 @@ from tests.language_modeling.models import MASKED, made, word_pieces
 from tests.processes import of_each, ranks
 from tests.runs.test_ranks import SCRIPT, told_by_two
 from tests.training.split_processes import MODELS, batches, loss_of, of_a_process, trained
+from tests.training.test_job import make_job, tiny_model
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group(__name__)]
 STEPS = 8
@@ -188,6 +191,9 @@ def test_what_can_not_be_split_is_refused(place: Path, capsys: pytest.CaptureFix
     assert "weights and their state split over processes: 0.00 GB in each of 2, 0.00 GB in each of 4" in said
     with pytest.raises(ValidationError, match="scales gradients"):
         Lengthen.model_validate(content["stages"][0]["lengthen"] | {"precision": "float16"})
+    job = make_job(place / "job", tiny_model(), max_steps=1)
+    with pytest.raises(TrainingError, match="one model over several processes"):
+        train(dataclasses.replace(job, split_weights=True))
     with pytest.raises(ModelError, match="layer by layer"):
         layers_of(made(MASKED["albert"]))
     assert "split_weights" not in {**TextSettings.model_fields, **SupervisedSettings.model_fields}

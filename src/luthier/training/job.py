@@ -147,6 +147,7 @@ def train(job: TrainingJob, callbacks: Sequence[TrainerCallback] = ()) -> Traini
     with meeting():
         refuse_missing_trackers(job.settings.report_to)
         refuse_idle_workers(job)
+        refuse_to_split(job)
         for model in (job.model, *job.other_models.values()):
             refuse_attention_without_gradient(model)
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -313,6 +314,17 @@ def refuse_idle_workers(job: TrainingJob) -> None:
         )
 
 
+def refuse_to_split(job: TrainingJob) -> None:
+    """Raises:
+    TrainingError: weights are to be split over one process, or those of several models.
+    """
+    if job.split_weights and (world_size() == 1 or job.other_models):
+        raise TrainingError(
+            "`split_weights` splits one model over several processes",
+            fix="start the run with `torchrun --nproc_per_node N`, or leave it out",
+        )
+
+
 def refuse_attention_without_gradient(model: nn.Module) -> None:
     """Say that a model's attention can be run on this machine, and not trained.
 
@@ -320,7 +332,8 @@ def refuse_attention_without_gradient(model: nn.Module) -> None:
         TrainingError: it is flex_attention, whose backward pass torch has for accelerators alone.
     """
     name = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    if name == "flex_attention" and not torch.accelerator.is_available():
+    trained = any(p.requires_grad for p in model.parameters())
+    if trained and name == "flex_attention" and not torch.accelerator.is_available():
         raise TrainingError(
             "`attention: flex_attention` has no backward pass on a CPU",
             fix="leave it out, or set `attention: sdpa`; to keep packed documents apart without a mask, `lengthen` has "
