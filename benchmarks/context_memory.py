@@ -126,7 +126,7 @@ def page(cells: Cells) -> str:
     rows = []
     for one in cells:
         cell = one["cell"]
-        name = f"{cell['size']}, {cell['batch']} rows of {cell['length']:,}"
+        name = f"{cell['size']}, {cell['batch']} row{'s' * (cell['batch'] > 1)} of {cell['length']:,}"
         more = ", checkpointed" * cell["checkpointing"] + ", documents apart" * (cell["mask"] != "none")
         more += " without a mask" * (cell["mask"] == "varlen")
         more += ", split over 2 processes" * (cell.get("processes", 1) > 1)
