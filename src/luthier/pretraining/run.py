@@ -99,6 +99,7 @@ def ready_to_train(stage: Pretrain, inputs: StageInputs, folder: Path, tokenizer
         log=folder / "log.jsonl",
         seed=inputs.seed,
         samples=stage.sampled_softmax,
+        row_updates=stage.row_updates,
         description=f"pretraining seed {inputs.seed}",
     )
     return Ready(start, text, job)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from luthier.errors import TrainingError
 from luthier.storage.ranks import agree, gathered
+from luthier.training.row_gradient import holders_of_gradients
 
 
 def check_finite(
@@ -44,7 +45,8 @@ def check_finite(
 
 
 def _not_finite(what: str, rows: list[int], model: nn.Module, step: int) -> TrainingError:
-    bad = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    names, held = [n for n, _ in model.named_parameters()], holders_of_gradients(model.parameters())
+    bad = [n for n, p in zip(names, held, strict=True) if p.grad is not None and not p.grad.isfinite().all()]
     detail = f"; first seen in {bad[0]}" if what == "gradient" and bad else ""
     listed = ", ".join(map(str, rows[:16])) + (" …" if len(rows) > 16 else "")
     return TrainingError(
