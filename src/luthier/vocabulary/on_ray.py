@@ -23,7 +23,6 @@ from luthier.storage.hashing import cache_directory
 from luthier.storage.steps import Step
 from luthier.vocabulary.settings import RaySettings
 from luthier.vocabulary.steps import made_by
-from luthier.vocabulary.workers import Job
 
 LOCAL = "local"
 # Tasks that are handed to Ray, for each processor: some more than run, so that none waits for this process.
@@ -67,7 +66,7 @@ class OnRay:
     def __init__(self, settings: RaySettings) -> None:
         self.settings, self.place = settings, Place.here()
 
-    def map(self, function: Callable[..., Step], jobs: Sequence[Job]) -> Iterator[Step]:
+    def map(self, function: Callable[..., Step], jobs: Sequence[tuple[Any, ...]]) -> Iterator[Step]:
         import ray
 
         asked = {"num_cpus": 1, **({} if self.settings.memory_gb is None else {"memory": self._bytes()})}
@@ -173,7 +172,7 @@ def _connect(address: str) -> None:
         ) from error
 
 
-def _work(place: Place, function: Callable[..., Step], job: Job) -> Step:
+def _work(place: Place, function: Callable[..., Step], job: tuple[Any, ...]) -> Step:
     place.enter()
     return function(*job)
 

@@ -265,12 +265,12 @@ class MergeSettings(Settings):
 
 
 class RaySettings(Settings):
-    """Ray, on whose machines languages and clusters are worked on; all need the same Luthier and a shared file system."""
+    """Ray, on whose machines languages and clusters are worked on; they need the same Luthier and shared files."""
 
     address: str = Field(
         "local",
         pattern=r"^(local|auto|[^:/\s]+:\d+)$",
-        description="`local` starts Ray on this machine; `auto` takes the one that it belongs to; `HOST:PORT` names it.",
+        description="`local` starts Ray on this machine; `auto` takes the one that runs on it; `HOST:PORT` names one.",
     )
     memory_gb: float | None = Field(
         None, gt=0, description="GB of memory that Ray keeps free for each job; null asks for one processor alone."
