@@ -27,7 +27,7 @@ from luthier.errors import DataError
 
 TOKENS, SAMPLES, TEXTS, LENGTH, MASKED = 1_000_000, 8192, 16, 128, 307
 STEPS_BEFORE, BETWEEN = 100_000, 500
-WIDTHS, ROUNDS, EQUAL_STEPS = (128, 256), 3, 20
+WIDTHS, ROUNDS, EQUAL_STEPS = (128, 256), 2, 20
 KINDS = ("all rows", "rows that are read")
 SETTINGS = {
     "tokens": TOKENS,
