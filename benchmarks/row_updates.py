@@ -1,4 +1,4 @@
-"""A step of training on a million tokens: through all rows of the embeddings, or through those that it reads.
+"""A step of training on a million tokens, or fewer: through all rows of the embeddings, or through those that it reads.
 
 Questions: what a whole step of masked-language-model training with a sampled softmax takes, from the batch to the
 updated weights, where AdamW goes through all rows, and where rows that no step reads are updated when they are next
@@ -28,6 +28,7 @@ from luthier.errors import DataError
 TOKENS, SAMPLES, TEXTS, LENGTH, MASKED = 1_000_000, 8192, 16, 128, 307
 STEPS_BEFORE, BETWEEN = 100_000, 500
 WIDTHS, ROUNDS, EQUAL_STEPS = (128, 256), 2, 20
+FEWER = (100_000, 250_000)
 KINDS = ("all rows", "rows that are read")
 SETTINGS = {
     "tokens": TOKENS,
@@ -62,15 +63,22 @@ def main() -> None:
         for width in WIDTHS
         for kind in KINDS
     ]
+    cells += [{"part": "fewer", "tokens": n, "width": WIDTHS[1], "kind": kind} for n in FEWER for kind in KINDS]
     cells += [{"part": "equal", "width": WIDTHS[0]}]
     cells += [{"part": "all up to date", "width": width} for width in WIDTHS]
     harness.run_cells("row_updates", SETTINGS, cells, measure, options)
 
 
 class Run:
-    """A model and its optimiser."""
+    """A model and its optimiser.
 
-    def __init__(self, width: int, kind: str) -> None:
+    Args:
+        width: of the embeddings.
+        kind: which rows an update goes through.
+        tokens: rows of the embeddings.
+    """
+
+    def __init__(self, width: int, kind: str, tokens: int = TOKENS) -> None:
         import torch
         from transformers import BertConfig, BertForMaskedLM, TrainingArguments
 
@@ -79,9 +87,10 @@ class Run:
         from luthier.training.row_gradient import collect_by_rows
 
         torch.manual_seed(0)
+        self.tokens = tokens
         sizes = {"hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 4 * width}
         dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        self.model = BertForMaskedLM(BertConfig(vocab_size=TOKENS, **sizes, **dropout))
+        self.model = BertForMaskedLM(BertConfig(vocab_size=tokens, **sizes, **dropout))
         self.table = self.model.get_input_embeddings().weight
         if kind == KINDS[1]:
             collect_by_rows(self.table)
@@ -96,7 +105,7 @@ class Run:
         from luthier.language_modeling.rows import prediction_rows
         from luthier.training.row_gradient import holders_of_gradients
 
-        batch = batch_of(number)
+        batch = batch_of(number, self.tokens)
         marks = [time.process_time()]
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         rows = prediction_rows(self.model, batch["labels"], shifted=False, inputs=inputs, in_place=True)
@@ -114,10 +123,12 @@ class Run:
         """Make rows as late as they are after many steps, where all were up to date `most_late` steps ago."""
         import torch
 
-        state, places = self.optimizer.state[self.table], torch.arange(TOKENS, dtype=torch.float64)
-        chance = ((places + 2) / (places + 1)).log() / math.log(TOKENS + 1)
+        state, places = self.optimizer.state[self.table], torch.arange(self.tokens, dtype=torch.float64)
+        chance = ((places + 2) / (places + 1)).log() / math.log(self.tokens + 1)
         read = 1 - (1 - chance) ** (SAMPLES + TEXTS * LENGTH)
-        ago = (torch.rand(TOKENS, dtype=torch.float64).log() / torch.log1p(-read)).clamp(max=STEPS_BEFORE - 1).long()
+        ago = (
+            (torch.rand(self.tokens, dtype=torch.float64).log() / torch.log1p(-read)).clamp(max=STEPS_BEFORE - 1).long()
+        )
         state["step"].fill_(float(STEPS_BEFORE))
         state["moved"].copy_(STEPS_BEFORE - ago)
         state["reached"].copy_(STEPS_BEFORE - ago.clamp(max=most_late))
@@ -129,13 +140,13 @@ class Run:
         state["exp_avg_sq"].uniform_(1e-9, 1e-8)
 
 
-def batch_of(number: int) -> dict[str, Any]:
+def batch_of(number: int, tokens: int) -> dict[str, Any]:
     import torch
 
     from luthier.language_modeling.sampled_loss import log_uniform
 
     torch.manual_seed(number)
-    ids = log_uniform(TEXTS * LENGTH, TOKENS, torch.device("cpu")).view(TEXTS, LENGTH)
+    ids = log_uniform(TEXTS * LENGTH, tokens, torch.device("cpu")).view(TEXTS, LENGTH)
     labels = torch.full_like(ids, -100)
     chosen = torch.randperm(ids.numel())[:MASKED]
     labels.view(-1)[chosen] = ids.view(-1)[chosen]
@@ -145,7 +156,7 @@ def batch_of(number: int) -> dict[str, Any]:
 def step(cell: dict[str, Any]) -> dict[str, Any]:
     from luthier.evaluation.meters import peak_memory
 
-    run = Run(cell["width"], cell["kind"])
+    run = Run(cell["width"], cell["kind"], cell.get("tokens", TOKENS))
     run.step(0)
     if cell["kind"] == KINDS[1]:
         run.pretend(STEPS_BEFORE)
@@ -184,11 +195,11 @@ def all_up_to_date(cell: dict[str, Any]) -> dict[str, Any]:
     return {"processor_seconds": time.process_time() - started}
 
 
-MEASURES = {"step": step, "equal": equal, "all up to date": all_up_to_date}
+MEASURES = {"step": step, "fewer": step, "equal": equal, "all up to date": all_up_to_date}
 
 
-def medians(cells: list[dict[str, Any]], width: int, kind: str) -> dict[str, float]:
-    own = pick(cells, part="step", width=width, kind=kind)
+def medians(cells: list[dict[str, Any]], **wanted: Any) -> dict[str, float]:
+    own = pick(cells, **wanted)
     names = ("passes", "clipping", "update", "processor_seconds", "peak_memory_bytes")
     return {name: statistics.median(one[name] for one in own) for name in names} if own else {}
 
@@ -196,7 +207,7 @@ def medians(cells: list[dict[str, Any]], width: int, kind: str) -> dict[str, flo
 def answers(cells: list[dict[str, Any]]) -> list[list[str]]:
     found = []
     for width in WIDTHS:
-        every, read = (medians(cells, width, kind) for kind in KINDS)
+        every, read = (medians(cells, part="step", width=width, kind=kind) for kind in KINDS)
         if every and read:
             ratio = every["processor_seconds"] / read["processor_seconds"]
             claim = f"a step on {TOKENS:,} tokens of width {width} by rows that are read, beside one through all rows"
@@ -207,12 +218,15 @@ def answers(cells: list[dict[str, Any]]) -> list[list[str]]:
 def page(cells: list[dict[str, Any]]) -> str:
     parts = [f"## Steps on {TOKENS:,} tokens through the rows that they read\n"]
     rows = []
-    for width in WIDTHS:
+    sizes = [{"part": "step", "width": width} for width in WIDTHS]
+    sizes += [{"part": "fewer", "tokens": tokens, "width": WIDTHS[1]} for tokens in FEWER]
+    for size in sizes:
         for kind in KINDS:
-            if one := medians(cells, width, kind):
+            if one := medians(cells, **size, kind=kind):
                 seconds = [f"{one[name]:.2f}" for name in ("passes", "clipping", "update", "processor_seconds")]
-                rows.append([str(width), kind, *seconds, f"{one['peak_memory_bytes'] / 1e9:.1f}"])
-    columns = ["width", "AdamW goes through", "passes", "clipping", "update", "whole step, processor seconds"]
+                memory = f"{one['peak_memory_bytes'] / 1e9:.1f}"
+                rows.append([f"{size.get('tokens', TOKENS):,}", str(size["width"]), kind, *seconds, memory])
+    columns = ["tokens", "width", "AdamW goes through", "passes", "clipping", "update", "whole step, processor seconds"]
     parts.append(table([*columns, "highest GB of the process"], rows))
     for one in pick(cells, part="equal"):
         parts.append(

@@ -15,7 +15,7 @@ from luthier.training.row_rules import refused_settings
 from luthier.training.settings import TrainingSettings
 
 # From how many tokens on it is quicker: `benchmarks/row_updates.py`.
-FROM_TOKENS = 100_000
+FROM_TOKENS = 200_000
 
 
 def update_by_rows(model: nn.Module, settings: TrainingSettings, samples: int | None, wanted: bool | None) -> bool:

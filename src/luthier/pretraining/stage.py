@@ -99,7 +99,7 @@ class Pretrain(LanguageTrainingSettings, Stage):
     row_updates: bool | None = Field(
         None,
         description="With `sampled_softmax`: whether a step updates those rows of the embeddings alone that it reads, "
-        "and others when they are next read, with the same result but for rounding. Null does so from 100,000 tokens "
+        "and others when they are next read, with the same result but for rounding. Null does so from 200,000 tokens "
         "on, where it can be done: in one process, with weights in single precision.",
     )
 

@@ -80,6 +80,7 @@ class RowAdamW(torch.optim.AdamW):
                 self.state[parameter]["history"] = kept["history"].to("cpu", copy=True)
 
     def _step_by_rows(self, parameter: nn.Parameter, rows: RowGradient, group: dict[str, Any]) -> None:
+        assert parameter.grad is None, "somebody read the parameter in another way than by rows"
         state = self._state(parameter)
         found = rows.whole()
         taken = int(state["step"]) + 1
