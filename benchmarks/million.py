@@ -381,7 +381,9 @@ def page(cells: list[dict[str, Any]]) -> str:
     columns = [f"loss of {ROWS} masked rows", "GB of the step", "of the logits of all positions"]
     parts.append(table([*columns, "processor seconds", "loss"], rows))
     rows = [[c["cell"]["kind"], f"{c['moved']:,}", f"{c['processor_seconds']:.3f}"] for c in pick(cells, part="update")]
-    parts.append(table(["step on the embeddings, AdamW and SparseAdam", "rows with a gradient", "processor seconds"], rows))
+    parts.append(
+        table(["step on the embeddings, AdamW and SparseAdam", "rows with a gradient", "processor seconds"], rows)
+    )
     for one in pick(cells, part="gradients"):
         parts.append(
             f"Loss and gradients of both differ by {one['loss_difference']:.1e} and at most "

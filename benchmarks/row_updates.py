@@ -7,7 +7,8 @@ read; whether both end with the same weights; and what it takes to bring all row
 The batch has 16 rows of 128 tokens, drawn log-uniformly as the 8,192 tokens of the normaliser are: text by falling
 frequency. Late rows are as late as after a hundred thousand such steps: the step of a row's last reading is drawn from
 its distribution. Two layers, so that the embeddings are most of the step; more layers add the same to both. Seconds
-are of the processor, since the machine is shared, on one core; every cell is a process of its own.
+are of the processor, since the machine is shared, on one core; every cell is a process of its own. Bringing rows up to
+date before they are read is part of the passes, and so is making the gradient where it is a matrix of all rows.
 """
 
 from __future__ import annotations
