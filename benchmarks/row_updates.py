@@ -237,7 +237,9 @@ def page(cells: list[dict[str, Any]]) -> str:
     rows = [[str(c["cell"]["width"]), f"{c['processor_seconds']:.1f}"] for c in pick(cells, part="all up to date")]
     if rows:
         parts.append(
-            table(["width", f"seconds to bring all rows up to date, {BETWEEN} steps after the last time"], rows)
+            table(
+                ["width", f"processor seconds to bring all rows up to date, {BETWEEN} steps after the last time"], rows
+            )
         )
     return "\n".join(parts)
 
