@@ -56,8 +56,7 @@ def jobs_of(text: Path, folder: Path) -> list[tuple[Any, ...]]:
 
 
 def test_steps_come_in_the_order_of_their_jobs(workers: Workers, text: Path, tmp_path: Path):
-    jobs = jobs_of(text, tmp_path / "work")
-    jobs = [*reversed(jobs), *jobs]
+    jobs = jobs_of(text, tmp_path / "work")[::-1]
     steps = each(workers, count_step, jobs, "lines")
     expected = {job[1]: count_step(*job) for job in jobs}
     assert [step.key for step in steps] == [expected[job[1]].key for job in jobs]
