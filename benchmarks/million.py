@@ -5,7 +5,8 @@ tokenizer takes to load and what it holds, and how many MB a second one core cut
 without anything around it, for the tokenizer that `AutoTokenizer` makes of the folder (ids, attention mask), for the
 folder's tokenizer.json in the `tokenizers` library, and for the pipeline that transformers makes of the same model;
 whether a step of masked-language-model training on it needs at most a tenth of the memory of dense logits, with equal
-gradients; and what an optimiser's step costs that goes through all rows, beside one through those that moved.
+gradients; and what an optimiser's step costs that goes through all rows, beside SparseAdam's, which forgets that all
+others move too (`row_updates.py` has a step that does not).
 
 The model of real text (`tatoeba` and `udhr2`, all languages as one) is trained; those of four made-up languages, in
 four scripts of 230,000 different words each, have their words for pieces, with the scores of their frequencies, since
@@ -291,7 +292,8 @@ def gradients(_cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def update(cell: dict[str, Any]) -> dict[str, Any]:
-    """One step of Adam on the embeddings: through all rows, or through those of a batch and of drawn tokens."""
+    """One step on the embeddings: AdamW through all rows, or SparseAdam through those of a batch and of drawn tokens,
+    without decay and without what the averages of the others still move."""
     import torch
 
     from luthier.language_modeling.sampled_loss import log_uniform
@@ -379,7 +381,9 @@ def page(cells: list[dict[str, Any]]) -> str:
     columns = [f"loss of {ROWS} masked rows", "GB of the step", "of the logits of all positions"]
     parts.append(table([*columns, "processor seconds", "loss"], rows))
     rows = [[c["cell"]["kind"], f"{c['moved']:,}", f"{c['processor_seconds']:.3f}"] for c in pick(cells, part="update")]
-    parts.append(table(["step of Adam on the embeddings", "rows that moved", "processor seconds"], rows))
+    parts.append(
+        table(["step on the embeddings, AdamW and SparseAdam", "rows with a gradient", "processor seconds"], rows)
+    )
     for one in pick(cells, part="gradients"):
         parts.append(
             f"Loss and gradients of both differ by {one['loss_difference']:.1e} and at most "

@@ -40,6 +40,7 @@ SCRIPTS = (
     "vocabulary",
     "vocabulary_downstream",
     "million",
+    "row_updates",
     "weak_teacher",
     "co_distillation",
     "distillation_cost",

@@ -15,6 +15,7 @@ EXTRAS = {
     "wandb": "wandb",
     "vllm": "vllm",
     "lm-eval": "lm_eval",
+    "ray": "ray",
 }
 
 

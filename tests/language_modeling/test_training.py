@@ -35,7 +35,14 @@ def write_text(folder: Path) -> tuple[Path, Path]:
 
 
 def job_of(
-    folder: Path, *, kind: str = "bert", dropout: bool = False, seed: int = 3, samples: int | None = None, **more: Any
+    folder: Path,
+    *,
+    kind: str = "bert",
+    dropout: bool = False,
+    seed: int = 3,
+    samples: int | None = None,
+    row_updates: bool | None = None,
+    **more: Any,
 ) -> TrainingJob:
     folder.mkdir(parents=True, exist_ok=True)
     train_text, held = write_text(folder)
@@ -60,7 +67,7 @@ def job_of(
     settings = LanguageTrainingSettings(**given)
     text = text_job(settings, word_pieces(), model.config, masked=kind in MASKED, seed=seed)
     places: dict[str, Any] = {"folder": folder / "checkpoints", "log": folder / "log.jsonl"}
-    return training_job(text, model, seed=seed, samples=samples, **places)
+    return training_job(text, model, seed=seed, samples=samples, row_updates=row_updates, **places)
 
 
 def curve(folder: Path) -> dict[int, float]:

@@ -217,6 +217,16 @@ def test_a_sentence_without_its_one_word_is_told(tmp_path: Path, line: str):
         read_sentences(path)
 
 
+def test_rows_of_the_embeddings_that_are_updated_late_end_with_the_same_weights(tmp_path: Path, tiny_model: Path):
+    weights = []
+    for late in (False, True):
+        content = recipe(tmp_path, tiny_model, sampled_softmax=5, row_updates=late) | {"name": f"late-{late}"}
+        weights.append(load_file(run(tmp_path, content) / "model" / "model.safetensors"))
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=1e-4, msg=name)
+    assert not all(torch.equal(weights[1][name], value) for name, value in weights[0].items())
+
+
 # -- what is refused ---------------------------------------------------------------------------------------
 
 
@@ -226,6 +236,9 @@ def test_a_sentence_without_its_one_word_is_told(tmp_path: Path, line: str):
         ({"tokenizer": {}}, "needs a new model"),
         ({"tokenizer": {}, "architecture": TINY, "model": "some/model"}, "no effect"),
         ({"cloze_top": 3}, "no effect without `cloze`"),
+        ({"row_updates": False}, "no effect without `sampled_softmax`"),
+        ({"row_updates": True, "sampled_softmax": 9, "precision": "float16"}, "can't be done: the loss scaler"),
+        ({"row_updates": True, "sampled_softmax": 9, "adam_betas": [0.9, 0.8]}, "can't be done: the first of"),
         ({"corpus": {"train": "a.txt", "validation": "b.txt", "held_out": 0.1}}, "keep one of them"),
         ({"corpus": {"train": ["a.txt", "b.txt"], "validation": "b.txt"}}, "same text"),
     ],
@@ -245,6 +258,7 @@ def test_settings_that_do_not_fit_are_refused(given: dict[str, Any], told: str):
         ({"architecture": {"model_type": "t5"}}, "an encoder and a decoder"),
         ({"objective": "causal", "architecture": {"model_type": "distilbert"}}, "no causal_lm head"),
         ({"length": 512}, "takes 64 tokens"),
+        ({"sampled_softmax": 5000, "row_updates": True}, "so every step moves all of them"),
         ({"max_steps": None, "max_tokens": 10}, "of a step"),
         ({"corpus": "nowhere.txt"}, "no such file"),
         ({"cloze": "nowhere.txt"}, "can't be read"),

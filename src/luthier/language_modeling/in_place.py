@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from luthier.training.row_gradient import row_gradient_of
+
 
 def takes_in_place(weight: Tensor) -> bool:
     """Whether a tensor is a parameter that is trained, with a gradient of its own."""
@@ -39,10 +41,13 @@ def looked_up(weight: Tensor, ids: Tensor, *, padding: int | None = None, in_pla
         weight: (V, H).
         ids: rows, of any shape.
         padding: the row that gets no gradient.
-        in_place: whether the gradient is added to `weight.grad` directly; else autograd has it.
+        in_place: whether the gradient is added to `weight.grad` directly, or to that of its rows where it is collected
+            by rows; else autograd has it.
     """
     if not in_place or not takes_in_place(weight):
         return nn.functional.embedding(ids, weight, padding)
+    if (by_rows := row_gradient_of(weight)) is not None:
+        by_rows.reading(ids)
     rows: Tensor = _LookedUp.apply(weight, ids, padding)
     return rows
 
@@ -62,22 +67,29 @@ class _LookedUp(torch.autograd.Function):
         if ctx.padding is not None:
             kept = ids != ctx.padding
             ids, gradient = ids[kept], gradient[kept]
+        if (by_rows := row_gradient_of(ctx.parameter)) is not None:
+            by_rows.add(ids, gradient)
+            return None, None, None
         target = gradient_of(ctx.parameter)
         target.index_add_(0, ids, gradient.to(target.dtype))
         return None, None, None
 
 
-@contextmanager
-def lookup_in_place(embedding: Any) -> Iterator[None]:
-    """Inside the block a layer of embeddings adds its gradient directly, where it is a plain one that is trained."""
-    plain = (
+def is_plain(embedding: Any) -> bool:
+    """Whether a layer looks rows of a trained matrix up and does nothing else."""
+    return (
         isinstance(embedding, nn.Embedding)
         and type(embedding).forward is nn.Embedding.forward
         and embedding.max_norm is None
         and not (embedding.scale_grad_by_freq or embedding.sparse)
         and takes_in_place(embedding.weight)
     )
-    if not plain or "forward" in vars(embedding):
+
+
+@contextmanager
+def lookup_in_place(embedding: Any) -> Iterator[None]:
+    """Inside the block a layer of embeddings adds its gradient directly, where it is a plain one that is trained."""
+    if not is_plain(embedding) or "forward" in vars(embedding):
         yield
         return
     embedding.forward = partial(_forward, embedding)

@@ -19,6 +19,7 @@ from luthier.language_modeling.held_out import HeldOut, collate, held_out_rows
 from luthier.language_modeling.masking import Masking
 from luthier.language_modeling.packing import Frame, Packer
 from luthier.language_modeling.part import LanguageModelingLoss
+from luthier.language_modeling.row_updates import update_by_rows
 from luthier.language_modeling.rows import check_head
 from luthier.language_modeling.settings import LanguageTrainingSettings
 from luthier.language_modeling.stream import PackedStream, Share, tokenized
@@ -217,6 +218,7 @@ def training_job(
     seed: int,
     parts: Sequence[Part] | None = None,
     samples: int | None = None,
+    row_updates: bool | None = None,
     description: str = "training",
     **more: Any,
 ) -> TrainingJob:
@@ -230,15 +232,19 @@ def training_job(
         seed: of dropout and of the order.
         parts: of each step; default the plain loss.
         samples: tokens that the plain loss draws to normalise by; None takes the whole vocabulary.
+        row_updates: whether embeddings are updated row by row; see `update_by_rows`.
         description: in front of the progress bar.
         more: further attributes of the job.
 
     Raises:
-        ModelError: the loss can't be computed over chunks of the model's vocabulary.
+        ModelError: the loss can't be computed over chunks of the model's vocabulary,
+            or rows can't be updated one by one.
         RecipeError: the budget is smaller than a step.
     """
     settings = job.settings
     check_head(model)
+    if parts is None:
+        update_by_rows(model, settings, samples, row_updates)
     budget = job.budget(model)
     rate = settings.learning_rate or LanguageTrainingSettings.model_fields["learning_rate"].default
     loss = LanguageModelingLoss(shifted=not job.masked, dtype=product_type(settings), samples=samples)

@@ -100,6 +100,7 @@ def ready_to_train(stage: Pretrain, inputs: StageInputs, folder: Path, tokenizer
         seed=inputs.seed,
         samples=stage.sampled_softmax,
         split_weights=stage.split_weights,
+        row_updates=stage.row_updates,
         description=f"pretraining seed {inputs.seed}",
     )
     return Ready(start, text, job)

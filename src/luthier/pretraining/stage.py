@@ -17,6 +17,7 @@ from luthier.settings import Settings
 from luthier.stages.artifacts import MODEL_FIELD, Artifact, Port, Reference
 from luthier.stages.base import MODEL, Stage, StageInputs
 from luthier.storage.paths import user_path
+from luthier.training.row_rules import refused_settings
 from luthier.training.settings import SplitSettings
 
 __all__ = ["ArchitectureSettings", "Glue", "Pretrain", "PseudoPerplexitySuite", "TokenizerSettings"]
@@ -96,6 +97,12 @@ class Pretrain(SplitSettings, LanguageTrainingSettings, Stage):
         "of hundreds of thousands of tokens in the order of falling frequency. Evaluations take all tokens, and so "
         "does null.",
     )
+    row_updates: bool | None = Field(
+        None,
+        description="With `sampled_softmax`: whether a step updates those rows of the embeddings alone that it reads, "
+        "and others when they are next read, with the same result but for rounding. Null does so from 200,000 tokens "
+        "on, where it can be done: in one process, with weights in single precision.",
+    )
 
     @model_validator(mode="after")
     def _start_fits(self) -> Self:
@@ -107,6 +114,7 @@ class Pretrain(SplitSettings, LanguageTrainingSettings, Stage):
         if self.tokenizer is not None and self.model is not None:
             raise ValueError("`model` has no effect beside a new `architecture` and a new `tokenizer`")
         self._check_initial()
+        self._check_row_updates()
         if self.cloze is None and self.cloze_top != _TOP:
             raise ValueError("`cloze_top` has no effect without `cloze`")
         return self
@@ -125,6 +133,12 @@ class Pretrain(SplitSettings, LanguageTrainingSettings, Stage):
             raise ValueError("a new `tokenizer` has other tokens than `initialise_from`: leave one of them out")
         if self.model is not None:
             raise ValueError("`model` has no effect beside `initialise_from`, whose tokenizer is taken as well")
+
+    def _check_row_updates(self) -> None:
+        if self.row_updates is not None and self.sampled_softmax is None:
+            raise ValueError("`row_updates` has no effect without `sampled_softmax`: every step moves all rows")
+        if self.row_updates and (reason := refused_settings(self)) is not None:
+            raise ValueError(f"`row_updates` can't be done: {reason}")
 
     def start(self, inputs: StageInputs) -> Artifact:
         """The model that is trained on, or whose tokenizer or weights a new one gets."""

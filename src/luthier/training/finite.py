@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from luthier.errors import TrainingError
 from luthier.storage.ranks import agree, gathered
+from luthier.training.row_gradient import holders_of_gradients
 from luthier.training.split import whole
 
 
@@ -57,5 +58,7 @@ def _not_finite(what: str, rows: list[int], model: nn.Module, step: int) -> Trai
 
 def _without_finite_gradient(model: nn.Module) -> str | None:
     """The first parameter of which a gradient is not finite, in any process."""
-    found = {n: whole(p.grad.isfinite().all()) for n, p in model.named_parameters() if p.grad is not None}
+    names, holders = [n for n, _ in model.named_parameters()], holders_of_gradients(model.parameters())
+    pairs = zip(names, holders, strict=True)
+    found = {name: whole(holder.grad.isfinite().all()) for name, holder in pairs if holder.grad is not None}
     return next((name for name, finite in found.items() if not finite), None)

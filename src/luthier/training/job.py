@@ -34,6 +34,7 @@ from luthier.training.callbacks import (
 )
 from luthier.training.checkpoints import UNBOUNDED, keep_labels, newest_whole
 from luthier.training.graph import ModelGraph
+from luthier.training.row_gradient import finish_collecting
 from luthier.training.settings import TrainingSettings
 from luthier.training.shares import check_same_weights
 from luthier.training.split_trainer import SplitTrainer
@@ -159,6 +160,7 @@ def train(job: TrainingJob, callbacks: Sequence[TrainerCallback] = ()) -> Traini
     with stop.listening(), CostMeter() as meter, _with_workers(job.settings.workers):
         try:
             trainer.train(resume_from_checkpoint=str(earlier) if earlier else None)
+            finish_collecting(trainer.model.parameters())
             if not job.split_weights:
                 check_same_weights(trainer.model, trainer.state.global_step)
         finally:

@@ -9,6 +9,8 @@ import torch
 from transformers import TrainingArguments
 
 from luthier.errors import TrainingError
+from luthier.training.row_adamw import RowAdamW
+from luthier.training.row_gradient import row_gradient_of
 
 # Where torch has a fused AdamW.
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
@@ -39,7 +41,8 @@ class UncorrectedAdamW(torch.optim.AdamW):
 def adamw(
     groups: list[dict[str, Any]], args: TrainingArguments, *, scaled: bool, correct_bias: bool = True
 ) -> torch.optim.AdamW:
-    """AdamW over groups of parameters, those without any left out.
+    """AdamW over groups of parameters, those without any left out; one that updates rows late where a parameter's
+    gradient is collected by rows.
 
     Args:
         groups: each with its learning rate and weight decay.
@@ -55,7 +58,8 @@ def adamw(
         raise TrainingError("nothing is trainable", fix="choose a method that trains something, or train the head")
     parameters = [p for group in groups for p in group["params"]]
     fused = not scaled and all(p.device.type in FUSED_DEVICES and p.is_floating_point() for p in parameters)
-    made = torch.optim.AdamW if correct_bias else UncorrectedAdamW
+    by_rows = any(row_gradient_of(p) is not None for p in parameters)
+    made = RowAdamW if by_rows else torch.optim.AdamW if correct_bias else UncorrectedAdamW
     return made(
         groups,
         lr=args.learning_rate,

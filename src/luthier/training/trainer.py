@@ -34,6 +34,7 @@ from luthier.training.checkpoints import PREFIX, TRAINER_STATE, remove_older, wr
 from luthier.training.finite import check_finite
 from luthier.training.graph import ModelGraph
 from luthier.training.optimizer import adamw
+from luthier.training.row_gradient import bring_up_to_date, collects_by_rows, holders_of_gradients
 from luthier.training.schedule import share_of_rate
 from luthier.training.shares import (
     average_gradients,
@@ -250,12 +251,18 @@ class LuthierTrainer(Trainer):
             self.parts.after_backward(self)
         return loss
 
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        if not collects_by_rows(model.parameters()):
+            return super()._clip_grad_norm(model)
+        return self.accelerator.clip_grad_norm_(holders_of_gradients(model.parameters()), self.args.max_grad_norm)
+
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
         """The gradient's norm; it and the losses have to be finite before the optimiser may use the gradient."""
         # Where nothing is clipped the Trainer would clip to infinity, which turns all into NaN where one is infinite.
         norm = None if grad_norm is None else super()._get_grad_norm(model, grad_norm=grad_norm)
         if norm is None:
-            norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+            held = holders_of_gradients(self.model.parameters())
+            norm = torch.nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
             norm = norm if self.accelerator.scaler is None else norm / self.accelerator.scaler.get_scale()
         scaled, step = self.accelerator.scaler is not None, self.state.global_step + 1
         return check_finite(self._losses, norm, self._rows, self.model, step, scaled)
@@ -265,6 +272,7 @@ class LuthierTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         if self.validation is None:
             return {}
+        bring_up_to_date(self.model.parameters())
         # Autocasting belongs to what the Trainer was given, which of several models is all of them together.
         with self.accelerator.autocast() if isinstance(self.model, ModelGraph) else nullcontext():
             work, split = partial(self.validation.evaluate, self.main_model), is_split(self.model)
@@ -306,6 +314,8 @@ class LuthierTrainer(Trainer):
     # -- checkpoints ---------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        if self._is_finished():  # what the optimiser knows of late rows is not kept
+            bring_up_to_date(self.model.parameters())
         check_same_weights(self.model, self.state.global_step)
         weights = None if self._holds_best() else trainable_state(self.model)  # the file beside it has the best ones
         parts = self.parts.state_dict(self) if self.parts else None  # its processes may have to speak to each other

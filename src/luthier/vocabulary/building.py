@@ -22,7 +22,6 @@ from luthier.vocabulary.merging import MergedVocabulary, merge_vocabularies, seg
 from luthier.vocabulary.settings import VocabularySettings
 from luthier.vocabulary.steps import (
     count_step,
-    each,
     letters_of,
     longest_pieces,
     made_by,
@@ -36,6 +35,7 @@ from luthier.vocabulary.steps import (
 from luthier.vocabulary.text import language_sources, read_examples, sampling_targets
 from luthier.vocabulary.tokenizer_files import save_tokenizer
 from luthier.vocabulary.unigram import Segmenter, pieces_of
+from luthier.vocabulary.workers import Workers, each, workers_of
 
 MERGED, PIECES, ABOUT = "merged.model", "pieces.tsv.gz", "vocabulary.json"
 
@@ -82,19 +82,20 @@ def build_vocabulary(
 
     Raises:
         DataError: a text can't be read or is too small, or the settings don't fit the languages.
-        WorkspaceError: a place can't be written.
+        WorkspaceError: a place can't be written, or is not seen by a machine of the Ray cluster.
     """
     known = VocabularySettings.model_validate(settings)
     place = Path(folder)
     root = workspace or Workspace(place.with_name(f"{place.name}-steps"))
-    return _Builder(known, root, seed).build(place)
+    with workers_of(known, root.folder) as workers:
+        return _Builder(known, root, seed, workers).build(place)
 
 
 class _Builder:
     """The steps of one vocabulary, in order."""
 
-    def __init__(self, settings: VocabularySettings, root: Workspace, seed: int) -> None:
-        self.settings, self.root, self.seed = settings, root, seed
+    def __init__(self, settings: VocabularySettings, root: Workspace, seed: int, workers: Workers) -> None:
+        self.settings, self.root, self.seed, self.workers = settings, root, seed, workers
         self.sources = language_sources(settings.text)
         self.languages = list(self.sources)
 
@@ -103,7 +104,7 @@ class _Builder:
         pinned = self.settings.cluster.method == "pins"
         prints = None if pinned else self._fingerprints(samples)
         clusters = self._pinned() if prints is None else self._clusters(prints)
-        allotted = Capacities(self.settings, self.root, samples)
+        allotted = Capacities(self.settings, self.root, samples, self.workers)
         allocation, facts = allotted.of_languages()
         unions = self._unions(samples, clusters) if self.settings.capacity.rule == "union" else None
         capacities = allotted.of_clusters(clusters, allocation, facts, unions)
@@ -113,7 +114,7 @@ class _Builder:
         (folder / PIECES).write_bytes((merged.folder / PIECES).read_bytes())
         samples_told = {name: dict(step.result) for name, step in samples.items()}
         about = {
-            "settings": self.settings.model_dump(mode="json", exclude={"processes"}),
+            "settings": self.settings.model_dump(mode="json", exclude=set(self.settings.without_effect_on_results)),
             "tokens": tokens,
             "clusters": [
                 {
@@ -143,16 +144,17 @@ class _Builder:
         )
 
     def _samples(self) -> dict[str, Step]:
-        text, settings, at_once = self.settings.text, self.settings.sample, self.settings.processes
+        text, settings = self.settings.text, self.settings.sample
         jobs = [(self.root, name, text, self.sources[name]) for name in self.languages]
-        counted = {n: s.result for n, s in zip(self.languages, each(count_step, jobs, at_once, "lines"), strict=True)}
+        steps = each(self.workers, count_step, jobs, "lines")
+        counted = {name: step.result for name, step in zip(self.languages, steps, strict=True)}
         lines = {name: int(result["lines"]) for name, result in counted.items()}
         targets = sampling_targets(lines, settings.lines, settings.exponent)
         drawn = [
             (self.root, name, text, self.sources[name], counted[name], targets[name], settings, self.seed)
             for name in self.languages
         ]
-        return dict(zip(self.languages, each(sample_step, drawn, at_once, "sampling"), strict=True))
+        return dict(zip(self.languages, each(self.workers, sample_step, drawn, "sampling"), strict=True))
 
     def _fingerprints(self, samples: Mapping[str, Step]) -> Fingerprints:
         settings = self.settings
@@ -171,7 +173,7 @@ class _Builder:
             jobs.append(
                 (self.root, f"mono/{name}", parts_of(samples, [name], once=True), [step.key], pieces, settings.trainer)
             )
-        models = each(model_step, jobs, settings.processes, "models of languages")
+        models = each(self.workers, model_step, jobs, "models of languages")
         return {name: pieces_of(read_model(one)) for name, one in zip(samples, models, strict=True)}
 
     def _pinned(self) -> list[list[str]]:
@@ -210,7 +212,7 @@ class _Builder:
             )
             for number, (members, capacity) in enumerate(zip(clusters, capacities, strict=True), 1)
         ]
-        return each(model_step, jobs, self.settings.processes, "models of clusters")
+        return each(self.workers, model_step, jobs, "models of clusters")
 
     def _merged(self, samples: Mapping[str, Step], clusters: Sequence[Sequence[str]], models: Sequence[Step]) -> Step:
         chosen = self.settings.merge

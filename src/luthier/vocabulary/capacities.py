@@ -16,7 +16,8 @@ from luthier.errors import DataError
 from luthier.storage.steps import Step, Workspace
 from luthier.vocabulary.allocation import Allocation, allocate_capacity, cluster_capacities, padded
 from luthier.vocabulary.settings import VocabularySettings
-from luthier.vocabulary.steps import curve_pieces, curve_step, each, letters_of
+from luthier.vocabulary.steps import curve_pieces, curve_step, letters_of
+from luthier.vocabulary.workers import Workers, each
 
 
 class Capacities:
@@ -26,10 +27,13 @@ class Capacities:
         settings: of the vocabulary.
         root: where curves are kept.
         samples: language -> its sample.
+        workers: who computes the curves.
     """
 
-    def __init__(self, settings: VocabularySettings, root: Workspace, samples: Mapping[str, Step]) -> None:
-        self.settings, self.root, self.samples = settings, root, samples
+    def __init__(
+        self, settings: VocabularySettings, root: Workspace, samples: Mapping[str, Step], workers: Workers
+    ) -> None:
+        self.settings, self.root, self.samples, self.workers = settings, root, samples, workers
 
     def of_languages(self) -> tuple[dict[str, float], dict[str, Any]]:
         """Language -> c_l, and what is to be told of it; empty for rules that look at clusters alone.
@@ -77,7 +81,7 @@ class Capacities:
             needed = letters_of(samples, [name], trainer)
             sizes = [size for size in range(chosen.least, chosen.most + 1, chosen.step) if size >= needed]
             jobs.append((self.root, name, samples[name], sizes or [needed], trainer))
-        steps = each(_curve, [(*job, chosen.curve == "pruned") for job in jobs], self.settings.processes, "ALP curves")
+        steps = each(self.workers, _curve, [(*job, chosen.curve == "pruned") for job in jobs], "ALP curves")
         if not steps:
             return {name: float(chosen.tail_pieces) for name in chosen.tail}, {}
         curves = {

@@ -47,9 +47,12 @@ def plan_vocabulary(stage: Vocabulary, inputs: StageInputs) -> StagePlan:
     letters = [one["characters"] for one in counted.values()]
     bound = stage.sample.most_words * 12
     most = max([min(one, bound) for one in letters] or [bound])
-    training = _BYTES_TO_BEGIN + stage.processes * most * _BYTES_A_LETTER
+    here = stage.processes if stage.ray is None else 1
+    training = _BYTES_TO_BEGIN + here * most * _BYTES_A_LETTER
     memory = max(training, _BYTES_TO_BEGIN + stage.size * _BYTES_A_PIECE)
-    facts["memory of counting"] = f"at most {stage.processes * stage.sample.most_words * _BYTES_A_WORD / 1e9:.1f} GB"
+    facts["memory of counting"] = f"at most {here * stage.sample.most_words * _BYTES_A_WORD / 1e9:.1f} GB"
+    if stage.ray is not None:
+        facts["on Ray"] = f"{stage.ray.address}; memory is that of one job at a time"
     return StagePlan(facts, None, int(memory))
 
 

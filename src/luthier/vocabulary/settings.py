@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -264,8 +264,27 @@ class MergeSettings(Settings):
         return self
 
 
+class RaySettings(Settings):
+    """Ray, on whose machines languages and clusters are worked on; they need the same Luthier and shared files."""
+
+    address: str = Field(
+        "local",
+        pattern=r"^(local|auto|[^:/\s]+:\d+)$",
+        description="`local` starts Ray on this machine; `auto` takes the one that runs on it; `HOST:PORT` names one.",
+    )
+    memory_gb: float | None = Field(
+        None, gt=0, description="GB of memory that Ray keeps free for each job; null asks for one processor alone."
+    )
+
+    def extras(self) -> Mapping[str, str]:
+        """Ray is an extra."""
+        return {"ray": ""}
+
+
 class VocabularySettings(Settings):
     """All of it."""
+
+    without_effect_on_results: ClassVar[frozenset[str]] = frozenset({"processes", "ray"})
 
     text: TextByLanguage = Field(
         description="The text: a folder with one file or folder a language, or sources by name."
@@ -282,4 +301,15 @@ class VocabularySettings(Settings):
         default_factory=CapacitySettings, description="How many pieces the clusters get."
     )
     merge: MergeSettings = Field(default_factory=MergeSettings, description="How the clusters' models become one.")
-    processes: int = Field(1, gt=0, description="Languages and clusters that are worked on at the same time.")
+    processes: int = Field(
+        1, gt=0, description="Languages and clusters that are worked on at the same time on this machine."
+    )
+    ray: RaySettings | None = Field(
+        None, description="Work on as many at a time as a Ray cluster has processors, in place of `processes`."
+    )
+
+    @model_validator(mode="after")
+    def _one_kind_of_workers(self) -> Self:
+        if self.ray is not None and self.processes != 1:
+            raise ValueError("`processes` has no effect beside `ray`, which takes all processors of its machines")
+        return self

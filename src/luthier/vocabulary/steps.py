@@ -1,19 +1,16 @@
-"""The steps of a vocabulary, each kept by the hash of what it depends on, and run on several languages at a time."""
+"""The steps of a vocabulary, each kept by the hash of what it depends on."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import multiprocessing
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from luthier.progress import track
 from luthier.storage.code import code_digest
 from luthier.storage.steps import Step, Workspace
 from luthier.vocabulary.log_probability import average_log_probability
@@ -37,23 +34,6 @@ Part = tuple[Path, float]
 def made_by(**inputs: Any) -> dict[str, Any]:
     """What a step's key is made from: its inputs, and the code that it runs."""
     return {**inputs, "code": code_digest(["luthier.vocabulary.steps", "luthier.vocabulary.merging"])}
-
-
-def each(function: Callable[..., Step], jobs: Sequence[tuple[Any, ...]], processes: int, told: str) -> list[Step]:
-    """The steps of several jobs, in their order, in as many processes."""
-    done: list[Step] = []
-    with track(told, len(jobs)) as bar:
-        if processes == 1 or len(jobs) < 2:
-            for number, job in enumerate(jobs, 1):
-                done.append(function(*job))
-                bar.update(number)
-            return done
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
-            for number, step in enumerate(pool.map(function, *zip(*jobs, strict=True)), 1):
-                done.append(step)
-                bar.update(number)
-    return done
 
 
 def measured(work: Callable[[Workspace], dict[str, Any]]) -> Callable[[Workspace], dict[str, Any]]:
