@@ -97,7 +97,7 @@ def test_a_stop_while_luthier_starts_is_no_traceback(tmp_path: Path):
         "        if name == 'luthier.cli.commands': signal.raise_signal(signal.SIGINT)\n"
         "sys.meta_path.insert(0, Stop())\n"
         "from luthier.cli.arguments import main\n"
-        "sys.exit(main(['list']))\n"
+        "sys.exit(main(['schema']))\n"
     )
     done = subprocess.run([sys.executable, "stopping.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 130, done.stderr

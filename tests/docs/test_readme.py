@@ -20,6 +20,7 @@ from luthier.context.long_answers import LongAnswersSuite
 from luthier.data import DataSettings
 from luthier.errors import RecipeError
 from luthier.recipe.loading import load_recipe
+from luthier.recipe.recipe import recipe_model
 from luthier.registry import METHODS, TASKS
 from luthier.tasks.base import task_named
 from tests.context.instruction.conftest import CHAIN, chained, tokenizer
@@ -292,7 +293,8 @@ def test_the_examples_of_the_page_on_longer_contexts_run(tmp_path: Path, monkeyp
     ]
     assert len(rows) == 4
     assert all(row in told for row in rows)
-    *stages, judged = YAML(typ="safe").load("".join(blocks("yaml", page)))
+    *stages, judged, before, lengthened, after = YAML(typ="safe").load("".join(blocks("yaml", page)))
+    recipe_model().model_validate({"name": "tasks", "model": "some/model", "stages": [before, lengthened, after]})
     for block, name, place in zip(stages, ("lengthen", "long_instruction"), (1, 0), strict=True):
         ((kind, stage),) = block.items()
         recipe = YAML(typ="safe").load(ROOT / "recipes" / "local" / f"{name}.yaml")["stages"][place][kind]
