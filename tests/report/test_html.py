@@ -11,7 +11,7 @@ import pytest
 
 from luthier.errors import WorkspaceError
 from luthier.report import details
-from luthier.report.html import write_report
+from luthier.report.html import stage_headings, write_report
 
 from .fixtures import (
     BINS,
@@ -291,3 +291,12 @@ def browse(folder: Path, name: str, *more: str) -> subprocess.CompletedProcess:
     profile = f"--user-data-dir={folder / 'profile'}"
     command = [str(CHROMIUM), *flags.split(), profile, *more, f"file://{folder / name}"]
     return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+
+
+def test_stages_of_the_same_kind_are_told_apart_by_their_folders():
+    assert stage_headings(["00-evaluate", "01-tune", "02-evaluate", "03-build_it"]) == {
+        "00-evaluate": "00-evaluate",
+        "01-tune": "Tune",
+        "02-evaluate": "02-evaluate",
+        "03-build_it": "Build it",
+    }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,7 @@ def render(runs: list[Run]) -> str:
 
 def _alone(run: Run, cell: Cell, budget: PlotBudget) -> dict[str, Any]:
     """What the page of one run shows."""
+    headings = stage_headings(cell.stages)
     return {
         "headline": run_headline(cell),
         "problems": cell.problems,
@@ -133,7 +135,7 @@ def _alone(run: Run, cell: Cell, budget: PlotBudget) -> dict[str, Any]:
         "marks": marks(cell),
         "costs": cost_facts(cell),
         "plots": run_charts(cell),
-        "stages": [(name, parts) for name in cell.stages if (parts := stage_parts(cell, name, budget))],
+        "stages": [(headings[name], parts) for name in cell.stages if (parts := stage_parts(cell, name, budget))],
     }
 
 
@@ -202,6 +204,13 @@ def breakable(text: str) -> Any:
     from markupsafe import Markup, escape
 
     return _isolated(Markup(re.sub(r"([/_])", r"\1<wbr>", str(escape(visible(text))))), text)
+
+
+def stage_headings(folders: Iterable[str]) -> dict[str, str]:
+    """The title of each stage by its folder; the folder itself where another stage of the run has the same title."""
+    titles = {folder: stage_title(folder) for folder in folders}
+    counts = Counter(titles.values())
+    return {folder: title if counts[title] == 1 else folder for folder, title in titles.items()}
 
 
 def stage_title(folder: str) -> str:
