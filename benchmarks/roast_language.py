@@ -103,8 +103,7 @@ def attacked(name: str, labels: tuple[str, ...], rows: int | None) -> Any:
 
 def attack(name: str, labels: tuple[str, ...], place: Path, rows: int, steps: int) -> None:
     """Fine-tune the model that is attacked, and write the rows that it gets right, as the attack leaves them."""
-    from luthier.robustness.attacks.candidates import EmbeddingNeighbours
-    from luthier.robustness.attacks.substitution import WordSubstitution
+    from luthier.robustness.attacks.run import attacked_texts
     from luthier.robustness.scoring import Scorer
     from luthier.storage.files import write_json
 
@@ -112,9 +111,10 @@ def attack(name: str, labels: tuple[str, ...], place: Path, rows: int, steps: in
 
     def attack_rows(model: Any, prepared: Any) -> dict[str, Any]:
         scorer = Scorer(model, prepared.tokenizer, batch_size=32, max_length=roast.LENGTH)
-        search = WordSubstitution(scorer.probabilities, EmbeddingNeighbours(model, prepared.tokenizer))
-        results = search.attack_all(test.texts, test.labels.tolist())
-        return {"rows": [{"text": r.attacked, "label": labels[r.label]} for r in results if not r.skipped]}
+        right = scorer(test.texts).argmax(axis=1) == test.labels
+        changed = attacked_texts(test.texts, test.labels, scorer, kind="substitution")
+        pairs = zip(changed, test.labels, right, strict=True)
+        return {"rows": [{"text": text, "label": labels[label]} for text, label, kept in pairs if kept]}
 
     data = {**STUDY.sets[name], "subset_seed": VICTIM_SEED}
     tune = {**TUNE, "method": "full", "data": data, "max_steps": steps, "evaluate_every": steps}
