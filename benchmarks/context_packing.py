@@ -16,7 +16,6 @@ import json
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -48,10 +47,7 @@ def in_a_process(cell: dict[str, Any], trl: str | None) -> dict[str, Any]:
     paths = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), trl]))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     command = [sys.executable, __file__, "--measure", json.dumps(cell)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return harness.answer_of(command, environment)
 
 
 def documents(seed: int = 0) -> list[list[int]]:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import itertools
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -54,8 +53,7 @@ def main() -> None:
 
     def measure(cell: dict[str, Any]) -> dict[str, Any]:
         command = [sys.executable, __file__, "--measure", cell["kind"], str(cell["width"])]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return dict(json.loads(done.stdout.splitlines()[-1]))
+        return harness.answer_of(command)
 
     check_agreement()  # here, since whole logits would hide what a measured process adds to its memory
     rounds = range(1 if options.quick else ROUNDS)

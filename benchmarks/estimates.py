@@ -13,7 +13,6 @@ import random
 import re
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -69,10 +68,7 @@ def measure_apart(cell: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "LUTHIER_CACHE": cache, "TOKENIZERS_PARALLELISM": "false"}
         command = [sys.executable, __file__, "--measure", json.dumps(cell)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"{harness.cell_name(cell)} failed:\n{done.stderr[-2000:]}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+        return harness.answer_of(command, environment)
 
 
 def measured(cell: dict[str, Any]) -> dict[str, Any]:

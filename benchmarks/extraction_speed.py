@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -53,8 +52,7 @@ def main() -> None:
             command = [options.spacy, str(worker), str(WORDS), str(SENTENCES)]
         else:
             command = [sys.executable, __file__, "--measure", cell["kind"], cell["size"]]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return dict(json.loads(done.stdout.splitlines()[-1]))
+        return harness.answer_of(command)
 
     cells = [
         {"size": size, "kind": kind, "round": number} for number in range(ROUNDS) for size in SIZES for kind in KINDS

@@ -7,10 +7,11 @@ import copy
 import hashlib
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,22 @@ def right_rows(judged: Any) -> str | None:
     ):
         return None
     return "".join("1" if right else "0" for right in judged.gold == judged.guess)
+
+
+def answer_of(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, failure: type[Exception] = RuntimeError
+) -> dict[str, Any]:
+    """What a command prints in its last line: a measurement in a process of its own.
+
+    Args:
+        command: the program and its arguments.
+        environment: of the process; None is that of this one.
+        failure: what is raised where the command fails, with the end of what it said; `DataError` leaves a cell out.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        raise failure(f"{' '.join(command)} failed:\n{done.stderr.strip()[-2000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def single_core() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 import time
 from typing import Any
@@ -37,8 +36,7 @@ def main() -> None:
 def measure_apart(cell: dict[str, Any]) -> dict[str, Any]:
     """One measurement in a process of its own."""
     command = [sys.executable, __file__, "--measure", json.dumps(cell)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return harness.answer_of(command)
 
 
 def measure_here(cell: dict[str, Any]) -> dict[str, Any]:

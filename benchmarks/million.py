@@ -22,7 +22,6 @@ import math
 import random
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -69,10 +68,7 @@ def main() -> None:
 
     def measure(cell: dict[str, Any]) -> dict[str, Any]:
         command = [sys.executable, __file__, "--measure", json.dumps(cell)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise DataError(done.stderr.strip().splitlines()[-1])
-        return dict(json.loads(done.stdout.splitlines()[-1]))
+        return harness.answer_of(command, failure=DataError)
 
     cells: list[dict[str, Any]] = [{"part": "build"}]
     quick, slow = list(KINDS)[:2], list(KINDS)[2:]

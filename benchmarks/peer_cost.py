@@ -47,8 +47,7 @@ def main() -> None:
             ours = [sys.executable, __file__, "--measure", cell["what"]]
             theirs = [str(peer), peer_worker.__file__, cell["what"], str(weights)]
             command = ours if cell["side"] == "luthier" else theirs
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            return dict(json.loads(done.stdout.splitlines()[-1]))
+            return harness.answer_of(command)
 
         cells = [
             {"side": side, "what": what, "round": number}

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import subprocess
 import sys
 import time
 from typing import Any
@@ -53,10 +52,7 @@ def main() -> None:
 
     def measure(cell: dict[str, Any]) -> dict[str, Any]:
         command = [sys.executable, __file__, "--measure", json.dumps(cell)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise DataError(done.stderr.strip().splitlines()[-1])
-        return dict(json.loads(done.stdout.splitlines()[-1]))
+        return harness.answer_of(command, failure=DataError)
 
     cells: list[dict[str, Any]] = [
         {"part": "step", "width": width, "kind": kind, "round": number}

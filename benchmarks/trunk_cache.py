@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,10 +34,7 @@ def measure_apart(cell: dict[str, Any]) -> dict[str, Any]:
     """One measurement in a process of its own."""
     with tempfile.TemporaryDirectory() as cache:
         command = [sys.executable, __file__, "--measure", json.dumps(cell)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=True, env=os.environ | {"LUTHIER_CACHE": cache}
-        )
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+        return harness.answer_of(command, os.environ | {"LUTHIER_CACHE": cache})
 
 
 def measure_here(cell: dict[str, Any]) -> dict[str, Any]:

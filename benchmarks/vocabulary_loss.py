@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -39,8 +38,7 @@ def main() -> None:
 
     def measure(cell: dict[str, Any]) -> dict[str, Any]:
         command = [sys.executable, __file__, "--measure", cell["kind"], cell["shape"]]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return dict(json.loads(done.stdout.splitlines()[-1]))
+        return harness.answer_of(command)
 
     cells = [
         {"shape": shape, "kind": kind, "round": number}
