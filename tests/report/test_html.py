@@ -11,7 +11,8 @@ import pytest
 
 from luthier.errors import WorkspaceError
 from luthier.report import details
-from luthier.report.html import stage_headings, write_report
+from luthier.report.details import stage_headings
+from luthier.report.html import write_report
 
 from .fixtures import (
     BINS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -88,7 +88,7 @@ def describe_cell(cell: Cell, run: Run | None, budget: PlotBudget, problems: lis
         "scores": score_table(cell),
         "marks": marks(cell),
         "costs": cost_facts(cell),
-        "stages": [(stage, parts) for stage in cell.stages if (parts := stage_parts(cell, stage, budget))],
+        "stages": stages_shown(cell, budget),
     }
 
 
@@ -105,9 +105,18 @@ def shared_problems(cells: Sequence[Cell]) -> tuple[list[str], dict[int, list[st
     return shared, {id(cell): [problem for problem in cell.problems if problem not in often] for cell in cells}
 
 
-def stage_parts(cell: Cell, stage: str, budget: PlotBudget) -> list[dict[str, Any]]:
-    """What a stage shows beside its scores and costs."""
-    return _extras(cell.stages[stage]["details"], budget)
+def stages_shown(cell: Cell, budget: PlotBudget) -> list[tuple[str, list[dict[str, Any]]]]:
+    """What each stage shows beside its scores and costs, under its heading; those that show nothing are left out."""
+    headings = stage_headings(cell.stages)
+    parts = {stage: _extras(cell.stages[stage]["details"], budget) for stage in cell.stages}
+    return [(headings[stage], shown) for stage, shown in parts.items() if shown]
+
+
+def stage_headings(folders: Iterable[str]) -> dict[str, str]:
+    """`Evaluate` for the folder 01-evaluate, by folder; the folder itself where another stage has the same title."""
+    titles = {folder: folder.partition("-")[2].replace("_", " ").capitalize() or folder for folder in folders}
+    counts = Counter(titles.values())
+    return {folder: title if counts[title] == 1 else folder for folder, title in titles.items()}
 
 
 def shown_sections(sections: Sequence[Section], budget: PlotBudget) -> list[dict[str, Any]]:

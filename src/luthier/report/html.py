@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from luthier.report.details import (
     describe_cell,
     shared_problems,
     shown_sections,
-    stage_parts,
+    stages_shown,
     table_of,
 )
 from luthier.report.findings import headline, run_headline, states
@@ -98,7 +97,7 @@ def _environment() -> Any:
     )
     environment.finalize = _visible
     environment.filters["marked"] = marked
-    environment.filters |= {"tight": tight, "breakable": breakable, "stage_title": stage_title}
+    environment.filters |= {"tight": tight, "breakable": breakable}
     return environment
 
 
@@ -124,7 +123,6 @@ def render(runs: list[Run]) -> str:
 
 def _alone(run: Run, cell: Cell, budget: PlotBudget) -> dict[str, Any]:
     """What the page of one run shows."""
-    headings = stage_headings(cell.stages)
     return {
         "headline": run_headline(cell),
         "problems": cell.problems,
@@ -135,7 +133,7 @@ def _alone(run: Run, cell: Cell, budget: PlotBudget) -> dict[str, Any]:
         "marks": marks(cell),
         "costs": cost_facts(cell),
         "plots": run_charts(cell),
-        "stages": [(headings[name], parts) for name in cell.stages if (parts := stage_parts(cell, name, budget))],
+        "stages": stages_shown(cell, budget),
     }
 
 
@@ -204,18 +202,6 @@ def breakable(text: str) -> Any:
     from markupsafe import Markup, escape
 
     return _isolated(Markup(re.sub(r"([/_])", r"\1<wbr>", str(escape(visible(text))))), text)
-
-
-def stage_headings(folders: Iterable[str]) -> dict[str, str]:
-    """The title of each stage by its folder; the folder itself where another stage of the run has the same title."""
-    titles = {folder: stage_title(folder) for folder in folders}
-    counts = Counter(titles.values())
-    return {folder: title if counts[title] == 1 else folder for folder, title in titles.items()}
-
-
-def stage_title(folder: str) -> str:
-    """`Evaluate` for the folder 01-evaluate."""
-    return folder.partition("-")[2].replace("_", " ").capitalize() or folder
 
 
 def environment_rows(run: Run) -> list[tuple[str, str]]:
