@@ -83,9 +83,9 @@ def recipe_model(stages: Collection[str] = ()) -> type[RecipeBase]:
     parts = (part for registry in (METHODS, OBJECTIVES, SUITES) for part in registry)
     known = STAGES.names()
     named = [name for name in known if name in stages]
-    # A union has two members or more.
-    members = (named + [name for name in known if name not in named])[:2] if len(named) < 2 else named
-    return _recipe_model(tuple(members if named else known), tuple(known), (*STAGES, *parts))
+    if len(named) == 1:  # a union has two members or more
+        named.append(next(name for name in known if name not in named))
+    return _recipe_model(tuple(named or known), tuple(known), (*STAGES, *parts))
 
 
 # By the classes, since a module that is loaded anew defines others of the same names.

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from luthier.errors import TrainingError
 from luthier.training.row_adamw import RowAdamW
-from luthier.training.row_gradient import row_gradient_of
+from luthier.training.row_gradient import collects_by_rows
 
 # Where torch has a fused AdamW.
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
@@ -58,8 +58,7 @@ def adamw(
         raise TrainingError("nothing is trainable", fix="choose a method that trains something, or train the head")
     parameters = [p for group in groups for p in group["params"]]
     fused = not scaled and all(p.device.type in FUSED_DEVICES and p.is_floating_point() for p in parameters)
-    by_rows = any(row_gradient_of(p) is not None for p in parameters)
-    made = RowAdamW if by_rows else torch.optim.AdamW if correct_bias else UncorrectedAdamW
+    made = RowAdamW if collects_by_rows(parameters) else torch.optim.AdamW if correct_bias else UncorrectedAdamW
     return made(
         groups,
         lr=args.learning_rate,
