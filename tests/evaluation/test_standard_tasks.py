@@ -95,6 +95,15 @@ def test_unknown_tasks_are_refused_with_the_nearest(own_tasks: Path):
 
 
 @pytest.mark.skipif(not HARNESS, reason="needs the extra lm-eval")
+def test_the_list_of_tasks_is_made_once_for_what_the_folder_holds(own_tasks: Path):
+    suite = StandardTasksSuite(tasks=["own_choice"], folder=str(own_tasks))
+    first = known_tasks(suite)
+    assert known_tasks(suite.model_copy(update={"shots": 1})) is first
+    (own_tasks / "other.yaml").write_text((own_tasks / "own_choice.yaml").read_text().replace("own_choice", "other"))
+    assert "other" in known_tasks(suite).all_tasks
+
+
+@pytest.mark.skipif(not HARNESS, reason="needs the extra lm-eval")
 def test_data_that_cannot_be_had_are_the_users_error(tmp_path: Path, own_tasks: Path, capsys):
     judged(tmp_path, own_tasks, {})
     (own_tasks / "rows.jsonl").unlink()

@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -64,14 +65,13 @@ def known_tasks(suite: StandardTasksSuite) -> Any:
     Raises:
         RecipeError: the suite asks for one that isn't there.
     """
-    from lm_eval.tasks import TaskManager
-
+    files = tuple(suite.external_inputs().items())
     with _quiet():
         if suite.folder is not None:
-            own = TaskManager(include_path=suite.folder, include_defaults=False)
+            own = _task_list(suite.folder, files, built_in=False)
             if not _unknown(suite, own):
                 return own
-        manager = TaskManager(include_path=suite.folder)
+        manager = _task_list(suite.folder, files, built_in=True)
     for name in _unknown(suite, manager):
         guess = nearest(name, manager.all_tasks)
         raise RecipeError(
@@ -79,6 +79,21 @@ def known_tasks(suite: StandardTasksSuite) -> Any:
             fix=f"did you mean {guess!r}?" if guess else "`lm_eval ls tasks` lists them",
         )
     return manager
+
+
+@cache
+def _task_list(folder: str | None, files: tuple[tuple[str, str], ...], *, built_in: bool) -> Any:
+    """Where the files of tasks are; a run asks before its stages and in each that evaluates. The files themselves are
+    read when a task is asked.
+
+    Args:
+        folder: of own task files.
+        files: what it holds, with digests, so that a changed folder is looked through anew.
+        built_in: whether the harness's own are among them.
+    """
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=folder, include_defaults=built_in)
 
 
 def _unknown(suite: StandardTasksSuite, manager: Any) -> list[str]:
@@ -175,7 +190,7 @@ def _section(suite: StandardTasksSuite, found: list[TaskScore], before: Mapping[
         ends = one.interval()
         interval = "" if ends is None else f"[{ends[0]:.3f}, {ends[1]:.3f}]"
         shots = "" if one.shots is None else str(one.shots)
-        last = [f"{before[one.name]:.3f}"] if one.name in before else [""] if before else []
+        last = [f"{before[one.name]:.3f}"] if before else []
         rows.append([one.name, f"{one.questions:,}", shots, f"{one.value:.3f}", interval, *last])
     columns = ["task", "questions", "shots", "score", "95 %", *(["before tuning"] if before else [])]
     some = f" The first {suite.limit:,} questions of each." if suite.limit is not None else ""
