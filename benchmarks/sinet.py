@@ -11,7 +11,8 @@ below; else it is not told. That is the one main comparison; NER, Rel, other set
 
 Each arm has its learning rate chosen on the validation rows, by the strict F1 of the first seed at every rate. The
 weights of the best epoch and the thresholds of relations are chosen on the validation rows, too; test rows are only
-scored, and training rows never hold the validation ones. `--explore` adds the other variants.
+scored, and training rows never hold the validation ones. `--explore` adds the other variants; `--encoders` trains one
+seed of both arms under other encoders, at the rates that were chosen for the first.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import harness
 import numpy as np
 from evidence import Claim, Differences, Finding, findings_of, hours_of
+from protocol import MASKED_LM
 from tables import Cells, pick, spread, table
+
+from luthier.errors import DataError
 
 LEVELS = {"entity": "NER", "relation": "Rel", "relation_strict": "Rel+"}
 ARMS = {"sinet": {"interaction": "cls_cross"}, "spert": {"interaction": "none"}}
@@ -33,6 +38,12 @@ MORE = {
     "token_cross": {"interaction": "token_cross"},
     "pfn": {"interaction": "partition", "heads": "table"},
 }
+# encoder -> (what it is in the page, where it lies)
+OTHER_ENCODERS = {
+    "multilingual": ("multilingual-e5-small", Path(".cache/multilingual/model")),
+    "masked_lm": ("MiniLM continued as a masked LM", MASKED_LM),
+}
+MADE_BY = "demo/prepare_multilingual.py makes the multilingual encoder, recipes/local/masked_lm.yaml the masked LM"
 MAIN_SET, MAIN_LEVEL, LEAST = "conll04", "relation_strict", 0.011
 MAIN = Claim(
     "Cross-task attention extracts more relations than SpERT (SINET)",
@@ -96,6 +107,12 @@ def main() -> None:
         scale={"choices": [*SCALES], "default": "local"},
         sets={"nargs": "+", "choices": [*SOURCES], "default": [MAIN_SET]},
         explore={"action": "store_true", "help": "the other variants, too"},
+        encoders={
+            "nargs": "+",
+            "choices": [*OTHER_ENCODERS],
+            "default": [],
+            "help": "one seed under each of these, too",
+        },
     )
     scale = SCALES[options.scale]
     run = partial(
@@ -109,27 +126,44 @@ def main() -> None:
     for name in options.sets:
         trials = [{"set": name, "arm": arm, "rate": rate, "seed": 1} for rate in scale.rates for arm in arms]
         done = run(cells=trials)["cells"]
-        run(cells=chosen_cells(list(done.values()), name, arms, scale))
+        done = run(cells=chosen_cells(list(done.values()), name, arms, scale))["cells"]
+        for encoder in options.encoders:
+            if not (place := OTHER_ENCODERS[encoder][1]).exists():
+                raise DataError(f"{place} is not there", fix=MADE_BY)
+            run(cells=list(encoder_cells(list(done.values()), name, encoder, scale)))
 
 
 def chosen_cells(done: Cells, name: str, arms: list[str], scale: Scale) -> Iterator[dict[str, Any]]:
     """The cells of the other seeds, at the rate that is best for each arm; none while trials are missing."""
     for seed in range(2, scale.seeds + 1):
         for arm in arms:
-            if len(pick(done, set=name, arm=arm, seed=1)) == len(scale.rates):
+            if len(trials_of(done, name, arm)) == len(scale.rates):
                 yield {"set": name, "arm": arm, "rate": best_rate(done, name, arm), "seed": seed}
+
+
+def encoder_cells(done: Cells, name: str, encoder: str, scale: Scale) -> Iterator[dict[str, Any]]:
+    """One seed of both arms under another encoder, at the rates chosen for the first; none while trials are missing."""
+    for arm in ARMS:
+        if len(trials_of(done, name, arm)) == len(scale.rates):
+            yield {"set": name, "arm": arm, "rate": best_rate(done, name, arm), "seed": 1, "encoder": encoder}
+
+
+def trials_of(cells: Cells, name: str, arm: str) -> Cells:
+    """The cells of the first seed under the set's own encoder."""
+    return pick(cells, set=name, arm=arm, seed=1, encoder=None)
 
 
 def best_rate(cells: Cells, name: str, arm: str) -> float:
     """The rate with the highest score on the validation rows, of the first seed."""
-    trials = pick(cells, set=name, arm=arm, seed=1)
+    trials = trials_of(cells, name, arm)
     return float(max(trials, key=lambda e: e["validation_relation_strict_f1"])["cell"]["rate"])
 
 
 def measured(scale: Scale, benches: dict[str, harness.Bench], cell: dict[str, Any]) -> dict[str, Any]:
     """Scores of one model, and what was counted in every test sentence."""
     name = cell["set"]
-    bench = benches.setdefault(scale.models[name], harness.Bench(scale.models[name]))
+    model = str(OTHER_ENCODERS[cell["encoder"]][1]) if "encoder" in cell else scale.models[name]
+    bench = benches.setdefault(model, harness.Bench(model))
     tune = scale.tune | {
         "data": {"source": SOURCES[name]},
         "head": scale.head[name] | (ARMS | MORE)[cell["arm"]],
@@ -169,10 +203,10 @@ def gain(cells: Cells, name: str, arm: str, level: str = MAIN_LEVEL) -> Differen
 
 
 def of_arm(cells: Cells, name: str, arm: str) -> Cells:
-    """An arm's cells at its rate."""
-    if not pick(cells, set=name, arm=arm, seed=1):
+    """An arm's cells at its rate, under the set's own encoder."""
+    if not trials_of(cells, name, arm):
         return []
-    return pick(cells, set=name, arm=arm, rate=best_rate(cells, name, arm))
+    return pick(cells, set=name, arm=arm, rate=best_rate(cells, name, arm), encoder=None)
 
 
 def findings(cells: Cells) -> list[Finding]:
@@ -199,7 +233,7 @@ def page(cells: Cells) -> str:
             rows.append([name, arm, f"{own[0]['cell']['rate']:g}", *scores, *shown])
             trials += [
                 f"{name} {arm} {e['cell']['rate']:g}: {e['validation_relation_strict_f1']:.3f}"
-                for e in pick(cells, set=name, arm=arm, seed=1)
+                for e in trials_of(cells, name, arm)
             ]
     about = (
         "## SINET against SpERT\n\nMiniLM, all weights trained, whole test sets, micro F1, mean ± sample standard "
@@ -207,7 +241,26 @@ def page(cells: Cells) -> str:
         f"validation rows (strict F1 of seed 1: {'; '.join(trials)}).\n"
     )
     columns = ["set", "arm", "rate", *LEVELS.values(), *(f"{one} over SpERT (95 %)" for one in LEVELS.values())]
-    return about + "\n" + table(columns, rows)
+    return about + "\n" + table(columns, rows) + under_other_encoders(cells)
+
+
+def under_other_encoders(cells: Cells) -> str:
+    """One seed's scores of both arms under every encoder."""
+    rows = []
+    for name in SOURCES:
+        others = [e for e in pick(cells, set=name, seed=1) if "encoder" in e["cell"]]
+        if not others:
+            continue
+        first = [e for arm in ARMS for e in of_arm(cells, name, arm) if e["cell"]["seed"] == 1]
+        for entry in [*first, *others]:
+            encoder = OTHER_ENCODERS[entry["cell"]["encoder"]][0] if "encoder" in entry["cell"] else "MiniLM"
+            rows.append(
+                [name, encoder, entry["cell"]["arm"], *(f"{entry[f'test_{level}_f1']:.3f}" for level in LEVELS)]
+            )
+    if not rows:
+        return ""
+    about = "\nThe same under other encoders, at the rates chosen under MiniLM, one seed each (exploratory).\n\n"
+    return about + table(["set", "encoder", "arm", *LEVELS.values()], rows)
 
 
 def power(cells: Cells) -> str:
