@@ -28,6 +28,7 @@ SCRIPTS = (
     "idpg",
     "idpg_language",
     "task_prefixes",
+    "task_prefixes_near",
     "many_heads",
     "step_cost",
     "trunk_cache",

@@ -11,6 +11,7 @@ import random
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from functools import cache, partial
 from typing import Any
 
@@ -152,45 +153,74 @@ def multi_task(bench: harness.Bench, rate: dict[str, Any], seed: int) -> dict[st
 
 def train_together(bench: harness.Bench, rate: dict[str, Any], seed: int, folder: str) -> None:
     """Train one model on all sources and save it."""
+    from luthier.registry import METHODS
+
+    data = {name: source(name, seed) for name in SOURCES}
+    peak = rate.get("learning_rate", METHODS.get("full").default_learning_rate)
+    for model, tokenizer in trained_together(bench.model, data, peak, seed, steps=STEPS, batch=BATCH):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def trained_together(
+    reference: str | dict[str, Any],
+    data: dict[str, dict[str, Any]],
+    peak: float,
+    seed: int,
+    *,
+    steps: int,
+    batch: int,
+    parts: int = 1,
+) -> Iterator[tuple[Any, Any]]:
+    """Train one model on several sources, a batch of each in turn, with a linear head for each on the first token.
+
+    Args:
+        reference: the model.
+        data: source -> its settings.
+        peak: learning rate of the model; heads have ten times that.
+        steps: for each source.
+        batch: rows of a step.
+        parts: how often the model is given, with its tokenizer: after each of so many equal parts of the steps.
+    """
     import torch
     from torch.nn import functional as F
     from transformers import get_linear_schedule_with_warmup
 
     from luthier.models.artifacts import load
-    from luthier.registry import METHODS
 
     torch.manual_seed(seed)
-    model, tokenizer = load(bench.model)
-    sources = {name: labelled(source(name, seed)) for name in SOURCES}
+    model, tokenizer = load(reference)
+    sources = {name: labelled(settings) for name, settings in data.items()}
     heads = {name: torch.nn.Linear(model.config.hidden_size, max(ids) + 1) for name, (_, ids) in sources.items()}
-    peak = rate.get("learning_rate", METHODS.get("full").default_learning_rate)
     own = [p for head in heads.values() for p in head.parameters()]
     optimiser = torch.optim.AdamW([{"params": model.parameters(), "lr": peak}, {"params": own, "lr": 10 * peak}])
-    steps, draw = STEPS * len(SOURCES), random.Random(seed)
-    schedule = get_linear_schedule_with_warmup(optimiser, round(0.06 * steps), steps)
+    names, whole, draw = list(sources), steps * len(sources), random.Random(seed)
+    schedule = get_linear_schedule_with_warmup(optimiser, round(0.06 * whole), whole)
+    ends = {whole * part // parts for part in range(1, parts + 1)}
     model.train()
-    for step in range(steps):
-        name = SOURCES[step % len(SOURCES)]
+    for step in range(whole):
+        name = names[step % len(names)]
         texts, ids = sources[name]
-        picked = draw.sample(range(len(texts)), BATCH)
+        picked = draw.sample(range(len(texts)), batch)
         columns = list(zip(*(texts[i] for i in picked), strict=True))
-        batch = tokenizer(*map(list, columns), truncation=True, max_length=64, padding=True, return_tensors="pt")
-        logits = heads[name](model(**batch).last_hidden_state[:, 0])
+        inputs = tokenizer(*map(list, columns), truncation=True, max_length=64, padding=True, return_tensors="pt")
+        logits = heads[name](model(**inputs).last_hidden_state[:, 0])
         F.cross_entropy(logits, torch.tensor([ids[i] for i in picked])).backward()
         torch.nn.utils.clip_grad_norm_([*model.parameters(), *own], 1.0)
         optimiser.step()
         schedule.step()
         optimiser.zero_grad()
-    model.eval().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        if step + 1 in ends:
+            yield model.eval(), tokenizer
+            model.train()
 
 
-def labelled(settings: dict[str, Any]) -> tuple[list[tuple[str, ...]], list[int]]:
-    """Texts, alone or in pairs, and label ids of a source's training rows."""
+def labelled(settings: dict[str, Any], split: str = "train") -> tuple[list[tuple[str, ...]], list[int]]:
+    """Texts, alone or in pairs, and label ids of a source's rows."""
     from luthier.data.loading import load_data
     from luthier.data.settings import DataSettings
 
-    rows = load_data(DataSettings(**settings), splits=("train",)).splits["train"]
+    rows = load_data(DataSettings(**settings), splits=(split,)).splits[split]
     columns = [rows[c] for c in ("text", "text_pair") if c in rows.column_names]
     return list(zip(*columns, strict=True)), list(rows["label"])
 
