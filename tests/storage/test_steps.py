@@ -45,6 +45,18 @@ def test_a_step_is_done_once_and_again_only_for_other_inputs(tmp_path: Path):
     assert [path.name for path in (tmp_path / "replaced").iterdir()] == [f"00-a-{first.key[:8]}"]
 
 
+def test_of_many_steps_in_a_folder_that_are_replaced_one_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    names = ["00-a", "01-b", "mono/afr", "mono/deu", "mono/swa", "cluster/1", "cluster/2"]
+    for inputs in ({"x": 1}, {"x": 2}):
+        caplog.clear()
+        run = Workspace(tmp_path)
+        for name in names:
+            run.step(name, inputs, Work())
+    told = [record.args[0] for record in caplog.records if record.levelname == "WARNING"]
+    assert told == [tmp_path / name for name in ("00-a", "01-b", "mono/afr", "cluster/1")]
+    assert len(list((tmp_path / "mono" / "replaced").iterdir())) == 3
+
+
 def test_a_changed_file_is_noticed_in_every_artefact(tmp_path: Path):
     work, run = Work(), Workspace(tmp_path)
     (run.step("a", {}, work).folder / "model" / "weights").write_bytes(b"1234567890")

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,12 @@ class Workspace:
     Attributes:
         folder: the place of this step, or of a run; its own steps lie in folders below it.
         key: of this step; empty for a run.
+        told: folders of many steps in which the first one was put aside and said so.
     """
 
     folder: Path
     key: str = ""
+    told: set[Path] = field(default_factory=set, repr=False, compare=False)
 
     def step(
         self,
@@ -93,7 +95,7 @@ class Workspace:
             logger.info("%s is done already", place)
             sweep(place, finished=True)
             return Step(place, key, _read_json(place / RESULT), cached=True)
-        aside = make_way(place, key)
+        aside = make_way(place, key, self.told if place.parent != self.folder else None)
         started = time.time()
         try:
             with reporting_failed_writes(place):
@@ -129,8 +131,13 @@ def shared_step(inputs: Mapping[str, Any] | str) -> Step | None:
     return Step(place, key, result, cached=True)
 
 
-def make_way(place: Path, key: str) -> Path | None:
+def make_way(place: Path, key: str, told: set[Path] | None = None) -> Path | None:
     """Keep what can't be gone on with out of the way: a step of other inputs or code, or a changed one.
+
+    Args:
+        place: of the step.
+        key: that it is to have.
+        told: folders of which that was said once; the step's is added. None tells it of each step.
 
     Returns:
         Where it is now; None where nothing was moved.
@@ -142,7 +149,12 @@ def make_way(place: Path, key: str) -> Path | None:
     except (OSError, ValueError, KeyError):
         earlier = "unknown"
     if earlier != key:
-        return _set_aside(place, f"{place.name}-{earlier[:8]}", "it was made by other settings or another version")
+        reason, level = "it was made by other settings or another version", logging.WARNING
+        if told is not None:
+            level = logging.INFO if place.parent in told else level
+            reason += ", as others beside it may be, of which nothing is said"
+            told.add(place.parent)
+        return _set_aside(place, f"{place.name}-{earlier[:8]}", reason, level)
     if (changed := changed_file(place)) is not None:
         state = "changed after it was finished" if changed.exists() else "is missing"
         reason = f"{changed.relative_to(place)} {state}, so it runs again"
@@ -163,13 +175,13 @@ def _bring_back(aside: Path, place: Path, notes: dict[str, Any]) -> None:
             logger.warning("%s: what came in its place failed, so the earlier one is back", place)
 
 
-def _set_aside(place: Path, name: str, reason: str) -> Path:
+def _set_aside(place: Path, name: str, reason: str, level: int = logging.WARNING) -> Path:
     aside = place.parent / "replaced" / name
     with reporting_failed_writes(aside):
         shutil.rmtree(aside, ignore_errors=True)
         aside.parent.mkdir(exist_ok=True)
         place.rename(aside)
-    logger.warning("%s: %s; what was there is now in %s", place, reason, aside)
+    logger.log(level, "%s: %s; what was there is now in %s", place, reason, aside)
     return aside
 
 
