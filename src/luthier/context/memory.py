@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from luthier.language_modeling.context_parallel import gathered_numbers
+
 # Numbers that a decoder's layer keeps for its backward pass: of the hidden width those of two norms and the residual
 # stream, of queries and of keys and values, and four of the feed-forward part.
 _PER_HIDDEN, _PER_QUERY, _PER_KEY, _PER_INNER, _CHUNK = 6, 3, 2, 4, 1 << 22
@@ -46,17 +48,19 @@ def training_memory(
     checkpointing: bool = False,
     masked: bool = False,
     states: int | None = None,
+    sharing: int = 1,
 ) -> MemoryEstimate:
     """The peak of a training step in float32.
 
     Args:
         config: of the model, as transformers has it.
         total: its parameters.
-        tokens: of one forward pass.
+        tokens: of the rows of one forward pass.
         length: of a row.
         checkpointing: whether activations are computed again in the backward pass.
         masked: whether documents in a row are told apart, by a mask of the row's square.
         states: bytes of weights, gradients and moments in a process that does not hold all of them.
+        sharing: processes that share these rows, each with its slice, and with the keys and values of all.
     """
     hidden, layers = int(config.hidden_size), int(config.num_hidden_layers)
     heads = int(config.num_attention_heads)
@@ -67,10 +71,12 @@ def training_memory(
     kept = layers * hidden * _HELD + _AGAIN * layer if checkpointing else (layers * _HELD + _BACKWARD) * layer
     squares = 1 if checkpointing else layers  # each layer keeps the mask as numbers that are added
     square = length * tokens * squares if masked else 0
+    gathered = gathered_numbers(config, tokens) * (1 if checkpointing else layers) if sharing > 1 else 0
+    tokens //= sharing
     chunk = max(_CHUNK, tokens * min(1024, hidden))
     return MemoryEstimate(
         states=16 * total if states is None else states,
-        activations=int(4 * tokens * kept) + 4 * square,
+        activations=int(4 * tokens * kept) + 4 * square + 4 * gathered,
         loss=4 * (3 * chunk + 4 * tokens * hidden),
         libraries=LIBRARIES,
     )

@@ -11,8 +11,15 @@ from luthier.context.rope import recommended_base
 from luthier.context.rope_config import rope_in, rope_overrides, with_rope
 from luthier.context.text import long_text
 from luthier.language_modeling.budget import budget_of
+from luthier.language_modeling.context_parallel import refuse_to_share_rows
 from luthier.language_modeling.settings import BUDGETS
-from luthier.language_modeling.telling import budget_in_words, cost_in_words, is_small, split_in_words
+from luthier.language_modeling.telling import (
+    budget_in_words,
+    cost_in_words,
+    is_small,
+    sharing_in_words,
+    split_in_words,
+)
 from luthier.models.inspect import parameter_counts
 from luthier.models.loading import empty_model, load_config, load_tokenizer
 from luthier.stages.base import StagePlan
@@ -39,7 +46,7 @@ def plan_lengthening(stage: Lengthen, inputs: StageInputs) -> StagePlan:
     known = text.tokens() if in_epochs or (stage.corpus.is_plain and is_small(text.corpus)) else None
     cost, (_, total) = text.cost(model), parameter_counts(model)
     blocks = known // text.frame.room if known else None
-    budget = budget_of(stage, cost, processes=world_size(), blocks=blocks)
+    budget = budget_of(stage, cost, processes=text.share.processes, blocks=blocks)
     lengths = stage.lengths()
     text = replace(text, steps=budget.steps or text.steps)
     if budget.steps:
@@ -53,6 +60,7 @@ def plan_lengthening(stage: Lengthen, inputs: StageInputs) -> StagePlan:
         checkpointing=stage.gradient_checkpointing,
         masked=stage.document_mask == "block" and stage.document_attention == "mask",
         states=split_states(total, whole, processes) if stage.split_weights else None,
+        sharing=stage.context_parallel_size,
     )
     advice = recommended_base(before.dim, stage.length, old_base=before.base, old_length=old)
     facts = {
@@ -69,6 +77,9 @@ def plan_lengthening(stage: Lengthen, inputs: StageInputs) -> StagePlan:
         "memory": f"{memory.total / 1e9:.2f} GB in float32: weights and their state {memory.states / 1e9:.2f}, "
         f"activations {memory.activations / 1e9:.2f}; {_fits(memory.total)}",
     }
+    if stage.context_parallel_size > 1:
+        refuse_to_share_rows(config, stage.length)
+        facts["rows"] = sharing_in_words(stage.context_parallel_size, stage.length)
     if stage.split_weights:
         facts["split"] = split_in_words(total, whole, world_size())
     if len(lengths.stages) > 1:

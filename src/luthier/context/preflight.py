@@ -14,10 +14,11 @@ from luthier.context.rope_config import check_frequencies
 from luthier.context.rows import DocumentMask, collate_rows, rows_of_block
 from luthier.data.schemas import IGNORED
 from luthier.errors import ModelError
+from luthier.language_modeling.context_parallel import sharing_rows
 from luthier.language_modeling.packing import Block
+from luthier.language_modeling.rows import logits_agree
 
 _FIRST, _SECOND, _WRITTEN = 7, 9, 4
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 
 
 @contextmanager
@@ -33,13 +34,16 @@ def without_cache(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def as_trained(model: Any, attention: str) -> Iterator[None]:
-    """Inside the block the model takes packed documents as it does in training.
+def as_trained(model: Any, attention: str, processes: int = 1, length: int = 0) -> Iterator[None]:
+    """Inside the block the model takes packed documents, and slices of rows, as it does in training.
 
     Args:
-        attention: how they are kept apart, as the stage has it.
+        attention: how documents are kept apart, as the stage has it.
+        processes: that share a row.
+        length: tokens of the longest rows.
     """
-    with without_cache(model), attending_within_documents(model) if attention == "varlen" else nullcontext():
+    apart = attending_within_documents(model) if attention == "varlen" else nullcontext()
+    with without_cache(model), apart, sharing_rows(model, processes, length):
         yield
 
 
@@ -91,7 +95,7 @@ def _check_isolation(model: Any, attention: str) -> None:
         together = model(input_ids=packed, position_ids=positions).logits.float()
     with torch.no_grad(), without_cache(model):
         alone = [model(input_ids=packed[:, part]).logits.float() for part in (slice(_FIRST), slice(_FIRST, None))]
-    if not _close(together, torch.cat(alone, dim=1), model):
+    if not logits_agree(together, torch.cat(alone, dim=1), next(model.parameters()).dtype):
         raise ModelError(
             f"packed documents see each other: {type(model).__name__} with {model.config._attn_implementation} "
             "attention gives other logits for two documents in a row than for each alone",
@@ -106,8 +110,8 @@ def _check_isolation(model: Any, attention: str) -> None:
 
 def _check_cache(model: Any) -> None:
     """Each step of decoding has to give the logits of the whole text at once."""
-    device = next(model.parameters()).device
-    ids = torch.as_tensor(two_documents(model.config.vocab_size).ids, device=device)[None]
+    parameter = next(model.parameters())
+    ids = torch.as_tensor(two_documents(model.config.vocab_size).ids, device=parameter.device)[None]
     start = ids.shape[1] - _WRITTEN
     with torch.no_grad():
         whole = model(input_ids=ids, use_cache=False).logits.float()[:, start - 1 :]
@@ -116,13 +120,8 @@ def _check_cache(model: Any) -> None:
         for place in range(start, ids.shape[1]):
             step = model(input_ids=ids[:, place : place + 1], past_key_values=cache, use_cache=True)
             pieces, cache = [*pieces, step.logits[:, -1:].float()], step.past_key_values
-    if not _close(torch.cat(pieces, dim=1), whole, model):
+    if not logits_agree(torch.cat(pieces, dim=1), whole, parameter.dtype):
         raise ModelError(
             f"{type(model).__name__} gives other logits with a key-value cache than without",
             fix="take another attention implementation, or a newer transformers",
         )
-
-
-def _close(found: torch.Tensor, expected: torch.Tensor, model: Any) -> bool:
-    tolerance = TOLERANCE.get(next(model.parameters()).dtype, 0.05) * max(1.0, float(expected.abs().max()))
-    return found.shape == expected.shape and float((found - expected).abs().max()) <= tolerance

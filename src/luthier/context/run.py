@@ -14,6 +14,7 @@ from luthier.context.rope_config import rope_in, rope_overrides
 from luthier.context.rows import CurriculumRows, collate_rows
 from luthier.context.text import LongText, long_text
 from luthier.language_modeling.budget import Budget
+from luthier.language_modeling.context_parallel import refuse_to_share_rows
 from luthier.language_modeling.preparing import training_job
 from luthier.language_modeling.settings import LanguageTrainingSettings
 from luthier.models.artifacts import load_model, save_artifact
@@ -24,7 +25,7 @@ from luthier.secrets import redact_values
 from luthier.stages.base import StageOutputs, metrics_record
 from luthier.storage.files import write_json
 from luthier.storage.ranks import joined
-from luthier.training.job import TrainingJob, TrainingResult, TrainingRows, refuse_attention_without_gradient, train
+from luthier.training.job import TrainingJob, TrainingResult, refuse_attention_without_gradient, train
 from luthier.training.telling import training_cost
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class Ready:
 
     def training(self) -> AbstractContextManager[None]:
         """What holds while it trains and is scored on packed documents."""
-        return as_trained(self.model, self.text.settings.document_attention)
+        settings = self.text.settings
+        return as_trained(self.model, settings.document_attention, settings.context_parallel_size, settings.length)
 
 
 def run_lengthening(stage: Lengthen, inputs: StageInputs, folder: Path) -> StageOutputs:
@@ -115,6 +117,8 @@ def ready_to_train(stage: Lengthen, inputs: StageInputs, folder: Path) -> Ready:
     overrides = rope_overrides(config, stage.rope, stage.length)
     model = load_model(inputs.model, "causal_lm", seed=inputs.seed, config_overrides=overrides)
     refuse_attention_without_gradient(model)
+    if stage.context_parallel_size > 1:
+        refuse_to_share_rows(model.config, stage.length)
     looked_at = check_before_training(model, model.config, stage.document_mask, stage.document_attention)
     tokenizer.model_max_length = max(stage.length, min(tokenizer.model_max_length, before.positions))
     text = long_text(stage, tokenizer, old_length)
@@ -129,7 +133,7 @@ def ready_to_train(stage: Lengthen, inputs: StageInputs, folder: Path) -> Ready:
         split_weights=stage.split_weights,
         description=f"lengthening seed {inputs.seed}",
     )
-    job = replace(job, data=TrainingRows(job.data.rows, None, collate_rows), validation=text.validation())
+    job = replace(job, data=text.rows(job.data.rows, collate_rows), validation=text.validation())
     return Ready(tokenizer, before, old_length, text, budget, job, looked_at)
 
 

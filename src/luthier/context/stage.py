@@ -15,12 +15,17 @@ from luthier.context.paper import LONG_CONTEXT
 from luthier.context.rope_settings import RopeSettings
 from luthier.context.suite import ContextSuite
 from luthier.errors import RecipeError
-from luthier.language_modeling.settings import BUDGETS, LanguageTrainingSettings, MaskingSettings
+from luthier.language_modeling.settings import (
+    BUDGETS,
+    ContextParallelSettings,
+    LanguageTrainingSettings,
+    MaskingSettings,
+)
 from luthier.registry import STAGES
 from luthier.settings import Paper, Settings
 from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
 from luthier.stages.base import Stage, StageInputs
-from luthier.training.settings import Beta, SplitSettings
+from luthier.training.settings import Beta
 
 __all__ = ["ContextSuite", "CurriculumStage", "Instruct", "Lengthen", "LongAnswersSuite"]
 _SINGLES = LanguageTrainingSettings.model_fields["pseudo_perplexity_tokens"].default
@@ -34,7 +39,7 @@ class CurriculumStage(Settings):
 
 
 @STAGES.register
-class Lengthen(SplitSettings, LanguageTrainingSettings, Stage):
+class Lengthen(ContextParallelSettings, LanguageTrainingSettings, Stage):
     """Continual pretraining on longer texts with other rotary frequencies."""
 
     name: ClassVar[str] = "lengthen"
@@ -97,6 +102,11 @@ class Lengthen(SplitSettings, LanguageTrainingSettings, Stage):
             raise ValueError(
                 "`document_attention: varlen` has no effect under `document_mask: none`, which is one text"
             )
+        if self.context_parallel_size > 1 and (self.document_mask, self.document_attention) == ("block", "mask"):
+            raise ValueError(
+                "processes that share a row keep its documents apart without a mask: beside `context_parallel_size` "
+                "set `document_attention: varlen`, which gives the same losses"
+            )
         in_epochs = all(getattr(self, name) is None for name in BUDGETS)
         if in_epochs and not self.corpus.is_plain:
             raise ValueError("a mixture has no end to a pass: give `max_steps`, `max_tokens` or `max_flops`")
@@ -107,6 +117,9 @@ class Lengthen(SplitSettings, LanguageTrainingSettings, Stage):
         except RecipeError as error:
             raise ValueError(f"`curriculum`: {error.what}") from None
         return self
+
+    def row_lengths(self) -> list[int]:
+        return [self.length, *(one.length for one in self.curriculum)]
 
     def lengths(self) -> LengthCurriculum:
         """The curriculum, with the rest at the full length.

@@ -17,9 +17,7 @@ from luthier.language_modeling.documents import Corpus
 from luthier.language_modeling.held_out import HeldOut, held_out_rows
 from luthier.language_modeling.packing import Block, Frame
 from luthier.language_modeling.preparing import TextJob, check_tokenizer, product_type
-from luthier.language_modeling.stream import Share
 from luthier.progress import track
-from luthier.storage.ranks import rank, world_size
 from luthier.training.job import UNBOUNDED
 from luthier.training.validation import Evaluation, Validation
 
@@ -51,9 +49,9 @@ class LongText(TextJob):
             self.frame,
             s.lengths(),
             steps=self.steps,
-            step_rows=s.batch_size * s.accumulation * world_size(),
+            step_rows=s.batch_size * s.accumulation * self.share.processes,
             mask=s.document_mask,
-            share=Share(rank(), world_size(), s.batch_size),
+            share=self.share,
         )
 
     def cost(self, model: nn.Module) -> TokenCost:
@@ -102,7 +100,7 @@ def long_text(stage: Lengthen, tokenizer: Any, old_length: int) -> LongText:
             found["short"] = _held_out(stage, _rows(stage.corpus, stage, tokenizer, frame, old_length), old_length)
     main = found.pop("main", None)
     corpus = Corpus(stage.corpus.train, stage.corpus)
-    return LongText(stage, tokenizer, corpus, frame, None, main, others=found)
+    return LongText(stage, tokenizer, corpus, frame, None, main, stage.context_parallel_size, others=found)
 
 
 def _rows(domain: DomainSettings, stage: Lengthen, tokenizer: Any, frame: Frame, length: int) -> list[Row]:

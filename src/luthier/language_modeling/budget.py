@@ -139,7 +139,7 @@ def budget_of(
     Args:
         settings: with their limits.
         cost: of a token.
-        processes: that share the work, each with a batch of its own.
+        processes: that share the work, each with a batch of its own; or groups of them, which share its rows.
         blocks: of one pass over the text; needed where `epochs` is the budget.
 
     Raises:

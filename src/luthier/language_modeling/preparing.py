@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,16 @@ from torch import nn
 from luthier.data.batches.encoded_cache import tokenizer_json
 from luthier.errors import ModelError, RecipeError
 from luthier.language_modeling.budget import Budget, TokenCost, budget_of, token_cost
+from luthier.language_modeling.context_parallel import own_group, own_slices, refuse_to_share_rows, row_groups
 from luthier.language_modeling.documents import Corpus
 from luthier.language_modeling.held_out import HeldOut, collate, held_out_rows
 from luthier.language_modeling.masking import Masking
 from luthier.language_modeling.packing import Frame, Packer
 from luthier.language_modeling.part import LanguageModelingLoss
+from luthier.language_modeling.row_slices import SlicedBatches
 from luthier.language_modeling.row_updates import update_by_rows
 from luthier.language_modeling.rows import check_head
-from luthier.language_modeling.settings import LanguageTrainingSettings
+from luthier.language_modeling.settings import ONLY_CAUSAL, LanguageTrainingSettings
 from luthier.language_modeling.stream import PackedStream, Share, tokenized
 from luthier.models.head_kinds import Head
 from luthier.models.inspect import model_max_length
@@ -30,7 +32,6 @@ from luthier.progress import track
 from luthier.storage.files import write_json
 from luthier.storage.hashing import cache_directory
 from luthier.storage.keys import digest_of
-from luthier.storage.ranks import rank, world_size
 from luthier.tasks.base import task_named
 from luthier.training.job import TrainingJob, TrainingRows, resolve_precision
 from luthier.training.settings import TrainingSettings
@@ -51,6 +52,7 @@ class TextJob:
         frame: of its blocks.
         masking: of the blocks; None for a causal model.
         held_out: scores models; None where no text is held out.
+        context_parallel_size: processes that share a row.
     """
 
     settings: LanguageTrainingSettings
@@ -59,6 +61,7 @@ class TextJob:
     frame: Frame
     masking: Masking | None
     held_out: HeldOut | None
+    context_parallel_size: int = 1
 
     @property
     def masked(self) -> bool:
@@ -70,9 +73,29 @@ class TextJob:
         """The head that the model needs."""
         return "masked_lm" if self.masked else "causal_lm"
 
+    @property
+    def share(self) -> Share:
+        """The rows that this process reads, alone or with those that it shares them with."""
+        size = self.context_parallel_size
+        return Share(own_group(size), row_groups(size), self.settings.batch_size)
+
+    @property
+    def shifted(self) -> bool:
+        """Whether a label stands behind the position that predicts it, as the tokens do, and not at it."""
+        return not self.masked and self.context_parallel_size == 1
+
+    def rows(self, stream: Any, collator: Callable[[list[Any]], dict[str, Any]]) -> TrainingRows:
+        """What this process trains on: whole rows of its stream, or its slices of them.
+
+        Args:
+            collator: of whole rows.
+        """
+        size = self.context_parallel_size
+        return TrainingRows(stream, None, collator if size == 1 else SlicedBatches(collator, own_slices(size)))
+
     def stream(self, seed: int, *, alone: bool = False) -> PackedStream:
         """The training rows of this process, or of a run of one process."""
-        share = Share() if alone else Share(rank(), world_size(), self.settings.batch_size)
+        share = Share() if alone else self.share
         settings = self.settings.corpus
         return PackedStream(
             self.corpus,
@@ -97,7 +120,7 @@ class TextJob:
         settings = self.settings
         given = (settings.max_steps, settings.max_tokens, settings.max_flops, settings.max_minutes)
         blocks = None if any(one is not None for one in given) else self.tokens() // self.frame.room
-        return budget_of(settings, self.cost(model), processes=world_size(), blocks=blocks)
+        return budget_of(settings, self.cost(model), processes=row_groups(self.context_parallel_size), blocks=blocks)
 
     def tokens(self) -> int:
         """Tokens of one pass over the training text, separators among them, as counted once and remembered.
@@ -146,7 +169,15 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return digest_of(sorted(tokenizer.get_vocab().items()) if written is None else written)
 
 
-def text_job(settings: LanguageTrainingSettings, tokenizer: Any, config: Any, *, masked: bool, seed: int) -> TextJob:
+def text_job(
+    settings: LanguageTrainingSettings,
+    tokenizer: Any,
+    config: Any,
+    *,
+    masked: bool,
+    seed: int,
+    context_parallel_size: int = 1,
+) -> TextJob:
     """Check the text and the tokenizer, and read the held-out rows.
 
     Args:
@@ -155,13 +186,18 @@ def text_job(settings: LanguageTrainingSettings, tokenizer: Any, config: Any, *,
         config: of the model; says how many positions it has.
         masked: whether masked tokens are guessed.
         seed: of the masks.
+        context_parallel_size: processes that share a row.
 
     Raises:
         DataError: the text can't be read, or no held-out block comes of it.
-        ModelError: the tokenizer is of an unfit kind.
+        ModelError: the tokenizer is of an unfit kind, or processes can't share rows with this model.
         RecipeError: the blocks are longer than the model takes.
     """
     check_tokenizer(tokenizer)
+    if context_parallel_size > 1:
+        if masked:
+            raise RecipeError(ONLY_CAUSAL, fix="leave `context_parallel_size` out")
+        refuse_to_share_rows(config, settings.length)
     limit = model_max_length(config, tokenizer)
     if limit is not None and settings.length > limit:
         raise RecipeError(
@@ -182,7 +218,7 @@ def text_job(settings: LanguageTrainingSettings, tokenizer: Any, config: Any, *,
             batch_size=settings.evaluation_batch_size,
             dtype=product_type(settings),
         )
-    return TextJob(settings, tokenizer, corpus, frame, masking, held_out)
+    return TextJob(settings, tokenizer, corpus, frame, masking, held_out, context_parallel_size)
 
 
 def check_tokenizer(tokenizer: Any) -> None:
@@ -247,12 +283,12 @@ def training_job(
         update_by_rows(model, settings, samples, row_updates)
     budget = job.budget(model)
     rate = settings.learning_rate or LanguageTrainingSettings.model_fields["learning_rate"].default
-    loss = LanguageModelingLoss(shifted=not job.masked, dtype=product_type(settings), samples=samples)
+    loss = LanguageModelingLoss(shifted=job.shifted, dtype=product_type(settings), samples=samples)
     return TrainingJob(
         model=model,
         task=task_named("plain_text"),
-        shifted=not job.masked,
-        data=TrainingRows(job.stream(seed), None, collate),
+        shifted=job.shifted,
+        data=job.rows(job.stream(seed), collate),
         settings=settings.model_copy(update={"max_steps": budget.steps}),
         groups=parameter_groups(model, rate, settings.weight_decay),
         folder=folder,

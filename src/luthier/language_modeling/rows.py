@@ -25,6 +25,8 @@ from luthier.language_modeling.in_place import lookup_in_place
 from luthier.language_modeling.sampled_loss import sampled_cross_entropy
 from luthier.models.inspect import base_of
 
+_ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-6}
+
 
 @dataclass(frozen=True)
 class PredictionRows:
@@ -187,10 +189,14 @@ def check_head(model: nn.Module) -> None:
         raise _odd_head(model, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
     finally:
         model.train(was_training)
-    scale = max(1.0, float(expected.abs().max()))
-    tolerance = 1e-4 if parameter.dtype == torch.float32 else 0.05
-    if found.shape != expected.shape or float((found - expected).abs().max()) > tolerance * scale:
+    if not logits_agree(found, expected, parameter.dtype):
         raise _odd_head(model, "its logits are no linear function of single hidden vectors")
+
+
+def logits_agree(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Whether logits that ought to be the same are so, to the rounding of the weights' type."""
+    tolerance = _ROUNDING.get(dtype, 0.05) * max(1.0, float(expected.abs().max()))
+    return found.shape == expected.shape and float((found - expected).abs().max()) <= tolerance
 
 
 def _odd_head(model: nn.Module, reason: str) -> ModelError:

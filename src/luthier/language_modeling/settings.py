@@ -6,11 +6,13 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from luthier.errors import RecipeError
 from luthier.language_modeling.corpus_settings import CorpusSettings
 from luthier.settings import Settings
-from luthier.training.settings import TrainingSettings
+from luthier.training.settings import SplitSettings, TrainingSettings
 
 BUDGETS = ("max_steps", "max_tokens", "max_flops", "max_minutes")
+ONLY_CAUSAL = "processes share rows of causal language models alone, and this one guesses masked tokens"
 _ONE_PASS = 1.0
 
 
@@ -78,3 +80,49 @@ class LanguageTrainingSettings(TrainingSettings):
         if not self.group_by_length:
             raise ValueError("`group_by_length` has no effect: all blocks have one length")
         return self
+
+
+class ContextParallelSettings(SplitSettings):
+    """Beside `LanguageTrainingSettings`: what the processes of a run have together, weights or rows."""
+
+    context_parallel_size: int = Field(
+        1,
+        ge=1,
+        description="Processes that share every row (context parallelism): each has a slice of it, and attends to keys "
+        "and values of the whole, so that a row may be longer than one device has room for. Twice as many have to "
+        "divide `length`, and the run needs a multiple of them, as torchrun starts it; 1 gives each process rows of "
+        "its own.",
+    )
+
+    def row_lengths(self) -> list[int]:
+        """Tokens of all rows that are trained on."""
+        return [getattr(self, "length", 0)]
+
+    @model_validator(mode="after")
+    def _rows_can_be_shared(self) -> Self:
+        size = self.context_parallel_size
+        if size == 1:
+            return self
+        if getattr(self, "objective", None) == "masked":
+            raise ValueError(f"`context_parallel_size`: {ONLY_CAUSAL}")
+        for length in self.row_lengths():
+            if length % (2 * size):
+                raise ValueError(
+                    f"`context_parallel_size: {size}` cuts rows into {2 * size} equal pieces, two for each process, "
+                    f"and {length:,} tokens can't be cut so: take a multiple of {2 * size}"
+                )
+        return self
+
+    def check_processes(self, processes: int) -> None:
+        """Raises:
+        RecipeError: there is nothing to split a model over, or not every row would have as many processes.
+        """
+        super().check_processes(processes)
+        size = self.context_parallel_size
+        if processes % size:
+            raise RecipeError(
+                f"`context_parallel_size: {size}` shares every row out among {size} processes, and this run is of "
+                f"{'one' if processes == 1 else processes}",
+                fix=f"start it with `torchrun --nproc_per_node {size} -m luthier.cli run recipe.yaml`, or with a "
+                f"multiple of {size}",
+            )

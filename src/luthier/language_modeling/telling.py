@@ -43,6 +43,18 @@ def split_in_words(total: int, whole: int, processes: int) -> str:
     )
 
 
+def sharing_in_words(size: int, length: int) -> str:
+    """How processes share rows.
+
+    Args:
+        size: of a group of processes, of which each row has one.
+        length: tokens of the longest rows.
+    """
+    return (
+        f"each shared by {size} processes, {length // size:,} of {length:,} tokens in each, with keys and values of all"
+    )
+
+
 def is_small(corpus: Corpus) -> bool:
     """Whether counting the tokens of a text takes seconds."""
     size = corpus.bytes_here()

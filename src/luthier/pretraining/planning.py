@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.language_modeling.budget import budget_of
 from luthier.language_modeling.chunked_loss import CHUNK_ELEMENTS
-from luthier.language_modeling.preparing import text_job
-from luthier.language_modeling.telling import budget_in_words, cost_in_words, is_small, split_in_words
+from luthier.language_modeling.context_parallel import gathered_numbers
+from luthier.language_modeling.telling import (
+    budget_in_words,
+    cost_in_words,
+    is_small,
+    sharing_in_words,
+    split_in_words,
+)
 from luthier.models.inspect import parameter_counts
 from luthier.pretraining.start import Start, start_of
 from luthier.stages.base import StagePlan
@@ -34,12 +40,12 @@ def plan_pretraining(stage: Pretrain, inputs: StageInputs) -> StagePlan:
     if stage.initialise_from is not None and inputs.stands_in:
         return StagePlan({"model": "new, of the sizes of one that is not there yet, where the recipe names no others"})
     start = start_of(stage, inputs)
-    text = text_job(stage, start.tokenizer, start.config, masked=start.masked, seed=inputs.seed)
+    text = start.text()
     model = start.empty_model()
     cost, (trainable, total) = text.cost(model), parameter_counts(model)
     in_epochs = all(getattr(stage, name) is None for name in ("max_steps", "max_tokens", "max_flops", "max_minutes"))
     known = text.tokens() if in_epochs or is_small(text.corpus) else None
-    budget = budget_of(stage, cost, processes=world_size(), blocks=known // text.frame.room if known else None)
+    budget = budget_of(stage, cost, processes=text.share.processes, blocks=known // text.frame.room if known else None)
     initial = {} if stage.initialise_from is None else {"weights": _remapped(start, model)}
     facts = {
         **initial,
@@ -52,8 +58,13 @@ def plan_pretraining(stage: Pretrain, inputs: StageInputs) -> StagePlan:
     }
     if known is not None and budget.tokens is not None:
         facts["passes over the text"] = f"{budget.tokens / text.frame.length * text.frame.room / known:.2f}"
-    rows = stage.batch_size * stage.length
-    memory = memory_estimate(total, trainable, start.config, rows) + 3 * 4 * CHUNK_ELEMENTS
+    sharing = stage.context_parallel_size
+    tokens = stage.batch_size * stage.length // sharing
+    memory = memory_estimate(total, trainable, start.config, tokens) + 3 * 4 * CHUNK_ELEMENTS
+    if sharing > 1:
+        facts["rows"] = sharing_in_words(sharing, stage.length)
+        layers = int(start.config.num_hidden_layers)
+        memory += 4 * layers * gathered_numbers(start.config, stage.batch_size * stage.length)
     if stage.split_weights:
         whole = whole_at_once(model)
         facts["split"] = split_in_words(total, whole, world_size())

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.language_modeling.context_parallel import sharing_rows
 from luthier.language_modeling.documents import Corpus
-from luthier.language_modeling.preparing import TextJob, text_job, training_job
+from luthier.language_modeling.preparing import TextJob, training_job
 from luthier.language_modeling.settings import LanguageTrainingSettings
 from luthier.models.artifacts import save_artifact
 from luthier.models.card import ModelCard, describe
@@ -51,6 +53,10 @@ class Ready:
         """The model that is trained."""
         return self.job.model
 
+    def training(self) -> AbstractContextManager[None]:
+        """What holds while it trains."""
+        return sharing_rows(self.model, self.text.context_parallel_size, self.text.frame.length)
+
 
 def run_pretraining(stage: Pretrain, inputs: StageInputs, folder: Path) -> StageOutputs:
     """Train and save. See `luthier.training.job.train` for what stops it."""
@@ -58,7 +64,7 @@ def run_pretraining(stage: Pretrain, inputs: StageInputs, folder: Path) -> Stage
     ready = ready_to_train(stage, inputs, folder, tokenizer_folder)
     before = guesses(stage, ready)
     arguments = (sendable(stage), inputs, folder, tokenizer_folder)
-    with joined("luthier.pretraining.run:pretrain_along", *arguments):
+    with joined("luthier.pretraining.run:pretrain_along", *arguments), ready.training():
         result = train(ready.job)
     ready.text.corpus.check_unchanged()
     after = guesses(stage, ready)
@@ -81,7 +87,9 @@ def run_pretraining(stage: Pretrain, inputs: StageInputs, folder: Path) -> Stage
 
 def pretrain_along(stage: Pretrain, inputs: StageInputs, folder: Path, tokenizer_folder: Path | None) -> None:
     """What another process of the run does while the main one is in `run_pretraining`: it leaves nothing on disk."""
-    train(ready_to_train(stage, inputs, folder, tokenizer_folder).job)
+    ready = ready_to_train(stage, inputs, folder, tokenizer_folder)
+    with ready.training():
+        train(ready.job)
 
 
 def ready_to_train(stage: Pretrain, inputs: StageInputs, folder: Path, tokenizer_folder: Path | None) -> Ready:
@@ -91,7 +99,7 @@ def ready_to_train(stage: Pretrain, inputs: StageInputs, folder: Path, tokenizer
         DataError, ModelError, RecipeError: they do not fit one another.
     """
     start = start_of(stage, inputs, tokenizer_folder)
-    text = text_job(stage, start.tokenizer, start.config, masked=start.masked, seed=inputs.seed)
+    text = start.text()
     job = training_job(
         text,
         start.model(),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from luthier.language_modeling.settings import LanguageTrainingSettings
+from luthier.language_modeling.settings import ONLY_CAUSAL, ContextParallelSettings, LanguageTrainingSettings
 from luthier.models.settings import RemapSettings
 from luthier.pretraining.glue import Glue
 from luthier.pretraining.suite import PseudoPerplexitySuite
@@ -18,7 +18,6 @@ from luthier.stages.artifacts import MODEL_FIELD, Artifact, Port, Reference
 from luthier.stages.base import MODEL, Stage, StageInputs
 from luthier.storage.paths import user_path
 from luthier.training.row_rules import refused_settings
-from luthier.training.settings import SplitSettings
 
 __all__ = ["ArchitectureSettings", "Glue", "Pretrain", "PseudoPerplexitySuite", "TokenizerSettings"]
 BUILT_IN = "english"
@@ -51,7 +50,7 @@ class TokenizerSettings(Settings):
 
 
 @STAGES.register
-class Pretrain(SplitSettings, LanguageTrainingSettings, Stage):
+class Pretrain(ContextParallelSettings, LanguageTrainingSettings, Stage):
     """Trains a masked or causal language model on plain text that is read while it trains."""
 
     name: ClassVar[str] = "pretrain"
@@ -164,6 +163,11 @@ class Pretrain(SplitSettings, LanguageTrainingSettings, Stage):
         from luthier.pretraining.checking import configuration
 
         return language_head(configuration(self.architecture))
+
+    def misfit(self, kinds: Mapping[str, str], data: Any, language_head: Callable[[str], str]) -> str:
+        given = language_head("model") if "model" in kinds else ""
+        masked = self.language_head("model", given, read=True) == "masked_lm"
+        return f"`context_parallel_size`: {ONLY_CAUSAL}" if masked and self.context_parallel_size > 1 else ""
 
     def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
         from luthier.language_modeling.documents import Corpus

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from luthier.errors import ModelError, RecipeError
+from luthier.language_modeling.preparing import TextJob, text_job
 from luthier.models.artifacts import load_model
 from luthier.models.head_kinds import Head
 from luthier.models.heads import auto_class, check_head_fits
@@ -50,6 +51,17 @@ class Start:
     def head(self) -> Head:
         """Its head."""
         return "masked_lm" if self.masked else "causal_lm"
+
+    def text(self) -> TextJob:
+        """What it is trained on; see `text_job` for what is refused."""
+        return text_job(
+            self.stage,
+            self.tokenizer,
+            self.config,
+            masked=self.masked,
+            seed=self.inputs.seed,
+            context_parallel_size=self.stage.context_parallel_size,
+        )
 
     def model(self) -> Any:
         """The model, in training: read, or drawn from the run's seed; a head that the checkpoint lacks is drawn, and

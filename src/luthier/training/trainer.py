@@ -441,7 +441,8 @@ class LuthierTrainer(Trainer):
 
 
 def _tokens(batch: dict[str, Any]) -> int:
-    """Tokens of a batch; packed documents that are told apart by their positions come without a mask."""
-    if "attention_mask" in batch:
+    """Tokens of a batch. A mask of two dimensions tells which tokens are padding; a batch without one, whose packed
+    documents are told apart by their positions, has none."""
+    if "attention_mask" in batch and batch["attention_mask"].ndim == 2:
         return int(batch["attention_mask"].sum())
     return batch["input_ids"].numel() if "position_ids" in batch else 0
