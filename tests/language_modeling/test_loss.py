@@ -11,7 +11,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from luthier.errors import ModelError
 from luthier.language_modeling import causal_lm_loss, chunked_cross_entropy, masked_lm_loss
-from luthier.language_modeling.rows import check_head, output_embeddings, prediction_rows
+from luthier.language_modeling.rows import check_head, logits_agree, output_embeddings, prediction_rows
 from tests.language_modeling.models import CAUSAL, MASKED, SIZES, VOCABULARY, made
 
 
@@ -156,3 +156,10 @@ def test_a_head_that_bends_its_logits_is_refused():
 def test_a_model_without_a_vocabulary_is_refused():
     with pytest.raises(ModelError, match="projection onto a vocabulary"):
         output_embeddings(made(MASKED["bert"]).bert)
+
+
+def test_logits_of_a_new_model_are_held_against_their_own_size():
+    small = 1e-3 * torch.linspace(-1, 1, 50).reshape(5, 10)
+    assert logits_agree(small * (1 + 1e-5), small, torch.float32)
+    assert not logits_agree(small + 1e-5, small, torch.float32)
+    assert not logits_agree(small[:4], small, torch.float32)

@@ -21,6 +21,7 @@ import luthier
 from luthier.cli.arguments import main
 from luthier.data import streamed_rows
 from luthier.errors import LuthierError
+from luthier.language_modeling.row_slices import RowSlices
 from luthier.storage.ranks import is_main, rank
 from luthier.tasks.running import predicting
 from luthier.training import supervised
@@ -47,7 +48,7 @@ def harmed(how: str, at: int = 7) -> None:
     """Let what only this process meets go wrong; a signal comes at the end of that step."""
     LuthierTrainer.loss_of, supervised.prepare, StopRequest.agree = LOSS_OF, PREPARE, AGREE
     supervised.task_result, PASSES.failing = SCORES, False
-    SplitTrainer._write_own_part = WRITE_PART
+    SplitTrainer._write_own_part, RowSlices.in_order = WRITE_PART, IN_ORDER
     if how == "score" and is_main():
 
         def no_scores(*_arguments: Any, **_options: Any) -> Any:
@@ -57,8 +58,8 @@ def harmed(how: str, at: int = 7) -> None:
     if is_main() or not how:
         return
     PASSES.failing = how == "pass"
-    if how == "signal":
-        signalled(signal.SIGTERM, at)
+    if how in ("signal", "kill"):
+        signalled(signal.SIGTERM if how == "signal" else signal.SIGKILL, at)
     if how in ("full disk", "killed"):
         checkpoints = iter(range(1, 1000))
 
@@ -71,6 +72,8 @@ def harmed(how: str, at: int = 7) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
         SplitTrainer._write_own_part = third
+    if how == "slices":
+        RowSlices.in_order = lambda self, slices: IN_ORDER(self, slices.flip(0))
     if how == "loss":
         LuthierTrainer.loss_of = lambda self, *arguments: LOSS_OF(self, *arguments) * torch.nan
     if how == "data":
@@ -99,6 +102,7 @@ class Passes:
 
 LOSS_OF, PREPARE, AGREE = LuthierTrainer.loss_of, supervised.prepare, StopRequest.agree
 SCORES, PASSES, WRITE_PART = supervised.task_result, Passes(), SplitTrainer._write_own_part
+IN_ORDER = RowSlices.in_order
 
 
 def rows_read() -> list[int]:

@@ -40,6 +40,7 @@ def plan_lengthening(stage: Lengthen, inputs: StageInputs) -> StagePlan:
     before, after = rope_in(config), rope_in(with_rope(config, stage.rope, stage.length))
     overrides = rope_overrides(config, stage.rope, stage.length)
     model = empty_model(inputs.model, "causal_lm", config_overrides=overrides)
+    refuse_to_share_rows(model, stage.context_parallel_size, stage.length)
     old = stage.rope.old_length(before)
     text = long_text(stage, load_tokenizer(inputs.model), old)
     in_epochs = all(getattr(stage, name) is None for name in BUDGETS)
@@ -78,7 +79,6 @@ def plan_lengthening(stage: Lengthen, inputs: StageInputs) -> StagePlan:
         f"activations {memory.activations / 1e9:.2f}; {_fits(memory.total)}",
     }
     if stage.context_parallel_size > 1:
-        refuse_to_share_rows(config, stage.length)
         facts["rows"] = sharing_in_words(stage.context_parallel_size, stage.length)
     if stage.split_weights:
         facts["split"] = split_in_words(total, whole, world_size())

@@ -14,7 +14,6 @@ from luthier.context.rope_config import rope_in, rope_overrides
 from luthier.context.rows import CurriculumRows, collate_rows
 from luthier.context.text import LongText, long_text
 from luthier.language_modeling.budget import Budget
-from luthier.language_modeling.context_parallel import refuse_to_share_rows
 from luthier.language_modeling.preparing import training_job
 from luthier.language_modeling.settings import LanguageTrainingSettings
 from luthier.models.artifacts import load_model, save_artifact
@@ -117,8 +116,6 @@ def ready_to_train(stage: Lengthen, inputs: StageInputs, folder: Path) -> Ready:
     overrides = rope_overrides(config, stage.rope, stage.length)
     model = load_model(inputs.model, "causal_lm", seed=inputs.seed, config_overrides=overrides)
     refuse_attention_without_gradient(model)
-    if stage.context_parallel_size > 1:
-        refuse_to_share_rows(model.config, stage.length)
     looked_at = check_before_training(model, model.config, stage.document_mask, stage.document_attention)
     tokenizer.model_max_length = max(stage.length, min(tokenizer.model_max_length, before.positions))
     text = long_text(stage, tokenizer, old_length)

@@ -25,6 +25,8 @@ from luthier.language_modeling.sliced_attention import SlicedAttention, refuse_w
 from luthier.storage.ranks import agree, rank, world_size
 
 NAME = "luthier_slices"
+# Kinds of layers, and the field of the configuration that says how far they look back.
+_ATTENTION = {"full_attention": "", "sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 _PIECE = 4  # tokens of a piece of the row that is looked at before training
 _FIX = "set `context_parallel_size: 1`, or take another architecture, such as llama"
 
@@ -48,27 +50,32 @@ def own_slices(size: int) -> RowSlices:
     return RowSlices(size, rank() % size)
 
 
-def refuse_to_share_rows(config: Any, length: int) -> None:
-    """Say what can be told from a model's configuration alone.
+def refuse_to_share_rows(model: Any, size: int, length: int) -> None:
+    """Say what can be told of a model without running it.
 
     Args:
-        config: of transformers.
+        model: that is to be trained; it may be on the meta device.
+        size: processes that share a row; 1 asks nothing of it.
         length: tokens of the longest rows.
 
     Raises:
         ModelError: its attention is not SDPA, or some layers don't attend to the whole row.
     """
-    attention = getattr(config, "_attn_implementation", None)
-    if attention not in (None, "sdpa"):
+    config = model.config
+    if size == 1:
+        return
+    if config._attn_implementation != "sdpa":
         raise ModelError(
-            f"processes that share a row attend by SDPA, and the model's `attention` is {attention}",
+            f"processes that share a row attend by SDPA, and the attention of {type(model).__name__} is "
+            f"{config._attn_implementation}",
             fix="leave the model's `attention` out, or set `context_parallel_size: 1`",
         )
-    kinds = getattr(config, "layer_types", None)
-    if kinds is None or "sliding_attention" in kinds:
-        refuse_window(getattr(config, "sliding_window", None), length)
-    if kinds is not None and "chunked_attention" in kinds:
-        refuse_window(getattr(config, "attention_chunk_size", None), length)
+    kinds = set(getattr(config, "layer_types", None) or ("full_attention", "sliding_attention"))
+    if others := sorted(kinds.difference(_ATTENTION)):
+        raise ModelError(f"{type(model).__name__} has layers of {others[0]}, which need the whole row", fix=_FIX)
+    for kind, window in _ATTENTION.items():
+        if kind in kinds:
+            refuse_window(getattr(config, window, None), length)
 
 
 def gathered_numbers(config: Any, tokens: int) -> int:

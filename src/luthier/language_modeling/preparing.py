@@ -190,14 +190,12 @@ def text_job(
 
     Raises:
         DataError: the text can't be read, or no held-out block comes of it.
-        ModelError: the tokenizer is of an unfit kind, or processes can't share rows with this model.
-        RecipeError: the blocks are longer than the model takes.
+        ModelError: the tokenizer is of an unfit kind.
+        RecipeError: the blocks are longer than the model takes, or processes are to share rows with masks.
     """
     check_tokenizer(tokenizer)
-    if context_parallel_size > 1:
-        if masked:
-            raise RecipeError(ONLY_CAUSAL, fix="leave `context_parallel_size` out")
-        refuse_to_share_rows(config, settings.length)
+    if context_parallel_size > 1 and masked:
+        raise RecipeError(ONLY_CAUSAL, fix="leave `context_parallel_size` out")
     limit = model_max_length(config, tokenizer)
     if limit is not None and settings.length > limit:
         raise RecipeError(
@@ -273,12 +271,13 @@ def training_job(
         more: further attributes of the job.
 
     Raises:
-        ModelError: the loss can't be computed over chunks of the model's vocabulary,
-            or rows can't be updated one by one.
+        ModelError: the loss can't be computed over chunks of the model's vocabulary, processes can't share its rows,
+            or rows of embeddings can't be updated one by one.
         RecipeError: the budget is smaller than a step.
     """
     settings = job.settings
     check_head(model)
+    refuse_to_share_rows(model, job.context_parallel_size, job.frame.length)
     if parts is None:
         update_by_rows(model, settings, samples, row_updates)
     budget = job.budget(model)

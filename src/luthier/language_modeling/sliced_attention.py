@@ -108,7 +108,8 @@ class SlicedAttention:
         spans = self._spans(attention_mask)
         if all(one == spans[0] for one in spans):
             return _attended(query, keys, values, spans[0], given), None
-        parts = [_attended(*(x[n : n + 1] for x in (query, keys, values)), own, given) for n, own in enumerate(spans)]
+        rows = [slice(n, n + 1) for n in range(len(spans))]
+        parts = [_attended(query[n], keys[n], values[n], own, given) for n, own in zip(rows, spans, strict=True)]
         return torch.cat(parts), None
 
     def _spans(self, first_columns: Tensor) -> list[list[Span]]:
@@ -156,15 +157,10 @@ def _computed_in(tensor: Tensor) -> torch.dtype:
 
 def _attended(query: Tensor, keys: Tensor, values: Tensor, spans: list[Span], given: dict[str, Any]) -> Tensor:
     """(B, S, H, c) for rows of the same spans."""
-    parts = [
-        _looking_back(
-            query[:, :, one.start : one.end],
-            keys[:, :, one.first : one.last],
-            values[:, :, one.first : one.last],
-            given,
-        )
-        for one in spans
-    ]
+    parts = []
+    for one in spans:
+        seen = slice(one.first, one.last)
+        parts.append(_looking_back(query[:, :, one.start : one.end], keys[:, :, seen], values[:, :, seen], given))
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.language_modeling.budget import budget_of
 from luthier.language_modeling.chunked_loss import CHUNK_ELEMENTS
-from luthier.language_modeling.context_parallel import gathered_numbers
+from luthier.language_modeling.context_parallel import gathered_numbers, refuse_to_share_rows
 from luthier.language_modeling.telling import (
     budget_in_words,
     cost_in_words,
@@ -42,6 +42,7 @@ def plan_pretraining(stage: Pretrain, inputs: StageInputs) -> StagePlan:
     start = start_of(stage, inputs)
     text = start.text()
     model = start.empty_model()
+    refuse_to_share_rows(model, stage.context_parallel_size, stage.length)
     cost, (trainable, total) = text.cost(model), parameter_counts(model)
     in_epochs = all(getattr(stage, name) is None for name in ("max_steps", "max_tokens", "max_flops", "max_minutes"))
     known = text.tokens() if in_epochs or is_small(text.corpus) else None

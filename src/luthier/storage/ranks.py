@@ -263,7 +263,7 @@ def _come_along(work: str, arguments: tuple[Any, ...], seen: dict[str, str]) -> 
             try:
                 getattr(importlib.import_module(module), function)(*arguments)
             except Exception as error:
-                if not _state.met:
+                if not _state.met and error is not _state.shared_error:
                     _meet(error)
                 raise
     except Exception as error:
