@@ -2,8 +2,8 @@
 
 Each cell is a recipe's run in a process of its own on a model with random weights: the peak is the process's VmHWM, all
 of it, libraries too. Claim: the estimate is within 15 % of the peak, for models of three sizes, with checkpointed
-activations and without, at several lengths, with documents together, apart by a mask, and apart without one, and for
-two processes that have weights, gradients and moments together.
+activations and without, at several lengths, with documents together, apart by a mask, and apart without one, for two
+processes that have weights, gradients and moments together, and for two that share a row.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ CELLS = (
     {"size": "small", "length": 2048, "batch": 2, "checkpointing": False, "mask": "varlen"},
     {"size": "wide", "length": 256, "batch": 1, "checkpointing": False, "mask": "none"},
     {"size": "wide", "length": 256, "batch": 1, "checkpointing": False, "mask": "none", "processes": 2},
+    {"size": "small", "length": 4096, "batch": 1, "checkpointing": False, "mask": "none"},
+    {"size": "small", "length": 4096, "batch": 1, "checkpointing": False, "mask": "none", "sharing": 2},
+    {"size": "small", "length": 4096, "batch": 1, "checkpointing": True, "mask": "none"},
+    {"size": "small", "length": 4096, "batch": 1, "checkpointing": True, "mask": "none", "sharing": 2},
 )
 SETTINGS = {"sizes": SIZES, "vocabulary": VOCABULARY, "steps": 2}
 
@@ -53,7 +57,7 @@ def main() -> None:
 def measured(cell: dict[str, Any]) -> dict[str, Any]:
     """The peak of a process of its own, and the estimate."""
     started = [sys.executable]
-    if (processes := cell.get("processes", 1)) > 1:
+    if (processes := max(cell.get("processes", 1), cell.get("sharing", 1))) > 1:
         started += ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--standalone"]
     command = [*started, __file__, "--measure", json.dumps(cell)]
     done = subprocess.run(
@@ -101,6 +105,7 @@ def peak(cell: dict[str, Any]) -> dict[str, Any]:
         )
         stage = {"corpus": {"train": str(text), "held_out": 0}, "length": cell["length"], "batch_size": cell["batch"]}
         stage |= {"gradient_checkpointing": cell["checkpointing"], "split_weights": processes > 1}
+        stage["context_parallel_size"] = cell.get("sharing", 1)
         stage["document_mask"] = "none" if cell["mask"] == "none" else "block"
         stage["document_attention"] = "varlen" if cell["mask"] == "varlen" else "mask"
         stage |= {"max_steps": 2, "evaluate_every": "never"}
@@ -115,6 +120,7 @@ def peak(cell: dict[str, Any]) -> dict[str, Any]:
         checkpointing=cell["checkpointing"],
         masked=cell["mask"] == "block",
         states=split_states(total, whole, processes) if processes > 1 else None,
+        sharing=cell.get("sharing", 1),
     )
     status = Path("/proc/self/status").read_text()
     found = next(line for line in status.splitlines() if line.startswith("VmHWM"))
@@ -130,6 +136,7 @@ def page(cells: Cells) -> str:
         more = ", checkpointed" * cell["checkpointing"] + ", documents apart" * (cell["mask"] != "none")
         more += " without a mask" * (cell["mask"] == "varlen")
         more += ", split over 2 processes" * (cell.get("processes", 1) > 1)
+        more += ", shared by 2 processes" * (cell.get("sharing", 1) > 1)
         rows.append([name + more, f"{one['peak'] / 1e6:,.0f}", f"{one['estimate'] / 1e6:,.0f}", f"{one['ratio']:.2f}"])
     return "## Memory of longer contexts\n\n" + table(["model", "peak MB", "estimated MB", "ratio"], rows)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.language_modeling.context_parallel import gathered_numbers
+from luthier.training.estimates import gathered_numbers
 
 # Numbers that a decoder's layer keeps for its backward pass: of the hidden width those of two norms and the residual
 # stream, of queries and of keys and values, and four of the feed-forward part.
@@ -13,6 +13,9 @@ _PER_HIDDEN, _PER_QUERY, _PER_KEY, _PER_INNER, _CHUNK = 6, 3, 2, 4, 1 << 22
 # What the allocator holds for each number that is kept; and the layers that a backward pass takes for a moment, more
 # of them where it computes activations again. `benchmarks/context_memory.py` holds them against processes.
 _HELD, _BACKWARD, _AGAIN = 1.3, 0.7, 4.0
+# Copies of the gathered keys and values of a layer that are there for a moment: as they come from the processes, in the
+# order of the row, and their gradients, of each piece, of the row and by process.
+_MOVING = 8
 # The process before it has a model, on a machine without an accelerator.
 LIBRARIES = 535_000_000
 
@@ -71,12 +74,15 @@ def training_memory(
     kept = layers * hidden * _HELD + _AGAIN * layer if checkpointing else (layers * _HELD + _BACKWARD) * layer
     squares = 1 if checkpointing else layers  # each layer keeps the mask as numbers that are added
     square = length * tokens * squares if masked else 0
-    gathered = gathered_numbers(config, tokens) * (1 if checkpointing else layers) if sharing > 1 else 0
-    tokens //= sharing
+    gathered, per_parameter = 0.0, 16
+    if sharing > 1:
+        gathered = gathered_numbers(config, tokens) * (_MOVING + (1 if checkpointing else layers * _HELD))
+        per_parameter += 4  # gradients once more, as they are added up over processes
+        tokens //= sharing
     chunk = max(_CHUNK, tokens * min(1024, hidden))
     return MemoryEstimate(
-        states=16 * total if states is None else states,
-        activations=int(4 * tokens * kept) + 4 * square + 4 * gathered,
+        states=per_parameter * total if states is None else states,
+        activations=int(4 * (tokens * kept + gathered)) + 4 * square,
         loss=4 * (3 * chunk + 4 * tokens * hidden),
         libraries=LIBRARIES,
     )

@@ -25,8 +25,8 @@ from luthier.language_modeling.sliced_attention import SlicedAttention, refuse_w
 from luthier.storage.ranks import agree, rank, world_size
 
 NAME = "luthier_slices"
-# Kinds of layers, and the field of the configuration that says how far they look back.
-_ATTENTION = {"full_attention": "", "sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+# Kinds of layers that look back over a window, and the field of the configuration that has its tokens.
+_WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 _PIECE = 4  # tokens of a piece of the row that is looked at before training
 _FIX = "set `context_parallel_size: 1`, or take another architecture, such as llama"
 
@@ -71,23 +71,11 @@ def refuse_to_share_rows(model: Any, size: int, length: int) -> None:
             fix="leave the model's `attention` out, or set `context_parallel_size: 1`",
         )
     kinds = set(getattr(config, "layer_types", None) or ("full_attention", "sliding_attention"))
-    if others := sorted(kinds.difference(_ATTENTION)):
+    if others := sorted(kinds.difference(_WINDOWS, ["full_attention"])):
         raise ModelError(f"{type(model).__name__} has layers of {others[0]}, which need the whole row", fix=_FIX)
-    for kind, window in _ATTENTION.items():
+    for kind, window in _WINDOWS.items():
         if kind in kinds:
             refuse_window(getattr(config, window, None), length)
-
-
-def gathered_numbers(config: Any, tokens: int) -> int:
-    """Numbers of the keys and values of a layer that a process has of whole rows.
-
-    Args:
-        config: of transformers.
-        tokens: of these rows.
-    """
-    heads = int(config.num_attention_heads)
-    width = int(getattr(config, "head_dim", None) or int(config.hidden_size) // heads)
-    return 2 * tokens * width * int(getattr(config, "num_key_value_heads", None) or heads)
 
 
 @contextmanager
@@ -129,7 +117,7 @@ def _what_is_wrong(model: Any, slices: RowSlices) -> LuthierError | None:
     """Look at two documents in a row, of which the first ends inside of a piece."""
     was_training = model.training
     model.eval()
-    batch = two_documents(model.config.vocab_size, 2 * slices.processes * _PIECE)
+    batch = two_documents(len(model.get_input_embeddings().weight), 2 * slices.processes * _PIECE)
     batch = {name: values.to(next(model.parameters()).device) for name, values in batch.items()}
     second = int(batch["position_ids"][0].eq(0).nonzero()[1])
     try:

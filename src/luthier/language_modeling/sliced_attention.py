@@ -97,7 +97,7 @@ class SlicedAttention:
         Raises:
             ModelError: the layer attends to a window that is shorter than rows may be.
         """
-        if attention_mask is None or attention_mask.dtype != torch.int64 or attention_mask.ndim != 4:
+        if attention_mask is None or attention_mask.ndim != 4 or attention_mask.dtype != torch.int64:
             return self.whole(module, query, key, value, attention_mask, **options)
         refuse_window(options.get("sliding_window"), self.length)
         dtype = _computed_in(query)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.language_modeling.budget import budget_of
 from luthier.language_modeling.chunked_loss import CHUNK_ELEMENTS
-from luthier.language_modeling.context_parallel import gathered_numbers, refuse_to_share_rows
+from luthier.language_modeling.context_parallel import refuse_to_share_rows
 from luthier.language_modeling.telling import (
     budget_in_words,
     cost_in_words,
@@ -19,7 +19,7 @@ from luthier.models.inspect import parameter_counts
 from luthier.pretraining.start import Start, start_of
 from luthier.stages.base import StagePlan
 from luthier.storage.ranks import world_size
-from luthier.training.estimates import memory_estimate, operations_per_second, split_states
+from luthier.training.estimates import gathered_numbers, memory_estimate, operations_per_second, split_states
 from luthier.training.split import whole_at_once
 
 if TYPE_CHECKING:

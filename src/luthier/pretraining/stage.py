@@ -165,9 +165,11 @@ class Pretrain(ContextParallelSettings, LanguageTrainingSettings, Stage):
         return language_head(configuration(self.architecture))
 
     def misfit(self, kinds: Mapping[str, str], data: Any, language_head: Callable[[str], str]) -> str:
+        if self.context_parallel_size == 1:
+            return ""
         given = language_head("model") if "model" in kinds else ""
         masked = self.language_head("model", given, read=True) == "masked_lm"
-        return f"`context_parallel_size`: {ONLY_CAUSAL}" if masked and self.context_parallel_size > 1 else ""
+        return f"`context_parallel_size`: {ONLY_CAUSAL}" if masked else ""
 
     def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
         from luthier.language_modeling.documents import Corpus

@@ -65,6 +65,19 @@ def split_states(total: int, whole: int, processes: int) -> int:
     return 16 * total // processes + 8 * whole
 
 
+def gathered_numbers(config: Any, tokens: int) -> int:
+    """Numbers of the keys and values of a layer that a process has of whole rows, of which it trains on a slice
+    (`luthier.language_modeling.context_parallel`).
+
+    Args:
+        config: of transformers.
+        tokens: of these rows.
+    """
+    heads = int(config.num_attention_heads)
+    width = int(getattr(config, "head_dim", None) or int(config.hidden_size) // heads)
+    return 2 * tokens * width * int(getattr(config, "num_key_value_heads", None) or heads)
+
+
 def time_estimate(
     model: Any, total: int, tokens: float, steps: int, *, backward: bool = True, length: float = 0.0
 ) -> float:
