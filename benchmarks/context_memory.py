@@ -42,6 +42,8 @@ CELLS = (
     {"size": "small", "length": 4096, "batch": 1, "checkpointing": False, "mask": "none", "sharing": 2},
     {"size": "small", "length": 4096, "batch": 1, "checkpointing": True, "mask": "none"},
     {"size": "small", "length": 4096, "batch": 1, "checkpointing": True, "mask": "none", "sharing": 2},
+    {"size": "small", "length": 8192, "batch": 1, "checkpointing": False, "mask": "none"},
+    {"size": "small", "length": 8192, "batch": 1, "checkpointing": False, "mask": "none", "sharing": 2},
 )
 SETTINGS = {"sizes": SIZES, "vocabulary": VOCABULARY, "steps": 2}
 

@@ -57,13 +57,13 @@ def test_two_processes_took_less_each_than_one_with_all():
     assert wide[1]["peak"] - max(wide[2]["peaks"]) > 16 * wide[1]["parameters"] / 3
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_two_processes_that_shared_a_row_took_less_each_than_one_with_all_of_it(checkpointing: bool):
+@pytest.mark.parametrize(("length", "checkpointing"), [(4096, False), (4096, True), (8192, False)])
+def test_two_processes_that_shared_a_row_took_less_each_than_one_with_all_of_it(length: int, checkpointing: bool):
     cells = json.loads(RESULTS.read_text())["cells"].values()
     found = {
         one["cell"].get("sharing", 1): one
         for one in cells
-        if (one["cell"]["length"], one["cell"]["checkpointing"]) == (4096, checkpointing)
+        if (one["cell"]["length"], one["cell"]["checkpointing"]) == (length, checkpointing)
     }
     assert found.keys() == {1, 2}
     assert max(found[2]["peaks"]) < found[1]["peak"]
