@@ -89,9 +89,9 @@ class ContextParallelSettings(SplitSettings):
         1,
         ge=1,
         description="Processes that share every row (context parallelism): each has a slice of it, and attends to keys "
-        "and values of the whole, so that a row may be longer than one device has room for. Twice as many have to "
-        "divide `length`, and the run needs a multiple of them, as torchrun starts it; 1 gives each process rows of "
-        "its own.",
+        "and values of the whole, so that a row may be longer than one device has room for. `length` has to be a "
+        "multiple of twice as many, and the run needs a multiple of them, as torchrun starts it; 1 gives each process "
+        "rows of its own.",
     )
 
     def row_lengths(self) -> list[int]:
