@@ -207,9 +207,15 @@ def by_heads(states: torch.Tensor, heads: int, width: int) -> torch.Tensor:
     return split[None] if split.ndim == 3 else split
 
 
-def has_site(sites: Sequence[str] | None, block: Block, site: str) -> bool:
-    """Whether a layer's attention at `site` ("self" or "cross") is one of encoder, decoder and cross; None is all."""
-    return sites is None or (block.stack if site == "self" else "cross") in sites
+def sites_of(block: Block, sites: Sequence[str] | None) -> list[str]:
+    """Which of a layer's attentions, "self" and "cross", are among encoder, decoder and cross; None is all."""
+    return [at for at in block.attentions if sites is None or (block.stack if at == "self" else "cross") in sites]
+
+
+def check_sites(option: str, sites: Sequence[str] | None, blocks: Sequence[Block]) -> None:
+    """Raise ValueError where an option chooses sites of a model that is no encoder-decoder."""
+    if sites is not None and not any(block.stack for block in blocks):
+        raise ValueError(f"{option} chooses between the halves of an encoder-decoder, which this model is not")
 
 
 def active_name(model: Any) -> str:

@@ -17,8 +17,9 @@ from luthier.methods.prefix_table import (
     PrefixLayer,
     PrefixStack,
     PrefixTuner,
+    check_sites,
     fold_network,
-    has_site,
+    sites_of,
 )
 from luthier.models.layers.attached import AttachedConfig
 from luthier.models.layers.attention_prefix import KeyValuePrefix
@@ -55,10 +56,9 @@ class TaskPrefixConfig(TaskPrefixOptions, AttachedConfig):
         """What is added to the scores of the prefix columns; minus infinity at weight 0."""
         return math.log(self.weight) if self.weight else -math.inf
 
-    def has_prefix(self, block: Block, site: str) -> bool:
-        """Whether the layer's attention at `site` ("self" or "cross") gets a prefix."""
-        here = self.layers is None or block.index in self.layers
-        return here and has_site(self.sites, block, site)
+    def sites_in(self, block: Block) -> list[str]:
+        """Which of the layer's attentions, "self" and "cross", get a prefix."""
+        return sites_of(block, self.sites) if self.layers is None or block.index in self.layers else []
 
 
 class OneTask(nn.ModuleDict):
@@ -107,20 +107,17 @@ class TaskPrefixModel(PrefixTuner):
     parts_name = PARTS
 
     def wanted(self, blocks: list[Block], config: TaskPrefixConfig) -> list[Block]:
-        if config.sites is not None and not any(block.stack for block in blocks):
-            raise ValueError("sites chooses between the halves of an encoder-decoder, which this model is not")
+        check_sites("sites", config.sites, blocks)
         deepest = max(block.index for block in blocks)
         if (beyond := max(config.layers or [0])) > deepest:
             raise ValueError(f"layers has {beyond}, but the layers of this model are 0 to {deepest}")
-        return [block for block in blocks if any(config.has_prefix(block, site) for site in block.attentions)]
+        return [block for block in blocks if config.sites_in(block)]
 
     def attach(self, block: Block, config: TaskPrefixConfig, adapter_name: str) -> None:
         layer: TaskPrefixLayer = self.child_of(block.module, lambda: TaskPrefixLayer(block))
         prefixes, hidden = OneTask(config), config.projection_width if config.projection else None
-        for site in block.attentions:
-            if config.has_prefix(block, site):
-                sizes = config.prefix_length, hidden, config.init_std
-                prefixes[site] = self.new_prefix(block, site, adapter_name, *sizes)
+        for site in config.sites_in(block):
+            prefixes[site] = self.new_prefix(block, site, adapter_name, config.prefix_length, hidden, config.init_std)
         layer.add(adapter_name, prefixes, block)
 
     def new_stack(self, host: nn.Module, block: Block) -> PrefixStack:

@@ -71,6 +71,36 @@ class AttachedLayer(nn.Module, BaseTunerLayer):
             handle = module.register_forward_hook(function, prepend=True)
         self._handles[path, kind] = handle
 
+    def hook_output(self, norm: str | None) -> None:
+        """Have `adapted` asked at the end of the host, a transformer layer.
+
+        Args:
+            norm: path of the norm over residual plus feed-forward output, None where the layer has none.
+        """
+        self.hook(norm or "", "after", self._after_layer if norm is None else self.after_norm)
+
+    def adapted(self, total: torch.Tensor, states: torch.Tensor) -> torch.Tensor | None:
+        """What adapters make of the end of a layer, (B, T, D): total + A(states), None where none is active.
+
+        Args:
+            total: what leaves the layer, or goes into its last norm.
+            states: what leaves the layer.
+        """
+        return None
+
+    def after_norm(self, norm: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        """The hook behind a layer's last norm N: N(total + A(N(total))) in the place of N(total)."""
+        summed = self.adapted(args[0], output)
+        # The norm's own forward: its call would run this hook again.
+        return output if summed is None else norm.forward(summed)
+
+    def _after_layer(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        states, *others = output if isinstance(output, tuple) else (output,)
+        summed = self.adapted(states, states)
+        if summed is None:
+            return output
+        return (summed, *others) if isinstance(output, tuple) else summed
+
     def detach(self) -> None:
         """Take all hooks off."""
         for handle in self._handles.values():

@@ -111,10 +111,8 @@ class BottleneckLayer(AttachedLayer):
         if "output" not in parts:
             self.hook(block.attention_output, "after", self._after_attention)
             self.hook(block.feed_forward_output, "after", self._after_feed_forward)
-        elif block.output_norm is not None:
-            self.hook(block.output_norm, "after", self._after_norm)
         else:
-            self.hook("", "after", self._after_layer)
+            self.hook_output(block.output_norm)
 
     def _after_attention(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
         return output + self._added("attention", output)
@@ -122,15 +120,9 @@ class BottleneckLayer(AttachedLayer):
     def _after_feed_forward(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
         return output + self._added("feed_forward", output)
 
-    def _after_norm(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        added = self._added("output", output)
-        # The norm's own forward: its call would run this hook again.
-        return output if isinstance(added, float) else module.forward(args[0] + added)
-
-    def _after_layer(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (output[0] + self._added("output", output[0]), *output[1:])
-        return output + self._added("output", output)
+    def adapted(self, total: torch.Tensor, states: torch.Tensor) -> torch.Tensor | None:
+        added = self._added("output", states)
+        return None if isinstance(added, float) else total + added
 
     def _added(self, place: str, states: torch.Tensor) -> torch.Tensor | float:
         total: torch.Tensor | float = 0.0

@@ -16,7 +16,7 @@ Shapes: B examples, T tokens, D width, r rank, L prefix length.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -38,11 +38,11 @@ Factor = torch.Tensor | float
 
 
 class LowRank(nn.Module):
-    """B A x, with A (r, inputs) drawn Kaiming-uniform and B (outputs, r) zero."""
+    """B A x, with A (r, inputs) drawn Kaiming-uniform and B (outputs, r) zero; `gate` is the name of its gate."""
 
-    def __init__(self, projection: Projection, rank: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, projection: Projection, rank: int, gate: str, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
-        self.projection = projection
+        self.projection, self.gate = projection, gate
         self.a = nn.Parameter(torch.empty(rank, projection.inputs, device=device, dtype=dtype))
         self.b = nn.Parameter(torch.zeros(projection.outputs, rank, device=device, dtype=dtype))
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
@@ -60,24 +60,34 @@ class Parts(nn.Module):
 
     Args:
         pooling: how gates are pooled in this layer.
-        sites: which of "self" and "cross" get a prefix, by `add_prefix`.
+        sites: which of "self" and "cross" get a prefix.
+        make_prefix: gives a site's prefix.
 
     Attributes:
         lora: LowRank by "self-query", "cross-value", ...
-        prefix: FlatPrefix or ProjectedPrefix by "self" and "cross".
         adapter: the bottleneck.
         shifts: added to bias terms, by path of the module below the layer with "/" for ".".
+        prefix: FlatPrefix or ProjectedPrefix by "self" and "cross".
         learned_gates: Gate by "adapter", "bitfit", "prefix-self", "lora-self-query", ...; the shared gate of all LoRA
             targets of an attention module is "lora-self".
+        constants: numbers by such names, for what has no learned gate.
         central: CentralGate by "self" and "cross", where there is a prefix.
     """
 
-    def __init__(self, config: UniPELTOptions, block: Block, pooling: str, sites: Sequence[str]) -> None:
+    def __init__(
+        self,
+        config: UniPELTOptions,
+        block: Block,
+        pooling: str,
+        sites: Sequence[str],
+        make_prefix: Callable[[str], nn.Module],
+    ) -> None:
         super().__init__()
         self.config, self.pooling = config, pooling
         self.lora, self.prefix, self.learned_gates = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         self.central, self.shifts = nn.ModuleDict(), nn.ParameterDict()
         self.adapter: Bottleneck | None = None
+        self.constants: dict[str, float] = {}
         self._place = placement(block.module)
         # Where the central gate stands in the place of those of LoRA and prefix.
         self._replaced = set(sites) if config.central_gate_replaces else set()
@@ -85,8 +95,9 @@ class Parts(nn.Module):
             for site, attention in block.attentions.items():
                 for role in config.lora_targets:
                     projection = attention.projections[role]
-                    self.lora[f"{site}-{role}"] = LowRank(projection, config.lora_rank, *self._place)
-                    self._add_gate(self.gate_of_lora(f"{site}-{role}"), projection.inputs)
+                    gate = f"lora-{site}" if config.shared_lora_gate else f"lora-{site}-{role}"
+                    self.lora[f"{site}-{role}"] = LowRank(projection, config.lora_rank, gate, *self._place)
+                    self._add_gate(gate, projection.inputs)
         if "adapter" in config.parts and block.index >= config.drop_first_layers:
             self.adapter = Bottleneck.beside(
                 block,
@@ -99,33 +110,24 @@ class Parts(nn.Module):
             self._add_gate("adapter", block.width)
         if "bitfit" in config.parts:
             self._add_shifts(block)
-
-    def add_prefix(self, site: str, prefix: nn.Module, width: int) -> None:
-        """Add the prefix of one attention module, which reads hidden states of this width, and the gates before it."""
-        self.prefix[site] = prefix
-        self._add_gate(f"prefix-{site}", width)
-        if self.config.add_central_gate:
-            self.central[site] = CentralGate(width, *self._place)
-
-    def gate_of_lora(self, target: str) -> str:
-        """The name of the gate of a LoRA target, "self-query" or the like."""
-        return f"lora-{target.split('-')[0]}" if self.config.shared_lora_gate else f"lora-{target}"
-
-    def constant(self, gate: str) -> float:
-        """What multiplies a part whose gate, named as in `learned_gates`, is not learned."""
-        kind = self._kind(gate)
-        if kind == "none" and gate.startswith("lora"):
-            return self.config.lora_alpha / self.config.lora_rank
-        return 1.0 if kind in ("none", "replaced") else float(kind)
-
-    def _kind(self, gate: str) -> str | float:
-        """How the options gate the part of this name: "learned", "none", "replaced" by the central gate or a number."""
-        part: Any
-        part, *site = gate.split("-")[:2]
-        return "replaced" if self._replaced.intersection(site) else self.config.gate_of(part)
+        for site in sites:
+            self.prefix[site], width = make_prefix(site), block.attentions[site].projections["query"].inputs
+            self._add_gate(f"prefix-{site}", width)
+            if config.add_central_gate:
+                self.central[site] = CentralGate(width, *self._place)
 
     def _add_gate(self, name: str, width: int) -> None:
-        if name not in self.learned_gates and self._kind(name) == "learned":
+        """Put the gate of this name before a part, or the number that the options have in its place."""
+        part: Any
+        part, *site = name.split("-")[:2]
+        kind = self.config.gate_of(part)
+        if self._replaced.intersection(site):
+            self.constants[name] = 1.0
+        elif kind == "none":
+            self.constants[name] = self.config.lora_alpha / self.config.lora_rank if part == "lora" else 1.0
+        elif kind != "learned":
+            self.constants[name] = float(kind)
+        elif name not in self.learned_gates:
             self.learned_gates[name] = Gate(width, *self._place)
 
     def _add_shifts(self, block: Block) -> None:
@@ -134,8 +136,8 @@ class Parts(nn.Module):
         biases = block.bias_terms(skip=(*early, *block.position_projections))
         if not biases:
             raise ValueError("the layers of this model have no bias terms, so that bitfit has nothing to train")
+        device, dtype = self._place
         for path, size in biases.items():
-            device, dtype = self._place
             self.shifts[path.replace(".", "/")] = nn.Parameter(torch.zeros(size, device=device, dtype=dtype))
         self._add_gate("bitfit", block.width)
 
@@ -187,15 +189,12 @@ class UniPELTLayer(PrefixLayer, GatedLayer):
                 self.provide(site, attention)
         if self._disentangled:
             self.hook(block.self_attention.path, "after", self._after_self_attention)
-        paths = {path.replace("/", ".") for path in parts.shifts}
         low_ranks: Any = parts.lora.values()
-        paths |= {low_rank.projection.path for low_rank in low_ranks}
+        paths = {path.replace("/", ".") for path in parts.shifts} | {one.projection.path for one in low_ranks}
         for path in paths - {self._norm}:
             self.hook(path, "after", partial(self._after_module, path))
-        if self._norm is not None and (parts.adapter is not None or self._norm in paths):
-            self.hook(self._norm, "after", self._after_norm)
-        elif parts.adapter is not None:
-            self.hook("", "after", self._after_layer)
+        if parts.adapter is not None or self._norm in paths:
+            self.hook_output(self._norm)
 
     def prefixes(self, site: str, attention: nn.Module) -> list[KeyValuePrefix]:
         prefixes = []
@@ -242,30 +241,20 @@ class UniPELTLayer(PrefixLayer, GatedLayer):
         for parts in self.active_parts():
             for target, low_rank in parts.lora.items():
                 if low_rank.projection.path == path:
-                    factor = self._factor(parts, parts.gate_of_lora(target), args[0], target)
+                    factor = self._factor(parts, low_rank.gate, args[0], target)
                     output = low_rank.add_to(output, args[0], factor)
         shift = self._shift(path, args[0])
         return output if shift is None else output + shift
 
-    def _after_norm(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+    def after_norm(self, norm: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
         shift = self._shift(self._norm or "", args[0])
-        output = output if shift is None else output + shift
-        summed = self._adapted(args[0], output)
-        if summed is None:
-            return output
-        # The norm's own forward: its call would run this hook again.
-        normed: torch.Tensor = module.forward(summed)
-        return normed if shift is None else normed + shift
+        if shift is None:
+            return super().after_norm(norm, args, output)
+        output = output + shift
+        summed = self.adapted(args[0], output)
+        return output if summed is None else norm.forward(summed) + shift
 
-    def _after_layer(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        states = output[0] if isinstance(output, tuple) else output
-        summed = self._adapted(states, states)
-        if summed is None:
-            return output
-        return (summed, *output[1:]) if isinstance(output, tuple) else summed
-
-    def _adapted(self, total: torch.Tensor, states: torch.Tensor) -> torch.Tensor | None:
-        """total + g A(states), None where no adapter is active."""
+    def adapted(self, total: torch.Tensor, states: torch.Tensor) -> torch.Tensor | None:
         result = None
         for parts in self.active_parts():
             if parts.adapter is not None:
@@ -280,7 +269,7 @@ class UniPELTLayer(PrefixLayer, GatedLayer):
         for parts in self.active_parts():
             if key in parts.shifts:
                 gated = "bitfit" in parts.learned_gates
-                factor = self._passing.factors[id(parts), "bitfit"] if gated else parts.constant("bitfit")
+                factor = self._passing.factors[id(parts), "bitfit"] if gated else parts.constants["bitfit"]
                 shift = (parts.shifts[key] * factor).to(states.dtype)
                 total = shift if total is None else total + shift
         return total
@@ -297,7 +286,7 @@ class UniPELTLayer(PrefixLayer, GatedLayer):
             factor: Factor = parts.learned_gates[gate](states, pool)
             self._note(gate, factor)
         else:
-            factor = parts.constant(gate)
+            factor = parts.constants[gate]
         site, _, name = receiver.partition("-")
         if site in parts.central:
             shares = parts.central[site](states, pool)

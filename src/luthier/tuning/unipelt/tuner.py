@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from luthier.methods.prefix_table import PrefixTuner, active_name, fold_network, has_site
+from luthier.methods.prefix_table import PrefixTuner, active_name, check_sites, fold_network, sites_of
 from luthier.models.layers.attached import AttachedConfig
 from luthier.models.layers.blocks import Block
 from luthier.peft_bridge.registration import register_tuner
@@ -41,11 +41,6 @@ class UniPELTConfig(UniPELTOptions, AttachedConfig):
             )
         return "per_token"
 
-    def has_prefix(self, block: Block, site: str) -> bool:
-        """Whether the layer's attention at `site` ("self" or "cross") gets a prefix."""
-        here = "prefix" in self.parts and block.index >= self.drop_first_layers
-        return here and has_site(self.prefix_sites, block, site)
-
 
 class UniPELTModel(PrefixTuner):
     """UniPELT in a model."""
@@ -55,20 +50,20 @@ class UniPELTModel(PrefixTuner):
     parts_name = "unipelt_parts"
 
     def wanted(self, blocks: list[Block], config: UniPELTConfig) -> list[Block]:
-        if config.prefix_sites is not None and not any(block.stack for block in blocks):
-            raise ValueError("prefix_sites chooses between the halves of an encoder-decoder, which this model is not")
+        check_sites("prefix_sites", config.prefix_sites, blocks)
         in_all = {"lora", "bitfit"} & set(config.parts)
         return [block for block in blocks if in_all or block.index >= config.drop_first_layers]
 
     def attach(self, block: Block, config: UniPELTConfig, adapter_name: str) -> None:
         layer: UniPELTLayer = self.child_of(block.module, lambda: UniPELTLayer(block))
-        sites = [site for site in block.attentions if config.has_prefix(block, site)]
-        parts = Parts(config, block, config.pooling_in(block), sites)
-        for site in sites:
-            hidden = config.prefix_projection_width if config.prefix_projection else None
-            prefix = self.new_prefix(block, site, adapter_name, config.prefix_length, hidden)
-            parts.add_prefix(site, prefix, block.attentions[site].projections["query"].inputs)
-        layer.add(adapter_name, parts, block)
+        has_prefix = "prefix" in config.parts and block.index >= config.drop_first_layers
+        sites = sites_of(block, config.prefix_sites) if has_prefix else []
+        hidden = config.prefix_projection_width if config.prefix_projection else None
+
+        def make_prefix(site: str) -> nn.Module:
+            return self.new_prefix(block, site, adapter_name, config.prefix_length, hidden)
+
+        layer.add(adapter_name, Parts(config, block, config.pooling_in(block), sites, make_prefix), block)
 
 
 def fold_prefix(model: Any, adapter_name: str | None = None) -> Any:
