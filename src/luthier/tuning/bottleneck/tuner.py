@@ -72,20 +72,17 @@ class Bottleneck(nn.Module):
             nn.init.zeros_(self.up.weight)
 
     @classmethod
-    def beside(
-        cls,
-        block: Block,
-        *,
-        bottleneck: int | None,
-        reduction: float | None,
-        activation: str,
-        init: str,
-        dropout: float,
-    ) -> Bottleneck:
-        """One for a transformer layer, on its device; the options are those of `BottleneckOptions`."""
+    def beside(cls, block: Block, options: Any, prefix: str = "") -> Bottleneck:
+        """One for a transformer layer, on its device.
+
+        Args:
+            options: those of `BottleneckOptions`.
+            prefix: what their names begin with there.
+        """
         device, dtype = placement(block.module)
-        hidden = hidden_width(block.width, bottleneck, reduction)
-        return cls(block.width, hidden, activation=activation, init=init, dropout=dropout, device=device, dtype=dtype)
+        named = {name: getattr(options, prefix + name) for name in ("activation", "init", "dropout")}
+        hidden = hidden_width(block.width, *(getattr(options, prefix + name) for name in ("bottleneck", "reduction")))
+        return cls(block.width, hidden, **named, device=device, dtype=dtype)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(B, T, D) -> (B, T, D), in the dtype of `states`."""
@@ -145,17 +142,7 @@ class BottleneckModel(AttachedTuner):
     def attach(self, block: Block, config: BottleneckConfig, adapter_name: str) -> None:
         places = ("output",) if config.placement == "pfeiffer" else ("attention", "feed_forward")
         layer = self.child_of(block.module, lambda: BottleneckLayer(block))
-        parts = {
-            place: Bottleneck.beside(
-                block,
-                bottleneck=config.bottleneck,
-                reduction=config.reduction,
-                activation=config.activation,
-                init=config.init,
-                dropout=config.dropout,
-            )
-            for place in places
-        }
+        parts = {place: Bottleneck.beside(block, config) for place in places}
         layer.add(adapter_name, nn.ModuleDict(parts), block)
 
 

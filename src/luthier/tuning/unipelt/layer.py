@@ -99,14 +99,7 @@ class Parts(nn.Module):
                     self.lora[f"{site}-{role}"] = LowRank(projection, config.lora_rank, gate, *self._place)
                     self._add_gate(gate, projection.inputs)
         if "adapter" in config.parts and block.index >= config.drop_first_layers:
-            self.adapter = Bottleneck.beside(
-                block,
-                bottleneck=config.adapter_bottleneck,
-                reduction=config.adapter_reduction,
-                activation=config.adapter_activation,
-                init=config.adapter_init,
-                dropout=config.adapter_dropout,
-            )
+            self.adapter = Bottleneck.beside(block, config, prefix="adapter_")
             self._add_gate("adapter", block.width)
         if "bitfit" in config.parts:
             self._add_shifts(block)
@@ -150,13 +143,15 @@ class _Passing:
         visible: (B, T), true for text; None where there is no padding.
         states: what the self-attention reads, in DeBERTa.
         poolings: by kind.
-        factors: of the bias shifts and of the prefixes, by id of the parts and "bitfit", "self" or "cross".
+        prefixes: of the active adapters, by "self" and "cross".
+        shift_gates: the values of gates before bias shifts, by id of the parts.
     """
 
     visible: torch.Tensor | None = None
     states: torch.Tensor | None = None
     poolings: dict[str, Pooling] = field(default_factory=dict)
-    factors: dict[tuple[int, str], Factor] = field(default_factory=dict)
+    prefixes: dict[str, list[KeyValuePrefix]] = field(default_factory=dict)
+    shift_gates: dict[int, Factor] = field(default_factory=dict)
 
 
 class UniPELTLayer(PrefixLayer, GatedLayer):
@@ -197,28 +192,23 @@ class UniPELTLayer(PrefixLayer, GatedLayer):
             self.hook_output(self._norm)
 
     def prefixes(self, site: str, attention: nn.Module) -> list[KeyValuePrefix]:
-        prefixes = []
-        for parts in self.active_parts():
-            if site not in parts.prefix:
-                continue
-            key, value = self.keys_and_values(site, parts.prefix[site])
-            factor = self._passing.factors.pop((id(parts), site))
-            if isinstance(factor, torch.Tensor) and parts.pooling == "per_token":
-                prefixes.append(KeyValuePrefix(key, value, query_gate=factor))
-            else:
-                factor = factor[..., None] if isinstance(factor, torch.Tensor) else factor
-                prefixes.append(KeyValuePrefix(key * factor, value * factor))
-        return prefixes
+        return self._passing.prefixes.pop(site)
 
     def _before_attention(self, site: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         states = argument_of(self._states_at[site], args, kwargs)
         if site == "self":
             self._begin(states, argument_of(self._mask_at, args, kwargs))
+        prefixes = self._passing.prefixes[site] = []
         for parts in self.active_parts():
             if site in parts.prefix:
                 self.keep_serving(module)
-                factor = self._factor(parts, f"prefix-{site}", states, f"{site}-prefix")
-                self._passing.factors[id(parts), site] = factor
+                key, value = self.keys_and_values(site, parts.prefix[site])
+                factor: Any = self._factor(parts, f"prefix-{site}", states, f"{site}-prefix")
+                if isinstance(factor, torch.Tensor) and parts.pooling == "per_token":
+                    prefixes.append(KeyValuePrefix(key, value, query_gate=factor))
+                else:
+                    factor = factor[..., None] if isinstance(factor, torch.Tensor) else factor
+                    prefixes.append(KeyValuePrefix(key * factor, value * factor))
 
     def _begin(self, states: torch.Tensor, mask: torch.Tensor | None) -> None:
         passing = self._passing = _Passing(states=states if self._disentangled else None)
@@ -229,7 +219,7 @@ class UniPELTLayer(PrefixLayer, GatedLayer):
             if parts.pooling not in passing.poolings:
                 passing.poolings[parts.pooling] = pooling_of(parts.pooling, passing.visible, states.dtype)
             if "bitfit" in parts.learned_gates:
-                passing.factors[id(parts), "bitfit"] = self._factor(parts, "bitfit", states)
+                passing.shift_gates[id(parts)] = self._factor(parts, "bitfit", states)
 
     def _after_self_attention(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._passing.states = None
@@ -269,7 +259,7 @@ class UniPELTLayer(PrefixLayer, GatedLayer):
         for parts in self.active_parts():
             if key in parts.shifts:
                 gated = "bitfit" in parts.learned_gates
-                factor = self._passing.factors[id(parts), "bitfit"] if gated else parts.constants["bitfit"]
+                factor = self._passing.shift_gates[id(parts)] if gated else parts.constants["bitfit"]
                 shift = (parts.shifts[key] * factor).to(states.dtype)
                 total = shift if total is None else total + shift
         return total
@@ -282,11 +272,10 @@ class UniPELTLayer(PrefixLayer, GatedLayer):
                 one.
         """
         pool = self._passing.poolings[parts.pooling]
-        if gate in parts.learned_gates:
-            factor: Factor = parts.learned_gates[gate](states, pool)
+        factor: Factor | None = parts.constants.get(gate)
+        if factor is None:
+            factor = parts.learned_gates[gate](states, pool)
             self._note(gate, factor)
-        else:
-            factor = parts.constants[gate]
         site, _, name = receiver.partition("-")
         if site in parts.central:
             shares = parts.central[site](states, pool)

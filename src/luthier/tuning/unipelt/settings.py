@@ -91,29 +91,28 @@ class UniPELTOptions(Options):
             raise ValueError(f"gates names {', '.join(stray)}, but the parts are {', '.join(self.parts)}")
         for part in self.parts:
             gate = self.gate_of(part)
-            number = isinstance(gate, int | float) and not isinstance(gate, bool)
-            if not number and gate not in get_args(GateKind):
+            if gate not in get_args(GateKind) and (isinstance(gate, bool) or not isinstance(gate, int | float)):
                 raise ValueError(f"the gate of {part} is {gate!r}, but must be learned, none or a number")
         if self.adapter_bottleneck is not None and self.adapter_reduction is not None:
             raise ValueError("adapter_reduction and adapter_bottleneck both set the hidden width: give one of them")
-        pooled = self.add_central_gate or any(self.gate_of(part) == "learned" for part in parts)
-        projected = self.prefix_projection and "prefix" in parts
+        learned = {part for part in parts if self.gate_of(part) == "learned"}
         # A layer without prefix has no central gate, so LoRA's own one stays there.
         everywhere = not self.drop_first_layers and self.prefix_sites is None
         replaced = {"prefix", *(["lora"] if everywhere else [])} if self.central_gate_replaces else set()
-        lora_gate = "lora" in parts - replaced and self.gate_of("lora") == "learned"
         refuse_idle(
             gates=isinstance(self.gates, dict) and bool(replaced & set(self.gates)),
             central_gate_replaces=self.central_gate_replaces and not self.add_central_gate,
-            gate_pooling=self.gate_pooling is not None and not pooled,
-            shared_lora_gate=self.shared_lora_gate and not lora_gate,
+            gate_pooling=self.gate_pooling is not None and not (learned or self.add_central_gate),
+            shared_lora_gate=self.shared_lora_gate and "lora" not in learned - replaced,
             add_central_gate=self.add_central_gate and not {"lora", "prefix"} <= parts,
-            prefix_projection_width=self.prefix_projection_width != PROJECTION_WIDTH and not projected,
+            prefix_projection_width=self.prefix_projection_width != PROJECTION_WIDTH
+            and not (self.prefix_projection and "prefix" in parts),
             prefix_sites=self.prefix_sites is not None and "prefix" not in parts,
             drop_first_layers=bool(self.drop_first_layers) and not {"adapter", "prefix"} & parts,
-            adapter_bottleneck=self.adapter_bottleneck is not None and "adapter" not in parts,
-            adapter_reduction=self.adapter_reduction is not None and "adapter" not in parts,
-            adapter_dropout=bool(self.adapter_dropout) and "adapter" not in parts,
+            **{
+                name: bool(getattr(self, name)) and "adapter" not in parts
+                for name in ("adapter_bottleneck", "adapter_reduction", "adapter_dropout")
+            },
         )
 
     def gate_of(self, part: Part) -> GateKind | float:
