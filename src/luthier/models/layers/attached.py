@@ -33,7 +33,7 @@ class AttachedLayer(nn.Module, BaseTunerLayer):
         super().__init__()
         # In a tuple, so that the host does not become a child of its child.
         self._host = (host,)
-        self._handles: dict[tuple[str, str], Any] = {}
+        self._handles: dict[tuple[str | int, str], Any] = {}
         self.adapter_layer_names: tuple[str, ...] = (parts_name,)
         self.other_param_names: tuple[str, ...] = ()
         self.merged_adapters: list[str] = []
@@ -54,22 +54,24 @@ class AttachedLayer(nn.Module, BaseTunerLayer):
                 if name in parts:
                     yield parts[name]
 
-    def hook(self, path: str, kind: str, function: Callable[..., Any]) -> None:
-        """Put a forward hook on the module at `path` below the host, once for each path and kind.
+    def hook(self, place: str | nn.Module, kind: str, function: Callable[..., Any]) -> None:
+        """Put a forward hook on a module, once for each place and kind.
 
         Args:
+            place: path of the module below the host, or a module outside of it.
             kind: "before" (called with module, args, kwargs) or "after" (with module, args, output).
             function: a method of this object, so that a copy of the model calls the copy.
         """
-        if (path, kind) in self._handles:
+        key = place if isinstance(place, str) else id(place), kind
+        if key in self._handles:
             return
-        module = self._host[0].get_submodule(path)
+        module = self._host[0].get_submodule(place) if isinstance(place, str) else place
         if kind == "before":
             handle = module.register_forward_pre_hook(function, with_kwargs=True)
         else:
             # In front of the hooks that record hidden states, which should see the tuned ones.
             handle = module.register_forward_hook(function, prepend=True)
-        self._handles[path, kind] = handle
+        self._handles[key] = handle
 
     def hook_output(self, norm: str | None) -> None:
         """Have `adapted` asked at the end of the host, a transformer layer.

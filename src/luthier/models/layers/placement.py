@@ -114,7 +114,7 @@ def last_columns(mask: Tensor) -> Tensor:
     return mask.shape[1] - 1 - mask.int().flip(1).argmax(1)
 
 
-def context_columns(labels: Tensor, mask: Tensor, ignored: int = -100) -> Tensor:
+def context_columns(labels: Tensor, mask: Tensor | None = None, ignored: int = -100) -> Tensor:
     """The column of the last token that no label depends on: what a causal model may summarise while it is trained.
 
     The token in front of the first labelled one; the first real token where that is labelled itself, since
@@ -122,11 +122,12 @@ def context_columns(labels: Tensor, mask: Tensor, ignored: int = -100) -> Tensor
 
     Args:
         labels: (B, T), `ignored` where nothing is learned; unshifted.
-        mask: (B, T).
+        mask: (B, T); None is 1 everywhere.
 
     Returns:
         (B,) int64.
     """
+    mask = torch.ones_like(labels) if mask is None else mask
     first = mask.int().argmax(1)
     labelled = (labels != ignored) & mask.bool()
     start = torch.where(labelled.any(1), labelled.int().argmax(1) - 1, last_columns(mask))

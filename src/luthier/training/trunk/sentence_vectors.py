@@ -206,7 +206,7 @@ def _context(row: Row, predicts_tokens: bool) -> np.ndarray:
     labels = row.get("labels")
     if not predicts_tokens or labels is None:
         return ids
-    end = context_columns(torch.as_tensor(labels)[None], torch.ones(1, len(ids), dtype=torch.long))
+    end = context_columns(torch.as_tensor(labels)[None])
     return ids[: int(end) + 1]
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from luthier.tuning.instance_prompt.settings import ConfigurationOptions
+from luthier.tuning.instance_prompt.settings import ConfigurationOptions, check_order
 
 PHM_STD, DNN_STD, BIAS_RANGE = 0.05, 0.02, 0.5
 
@@ -32,8 +32,7 @@ class PHMLinear(nn.Module):
     def __init__(self, inputs: int, outputs: int, order: int, *, rank: int | None = None, own_a: bool = True) -> None:
         """Raises ValueError where `order` does not divide both widths."""
         super().__init__()
-        if inputs % order or outputs % order:
-            raise ValueError(f"order {order} must divide the widths {inputs} and {outputs}")
+        check_order("order", order, {"the input width": inputs, "the output width": outputs})
         self.inputs, self.outputs, self.order, self.rank = inputs, outputs, order, rank
         rows, columns = inputs // order, outputs // order
         self.a = _drawn(PHM_STD, order, order, order) if own_a else None
@@ -134,8 +133,9 @@ class PromptGenerator(nn.Module):
                 "leave it out"
             )
         outputs = config.vectors_per_layer * model_width
-        widths = {"the sentence vector's width": vector_width, "the bottleneck": config.bottleneck}
-        config.check_order({**widths, "the output width": outputs})
+        if config.generator != "dnn":
+            widths = {"the sentence vector's width": vector_width, "the bottleneck": config.bottleneck}
+            check_order("phm_order", config.phm_order, {**widths, "the output width": outputs})
         networks = layers if config.sharing == "none" else 1
         self.config, self.vector_width, self.model_width = config, vector_width, model_width
         self.networks = nn.ModuleList(Bottleneck(config, vector_width, outputs) for _ in range(networks))

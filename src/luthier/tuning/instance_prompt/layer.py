@@ -6,7 +6,7 @@ Shapes: B examples, T tokens, t prompt positions, L = T + t, d model width, g se
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,47 +39,41 @@ _Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclass
 class Running:
-    """What the hooks of one forward pass share, and what a cache has to know about the prompt in it.
-
-    Attributes:
-        config: of the active adapter.
-        placement: where the prompt stands; None where it takes no positions.
-        extras: by layer, the keys and values made.
-        shown: the attention mask in which the prompt can be seen, by that in which it can't.
-    """
-
-    config: ConfigurationOptions
-    placement: Placement | None = None
-    extras: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    shown: dict[int, Tensor] = field(default_factory=dict)
-
-
-@dataclass
-class Making(Running):
-    """A pass that makes its prompts; one without finds them in the cache.
+    """What the hooks of one forward pass share. A pass that goes on from a cache makes no prompts.
 
     Attributes:
         generator: of the active adapter.
+        placement: where the prompt stands; None where it takes no positions.
+        extras: by layer, the keys and values made.
+        makes: whether the pass makes prompts; those of one that doesn't are in the cache.
         vectors: (B, g) that the first prompt is made from; None takes the running hidden states.
         mask: (B, T), or (B, L) with a placement: 1 at the tokens that may be summarised.
         last: (B,) column that counts as the last of the text.
+        shown: the attention mask in which the prompt can be seen, by that in which it can't.
     """
 
-    generator: PromptGenerator = field(kw_only=True)
-    vectors: Tensor | None = field(kw_only=True)
-    mask: Tensor = field(kw_only=True)
-    last: Tensor = field(kw_only=True)
+    generator: PromptGenerator
+    placement: Placement | None = None
+    extras: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    makes: bool = False
+    vectors: Tensor | None = None
+    mask: Tensor | None = None
+    last: Tensor | None = None
+    shown: dict[int, Tensor] = field(default_factory=dict)
 
-    def makes(self, layer: int) -> bool:
-        """Whether the model's layer-th layer gets a prompt of its own."""
-        return self.config.multi_layer or layer == self.config.first_layer
+    def prompt(self, layer: int, hidden: Tensor) -> Tensor | None:
+        """What goes into the model's layer-th layer, whose input is `hidden`; None where it gets no prompt of its own.
 
-    def prompt(self, layer: int, hidden: Tensor) -> Tensor:
-        """(B, t, d), or (B, 2 t, d) for keys and values, of the model's layer-th layer, whose input is `hidden`."""
-        vectors = self.vectors
-        if vectors is None or (self.config.vector_source == "previous_layer" and layer > 0):
-            vectors = pool(hidden, str(self.config.pooling), self.mask, self.last)
-        return self.generator(vectors, layer - self.config.first_layer).to(hidden.dtype)
+        Returns:
+            (B, t, d), or (B, 2 t, d) for keys and values.
+        """
+        config, vectors = self.generator.config, self.vectors
+        if not self.makes or (layer != config.first_layer and not config.multi_layer):
+            return None
+        if vectors is None or (config.vector_source == "previous_layer" and layer > 0):
+            assert self.mask is not None
+            vectors = pool(hidden, str(config.pooling), self.mask, self.last)
+        return self.generator(vectors, layer - config.first_layer).to(hidden.dtype)
 
 
 class InstancePromptLayer(AttachedLayer):
@@ -101,15 +95,12 @@ class InstancePromptLayer(AttachedLayer):
         self._context_end: Tensor | None = None
         self._prompt_columns: int | None = None
         self._warned = False
-        before: dict[str, tuple[nn.Module, Callable[..., Any]]] = {
-            "model": (model, self._read_arguments),
-            "body": (trunk.module, self._insert),
-            **{f"layer {i}": (layer, partial(self._before_layer, i)) for i, layer in enumerate(trunk.layers)},
-        }
+        self.hook(model, "before", self._read_arguments)
+        self.hook("", "before", self._insert)
+        for index, layer in enumerate(trunk.layers):
+            self.hook(layer, "before", partial(self._before_layer, index))
         if trunk.decoder is not None:
-            before["decoder"] = trunk.decoder, self._extend_cross
-        for name, (module, function) in before.items():
-            self._handles[name, "before"] = module.register_forward_pre_hook(function, with_kwargs=True)
+            self.hook(trunk.decoder, "before", self._extend_cross)
         self.hook("", "after", self._remove)
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
@@ -140,9 +131,9 @@ class InstancePromptLayer(AttachedLayer):
         vectors, context = kwargs.pop("sentence_vectors", None), kwargs.pop("context_end", None)
         if self._prompt_columns is not None:
             return args, kwargs
-        labels, mask = kwargs.get("labels"), kwargs.get("attention_mask")
+        labels = kwargs.get("labels")
         if context is None and self.trunk.predicts_tokens and labels is not None:
-            context = context_columns(labels, torch.ones_like(labels) if mask is None else mask)
+            context = context_columns(labels, kwargs.get("attention_mask"))
         self._given_vectors, self._context_end = vectors, context
         return args, kwargs
 
@@ -151,26 +142,26 @@ class InstancePromptLayer(AttachedLayer):
         generator = self._active_generator()
         if generator is None:
             return None
-        call, config = self.trunk.arguments(args, kwargs), generator.config
+        call = self.trunk.arguments(args, kwargs)
         cache = call.get("past_key_values")
         if cache is None or cache.get_seq_length() == 0:
             return (), self._start(call, generator)
-        note: Running | None = getattr(cache, _NOTE, None)
-        if note is None:
+        if not hasattr(cache, _NOTE):
             return None
-        self._running = Running(config, note.placement, note.extras)
-        if note.placement is not None:
-            hidden = config.first_layer > 0
-            call, self._running.placement = with_prompt_in_cache(self.trunk, call, note.placement, hidden=hidden)
+        placement, extras = getattr(cache, _NOTE)
+        if placement is not None:
+            hidden = generator.config.first_layer > 0
+            call, placement = with_prompt_in_cache(self.trunk, call, placement, hidden=hidden)
+        self._running = Running(generator, placement, extras)
         return (), call
 
     def _remove(self, _body: nn.Module, _args: Any, output: Any) -> Any:
         running, self._running = self._running, None
-        if not isinstance(running, Making):
+        if running is None or not running.makes:
             return None
         cache = getattr(output, "past_key_values", None)
         if cache is not None:
-            setattr(cache, _NOTE, Running(running.config, running.placement, running.extras))
+            setattr(cache, _NOTE, (running.placement, running.extras))
         if running.placement is None:
             return None
         return without_prompt(output, running.placement, keep_in_front=self.trunk.decoder is not None)
@@ -181,14 +172,13 @@ class InstancePromptLayer(AttachedLayer):
         """The layer's arguments with its prompt added to, or in place of, what the prompt's positions hold, or with
         extra keys and values."""
         running = self._running
-        if running is None or index < running.config.first_layer:
+        if running is None or index < running.generator.config.first_layer:
             return None
-        config, states_at = running.config, ("hidden_states", 0)
+        config, states_at = running.generator.config, ("hidden_states", 0)
         hidden = argument_of(states_at, args, kwargs)
-        making = running if isinstance(running, Making) and running.makes(index) else None
         if config.insertion == "key_value":
-            if making is not None:
-                running.extras[index] = extra_keys.project(layer, making.prompt(index, hidden))
+            if (prompt := running.prompt(index, hidden)) is not None:
+                running.extras[index] = extra_keys.project(layer, prompt)
             extra = running.extras.get(index)
             return None if extra is None else (args, {**kwargs, extra_keys.ARGUMENT: extra})
         if config.first_layer > 0:
@@ -196,11 +186,11 @@ class InstancePromptLayer(AttachedLayer):
             mask_at = ("attention_mask", 0) if by_name else argument_place(type(layer).forward, ("attention_mask",))
             mask = self._showing_prompt(argument_of(mask_at, args, kwargs), running)
             args, kwargs = with_argument(mask_at, mask, args, kwargs)
-        if making is not None and index > 0:
-            assert making.placement is not None
+        # The lowest layer's prompt is among the embeddings.
+        if index > 0 and (prompt := running.prompt(index, hidden)) is not None:
+            assert running.placement is not None
             adds = config.insertion == "add" and index > config.first_layer
-            hidden = making.placement.write(hidden, making.prompt(index, hidden), add=adds)
-            args, kwargs = with_argument(states_at, hidden, args, kwargs)
+            args, kwargs = with_argument(states_at, running.placement.write(hidden, prompt, add=adds), args, kwargs)
         return args, kwargs
 
     def _extend_cross(self, _decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Arguments | None:
@@ -232,8 +222,7 @@ class InstancePromptLayer(AttachedLayer):
         full = ones_mask(embeds) if mask is None else mask
         last = self._last(full)
         vectors = self._vectors(call, config, embeds, full, last)
-        running = Making(config, generator=generator, vectors=vectors, mask=full, last=last)
-        self._running = running
+        running = self._running = Running(generator, makes=True, vectors=vectors, mask=full, last=last)
         if not config.inserted:
             # Keys that are made do not turn with their position, so that those of the text must not count padding.
             if mask is not None and call.get("position_ids") is None and (at := self.trunk.positions(full)) is not None:
@@ -241,18 +230,17 @@ class InstancePromptLayer(AttachedLayer):
             return call
         assert config.position is not None
         at = insertion_columns(config.position, full, call.get("input_ids"), config.separator_token_id)
-        placement = Placement(at, embeds.shape[1], config.inserted, config.margin)
+        placement = running.placement = Placement(at, embeds.shape[1], config.inserted, config.margin)
         hidden = config.first_layer > 0
-        if hidden:
+        prompt = None if hidden else running.prompt(0, embeds)
+        if prompt is None:
             prompt = embeds.new_zeros(len(embeds), config.prompt_length, embeds.shape[2])
-        else:
-            prompt = running.prompt(0, embeds)
         if config.margin:
             assert config.separator_token_id is not None
             separator_ids = torch.full((1, config.margin), config.separator_token_id, device=embeds.device)
             separator = self.trunk.embed({"input_ids": separator_ids}).to(embeds.dtype).expand(len(embeds), -1, -1)
             prompt = torch.cat([separator, prompt, separator], 1)
-        running.placement, running.last = placement, placement.moved(last)
+        running.last = placement.moved(last)
         running.mask = placement.insert(full, full.new_zeros(len(full), config.inserted))
         return with_prompt(self.trunk, call, embeds, prompt, placement, hidden=hidden)
 

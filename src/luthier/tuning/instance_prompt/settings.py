@@ -27,8 +27,7 @@ register_adapter_type(
     why_not_exported="it makes another prompt for every input, so that no file of numbers stands for it",
 )
 
-
-OWN_SEGMENT, SEPARATORS_AROUND = 4, 2
+OWN_SEGMENT = 4
 
 
 @dataclass(init=False, repr=False, eq=False)
@@ -93,11 +92,14 @@ class InstancePromptOptions(Options):
             vector_dropout=self.vector_dropout == "first_layer" and not self.multi_layer,
         )
 
+    @property
+    def margin(self) -> int:
+        """Separators on either side of the prompt that come with it."""
+        return 1 if self.position == OWN_SEGMENT else 0
+
     def positions_taken(self, length: int) -> int:
         """Positions of the sequence that a prompt of this length takes, its own separators included."""
-        if self.insertion == "key_value":
-            return 0
-        return length + SEPARATORS_AROUND if self.position == OWN_SEGMENT else length
+        return 0 if self.insertion == "key_value" else length + 2 * self.margin
 
 
 @dataclass(init=False, repr=False, eq=False)
@@ -129,11 +131,6 @@ class ConfigurationOptions(InstancePromptOptions):
         return self.prompt_length * (2 if self.insertion == "key_value" else 1)
 
     @property
-    def margin(self) -> int:
-        """Separators on either side of the prompt that come with it."""
-        return 1 if self.position == OWN_SEGMENT else 0
-
-    @property
     def inserted(self) -> int:
         """Positions that the prompt takes in the sequence, its own separators included."""
         return self.positions_taken(self.prompt_length)
@@ -144,17 +141,17 @@ class ConfigurationOptions(InstancePromptOptions):
             phm_rank=self.phm_rank != 1 and self.generator != "low_rank_phm",
             vector_width=self.vector_width is not None and self.vector_source != "given",
         )
-        self.check_order({"the bottleneck": self.bottleneck})
+        if self.generator != "dnn":
+            check_order("phm_order", self.phm_order, {"the bottleneck": self.bottleneck})
 
-    def check_order(self, widths: dict[str, int]) -> None:
-        """Raise ValueError where the PHM order does not divide all of these widths of the generator."""
-        undivided = [f"{name} {width}" for name, width in widths.items() if width % self.phm_order]
-        if self.generator != "dnn" and undivided:
-            common = gcd(*widths.values())
-            divisors = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
-            raise ValueError(
-                f"phm_order is {self.phm_order}, but must divide {', '.join(undivided)}; orders that do: {divisors}"
-            )
+
+def check_order(option: str, order: int, widths: dict[str, int]) -> None:
+    """Raise ValueError where the PHM order does not divide all of these widths of the generator."""
+    undivided = [f"{name} {width}" for name, width in widths.items() if width % order]
+    if undivided:
+        common = gcd(*widths.values())
+        divisors = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
+        raise ValueError(f"{option} is {order}, but must divide {', '.join(undivided)}; orders that do: {divisors}")
 
 
 @METHODS.register
@@ -196,8 +193,8 @@ class InstancePrompt(InstancePromptOptions, PromptMethod):
             order=self.order is not None and self.generator == "dnn",
             rank=self.rank != 1 and self.generator != "low_rank_phm",
         )
-        if self.order is not None and self.bottleneck % self.order:
-            raise ValueError(f"order {self.order} does not divide the bottleneck {self.bottleneck}")
+        if self.order is not None:
+            check_order("order", self.order, {"the bottleneck": self.bottleneck})
 
     def reserved_tokens(self) -> int:
         return self.positions_taken(self.length)

@@ -96,10 +96,8 @@ class InstancePromptModel(AttachedTuner):
         Returns:
             `context_end` for a causal language model, else nothing.
         """
-        if not self.prompt_layer.trunk.predicts_tokens:
-            return {}
-        mask = torch.ones_like(labels) if attention_mask is None else attention_mask
-        return {"context_end": context_columns(labels, mask)}
+        predicts_tokens = self.prompt_layer.trunk.predicts_tokens
+        return {"context_end": context_columns(labels, attention_mask)} if predicts_tokens else {}
 
     def generate(self, *args: Any, sentence_vectors: Tensor | None = None, **kwargs: Any) -> Any:
         """The model's `generate`; the prompt is made from the given tokens only, with a cache and without one."""
