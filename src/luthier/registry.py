@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import importlib.metadata
 import pkgutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -124,7 +123,9 @@ def discover() -> None:
             elif module.ispkg and (root / package.name / module.name / "settings.py").is_file():
                 importlib.import_module(f"{name}.settings")
     import_folder("luthier.tasks")
-    for plugin in importlib.metadata.entry_points(group="luthier.plugins"):
+    from importlib.metadata import entry_points
+
+    for plugin in entry_points(group="luthier.plugins"):
         importlib.import_module(plugin.value)
 
 

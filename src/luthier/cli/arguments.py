@@ -278,10 +278,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path.insert(0, os.getcwd()) if os.getcwd() not in sys.path else None
     try:
         quieten(parsed.verbose)
+        from luthier.registry import classes_stay
+
         module, _, name = parsed.action.rpartition(":")
-        action: Callable[[argparse.Namespace], int | None] = getattr(
-            import_module(f"luthier.cli.{module or 'commands'}"), name
-        )
+        with classes_stay():
+            verbs = import_module(f"luthier.cli.{module or 'commands'}")
+        action: Callable[[argparse.Namespace], int | None] = getattr(verbs, name)
         code = action(parsed) or 0
         sys.stdout.flush()
         return code

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
-from luthier.cli.messages import console
+from luthier.cli.plain import bold, paragraphs, show, table
 from luthier.errors import RecipeError, nearest
 from luthier.registry import METHODS, OBJECTIVES, STAGES, SUITES, TASKS, Registry
+from luthier.settings import Paper
 from luthier.stages.base import Stage
 from luthier.tasks.base import settings_class
 
 if TYPE_CHECKING:
     import argparse
-
-    from rich.console import RenderableType
 
 KINDS: dict[str, Registry[Any]] = {
     "methods": METHODS,
@@ -27,13 +26,13 @@ LISTED: dict[str, Registry[Any]] = {**KINDS, "tasks": TASKS}
 
 def list_parts(arguments: argparse.Namespace) -> None:
     """`luthier list`."""
-    for table in parts_table(arguments.kind):
-        console().print(table)
+    show(parts_table(arguments.kind))
 
 
 def explain(arguments: argparse.Namespace) -> None:
     """`luthier explain`."""
     if arguments.name == "rope":
+        from luthier.cli.messages import console
         from luthier.cli.rope import explain_rope
 
         for shown in explain_rope(arguments):
@@ -42,7 +41,7 @@ def explain(arguments: argparse.Namespace) -> None:
     given = [name for name in ("model", "length", "kind", "base", "output") if getattr(arguments, name) is not None]
     if given:
         raise RecipeError(f"`{given[0]}` belongs to `luthier explain rope`", fix="leave it out")
-    console().print(explanation(arguments.name))
+    show(explanation(arguments.name))
 
 
 def part_name(part: type[Any]) -> str:
@@ -51,36 +50,26 @@ def part_name(part: type[Any]) -> str:
     return str(field.default if field else part.name)
 
 
-def parts_table(kind: str | None = None) -> list[RenderableType]:
-    """One table per kind of part: name, what it is, where it was published."""
-    from rich.table import Table
-
-    tables: list[RenderableType] = []
+def parts_table(kind: str | None = None) -> list[str]:
+    """One table per kind of part, as lines: name, what it is, where it was published."""
+    lines: list[str] = []
     for name, registry in LISTED.items():
-        if kind not in (None, name) or not registry.names():
-            continue
-        table = Table(title=name, title_justify="left", box=None, pad_edge=False)
-        for column in ("name", "what it is", "paper"):
-            table.add_column(column, no_wrap=column == "name")
-        for part in registry:
-            paper = getattr(part, "paper", None)
-            table.add_row(
-                part_name(part),
-                part.summary,
-                f"{paper.authors.split(',')[0]} et al., {paper.venue}" if paper else "",
-            )
-        tables.append(table)
-    return tables
+        if kind in (None, name) and registry.names():
+            rows = [(part_name(part), part.summary, _cited(getattr(part, "paper", None))) for part in registry]
+            lines += ["", bold(name), *table(("name", "what it is", "paper"), rows)]
+    return lines[1:]
 
 
-def explanation(name: str) -> RenderableType:
-    """Everything about one part: what it is, its settings with defaults and meaning, its paper.
+def _cited(paper: Paper | None) -> str:
+    return f"{paper.authors.split(',')[0]} et al., {paper.venue}" if paper else ""
+
+
+def explanation(name: str) -> list[str]:
+    """Everything about one part, as lines: what it is, its settings with defaults and meaning, its paper.
 
     Raises:
         RecipeError: there is no such part.
     """
-    from rich.console import Group
-
     found = [(kind, registry.get(name)) for kind, registry in LISTED.items() if name in registry]
     if not found:
         known = sorted({n for registry in LISTED.values() for n in registry.names()})
@@ -89,41 +78,29 @@ def explanation(name: str) -> RenderableType:
             f"there is no part called {name!r}",
             fix=f"did you mean {guess!r}?" if guess else "`luthier list` shows all parts",
         )
-    return Group(*(line for kind, part in found for line in _explained(kind.rstrip("s"), part)))
+    return [line for kind, part in found for line in _explained(kind.rstrip("s"), part)]
 
 
-def _explained(kind: str, part: type[Any]) -> list[RenderableType]:
-    from rich.text import Text
-
-    about = f"  ({kind})\n{part.summary}\n{part.__doc__ or ''}"
-    shown: list[RenderableType] = [Text.assemble((part_name(part), "bold"), about)]
+def _explained(kind: str, part: type[Any]) -> list[str]:
+    lines = [f"{bold(part_name(part))}  ({kind})", *paragraphs(part.summary, part.__doc__ or "")]
     if kind == "task":
-        told = [*shown, *(Text(line) for line in columns_of(part)), Text()]
+        lines += [*paragraphs(*columns_of(part)), ""]
         if part.head_settings:
-            settings = _settings_table(settings_rows(settings_class(part.head_settings)))
-            told += [Text.assemble(("head", "bold"), ": what a `tune` stage can choose of the head"), settings]
-        return told
+            lines.append(f"{bold('head')}: what a `tune` stage can choose of the head")
+            lines += _settings_table(settings_class(part.head_settings))
+        return lines
     rate = getattr(part, "default_learning_rate", None)
-    if rate:
-        shown.append(Text(f"learning rate where the recipe names none: {rate:g}"))
-    shown += [Text(line) for line in ports_of(part)]
-    if part.paper:
-        shown.append(Text(f"paper: {part.paper}"))
+    lines += [f"learning rate where the recipe names none: {rate:g}"] if rate else []
+    lines += paragraphs(*ports_of(part), *([f"paper: {part.paper}"] if part.paper else []))
     resolved = part.resolved() if hasattr(part, "resolved") else part
-    shown += [Text(), _settings_table(settings_rows(resolved))]
+    lines += ["", *_settings_table(resolved)]
     for inner, keys in nested_settings(resolved).items():
-        title = Text.assemble("\n", (", ".join(keys), "bold"), ": an entry has")
-        shown += [title, _settings_table(settings_rows(inner, with_name=True))]
-    return shown
+        lines += ["", f"{bold(', '.join(keys))}: an entry has", *_settings_table(inner, with_name=True)]
+    return lines
 
 
-def _settings_table(rows: list[tuple[str, str, str, str]]) -> RenderableType:
-    from rich.table import Table
-
-    table = Table("setting", "type", "default", "meaning", box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    return table
+def _settings_table(part: type[Any], *, with_name: bool = False) -> list[str]:
+    return table(("setting", "type", "default", "meaning"), settings_rows(part, with_name=with_name))
 
 
 def columns_of(task: type[Any]) -> list[str]:

@@ -13,7 +13,7 @@ from luthier.data.catalogue.known_set import Files
 from luthier.data.left_out import settle
 from luthier.data.reading.forms import Form, example_of, form_of, in_form
 from luthier.data.reading.layouts import LAYOUTS, shape
-from luthier.data.reading.readers import ReadOptions, is_missing, read_table
+from luthier.data.reading.readers import ReadOptions, read_table
 from luthier.data.rows.canonical import (
     Columns,
     canonical_columns,
@@ -29,7 +29,7 @@ from luthier.data.schemas import SCHEMAS, TaskSchema, TrainedOn, infer_task
 from luthier.data.settings import DataSettings
 from luthier.data.sources.hub import read_hub_split
 from luthier.data.sources.origins import Origin
-from luthier.data.table import Places, Problems, Table
+from luthier.data.table import Places, Problems, Table, is_missing
 from luthier.errors import DataError
 
 _log = logging.getLogger(__name__)

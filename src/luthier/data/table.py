@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from array import array
 from collections import Counter
@@ -90,6 +91,11 @@ class Places(Sequence[str]):
     def select(self, places: Iterable[int]) -> Places:
         """Those of the rows at 0-based places among these."""
         return Places(self._table, array("q", (self._indices[i] for i in places)))
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing: None or a float NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def place(row: int, line: int | None = None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.data.guessing.sample import looks_like_conll, read_sample
-from luthier.data.guessing.tasks import guess_task
 from luthier.data.settings import DataSettings
 from luthier.data.sources.origins import Origin
 from luthier.errors import DataError
@@ -20,6 +19,8 @@ def advised(origin: Origin, task: str | None) -> dict[str, Any]:
     """
     if origin.file is None:
         return {}
+    from luthier.data.guessing.tasks import guess_task
+
     try:
         sample = read_sample(origin.file)
         guess, _ = guess_task(sample.table)

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from luthier.data.reading.readers import is_missing
 from luthier.data.rows.canonical import BadCellError, as_label
 from luthier.data.rows.labels import seems_missing
-from luthier.data.table import Table
+from luthier.data.table import Table, is_missing
 
 LABEL_NAMES = (
     "label", "labels", "gold_label", "gold", "class", "category", "target", "sentiment", "polarity", "intent", "topic",

@@ -13,12 +13,11 @@ from luthier.data.guessing.sample import Sample, read_sample, reread
 from luthier.data.guessing.size import rows_about
 from luthier.data.guessing.tasks import TaskGuess, guess_task
 from luthier.data.reading.heads import MOST_BYTES
-from luthier.data.reading.readers import is_missing
 from luthier.data.schemas import SCHEMAS
 from luthier.data.settings import DataSettings
 from luthier.data.sources.base import FileSource, FolderSource, annotated_folder, resolve
 from luthier.data.sources.origins import plan
-from luthier.data.table import Problems, Table
+from luthier.data.table import Problems, Table, is_missing
 from luthier.errors import DataError
 
 _VALIDATION = ("validation", "valid", "val", "dev", "eval", "development")

@@ -13,8 +13,7 @@ from functools import partial
 from typing import Any
 
 from luthier.data.left_out import settle
-from luthier.data.reading.readers import is_missing
-from luthier.data.table import Problems, Table, listing, shorten
+from luthier.data.table import Problems, Table, is_missing, listing, shorten
 
 Record = Mapping[str, Any]
 Message = dict[str, str]

@@ -6,7 +6,6 @@ import csv
 import io
 import itertools
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import IO, Any, NamedTuple, TypeVar
@@ -25,7 +24,7 @@ from luthier.data.sources.base import FileSource
 from luthier.data.table import Problems, Table, listing, place, shorten
 from luthier.errors import DataError
 
-__all__ = ["BYTE_ORDER_MARKS", "ReadOptions", "Row", "decoded_lines", "is_missing", "iterate_rows", "read_table"]
+__all__ = ["BYTE_ORDER_MARKS", "ReadOptions", "Row", "decoded_lines", "iterate_rows", "read_table"]
 FIX_ROWS = "correct or remove these rows"
 T = TypeVar("T")
 # Rows that are checked and put into columns together.
@@ -350,8 +349,3 @@ def parse_json(source: FileSource, options: ReadOptions) -> Any:
         ) from error
     except ValueError as error:
         raise DataError(f"is not valid JSON: {error}", where=source.name) from error
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: None or a float NaN."""
-    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -7,9 +7,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from luthier.data.reading.readers import is_missing
 from luthier.data.schemas import TaskSchema
-from luthier.data.table import Problems, listing, shorten
+from luthier.data.table import Problems, is_missing, listing, shorten
 from luthier.errors import DataError, nearest
 
 # Of a row that is read but not checked yet: the line that it starts at.
