@@ -6,6 +6,7 @@ import pytest
 
 from luthier.cli.arguments import main
 from luthier.cli.explain import LISTED
+from luthier.cli.plain import paragraphs, table
 from luthier.registry import TASKS
 
 
@@ -28,3 +29,27 @@ def test_a_task_is_explained_by_its_columns_and_metrics(capsys: pytest.CaptureFi
     assert f"metrics: {', '.join(task.metrics)}" in told
     assert main(["explain", "extractive_qu"]) == 2
     assert "did you mean 'extractive_qa'?" in capsys.readouterr().err
+
+
+def test_a_table_fits_the_terminal_and_loses_no_word(monkeypatch: pytest.MonkeyPatch):
+    rows = [("gate_pooling", "mask_aware | all", "one two three " * 30), ("parts", "list", "short")]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+    for columns in (60, 100, 1000):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        lines = table(("setting", "type", "meaning"), rows)
+        assert max(map(len, lines)) <= columns
+        assert all(line == line.rstrip() for line in lines)
+        assert [line.split()[0] for line in lines if not line.startswith(" ")] == ["setting", "gate_pooling", "parts"]
+        words = " ".join(lines).split()
+        assert sorted(words) == sorted(
+            "setting type meaning".split() + [w for row in rows for c in row for w in c.split()]
+        )
+        assert " ".join(paragraphs(rows[0][2])).split() == rows[0][2].split()
+
+
+def test_headings_are_bold_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch):
+    plain = table(("name",), [("lora",)])
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert table(("name",), [("lora",)]) == [f"\033[1m{plain[0]}\033[0m", plain[1]]

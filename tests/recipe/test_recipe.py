@@ -188,7 +188,7 @@ def test_yaml_round_trip_keeps_text_that_looks_like_something_else():
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(code):
-    heavy = ["torch", "transformers", "peft", "datasets", "pandas", "matplotlib", "sklearn", "scipy"]
+    heavy = ["torch", "transformers", "peft", "datasets", "pandas", "matplotlib", "sklearn", "scipy", "rich"]
     script = f"{code}\nimport sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
