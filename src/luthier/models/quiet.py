@@ -109,19 +109,6 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-@contextmanager
-def without_gguf_bar() -> Iterator[None]:
-    """Without the bar over the tensors of a GGUF file, which transformers draws whatever its settings say."""
-    from transformers import modeling_gguf_pytorch_utils as reading
-
-    bar = reading.tqdm
-    reading.tqdm = partial(bar, disable=True)
-    try:
-        yield
-    finally:
-        reading.tqdm = bar
-
-
 def _logging(show: _Show) -> Any:
     return partial(_show_or_log, show)
 
