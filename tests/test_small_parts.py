@@ -86,3 +86,12 @@ def test_halves_of_surrogate_pairs_in_messages_are_escaped():
     error = DataError("the column \ud800", where="\udce3.csv", fix="name \udfff")
     assert str(error) == "\\udce3.csv: the column \\ud800\n  fix: name \\udfff"
     assert (error.what, error.where, error.fix) == ("the column \\ud800", "\\udce3.csv", "name \\udfff")
+
+
+@pytest.mark.xdist_group("kept together")
+def test_tests_of_a_group_run_in_one_worker(request):
+    """Else each worker makes anew what the tests of a module share, which no other test notices: pytest 9.2 shows
+    pytest-xdist 3.8 no group.
+    """
+    if getattr(request.config.option, "loadgroup", False):
+        assert request.node.nodeid.endswith("@kept together")
