@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +23,9 @@ from luthier.pretraining.stage import Pretrain, TokenizerSettings
 from luthier.storage.jsonlines import read_log
 from tests.cli.conftest import sentences, tiny_model
 from tests.language_modeling.models import MASKED, made, word_pieces
+from tests.processes import ranks
 
 __all__ = ["tiny_model"]
-ROOT = Path(__file__).parents[2]
 TINY = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 TINY |= {"intermediate_size": 32, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 DECODER = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -123,19 +120,9 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path, tiny_mo
     one = run(tmp_path, recipe(tmp_path, None, batch_size=4, **given))
     content = recipe(tmp_path, None, batch_size=2, **given) | {"name": "two"}
     (tmp_path / "two.yaml").write_text(json.dumps(content))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    command += ["-m", "luthier.cli", "run", "two.yaml", "--output", "runs", "--quiet", "--no-report"]
-    paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[:6000]
+    command = ("-m", "luthier.cli", "run", "two.yaml", "--output", "runs", "--quiet", "--no-report")
+    for done in ranks(2, *command, cwd=tmp_path):
+        assert done.returncode == 0, done.stderr[:6000]
     two = tmp_path / "runs" / "two" / "00-pretrain"
     expected, found = (load_file(folder / "model" / "model.safetensors") for folder in (one, two))
     for name, value in expected.items():
