@@ -92,6 +92,7 @@ SUITES: Registry[Any] = Registry("evaluation suite")
 PREDICTORS: Registry[Any] = Registry("predictor")
 TASKS: Registry[Any] = Registry("task")
 _MODULES = ("stage", "task", "predictor")
+_MANY_OBJECTS = 5000
 
 
 @contextmanager
@@ -103,7 +104,8 @@ def classes_stay() -> Iterator[None]:
     try:
         yield
     finally:
-        if not gc.get_freeze_count():
+        # What is frozen is counted one by one, so it is asked for only where there is much to gain.
+        if gc.get_count()[0] > _MANY_OBJECTS and not gc.get_freeze_count():
             gc.freeze()
             gc.unfreeze()  # now all objects belong to the oldest generation
         if enabled:

@@ -1,5 +1,6 @@
 """The recipe: every error at once, by line; YAML's traps; overrides; a resolved recipe that runs again."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -165,6 +166,16 @@ def test_the_json_schema_refuses_what_a_recipe_refuses(change: dict[str, Any]):
     recipe["stages"][0]["tune"] |= change
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(recipe, json_schema())
+
+
+def test_a_recipe_of_known_stages_is_checked_without_a_look_at_what_is_frozen(monkeypatch: pytest.MonkeyPatch):
+    """Which takes as long as a process has frozen objects, tens of milliseconds where torch was imported before."""
+    check(GOOD)
+    gc.collect()
+    looks = []
+    monkeypatch.setattr(gc, "get_freeze_count", lambda: looks.append(1) or 1)
+    check(GOOD)
+    assert not looks
 
 
 def test_missing_file_says_how_to_make_one(tmp_path: Path):
