@@ -14,7 +14,7 @@ KILLS = 20
 
 @pytest.mark.parametrize("method", ["full", "residual_prompt"])
 def test_killed_twenty_times_equals_never_killed(workplace, method):
-    workplace.tune.update(method=method, epochs=8, checkpoint_every=5, learning_rate=1e-3)
+    workplace.tune.update(method=method, epochs=5, checkpoint_every=5, learning_rate=1e-3)
     recipe = workplace.write()
     commands = [["run", recipe, "--quiet", "--no-report", "--output", str(workplace.folder / n)] for n in ("a", "b")]
     script = str(Path(__file__).with_name("fork_runs.py"))

@@ -204,7 +204,7 @@ def check_answer(case: Case, asked: Path, capsys: Any) -> None:
 
 
 # Rows that one process runs, undisturbed and killed; each share has a test's time limit.
-KILLED_TOGETHER = 5
+KILLED_TOGETHER = 6
 
 
 def share_of(case: Case) -> list[Case]:
