@@ -72,6 +72,8 @@ def short(command: list[str]) -> list[str]:
         return short_graphs(ROOT / command[1])
     if "quickstart" in command[1]:
         return [*SHORT, "--set", "compare.preset.seeds=2"]
+    if "robust_sentiment" in command[1]:
+        return [*SHORT, "--set", "compare.over.seed=[13]"]
     if "represent" not in command[1]:
         return SHORT
     cut = ["max_steps=2", *(f"tasks.{name}.data.limit=12" for name in ("tweets", "products"))]
