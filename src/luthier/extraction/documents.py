@@ -13,9 +13,10 @@ example.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 Document = dict[str, Any]
 Span = tuple[int, int]
@@ -87,6 +88,8 @@ def ignore_masks(document: Document) -> tuple[np.ndarray, np.ndarray]:
         (W,) whether nothing is known of a word, so that a span with it is no negative example; and (N, N) whether it
         is not known if two entities, head and tail, are related. A pair with an entity in an ignored range is one.
     """
+    import numpy as np
+
     words = np.zeros(len(document["tokens"]), bool)
     for start, end in document.get("ignore", []):
         words[start:end] = True
