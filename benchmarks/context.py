@@ -8,8 +8,10 @@ and before anything is compared the decoder has to find first sentences at the o
 Main comparisons, `abf` (base 500,000) less `pi`: the loss beyond the old length, and the share of held-out texts whose
 own first sentence is likelier than another's, at the longest prompts. The loss of short text stands beside them. Three
 seeds are a pilot; from it come the seeds that see half of the published effect, at most `most`. Exploratory, on the
-pilot's seeds: `base`, which keeps the frequencies, `none`, the model before, and `curriculum`, half of the tokens in
-short rows and the rest in long ones under `abf`, for the loss that it reaches and the operations that it takes.
+pilot's seeds: `base`, which keeps the frequencies, `none`, the model before, and under `abf` what the paper varies
+beside: `curriculum`, half of the tokens in short rows and the rest in long ones, for the loss that it reaches and the
+operations that it takes, and the mix of documents: `no_long`, without the longer ones, and `more_long`, nine tenths of
+them.
 
 A cell is a recipe's run under `.cache/benchmarks`, so that a stopped one goes on.
 
@@ -42,9 +44,11 @@ from luthier.models.artifacts import load
 
 PLACE = Path(".cache/benchmarks/context")
 TRAIN, HELD_OUT = (Path(f".cache/text/brown-{split}.txt") for split in ("train", "validation"))
-MAIN, EXPLORED = ("abf", "pi"), ("base", "none", "curriculum")
+MAIN, EXPLORED = ("abf", "pi"), ("base", "none", "curriculum", "no_long", "more_long")
 ARMS = (*MAIN, *EXPLORED)
+# All other arms that are trained have the larger base.
 ROPE = {"abf": "abf", "pi": "interpolation", "base": "base", "curriculum": "abf"}
+MIX: dict[str, dict[str, Any]] = {"no_long": {"kind": "drop"}, "more_long": {"kind": "upsample", "share": 0.9}}
 PILOT = 3
 # At chance half of the own first sentences are likelier.
 ALIVE = 0.6
@@ -76,6 +80,14 @@ SHORT = Claim(
 CURRICULUM = Claim(
     "Half of the tokens in short rows lose nothing beyond the old length.",
     "loss of long rows from the start less that of the curriculum, nats",
+    None,
+    "",
+    "new Llama",
+    main=False,
+)
+MIXED = Claim(
+    "Documents without the longer ones among them lose nothing beyond the old length.",
+    "loss with all documents less that without the longer ones, nats",
     None,
     "",
     "new Llama",
@@ -224,11 +236,14 @@ def pretraining(scale: Scale, texts: Path) -> dict[str, Any]:
 
 
 def lengthening(scale: Scale, arm: str, texts: Path) -> dict[str, Any]:
-    """The `lengthen` stage of an arm."""
+    """The `lengthen` stage of an arm. Documents are long from half of a new row on."""
+    corpus = text(texts, "long")
+    if arm in MIX:
+        corpus["long_documents"] = {**MIX[arm], "threshold": scale.new // 2}
     return {
-        "corpus": text(texts, "long"),
+        "corpus": corpus,
         "length": scale.new,
-        "rope": {"kind": ROPE[arm]},
+        "rope": {"kind": ROPE.get(arm, "abf")},
         "curriculum": [{"length": scale.old, "share": 0.5}] if arm == "curriculum" else [],
         "max_tokens": scale.tokens,
         "batch_size": 2048 // scale.new,
@@ -309,6 +324,7 @@ def differences(claim: Claim, cells: Cells) -> Differences | None:
         RETRIEVAL: ("abf", "pi", "right_longest", 1),
         SHORT: ("abf", "pi", "loss_short", -1),
         CURRICULUM: ("curriculum", "abf", "loss_beyond", -1),
+        MIXED: ("no_long", "abf", "loss_beyond", -1),
     }[claim]
 
     def scores(arm: str) -> dict[int, Any]:
@@ -323,7 +339,7 @@ def differences(claim: Claim, cells: Cells) -> Differences | None:
 
 def findings(cells: Cells) -> list[Finding]:
     """Of every claim; retrieval is not testable where the decoder finds nothing at its own length either."""
-    claims = [BEYOND, RETRIEVAL, SHORT, CURRICULUM]
+    claims = [BEYOND, RETRIEVAL, SHORT, CURRICULUM, MIXED]
     hours = hours_of(cells)
     found = findings_of([(claim, differences(claim, cells)) for claim in claims], hours)
     before = pick(cells, arm="none")
