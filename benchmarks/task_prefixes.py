@@ -113,10 +113,10 @@ def prefix_of(
     return bench.tune(tune, seed, test=None, judge=lambda model, _: {"model": model})
 
 
-def source(name: str, seed: int) -> dict[str, Any]:
+def source(name: str, seed: int, settings: dict[str, Any] = SOURCE) -> dict[str, Any]:
     """The data of a source task; one without a validation split gets one cut from its training rows."""
     cut = {"validation_fraction": 0.1} if name == "agnews" else {}
-    return {"source": f"data:{name}", **SOURCE, "subset_seed": seed} | cut
+    return {"source": f"data:{name}", **settings, "subset_seed": seed} | cut
 
 
 def prefix_parameters(model: Any) -> list[Any]:
@@ -190,6 +190,7 @@ def trained_together(
 
     torch.manual_seed(seed)
     model, tokenizer = load(reference)
+    model = model.base_model  # without the head of a language model
     sources = {name: labelled(settings) for name, settings in data.items()}
     heads = {name: torch.nn.Linear(model.config.hidden_size, max(ids) + 1) for name, (_, ids) in sources.items()}
     own = [p for head in heads.values() for p in head.parameters()]

@@ -17,6 +17,7 @@ what counts asks for, at most ten.
 
 from __future__ import annotations
 
+import random
 import statistics
 import tempfile
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ import harness
 from evidence import COLUMNS, Claim, Differences, Finding, findings_of, hours_of
 from protocol import MASKED_LM
 from tables import Cells, pick, table
-from task_prefixes import labelled, trained_together
+from task_prefixes import encoder_of, labelled, source, trained_together
 
 from luthier.errors import DataError
 
@@ -119,13 +120,9 @@ def seeds_needed(cells: Cells) -> int:
 
 def measured(bench: harness.Bench, cell: dict[str, Any]) -> dict[str, Any]:
     """Of a trial the scores of every form, by target; of a final cell which test rows are right."""
-    from luthier.tuning import SharedEncoder
-
     with tempfile.TemporaryDirectory() as folder:
         if cell["arm"] == "frozen":
-            encoders: Iterator[tuple[str, Any]] = iter(
-                [("frozen", SharedEncoder(bench.model, pooling="mean", max_length=LENGTH))]  # type: ignore[arg-type]
-            )
+            encoders = iter([("frozen", encoder_of(bench, {}, pooling="mean"))])
         elif cell["arm"] == "prefixes":
             encoders = prefixed(bench, cell)
         else:
@@ -138,6 +135,7 @@ def measured(bench: harness.Bench, cell: dict[str, Any]) -> dict[str, Any]:
                 found[form] = {name: share(on_target(encoder, name, cell, "validation")) for name in TARGETS}
             else:
                 found = {name: on_target(encoder, name, cell, "test") for name in TARGETS}
+                break  # what comes behind the chosen form need not be trained
     if cell["phase"] == "trial":
         return {"scores": found}
     return {"right": found, "accuracy": statistics.fmean(share(right) for right in found.values())}
@@ -149,43 +147,32 @@ def share(right: str) -> float:
 
 def prefixed(bench: harness.Bench, cell: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """A shared encoder with a prefix of every source, combined in every way."""
-    from luthier.tuning import SharedEncoder
-
     models = {}
     for name in SOURCES:
         tune = {
             "method": PREFIX,
             "learning_rate": cell["rate"],
-            "data": source(name, cell["seed"]),
+            "data": source(name, cell["seed"], SOURCE),
             "max_steps": STEPS,
             "batch_size": BATCH,
             "evaluate_every": STEPS,
         }
         models[name] = bench.tune(tune, cell["seed"], test=None, judge=lambda model, _: {"model": model})["model"]
     for combine in COMBINED:
-        encoder = SharedEncoder(bench.model, combine=combine, pooling="mean", max_length=LENGTH)  # type: ignore[arg-type]
-        for name, model in models.items():
-            encoder.add(name, model)
-        yield combine, encoder
+        yield combine, encoder_of(bench, models, combine=combine, pooling="mean")
 
 
 def tuned_together(bench: harness.Bench, cell: dict[str, Any], folder: str) -> Iterator[tuple[str, Any]]:
     """The encoder of the model that learned all sources at once, after every part of its steps."""
     from luthier.tuning import SharedEncoder
 
-    data = {name: source(name, cell["seed"]) for name in SOURCES}
+    data = {name: source(name, cell["seed"], SOURCE) for name in SOURCES}
     tuned = trained_together(bench.model, data, cell["rate"], cell["seed"], steps=STEPS, batch=BATCH, parts=PARTS)
     for number, (model, tokenizer) in enumerate(tuned, 1):
         place = f"{folder}/{number}"
         model.save_pretrained(place)
         tokenizer.save_pretrained(place)
         yield f"{number}/{PARTS} of the steps", SharedEncoder(place, pooling="mean", max_length=LENGTH)
-
-
-def source(name: str, seed: int) -> dict[str, Any]:
-    """The data of a source task; one without a validation split gets one cut from its training rows."""
-    cut = {"validation_fraction": 0.1} if name == "agnews" else {}
-    return {"source": f"data:{name}", **SOURCE, "subset_seed": seed} | cut
 
 
 def on_target(encoder: Any, name: str, cell: dict[str, Any], split: str) -> str:
@@ -201,14 +188,17 @@ def on_target(encoder: Any, name: str, cell: dict[str, Any], split: str) -> str:
 
 
 @cache
-def rows_of(name: str, split: str, seed: int) -> tuple[list[Any], list[int]]:
+def rows_of(name: str, split: str, seed: int) -> tuple[list[Any], list[str]]:
     """Texts, or pairs, and labels: of the training rows those that a seed draws, of the test rows the same for all."""
     data = {"source": f"data:{name}", "evaluation_limit": TEST}
     data |= {"examples": 2 * FIT, "subset_seed": seed} if split == "train" else {}
     texts, ids = labelled(data, split)
     if split == "train" and len(texts) < 2 * FIT:
         raise DataError(f"{name} has {len(texts)} training rows, {2 * FIT} are needed")
-    return [one[0] if len(one) == 1 else one for one in texts], ids
+    rows = [(one[0] if len(one) == 1 else one, str(label)) for one, label in zip(texts, ids, strict=True)]
+    if split == "train":
+        random.Random(seed).shuffle(rows)  # drawn rows keep the order of their file, which may be that of its labels
+    return [text for text, _ in rows], [label for _, label in rows]
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
