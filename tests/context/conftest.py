@@ -39,6 +39,24 @@ def write(place: Path, texts: list[str]) -> str:
     return str(place)
 
 
+def lengthening(folder: Path, name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """A recipe that several processes run: rows of two lengths, and gradients that clipping makes smaller."""
+    corpus = {"train": str(folder / "train.txt"), "validation": str(folder / "held.txt"), "shuffle": 20}
+    stage = {"corpus": corpus, "length": 2 * LENGTH, "document_mask": "block", "batch_size": 2, "checkpoint_every": 1}
+    stage |= {"learning_rate": 5e-3, "adam_epsilon": 1e-3, "max_grad_norm": 0.3, "held_out_rows": 5, "log_every": 1}
+    stage |= {"curriculum": [{"length": LENGTH, "share": 0.5}], **settings}
+    return {"name": name, "model": str(folder / "model"), "stages": [{"lengthen": stage}]}
+
+
+def pretraining(folder: Path, name: str, architecture: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """A recipe that several processes run: a new model, accumulation, and activations computed again."""
+    corpus = {"train": str(folder / "train.txt"), "validation": str(folder / "held.txt")}
+    stage = {"corpus": corpus, "architecture": architecture, "max_steps": 3, "batch_size": 2, "accumulation": 2}
+    stage |= {"learning_rate": 5e-3, "adam_epsilon": 1e-3, "gradient_checkpointing": True, "keep_best": False}
+    stage |= {"evaluate_every": 2, "held_out_rows": 5, "log_every": 1, **settings}
+    return {"name": name, "model": str(folder / "model"), "stages": [{"pretrain": stage}]}
+
+
 @pytest.fixture(scope="session")
 def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its folder."""

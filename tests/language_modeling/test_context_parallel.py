@@ -36,7 +36,7 @@ from luthier.language_modeling.preparing import text_job
 from luthier.language_modeling.row_slices import RowSlices
 from luthier.pretraining.stage import Pretrain
 from luthier.storage.jsonlines import read_log
-from tests.context.conftest import LENGTH, SIZES, documents, write
+from tests.context.conftest import LENGTH, SIZES, documents, lengthening, pretraining, write
 from tests.language_modeling.context_processes import DOCUMENTS, MODELS, batch, learned, model_of, of_a_process
 from tests.language_modeling.models import word_pieces
 from tests.processes import of_each, ranks
@@ -76,24 +76,15 @@ def test_models_whose_rows_can_not_be_shared_are_refused_in_all_processes(of_fou
 
 
 def lengthen(folder: Path, name: str, **more: Any) -> dict[str, Any]:
-    """Rows of two lengths, in which documents are kept apart; gradients that clipping makes smaller."""
-    corpus = {"train": str(folder / "train.txt"), "validation": str(folder / "held.txt"), "shuffle": 20}
-    stage = {"corpus": corpus, "length": 2 * LENGTH, "max_steps": STEPS, "batch_size": 2, "log_every": 1}
-    stage |= {"document_mask": "block", "document_attention": "varlen", "max_grad_norm": 0.3, "adam_epsilon": 1e-3}
-    stage |= {"learning_rate": 5e-3, "held_out_rows": 5, "evaluate_every": 3, "checkpoint_every": 1}
-    stage |= {"curriculum": [{"length": LENGTH, "share": 0.5}], **more}
-    return {"name": name, "model": str(folder / "model"), "stages": [{"lengthen": stage}]}
+    """Documents are kept apart as processes that share rows can."""
+    return lengthening(folder, name, {"max_steps": STEPS, "evaluate_every": 3, "document_attention": "varlen", **more})
 
 
 def pretrain(folder: Path, name: str, **more: Any) -> dict[str, Any]:
-    """A new decoder with learned positions, accumulation, and activations computed again."""
+    """A new decoder with learned positions."""
     architecture = {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2}
     architecture |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    corpus = {"train": str(folder / "train.txt"), "validation": str(folder / "held.txt")}
-    stage = {"corpus": corpus, "length": 32, "max_steps": 3, "batch_size": 2, "accumulation": 2, "adam_epsilon": 1e-3}
-    stage |= {"architecture": architecture, "gradient_checkpointing": True, "keep_best": False, "evaluate_every": 2}
-    stage |= {"learning_rate": 5e-3, "held_out_rows": 5, "log_every": 1, **more}
-    return {"name": name, "model": str(folder / "model"), "stages": [{"pretrain": stage}]}
+    return pretraining(folder, name, architecture, {"length": 32, **more})
 
 
 @pytest.fixture(scope="module")

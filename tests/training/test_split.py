@@ -24,7 +24,7 @@ from luthier.storage.jsonlines import read_log
 from luthier.training.job import train
 from luthier.training.split import layers_of
 from luthier.training.supervised_settings import SupervisedSettings
-from tests.context.conftest import LENGTH, SIZES, documents, write
+from tests.context.conftest import SIZES, documents, lengthening, pretraining, write
 from tests.language_modeling.models import MASKED, made, word_pieces
 from tests.processes import of_each, ranks
 from tests.runs.test_ranks import SCRIPT, told_by_two
@@ -36,23 +36,15 @@ STEPS = 8
 
 
 def lengthen(folder: Path, name: str, **more: Any) -> dict[str, Any]:
-    """Three passes of held-out rows, so that one process has none in the end; gradients that clipping makes smaller."""
-    corpus = {"train": str(folder / "train.txt"), "validation": str(folder / "held.txt"), "shuffle": 20}
-    stage = {"corpus": corpus, "length": 2 * LENGTH, "document_mask": "block", "max_steps": STEPS, "batch_size": 2}
-    stage |= {"learning_rate": 5e-3, "adam_epsilon": 1e-3, "max_grad_norm": 0.3, "held_out_rows": 5, "log_every": 1}
-    stage |= {"evaluate_every": 4, "checkpoint_every": 1, "curriculum": [{"length": LENGTH, "share": 0.5}], **more}
-    return {"name": name, "model": str(folder / "model"), "stages": [{"lengthen": stage}]}
+    """Three passes of held-out rows, so that one process has none in the end."""
+    return lengthening(folder, name, {"max_steps": STEPS, "evaluate_every": 4, **more})
 
 
 def pretrain(folder: Path, name: str, **more: Any) -> dict[str, Any]:
-    """A masked model with tied embeddings, a bias of the head, accumulation, and activations computed again."""
+    """A masked model with tied embeddings and a bias of the head."""
     architecture = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     architecture |= {"intermediate_size": 32, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    corpus = {"train": str(folder / "train.txt"), "validation": str(folder / "held.txt")}
-    stage = {"corpus": corpus, "length": 16, "max_steps": 3, "batch_size": 2, "accumulation": 2, "adam_epsilon": 1e-3}
-    stage |= {"architecture": architecture, "gradient_checkpointing": True, "keep_best": False, "evaluate_every": 2}
-    stage |= {"learning_rate": 5e-3, "held_out_rows": 5, "pseudo_perplexity_tokens": 3, "log_every": 1, **more}
-    return {"name": name, "model": str(folder / "model"), "stages": [{"pretrain": stage}]}
+    return pretraining(folder, name, architecture, {"length": 16, "pseudo_perplexity_tokens": 3, **more})
 
 
 @pytest.fixture(scope="module")
