@@ -195,11 +195,16 @@ class NativeTokenizer(PreTrainedTokenizerFast):
         longest = max(rows, key=len)
         self._eventual_warn_about_too_long_sequence(longest, options.get("max_length"), options.get("verbose", True))
         width = plan.width(len(longest))
-        columns: dict[str, list[list[int]]] = {"input_ids": [plan.padded(row, width, plan.pad) for row in rows]}
+        fillers = {"input_ids": plan.pad}
+        columns: dict[str, list[list[int]]] = {"input_ids": rows}
         if self._wanted(options, "token_type_ids"):
-            columns["token_type_ids"] = [plan.padded([0] * len(row), width, self.pad_token_type_id) for row in rows]
+            fillers["token_type_ids"] = self.pad_token_type_id
+            columns["token_type_ids"] = [[0] * len(row) for row in rows]
         if self._wanted(options, "attention_mask"):
-            columns["attention_mask"] = [plan.padded([1] * len(row), width, 0) for row in rows]
+            fillers["attention_mask"] = 0
+            columns["attention_mask"] = [[1] * len(row) for row in rows]
+        if width:
+            columns = {name: [plan.padded(row, width, fillers[name]) for row in own] for name, own in columns.items()}
         encodings = _Later(len(texts), lambda: super(NativeTokenizer, self)._encode_plus(texts, **options).encodings)
         tensors = options.get("return_tensors")
         if isinstance(text, str) and tensors is None:
