@@ -55,14 +55,14 @@ BEDS = {
     "pretraining task was replaced by sentence similarity, so methods that steer a language model have less to steer.",
     "BERT-tiny": "the 4.4 M checkpoint of 2 layers that ships as BLEURT-tiny: a BERT that was tuned as a metric of "
     "generated text, not the plain pretrained one. Read beside MiniLM, not alone.",
-    "SmolLM2": "SmolLM2-135M-Instruct, a decoder, with a classification head.",
+    "SmolLM2": "SmolLM2-135M-Instruct, a decoder; with a classification head where it labels text.",
     "masked LM": "all-MiniLM-L6-v2 trained on as a masked language model of the Brown corpus, with a new head tied to "
     "its embeddings, by `recipes/local/masked_lm.yaml` with half of its budget: 3 million tokens, held-out loss 4.24.",
     "new ModernBERT": "models of 1 to 6 layers, 128 wide, in the form of ModernBERT, trained from random weights on "
     "the Brown corpus by the script itself.",
     "new Llama": "a decoder of 2 layers trained from random weights on the Brown corpus by the script itself.",
-    "new multilingual BERT": "models of 3 layers and width 128 trained from random weights on 85 languages by the "
-    "script itself.",
+    "new multilingual ModernBERT": "models of 4 layers, 128 wide, in the form of ModernBERT, trained from random "
+    "weights on 101 languages by the script itself.",
 }
 
 
