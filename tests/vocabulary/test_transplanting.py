@@ -10,6 +10,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForMaskedLM,
     BertTokenizerFast,
@@ -202,6 +204,58 @@ def test_untied_projections_and_decoders(new: Any):
     assert PieceView(old).pieces[done.copied[number]] == PieceView(new).pieces[number]
     assert (model.config.vocab_size, model.config.pad_token_id, model.config.eos_token_id) == (len(new), 1, 2)
     model(**{k: v for k, v in new("tal dela", return_tensors="pt").items() if k != "token_type_ids"})
+
+
+def test_every_id_that_the_configuration_names_moves_with_its_token(old: Any, new: Any):
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    named = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3}
+    model = BartForConditionalGeneration(
+        BartConfig(vocab_size=len(word_pieces()), **sizes, **heads, **named, forced_eos_token_id=3)
+    )
+    model.config.sep_token_id, model.config.other_token_id = 3, 7
+    model.generation_config.eos_token_id = [3, 6]
+    transplant_embeddings(model, word_pieces(), new)
+    found = {name: getattr(model.config, name) for name in [*named, "sep_token_id", "other_token_id"]}
+    assert found == {
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 2,
+        "sep_token_id": 2,
+        "other_token_id": None,
+    }
+    assert (model.generation_config.eos_token_id, model.generation_config.forced_eos_token_id) == ([2], 2)
+
+
+def test_rows_that_fill_the_matrix_up_count_for_nothing(old: Any, new: Any):
+    padded, plain = bert(old), bert(old)
+    padded.resize_token_embeddings(len(old) + 28, mean_resizing=False)
+    with torch.no_grad():
+        padded.get_input_embeddings().weight[len(old) :] = 100.0
+        padded.get_output_embeddings().bias[len(old) :] = -1e9
+    for model in (padded, plain):
+        assert transplant_embeddings(model, old, new).drawn
+    assert torch.equal(rows(padded), rows(plain))
+    assert torch.equal(padded.get_output_embeddings().bias, plain.get_output_embeddings().bias)
+
+
+def test_ids_may_have_gaps():
+    names = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "the": 7, "film": 9}
+    special = {f"{role}_token": f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}
+    gaps = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordPiece(names, unk_token="[UNK]")), **special)
+    whole = word_pieces()
+    with pytest.raises(ModelError, match="embeds 9 tokens, and its tokenizer has 10"):
+        transplant_embeddings(BertForMaskedLM(BertConfig(vocab_size=9, **SIZES)), gaps, whole)
+    model = BertForMaskedLM(BertConfig(vocab_size=10, **SIZES))
+    before = rows(model).clone()
+    transplant_embeddings(model, gaps, whole)
+    assert torch.equal(rows(model)[whole.convert_tokens_to_ids("film")], before[9])
+    transplant_embeddings(model, whole, gaps)
+    assert rows(model).shape[0] == 10
+    assert torch.equal(rows(model)[9], before[9])
+    small = prune_tokenizer(gaps, ["film"])
+    assert small.get_vocab() == {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "film": 5}
 
 
 def test_pieces_of_every_kind_of_tokenizer_meet():

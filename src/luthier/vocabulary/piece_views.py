@@ -18,6 +18,11 @@ _OTHER_ROLE = {"bos": "cls", "cls": "bos", "eos": "sep", "sep": "eos"}
 _BYTES = "\0"
 
 
+def id_count(tokenizer: Any) -> int:
+    """Rows that embeddings for a tokenizer need: its highest id and one, which may be more than it has tokens."""
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
+
+
 class PieceView:
     """Reads the vocabulary of a tokenizer, and cuts pieces of another one with it.
 
@@ -43,14 +48,21 @@ class PieceView:
     @cached_property
     def pieces(self) -> list[str]:
         """Pieces by id in the common notation; special tokens as they are."""
-        special = self.special_ids
-        names = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
-        return [(name or "") if number in special else self.common(name or "") for number, name in enumerate(names)]
+        special, names = self.special_ids, [""] * id_count(self.tokenizer)
+        for name, number in self.tokenizer.get_vocab().items():
+            names[number] = name if number in special else self.common(name)
+        return names
 
     @cached_property
     def special_ids(self) -> set[int]:
-        """Ids of special tokens."""
-        return set(self.tokenizer.all_special_ids)
+        """Ids of special tokens, of those without a role too."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        return {*self.tokenizer.all_special_ids, *(number for number, token in added if token.special)}
+
+    @cached_property
+    def added(self) -> dict[str, int]:
+        """Id by content of tokens that are looked for in a text before it is cut, special ones among them."""
+        return {token.content: int(number) for number, token in self.tokenizer.added_tokens_decoder.items()}
 
     @cached_property
     def roles(self) -> dict[str, int]:
@@ -98,7 +110,8 @@ class PieceView:
         return normal.strip(f"{START} ") or text
 
     def _word_pieces(self, text: str, begins: bool) -> list[int]:
-        words = [word for word, _ in self.backend.pre_tokenizer.pre_tokenize_str(text)] if text else []
+        parts = self.backend.pre_tokenizer
+        words = [text] if parts is None else [word for word, _ in parts.pre_tokenize_str(text)]
         return [number for place, word in enumerate(words) for number in self._greedy(word, begins or place > 0)]
 
     def _greedy(self, word: str, begins: bool) -> list[int]:

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from luthier.data.batches.encoded_cache import tokenizer_json
 from luthier.errors import ModelError
-from luthier.vocabulary.piece_views import ROLES
+from luthier.vocabulary.piece_views import ROLES, START
 from luthier.vocabulary.settings import TrainerSettings
 from luthier.vocabulary.unigram import batches, pieces_of, train_unigram
 
 _SCORE_STEP = 2.0**-10
 _BATCH = 1000
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 def prune_tokenizer(tokenizer: Any, texts: Iterable[str], *, least: int = 1) -> Any:
-    """The tokenizer with the tokens that occur in some texts, its letters among these, and its special ones.
+    """The tokenizer with the tokens that occur in some texts, their letters, bytes for unknown ones, and special ones.
 
     Args:
         tokenizer: a fast tokenizer with a Unigram, WordPiece or WordLevel vocabulary.
@@ -42,17 +44,19 @@ def prune_tokenizer(tokenizer: Any, texts: Iterable[str], *, least: int = 1) -> 
             letters.update(text)
     normal = tokenizer.backend_tokenizer.normalizer
     letters |= set(normal.normalize_str(" ".join(sorted(letters)))) if normal is not None else set()
-    names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    kept_always = {one["id"] for one in state["added_tokens"]} | set(tokenizer.all_special_ids)
-    kept = [
-        number
-        for number, name in enumerate(names)
-        if counts[number] >= least or number in kept_always or name in letters or name.removeprefix("##") in letters
-    ]
-    place = {old: new for new, old in enumerate(kept)}
     model = state["model"]
+    inside = model.get("continuing_subword_prefix") or ""
+    kept_always = {one["id"] for one in state["added_tokens"]} | set(tokenizer.all_special_ids)
+
+    def stays(name: str, number: int) -> bool:
+        if counts[number] >= least or number in kept_always or name in letters or name.removeprefix(inside) in letters:
+            return True
+        return bool(model.get("byte_fallback")) and _BYTE.fullmatch(name) is not None
+
+    known = sorted(tokenizer.get_vocab().items(), key=lambda one: one[1])
+    place = {old: new for new, old in enumerate(number for name, number in known if stays(name, number))}
     if model["type"] == "Unigram":
-        model["vocab"] = [model["vocab"][number] for number in kept if number < len(model["vocab"])]
+        model["vocab"] = [model["vocab"][number] for number in place if number < len(model["vocab"])]
         model["unk_id"] = None if model["unk_id"] is None else place[model["unk_id"]]
     else:
         model["vocab"] = {name: place[number] for name, number in model["vocab"].items() if number in place}
@@ -72,9 +76,9 @@ def extend_tokenizer(
 
     Args:
         tokenizer: a fast tokenizer with a Unigram vocabulary, in which words start with `▁`.
-        units: counted words or sentences of the new text.
+        units: counted words or sentences of the new text, which are learned as the tokenizer normalises them.
         pieces: of the model of the new text.
-        trainer: of that model.
+        trainer: of that model, but for its `normaliser`.
         weight: its log is added to the scores of new pieces.
 
     Raises:
@@ -88,15 +92,26 @@ def extend_tokenizer(
             fix="take a model with a Unigram vocabulary",
         )
     known = {name for name, _ in state["model"]["vocab"]} | {one["content"] for one in state["added_tokens"]}
-    new = pieces_of(train_unigram(units, pieces, trainer or TrainerSettings(), named="text to extend by"))
-    shift, first = math.log(weight), len(tokenizer)
-    if len(state["model"]["vocab"]) < first:  # added tokens that lie behind the vocabulary become part of it
-        behind = sorted((one for one in state["added_tokens"] if one["id"] >= len(state["model"]["vocab"])), key=_id_of)
-        state["model"]["vocab"] += [[one["content"], 0.0] for one in behind]
+    as_it_is = (trainer or TrainerSettings()).model_copy(update={"normaliser": "identity"})
+    new = pieces_of(train_unigram(_as_read(tokenizer, units), pieces, as_it_is, named="text to extend by"))
+    shift = math.log(weight)
+    # Added tokens that lie behind the vocabulary become part of it, as its last choice: they are found before.
+    last = min((score for _, score in state["model"]["vocab"]), default=0.0)
+    behind = sorted((one for one in state["added_tokens"] if one["id"] >= len(state["model"]["vocab"])), key=_id_of)
+    state["model"]["vocab"] += [[one["content"], last] for one in behind]
     for name, score in new.items():
         if name not in known:
             state["model"]["vocab"].append([name, round((score + shift) / _SCORE_STEP) * _SCORE_STEP])
     return _rebuilt(tokenizer, state)
+
+
+def _as_read(tokenizer: Any, units: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+    """Units as the tokenizer's model would see them, with blanks for its marks of words."""
+    normal = tokenizer.backend_tokenizer.normalizer
+    for text, count in units:
+        seen = text if normal is None else normal.normalize_str(text)
+        if plain := " ".join(seen.replace(START, " ").replace("\0", " ").split()):
+            yield plain, count
 
 
 def _id_of(added: dict[str, Any]) -> int:
@@ -142,10 +157,16 @@ def _rebuilt(tokenizer: Any, state: dict[str, Any]) -> Any:
 
     state["truncation"] = state["padding"] = None
     special = {f"{role}_token": getattr(tokenizer, f"{role}_token") for role in ROLES}
-    return PreTrainedTokenizerFast(
+    named = {str(token) for token in special.values()}
+    made = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(state, ensure_ascii=False)),
         model_max_length=tokenizer.model_max_length,
         model_input_names=tokenizer.model_input_names,
-        clean_up_tokenization_spaces=False,
+        padding_side=tokenizer.padding_side,
+        truncation_side=tokenizer.truncation_side,
+        clean_up_tokenization_spaces=tokenizer.clean_up_tokenization_spaces,
+        extra_special_tokens=[token for token in tokenizer.all_special_tokens if token not in named],
         **{name: value for name, value in special.items() if value is not None},
     )
+    made.chat_template = tokenizer.chat_template
+    return made

@@ -32,6 +32,12 @@ class ExtendSettings(Settings):
         description="What probabilities of new pieces are multiplied with; below 1 favours old ones.",
     )
 
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        if "normaliser" in self.trainer.model_fields_set:
+            raise ValueError("`trainer.normaliser` has no effect: text is normalised as the model's tokenizer does it")
+        return self
+
 
 class TransplantSettings(Settings):
     """Which rows the embeddings of new tokens start from."""

@@ -7,7 +7,7 @@ tokens, H width, B rows of a block. No matrix of V_new by V_old is ever made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from luthier.errors import ModelError
 from luthier.vocabulary.auxiliary import token_vectors
-from luthier.vocabulary.piece_views import PieceView
+from luthier.vocabulary.piece_views import PieceView, id_count
 from luthier.vocabulary.transplant_settings import Init
 
 BLOCK_ROWS = 32_768
@@ -84,10 +84,10 @@ def transplant_embeddings(
             nothing is there to compare by, or under `copy` a token is new.
     """
     old, new = PieceView(old_tokenizer), PieceView(new_tokenizer)
-    source, target_size = _embedding(model), len(new_tokenizer)
-    if source.weight.shape[0] < len(old_tokenizer):
+    source, target_size, known = _embedding(model), id_count(new_tokenizer), id_count(old_tokenizer)
+    if source.weight.shape[0] < known:
         raise ModelError(
-            f"the model embeds {source.weight.shape[0]} tokens, and its tokenizer has {len(old_tokenizer)}",
+            f"the model embeds {source.weight.shape[0]} tokens, and its tokenizer has {known}",
             fix="take the tokenizer that the model was trained with",
         )
     _check_positions(model, new.roles.get("pad"))
@@ -105,10 +105,11 @@ def transplant_embeddings(
         plan.vectors = token_vectors(ids, target_size, seed=seed)
     projection = model.get_output_embeddings()
     tied = projection is not None and projection.weight is source.weight
-    old_rows = source.weight.detach().clone()
-    old_out = None if tied or projection is None else projection.weight.detach().clone()
+    # Rows behind those of the tokenizer are no token's: they fill the matrix up to a round number.
+    old_rows = source.weight.detach()[:known].clone()
+    old_out = None if tied or projection is None else projection.weight.detach()[:known].clone()
     bias = getattr(projection, "bias", None)
-    old_bias = None if bias is None else bias.detach().clone()
+    old_bias = None if bias is None else bias.detach()[:known].clone()
     with torch.no_grad():
         model.resize_token_embeddings(target_size, mean_resizing=False)
         maker = _Rows(plan, init, rescale, seed, float(getattr(model.config, "initializer_range", 0.02)), block_rows)
@@ -120,7 +121,7 @@ def transplant_embeddings(
             maker.write_bias(old_bias, _bias_of(projection, target_size))
         if tied:
             model.tie_weights()
-        _settle_special(model, new)
+        _settle_special(model, new, plan.copied)
     left = set(drawn)
     return Transplanted(plan.copied, [one for one in plan.composed_ids if one not in left], drawn, tied)
 
@@ -146,6 +147,9 @@ class _Plan:
             found = old.with_role(role)
             if found is not None:
                 copied.setdefault(number, found)
+        for name, number in new.added.items():
+            if name in old.added:
+                copied.setdefault(number, old.added[name])
         composed: list[int] = []
         parts: list[list[int]] = []
         for number, piece in enumerate(new.pieces):
@@ -307,18 +311,28 @@ def _check_positions(model: Any, padding: int | None) -> None:
             )
 
 
-def _settle_special(model: Any, new: PieceView) -> None:
-    """Padding row, padding index and the ids that the configuration names."""
+def _settle_special(model: Any, new: PieceView, copied: Mapping[int, int]) -> None:
+    """Padding row, padding index and the ids that the configurations name."""
     embedding, padding = _embedding(model), new.roles.get("pad")
     others = {number for role, number in new.roles.items() if role != "pad"}
     embedding.padding_idx = padding if padding not in others else None
     if padding is not None and padding not in others:
         embedding.weight[padding] = 0
+    moved = {old_id: new_id for new_id, old_id in reversed(list(copied.items()))}
     for config in filter(None, (model.config, getattr(model, "generation_config", None))):
-        for role in ("pad", "bos", "eos"):
-            if getattr(config, f"{role}_token_id", None) is not None or role == "pad":
-                number = new.with_role(role)
-                setattr(config, f"{role}_token_id", number)
+        for name, ids in [(one, ids) for one, ids in vars(config).items() if one.endswith("_token_id")]:
+            role = name.removesuffix("_token_id")
+            named = new.with_role(role) if role in ("pad", "bos", "eos") else None
+            if ids is not None or role == "pad":
+                setattr(config, name, _moved(ids, moved, named))
+
+
+def _moved(ids: int | list[int] | None, moved: Mapping[int, int], named: int | None) -> Any:
+    """The new id of an old one, or of several: that of the role, else of the token that has the old one's row."""
+    if not isinstance(ids, list):
+        return moved.get(ids) if named is None and ids is not None else named
+    found = [moved[one] for one in ids if one in moved]
+    return found if named is None or named in found else [named, *found]
 
 
 def _median_norm(old: Tensor, ids: Tensor) -> float:
