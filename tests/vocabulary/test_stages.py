@@ -15,6 +15,7 @@ from luthier.cli.arguments import main
 from luthier.vocabulary.reporting import cluster_section
 from luthier.vocabulary.settings import CapacitySettings, ClusterSettings, MergeSettings
 from luthier.vocabulary.stage import Transplant
+from luthier.vocabulary.transplant_settings import ExtendSettings
 from tests.vocabulary.conftest import settings
 from tests.vocabulary.texts import lines_of
 
@@ -180,6 +181,7 @@ def test_tokenizers_are_compared_on_the_terminal_on_a_page_and_as_data(
         (CapacitySettings, {"least": 10, "most": 5}, "above"),
         (MergeSettings, {"passes": 2}, "`passes` has no effect"),
         (MergeSettings, {"weights": "uniform"}, "`weights` has no effect"),
+        (ExtendSettings, {"text": "x", "trainer": {"normaliser": "nfkc"}}, "`trainer.normaliser` has no effect"),
         (Transplant, {}, "nothing says which vocabulary"),
         (Transplant, {"tokenizer": "stages.0", "prune": {"text": "x"}}, "both say"),
         (Transplant, {"tokenizer": "stages.0", "init": "focus"}, "give some"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pyarrow
 import pytest
 
 from luthier.errors import DataError
+from luthier.vocabulary.checking import check_text
+from luthier.vocabulary.folders import folder_sources
 from luthier.vocabulary.settings import LanguageText
 from luthier.vocabulary.text import (
     clean,
@@ -17,6 +20,7 @@ from luthier.vocabulary.text import (
     corpus_of,
     count_lines,
     language_sources,
+    plain_lines,
     read_examples,
     read_units,
     sample_language,
@@ -53,8 +57,51 @@ def test_a_missing_or_empty_folder_is_told(tmp_path: Path):
         language_sources(LanguageText(folder=str(tmp_path)))
 
 
+def test_a_language_is_named_like_its_file_without_the_endings(tmp_path: Path):
+    for name in ("wiki.de.txt", "wiki.fr.TXT.gz", "pt-BR.jsonl", "C.R.tsv.zst"):
+        (tmp_path / name).write_bytes(b"")
+    for part in ("part-1.txt", ".git/x.txt"):
+        place = tmp_path / "zh.Hans" / part
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("x")
+    assert list(folder_sources(tmp_path)) == ["C.R", "pt-BR", "wiki.de", "wiki.fr", "zh.Hans"]
+    assert folder_sources(tmp_path)["zh.Hans"] == [str(tmp_path / "zh.Hans" / "part-1.txt")]
+
+
+def test_two_entries_of_one_language_and_odd_names_are_refused(tmp_path: Path):
+    (tmp_path / "de.txt").write_text("x")
+    (tmp_path / "de.txt.gz").write_bytes(gzip.compress(b"x"))
+    with pytest.raises(DataError, match=r"de\.txt and de\.txt\.gz are both de"):
+        folder_sources(tmp_path)
+    (tmp_path / "de.txt.gz").unlink()
+    (tmp_path / os.fsdecode(b"\xff.txt")).write_text("x")
+    with pytest.raises(DataError, match="odd characters") as told:
+        folder_sources(tmp_path)
+    assert str(told.value).encode("utf8")
+
+
+def test_an_empty_file_is_found_before_anything_runs_and_what_is_not_read_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "de.txt").write_text("x")
+    (tmp_path / "fr.txt.xz").write_text("x")
+    (tmp_path / "empty.txt").write_text("")
+    text = LanguageText(folder=str(tmp_path))
+    assert ["empty.txt: the file is empty" in str(error) for _, error in text.missing()] == [True]
+    (tmp_path / "empty.txt").unlink()
+    assert check_text(text) == ["de"]
+    assert "fr.txt.xz" in caplog.text
+
+
 def test_lines_are_cleaned():
     assert clean(" e\u0301\tﬁn\0e ▁x \u3000") == "é fin e x"
+
+
+def test_plain_lines_are_the_same_lines_as_they_stand_there(tmp_path: Path):
+    (tmp_path / "xx.txt").write_text("  你好，世界！ \n▁ \n½ cup…\n", encoding="utf8")
+    corpus = corpus_of(LanguageText(folder=str(tmp_path)), [str(tmp_path / "xx.txt")])
+    assert list(plain_lines(corpus)) == ["你好，世界！", "½ cup…"]
+    assert list(clean_lines(corpus)) == ["你好,世界!", "1⁄2 cup..."]
 
 
 def test_targets_are_powers_of_the_lines():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from luthier.errors import DataError
 from luthier.vocabulary.settings import LanguageText, VocabularySettings
-from luthier.vocabulary.text import corpus_of, language_sources
+from luthier.vocabulary.text import corpus_of, language_sources, tell_of_others
 
 if TYPE_CHECKING:
     from luthier.vocabulary.stage import Transplant
@@ -58,6 +58,7 @@ def check_text(text: LanguageText) -> list[str]:
         DataError: one has none, or can't be read.
     """
     found = language_sources(text)
+    tell_of_others(text)
     for name, sources in found.items():
         if next(corpus_of(text, sources).documents(), None) is None:
             raise DataError("there is no text in it", where=", ".join(sources), fix=f"is it the right file for {name}?")

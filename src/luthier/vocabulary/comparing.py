@@ -9,7 +9,7 @@ from typing import Any
 from luthier.report.sections import Bars, Lines, Section, SectionTable, Value
 from luthier.vocabulary.measuring import QUANTILES, TokenizerMeasures, measure_tokenizer, tokenizer_at
 from luthier.vocabulary.settings import LanguageText
-from luthier.vocabulary.text import clean_lines, corpus_of, language_sources
+from luthier.vocabulary.text import corpus_of, language_sources, plain_lines, tell_of_others
 
 ENGLISH = ("en", "eng", "english", "en_XX", "eng_Latn")
 
@@ -28,9 +28,10 @@ def compare_tokenizers(
         DataError, ModelError: a text or a tokenizer can't be read.
     """
     sources = language_sources(text)
+    tell_of_others(text)
     found = []
     for reference in references:
-        texts = {n: itertools.islice(clean_lines(corpus_of(text, one)), lines) for n, one in sources.items()}
+        texts = {n: itertools.islice(plain_lines(corpus_of(text, one)), lines) for n, one in sources.items()}
         found.append(measure_tokenizer(tokenizer_at(reference), texts, name=reference))
     return found
 

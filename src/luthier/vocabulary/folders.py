@@ -2,37 +2,84 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePath
 
 from luthier.data.sources.base import FORMATS
 from luthier.errors import DataError
 from luthier.storage.nearby import did_you_mean
 
+_READ = ("txt", "jsonl", "csv", "tsv", "parquet")
+_PACKED = (".gz", ".zst")
+
+
+def is_name(name: str) -> bool:
+    """Whether a folder can be called like a language."""
+    return name.isprintable() and bool(name) and not name.startswith(".") and not set(name) & set("/\\")
+
 
 def folder_sources(folder: str | Path) -> dict[str, list[str]]:
-    """Language -> its files: every file of a folder, and every folder in it, is one language.
+    """Language -> its files: every file of a folder, named without its endings, and every folder in it, is one.
 
     Raises:
-        DataError: there is no such folder, or it holds no text.
+        DataError: there is no such folder, it holds no text, two of its entries are one language, or a name is none.
     """
-    place = Path(folder).expanduser()
-    if not place.is_dir():
-        raise DataError(
-            "there is no such folder", where=str(folder), fix=did_you_mean(place) or "name one with a file a language"
-        )
     found: dict[str, list[str]] = {}
-    for entry in sorted(place.iterdir()):
-        if entry.name.startswith("."):
+    entries: dict[str, str] = {}
+    for entry, files in _entries(folder):
+        known = [path for path in files if _is_text(path)]
+        if not known:
             continue
-        files = [entry] if entry.is_file() else sorted(path for path in entry.rglob("*") if path.is_file())
-        known = [str(path) for path in files if _is_text(path)]
-        if known:
-            found.setdefault(entry.name.partition(".")[0], []).extend(known)
+        for path in known:
+            if not all(map(is_name, path.relative_to(folder_of(folder)).parts)):
+                raise DataError(f"{str(path)!a} has odd characters in its name", where=str(folder), fix="rename it")
+        language = entry.name if entry.is_dir() else _without_endings(entry.name)
+        if language in found:
+            raise DataError(
+                f"{entries[language]} and {entry.name} are both {language}",
+                where=str(folder),
+                fix=f"leave one of them, or put both into a folder {language}",
+            )
+        entries[language], found[language] = entry.name, [str(path) for path in known]
     if not found:
         raise DataError("holds no text", where=str(folder), fix="put one file a language into it, such as de.txt")
     return found
 
 
+def not_read(folder: str | Path) -> list[str]:
+    """Names of a folder's entries that have files which are not read, since their names tell no format of text."""
+    return [entry.name for entry, files in _entries(folder) if not all(_is_text(path) for path in files)]
+
+
+def folder_of(folder: str | Path) -> Path:
+    """The place that a name stands for."""
+    return Path(folder).expanduser()
+
+
+def _entries(folder: str | Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Every entry of a folder that is not hidden, with the files in it."""
+    place = folder_of(folder)
+    if not place.is_dir():
+        raise DataError(
+            "there is no such folder", where=str(folder), fix=did_you_mean(place) or "name one with a file a language"
+        )
+    for entry in sorted(place.iterdir()):
+        if not entry.name.startswith("."):
+            below = sorted(entry.rglob("*")) if entry.is_dir() else [entry]
+            yield entry, [path for path in below if path.is_file() and not _is_hidden(path.relative_to(place))]
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _without_endings(name: str) -> str:
+    return PurePath(_unpacked(name)).stem
+
+
+def _unpacked(name: str) -> str:
+    return next((name[: -len(end)] for end in _PACKED if name.lower().endswith(end)), name)
+
+
 def _is_text(path: Path) -> bool:
-    name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
-    return FORMATS.get(Path(name).suffix) in ("txt", "jsonl", "csv", "tsv", "parquet")
+    return FORMATS.get(PurePath(_unpacked(path.name).lower()).suffix) in _READ

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.models.inspect import parameter_counts
 from luthier.stages.base import StagePlan
-from luthier.vocabulary.text import corpus_of, count_lines, language_sources, sampling_targets
+from luthier.vocabulary.text import corpus_of, count_lines, is_spaced, language_sources, sampling_targets
 
 if TYPE_CHECKING:
     from luthier.stages.base import StageInputs
@@ -34,7 +34,7 @@ def plan_vocabulary(stage: Vocabulary, inputs: StageInputs) -> StagePlan:
             {name: one["lines"] for name, one in counted.items()}, stage.sample.lines, stage.sample.exponent
         )
         for name in list(counted)[:_FEW]:
-            kind = "sentences" if counted[name]["unspaced"] else "words"
+            kind = "words" if is_spaced(stage.text, name, counted[name]) else "sentences"
             facts[f"text {name}"] = f"{counted[name]['lines']:,} lines, counted for {targets[name]:,}, as {kind}"
     else:
         for name in list(sizes)[:_FEW]:

@@ -18,11 +18,6 @@ MergeRule = Literal["first", "max", "mixture", "refit"]
 Normaliser = Literal["nmt_nfkc", "nfkc", "identity"]
 
 
-def is_name(name: str) -> bool:
-    """Whether a folder can be called like a language."""
-    return name.isprintable() and bool(name) and not name.startswith(".") and not set(name) & set("/\\")
-
-
 class LanguageSource(Settings):
     """The text of one language. A string or a list is short for `{sources: ...}`."""
 
@@ -57,7 +52,7 @@ class LanguageText(Settings):
     folder: str | None = Field(
         None,
         description="A folder with one file or one folder a language, named after it: `de.txt`, `sw.jsonl.gz`, "
-        "`hi.txt.zst`, `zh/part-1.txt`.",
+        "`pt.BR.txt.zst`, `zh/part-1.txt`.",
     )
     languages: dict[str, Source] = Field(
         default_factory=dict, description="Language -> its sources, in place of a folder or beside it."
@@ -78,6 +73,8 @@ class LanguageText(Settings):
 
     @model_validator(mode="after")
     def _names_are_plain(self) -> Self:
+        from luthier.vocabulary.folders import is_name
+
         for name in self.languages:
             if not is_name(name):
                 raise ValueError(f"{name!r} can't name a language here: no slashes, no dot in front, no odd characters")
@@ -90,14 +87,19 @@ class LanguageText(Settings):
         return self
 
     def missing(self) -> Iterator[tuple[str, LuthierError]]:
-        """A folder that is not there, or holds no text."""
+        """A folder that is not there, or holds no text or an empty file."""
         from luthier.vocabulary.folders import folder_sources
 
+        if self.folder is None:
+            return
         try:
-            if self.folder is not None:
-                folder_sources(self.folder)
+            found = folder_sources(self.folder)
         except LuthierError as error:
             yield "folder", error
+            return
+        for files in found.values():
+            for _, problem in CorpusSettings(train=files).missing():
+                yield "folder", problem
 
     def corpus(self, sources: list[str]) -> CorpusSettings:
         """How the sources of one language are read."""

@@ -15,7 +15,15 @@ from luthier.storage.code import code_digest
 from luthier.storage.steps import Step, Workspace
 from luthier.vocabulary.log_probability import average_log_probability
 from luthier.vocabulary.settings import LanguageText, SampleSettings, TrainerSettings
-from luthier.vocabulary.text import clean_lines, corpus_of, count_lines, read_units, sample_language, write_sample
+from luthier.vocabulary.text import (
+    clean_lines,
+    corpus_of,
+    count_lines,
+    is_spaced,
+    read_units,
+    sample_language,
+    write_sample,
+)
 from luthier.vocabulary.unigram import (
     NORMAL,
     Segmenter,
@@ -67,7 +75,7 @@ def sample_step(
 ) -> Step:
     """S1: counted words, or sentences, of a language."""
     corpus = corpus_of(text, sources)
-    spaced = not (counted["unspaced"] if text.unspaced is None else language in text.unspaced)
+    spaced = is_spaced(text, language, counted)
     available = int(counted["lines"])
     bounds = {"most_words": settings.most_words, "most_sentences": settings.most_sentences}
     draw = f"{seed} {language}"
@@ -80,6 +88,7 @@ def sample_step(
             "language": language,
             "available": available,
             "lines": found.taken,
+            "kept": found.kept,
             "target": target,
             "weight": found.weight,
             "spaced": found.spaced,
@@ -147,7 +156,7 @@ def curve_step(
         first: dict[str, int] = {}
         for number, content in enumerate(models):
             counts = Segmenter(content).token_counts(read_units(sample.folder))
-            curve.append([sizes[number], average_log_probability(counts, sample.result["lines"])])
+            curve.append([sizes[number], average_log_probability(counts, sample.result["kept"])])
             for piece in pieces_of(content):
                 first.setdefault(piece, 0)
                 first[piece] |= 1 << number

@@ -19,7 +19,7 @@ from typing import Any
 
 from luthier.errors import DataError
 from luthier.language_modeling.documents import Corpus
-from luthier.vocabulary.folders import folder_sources
+from luthier.vocabulary.folders import folder_sources, not_read
 from luthier.vocabulary.settings import LanguageText
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,13 @@ def language_sources(text: LanguageText) -> dict[str, list[str]]:
     return dict(sorted(found.items()))
 
 
+def tell_of_others(text: LanguageText) -> None:
+    """Warn of what lies beside the files of a folder and is not read."""
+    if text.folder is not None and (names := not_read(text.folder)):
+        shown = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
+        log.warning("%s: not read, or not whole, since files are of no known format: %s", text.folder, ascii(shown))
+
+
 def corpus_of(text: LanguageText, sources: list[str]) -> Corpus:
     """The documents of one language."""
     return Corpus(sources, text.corpus(sources))
@@ -48,11 +55,19 @@ def corpus_of(text: LanguageText, sources: list[str]) -> Corpus:
 
 def clean_lines(corpus: Corpus) -> Iterator[str]:
     """Lines with a word in them, NFKC-normalised, with blanks for tabs, line breaks and null characters."""
+    return (cleaned for _, cleaned in _both(corpus))
+
+
+def plain_lines(corpus: Corpus) -> Iterator[str]:
+    """The same lines as they stand in the text, which is what a tokenizer gets when it is used."""
+    return (line.strip() for line, _ in _both(corpus))
+
+
+def _both(corpus: Corpus) -> Iterator[tuple[str, str]]:
     for document in corpus.documents():
         for line in document.text.splitlines():
-            cleaned = clean(line)
-            if cleaned:
-                yield cleaned
+            if cleaned := clean(line):
+                yield line, cleaned
 
 
 def clean(line: str) -> str:
@@ -73,6 +88,15 @@ def count_lines(corpus: Corpus) -> dict[str, Any]:
     if not lines:
         raise DataError("there is no text in it", where=", ".join(s.name for s in corpus.sources))
     return {"lines": lines, "characters": characters, "unspaced": unspaced > _UNSPACED_SHARE * max(1, letters)}
+
+
+def is_spaced(text: LanguageText, language: str, counted: Mapping[str, Any]) -> bool:
+    """Whether a language is learned from counted words: as its text's settings say, else by its letters.
+
+    Args:
+        counted: what `count_lines` gives.
+    """
+    return not (counted["unspaced"] if text.unspaced is None else language in text.unspaced)
 
 
 def _is_unspaced(letter: str) -> bool:
@@ -100,8 +124,9 @@ class Sampled:
 
     Attributes:
         units: distinct words, or sentences.
-        taken: lines.
-        weight: how often each of them counts.
+        taken: lines that were drawn.
+        kept: lines that the units are from: all that were drawn, or those sentences of them that found room.
+        weight: how often each of the kept ones counts.
         spaced: whether units are words.
         pruned: occurrences of rare words that found no room.
         examples: some of the lines.
@@ -109,6 +134,7 @@ class Sampled:
 
     units: Counter[str]
     taken: int
+    kept: int
     weight: float
     spaced: bool
     pruned: int
@@ -155,9 +181,9 @@ def sample_language(
             _keep(kept, line, taken, most_sentences, draw)
     scale = target / max(1, wanted)
     if spaced:
-        return Sampled(words, taken, scale, True, pruned, examples)
+        return Sampled(words, taken, taken, scale, True, pruned, examples)
     parts = Counter(part for line in kept for part in _short(line))
-    return Sampled(parts, taken, scale * taken / max(1, len(kept)), False, 0, examples)
+    return Sampled(parts, taken, len(kept), scale * taken / max(1, len(kept)), False, 0, examples)
 
 
 def _keep(held: list[str], line: str, seen: int, most: int, draw: random.Random) -> None:

@@ -16,10 +16,10 @@ from luthier.models.inspect import bytes_on_disk, language_head, parameter_count
 from luthier.models.loading import empty_model, load_config, load_tokenizer, tokenizer_in
 from luthier.report.sections import Section, SectionTable, Value
 from luthier.stages.base import StageOutputs, metrics_record
-from luthier.vocabulary.day_one import nats_a_letter
+from luthier.vocabulary.day_one import nats_a_letter, unknown_share
 from luthier.vocabulary.settings import LanguageText
 from luthier.vocabulary.surgery import extend_tokenizer, prune_tokenizer
-from luthier.vocabulary.text import clean_lines, corpus_of, language_sources, sample_language
+from luthier.vocabulary.text import corpus_of, is_spaced, language_sources, plain_lines, sample_language
 from luthier.vocabulary.transplanting import Transplanted, transplant_embeddings
 
 if TYPE_CHECKING:
@@ -30,9 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scored:
-    """Loss by language, in nats a letter; empty where there is no text or no head that predicts any."""
+    """Of each language, where there is text and a head that predicts some of it.
+
+    Attributes:
+        by_language: language -> loss in nats a letter.
+        unknown: language -> share of tokens that stand for what the vocabulary lacks.
+    """
 
     by_language: dict[str, float]
+    unknown: dict[str, float]
 
 
 def run_transplant(stage: Transplant, inputs: StageInputs, folder: Path) -> StageOutputs:
@@ -75,6 +81,7 @@ def run_transplant(stage: Transplant, inputs: StageInputs, folder: Path) -> Stag
         "composed": len(done.composed),
         "drawn": len(done.drawn),
         "before": before.by_language,
+        "unknown": {"before": before.unknown, "after": after.unknown},
         "sections": _sections(done, old, new, before, after),
     }
     record = metrics_record(stage.name, scores=scores, primary=next(iter(scores), None), cost=cost, details=details)
@@ -116,7 +123,7 @@ def new_tokenizer(stage: Transplant, inputs: StageInputs, old: Any) -> Any:
 def some_lines(text: LanguageText, most: int | None) -> Iterator[tuple[str, Iterator[str]]]:
     """Language -> its first lines, or all."""
     for name, sources in language_sources(text).items():
-        yield name, itertools.islice(clean_lines(corpus_of(text, sources)), most)
+        yield name, itertools.islice(plain_lines(corpus_of(text, sources)), most)
 
 
 def _units(text: LanguageText, seed: int) -> Iterator[Any]:
@@ -127,12 +134,11 @@ def _units(text: LanguageText, seed: int) -> Iterator[Any]:
     for name, sources in language_sources(text).items():
         corpus = corpus_of(text, sources)
         counted = count_lines(corpus)
-        spaced = not (counted["unspaced"] if text.unspaced is None else name in text.unspaced)
         yield sample_language(
-            clean_lines(corpus),
+            plain_lines(corpus),
             counted["lines"],
             counted["lines"],
-            spaced=spaced,
+            spaced=is_spaced(text, name, counted),
             most_words=bounds.most_words,
             most_sentences=bounds.most_sentences,
             seed=f"{seed} {name}",
@@ -141,15 +147,11 @@ def _units(text: LanguageText, seed: int) -> Iterator[Any]:
 
 def _scored(model: Any, tokenizer: Any, head: Head, texts: dict[str, list[str]], seed: int) -> Scored:
     if head not in ("masked_lm", "causal_lm"):
-        return Scored({})
+        return Scored({}, {})
     masked = head == "masked_lm"
-    return Scored(
-        {
-            name: nats_a_letter(model, tokenizer, lines, masked=masked, seed=seed)
-            for name, lines in texts.items()
-            if lines
-        }
-    )
+    losses = {n: nats_a_letter(model, tokenizer, lines, masked=masked, seed=seed) for n, lines in texts.items()}
+    known = {name: value for name, value in losses.items() if value is not None}
+    return Scored(known, {name: unknown_share(tokenizer, texts[name]) for name in known})
 
 
 def _sections(done: Transplanted, old: Any, new: Any, before: Scored, after: Scored) -> list[Section]:
@@ -161,11 +163,22 @@ def _sections(done: Transplanted, old: Any, new: Any, before: Scored, after: Sco
         "input and output embeddings": "one matrix" if done.tied else "two matrices, or none for the output",
     }
     found = [Section("New vocabulary", facts=facts)]
-    if after.by_language:
+    if scored := [name for name in after.by_language if name in before.by_language]:
+        columns = ["text", "before", "after", "unknown before", "unknown after"]
         rows: list[list[Value]] = [
-            [name, round(before.by_language[name], 4), round(value, 4)] for name, value in after.by_language.items()
+            [
+                name,
+                round(before.by_language[name], 4),
+                round(after.by_language[name], 4),
+                f"{before.unknown[name]:.2%}",
+                f"{after.unknown[name]:.2%}",
+            ]
+            for name in scored
         ]
         text = "Loss in nats a letter of the text, which does not depend on how text is cut; for masked models that of "
-        text += "masked tokens, as many as there are tokens."
-        found.append(Section("Before any training", text=text, table=SectionTable(["text", "before", "after"], rows)))
+        text += (
+            "masked tokens, as many as there are tokens. An unknown token is guessed without its letters, so that a "
+        )
+        text += "vocabulary that lacks much of a text seems to predict it well."
+        found.append(Section("Before any training", text=text, table=SectionTable(columns, rows)))
     return found
