@@ -30,7 +30,7 @@ class LanguageMeasures:
     Attributes:
         sentences, tokens, words, letters: how many; words are parted by blanks.
         unknown: tokens that stand for what the vocabulary lacks.
-        continued: words of two or more tokens, each cut by itself.
+        continued: words of two or more tokens, each cut by itself as behind a blank.
         distinct: different tokens.
     """
 
@@ -141,7 +141,7 @@ def measure_tokenizer(tokenizer: Any, texts: Mapping[str, Iterable[str]], *, nam
     """
     counts: Counter[int] = Counter()
     measured: dict[str, LanguageMeasures] = {}
-    unknown = tokenizer.unk_token_id
+    unknown, before = tokenizer.unk_token_id, _before_words(tokenizer)
     for language, sentences in texts.items():
         total: Counter[str] = Counter()
         own: Counter[int] = Counter()
@@ -153,7 +153,8 @@ def measure_tokenizer(tokenizer: Any, texts: Mapping[str, Iterable[str]], *, nam
                 total.update(sentences=1, tokens=len(ids), letters=len(text))
         continued = 0
         for some in batches(words, _BATCH):
-            continued += sum(words[w] for w, ids in zip(some, _encoded(tokenizer, some), strict=True) if len(ids) > 1)
+            encoded = _encoded(tokenizer, [before + word for word in some])
+            continued += sum(words[word] for word, ids in zip(some, encoded, strict=True) if len(ids) > 1)
         counts.update(own)
         measured[language] = LanguageMeasures(
             sentences=total["sentences"],
@@ -171,6 +172,13 @@ def measure_tokenizer(tokenizer: Any, texts: Mapping[str, Iterable[str]], *, nam
 def _encoded(tokenizer: Any, texts: list[str]) -> Sequence[Sequence[int]]:
     encoded: Sequence[Sequence[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     return encoded
+
+
+def _before_words(tokenizer: Any) -> str:
+    """What a word needs in front to be cut as inside of a text: a blank for tokenizers that see it as part of the word,
+    and add none at the start of a text."""
+    first, inside, both = _encoded(tokenizer, ["a", " a", "a a"])
+    return " " if [*first, *first] != list(both) == [*first, *inside] else ""
 
 
 def _named_pieces(tokenizer: Any, ids: list[int]) -> dict[int, str]:
