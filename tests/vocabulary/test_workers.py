@@ -20,8 +20,9 @@ from luthier.vocabulary import build_vocabulary
 from luthier.vocabulary.settings import LanguageText, RaySettings, VocabularySettings
 from luthier.vocabulary.steps import count_step
 from luthier.vocabulary.text import language_sources
-from luthier.vocabulary.workers import Workers, each, workers_of
+from luthier.vocabulary.workers import Processes, Workers, each, workers_of
 from tests.vocabulary.conftest import settings
+from tests.vocabulary.texts import ended
 
 needs_ray = pytest.mark.skipif(not is_installed("ray"), reason="no Ray")
 KINDS = [
@@ -79,6 +80,11 @@ def test_the_error_of_a_job_arrives_as_it_was_raised(workers: Workers, text: Pat
     assert type(caught.value) is DataError
     assert caught.value.what == "there is no text in it"
     assert caught.value.where == str(empty)
+
+
+def test_a_process_that_is_ended_from_outside_is_told_as_such():
+    with pytest.raises(WorkspaceError, match="ended from outside"):
+        list(Processes(2).map(ended, [(1,), (2,)]))
 
 
 @needs_ray

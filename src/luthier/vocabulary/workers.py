@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from luthier.errors import WorkspaceError
 from luthier.progress import track
 from luthier.storage.steps import Step
 from luthier.vocabulary.settings import VocabularySettings
@@ -48,8 +50,14 @@ class Processes:
                 yield function(*job)
             return
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(self.count, len(jobs)), mp_context=context) as pool:
-            yield from pool.map(function, *zip(*jobs, strict=True))
+        try:
+            with ProcessPoolExecutor(min(self.count, len(jobs)), mp_context=context) as pool:
+                yield from pool.map(function, *zip(*jobs, strict=True))
+        except BrokenProcessPool as error:
+            raise WorkspaceError(
+                "a process that worked on a language or a cluster was ended from outside, often since memory ran out",
+                fix="run again, which goes on where it was; with fewer `processes` less memory is needed",
+            ) from error
 
 
 @contextmanager
