@@ -12,7 +12,16 @@ from luthier.errors import DataError
 from luthier.vocabulary import merge_vocabularies
 from luthier.vocabulary.merging import segmentation_drift
 from luthier.vocabulary.settings import TrainerSettings
-from luthier.vocabulary.unigram import Segmenter, parse_model, pieces_of, pruned_model, train_unigram
+from luthier.vocabulary.tokenizer_files import fast_tokenizer
+from luthier.vocabulary.unigram import (
+    NORMAL,
+    USER_DEFINED,
+    Segmenter,
+    parse_model,
+    pieces_of,
+    pruned_model,
+    train_unigram,
+)
 from tests.vocabulary.texts import lines_of
 
 TRAINER = TrainerSettings(seed_pieces=10_000)
@@ -118,3 +127,37 @@ def test_counted_words_give_the_model_of_the_words_themselves_or_one_of_whole_wo
     assert tokens[1] < 0.9 * tokens[0]
     frequent = f"▁{counts.most_common(1)[0][0]}"
     assert frequent in pieces_of(better)
+
+
+def changed(model: bytes, **kinds: int) -> bytes:
+    """The model with further pieces of some kinds."""
+    proto = parse_model(model)
+    for piece, kind in kinds.items():
+        proto.pieces.add(piece=piece, score=-1.0, type=kind)
+    content: bytes = proto.SerializeToString()
+    return content
+
+
+def test_names_of_special_tokens_are_no_pieces(models: list[bytes]):
+    merged = merge_vocabularies([changed(models[0], **{"<mask>": NORMAL, "<pad>": NORMAL})])
+    assert merged.origins.keys() == merge_vocabularies(models[:1]).origins.keys()
+    assert fast_tokenizer(merged.content).tokenize("la<mask>") == ["▁la", "<mask>"]
+
+
+def test_models_that_would_lose_something_are_refused(models: list[bytes]):
+    with pytest.raises(DataError, match="model 2 has pieces that its user defined, such as '<x>'"):
+        merge_vocabularies([models[0], changed(models[1], **{"<x>": USER_DEFINED})])
+    proto = parse_model(models[1])
+    proto.trainer_spec.byte_fallback = True
+    with pytest.raises(DataError, match="model 2 and the first differ in what they do to unknown letters"):
+        merge_vocabularies([models[0], proto.SerializeToString()])
+    proto.trainer_spec.model_type = proto.trainer_spec.BPE
+    with pytest.raises(DataError, match="model 1 is no unigram model"):
+        merge_vocabularies([proto.SerializeToString()])
+    with pytest.raises(DataError, match="a weight is 0"):
+        merge_vocabularies(models, rule="mixture", weights=[1.0, 0.0, 1.0])
+
+
+def test_a_text_without_letters_is_told_as_such():
+    with pytest.raises(DataError, match="there is no letter in it"):
+        train_unigram([("\u200b", 3)], 100, TRAINER)

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.errors import DataError
+from luthier.models.native_encoder import LEADING, MASK
 from luthier.vocabulary.settings import MergeRule
-from luthier.vocabulary.unigram import BYTE, CONTROL, NORMAL, UNKNOWN, Segmenter, parse_model
+from luthier.vocabulary.unigram import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Segmenter, parse_model
 
 SPECIALS = (("<unk>", UNKNOWN), ("<s>", CONTROL), ("</s>", CONTROL))
+# Of the tokenizer, which finds them in a text before it is cut.
+_SPECIAL_NAMES = frozenset((*LEADING, MASK))
 _SAME = ("precompiled_charsmap", "add_dummy_prefix", "remove_extra_whitespaces", "escape_whitespaces")
 
 
@@ -58,7 +61,8 @@ def merge_vocabularies(
         units: counted text, for `refit`.
 
     Raises:
-        DataError: there is no model, or they normalise text differently.
+        DataError: there is no model, one is no unigram model, has pieces that its user defined or normalises text in
+            another way than the first; or a weight is not above 0.
     """
     parsed = [parse_model(content) for content in models]
     if not parsed:
@@ -67,7 +71,7 @@ def merge_vocabularies(
     origins: dict[str, dict[int, float]] = {}
     for number, model in enumerate(parsed):
         for one in model.pieces:
-            if one.type == NORMAL:
+            if one.type == NORMAL and one.piece not in _SPECIAL_NAMES:
                 origins.setdefault(one.piece, {})[number] = one.score
     shares = _shares(weights, len(models))
     scores = {piece: _score(rule, found, shares) for piece, found in origins.items()}
@@ -87,7 +91,19 @@ def merge_vocabularies(
 
 def _check_alike(parsed: Sequence[Any]) -> None:
     first = parsed[0].normalizer_spec
-    for number, model in enumerate(parsed[1:], 2):
+    for number, model in enumerate(parsed, 1):
+        if model.trainer_spec.model_type != model.trainer_spec.UNIGRAM:
+            raise DataError(f"model {number} is no unigram model", fix="train it with `model_type: unigram`")
+        if (own := next((one.piece for one in model.pieces if one.type == USER_DEFINED), None)) is not None:
+            raise DataError(
+                f"model {number} has pieces that its user defined, such as {own!r}, which win over all others",
+                fix="train it without `user_defined_symbols`, and add them to the tokenizer with `add_tokens`",
+            )
+        if model.trainer_spec.byte_fallback != parsed[0].trainer_spec.byte_fallback:
+            raise DataError(
+                f"model {number} and the first differ in what they do to unknown letters",
+                fix="train all of them with one `trainer.byte_fallback`",
+            )
         for name in _SAME:
             if getattr(model.normalizer_spec, name) != getattr(first, name):
                 raise DataError(
@@ -98,6 +114,8 @@ def _check_alike(parsed: Sequence[Any]) -> None:
 
 def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
     given = [1.0] * count if weights is None else list(weights)
+    if not min(given) > 0:
+        raise DataError(f"a weight is {min(given)}, and has to be above 0")
     return [weight / sum(given) for weight in given]
 
 

@@ -1,6 +1,7 @@
 """Unigram models: trained with SentencePiece on counted units, read and written as its protocol buffers.
 
-Source of the model: Kudo, “Subword Regularization” (ACL 2018). Types of pieces: 1 normal, 2 unknown, 3 control, 6 byte.
+Source of the model: Kudo, “Subword Regularization” (ACL 2018). Types of pieces: 1 normal, 2 unknown, 3 control,
+4 user-defined, 6 byte.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from luthier.errors import DataError
 from luthier.vocabulary.settings import TrainerSettings
 
-NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 _BATCH = 20_000
 _TOGETHER = 20
 
@@ -93,6 +94,8 @@ def _refused(error: Exception, pieces: int, named: str) -> DataError:
         return DataError(
             f"{pieces:,} pieces are fewer than its letters", where=named, fix="give it more pieces, or lower coverage"
         )
+    if "all_chars_count" in reason or "sentences_.empty" in reason:
+        return DataError("there is no letter in it", where=named, fix="give other text")
     return DataError(f"no unigram model comes of it: {reason}", where=named, fix="give more text, or fewer pieces")
 
 
