@@ -13,6 +13,7 @@ from luthier.errors import DataError
 from luthier.storage.steps import Workspace
 from luthier.vocabulary import build_vocabulary, load_encoder
 from luthier.vocabulary import steps as module
+from luthier.vocabulary.reporting import cluster_section, sections
 from tests.vocabulary.conftest import settings
 from tests.vocabulary.texts import FAMILIES, lines_of
 
@@ -135,8 +136,27 @@ def test_one_joint_model_and_one_a_language(text: Path, tmp_path: Path):
     assert joint.about["merged"]["drift"] == [{"same": 1.0, "tokens": 0.0}]
     given = settings(text, cluster={"count": 5}, capacity={"rule": "uniform"}, merge={"rule": "refit", "passes": 1})
     separate = build_vocabulary(given, tmp_path / "separate")
+    steps = [json.loads(path.read_text())["seconds"] for path in (tmp_path / "cache" / "steps").glob("*/metrics.json")]
+    own = [one.about["cost"]["seconds"] for one in (joint, separate)]
+    assert max(own) < sum(steps) < sum(own)
     assert [len(one) for one in separate.clusters] == [1] * 5
     assert separate.about["merged"]["mass"] == pytest.approx(1.0, abs=0.02)
+
+
+def test_more_pieces_than_the_text_gives_are_told(text: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    given = settings(text, size=30_000, cluster={"count": 2}, capacity={"rule": "uniform"})
+    made = build_vocabulary(given, tmp_path / "tokenizer")
+    first = made.about["clusters"][0]
+    assert first["pieces"] < first["capacity"] == made.capacities[0]
+    assert f"{', '.join(first['languages'])}: the text gives {first['pieces']:,} pieces of" in caplog.text
+    shown = {section.title: section for section in sections(made)}
+    assert "of 30,000" in str(shown["Vocabulary"].facts["pieces that the text does not give"])
+    table = shown["Clusters and capacities"].table
+    assert table is not None
+    assert table.rows[0][table.columns.index("pieces made")] == first["pieces"]
+    enough = cluster_section(made.clusters, made.capacities, made=made.capacities).table
+    assert enough is not None
+    assert "pieces made" not in enough.columns
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,21 @@ import itertools
 import math
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from luthier.errors import DataError
+from luthier.storage.steps import Workspace
 from luthier.vocabulary import allocate_capacity, average_log_probability
-from luthier.vocabulary.allocation import cluster_capacities, concave_gains, language_weights, padded
+from luthier.vocabulary.allocation import Allocation, cluster_capacities, concave_gains, language_weights, padded
+from luthier.vocabulary.capacities import Capacities, numbers_of_file
+from luthier.vocabulary.settings import LanguageText, SampleSettings, TrainerSettings, VocabularySettings
+from luthier.vocabulary.steps import curve_step, sample_step
+from luthier.vocabulary.text import read_units
+from luthier.vocabulary.unigram import Segmenter, train_unigram
+from luthier.vocabulary.workers import Processes
+from tests.vocabulary.texts import UNSPACED, lines_of
 
 
 def sentences(seed: int) -> list[list[int]]:
@@ -121,6 +130,48 @@ def test_parity_bisects_to_the_same_sizes_and_refuses_hungry_languages():
 
 def test_padding_takes_english_pieces_in_their_order():
     assert padded({"x", "b"}, ["a", "b", "c", "d"], 4) == {"x", "b", "a", "c"}
+
+
+def test_padding_is_the_largest_english_vocabulary_alone(tmp_path: Path):
+    settings = VocabularySettings.model_validate({"text": "x", "size": 9, "capacity": {"parity": True}})
+    bits = [{"x": 0b01}, {"only in the small one": 0b01, "b": 0b11, "c": 0b10}]
+    curves = {"de": [(1, -2.0)], "en": [(2, -3.0), (3, -1.0)]}
+    allocated = Allocation({"de": 1, "en": 3}, 3, 0.0, [])
+    capacities = Capacities(settings, Workspace(tmp_path), {}, Processes(1))
+    assert capacities._padded(bits, curves, allocated) == len({"x", "b", "c"})
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{"a": 1}', "no number for 'b'"),
+        ('{"a": 1, "b": 1e999}', "b has inf pieces"),
+        ('{"a": 1, "b": NaN}', "b has nan pieces"),
+        ('{"a": 1, "b": 0}', "b has 0 pieces"),
+        ('{"a": "many", "b": 1}', "can't be read as JSON"),
+        ("[1, 2]", "can't be read as JSON"),
+        ("{", "can't be read as JSON"),
+    ],
+)
+def test_a_file_of_capacities_has_a_number_for_every_language(tmp_path: Path, content: str, told: str):
+    (tmp_path / "numbers.json").write_text(content)
+    with pytest.raises(DataError, match=told):
+        numbers_of_file(str(tmp_path / "numbers.json"), ["a", "b"])
+
+
+def test_alp_is_that_of_the_sentences_that_found_room(tmp_path: Path):
+    lines = lines_of(UNSPACED, 200)
+    (tmp_path / "zh.txt").write_text("\n".join(lines), encoding="utf8")
+    text = LanguageText(folder=str(tmp_path))
+    root, sources = Workspace(tmp_path / "steps"), [str(tmp_path / "zh.txt")]
+    counted, bounds = {"unspaced": True, "lines": 200}, SampleSettings(most_sentences=50)
+    sample = sample_step(root, "zh", text, sources, counted, 200, bounds, 0)
+    trainer = TrainerSettings(seed_pieces=10_000)
+    curve = curve_step(root, "zh", sample, [80], trainer, pruned=False).result["curve"]
+    kept = [sentence for sentence, count in read_units(sample.folder) for _ in range(count)]
+    assert len(kept) == 50
+    encoded = Segmenter(train_unigram(read_units(sample.folder), 80, trainer)).encode(kept)
+    assert curve == [[80, pytest.approx(average_log_probability(encoded), abs=1e-10)]]
 
 
 @pytest.mark.parametrize("total", [100, 101, 997])

@@ -79,6 +79,28 @@ def test_links_and_pins_hold():
     assert len(pinned) == 3
     everyone = {name: 1 + (name[1] == "2") for name in vocabularies()}
     assert [len(one) for one in cluster_languages(prints, method="pins", pins=everyone)] == [8, 4]
+    gaps = {name: 9 * number for name, number in everyone.items()}
+    assert cluster_languages(prints, method="pins", pins=gaps) == cluster_languages(
+        prints, method="pins", pins=everyone
+    )
+
+
+def test_a_group_counts_for_its_languages_in_agglomerative_clusters():
+    """Ward's cost of a merge is n_a n_b / (n_a + n_b) d²: for 4 languages at 0, and single ones at 1 and 2.1, that of
+    the near pair is 0.8, and of the others 0.605."""
+    given = {**{f"a{n}": {"x": -1.0} for n in range(4)}, "b": {"x": -2.0}, "c": {"x": -3.1}}
+    prints = lexical_fingerprints(given, normalise="none")
+    linked = [[f"a{n}" for n in range(4)]]
+    found = cluster_languages(prints, 2, method="agglomerative", must_link=linked)
+    assert found == [linked[0], ["b", "c"]]
+
+
+def test_equal_points_fill_all_clusters():
+    points = np.array([[5.0, 5.0], *[[0.0, 0.0]] * 4])
+    fixed = np.array([0, -1, -1, -1, -1])
+    labels = _lloyd(points, np.ones(5), fixed, points[[0, 1, 1, 1]])
+    assert labels[0] == 0
+    assert set(labels) == {0, 1, 2, 3}
 
 
 def test_pinned_means_never_leaves_a_cluster_empty_and_keeps_pins():
@@ -100,6 +122,8 @@ def test_pinned_means_never_leaves_a_cluster_empty_and_keeps_pins():
         ({"pins": {"g0mO": 1}}, "no language 'g0mO'"),
         ({"count": 13}, "can't be made"),
         ({"method": "pins", "pins": {"g0m0": 1}}, "no pin says"),
+        ({"pins": {"g0m0": 13}}, "names cluster 13 of at most 12"),
+        ({"pins": {"g0m0": 3}, "count": 2}, "names cluster 3 of at most 2"),
         ({"pins": {"g0m0": 1, "g0m1": 2}, "must_link": [["g0m0", "g0m1"]]}, "pinned to different"),
     ],
 )

@@ -175,6 +175,7 @@ def test_tokenizers_are_compared_on_the_terminal_on_a_page_and_as_data(
     [
         (ClusterSettings, {"method": "pins"}, "needs `pins`"),
         (ClusterSettings, {"pins": {"a": 0}}, "from 1"),
+        (ClusterSettings, {"pins": {"a": 3}, "count": 2}, "name cluster 3"),
         (ClusterSettings, {"method": "agglomerative", "pins": {"a": 1}}, "no effect"),
         (CapacitySettings, {"rule": "union", "alpha": 0.5}, "`alpha` has no effect"),
         (CapacitySettings, {"rule": "file"}, "goes with"),

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, normalizers
-from transformers import PreTrainedTokenizerFast
+from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
+from luthier.stages.base import StageInputs
 from luthier.vocabulary import extend_tokenizer, merge_vocabularies, prune_tokenizer, transplant_embeddings
 from luthier.vocabulary.piece_views import ROLES
 from luthier.vocabulary.settings import TrainerSettings
+from luthier.vocabulary.stage import Transplant
 from luthier.vocabulary.tokenizer_files import fast_tokenizer
+from luthier.vocabulary.transplant_run import new_tokenizer
 from luthier.vocabulary.unigram import train_unigram
-from tests.vocabulary.test_transplanting import TRAINER, bert, rows, unigram
+from tests.vocabulary.test_transplanting import TRAINER, bert, rows, unigram, word_pieces
 from tests.vocabulary.texts import lines_of
 
 LINES = lines_of("la", 60)
@@ -81,3 +85,13 @@ def test_new_pieces_are_those_that_the_tokenizer_s_own_normaliser_leaves():
     used = {token for line in text for token in new.tokenize(line)}
     assert len(used & set(added)) > 0.8 * len(added)
     assert new.unk_token not in used
+
+
+def test_a_stage_prunes_by_the_text_as_it_is_used(tmp_path: Path):
+    names = [*sorted(word_pieces().get_vocab(), key=word_pieces().get_vocab().get), "…", "½"]
+    old = BertTokenizerFast(vocab={name: number for number, name in enumerate(names)})
+    (tmp_path / "en.txt").write_text("the film … ½\n", encoding="utf8")
+    stage = Transplant.model_validate({"prune": {"text": str(tmp_path)}, "init": "copy"})
+    new = new_tokenizer(stage, StageInputs({}, 0), old)
+    assert new.tokenize("the film … ½") == ["the", "film", "…", "½"]
+    assert len(new) < len(old)

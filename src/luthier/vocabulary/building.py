@@ -8,7 +8,8 @@ takes over what they leave as it was.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,9 @@ from luthier.vocabulary.steps import (
 from luthier.vocabulary.text import language_sources, read_examples, sampling_targets
 from luthier.vocabulary.tokenizer_files import save_tokenizer
 from luthier.vocabulary.unigram import Segmenter, pieces_of
-from luthier.vocabulary.workers import Workers, each, workers_of
+from luthier.vocabulary.workers import Job, Workers, each, workers_of
 
+log = logging.getLogger(__name__)
 MERGED, PIECES, ABOUT = "merged.model", "pieces.tsv.gz", "vocabulary.json"
 
 
@@ -98,6 +100,7 @@ class _Builder:
         self.settings, self.root, self.seed, self.workers = settings, root, seed, workers
         self.sources = language_sources(settings.text)
         self.languages = list(self.sources)
+        self.done: dict[str, Step] = {}
 
     def build(self, folder: Path) -> BuiltVocabulary:
         samples = self._samples()
@@ -106,10 +109,13 @@ class _Builder:
         clusters = self._pinned() if prints is None else self._clusters(prints)
         allotted = Capacities(self.settings, self.root, samples, self.workers)
         allocation, facts = allotted.of_languages()
+        self.done |= {step.key: step for step in allotted.curves}
         unions = self._unions(samples, clusters) if self.settings.capacity.rule == "union" else None
         capacities = allotted.of_clusters(clusters, allocation, facts, unions)
         models = self._cluster_models(samples, clusters, capacities)
+        _tell_of_shortage(clusters, capacities, models)
         merged = self._merged(samples, clusters, models)
+        self.done[merged.key] = merged
         tokens = save_tokenizer(folder, (merged.folder / MERGED).read_bytes())
         (folder / PIECES).write_bytes((merged.folder / PIECES).read_bytes())
         samples_told = {name: dict(step.result) for name, step in samples.items()}
@@ -129,6 +135,10 @@ class _Builder:
             ],
             "allocation": {**facts, "languages": dict(allocation)},
             "merged": merged.result,
+            "cost": {
+                "seconds": round(sum(step.result["seconds"] for step in self.done.values()), 3),
+                "peak_memory_bytes": max(step.result["peak_memory_bytes"] for step in self.done.values()),
+            },
             "inputs": {name: step.key for name, step in samples.items()},
         }
         write_json(folder / ABOUT, {**about, "samples": samples_told})
@@ -146,7 +156,7 @@ class _Builder:
     def _samples(self) -> dict[str, Step]:
         text, settings = self.settings.text, self.settings.sample
         jobs = [(self.root, name, text, self.sources[name]) for name in self.languages]
-        steps = each(self.workers, count_step, jobs, "lines")
+        steps = self._each(count_step, jobs, "lines")
         counted = {name: step.result for name, step in zip(self.languages, steps, strict=True)}
         lines = {name: int(result["lines"]) for name, result in counted.items()}
         targets = sampling_targets(lines, settings.lines, settings.exponent)
@@ -154,7 +164,12 @@ class _Builder:
             (self.root, name, text, self.sources[name], counted[name], targets[name], settings, self.seed)
             for name in self.languages
         ]
-        return dict(zip(self.languages, each(self.workers, sample_step, drawn, "sampling"), strict=True))
+        return dict(zip(self.languages, self._each(sample_step, drawn, "sampling"), strict=True))
+
+    def _each(self, function: Callable[..., Step], jobs: Sequence[Job], told: str) -> list[Step]:
+        steps = each(self.workers, function, jobs, told)
+        self.done |= {step.key: step for step in steps}
+        return steps
 
     def _fingerprints(self, samples: Mapping[str, Step]) -> Fingerprints:
         settings = self.settings
@@ -173,7 +188,7 @@ class _Builder:
             jobs.append(
                 (self.root, f"mono/{name}", parts_of(samples, [name], once=True), [step.key], pieces, settings.trainer)
             )
-        models = each(self.workers, model_step, jobs, "models of languages")
+        models = self._each(model_step, jobs, "models of languages")
         return {name: pieces_of(read_model(one)) for name, one in zip(samples, models, strict=True)}
 
     def _pinned(self) -> list[list[str]]:
@@ -212,7 +227,7 @@ class _Builder:
             )
             for number, (members, capacity) in enumerate(zip(clusters, capacities, strict=True), 1)
         ]
-        return each(self.workers, model_step, jobs, "models of clusters")
+        return self._each(model_step, jobs, "models of clusters")
 
     def _merged(self, samples: Mapping[str, Step], clusters: Sequence[Sequence[str]], models: Sequence[Step]) -> Step:
         chosen = self.settings.merge
@@ -241,6 +256,12 @@ class _Builder:
         inputs = made_by(step="merge", models=[one.key for one in models], merge=chosen, shares=shares)
         inputs["samples"] = [step.key for step in samples.values()]
         return self.root.step("merged", inputs, measured(work), shared=True)
+
+
+def _tell_of_shortage(clusters: Sequence[Sequence[str]], capacities: Sequence[int], models: Sequence[Step]) -> None:
+    for members, capacity, model in zip(clusters, capacities, models, strict=True):
+        if (pieces := model.result["pieces"]) < capacity:
+            log.warning("%s: the text gives %s pieces of %s", ", ".join(members), f"{pieces:,}", f"{capacity:,}")
 
 
 def _write_pieces(path: Path, merged: MergedVocabulary) -> None:

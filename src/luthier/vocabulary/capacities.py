@@ -6,6 +6,7 @@ Source: section 3 of XLM-V, after VoCap (Zheng et al., EMNLP 2021) and Chung et 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,16 @@ class Capacities:
         root: where curves are kept.
         samples: language -> its sample.
         workers: who computes the curves.
+
+    Attributes:
+        curves: the steps that were done for them.
     """
 
     def __init__(
         self, settings: VocabularySettings, root: Workspace, samples: Mapping[str, Step], workers: Workers
     ) -> None:
         self.settings, self.root, self.samples, self.workers = settings, root, samples, workers
+        self.curves: list[Step] = []
 
     def of_languages(self) -> tuple[dict[str, float], dict[str, Any]]:
         """Language -> c_l, and what is to be told of it; empty for rules that look at clusters alone.
@@ -45,7 +50,7 @@ class Capacities:
         if rule == "uniform":
             return dict.fromkeys(self.samples, 1.0), {}
         if rule == "file":
-            return _numbers_of_file(str(self.settings.capacity.file), list(self.samples)), {}
+            return numbers_of_file(str(self.settings.capacity.file), list(self.samples)), {}
         return self._by_worth() if rule == "alp" else ({}, {})
 
     def of_clusters(
@@ -82,6 +87,7 @@ class Capacities:
             sizes = [size for size in range(chosen.least, chosen.most + 1, chosen.step) if size >= needed]
             jobs.append((self.root, name, samples[name], sizes or [needed], trainer))
         steps = each(self.workers, _curve, [(*job, chosen.curve == "pruned") for job in jobs], "ALP curves")
+        self.curves = steps
         if not steps:
             return {name: float(chosen.tail_pieces) for name in chosen.tail}, {}
         curves = {
@@ -118,12 +124,13 @@ class Capacities:
         chosen = {
             p for name, found in zip(curves, bits, strict=True) for p in _at(found, curves[name], allocated.sizes[name])
         }
-        english = next((found for name, found in zip(curves, bits, strict=True) if name in ("en", "eng")), None)
+        english = next((place for place, name in enumerate(curves) if name in ("en", "eng")), None)
         if english is None:
             raise DataError(
                 "the reference code pads with English, and there is no language `en`", fix="leave out parity"
             )
-        return len(padded(chosen, list(english), self.settings.size))
+        curve = list(curves.values())[english]
+        return len(padded(chosen, _at(bits[english], curve, curve[-1][0]), self.settings.size))
 
 
 def _curve(root: Workspace, name: str, sample: Step, sizes: list[int], trainer: Any, pruned: bool) -> Step:
@@ -160,7 +167,12 @@ def _unpacked(found: Mapping[str, int], width: int) -> np.ndarray:
     return table
 
 
-def _numbers_of_file(file: str, languages: list[str]) -> dict[str, float]:
+def numbers_of_file(file: str, languages: Sequence[str]) -> dict[str, float]:
+    """Language -> its number in a JSON file.
+
+    Raises:
+        DataError: it can't be read, or a language has no number above 0.
+    """
     try:
         content = json.loads(Path(file).expanduser().read_text(encoding="utf8"))
         numbers = {name: float(content[name]) for name in languages}
@@ -170,6 +182,7 @@ def _numbers_of_file(file: str, languages: list[str]) -> dict[str, float]:
         ) from None
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"can't be read as JSON of language -> pieces: {error}", where=file) from error
-    if min(numbers.values()) <= 0:
-        raise DataError("a number of pieces has to be above 0", where=file)
+    for name, number in numbers.items():
+        if not 0 < number < math.inf:
+            raise DataError(f"{name} has {number:g} pieces", where=file, fix="give it a number above 0")
     return numbers

@@ -16,7 +16,8 @@ def check_vocabulary(settings: VocabularySettings) -> None:
     """Look at the first document of each language, and whether names in the settings are languages.
 
     Raises:
-        DataError: a text can't be read, a name is unknown, or there are fewer languages than clusters.
+        DataError: a text or the file of capacities can't be read, a name is unknown, a language has no pin where all
+            need one, or there are fewer languages than clusters.
     """
     languages = check_text(settings.text)
     named = {
@@ -32,6 +33,16 @@ def check_vocabulary(settings: VocabularySettings) -> None:
                 where=f"vocabulary.{place}",
                 fix=f"known: {', '.join(languages)}",
             )
+    if settings.cluster.method == "pins" and (left := [one for one in languages if one not in settings.cluster.pins]):
+        raise DataError(
+            f"no pin says where {left[0]!r} belongs",
+            where="vocabulary.cluster.pins",
+            fix="pin every language, or use k-means",
+        )
+    if settings.capacity.file is not None:
+        from luthier.vocabulary.capacities import numbers_of_file
+
+        numbers_of_file(settings.capacity.file, languages)
     if (count := settings.cluster.count) is not None and count > len(languages):
         raise DataError(
             f"{count} clusters of {len(languages)} languages can't be made",

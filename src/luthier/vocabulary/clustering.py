@@ -41,8 +41,8 @@ def cluster_languages(
         seed: of the starts.
 
     Raises:
-        DataError: a name is unknown, a language without a pin is left under `pins`, or there are fewer groups than
-            clusters.
+        DataError: a name is unknown, a language without a pin is left under `pins`, a pin names a cluster beyond k, or
+            there are fewer groups than clusters.
     """
     languages, pins = fingerprints.languages, dict(pins or {})
     groups = _groups(languages, must_link, pins)
@@ -51,18 +51,19 @@ def cluster_languages(
     if method == "pins" and (missing := [one for one in languages if one not in pins]):
         raise DataError(f"no pin says where {missing[0]!r} belongs", fix="pin every language, or use k-means")
     pinned = {number: pins[group[0]] for number, group in enumerate(groups) if group[0] in pins}
-    wanted = max(pinned.values(), default=0)
-    k = max(min(DEFAULT_COUNT, len(groups)) if count is None else count, wanted)
+    if method == "pins":
+        return _sorted(groups, [pinned[number] for number in range(len(groups))])
+    last, most = max(pinned.values(), default=0), len(groups) if count is None else count
+    if last > most:
+        raise DataError(f"a pin names cluster {last} of at most {most}", fix="number clusters from 1, without gaps")
+    k = max(min(DEFAULT_COUNT, len(groups)), last) if count is None else count
     if k > len(groups):
         raise DataError(
             f"{k} clusters of {len(groups)} languages, or groups of them that stay together, can't be made",
             fix=f"set `count: {len(groups)}` or less",
         )
-    if method == "pins":
-        labels = np.array([pinned[number] for number in range(len(groups))])
-    else:
-        points, weights = _points(fingerprints, groups)
-        labels = _labels(points, weights, k, method, {n: p - 1 for n, p in pinned.items()}, starts, seed)
+    points, weights = _points(fingerprints, groups)
+    labels = _labels(points, weights, k, method, {n: p - 1 for n, p in pinned.items()}, starts, seed)
     if method == "kmeans" and 2 < k < len(groups) / 2 and _alone(labels) > k / 2:
         log.warning(
             "%d of %d clusters are one language: `fingerprint.normalise: l2`, another `fingerprint.kind` or "
@@ -70,8 +71,12 @@ def cluster_languages(
             _alone(labels),
             k,
         )
+    return _sorted(groups, labels.tolist())
+
+
+def _sorted(groups: list[list[str]], labels: Sequence[int]) -> list[list[str]]:
     found: dict[int, list[str]] = {}
-    for group, label in zip(groups, labels.tolist(), strict=True):
+    for group, label in zip(groups, labels, strict=True):
         found.setdefault(label, []).extend(group)
     return sorted((sorted(members) for members in found.values()), key=lambda one: (-len(one), one[0]))
 
@@ -135,8 +140,10 @@ def _labels(
     if method == "agglomerative":
         from sklearn.cluster import AgglomerativeClustering
 
-        ward: np.ndarray = AgglomerativeClustering(n_clusters=k, linkage="ward").fit_predict(points)
-        return ward
+        # Ward's weighs nothing: a group stands there once for each of its languages, which are joined first.
+        copies = weights.astype(int)
+        ward: np.ndarray = AgglomerativeClustering(n_clusters=k, linkage="ward").fit_predict(points.repeat(copies, 0))
+        return ward[copies.cumsum() - 1]
     if pinned:
         return _pinned_means(points, weights, k, pinned, starts, seed)
     from sklearn.cluster import KMeans
@@ -188,8 +195,8 @@ def _lloyd(points: np.ndarray, weights: np.ndarray, fixed: np.ndarray, centres: 
         new = np.where(fixed >= 0, fixed, distances.argmin(axis=1))
         for c in range(len(centres)):  # an emptied cluster takes the free point that is farthest from its own centre
             if not (new == c).any():
-                own = distances[np.arange(len(points)), new] * (fixed < 0)
-                new[own.argmax()] = c
+                may_go = (fixed < 0) & (np.bincount(new, minlength=len(centres))[new] > 1)
+                new[np.where(may_go, distances[np.arange(len(points)), new], -1.0).argmax()] = c
         if (new == labels).all():
             break
         labels = new

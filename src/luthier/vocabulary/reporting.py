@@ -24,10 +24,13 @@ def sections(built: BuiltVocabulary) -> list[Section]:
         facts["ALP curves"] = "approximated by pruning one model a language"
     if allocation.get("hungry"):
         facts["languages that would take more"] = ", ".join(allocation["hungry"])
+    made = [one["pieces"] for one in built.about["clusters"]]
+    if short := sum(built.capacities) - sum(made):
+        facts["pieces that the text does not give"] = f"{short:,} of {sum(built.capacities):,}"
     longest = {number: one["longest"] for number, one in enumerate(built.about["clusters"], 1)}
     return [
         Section("Vocabulary", facts=facts),
-        cluster_section(built.clusters, built.capacities, longest),
+        cluster_section(built.clusters, built.capacities, longest, made),
         *([map_section(built.clusters, built.places)] if built.places else []),
         *([_curves(allocation["curves"])] if allocation.get("curves") else []),
         _sampled(built),
@@ -39,6 +42,7 @@ def cluster_section(
     clusters: Sequence[Sequence[str]],
     capacities: Sequence[int],
     longest: Mapping[int, Sequence[str]] | None = None,
+    made: Sequence[int] | None = None,
 ) -> Section:
     """Clusters with their languages and capacities, and pieces a language.
 
@@ -46,12 +50,16 @@ def cluster_section(
         clusters: languages of each; one code may stand twice, for two ways to write a language.
         capacities: pieces of each.
         longest: number of a cluster from 1 -> its longest pieces.
+        made: pieces of each cluster's model, where its text may give fewer.
     """
     columns = ["cluster", "languages", "pieces", "pieces a language", "members"]
     rows: list[list[Value]] = [
         [number, len(members), capacity, round(capacity / len(members)), " ".join(members)]
         for number, (members, capacity) in enumerate(zip(clusters, capacities, strict=True), 1)
     ]
+    if made is not None and list(made) != list(capacities):
+        columns.append("pieces made")
+        rows = [[*row, count] for row, count in zip(rows, made, strict=True)]
     if longest:
         columns.append("longest pieces")
         rows = [[*row, "  ".join(longest.get(number, ()))] for number, row in enumerate(rows, 1)]

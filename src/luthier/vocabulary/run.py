@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from luthier.models.inspect import bytes_on_disk
 from luthier.stages.base import StageOutputs, metrics_record
 from luthier.storage.steps import Workspace
-from luthier.vocabulary.building import BuiltVocabulary, build_vocabulary
+from luthier.vocabulary.building import build_vocabulary
 from luthier.vocabulary.reporting import sections
 from luthier.vocabulary.settings import VocabularySettings
 
@@ -48,17 +48,7 @@ def run_vocabulary(stage: Vocabulary, inputs: StageInputs, folder: Path) -> Stag
         scores=scores,
         primary="sample/tokens_a_letter",
         about={"sample/tokens_a_letter": "mean over languages, on lines that it was learned from"},
-        cost=_cost(built, place),
+        cost={"bytes_on_disk": bytes_on_disk(place), **built.about["cost"]},
         details=details,
     )
     return StageOutputs(record, {"tokenizer": place})
-
-
-def _cost(built: BuiltVocabulary, place: Path) -> dict[str, Any]:
-    """Seconds of all steps, whenever they were done, and the highest peak of memory among them."""
-    steps = [*built.samples.values(), *built.about["clusters"], built.about["merged"]]
-    return {
-        "bytes_on_disk": bytes_on_disk(place),
-        "seconds": sum(one["seconds"] for one in steps),
-        "peak_memory_bytes": max(one["peak_memory_bytes"] for one in steps),
-    }

@@ -193,6 +193,8 @@ class ClusterSettings(Settings):
             raise ValueError("`pins` have no effect beside `method: agglomerative`: use `must_link`, or k-means")
         if any(number < 1 for number in self.pins.values()):
             raise ValueError("`pins` count clusters from 1")
+        if self.count is not None and (last := max(self.pins.values(), default=0)) > self.count:
+            raise ValueError(f"`pins` name cluster {last}, and `count` makes {self.count}")
         return self
 
 
@@ -204,7 +206,9 @@ class CapacitySettings(Settings):
         description="`alp` follows what pieces are worth to each language (VoCap), `union` the union of the members' "
         "vocabularies (Chung et al.), `uniform` the number of members, `file` the numbers of `file`.",
     )
-    file: str | None = Field(None, description="JSON file of `rule: file`: language -> pieces.")
+    file: str | None = Field(
+        None, description="JSON file of `rule: file`: language -> pieces, or any numbers in that proportion."
+    )
     alpha: float = Field(0.7, ge=0, description="Power of a language's share of lines.")
     beta: float = Field(0.7, ge=0, description="Power of that once more, as its weight among others.")
     rescale: bool = Field(True, description="Whether `alpha` and `beta` are used; else the shares as they are.")
@@ -236,6 +240,16 @@ class CapacitySettings(Settings):
         if self.rule != "alp" and (given := sorted(own & self.model_fields_set)):
             raise ValueError(f"`{given[0]}` has no effect beside `rule: {self.rule}`")
         return self
+
+    def missing(self) -> Iterator[tuple[str, LuthierError]]:
+        """A file that is not there, or empty."""
+        from luthier.data.sources.base import check_there_and_filled
+
+        try:
+            if self.file is not None:
+                check_there_and_filled(self.file)
+        except LuthierError as error:
+            yield "file", error
 
 
 class MergeSettings(Settings):
