@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 import sentencepiece
@@ -127,6 +128,20 @@ def test_counted_words_give_the_model_of_the_words_themselves_or_one_of_whole_wo
     assert tokens[1] < 0.9 * tokens[0]
     frequent = f"▁{counts.most_common(1)[0][0]}"
     assert frequent in pieces_of(better)
+
+
+def test_text_is_read_once_a_pass_and_never_held(models: list[bytes]):
+    class Text:
+        read = 0
+
+        def __iter__(self) -> Iterator[tuple[str, int]]:
+            self.read += 1
+            return iter(units("la"))
+
+    text = Text()
+    merged = merge_vocabularies(models, rule="refit", units=text, passes=3)
+    assert text.read == 3
+    assert merge_vocabularies(models, rule="refit", units=iter(units("la")), passes=3).content == merged.content
 
 
 def changed(model: bytes, **kinds: int) -> bytes:

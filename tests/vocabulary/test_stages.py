@@ -167,6 +167,8 @@ def test_tokenizers_are_compared_on_the_terminal_on_a_page_and_as_data(
     assert "Pieces that cover the text" in shown
     assert main(["tokenizer", ours, "--text", str(english), "--output", "x.txt"]) == 2
     assert main(["tokenizer", ours, "--text", str(tmp_path / "none")]) == 3
+    (english / "empty.txt").write_text("")
+    assert main(["tokenizer", ours, "--text", str(english)]) == 3
     assert main(["tokenizer", str(tmp_path), "--text", str(english)]) == 4
 
 

@@ -22,6 +22,7 @@ from luthier.vocabulary.fingerprints import Fingerprints, lexical_fingerprints
 from luthier.vocabulary.merging import MergedVocabulary, merge_vocabularies, segmentation_drift
 from luthier.vocabulary.settings import VocabularySettings
 from luthier.vocabulary.steps import (
+    Units,
     count_step,
     letters_of,
     longest_pieces,
@@ -31,7 +32,6 @@ from luthier.vocabulary.steps import (
     parts_of,
     read_model,
     sample_step,
-    weighted_units,
 )
 from luthier.vocabulary.text import language_sources, read_examples, sampling_targets
 from luthier.vocabulary.tokenizer_files import save_tokenizer
@@ -240,7 +240,7 @@ class _Builder:
                 rule=chosen.rule,
                 weights=shares if chosen.weights == "sampled" else None,
                 score_step=chosen.score_step,
-                units=weighted_units(parts_of(samples, self.languages)) if chosen.rule == "refit" else (),
+                units=Units(parts_of(samples, self.languages)) if chosen.rule == "refit" else (),
                 passes=chosen.passes,
             )
             (place.folder / MERGED).write_bytes(merged.content)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from luthier.report.sections import Bars, Lines, Section, SectionTable, Value
+from luthier.vocabulary.checking import check_text
 from luthier.vocabulary.measuring import QUANTILES, TokenizerMeasures, measure_tokenizer, tokenizer_at
 from luthier.vocabulary.settings import LanguageText
-from luthier.vocabulary.text import corpus_of, language_sources, plain_lines, tell_of_others
+from luthier.vocabulary.text import corpus_of, language_sources, plain_lines
 
 ENGLISH = ("en", "eng", "english", "en_XX", "eng_Latn")
 
@@ -25,10 +26,10 @@ def compare_tokenizers(
         lines: the first lines of each language that are read; default all.
 
     Raises:
-        DataError, ModelError: a text or a tokenizer can't be read.
+        DataError, ModelError: a text or a tokenizer can't be read, or a language has no text.
     """
+    check_text(text)
     sources = language_sources(text)
-    tell_of_others(text)
     found = []
     for reference in references:
         texts = {n: itertools.islice(plain_lines(corpus_of(text, one)), lines) for n, one in sources.items()}

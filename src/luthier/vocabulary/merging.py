@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,7 @@ def merge_vocabularies(
         weights: of the models under `mixture`, made to sum to 1; default all the same.
         score_step: scores are rounded to a multiple of it. With 2^-10 the sum of any 1,500 tokens' scores is exact in
             float32, so that encoders in single and double precision cut alike; 0 leaves scores as they are.
-        units: counted text, for `refit`.
+        units: counted text, for `refit`, which is read once a pass and only held if it is an iterator.
 
     Raises:
         DataError: there is no model, one is no unigram model, has pieces that its user defined or normalises text in
@@ -77,7 +77,7 @@ def merge_vocabularies(
     scores = {piece: _score(rule, found, shares) for piece, found in origins.items()}
     merged = _proto(parsed, _rounded(scores, score_step))
     if rule == "refit":
-        counted = list(units)
+        counted = list(units) if isinstance(units, Iterator) else units
         for _ in range(passes):
             scores = _refitted(merged, counted, scores)
             merged = _proto(parsed, _rounded(scores, score_step))
@@ -131,7 +131,7 @@ def _rounded(scores: Mapping[str, float], step: float) -> dict[str, float]:
     return {piece: round(score / step) * step for piece, score in scores.items()} if step else dict(scores)
 
 
-def _refitted(content: bytes, units: list[tuple[str, int]], scores: Mapping[str, float]) -> dict[str, float]:
+def _refitted(content: bytes, units: Iterable[tuple[str, int]], scores: Mapping[str, float]) -> dict[str, float]:
     """Log shares of the pieces among the tokens that the model cuts text into; half an occurrence for what is never
     used, so that it stays the last choice."""
     segmenter = Segmenter(content)

@@ -134,6 +134,20 @@ def weighted_units(parts: Iterable[Part]) -> Iterator[tuple[str, int]]:
             yield unit, max(1, round(count * weight))
 
 
+class Units:
+    """Units of samples, read anew whenever they are asked for.
+
+    Args:
+        parts: as of `weighted_units`.
+    """
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self.parts = parts
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        return weighted_units(self.parts)
+
+
 def parts_of(samples: Mapping[str, Step], members: Sequence[str], *, once: bool = False) -> list[Part]:
     """Samples of some languages, each unit as often as its language's lines count, or once a line."""
     return [(samples[name].folder, 1.0 if once else float(samples[name].result["weight"])) for name in members]
