@@ -97,10 +97,11 @@ def test_the_same_vocabulary_changes_nothing(old: Any, init: str):
     assert not done.drawn
 
 
-def test_rows_and_biases_are_those_of_the_reference(old: Any, new: Any):
+@pytest.mark.parametrize("rescale", [False, True])
+def test_rows_and_biases_are_those_of_the_reference(old: Any, new: Any, rescale: bool):
     model = bert(old)
     before, bias = rows(model).clone(), model.cls.predictions.bias.detach().clone()
-    done = transplant_embeddings(model, old, new)
+    done = transplant_embeddings(model, old, new, **({"rescale": True} if rescale else {}))
     after, new_bias = rows(model), model.get_output_embeddings().bias.detach()
     assert after.shape == (len(new), 16)
     assert new_bias.shape == (len(new),)
@@ -119,7 +120,8 @@ def test_rows_and_biases_are_those_of_the_reference(old: Any, new: Any):
         else:
             parts = view.cut(piece)
             mean = before[parts].mean(dim=0) if parts else before.mean(dim=0)
-            assert torch.allclose(after[number], mean * (length / mean.norm()), atol=1e-5), piece
+            wanted = mean * (length / mean.norm()) if rescale else mean
+            assert torch.allclose(after[number], wanted, atol=1e-5), piece
             assert new_bias[number] == pytest.approx(float(bias[parts].mean() if parts else bias.min()), abs=1e-6)
     cut = old.backend_tokenizer.model.tokenize("▁dela")
     assert view.cut("▁dela") == [one.id for one in cut if one.id != 3]
@@ -161,7 +163,7 @@ def test_focus_and_wechsel_follow_their_equations(old: Any, new: Any):
     for init in ("focus", "wechsel"):
         model = bert(old)
         before = rows(model).double().clone()
-        done = transplant_embeddings(model, old, new, init=init, texts=texts, rescale=False)
+        done = transplant_embeddings(model, old, new, init=init, texts=texts)
         anchors = [one for one in done.copied if vectors[one].any() and one not in new.all_special_ids]
         number = next(one for one in done.composed if vectors[one].any())
         similar = torch.tensor(vectors[anchors] @ vectors[number])
@@ -195,7 +197,7 @@ def test_untied_projections_and_decoders(new: Any):
     torch.manual_seed(0)
     model = LlamaForCausalLM(config).eval()
     source, target = rows(model).clone(), model.lm_head.weight.detach().clone()
-    done = transplant_embeddings(model, old, new, rescale=False)
+    done = transplant_embeddings(model, old, new)
     assert not done.tied
     assert model.lm_head.weight is not model.get_input_embeddings().weight
     number = next(one for one in done.copied if one not in new.all_special_ids)
@@ -238,6 +240,20 @@ def test_rows_that_fill_the_matrix_up_count_for_nothing(old: Any, new: Any):
         assert transplant_embeddings(model, old, new).drawn
     assert torch.equal(rows(padded), rows(plain))
     assert torch.equal(padded.get_output_embeddings().bias, plain.get_output_embeddings().bias)
+
+
+def test_composed_tokens_are_no_likelier_than_what_they_are_made_of(old: Any, new: Any):
+    """Rows of trained models share much, so that lengthened means would win over all copied tokens."""
+    model = bert(old)
+    with torch.no_grad():
+        shared = torch.full((16,), 5.0)
+        model.get_input_embeddings().weight.add_(shared)
+        model.get_output_embeddings().bias.zero_()
+        hidden = shared / shared.norm()
+        done = transplant_embeddings(model, old, new)
+        logits = model.get_output_embeddings()(hidden)
+    copied = [number for number in done.copied if number not in new.all_special_ids]
+    assert float(logits[done.composed].mean()) == pytest.approx(float(logits[copied].mean()), rel=0.01)
 
 
 def test_ids_may_have_gaps():

@@ -50,7 +50,7 @@ def transplant_embeddings(
     *,
     init: Init = "subword_mean",
     weights: str = "uniform",
-    rescale: bool = True,
+    rescale: bool = False,
     texts: Iterable[str] | None = None,
     seed: int = 0,
     block_rows: int = BLOCK_ROWS,
@@ -74,7 +74,9 @@ def transplant_embeddings(
         model: of transformers; its old vocabulary is that of `old_tokenizer`.
         old_tokenizer, new_tokenizer: fast tokenizers.
         weights: of old tokens under `subword_mean`: `uniform`, or `length` in letters.
-        rescale: whether composed rows get the median length of the copied ones.
+        rescale: whether composed rows get the median length of the copied ones. Means are shorter than what they are
+            means of, but for what all rows share, which counts most in a head that is tied to them: its logits of all
+            composed tokens rise.
         texts: text in the new languages, for `focus` and `wechsel`.
         seed: of draws.
         block_rows: B.
