@@ -87,6 +87,13 @@ def test_new_pieces_are_those_that_the_tokenizer_s_own_normaliser_leaves():
     assert new.unk_token not in used
 
 
+def test_a_text_that_gives_fewer_pieces_than_asked_for_is_told(caplog: pytest.LogCaptureFixture):
+    extend_tokenizer(unigram("la"), NEW, pieces=60, trainer=TRAINER)
+    assert not caplog.text
+    extend_tokenizer(unigram("la"), NEW, pieces=5000, trainer=TRAINER)
+    assert "pieces of 5,000" in caplog.text
+
+
 def test_a_stage_prunes_by_the_text_as_it_is_used(tmp_path: Path):
     names = [*sorted(word_pieces().get_vocab(), key=word_pieces().get_vocab().get), "…", "½"]
     old = BertTokenizerFast(vocab={name: number for number, name in enumerate(names)})

@@ -305,7 +305,10 @@ class VocabularySettings(Settings):
     text: TextByLanguage = Field(
         description="The text: a folder with one file or folder a language, or sources by name."
     )
-    size: int = Field(gt=0, description="Pieces of all clusters together; those that several have count once each.")
+    size: int = Field(
+        gt=0,
+        description="Pieces of all clusters together; one that several have counts for each of them, and is one token.",
+    )
     sample: SampleSettings = Field(default_factory=SampleSettings, description="How much of the text is taken.")
     language_pieces: int = Field(30_000, gt=0, description="S2: pieces of the model of each language.")
     trainer: TrainerSettings = Field(default_factory=TrainerSettings, description="Settings of all unigram models.")

@@ -7,6 +7,7 @@ others, so that every old id keeps its meaning.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections import Counter
@@ -15,10 +16,12 @@ from typing import Any
 
 from luthier.data.batches.encoded_cache import tokenizer_json
 from luthier.errors import ModelError
+from luthier.vocabulary.merging import SPECIALS
 from luthier.vocabulary.piece_views import ROLES, START
 from luthier.vocabulary.settings import TrainerSettings
 from luthier.vocabulary.unigram import batches, pieces_of, train_unigram
 
+log = logging.getLogger(__name__)
 _SCORE_STEP = 2.0**-10
 _BATCH = 1000
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
@@ -77,7 +80,7 @@ def extend_tokenizer(
     Args:
         tokenizer: a fast tokenizer with a Unigram vocabulary, in which words start with `▁`.
         units: counted words or sentences of the new text, which are learned as the tokenizer normalises them.
-        pieces: of the model of the new text.
+        pieces: of the model of the new text, special ones among them; those that the tokenizer lacks come.
         trainer: of that model, but for its `normaliser`.
         weight: its log is added to the scores of new pieces.
 
@@ -94,6 +97,8 @@ def extend_tokenizer(
     known = {name for name, _ in state["model"]["vocab"]} | {one["content"] for one in state["added_tokens"]}
     as_it_is = (trainer or TrainerSettings()).model_copy(update={"normaliser": "identity"})
     new = pieces_of(train_unigram(_as_read(tokenizer, units), pieces, as_it_is, named="text to extend by"))
+    if (made := len(new) + len(SPECIALS)) < pieces:
+        log.warning("the text to extend by gives %s pieces of %s", f"{made:,}", f"{pieces:,}")
     shift = math.log(weight)
     # Added tokens that lie behind the vocabulary become part of it, as its last choice: they are found before.
     last = min((score for _, score in state["model"]["vocab"]), default=0.0)
