@@ -97,11 +97,11 @@ def test_the_same_vocabulary_changes_nothing(old: Any, init: str):
     assert not done.drawn
 
 
-@pytest.mark.parametrize("rescale", [False, True])
-def test_rows_and_biases_are_those_of_the_reference(old: Any, new: Any, rescale: bool):
+@pytest.mark.parametrize("rescale", [None, True])
+def test_rows_and_biases_are_those_of_the_reference(old: Any, new: Any, rescale: bool | None):
     model = bert(old)
     before, bias = rows(model).clone(), model.cls.predictions.bias.detach().clone()
-    done = transplant_embeddings(model, old, new, **({"rescale": True} if rescale else {}))
+    done = transplant_embeddings(model, old, new, rescale=rescale)
     after, new_bias = rows(model), model.get_output_embeddings().bias.detach()
     assert after.shape == (len(new), 16)
     assert new_bias.shape == (len(new),)
@@ -154,6 +154,15 @@ def test_blocks_change_nothing_and_every_start_has_its_own_look(old: Any, new: A
     elif init == "gaussian":
         assert torch.allclose(torch.cov(made.T).diag().mean(), torch.cov(before.T).diag().mean(), rtol=0.4)
     assert len(made) == len(done.composed) + len(done.drawn)
+
+
+def test_composed_rows_are_as_long_as_copied_ones_where_no_token_is_predicted_by_them(old: Any, new: Any):
+    model = bert(old).bert
+    before = rows(model).clone()
+    done = transplant_embeddings(model, old, new)
+    lengths = before[list(done.copied.values())].norm(dim=1)
+    length = lengths[lengths > 0].median()
+    assert torch.allclose(rows(model)[done.composed].norm(dim=1), length.expand(len(done.composed)), rtol=1e-4)
 
 
 def test_focus_and_wechsel_follow_their_equations(old: Any, new: Any):

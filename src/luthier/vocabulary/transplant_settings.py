@@ -50,10 +50,10 @@ class TransplantSettings(Settings):
     weights: Literal["uniform", "length"] = Field(
         "uniform", description="Of old tokens under `subword_mean`: all the same, or by their letters."
     )
-    rescale: bool = Field(
-        False,
-        description="Give composed rows the median length of the copied ones. Where rows are those that tokens are "
-        "predicted by, too, it makes all composed ones likelier, and the loss on the first day higher.",
+    rescale: bool | None = Field(
+        None,
+        description="Give composed rows the median length of the copied ones. Null does so where tokens are not "
+        "predicted by these rows: a head that is tied to them would take all composed tokens for likelier.",
     )
     text: TextByLanguage | None = Field(
         None, description="Text of `focus` and `wechsel`, and on which the model is scored before and after."

@@ -50,7 +50,7 @@ def transplant_embeddings(
     *,
     init: Init = "subword_mean",
     weights: str = "uniform",
-    rescale: bool = False,
+    rescale: bool | None = None,
     texts: Iterable[str] | None = None,
     seed: int = 0,
     block_rows: int = BLOCK_ROWS,
@@ -74,9 +74,9 @@ def transplant_embeddings(
         model: of transformers; its old vocabulary is that of `old_tokenizer`.
         old_tokenizer, new_tokenizer: fast tokenizers.
         weights: of old tokens under `subword_mean`: `uniform`, or `length` in letters.
-        rescale: whether composed rows get the median length of the copied ones. Means are shorter than what they are
-            means of, but for what all rows share, which counts most in a head that is tied to them: its logits of all
-            composed tokens rise.
+        rescale: whether composed rows get the median length of the copied ones; None says yes for models without a
+            language-model head. Means are shorter than what they are means of, but for what all rows share, which
+            counts most when tokens are predicted by them: logits of all composed tokens would rise.
         texts: text in the new languages, for `focus` and `wechsel`.
         seed: of draws.
         block_rows: B.
@@ -112,6 +112,7 @@ def transplant_embeddings(
     old_out = None if tied or projection is None else projection.weight.detach()[:known].clone()
     bias = getattr(projection, "bias", None)
     old_bias = None if bias is None else bias.detach()[:known].clone()
+    rescale = projection is None if rescale is None else rescale
     with torch.no_grad():
         model.resize_token_embeddings(target_size, mean_resizing=False)
         maker = _Rows(plan, init, rescale, seed, float(getattr(model.config, "initializer_range", 0.02)), block_rows)
