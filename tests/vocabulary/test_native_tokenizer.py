@@ -72,6 +72,16 @@ def test_a_call_gives_what_tokenizer_json_gives(both: tuple[Any, Any], options: 
         assert native(texts, **options).data == plain(texts, **options).data
 
 
+def test_ids_are_those_of_sentencepiece_in_long_texts_too(both: tuple[Any, Any], merged: bytes):
+    from sentencepiece import SentencePieceProcessor
+
+    bare = SentencePieceProcessor(model_proto=merged)
+    texts = [*TEXTS, " ".join(TEXTS * 100)]
+    ids = [[3 if number == 0 else number + 1 for number in row] for row in bare.encode(texts)]
+    assert len(ids[-1]) > 5000
+    assert both[0](texts, add_special_tokens=False)["input_ids"] == ids
+
+
 def test_places_and_words_are_those_of_tokenizer_json(both: tuple[Any, Any]):
     native, plain = both
     texts = fuzzed(1000)
