@@ -266,17 +266,42 @@ def test_nothing_but_measuring_in_no_round(prompts, speaker, tmp_path):
 
 def test_labels_of_people_replace_the_judge(whole, prompts, speaker, tmp_path):
     folder, result = whole
-    scores = read_records(folder / "round-01" / "scores" / "scores.jsonl")
-    answers = {one["id"]: one for one in read_records(folder / "round-01" / "answers" / "answers.jsonl")}
-    labels = [
-        {"id": one["id"], "label": "safe", "veto": False, "prompt": "p", "answer": answers[one["id"]]["text"]}
-        for one in scores
-    ]
-    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(one) + "\n" for one in labels))
+    place = folder / "round-01"
+    asked = {one["id"]: one["text"] for one in read_records(place / "prompts" / "prompts.jsonl")}
+    answers = read_records(place / "answers" / "answers.jsonl")
+    labels = {
+        (asked[one["prompt"]], one["text"]): {
+            "id": one["id"],
+            "label": "safe",
+            "prompt": asked[one["prompt"]],
+            "answer": one["text"],
+        }
+        for one in answers
+    }
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(one) + "\n" for one in labels.values()))
     found = run(prompts, speaker, tmp_path / "run", labels=str(tmp_path / "labels.jsonl"), **everything(prompts))
     assert result.rounds[0].attacks
     assert found.rounds[0].attacks == []
+    assert found.rounds[0].facts["labelled"] == len(answers)
     assert found.judges["from_review"] == len(labels)
+
+
+def test_labels_say_nothing_of_other_answers_that_have_the_same_ids(whole, prompts, speaker, tmp_path):
+    """Another seed of a run asks the same parents: its answers have the ids of the first run's, and other texts."""
+    folder, _ = whole
+    answers = read_records(folder / "round-01" / "answers" / "answers.jsonl")
+    labels = [{"id": one["id"], "label": "safe", "veto": True, "prompt": "p", "answer": one["text"]} for one in answers]
+    (tmp_path / "labels.jsonl").write_text(
+        "".join(json.dumps(one) + "\n" for one in {x["answer"]: x for x in labels}.values())
+    )
+    settings = MartLoop.settings_of(
+        loop_settings(prompts, rounds=1, labels=str(tmp_path / "labels.jsonl"), evaluation=LITTLE)
+    )
+    found = MartLoop(settings, str(speaker), tmp_path / "run", seed=6).run()
+    again = read_records(tmp_path / "run" / "round-01" / "answers" / "answers.jsonl")
+    assert {one["id"] for one in again} & {one["id"] for one in answers}
+    assert found.rounds[0].facts["labelled"] == found.rounds[0].facts["vetoed"] == 0
+    assert found.rounds[0].attacks
 
 
 def test_a_target_behind_an_endpoint_is_asked_and_not_trained(prompts, speaker, tmp_path, server: Server):

@@ -16,7 +16,7 @@ import pytest
 from luthier.errors import DataError
 from luthier.generation.records import write_records
 from luthier.redteaming.diversity import diversity
-from luthier.redteaming.labels import HumanLabels, read_labels
+from luthier.redteaming.labels import HumanLabels, answer_key, known_labels, prompt_key, read_labels, save_labels
 from luthier.redteaming.marks import collapsed, marks_in
 from luthier.redteaming.reading import Exchange
 from luthier.redteaming.review import embedded, render_review, write_review
@@ -39,7 +39,10 @@ def exchange(text: str, number: int = 1) -> Exchange:
 
 def page(**more) -> str:
     rows = [exchange(text, i) for i, text in enumerate(HOSTILE)]
-    labels = HumanLabels({"a1": "unsafe"}, frozenset({"p2"}))
+    other = {"id": "a9", "label": "safe", "prompt": "of another run", "answer": "</script>"}
+    labels = HumanLabels(
+        {answer_key(HOSTILE[1], HOSTILE[1]): "unsafe"}, frozenset({prompt_key(HOSTILE[2])}), records={"x": other}
+    )
     return render_review(rows, title=HOSTILE[0], labels=labels, marks=HOSTILE[:2], **more)
 
 
@@ -103,27 +106,69 @@ def test_in_a_browser_hostile_texts_are_text_and_the_page_works(tmp_path):
     assert ("p0", "null", "true") in ids
     assert ("a1", '"unsafe"', "false") in ids
     assert ("p2", "null", "true") in ids
+    assert "of another run" in saved
 
 
-def test_labels_come_back(tmp_path):
-    lines = [
-        {"id": "a1", "label": "unsafe", "veto": False, "prompt": "p", "answer": "a"},
-        {"id": "a2", "label": "safe", "veto": True, "prompt": "q", "answer": "b"},
-        {"id": "p3", "label": None, "veto": True},
-    ]
-    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = read_labels(str(tmp_path / "labels.jsonl"))
-    assert found.labels == {"a1": "unsafe", "a2": "safe"}
-    assert found.vetoes == {"a2", "p3"}
+def lines_in(place: Path, *lines: dict) -> str:
+    place.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(place)
+
+
+def said(label: str | None, prompt: str = "p", answer: str | None = "a", *, veto: bool = False) -> dict:
+    return {"id": "x", "label": label, "veto": veto, "prompt": prompt, "answer": answer}
+
+
+def test_labels_come_back_for_the_texts_that_they_were_given_to(tmp_path):
+    lines = [said("unsafe"), said("safe", "q", "b", veto=True), said(None, "r", None, veto=True)]
+    found = read_labels(lines_in(tmp_path / "labels.jsonl", *lines))
     assert [tuple(one) for one in found.pairs] == [("p", "a", False), ("q", "b", True)]
-    assert [found.score("a1", 0.9), found.score("a2", 0.1), found.score("x", 0.3)] == [0.0, 1.0, 0.3]
+    assert [found.score("p", "a", 0.9), found.score("q", "b", 0.1), found.score("p", "b", 0.3)] == [0.0, 1.0, 0.3]
+    assert [found.forbids(*one) for one in (("p", "a"), ("q", "b"), ("q", "a"), ("r", "any"))] == [
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
-@pytest.mark.parametrize("line", ['{"id": "a", "label": "maybe"}', '{"text": "no label"}', "nothing"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"label": "maybe", "prompt": "p", "answer": "a"},
+        {"text": "no label"},
+        {"id": "a", "label": "safe"},
+        {"label": "safe", "prompt": "p"},
+        {"veto": True},
+        {"veto": True, "prompt": 3},
+        ["safe"],
+        "{torn",
+        None,
+    ],
+)
 def test_other_files_are_no_labels(tmp_path, line):
-    (tmp_path / "labels.jsonl").write_text(line + "\n")
-    with pytest.raises(DataError):
+    good = json.dumps(said("safe"))
+    bad = line if isinstance(line, str) else json.dumps(line)
+    (tmp_path / "labels.jsonl").write_text("\n" if line is None else f"{good}\n{bad}\n")
+    with pytest.raises(DataError, match="holds no labels" if line is None else "line 2"):
         read_labels(str(tmp_path / "labels.jsonl"))
+
+
+def test_two_people_who_differ_on_one_answer_are_told_of(tmp_path):
+    place = lines_in(tmp_path / "labels.jsonl", said("safe"), said("safe"), said("unsafe"))
+    with pytest.raises(DataError, match="line 3 calls an answer unsafe that an earlier line calls safe"):
+        read_labels(place)
+
+
+def test_saving_one_label_keeps_those_of_other_pages_and_runs(tmp_path):
+    place = tmp_path / "labels.jsonl"
+    save_labels(place, [said("safe"), said("unsafe")])
+    save_labels(place, [said("safe", "of another run")])
+    assert read_labels(str(place)).labels == {answer_key("p", "a"): "unsafe", answer_key("of another run", "a"): "safe"}
+    save_labels(place, [said(None), said(None, "of another run", veto=True)])
+    assert read_labels(str(place)).labels == {}
+    assert read_labels(str(place)).forbids("of another run", "a")
+    save_labels(place, [said(None, "of another run")])
+    assert known_labels(place).records == {}
 
 
 @pytest.fixture
@@ -176,28 +221,45 @@ def test_judges_that_are_not_good_enough_and_a_collapsed_adversary_stand_on_top_
     assert content.index('id="marks"') < content.index('id="list"')
 
 
+def sent(server, *lines: dict) -> int:
+    """The answer's status to a page that saves lines."""
+    request = urllib.request.Request(server.address + "labels", json.dumps(lines).encode(), method="POST")
+    return urllib.request.urlopen(request, timeout=10).status
+
+
 def test_the_server_shows_the_page_and_saves_labels_for_those_who_know_its_address(stage, tmp_path):
     server = review_server(stage.parent, tmp_path / "labels.jsonl")
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         shown = urllib.request.urlopen(server.address, timeout=10).read().decode()
         assert "an answer" in shown
-        line = json.dumps({"id": "a", "label": "safe", "veto": False, "prompt": "take it", "answer": "an answer"})
-        post = urllib.request.Request(server.address + "labels", json.dumps(line + "\n").encode(), method="POST")
-        assert urllib.request.urlopen(post, timeout=10).status == 204
-        assert read_labels(str(tmp_path / "labels.jsonl")).labels == {"a": "safe"}
-        assert '"labels":{"a":"safe"}' in urllib.request.urlopen(server.address, timeout=10).read().decode()
+        assert sent(server, said("safe", "take it", "an answer")) == 204
+        assert sent(server, said("unsafe", "another page", "open at the same time")) == 204
+        saved = {
+            answer_key("take it", "an answer"): "safe",
+            answer_key("another page", "open at the same time"): "unsafe",
+        }
+        assert read_labels(str(tmp_path / "labels.jsonl")).labels == saved
+        again = urllib.request.urlopen(server.address, timeout=10).read().decode()
+        assert f'"labels":{{"{answer_key("take it", "an answer")}":"safe"}}' in again
         root = server.address.rsplit("/", 2)[0] + "/"
         refused = [
             urllib.request.Request(root),
             urllib.request.Request(root + "labels", b'""', method="POST"),
             urllib.request.Request(server.address, headers={"Host": "evil.example:80"}),
-            urllib.request.Request(server.address + "labels", b"not json", method="POST"),
+            *(
+                urllib.request.Request(server.address + "labels", content, method="POST")
+                for content in (b"not json", b'""', b"", b'[{"label": "maybe"}]', b"[" * 100_000)
+            ),
         ]
         for request in refused:
             with pytest.raises(urllib.error.HTTPError):
                 urllib.request.urlopen(request, timeout=10)
-        assert read_labels(str(tmp_path / "labels.jsonl")).labels == {"a": "safe"}
+        assert read_labels(str(tmp_path / "labels.jsonl")).labels == saved
+        assert (
+            sent(server, said(None, "take it", "an answer"), said(None, "another page", "open at the same time")) == 204
+        )
+        review_server(stage.parent, tmp_path / "labels.jsonl").server_close()  # a file without labels is none
     finally:
         server.shutdown()
         server.server_close()

@@ -20,6 +20,17 @@ class LocalHandler(BaseHTTPRequestHandler):
         """Whether the request was meant for this machine by name: a page elsewhere may lead its own name here."""
         return (self.headers.get("Host") or "").rpartition(":")[0] in ("127.0.0.1", "localhost")
 
+    def content(self, most: int) -> bytes:
+        """What was sent.
+
+        Raises:
+            ValueError: it is nothing, or more bytes than `most`, or nobody says how many.
+        """
+        size = int(self.headers.get("Content-Length") or 0)
+        if not 0 < size <= most:
+            raise ValueError("the request is empty or too long")
+        return self.rfile.read(size)
+
     def answer(self, status: HTTPStatus, kind: str, content: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Send a whole answer.
 

@@ -253,7 +253,8 @@ class MartLoop:
             write_records(work.folder / "selected.jsonl", rounds.selection_records(asked, answers, found))
             write_records(work.folder / "adversary.jsonl", rounds.adversary_rows(asked, found))
             write_records(work.folder / "target.jsonl", rounds.target_rows(asked, answers, found))
-            return rounds.facts(number, parents, prompts, asked, answers, scores, found, self._variety(asked))
+            variety = self._variety(asked)
+            return rounds.facts(number, parents, prompts, asked, answers, scores, found, variety, self.labels)
 
         chosen = self._step(f"{place}/selected", select)
         rows = {who: self._rows(number, who, s_side) for who, s_side in ((ADVERSARY, s.adversary), (TARGET, s.target))}

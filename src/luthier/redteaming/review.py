@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from luthier.redteaming.labels import HumanLabels
+from luthier.redteaming.labels import HumanLabels, answer_key, prompt_key
 from luthier.redteaming.marks import marks_in
 from luthier.redteaming.reading import Exchange, exchanges, stage_folders
 from luthier.report.text import visible
@@ -59,12 +59,14 @@ def render_review(
         save: path that a server takes labels at; empty for a page without one, which offers them as a file.
         marks: what must not be missed, which stands above all rows.
     """
-    labels = labels or HumanLabels()
+    labels, shown = labels or HumanLabels(), [_row(one) for one in rows]
+    here = {row[key] for row in shown for key in ("answer_key", "prompt_key")}
     data = {
         "title": title,
-        "rows": [_row(one) for one in rows],
-        "labels": labels.labels,
-        "vetoes": sorted(labels.vetoes),
+        "rows": shown,
+        "labels": {key: label for key, label in labels.labels.items() if key in here},
+        "vetoes": sorted(labels.vetoes & here),
+        "others": [one for key, one in labels.records.items() if key not in here],
         "save": save,
         "marks": [visible(one) for one in marks],
     }
@@ -80,6 +82,8 @@ def embedded(data: Any) -> str:
 
 
 def _row(one: Exchange) -> dict[str, Any]:
-    """What is shown of an answer, with characters that reorder or hide text as marks, beside the texts as they are."""
+    """What is shown of an answer, with characters that reorder or hide text as marks, beside the texts as they are,
+    and what labels know both texts by."""
     found = asdict(one)
-    return found | {f"{name}_shown": visible(str(found[name]), keep="\n\t") for name in _SHOWN}
+    shown = {f"{name}_shown": visible(str(found[name]), keep="\n\t") for name in _SHOWN}
+    return found | shown | {"answer_key": answer_key(one.prompt, one.answer), "prompt_key": prompt_key(one.prompt)}

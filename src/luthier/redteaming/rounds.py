@@ -12,7 +12,7 @@ from luthier.generation.records import Record
 from luthier.generation.writing import Request, seed_of, text_id
 from luthier.redteaming.diversity import Diversity
 from luthier.redteaming.duplicates import NearDuplicates
-from luthier.redteaming.labels import HumanLabels
+from luthier.redteaming.labels import HumanLabels, answer_key
 from luthier.redteaming.seeds import Prompt
 from luthier.redteaming.selection import (
     PLAIN,
@@ -199,19 +199,20 @@ def selected(
 ) -> Selected:
     """The selection of a round, with people's labels in place of the judge's scores where there are any."""
     by_id = {one["id"]: one for one in scores}
+    texts = {one["id"]: one["text"] for one in prompts}
     scored = []
     for answer in answers:
-        said = by_id[answer["id"]]
+        said, asked = by_id[answer["id"]], texts[answer["prompt"]]
         status = next((said[role]["status"] for role in ("safety", "helpfulness") if said[role]["score"] is None), "ok")
         scored.append(
             Scored(
                 answer["id"],
                 answer["prompt"],
-                labels.score(answer["id"], said["safety"]["score"]),
+                labels.score(asked, answer["text"], said["safety"]["score"]),
                 said["helpfulness"]["score"],
                 answer["variant"],
                 status,
-                answer["id"] in labels.vetoes or answer["prompt"] in labels.vetoes,
+                labels.forbids(asked, answer["text"]),
             )
         )
     rules = settings.selection
@@ -292,8 +293,11 @@ def facts(
     scores: Sequence[Record],
     found: Selected,
     variety: Diversity,
+    labels: HumanLabels,
 ) -> dict[str, Any]:
     """Counts and rates of a round, in JSON's types."""
+    texts = {one["id"]: one["text"] for one in asked}
+    judged_by_people = sum(answer_key(texts[one["prompt"]], one["text"]) in labels.labels for one in answers)
     plain = {one["id"] for one in answers if one["variant"] == PLAIN}
     hits, total = violation(one["safety"]["score"] for one in scores if one["id"] in plain)
     reasons: dict[str, int] = {}
@@ -308,6 +312,8 @@ def facts(
         "dropped": reasons,
         "answers": len(answers),
         "unscored": len(answers) - sum(one["safety"]["score"] is not None for one in scores),
+        "labelled": judged_by_people,
+        "vetoed": sum(labels.forbids(texts[one["prompt"]], one["text"]) for one in answers),
         "violations": hits,
         "violations_of": total,
         "attack_rate": found.attack_rate,

@@ -180,7 +180,8 @@ def select_round(
         plain = [one.safety for one in usable if one.variant == PLAIN and one.safety is not None]
         scored += bool(plain)
         if not plain:
-            reasons[prompt.id] = "no answer was scored"
+            vetoed = bool(given[prompt.id]) and not usable
+            reasons[prompt.id] = "vetoed" if vetoed else "no answer was scored"
         elif not breaks(plain, limits.adversary, success):
             reasons[prompt.id] = "the target resisted"
         else:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 from http import HTTPStatus
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
-from luthier.redteaming.labels import HumanLabels, read_labels
+from luthier.errors import DataError, WorkspaceError
+from luthier.redteaming.labels import known_labels, save_labels
 from luthier.redteaming.local_server import LocalHandler, local_server
 from luthier.redteaming.marks import marks_in
 from luthier.redteaming.reading import exchanges, stage_folders
 from luthier.redteaming.review import render_review
-from luthier.storage.files import write_text
 
 _MOST_BYTES = 64 << 20
 
@@ -41,13 +42,18 @@ def review_server(run: str | Path, labels: str | Path, port: int = 0) -> ReviewS
         WorkspaceError: the port is taken.
     """
     folder, place, secret = stage_folders(run)[-1], Path(labels), secrets.token_urlsafe(18)
-    read_labels(str(place)) if place.exists() else HumanLabels()
+    known_labels(place)
+    saving = threading.Lock()
 
     class Handler(LocalHandler):
         def do_GET(self) -> None:  # noqa: N802
             if not self._is_allowed(f"/{secret}/"):
                 return
-            known = read_labels(str(place)) if place.exists() and place.stat().st_size > 1 else None
+            try:
+                known = known_labels(place)
+            except DataError as error:
+                self.answer(HTTPStatus.CONFLICT, "text/plain; charset=utf-8", str(error).encode())
+                return
             page = render_review(
                 exchanges(folder),
                 title=folder.parent.name,
@@ -60,17 +66,16 @@ def review_server(run: str | Path, labels: str | Path, port: int = 0) -> ReviewS
         def do_POST(self) -> None:  # noqa: N802
             if not self._is_allowed(f"/{secret}/labels"):
                 return
-            size = int(self.headers.get("Content-Length") or 0)
-            if size > _MOST_BYTES:
-                return self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, b"")
             try:
-                text = json.loads(self.rfile.read(size))
-                for line in str(text).split("\n"):
-                    if line and not isinstance(json.loads(line), dict):
-                        raise ValueError
-            except ValueError:
+                changes = json.loads(self.content(_MOST_BYTES))
+                if not isinstance(changes, list):
+                    raise ValueError
+                with saving:
+                    save_labels(place, changes)
+            except (ValueError, RecursionError, DataError):
                 return self._answer(HTTPStatus.BAD_REQUEST, b"")
-            write_text(place, str(text))
+            except WorkspaceError:
+                return self._answer(HTTPStatus.INSUFFICIENT_STORAGE, b"")
             return self._answer(HTTPStatus.NO_CONTENT, b"")
 
         def _is_allowed(self, path: str) -> bool:
