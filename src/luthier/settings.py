@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -27,6 +27,15 @@ class Settings(BaseModel):
     # Fields that are no part of a key of results, since no result depends on them.
     without_effect_on_results: ClassVar[frozenset[str]] = frozenset()
 
+    def outside_keys(self) -> dict[Any, Any]:
+        """What no result depends on, here and in the settings inside, as pydantic's `exclude` takes it."""
+        found: dict[Any, Any] = dict.fromkeys(self.without_effect_on_results, True)
+        for name in type(self).model_fields:
+            inside = None if name in found else _outside_keys(getattr(self, name))
+            if inside:
+                found[name] = inside
+        return found
+
     def extras(self) -> Mapping[str, str]:
         """Extras of Luthier (`luthier.extras`) that these settings need, and the field that each is needed for."""
         return {}
@@ -34,6 +43,14 @@ class Settings(BaseModel):
     def missing(self) -> Iterable[tuple[str, LuthierError]]:
         """Fields that name what is not there, each with the error; looked at before anything runs, without torch."""
         return ()
+
+
+def _outside_keys(value: Any) -> dict[Any, Any]:
+    if isinstance(value, Settings):
+        return value.outside_keys()
+    if isinstance(value, list | tuple):
+        return {place: inside for place, one in enumerate(value) if (inside := _outside_keys(one))}
+    return {}
 
 
 class Paper(BaseModel):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -12,9 +15,13 @@ import pytest
 from pydantic import ValidationError
 
 from luthier.errors import ModelError, WorkspaceError
+from luthier.generation.asking import Asking
 from luthier.generation.endpoint import Budget, Endpoint
 from luthier.generation.writing import Request
+from luthier.models.settings import ModelSettings
 from luthier.redteaming.settings import PermittedEndpoint
+from luthier.settings import Settings
+from luthier.storage.keys import digest_of
 
 
 class Server:
@@ -138,6 +145,90 @@ def test_it_gives_up_after_the_last_try(server):
     server.http.server_close()
     with pytest.raises(ModelError, match="no answer"):
         written(Endpoint(settings(server, retries=1), sleep=lambda _: None), asked(1))
+
+
+class Talk:
+    """Sends what it is given to whoever connects, as it stands, and ends."""
+
+    def __init__(self, *parts: bytes, pause: float = 0.0) -> None:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}/v1"
+        self.asked = 0
+        threading.Thread(target=self._serve, args=(parts, pause), daemon=True).start()
+
+    def _serve(self, parts: tuple[bytes, ...], pause: float) -> None:
+        while True:
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                return
+            self.asked += 1
+            with connection, suppress(OSError):
+                connection.recv(1 << 16)
+                for part in parts:
+                    connection.sendall(part)
+                    time.sleep(pause)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(1 << 16):
+                    pass
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("parts", "pause", "said"),
+    [
+        ((b"\x00\x01 what is this\r\n\r\n",), 0.0, "no answer: BadStatusLine"),
+        ((HEAD + b"Content-Length: 30\r\n\r\n<html>down for today</html>   ",), 0.0, "is no JSON"),
+        ((HEAD + b'Content-Length: 500\r\n\r\n{"choices": [',), 0.0, "is no JSON"),
+        ((HEAD + b"Content-Length: 4\r\n\r\n[42]",), 0.0, "is no JSON"),
+        ((HEAD + b"Content-Length: 500\r\n\r\n", *[b" "] * 100), 0.02, "no answer: TimeoutError"),
+    ],
+)
+def test_garbage_html_and_trickles_are_no_answers(parts, pause, said):
+    talk = Talk(*parts, pause=pause)
+    endpoint = Endpoint(
+        PermittedEndpoint(url=talk.url, model="m", retries=1, seconds=0.1 if pause else 5, at_once=1),
+        sleep=lambda _: None,
+    )
+    with pytest.raises(ModelError, match=said):
+        written(endpoint, asked(1))
+    assert talk.asked == endpoint.budget.requests == 2
+    talk.socket.close()
+
+
+def test_a_server_that_counts_no_tokens_can_not_keep_a_cap_on_money(server, monkeypatch):
+    endpoint = Endpoint(settings(server, max_cost=1.0, price_in=1.0))
+    answer = {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}
+    monkeypatch.setattr(endpoint, "_once", lambda body: answer)
+    with pytest.raises(ModelError, match="max_cost"):
+        written(endpoint, asked(1))
+
+
+def test_two_models_of_one_server_have_budgets_of_their_own(server, tmp_path):
+    asking = Asking(tmp_path)
+    cheap, dear = (
+        settings(server).model_copy(update={"model": name, "max_requests": n}) for name, n in (("a", 9), ("b", 2))
+    )
+    assert len(written(asking.writer_of(cheap, ModelSettings(reference="x"), ""), asked(4))) == 4
+    with pytest.raises(WorkspaceError, match="budget of 2 requests"):
+        written(asking.writer_of(dear, ModelSettings(reference="x"), ""), asked(4))
+    assert len(list((tmp_path / "spent").iterdir())) == 2
+
+
+def test_caps_and_keys_are_no_part_of_what_results_depend_on(server):
+    first = LocalOrNot(backends=[settings(server, max_requests=5, api_key="a")])
+    assert digest_of(first) == digest_of(
+        LocalOrNot(backends=[settings(server, max_requests=50, api_key="b", at_once=1)])
+    )
+    assert digest_of(first) != digest_of(LocalOrNot(backends=[settings(server).model_copy(update={"model": "other"})]))
+
+
+class LocalOrNot(Settings):
+    """Settings with a back end deep inside."""
+
+    backends: list[PermittedEndpoint]
 
 
 def test_it_follows_no_redirect(server):

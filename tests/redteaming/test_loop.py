@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from luthier.errors import WorkspaceError
 from luthier.generation.loaded import LoadedModels
@@ -27,6 +28,7 @@ from tests.generation.test_endpoint import Server, server
 from tests.redteaming.conftest import loop_settings
 
 __all__ = ["server"]
+ENDPOINT = {"kind": "endpoint", "url": "http://localhost:1/v1", "model": "m"}
 LITTLE = {"transfer": False, "final_attacks": False, "every_round": False}
 
 
@@ -316,6 +318,27 @@ def test_a_target_behind_an_endpoint_is_asked_and_not_trained(prompts, speaker, 
     assert spent["requests"] == len(server.bodies)
 
 
+def test_a_cap_that_was_reached_is_raised_and_nothing_is_asked_again(prompts, speaker, tmp_path, server: Server):
+    backend = {"kind": "endpoint", "url": server.url, "model": "mine", "max_requests": 9, "at_once": 2}
+    more = {"rounds": 1, "evaluation": {"transfer": False}}
+    with pytest.raises(WorkspaceError, match="9 requests is spent"):
+        run(prompts, speaker, tmp_path, target={"train": False, "backend": backend}, **more)
+    backend |= {"max_requests": 500, "api_key": "another", "retries": 1}
+    run(prompts, speaker, tmp_path, target={"train": False, "backend": backend}, limits={"generations": 999}, **more)
+    (spent,) = (json.loads(one.read_text()) for one in (tmp_path / "spent").iterdir())
+    assert not list(tmp_path.rglob("replaced"))
+    kept = [one for place in tmp_path.rglob("*answers.jsonl") for one in read_records(place)]
+    assert spent["requests"] == len(server.bodies) == len(kept)
+
+
+def test_a_round_of_one_step_trains(prompts, speaker, tmp_path):
+    """The first step of a warm-up has a rate of 0; a small round has no other."""
+    result = run(prompts, speaker, tmp_path, rounds=1, target={"epochs": 1, "batch_size": 64}, evaluation=LITTLE)
+    assert json.loads((tmp_path / "round-01" / "target" / "metrics.json").read_text())["steps"] == 1
+    weights = load_file(Path(result.target.reference) / "adapter_model.safetensors")
+    assert max(float(value.abs().max()) for name, value in weights.items() if "lora_B" in name) > 0
+
+
 def test_half_a_character_from_a_server_can_be_trained_on(prompts, speaker, tmp_path, server: Server):
     server.ending = " \ud83d"
     more = {"train": False, "backend": {"kind": "endpoint", "url": server.url, "model": "mine"}}
@@ -346,6 +369,13 @@ def test_a_cap_on_volume_ends_it_before_anything_is_written_above_it(prompts, sp
         ({"adversary": {"instruction_ratio": 1}}, "needs `instructions`"),
         ({"target": {"backend": {"kind": "endpoint", "url": "http://localhost:1", "model": "m"}}}, "can't be trained"),
         ({"target": {"method": "loraa"}}, "loraa"),
+        (
+            {
+                "adversary": {"train": False, "backend": ENDPOINT},
+                "target": {"train": False, "backend": {**ENDPOINT, "max_requests": 7}},
+            },
+            "one `max_requests`",
+        ),
         ({"judges": {"safety": {"kind": "rule"}, "helpfulness": "rules"}}, "rule"),
     ],
 )

@@ -14,7 +14,8 @@ from luthier.models.settings import ModelSettings
 
 
 class Asking:
-    """All that writes for a stage: models in memory, and endpoints with one budget each.
+    """All that writes for a stage: models in memory, and one budget for each model behind an
+    endpoint.
 
     Args:
         folder: where budgets are kept.
@@ -22,7 +23,7 @@ class Asking:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.models = folder, LoadedModels()
-        self._budgets: dict[str, Any] = {}
+        self._budgets: dict[tuple[str, str], Any] = {}
 
     def writer_of(self, backend: Backend, model: ModelSettings, about: str) -> Writer:
         """What writes with a model.
@@ -38,10 +39,10 @@ class Asking:
         if isinstance(backend, EndpointSettings):
             from luthier.generation.endpoint import Budget, Endpoint
 
-            if backend.url not in self._budgets:
-                place = self.folder / "spent" / f"{text_id(backend.url)}.json"
-                self._budgets[backend.url] = Budget(backend, place)
-            return Endpoint(backend, self._budgets[backend.url])
+            name = backend.address
+            if name not in self._budgets:
+                self._budgets[name] = Budget(backend, self.folder / "spent" / f"{text_id(*name)}.json")
+            return Endpoint(backend, self._budgets[name])
         if isinstance(backend, VllmSettings):
             from luthier.generation.vllm_writer import VllmWriter
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import random
@@ -23,6 +24,7 @@ from luthier.storage.files import write_json
 logger = logging.getLogger(__name__)
 _MAY_PASS = (408, 409, 425, 429, 500, 502, 503, 504)
 _LONGEST_WAIT = 60.0
+_MOST_BYTES = 64 << 20
 
 
 class Budget:
@@ -151,10 +153,18 @@ class Endpoint:
             text = choice["message"].get("content") or ""
             usage = found.get("usage") or {}
             read, written = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+            if min(read, written) < 0:
+                raise ValueError
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             raise ModelError(
                 "the answer is none of the chat protocol", where=self.settings.url, fix="is it the right address?"
             ) from error
+        if self.settings.max_cost is not None and not read + written:
+            raise ModelError(
+                "the server does not say how many tokens it used, so that `max_cost` can't be kept",
+                where=self.settings.url,
+                fix="leave `max_cost` out, and cap `max_requests`",
+            )
         self.budget.spend(read, written)
         return Written(request.id, str(text), choice.get("finish_reason") == "length", written, read)
 
@@ -170,7 +180,9 @@ class Endpoint:
                 if error.code not in _MAY_PASS:
                     break
                 pause = _pause(number, error.headers.get("Retry-After"))
-            except (OSError, ValueError) as error:
+            except ValueError:
+                reason, pause = "what it answered is no JSON", _pause(number, None)
+            except (OSError, http.client.HTTPException) as error:
                 reason, pause = f"no answer: {type(error).__name__}", _pause(number, None)
             if number < self.settings.retries:
                 logger.info("%s: %s; again in %.1f s", self.settings.url, reason, pause)
@@ -187,11 +199,22 @@ class Endpoint:
             headers["Authorization"] = f"Bearer {self.settings.api_key}"
         address = self.settings.url.rstrip("/") + "/chat/completions"
         request = urllib.request.Request(address, json.dumps(body).encode(), headers, method="POST")
+        end = self._clock() + self.settings.seconds
         with _opener().open(request, timeout=self.settings.seconds) as answer:
-            found = json.loads(answer.read())
+            found = json.loads(self._body(answer, end))
         if not isinstance(found, dict):
             raise ValueError("no mapping")
         return found
+
+    def _body(self, answer: http.client.HTTPResponse, end: float) -> bytes:
+        """All that is sent until a time; a server that sends a byte now and then would else hold a run for ever."""
+        parts, size = [], 0
+        while part := answer.read1(1 << 16):
+            parts.append(part)
+            size += len(part)
+            if self._clock() > end or size > _MOST_BYTES:
+                raise TimeoutError
+        return b"".join(parts)
 
     def _wait_for_turn(self) -> None:
         if self.settings.requests_per_minute is None:

@@ -2,7 +2,7 @@
 compile one by one at every start."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,12 @@ from luthier.settings import Settings
 
 class EndpointSettings(Settings):
     """A server that speaks the OpenAI chat protocol."""
+
+    # Whoever raises a cap that was reached goes on from what is there.
+    without_effect_on_results: ClassVar[frozenset[str]] = frozenset(
+        {"api_key", "retries", "seconds", "requests_per_minute", "at_once"}
+        | {"max_requests", "max_cost", "price_in", "price_out"}
+    )
 
     kind: Literal["endpoint"] = "endpoint"
     url: str = Field(pattern=r"^https?://", description="Up to and with `/v1`, as in `http://localhost:8000/v1`.")
@@ -21,11 +27,18 @@ class EndpointSettings(Settings):
     requests_per_minute: float | None = Field(None, gt=0, description="Most requests a minute; null has no limit.")
     at_once: int = Field(4, gt=0, description="Requests that are under way at the same time.")
     max_requests: int = Field(
-        1000, gt=0, description="Requests of the whole stage, retries included, after which it stops."
+        1000, gt=0, description="Requests of the whole stage to this model, retries included, after which it stops."
     )
-    max_cost: float | None = Field(None, gt=0, description="What the whole stage may spend, in the currency of prices.")
+    max_cost: float | None = Field(
+        None, gt=0, description="What the whole stage may spend on it, in the currency of prices."
+    )
     price_in: float = Field(0.0, ge=0, description="Price of a million prompt tokens.")
     price_out: float = Field(0.0, ge=0, description="Price of a million written tokens.")
+
+    @property
+    def address(self) -> tuple[str, str]:
+        """The server and the model there: what a budget is of."""
+        return self.url.rstrip("/"), self.model
 
     @model_validator(mode="after")
     def _cost_has_prices(self) -> Self:
@@ -36,6 +49,8 @@ class EndpointSettings(Settings):
 
 class VllmSettings(Settings):
     """vLLM in this process, for machines with an accelerator; needs the extra `vllm`."""
+
+    without_effect_on_results: ClassVar[frozenset[str]] = frozenset({"gpu_memory"})
 
     kind: Literal["vllm"] = "vllm"
     gpu_memory: float = Field(0.85, gt=0, le=1, description="Share of the accelerator's memory that it may take.")

@@ -249,6 +249,8 @@ class RedteamEvaluation(Settings):
 class LimitSettings(Settings):
     """What a run may cost at most."""
 
+    without_effect_on_results: ClassVar[frozenset[str]] = frozenset({"generations"})
+
     generations: int = Field(
         200_000,
         gt=0,
@@ -314,6 +316,15 @@ class MartSettings(Settings):
     def _settings_agree(self) -> Self:
         if self.held_out is not None and "held_out_share" in self.model_fields_set:
             raise ValueError("`held_out_share` has no effect beside `held_out`")
+        sides = [self.adversary, self.target]
+        backends = [one.backend for one in sides if isinstance(one, Side) and isinstance(one.backend, EndpointSettings)]
+        if len(backends) == 2 and backends[0].address == backends[1].address:
+            caps = ("max_requests", "max_cost", "price_in", "price_out")
+            other = [cap for cap in caps if getattr(backends[0], cap) != getattr(backends[1], cap)]
+            if other:
+                raise ValueError(
+                    f"both sides ask one model of one endpoint, which has one `{other[0]}`: give both the same"
+                )
         for name in ("adversary", "target"):
             side = getattr(self, name)
             ratio = side.get("instruction_ratio") if isinstance(side, dict) else side.instruction_ratio

@@ -47,7 +47,7 @@ def made_from(inputs: StageInputs) -> str:
 def _left_out(stage: Stage) -> dict[str, Any]:
     """What no result depends on, and what the settings say of artefacts, as pydantic excludes it: the artefacts
     themselves are part of the key."""
-    left_out: dict[str, Any] = dict.fromkeys(stage.without_effect_on_results, True)
+    left_out: dict[str, Any] = stage.outside_keys()
     for port in stage.takes():
         *above, last = stage.place_of(port)
         inside = left_out

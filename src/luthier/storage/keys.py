@@ -18,7 +18,7 @@ def digest_of(content: Any) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Settings):
-        return value.model_dump(mode="json", exclude=set(value.without_effect_on_results))
+        return value.model_dump(mode="json", exclude=value.outside_keys())
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     raise TypeError(f"a key can't be made of {type(value).__name__}")

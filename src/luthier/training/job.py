@@ -260,7 +260,8 @@ def training_arguments(job: TrainingJob) -> TrainingArguments:
         gradient_accumulation_steps=s.accumulation,
         learning_rate=job.groups[0]["lr"],
         lr_scheduler_type="constant_with_warmup" if s.schedule == "constant" else s.schedule,
-        warmup_steps=math.ceil(s.warmup_ratio * steps),
+        # The rate of the first warm-up step is 0: a job of one step would train nothing.
+        warmup_steps=min(math.ceil(s.warmup_ratio * steps), max(0, steps - 1)),
         adam_beta1=s.adam_betas[0],
         adam_beta2=s.adam_betas[1],
         adam_epsilon=s.adam_epsilon,
