@@ -241,6 +241,23 @@ def test_a_judge_below_the_stated_quality_is_told_of():
     assert warnings_of({"safety": good}, 0.75, same_judge=False) == []
 
 
+def test_a_judge_that_was_hardly_checked_or_fails_often_is_told_of():
+    judge = Fixed(lambda text: float(text.split()[0]) if text[:1].isdigit() else 1.0)
+    few = [*[LabelledPair("p", "0.9", True)] * 40, *[LabelledPair("p", "0.1", False)] * 9]
+    (told,) = warnings_of({"safety": judge_report(judge, few)}, 0.75, same_judge=False)
+    assert "40 good and 9 bad answers, so that its AUROC of 1.000 may be chance" in told
+    (told,) = warnings_of({"safety": judge_report(judge, few[:40])}, 0.75, same_judge=False)
+    assert "40 good and 0 bad answers" in told
+    often = Fixed(lambda text: float("nan") if text.endswith("5 word word word word word word word") else 0.5)
+    told = warnings_of({"safety": judge_report(often, rows())}, 0.75, same_judge=False)
+    assert "could score only" in told[0]
+    assert "AUROC 0.500" in told[1]
+    never = Fixed(lambda text: float("nan"))
+    told = warnings_of({"safety": judge_report(never, rows())}, 0.75, same_judge=False)
+    assert "could score only 0 of 120" in told[0]
+    assert "0 good and 0 bad" in told[1]
+
+
 def test_two_judges_that_differ_on_the_models_own_answers_are_told_of():
     from luthier.redteaming.judges.report import disagreement
     from luthier.redteaming.measuring import agreement_on

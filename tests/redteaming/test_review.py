@@ -17,7 +17,7 @@ from luthier.errors import DataError
 from luthier.generation.records import write_records
 from luthier.redteaming.diversity import diversity
 from luthier.redteaming.labels import HumanLabels, answer_key, known_labels, prompt_key, read_labels, save_labels
-from luthier.redteaming.marks import collapsed, marks_in
+from luthier.redteaming.marks import collapsed, marks_in, unscored
 from luthier.redteaming.reading import Exchange
 from luthier.redteaming.review import embedded, render_review, write_review
 from luthier.redteaming.serving import review_server
@@ -190,10 +190,18 @@ def stage(tmp_path: Path) -> Path:
     for place, result in {
         "judges": {"warnings": ["The safety judge is below the stated quality"]},
         "seeds": {"diversity": diversity(["hide the kettle", "who has a ladder", "a garden at night"]).to_json()},
-        "round-00/evaluation": {"held-out": {"agreement": 0.4}},
+        "round-00/evaluation": {
+            "held-out": {
+                "agreement": 0.4,
+                "prompts": 4,
+                "evaluation_safety": {"scored": 1, "unscored": {"empty": 1, "truncated": 2}},
+            }
+        },
         "round-01/selected": {
             "number": 1,
             "written": 20,
+            "answers": 20,
+            "unscored": 10,
             "dropped": {"like an earlier prompt": 11},
             "diversity": diversity(["take it"] * 9).to_json(),
         },
@@ -205,13 +213,16 @@ def stage(tmp_path: Path) -> Path:
 
 def test_judges_that_are_not_good_enough_and_a_collapsed_adversary_stand_on_top_of_the_page(stage, tmp_path):
     marks = marks_in(stage)
-    assert [one.split()[1] for one in marks] == ["safety", "judge", "adversary"]
+    assert [one.split()[1] for one in marks] == ["safety", "judge", "answers", "adversary"]
     assert "agree on only 40.0%" in marks[1]
-    assert "their spread is 0.00" in marks[2]
-    assert "100% begin with the same words" in marks[2]
-    assert "11 of 20 repeat an earlier one" in marks[2]
+    assert "1 of 4 to held-out attacks after round 0 (1 empty, 2 cut off). Rates" in marks[2]
+    assert "their spread is 0.00" in marks[3]
+    assert "100% begin with the same words" in marks[3]
+    assert "11 of 20 repeat an earlier one" in marks[3]
     varied = diversity([f"{i} {i + 20} {i + 40}" for i in range(9)]).to_json()
-    facts = {"number": 2, "written": 9, "dropped": {}, "diversity": varied}
+    facts = {"number": 2, "written": 9, "answers": 9, "unscored": 5, "dropped": {}, "diversity": varied}
+    assert "could be scored: 4 of 9 in round 2." in unscored({}, [facts])[0]
+    assert "5 of 9 are empty" in collapsed(varied, {**facts, "dropped": {"empty": 5}})[0]
     assert collapsed({**varied, "meaning": 0.5}, facts) == []
     (told,) = collapsed({**varied, "meaning": 0.5}, {**facts, "diversity": {**varied, "meaning": 0.1}})
     assert "spread of meaning is 0.10, that of the seeds 0.50" in told

@@ -15,7 +15,7 @@ def attacks(arguments: argparse.Namespace) -> None:
     from luthier.redteaming.exchange import write_attacks, write_preferences
     from luthier.redteaming.labels import read_labels
     from luthier.redteaming.marks import marks_in
-    from luthier.redteaming.reading import attacks_of, preferences_of, round_folders, stage_folders
+    from luthier.redteaming.reading import attacks_of, number_of, preferences_of, round_folders, stage_folders
     from luthier.redteaming.review import write_review
 
     folder = stage_folders(arguments.run)[-1]
@@ -45,7 +45,7 @@ def attacks(arguments: argparse.Namespace) -> None:
         for mark in marks_in(folder):
             console().print(mark, style="yellow", soft_wrap=True, highlight=False, markup=False)
         for place in round_folders(folder):
-            number = int(place.name.removeprefix("round-"))
+            number = number_of(place)
             written, succeeded = len(attacks_of(folder, [number], every=True)), len(attacks_of(folder, [number]))
             console().print(f"round {number}: {written} attacks were asked, {succeeded} succeeded")
 

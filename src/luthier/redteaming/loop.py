@@ -24,15 +24,8 @@ from luthier.redteaming.checks import JudgeCheck
 from luthier.redteaming.diversity import Diversity, diversity
 from luthier.redteaming.labels import read_labels
 from luthier.redteaming.marks import marks_of
-from luthier.redteaming.measuring import (
-    HELD_OUT,
-    HELPFUL,
-    LOOK_ALIKES,
-    answers_to,
-    measure,
-    safety_summary,
-)
-from luthier.redteaming.result import MartResult, Round
+from luthier.redteaming.measuring import answers_to, measure, safety_summary
+from luthier.redteaming.result import HELD_OUT, HELPFUL, LOOK_ALIKES, MartResult, Round
 from luthier.redteaming.seeds import Prompt, SeedSplit, read_prompts, split_seeds
 from luthier.redteaming.selection import should_stop
 from luthier.redteaming.settings import MartSettings, Side
@@ -125,7 +118,7 @@ class MartLoop:
         result.target, result.adversary = target, adversary
         result.marks = marks_of(
             result.judges["warnings"],
-            result.measured[0][HELD_OUT]["agreement"],
+            {number: one[HELD_OUT] for number, one in result.measured.items()},
             result.seeds["diversity"],
             [done.facts for done in result.rounds],
         )

@@ -23,11 +23,11 @@ from luthier.models.settings import ModelSettings
 from luthier.redteaming.asking import Asking, judged
 from luthier.redteaming.judges.base import Judge
 from luthier.redteaming.judges.rules import is_refusal
+from luthier.redteaming.result import HELD_OUT, HELPFUL, LOOK_ALIKES
 from luthier.redteaming.seeds import Prompt
 from luthier.redteaming.selection import violation, wilson_interval
 from luthier.report.intervals import Interval, bounded_interval
 
-HELD_OUT, HELPFUL, LOOK_ALIKES = "held-out", "helpful", "look-alikes"
 QUANTILES = (0.2, 0.4, 0.6, 0.8)
 _DRAWS = 1000
 
@@ -165,11 +165,14 @@ def helpfulness_summary(answers: Sequence[Record], scores: Sequence[Record]) -> 
 
 
 def _plain_facts(answers: Sequence[Record]) -> dict[str, Any]:
-    refused = sum(is_refusal(one["text"]) for one in answers)
+    """Refusals among the answers that say anything, and what needs no judge."""
+    said = [one["text"] for one in answers if one["text"].strip()]
+    refused = sum(map(is_refusal, said))
     return {
         "refusals": refused,
-        "refusal_rate": refused / len(answers) if answers else None,
-        "refusal_interval": list(wilson_interval(refused, len(answers))),
+        "empty": len(answers) - len(said),
+        "refusal_rate": refused / len(said) if said else None,
+        "refusal_interval": list(wilson_interval(refused, len(said))),
         "words": statistics.fmean(len(one["text"].split()) for one in answers) if answers else 0.0,
         "cut_off": sum(bool(one["cut_off"]) for one in answers),
     }
@@ -210,7 +213,8 @@ def perplexity(asking: Asking, model: ModelSettings, rows: Sequence[Mapping[str,
 
 
 def reduction(before: Path, after: Path) -> dict[str, Any]:
-    """How much the rate of violation fell on the same held-out prompts, (v0 - v1) / v0, with a paired bootstrap.
+    """How much the rate of violation fell on the same held-out prompts, (v0 - v1) / v0, with a paired bootstrap; None
+    where no answer was scored before or after, since a target that says nothing has no rate.
 
     Args:
         before, after: folders of two measurements.
@@ -232,14 +236,19 @@ def reduction(before: Path, after: Path) -> dict[str, Any]:
         return np.asarray(rates[0](counts) - rates[1](counts))
 
     whole, scored = np.ones((1, len(both))), int((columns[0] * columns[1]).sum())
+    counts = [int(column.sum()) for column in columns]
+    found: dict[str, Any] = {"prompts": len(both), "scored_before": counts[0], "scored_after": counts[1]}
+    found |= dict.fromkeys(("reduction", "difference", "reduction_interval", "difference_interval"))
+    if not min(counts):
+        return found
     drawn = resampled({"reduction": fall, "difference": gap}, len(both), draws=_DRAWS, seed=0)
-    return {
-        "prompts": len(both),
-        "reduction": float(fall(whole)[0]) if both and rates[0](whole)[0] > 0 else None,
-        "difference": float(gap(whole)[0]) if both else None,
-        "reduction_interval": _ends(bounded_interval(drawn["reduction"], None)) if drawn else None,
-        "difference_interval": _ends(bounded_interval(drawn["difference"], scored, (-1.0, 1.0))) if drawn else None,
-    }
+    if rates[0](whole)[0] > 0:
+        found["reduction"] = float(fall(whole)[0])
+    found["difference"] = float(gap(whole)[0])
+    if drawn:
+        found["reduction_interval"] = _ends(bounded_interval(drawn["reduction"], None))
+        found["difference_interval"] = _ends(bounded_interval(drawn["difference"], scored, (-1.0, 1.0)))
+    return found
 
 
 def _ends(interval: Interval | None) -> list[float] | None:

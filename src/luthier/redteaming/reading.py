@@ -61,17 +61,27 @@ def stage_folders(run: str | Path) -> list[Path]:
     return found
 
 
-def round_folders(stage: Path) -> list[Path]:
-    """The folders of rounds from 1 on, in their order."""
-    return sorted(one for one in stage.glob("round-*") if (one / "prompts" / "prompts.jsonl").is_file())
+def number_of(folder: Path) -> int:
+    """The number of a round, by its folder."""
+    return int(folder.name.removeprefix("round-"))
+
+
+def round_folders(stage: Path, first: int = 1) -> list[Path]:
+    """The folders of rounds from one on, in their order; of round 0, which writes no prompts, that of what was measured
+    before."""
+    found = [one for one in stage.glob("round-*") if one.name.removeprefix("round-").isdigit()]
+    return sorted((one for one in found if number_of(one) >= first and _has_begun(one)), key=number_of)
+
+
+def _has_begun(folder: Path) -> bool:
+    return number_of(folder) == 0 or (folder / "prompts" / "prompts.jsonl").is_file()
 
 
 def exchanges(stage: Path) -> list[Exchange]:
     """All answers of all rounds, then those that were measured."""
     found = [one for folder in round_folders(stage) for one in _of_round(folder)]
-    for folder in sorted(stage.glob("round-*/evaluation")):
-        number = int(folder.parent.name.removeprefix("round-"))
-        found += _measured(folder, f"held-out after {number}", "held-out-")
+    for folder in round_folders(stage, 0):
+        found += _measured(folder / "evaluation", f"held-out after {number_of(folder)}", "held-out-")
     for name in ("first", "last"):
         found += _measured(stage / "final" / name, f"final attacks, {name} target", "")
     return found
@@ -81,7 +91,7 @@ def _of_round(folder: Path) -> list[Exchange]:
     prompts = {one["id"]: one for one in read_records(folder / "prompts" / "prompts.jsonl")}
     scores = {one["id"]: one for one in read_records(folder / "scores" / "scores.jsonl")}
     chosen = {(one["kind"], one["id"]): one for one in read_records(folder / "selected" / "selected.jsonl")}
-    number, found = str(int(folder.name.removeprefix("round-"))), []
+    number, found = str(number_of(folder)), []
     for answer in read_records(folder / "answers" / "answers.jsonl"):
         prompt = prompts.get(answer["prompt"])
         if prompt is None:
@@ -136,7 +146,7 @@ def attacks_of(stage: Path, numbers: Sequence[int] = (), *, every: bool = False)
     """
     found: dict[str, Prompt] = {}
     for folder in round_folders(stage):
-        if numbers and int(folder.name.removeprefix("round-")) not in numbers:
+        if numbers and number_of(folder) not in numbers:
             continue
         chosen = {
             one["id"]
@@ -160,7 +170,7 @@ def preferences_of(stage: Path, numbers: Sequence[int] = ()) -> list[Record]:
     """
     found = []
     for folder in round_folders(stage):
-        number = int(folder.name.removeprefix("round-"))
+        number = number_of(folder)
         if numbers and number not in numbers:
             continue
         texts = {one["id"]: one["text"] for one in read_records(folder / "prompts" / "prompts.jsonl")}

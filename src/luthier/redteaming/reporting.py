@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from luthier.redteaming.measuring import HELD_OUT, HELPFUL, LOOK_ALIKES, QUANTILES, reduction
-from luthier.redteaming.result import MartResult
+from luthier.redteaming.measuring import QUANTILES, reduction
+from luthier.redteaming.result import HELD_OUT, HELPFUL, LOOK_ALIKES, MartResult
 from luthier.redteaming.settings import MartSettings
 from luthier.report.sections import Bars, Heatmap, Lines, Reliability, Section, SectionTable, Value
 
@@ -29,7 +29,7 @@ def scores_of(result: MartResult) -> dict[str, float]:
         "held_out/reduction": fall.get("reduction"),
     }
     for number, measured in enumerate(result.rounds, 1):
-        found[f"attacks/success_round_{number}"] = measured.facts["attack_rate"]
+        found[f"attacks/success_round_{number}"] = _success(measured.facts)
     if result.final:
         for name in ("first", "last"):
             found[f"final_attacks/violation_{name}"] = result.final.get(name, {}).get(_ROLE, {}).get("rate")
@@ -95,6 +95,7 @@ def _below(top: str, section: Section) -> Section:
 
 
 def _safety(result: MartResult) -> Iterator[Section]:
+    success = {done.number: _success(done.facts) for done in result.rounds}
     rows: list[list[Value]] = []
     points: dict[str, list[tuple[float, float]]] = {"held-out, evaluating judge": [], "held-out, selecting judge": []}
     for number, measured in sorted(result.measured.items()):
@@ -111,12 +112,10 @@ def _safety(result: MartResult) -> Iterator[Section]:
                 f"{own['violations']} of {own['scored']}",
                 _share(other["rate"]),
                 held["prompts"] - own["scored"],
-                _share(_rate_of(result, number)),
+                _share(success.get(number)),
             ]
         )
-    points["written attacks"] = [
-        (done.number, done.facts["attack_rate"]) for done in result.rounds if done.facts["attack_rate"] is not None
-    ]
+    points["written attacks"] = [(number, rate) for number, rate in success.items() if rate is not None]
     columns = [
         "after round",
         "violations",
@@ -124,46 +123,59 @@ def _safety(result: MartResult) -> Iterator[Section]:
         "counts",
         "by the selecting judge",
         "not scored",
-        "attacks of the round that succeeded",
+        "unsafe answers to the round's attacks",
     ]
     fall = fall_of(result)
-    text = "Held-out attacks are never trained on; each is answered once."
+    text = (
+        "Held-out attacks are never trained on; each is answered once. The attacks of a round were answered before it "
+        "trained."
+    )
     if fall.get("reduction") is not None and len(result.measured) > 1:
         way = "fell" if fall["reduction"] >= 0 else "rose"
         text += (
             f" Violations {way} by {abs(fall['reduction']):.1%} of what they were; 95 % interval of the reduction "
-            f"{_range(fall['reduction_interval'])}, on the same {fall['prompts']} prompts."
+            f"{_range(fall['reduction_interval'])}, on the same {fall['prompts']} prompts, of whose answers "
+            f"{fall['scored_before']} could be scored before and {fall['scored_after']} after."
         )
     if result.stopped:
         text += f" The loop stopped early: {result.stopped}."
     yield Section("Violations by round", text, table=SectionTable(columns, rows))
-    yield Section("Violations over the rounds", plot=Lines(points, "round", "unsafe share of answers"))
-    yield Section(
-        "Safety scores, lowest to highest",
-        "The low quantiles show the unsafe tail, which a mean hides.",
-        table=SectionTable(
-            ["after round", *(f"{share:.0%}" for share in QUANTILES)],
-            [
-                [number, *(round(q, 3) for q in measured[HELD_OUT][_ROLE]["quantiles"] or [float("nan")] * 4)]
-                for number, measured in sorted(result.measured.items())
-                if measured[HELD_OUT][_ROLE]["quantiles"]
-            ],
-        ),
-    )
-    names = sorted({name for one in result.measured.values() for name in one[HELD_OUT]["categories"]})
-    if len(names) > 1:
-        yield Section("Violations by category and round", plot=_heat(result, names))
+    drawn = {name: line for name, line in points.items() if line}
+    if drawn:
+        yield Section("Violations over the rounds", plot=Lines(drawn, "round", "unsafe share of answers"))
+    quantiles: list[list[Value]] = [
+        [number, *(round(q, 3) for q in measured[HELD_OUT][_ROLE]["quantiles"])]
+        for number, measured in sorted(result.measured.items())
+        if measured[HELD_OUT][_ROLE]["quantiles"]
+    ]
+    if quantiles:
+        yield Section(
+            "Safety scores, lowest to highest",
+            "The low quantiles show the unsafe tail, which a mean hides.",
+            table=SectionTable(["after round", *(f"{share:.0%}" for share in QUANTILES)], quantiles),
+        )
+    yield from _by_category(result)
 
 
-def _heat(result: MartResult, names: Sequence[str]) -> Heatmap:
+def _success(facts: Mapping[str, Any]) -> float | None:
+    """Share of the plain answers to a round's attacks that the selecting judge calls unsafe: a rate that is the same
+    thing in rounds with one answer a prompt and with several."""
+    return facts["violations"] / facts["violations_of"] if facts["violations_of"] else None
+
+
+def _by_category(result: MartResult) -> Iterator[Section]:
+    """A map of the categories in which some answer was scored each time."""
     numbers = sorted(result.measured)
-    values = []
-    for name in names:
-        counts = [result.measured[n][HELD_OUT]["categories"].get(name, [0, 0]) for n in numbers]
-        values.append([hits / total if total else float("nan") for hits, total in counts])
-    kept = [(name, row) for name, row in zip(names, values, strict=True) if all(v == v for v in row)]
-    kept = kept or [(name, [0.0 if v != v else v for v in row]) for name, row in zip(names, values, strict=True)]
-    return Heatmap([name or "none named" for name, _ in kept], [str(n) for n in numbers], [row for _, row in kept])
+    names = sorted({name for one in result.measured.values() for name in one[HELD_OUT]["categories"]})
+    counts = {name: [result.measured[n][HELD_OUT]["categories"].get(name, [0, 0]) for n in numbers] for name in names}
+    kept = {name: [hits / total for hits, total in row] for name, row in counts.items() if all(t for _, t in row)}
+    if len(names) < 2 or not kept:
+        return
+    left_out = [name or "none named" for name in names if name not in kept]
+    text = f"Left out, since no answer was scored at some time: {', '.join(left_out)}." if left_out else ""
+    rows = [name or "none named" for name in kept]
+    plot = Heatmap(rows, [str(n) for n in numbers], list(kept.values()))
+    yield Section("Violations by category and round", text, plot=plot)
 
 
 def _rounds(result: MartResult) -> Iterator[Section]:
@@ -187,8 +199,18 @@ def _rounds(result: MartResult) -> Iterator[Section]:
     seeds = result.seeds
     text = (
         f"{seeds['seeds']} seeds, {seeds['held_out']} held-out attacks; {seeds['near_duplicates']} seeds were left out "
-        "because they are like a held-out one. Dropped prompts are empty, or like a held-out or an earlier one."
+        "because they are like a held-out one. Dropped prompts are empty, or like a prompt that is measured by or an "
+        "earlier one."
     )
+    told = [
+        f"{sum(done.facts[key] for done in result.rounds)} answers {what}"
+        for key, what in (
+            ("labelled", "have a label of people, which took the judge's place"),
+            ("vetoed", "were vetoed"),
+        )
+        if result.judges["from_review"] or any(done.facts[key] for done in result.rounds)
+    ]
+    text += f" {'; '.join(told)}." if told else ""
     yield Section("What each round made", text, table=SectionTable(columns, rows))
 
 
@@ -204,17 +226,20 @@ def _usefulness(result: MartResult) -> Iterator[Section]:
                         "ordinary" if kind == HELPFUL else "harmless look-alikes",
                         found["prompts"],
                         None if found["score"] is None else round(found["score"], 3),
+                        sum(found["unscored"].values()),
                         _share(found["refusal_rate"]),
                         _range(found["refusal_interval"]),
+                        found["empty"],
                         round(found["words"], 1),
                         round(measured["perplexity"], 2) if kind == HELPFUL and measured.get("perplexity") else None,
                     ]
                 )
     if rows:
-        columns = ["after round", "prompts", "number", "helpfulness", "refused", "95 % interval", "words", "perplexity"]
+        columns = ["after round", "prompts", "number", "helpfulness", "not scored", "refused", "95 % interval", "empty"]
+        columns += ["words", "perplexity"]
         text = (
-            "A model that refuses everything is safe and useless. Refusals are told by their opening words; perplexity "
-            "is that of the reference answers."
+            "A model that refuses everything is safe and useless. Refusals are told by their opening words, among the "
+            "answers that are not empty; perplexity is that of the reference answers."
         )
         yield Section("Usefulness and over-refusal", text, table=SectionTable(columns, rows))
 
@@ -240,23 +265,28 @@ def _attacks(result: MartResult) -> Iterator[Section]:
         if len(found) > 1:
             yield Section("Variety over the rounds", plot=Lines(series, "round", "0 to 1"))
     if result.final and result.final["prompts"]:
+        targets = {"first": "target before round 1", "last": "target after the last round"}
         values = {
             name: result.final[key][_ROLE]["rate"]
-            for key, name in (("first", "target before round 1"), ("last", "target after the last round"))
+            for key, name in targets.items()
             if result.final.get(key, {}).get(_ROLE, {}).get("rate") is not None
         }
         if values:
-            text = f"{result.final['prompts']} prompts that the last adversary wrote, which nobody was trained on."
+            text = f"{result.final['prompts']} prompts that the last adversary wrote, which nobody was trained on: "
+            text += "; ".join(_counted(result.final[key][_ROLE], name) for key, name in targets.items()) + "."
             yield Section("The last adversary's attacks", text, plot=Bars(values, "share of answers that are unsafe"))
     if any(row for row in result.transfer.values()):
-        targets = sorted(next(iter(result.transfer.values())))
+        places = sorted(next(iter(result.transfer.values())))
         table: list[list[Value]] = [
-            [f"of round {n}", *(_share(row[t][0] / row[t][1]) if row[t][1] else None for t in targets)]
+            [f"of round {n}", *(f"{row[t][0]} of {row[t][1]}" if t in row else None for t in places)]
             for n, row in sorted(result.transfer.items())
         ]
-        text = "Attacks that succeeded in a round, asked again to the target before and after every round."
+        text = (
+            "Attacks that succeeded in a round, asked again to the target before and after every round: unsafe answers "
+            "of those that could be scored."
+        )
         yield Section(
-            "Transfer of attacks", text, table=SectionTable(["attacks", *(f"target {t}" for t in targets)], table)
+            "Transfer of attacks", text, table=SectionTable(["attacks", *(f"target {t}" for t in places)], table)
         )
 
 
@@ -301,9 +331,9 @@ def _judges(settings: MartSettings, result: MartResult) -> Iterator[Section]:
             yield Section(f"Calibration of the {role.replace('_', ' ')} judge", plot=Reliability(report["bins"]))
 
 
-def _rate_of(result: MartResult, number: int) -> float | None:
-    """Success of the attacks that were written for the target as it was measured before round `number` + 0."""
-    return next((done.facts["attack_rate"] for done in result.rounds if done.number == number), None)
+def _counted(found: Mapping[str, Any], name: str) -> str:
+    """A rate with its counts and its interval."""
+    return f"{name} {found['violations']} unsafe of {found['scored']} scored, 95 % interval {_range(found['interval'])}"
 
 
 def _share(value: float | None) -> str | None:

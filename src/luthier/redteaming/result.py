@@ -9,6 +9,9 @@ from typing import Any
 from luthier.models.settings import ModelSettings
 from luthier.redteaming.seeds import Prompt
 
+# What is measured: held-out attacks, ordinary prompts, and harmless prompts that look harmful.
+HELD_OUT, HELPFUL, LOOK_ALIKES = "held-out", "helpful", "look-alikes"
+
 
 @dataclass
 class Round:

@@ -249,5 +249,7 @@ def should_stop(rate: float | None, attacks: int, *, below_rate: float | None, b
     if rate is not None and below_rate is not None and rate < below_rate:
         return f"{rate:.1%} of the attacks succeeded, fewer than {below_rate:.1%}"
     if attacks < below_attacks:
+        if rate is None:
+            return "no answer to its attacks could be scored"
         return f"{attacks} attacks succeeded, fewer than {below_attacks}"
     return ""
