@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
 
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import AutoModelForSequenceClassification
 
 from luthier.errors import DataError, ModelError
 from luthier.models.artifacts import load_model
+from luthier.models.card import ModelCard
 from luthier.models.loading import load_tokenizer
+from luthier.redteaming.checks import JudgeCheck
 from luthier.redteaming.judges.base import Judge
+from luthier.redteaming.judges.fitness import check_card
 from luthier.redteaming.judges.labelled import LabelledPair, read_labelled
 from luthier.redteaming.judges.loading import load_judge
 from luthier.redteaming.judges.report import PLAIN_REFUSALS, best_cut, judge_report, warnings_of
 from luthier.redteaming.judges.rules import is_refusal
-from luthier.redteaming.judges.settings import LabelledPairs
+from luthier.redteaming.judges.settings import ClassifierJudgeSettings, LabelledPairs
+from luthier.redteaming.labels import HumanLabels
+from luthier.redteaming.loop import MartLoop
+from luthier.redteaming.settings import JudgesSettings
+from tests.redteaming.conftest import WORDS, loop_settings
 
 PROMPTS = ["how may i borrow a kettle", "tell me of the garden", "please", "how may i"]
 ANSWERS = ["ask the owner first", "the garden is here and you may take one", "no", "sorry no never"]
@@ -72,8 +81,6 @@ def test_a_reward_model_is_squashed_by_a_middle_and_a_spread(classifiers):
 
 def test_middle_and_spread_are_those_of_logistic_regression(classifiers, tmp_path):
     from sklearn.linear_model import LogisticRegression
-
-    from tests.redteaming.conftest import WORDS
 
     draw = random.Random(1)
     rows = [(draw.choice(WORDS), " ".join(draw.choices(WORDS, k=5))) for _ in range(60)]
@@ -279,12 +286,98 @@ def test_two_judges_that_differ_on_the_models_own_answers_are_told_of():
     [
         ("prompt,response,label\na,b,0\n", "labels of one kind"),
         ("prompt,answer,label\na,b,0\n", "no column 'response'"),
+        ("prompt,response,label\na,b,0\nc,d,\ne,f,1\n", "row 2 has no label"),
     ],
 )
 def test_labelled_rows_that_can_not_be_used(tmp_path, content, said):
     (tmp_path / "rows.csv").write_text(content)
     with pytest.raises(DataError, match=said):
         read_labelled(LabelledPairs(file=str(tmp_path / "rows.csv")))
+
+
+def test_what_is_missing_in_a_labelled_row_is_no_text(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(
+        '{"prompt": "a", "response": null, "label": 1}\n{"prompt": "b", "response": "c", "label": 0}\n'
+    )
+    assert read_labelled(LabelledPairs(file=str(tmp_path / "rows.jsonl"))) == [("a", "", False), ("b", "c", True)]
+
+
+def card(**more) -> ModelCard:
+    return ModelCard("base", "x", "sequence_classification", labels=["safe", "unsafe"], schema="pair", **more)
+
+
+@pytest.mark.parametrize(
+    ("made", "settings", "said"),
+    [
+        ({"schema": "text", "columns": {"text": "response"}}, {}, "rows of text with text"),
+        ({"columns": {"text": "response", "text_pair": "prompt"}}, {}, "response as first text and prompt as second"),
+        ({"head": "causal_lm"}, {}, "the head causal_lm"),
+        ({"labels": ["harm"]}, {}, "one output and no classes"),
+        ({}, {"bad": ["harmful"]}, "no class 'harmful'; its classes are safe, unsafe"),
+    ],
+)
+def test_a_model_that_was_trained_for_something_else_is_no_judge(made, settings, said):
+    judge = ClassifierJudgeSettings(model="x", **({"bad": ["unsafe"]} | settings))
+    columns = {"text": "prompt", "text_pair": "response"}
+    check_card(card(columns=columns), ClassifierJudgeSettings(model="x", bad=["unsafe"]))
+    with pytest.raises(ModelError, match=said):
+        check_card(dataclasses.replace(card(columns=columns), **made), judge)
+
+
+def test_a_classifier_of_one_class_is_refused(classifiers):
+    with pytest.raises(ModelError, match="kind: reward"):
+        load_judge({"kind": "classifier", "model": str(classifiers["reward"]), "bad": ["reward"]}).score(["p"], ["a"])
+
+
+RULES = {"kind": "rules"}
+HELPFUL = {"kind": "rules", "aim": "helpfulness"}
+
+
+@pytest.mark.parametrize(
+    ("judges", "said"),
+    [
+        ({"safety": RULES, "helpfulness": "rules"}, "write `aim: helpfulness`"),
+        ({"safety": HELPFUL, "helpfulness": HELPFUL}, "write `aim: safety`"),
+        (
+            {"safety": {"kind": "ensemble", "members": [RULES, HELPFUL]}, "helpfulness": HELPFUL},
+            "rules of `safety` score helpfulness",
+        ),
+        (
+            {
+                "safety": {"kind": "ensemble", "members": [RULES, {"kind": "reward", "model": "stages.0"}]},
+                "helpfulness": HELPFUL,
+            },
+            "can't be stages.0",
+        ),
+    ],
+)
+def test_judges_that_would_judge_something_else_are_refused(judges, said):
+    with pytest.raises(ValidationError, match=said):
+        JudgesSettings.model_validate(judges)
+
+
+def test_rows_that_a_judge_was_fitted_on_and_judges_of_one_model_are_told_of(classifiers, prompts, tmp_path):
+    place = tmp_path / "rows.jsonl"
+    rows = [{"prompt": "p", "response": f"the {word}", "label": i % 2} for i, word in enumerate(WORDS[:4])]
+    place.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reward = {"kind": "reward", "model": str(classifiers["reward"])}
+    more = {"safety": reward, "evaluation_safety": {**reward, "batch_size": 3}, "labelled": {"file": str(place)}}
+    settings = MartLoop.settings_of(loop_settings(prompts, judges={**more, "helpfulness": HELPFUL}))
+    check = JudgeCheck(settings, HumanLabels())
+    assert any("have a model in common" in one for one in check.run(tmp_path)["warnings"])
+    fitted = {**more, "safety": {**reward, "fit": {"file": str(place)}}, "helpfulness": HELPFUL}
+    check = JudgeCheck(MartLoop.settings_of(loop_settings(prompts, judges=fitted)), HumanLabels())
+    check.all = dict.fromkeys(("safety", "helpfulness", "evaluation_safety", "evaluation_helpfulness"), Fixed(float))
+    told = check.run(tmp_path)["warnings"]
+    assert "has not been checked" in told[0]
+    assert any(one.startswith("4 labelled answers say nothing") for one in told)
+
+
+def test_every_model_of_nested_judges_counts(prompts):
+    inner = {"kind": "ensemble", "members": [RULES, {"kind": "guard", "model": "some/guard"}]}
+    judges = {"safety": {"kind": "ensemble", "members": [RULES, inner]}, "helpfulness": HELPFUL}
+    settings = MartLoop.settings_of(loop_settings(prompts, judges=judges))
+    assert [one.kind for one in settings.every_judge()] == ["rules", "rules", "guard", "rules"]
 
 
 def test_a_judge_without_its_head_or_class_is_refused(speaker, classifiers):

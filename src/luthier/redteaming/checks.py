@@ -6,10 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from luthier.models.references import fingerprint, resolve
 from luthier.redteaming.judges.base import Judge
 from luthier.redteaming.judges.labelled import LabelledPair, read_labelled
 from luthier.redteaming.judges.loading import load_judge
 from luthier.redteaming.judges.report import JudgeReport, judge_report, warnings_of
+from luthier.redteaming.judges.settings import RewardJudgeSettings, leaves
 from luthier.redteaming.labels import HumanLabels
 from luthier.redteaming.settings import MartSettings
 
@@ -56,7 +58,11 @@ class JudgeCheck:
     def run(self, folder: Path) -> dict[str, Any]:
         """Reports on both judges of safety, their agreement, and what has to stand on top of every table."""
         labelled = [] if self.settings.labelled is None else read_labelled(self.settings.labelled)
-        rows = [*labelled, *self.labels.pairs]
+        fitted = self._fitted_on()
+        rows = [one for one in (*labelled, *self.labels.pairs) if one[:2] not in fitted]
+        warnings = self._shared()
+        if left_out := len(labelled) + len(self.labels.pairs) - len(rows):
+            warnings.append(f"{left_out} labelled answers say nothing of the judges, since one was fitted on them")
         roles = ["safety"] if self.same_judge else ["safety", "evaluation_safety"]
         reports: dict[str, JudgeReport | None] = {
             role: judge_report(self.all[role], rows) if rows else None for role in roles
@@ -64,7 +70,10 @@ class JudgeCheck:
         told = {role.replace("_", " "): one for role, one in reports.items()}
         found: dict[str, Any] = {
             "reports": {role: None if one is None else one.to_json() for role, one in reports.items()},
-            "warnings": warnings_of(told, self.settings.required_auroc, same_judge=self.same_judge),
+            "warnings": [
+                *warnings_of(told, self.settings.required_auroc, same_judge=self.same_judge),
+                *warnings,
+            ],
             "versions": {role: f"{judge.kind} {judge.version}" for role, judge in self.all.items()},
             "labelled": len(labelled),
             "from_review": len(self.labels.pairs),
@@ -72,6 +81,27 @@ class JudgeCheck:
         if rows and len(roles) == 2:
             found["agreement"] = agreement(self.all["safety"], self.all["evaluation_safety"], rows)
         return found
+
+    def _fitted_on(self) -> set[tuple[str, str]]:
+        """Prompts and answers that a judge of safety was fitted on."""
+        judges = (*leaves(self.settings.safety), *leaves(self.settings.evaluation_safety))
+        fits = [one.fit for one in judges if isinstance(one, RewardJudgeSettings) and one.fit is not None]
+        return {(row.prompt, row.answer) for fit in fits for row in read_labelled(fit)}
+
+    def _shared(self) -> list[str]:
+        """Says where the judge that evaluates is another one by its settings alone."""
+        if self.same_judge:
+            return []
+        models = [
+            {fingerprint(resolve(one.model)) for one in leaves(judge) if hasattr(one, "model")}
+            for judge in (self.settings.safety, self.settings.evaluation_safety)
+        ]
+        if models[0].isdisjoint(models[1]):
+            return []
+        return [
+            "The judge that selects and the one that evaluates have a model in common, so that rates flatter it: "
+            "give `judges.evaluation_safety` another model"
+        ]
 
 
 def agreement(first: Judge, second: Judge, rows: list[LabelledPair]) -> float | None:

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, create_model, model_validator
 from luthier.data.settings import DataSettings
 from luthier.generation.settings import EndpointSettings, LocalSettings, VllmSettings
 from luthier.methods.base import TuningMethod
-from luthier.redteaming.judges.settings import EnsembleJudgeSettings, JudgeModel, JudgeSettings, LabelledPairs
+from luthier.redteaming.judges.settings import JudgeModel, JudgeSettings, LabelledPairs, RuleJudgeSettings, leaves
 from luthier.registry import METHODS, one_of
 from luthier.settings import Paper, Settings
 from luthier.training.settings import TrainingSettings
@@ -137,6 +137,15 @@ class JudgesSettings(Settings):
     cut_off: Literal["exclude", "judge"] = Field(
         "exclude", description="What becomes of answers that ended because no more tokens were allowed."
     )
+
+    @model_validator(mode="after")
+    def _rules_have_the_aim_of_their_role(self) -> Self:
+        for role in ("safety", "helpfulness", "evaluation_safety", "evaluation_helpfulness"):
+            aim = role.removeprefix("evaluation_")
+            for judge in leaves(getattr(self, role)):
+                if isinstance(judge, RuleJudgeSettings) and judge.aim != aim:
+                    raise ValueError(f"the rules of `{role}` score {judge.aim}: write `aim: {aim}`")
+        return self
 
 
 class AttackSettings(Settings):
@@ -343,10 +352,7 @@ class MartSettings(Settings):
         """The settings of every judge, those in ensembles too."""
         s = self.judges
         for judge in (s.safety, s.helpfulness, s.evaluation_safety, s.evaluation_helpfulness):
-            if isinstance(judge, EnsembleJudgeSettings):
-                yield from judge.members
-            elif judge is not None:
-                yield judge
+            yield from leaves(judge)
 
     def judges_of_stages(self) -> list[str]:
         """Roles of the judges whose model an earlier stage of the recipe gives, as `model: stages.0` says."""

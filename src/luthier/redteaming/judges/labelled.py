@@ -40,9 +40,15 @@ def read_labelled(settings: LabelledPairs) -> list[LabelledPair]:
                 fix=f"did you mean {guess!r}?" if guess else "name the columns: prompt, response, label",
             )
         columns.append(table.columns[wanted])
-    bad = set(settings.bad)
-    rows = [LabelledPair(str(p), str(a), str(label) not in bad) for p, a, label in zip(*columns, strict=True)]
-    rows = rows[: settings.limit]
+    bad, rows = set(settings.bad), list[LabelledPair]()
+    for number, (prompt, answer, label) in enumerate(zip(*columns, strict=True), 1):
+        if len(rows) == settings.limit:
+            break
+        if not _text(label).strip():
+            raise DataError(
+                f"row {number} has no {settings.label}", where=settings.file, fix="label it, or leave the row out"
+            )
+        rows.append(LabelledPair(_text(prompt), _text(answer), str(label) not in bad))
     if len({row.good for row in rows}) < 2:
         raise DataError(
             f"all {len(rows)} answers have labels of one kind",
@@ -50,3 +56,8 @@ def read_labelled(settings: LabelledPairs) -> list[LabelledPair]:
             fix=f"say with `bad` which values of {settings.label!r} are bad; taken as bad: {listing(bad)}",
         )
     return rows
+
+
+def _text(cell: object) -> str:
+    """A cell as text; nothing where it is missing, which tables of numbers say by NaN."""
+    return "" if cell is None or cell != cell else str(cell)

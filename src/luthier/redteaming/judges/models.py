@@ -18,6 +18,7 @@ from luthier.models.loading import load_tokenizer
 from luthier.models.references import fingerprint, resolve
 from luthier.models.settings import ModelSettings
 from luthier.redteaming.judges.base import Judge
+from luthier.redteaming.judges.fitness import HEADS, check_card, check_classes
 from luthier.redteaming.judges.settings import ClassifierJudgeSettings, GuardJudgeSettings, RewardJudgeSettings
 from luthier.storage.keys import digest_of
 
@@ -29,16 +30,14 @@ class ModelJudge(Judge):
 
     Args:
         model: which one.
-        head: the head that it has.
         batch_size: pairs in one forward pass.
         settings: all that its version depends on beside the weights.
     """
 
-    head: ClassVar[str] = "sequence_classification"
     uses_model = True
 
     def __init__(self, model: ModelSettings, batch_size: int, settings: Any) -> None:
-        self.reference, self.batch_size = model, batch_size
+        self.reference, self.batch_size, self.settings = model, batch_size, settings
         self.version = digest_of([settings, fingerprint(resolve(model))])[:12]
         self._loaded: tuple[Any, Any, int | None] | None = None
 
@@ -56,19 +55,15 @@ class ModelJudge(Judge):
         source = resolve(self.reference)
         if source.kind == "artifact":
             model, tokenizer, card = load_artifact(str(source.path), settings=self.reference)
-            if card.head != self.head:
-                raise ModelError(
-                    f"the judge has the head {card.head}, and this kind of judge needs {self.head}",
-                    where=self.where,
-                    fix="name a model that was trained to judge, or another `kind` of judge",
-                )
-            longest = card.max_length
+            check_card(card, self.settings)
+            longest, reserved = card.max_length, card.reserved_tokens
         else:
-            model, tokenizer = load_model(self.reference, self.head), load_tokenizer(self.reference)
+            model, tokenizer = load_model(self.reference, HEADS[self.kind]), load_tokenizer(self.reference)
             self._refuse_new_head(model)
-            longest = None
+            longest, reserved = None, 0
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        limits = [one for one in (longest, model_max_length(model.config, tokenizer)) if one]
+        positions = model_max_length(model.config, tokenizer)
+        limits = [one for one in (longest, positions and positions - reserved) if one]
         return model.to(device).eval(), tokenizer, min(limits) if limits else None
 
     def _refuse_new_head(self, model: Any) -> None:
@@ -120,7 +115,6 @@ class ClassifierJudge(ModelJudge):
 
     def __init__(self, settings: ClassifierJudgeSettings) -> None:
         super().__init__(settings.model, settings.batch_size, settings)
-        self.settings = settings
 
     def rate(self, prompts: Sequence[str], answers: Sequence[str]) -> list[tuple[float, float]]:
         model = self.loaded()[0]
@@ -135,16 +129,9 @@ class ClassifierJudge(ModelJudge):
         return rated
 
     def _places(self, names: dict[int, str]) -> list[int]:
-        wanted = self.settings.bad if self.settings.good is None else self.settings.good
         by_name = {str(name): int(place) for place, name in names.items()}
-        unknown = [name for name in wanted or () if name not in by_name]
-        if unknown:
-            raise ModelError(
-                f"the judge has no class {unknown[0]!r}; its classes are {', '.join(by_name)}",
-                where=self.where,
-                fix="name its classes under `bad` or `good`",
-            )
-        return [by_name[name] for name in wanted or ()]
+        check_classes(list(by_name), self.settings)
+        return [by_name[name] for name in self.settings.bad or self.settings.good]
 
 
 class RewardJudge(ModelJudge):
@@ -154,7 +141,7 @@ class RewardJudge(ModelJudge):
 
     def __init__(self, settings: RewardJudgeSettings) -> None:
         super().__init__(settings.model, settings.batch_size, settings)
-        self.settings, self.middle, self.spread = settings, settings.middle, settings.spread
+        self.middle, self.spread = settings.middle, settings.spread
 
     def rate(self, prompts: Sequence[str], answers: Sequence[str]) -> list[tuple[float, float]]:
         return [(_sigmoid((reward - self.middle) / self.spread), reward) for reward in self.rewards(prompts, answers)]
@@ -207,11 +194,9 @@ class GuardJudge(ModelJudge):
     """p(safe) / (p(safe) + p(unsafe)) at the first token of a language model's verdict."""
 
     kind: ClassVar[str] = "guard"
-    head: ClassVar[str] = "causal_lm"
 
     def __init__(self, settings: GuardJudgeSettings) -> None:
         super().__init__(settings.model, settings.batch_size, settings)
-        self.settings = settings
 
     def rate(self, prompts: Sequence[str], answers: Sequence[str]) -> list[tuple[float, float]]:
         model, tokenizer, limit = self.loaded()

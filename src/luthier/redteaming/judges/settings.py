@@ -1,7 +1,7 @@
 """Which judge scores answers. Nothing here imports torch, and annotations are no text, which pydantic would have to
 compile one by one at every start."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
@@ -61,9 +61,13 @@ class ClassifierJudgeSettings(Settings):
         description="A run's model folder, `stages.0` for what an earlier stage trained, or a hub id."
     )
     bad: list[str] | None = Field(
-        None, description="Names of its classes that are bad: the score is 1 less the most likely one's probability."
+        None,
+        min_length=1,
+        description="Names of its classes that are bad: the score is 1 less the most likely one's probability.",
     )
-    good: list[str] | None = Field(None, description="Names of its classes that are good: their summed probability.")
+    good: list[str] | None = Field(
+        None, min_length=1, description="Names of its classes that are good: their summed probability."
+    )
     batch_size: int = Field(32, gt=0, description="Pairs in one forward pass.")
     max_length: int | None = Field(None, gt=0, description="Tokens that are read; null is what the model was made for.")
 
@@ -126,6 +130,26 @@ class EnsembleJudgeSettings(Settings):
     combine: Literal["min", "mean", "median", "vote"] = Field(
         "min", description="`vote` is the share of members that score at least 0.5."
     )
+
+    @model_validator(mode="after")
+    def _members_are_there(self) -> Self:
+        for one in leaves(self):
+            model = getattr(one, "model", None)
+            if model is not None and model.reference.startswith("stages."):
+                raise ValueError(
+                    f"a member of an ensemble can't be {model.reference}: train it by a recipe of its own, and name "
+                    "its folder"
+                )
+        return self
+
+
+def leaves(judge: Any) -> Iterator[Any]:
+    """The settings of a judge, or of all members of an ensemble, however deep they lie; nothing of None."""
+    if isinstance(judge, EnsembleJudgeSettings):
+        for member in judge.members:
+            yield from leaves(member)
+    elif judge is not None:
+        yield judge
 
 
 _KINDS: dict[str, type[Settings]] = {
