@@ -1,10 +1,15 @@
 """Texts from vLLM in this process. It batches and shares prefixes itself; prompts reach it as the same token ids that
-the local back end reads."""
+the local back end reads.
+
+Written for vLLM from 0.11 on; `tests/generation/test_vllm_calls.py` holds every call against the source of the version
+that is installed.
+"""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +27,20 @@ from luthier.models.settings import ModelSettings
 from luthier.models.tensors import read_json
 
 _PART = 256
+# What vLLM takes as `max_lora_rank`.
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+# Fields of an adapter's configuration that vLLM refuses, or leaves out without a word, and what they mean where they
+# do nothing.
+_NOTHING: Mapping[str, tuple[Any, ...]] = {
+    "use_dora": (False, None),
+    "lora_bias": (False, None),
+    "bias": ("none", None),
+    "modules_to_save": (None, []),
+    "trainable_token_indices": (None, [], {}),
+    "layer_replication": (None, []),
+    "alora_invocation_tokens": (None, []),
+    "target_parameters": (None, []),
+}
 
 
 class VllmWriter:
@@ -32,52 +51,76 @@ class VllmWriter:
         settings: how much memory it may take.
 
     Raises:
-        ModelError: vLLM is not installed, or the adapter is of a kind that it can't serve.
+        ModelError: vLLM is not installed, or the model is of a kind that it can't serve.
     """
 
     def __init__(self, model: ModelSettings, settings: VllmSettings) -> None:
         if not is_installed("vllm"):
             raise ModelError("`kind: vllm` needs vLLM", fix=how_to_install("vllm"))
-        from vllm import LLM
-        from vllm.lora.request import LoRARequest
-
-        source, adapter = resolve(model), None
+        source, self._adapter = resolve(model), None
+        self._options: dict[str, Any] = {}
         if source.path is not None and is_adapter(source.path):
-            adapter = source.path
-            kind = str(read_json(adapter / ADAPTER_CONFIG).get("peft_type"))
-            if kind != "LORA":
-                raise ModelError(
-                    f"vLLM serves LoRA adapters, and this is {kind}", where=str(adapter), fix="use `kind: local`"
-                )
-            base = base_settings(read_card(adapter), model)
-            source, model = resolve(base), base
+            self._adapter = source.path
+            self._options = {"enable_lora": True, "max_lora_rank": served_rank(source.path)}
+            model = base_settings(read_card(source.path), model)
+            source = resolve(model)
+        if source.gguf_file is not None:
+            raise ModelError("vLLM is given no GGUF files here", where=model.reference, fix="use `kind: local`")
         self._tokenizer = load_tokenizer(model)
-        options: dict[str, Any] = {"enable_lora": True, "max_lora_rank": _rank(adapter)} if adapter else {}
-        self._llm: Any = LLM(
-            model=str(local_folder(source, model)),
-            dtype=model.dtype,
-            gpu_memory_utilization=settings.gpu_memory,
-            **options,
-        )
         self._limit = model_max_length(load_config(model), self._tokenizer) or 1 << 20
-        self._adapter = LoRARequest("side", 1, str(adapter)) if adapter else None
+        self._model, self._settings = model, settings
+        self._folder = str(local_folder(source, model))
 
     def write(
         self, requests: Sequence[Request], max_new_tokens: int, skip: frozenset[str] = frozenset()
     ) -> Iterator[list[Written]]:
         """Texts in parts of 256; then the accelerator's memory is free again, since each phase has a writer of its
-        own."""
+        own.
+
+        Raises:
+            ModelError: vLLM can't load the model, or can't answer.
+        """
+        prompts = prompt_ids(requests, self._tokenizer, self._limit, max_new_tokens)
+        llm: Any = None
         try:
             for start in range(0, len(requests), _PART):
                 part = requests[start : start + _PART]
-                if not all(one.id in skip for one in part):
-                    yield self._part(part, max_new_tokens)
+                if all(one.id in skip for one in part):
+                    continue
+                # vLLM reports what it can't do by errors of many kinds.
+                try:
+                    llm = llm or self._loaded(max(map(len, prompts)) + max_new_tokens)
+                    found = self._part(llm, part, prompts[start : start + _PART], max_new_tokens)
+                except Exception as error:
+                    why = (str(error).splitlines() or [type(error).__name__])[0]
+                    raise ModelError(
+                        f"vLLM can't write with it: {why}", where=self._folder, fix="use `kind: local`"
+                    ) from error
+                yield found
         finally:
-            self._llm = None
+            llm = None
             gc.collect()
 
-    def _part(self, part: Sequence[Request], max_new_tokens: int) -> list[Written]:
+    def _loaded(self, longest: int) -> Any:
+        # Nothing of a run is told to anybody; vLLM reports how it is used unless it is told not to.
+        os.environ["VLLM_NO_USAGE_STATS"] = "1"
+        from vllm import LLM
+
+        free_accelerator()
+        return LLM(
+            model=self._folder,
+            dtype=self._model.dtype,
+            gpu_memory_utilization=self._settings.gpu_memory,
+            max_model_len=min(self._limit, rounded_up(longest)),
+            trust_remote_code="remote_code" in self._model.allow,
+            **self._options,
+        )
+
+    def _part(
+        self, llm: Any, part: Sequence[Request], prompts: Sequence[list[int]], max_new_tokens: int
+    ) -> list[Written]:
         from vllm import SamplingParams, TokensPrompt
+        from vllm.lora.request import LoRARequest
 
         sampling = [
             SamplingParams(
@@ -85,22 +128,46 @@ class VllmWriter:
             )
             for one in part
         ]
-        prompts = prompt_ids(part, self._tokenizer, self._limit, max_new_tokens)
         asked = [TokensPrompt(prompt_token_ids=ids) for ids in prompts]
-        found = self._llm.generate(asked, sampling, use_tqdm=False, lora_request=self._adapter)
-        return [
-            Written(
-                one.id,
-                said.outputs[0].text,
-                said.outputs[0].finish_reason == "length",
-                len(said.outputs[0].token_ids),
-                len(ids),
-            )
-            for one, said, ids in zip(part, found, prompts, strict=True)
-        ]
+        adapter = LoRARequest("side", 1, str(self._adapter)) if self._adapter else None
+        found = llm.generate(asked, sampling, use_tqdm=False, lora_request=adapter)
+        return [written(one, said.outputs[0], len(ids)) for one, said, ids in zip(part, found, prompts, strict=True)]
 
 
-def _rank(adapter: Path | None) -> int:
-    """The least rank that vLLM takes which the adapter fits in."""
-    rank = int(read_json(Path(str(adapter)) / ADAPTER_CONFIG).get("r", 16))
-    return next((one for one in (8, 16, 32, 64, 128, 256, 320, 512) if one >= rank), rank)
+def written(request: Request, said: Any, read: int) -> Written:
+    """One of vLLM's outputs, of a prompt with so many tokens."""
+    return Written(request.id, request.begins + said.text, said.finish_reason == "length", len(said.token_ids), read)
+
+
+def rounded_up(longest: int) -> int:
+    """The next power of two: a model for long texts may have no room for its whole length, and what vLLM compiles is
+    used again where the length is the same."""
+    return 1 << (longest - 1).bit_length()
+
+
+def served_rank(adapter: Path) -> int:
+    """The least rank that vLLM takes which a LoRA adapter fits in.
+
+    Raises:
+        ModelError: it is another adapter, or one that vLLM can't serve, or would serve without a part of it.
+    """
+    config = read_json(adapter / ADAPTER_CONFIG)
+    kind, fix = str(config.get("peft_type")), "use `kind: local`"
+    if kind != "LORA":
+        raise ModelError(f"vLLM serves LoRA adapters, and this is {kind}", where=str(adapter), fix=fix)
+    for name, nothing in _NOTHING.items():
+        if config.get(name) not in nothing:
+            raise ModelError(f"vLLM serves no LoRA adapter with `{name}`", where=str(adapter), fix=fix)
+    rank = max([int(config.get("r", 8)), *map(int, (config.get("rank_pattern") or {}).values())])
+    if rank > _RANKS[-1]:
+        raise ModelError(f"vLLM serves ranks up to {_RANKS[-1]}, and this has {rank}", where=str(adapter), fix=fix)
+    return next(one for one in _RANKS if one >= rank)
+
+
+def free_accelerator() -> None:
+    """Give memory that nothing uses back to the accelerator: vLLM takes its share in a process of its own."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from luthier.errors import WorkspaceError
 from luthier.generation import asking
 from luthier.generation.records import Appending, Record
+from luthier.generation.settings import VllmSettings
 from luthier.generation.writing import Writer
 from luthier.models.settings import ModelSettings
 from luthier.redteaming.judges.base import Judge, Judgement
@@ -24,15 +25,18 @@ class Asking(asking.Asking):
     Args:
         settings: of the loop.
         folder: of the loop, where budgets are kept.
+        release_judges: lets go of the judges' models.
     """
 
-    def __init__(self, settings: MartSettings, folder: Path) -> None:
+    def __init__(self, settings: MartSettings, folder: Path, release_judges: Callable[[], None]) -> None:
         super().__init__(folder)
-        self.settings = settings
+        self.settings, self._release_judges = settings, release_judges
         self.generations = 0
 
     def writer(self, side: Side, model: ModelSettings, about: str) -> Writer:
-        """What writes for a side."""
+        """What writes for a side; vLLM takes its share of the memory at once, so that nothing else may be there."""
+        if isinstance(side.backend, VllmSettings):
+            self._release_judges()
         return self.writer_of(side.backend, model, about)
 
     def make_room(self, judges: Mapping[str, Judge]) -> None:

@@ -71,9 +71,9 @@ class MartLoop:
                 "seed": seed,
             }
         )
-        self.asking = Asking(settings, self.folder)
         self.labels = read_labels(settings.labels)
         self.check = JudgeCheck(settings, self.labels)
+        self.asking = Asking(settings, self.folder, self.check.release)
         self._done: dict[str, Step] = {}
 
     @staticmethod
