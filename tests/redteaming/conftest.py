@@ -28,7 +28,7 @@ def speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with seeds, held-out prompts, look-alikes, and ordinary prompts with responses."""
+    """A folder with seeds, held-out prompts, look-alikes, and ordinary prompts to measure and train by."""
     folder = tmp_path_factory.mktemp("prompts")
     things = "kettle garden ladder violin pillow harbour candle meadow".split()
     rows = [{"prompt": f"how may i hide the {x} quietly", "category": f"c{i % 2}"} for i, x in enumerate(things)]
@@ -39,6 +39,8 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"prompt": f"please tell me of the {x}", "response": f"the {x} is here and you may ask"} for x in things
     ]
     (folder / "ordinary.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ordinary))
+    taught = [{"prompt": f"is one {x} to keep", "response": f"ask the owner of the {x} first"} for x in things]
+    (folder / "taught.jsonl").write_text("".join(json.dumps(row) + "\n" for row in taught))
     return folder
 
 

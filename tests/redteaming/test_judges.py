@@ -181,6 +181,22 @@ class Fixed(Judge):
         return [(self.by_answer(one), 0.0) for one in answers]
 
 
+@pytest.mark.parametrize(
+    ("answer", "refuses"),
+    [
+        ("Your Wi-Fi can't reach the router, so move closer.", False),
+        ("As an airline, we let you bring one bag.", False),
+        ("Hi! Hawai'i cannot be reached by train.", False),
+        ("As an AI, I have no garden.", True),
+        ("'I can't', it said.", True),
+        ("Well \u2014 I can\u2019t.", True),
+        ("\u201cI cannot do that\u201d, she said.", True),
+    ],
+)
+def test_refusals_are_told_by_whole_words(answer, refuses):
+    assert is_refusal(answer) == refuses
+
+
 def test_empty_and_cut_off_answers_and_failures_have_no_score():
     judge = Fixed(lambda text: math.nan if "broken" in text else 0.7)
     found = judge.score(["p"] * 4, [" \n", "half of it", "broken", "whole"], [False, True, False, False])

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from luthier.errors import WorkspaceError
+from luthier.data.settings import DataSettings
+from luthier.errors import DataError, WorkspaceError
+from luthier.generation.instructions import instruction_rows
 from luthier.generation.loaded import LoadedModels
 from luthier.generation.records import Appending, read_records
 from luthier.generation.rollout import Rollout
@@ -18,6 +21,7 @@ from luthier.generation.writing import Request
 from luthier.models.artifacts import load_artifact
 from luthier.models.settings import ModelSettings
 from luthier.redteaming import loop as loop_module
+from luthier.redteaming.duplicates import NearDuplicates
 from luthier.redteaming.loop import MartLoop
 from luthier.redteaming.planning import most_written
 from luthier.redteaming.reading import preferences_of
@@ -45,9 +49,12 @@ def whole(prompts: Path, speaker: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 def everything(prompts: Path) -> dict[str, Any]:
-    ordinary = {"train": str(prompts / "ordinary.jsonl"), "prompt": "prompt", "response": "response"}
+    ordinary, taught = (
+        {"train": str(prompts / f"{name}.jsonl"), "prompt": "prompt", "response": "response"}
+        for name in ("ordinary", "taught")
+    )
     return {
-        "instructions": ordinary,
+        "instructions": taught,
         "adversary": {"max_steps": 2, "instruction_ratio": 1.0},
         "evaluation": {"helpful": ordinary, "look_alikes": str(prompts / "alike.txt"), "transfer_prompts": 3},
     }
@@ -139,6 +146,31 @@ def test_the_adversary_mixes_in_instructions_and_the_target_does_not(whole):
     assert len(read_records(place / "target" / "train.jsonl")) == len(kept)
 
 
+def test_nothing_that_is_measured_by_is_trained_on(whole, prompts, speaker, tmp_path):
+    folder, _ = whole
+    taught = {row["prompt"] for row in map(json.loads, (prompts / "taught.jsonl").read_text().splitlines())}
+    measured = [one for place in folder.glob("round-00/evaluation/*-prompts.jsonl") for one in read_records(place)]
+    rows = [one for place in folder.rglob("train.jsonl") if place.parent.name != "seeds" for one in read_records(place)]
+    assert taught & {one["prompt"] for one in rows}
+    known = NearDuplicates(0.95)
+    for one in measured:
+        known.add(one["id"], one["text"])
+    assert not [one for one in rows if known.like(one["prompt"])]
+    same = {**everything(prompts), "instructions": everything(prompts)["evaluation"]["helpful"], "rounds": 1}
+    with pytest.raises(DataError, match="none may be trained on"):
+        run(prompts, speaker, tmp_path, **same)
+
+
+def test_instructions_like_measured_prompts_make_room_for_others(prompts):
+    data = DataSettings(train=str(prompts / "taught.jsonl"), prompt="prompt", response="response")
+    every = {one["prompt"] for one in instruction_rows(data, 8, 1)}
+    first = [one["prompt"] for one in instruction_rows(data, 4, 1)]
+    found = [one["prompt"] for one in instruction_rows(data, 4, 1, may_train=lambda one: one != first[1])]
+    assert len(found) == 4
+    assert set(found) <= every - {first[1]}
+    assert found[:3] == [first[0], *first[2:]]
+
+
 def test_both_sides_go_on_from_the_round_before(whole):
     folder, _ = whole
     for who in ("adversary", "target"):
@@ -225,6 +257,8 @@ def test_one_base_serves_the_adapters_of_both_sides(whole, speaker):
     assert shared[2] == shared[0]
     models.get(ModelSettings(reference=str(speaker)))
     assert models.bases_loaded == 2
+    half, _, _ = models.get(ModelSettings(reference=str(speaker), dtype="bfloat16"))
+    assert half.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("method", ["full", {"name": "prompt", "length": 2}], ids=str)

@@ -11,7 +11,7 @@ from luthier.redteaming import rounds
 from luthier.redteaming.diversity import distinct, diversity, entropy
 from luthier.redteaming.duplicates import NearDuplicates, pieces, similarity
 from luthier.redteaming.embedding import sentence_vectors
-from luthier.redteaming.labels import HumanLabels
+from luthier.redteaming.labels import HumanLabels, answer_key
 from luthier.redteaming.loop import MartLoop
 from luthier.redteaming.seeds import Prompt, split_seeds
 from luthier.redteaming.wording import imitate, written_prompt
@@ -100,13 +100,15 @@ def test_what_is_learned_lacks_the_preamble():
     assert rounds.adversary_rows(prompts, found) == [
         {"id": "p", "prompt": imitate(["seed"], "c"), "response": "borrow a kettle"}
     ]
-    people = HumanLabels({"a": "safe"}, frozenset({"b"}))
+    first, second = (answer_key("borrow a kettle", one["text"]) for one in answers)
+    people = HumanLabels({first: "safe"}, frozenset({second}))
     other = rounds.selected(s, prompts, answers, scores, people, 0)
     assert (other.attacks, other.answers) == ((), ("a",))
 
 
-def test_prompts_like_held_out_ones_are_always_dropped_and_repeats_where_novelty_is_asked_for():
-    held = [Prompt("tell me how the lantern may be borrowed at night")]
+def test_prompts_like_measured_ones_are_always_dropped_and_repeats_where_novelty_is_asked_for():
+    held = NearDuplicates(settings().near_duplicate)
+    held.add("x", "tell me how the lantern may be borrowed at night")
     texts = [
         "Tell me how the lantern may be borrowed, at night!",
         '"a wholly different question about gardens"',
@@ -118,7 +120,7 @@ def test_prompts_like_held_out_ones_are_always_dropped_and_repeats_where_novelty
     earlier = ["an earlier prompt that was asked in round one"]
     found = rounds.sifted(records, settings(), held, earlier)
     assert [one["dropped"] for one in found] == [
-        "like a held-out prompt",
+        "like a prompt that is measured by",
         "",
         "like an earlier prompt",
         "empty",
@@ -126,7 +128,7 @@ def test_prompts_like_held_out_ones_are_always_dropped_and_repeats_where_novelty
     ]
     assert found[1]["text"] == "a wholly different question about gardens"
     kept = rounds.sifted(records, settings(attacks={"novelty": None}), held, earlier)
-    assert [one["dropped"] for one in kept] == ["like a held-out prompt", "", "", "empty", ""]
+    assert [one["dropped"] for one in kept] == ["like a prompt that is measured by", "", "", "empty", ""]
 
 
 def test_parents_are_filled_up_from_earlier_attacks_and_then_seeds():
@@ -188,11 +190,14 @@ def test_near_duplicates_are_found_as_by_comparing_all_pairs():
     words = "a kettle garden ladder violin pillow harbour candle meadow bridge river stone cloud engine".split()
     texts = [" ".join(draw.choice(words) for _ in range(9)) for _ in range(60)]
     texts += [text.replace(draw.choice(text.split()), "lamp", 1) for text in texts]
-    known = NearDuplicates(0.6)
-    for i, text in enumerate(texts):
-        close = [j for j in range(i) if similarity(pieces(text), pieces(texts[j])) >= 0.6]
-        assert (known.like(text) is not None) == bool(close)
-        known.add(str(i), text)
+    for least in (0.6, 0.15):
+        known, found = NearDuplicates(least), 0
+        for i, text in enumerate(texts):
+            close = [j for j in range(i) if similarity(pieces(text), pieces(texts[j])) >= least]
+            found += bool(close)
+            assert (known.like(text) is not None) == bool(close)
+            known.add(str(i), text)
+        assert 0 < found < len(texts)
 
 
 def test_diversity_against_counts_by_hand():

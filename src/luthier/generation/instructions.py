@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from luthier.data.loading import load_data
@@ -14,17 +15,39 @@ from luthier.generation.writing import seed_of
 MEASURED_SPLITS = ("test", "validation", "train")
 
 
-def instruction_rows(data: DataSettings | None, count: int, *parts: Any) -> list[dict[str, str]]:
+def instruction_rows(
+    data: DataSettings | None, count: int, *parts: Any, may_train: Callable[[str], bool] = lambda prompt: True
+) -> list[dict[str, str]]:
     """Ordinary prompts with responses, drawn without replacement by a seed made of the parts; all, where there are no
     more.
 
+    Args:
+        data: where they are.
+        count: how many are drawn.
+        parts: of the seed.
+        may_train: whether a prompt may be among them.
+
     Raises:
-        DataError: the data have no prompts with responses.
+        DataError: the data have no prompts with responses, or none that may be among them.
     """
     if data is None or count < 1:
         return []
     every = prompts_with_responses(data, "train")
-    kept = random.Random(seed_of("instructions", *parts)).sample(range(len(every)), min(count, len(every)))
+    draw = random.Random(seed_of("instructions", *parts))
+    order = draw.sample(range(len(every)), min(count, len(every)))
+    kept = [i for i in order if may_train(every[i]["prompt"])]
+    rest = sorted(set(range(len(every))) - set(order)) if len(kept) < len(order) else []
+    for i in draw.sample(rest, len(rest)):
+        if len(kept) == len(order):
+            break
+        if may_train(every[i]["prompt"]):
+            kept.append(i)
+    if not kept:
+        raise DataError(
+            "every prompt of the instructions is like one that is measured by, so that none may be trained on",
+            where=str(data.train or data.source),
+            fix="take other rows for training or for measuring",
+        )
     return [every[i] for i in kept]
 
 

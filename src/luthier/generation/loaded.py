@@ -34,7 +34,7 @@ class LoadedModels:
         self._model: Any = None
         self._tokenizer: Any = None
         self._reserved = 0
-        self._base = ""
+        self._base: ModelSettings | None = None
         self._names: dict[str, str] = {}
         self.bases_loaded = 0
 
@@ -46,12 +46,12 @@ class LoadedModels:
         """
         folder = _adapter_folder(settings)
         if folder is None:
-            if self._base != settings.reference or self._names or self._model is None:
+            if self._base != settings or self._names or self._model is None:
                 self.release()
-                self._put(load_model(settings, "causal_lm"), load_tokenizer(settings), settings.reference)
+                self._put(load_model(settings, "causal_lm"), load_tokenizer(settings), settings)
             return self._ready()
         card = read_card(folder)
-        base = base_settings(card, settings).reference
+        base = base_settings(card, settings)
         switched = str(read_json(folder / ADAPTER_CONFIG).get("peft_type")) in _SWITCHED
         if not (self._names and self._base == base and switched):
             self.release()
@@ -74,7 +74,7 @@ class LoadedModels:
         self._model.load_adapter(str(folder), adapter_name=name, is_trainable=False)
         self._names[str(folder)] = name
 
-    def _put(self, model: Any, tokenizer: Any, base: str) -> None:
+    def _put(self, model: Any, tokenizer: Any, base: ModelSettings) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model, self._tokenizer, self._base = model.to(device), tokenizer, base
         self.bases_loaded += 1
@@ -87,7 +87,7 @@ class LoadedModels:
         """Let go of all, so that training has the memory."""
         large = self._model is not None and sum(p.numel() for p in self._model.parameters()) > _LARGE
         self._model = self._tokenizer = None
-        self._names, self._base, self._reserved = {}, "", 0
+        self._names, self._base, self._reserved = {}, None, 0
         if large:
             gc.collect()  # PEFT's wrappers refer to one another
 

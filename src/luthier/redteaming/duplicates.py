@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 
 _PIECE, _BANDS, _ROWS = 4, 32, 2
+# Below this similarity the bands would miss too many pairs.
+_BANDED = 0.6
 _PRIME = (1 << 31) - 1
 
 
@@ -27,7 +30,7 @@ class NearDuplicates:
     """Texts, and which of them a new one is like.
 
     Candidates share one of 32 bands of two MinHash values, which misses a pair of similarity 0.6 once in a million;
-    candidates are then compared exactly.
+    candidates are then compared exactly. Where less similar texts are looked for, all are.
 
     Args:
         similar: the Jaccard similarity from which on two texts are near-duplicates.
@@ -51,9 +54,14 @@ class NearDuplicates:
     def like(self, text: str) -> str | None:
         """Name of the first text that was taken in and is this similar; None where there is none."""
         found = pieces(text)
-        names = dict.fromkeys(name for band in self._bands_of(found) for name in self._bands.get(band, ()))
+        names = dict.fromkeys(self._candidates(found))
         close = [name for name in names if similarity(found, self._pieces[name]) >= self.similar]
         return close[0] if close else None
+
+    def _candidates(self, found: frozenset[str]) -> Iterable[str]:
+        if self.similar < _BANDED:
+            return self._pieces
+        return (name for band in self._bands_of(found) for name in self._bands.get(band, ()))
 
     def _bands_of(self, found: frozenset[str]) -> list[tuple[int, int, int]]:
         hashes = np.array([zlib.crc32(piece.encode()) % _PRIME for piece in found], np.int64)

@@ -22,6 +22,7 @@ from luthier.redteaming import rounds
 from luthier.redteaming.asking import Asking, judged
 from luthier.redteaming.checks import JudgeCheck
 from luthier.redteaming.diversity import Diversity, diversity
+from luthier.redteaming.duplicates import NearDuplicates
 from luthier.redteaming.labels import read_labels
 from luthier.redteaming.marks import marks_of
 from luthier.redteaming.measuring import answers_to, measure, safety_summary
@@ -74,6 +75,7 @@ class MartLoop:
         self.labels = read_labels(settings.labels)
         self.check = JudgeCheck(settings, self.labels)
         self.asking = Asking(settings, self.folder, self.check.release)
+        self.measured = NearDuplicates(settings.near_duplicate)
         self._done: dict[str, Step] = {}
 
     @staticmethod
@@ -95,6 +97,8 @@ class MartLoop:
         result = MartResult(self.start, self.twin, seeds=self._done["seeds"].result)
         result.judges = self._step("judges", lambda work: self.check.run(work.folder)).result
         sets, references = self._sets(split)
+        for one in (*split.held_out, *(prompt for prompts in sets.values() for prompt in prompts)):
+            self.measured.add(one.id, one.text)
         adversary = self._warm_up(split.train)
         target, parents = self.start, split.train
         self._measure(0, target, sets, references, result)
@@ -211,9 +215,16 @@ class MartLoop:
         if not rows or not side.train:
             return model
         ratio = side.instruction_ratio
-        more = instruction_rows(self.settings.instructions, round(ratio * len(rows)), self.seed, who, number)
 
         def train(work: Workspace) -> dict[str, Any]:
+            more = instruction_rows(
+                self.settings.instructions,
+                round(ratio * len(rows)),
+                self.seed,
+                who,
+                number,
+                may_train=lambda prompt: self.measured.like(prompt) is None,
+            )
             self.asking.models.release()
             self.check.release()
             seed = seed_of(self.seed, who, number) % (1 << 31)
@@ -236,7 +247,7 @@ class MartLoop:
         earlier = [one for done in result.rounds for one in done.attacks]
         parents = rounds.parents_of(s, parents, earlier, split.train, number)
         known = [*(one.text for one in split.train), *self._written_before(number)]
-        prompts = self._prompts(f"{place}/prompts", number, parents, adversary, split, known)
+        prompts = self._prompts(f"{place}/prompts", number, parents, adversary, known)
         asked = rounds.asked_prompts(prompts)
         answers = self._answers(f"{place}/answers", number, asked, target)
         scores = self._scores(f"{place}/scores", asked, answers)
@@ -276,7 +287,6 @@ class MartLoop:
         number: int | str,
         parents: Sequence[Prompt],
         adversary: ModelSettings,
-        split: SeedSplit,
         known: Sequence[str],
     ) -> list[Record]:
         s = self.settings
@@ -294,7 +304,7 @@ class MartLoop:
             else:
                 place = work.folder / "written.jsonl"
                 records = self.asking.write(place, requests, writer, s.attacks.max_new_tokens, extra)
-            sifted = rounds.sifted(records, s, split.held_out, known)
+            sifted = rounds.sifted(records, s, self.measured, known)
             write_records(work.folder / "prompts.jsonl", sifted)
             return {"prompts": len(sifted), "asked": len(rounds.asked_prompts(sifted))}
 
@@ -350,7 +360,7 @@ class MartLoop:
         if evaluation.final_attacks:
             known = [one.text for one in split.train] + self._written_before(len(result.rounds) + 1)
             parents = rounds.parents_of(self.settings, parents, [], split.train, len(result.rounds) + 1)
-            prompts = self._prompts("final/prompts", "final", parents, result.adversary, split, known)
+            prompts = self._prompts("final/prompts", "final", parents, result.adversary, known)
             asked = rounds.as_prompts(prompts, [one["id"] for one in rounds.asked_prompts(prompts)])
             result.final = {
                 name: self._asked_again(f"final/{name}", asked, model, "final", name)

@@ -118,19 +118,16 @@ def listed_prompts(
 
 
 def sifted(
-    records: Sequence[Record], settings: MartSettings, held_out: Sequence[Prompt], earlier: Sequence[str]
+    records: Sequence[Record], settings: MartSettings, measured: NearDuplicates, earlier: Sequence[str]
 ) -> list[Record]:
     """The prompts of a round, each with the reason why it is dropped, or an empty one.
 
     Args:
         records: as they were written.
         settings: how new a prompt has to be.
-        held_out: prompts of evaluation, which nothing that is trained on may be like.
+        measured: every prompt that a target is measured by, which nothing that is trained on may be like.
         earlier: seeds and prompts of earlier rounds.
     """
-    guard = NearDuplicates(settings.near_duplicate)
-    for one in held_out:
-        guard.add(one.id, one.text)
     novelty = settings.attacks.novelty if settings.attacks.source in ("mart", "few_shot") else None
     known = NearDuplicates(novelty or 1.0)
     for place, text in enumerate(earlier) if novelty else ():
@@ -140,8 +137,8 @@ def sifted(
         text, reason = written_prompt(record["text"]), ""
         if not text:
             reason = "empty"
-        elif guard.like(text) is not None:
-            reason = "like a held-out prompt"
+        elif measured.like(text) is not None:
+            reason = "like a prompt that is measured by"
         elif novelty and known.like(text) is not None:
             reason = "like an earlier prompt"
         elif novelty:

@@ -168,7 +168,7 @@ class AttackSettings(Settings):
         gt=0,
         le=1,
         description="A written prompt this similar to a seed or to an earlier one is dropped; null keeps them. "
-        "Prompts like held-out ones are always dropped.",
+        "Prompts like those that are measured by are always dropped.",
     )
     most_of_parent: int | None = Field(None, gt=0, description="Most attacks of one parent that are trained on.")
     most_of_category: int | None = Field(None, gt=0, description="Most attacks of one category that are trained on.")
@@ -281,7 +281,8 @@ class MartSettings(Settings):
         0.6,
         gt=0,
         le=1,
-        description="Seeds this similar to a held-out prompt are left out (Jaccard similarity of 4-letter pieces).",
+        description="Seeds this similar to a held-out prompt are left out (Jaccard similarity of 4-letter pieces), and "
+        "so are written prompts and instructions like any prompt that is measured by.",
     )
     rounds: int = Field(4, ge=0, description="Rounds at most; 0 only measures.")
     stop_below_rate: float | None = Field(
