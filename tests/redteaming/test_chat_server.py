@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -71,6 +72,10 @@ def test_the_model_is_listed(served):
         ({"messages": [{"role": "user", "content": "hide"}], "n": 99}, "at most 16 answers"),
         ({"messages": [{"role": "user", "content": "hide"}], "temperature": -1}, "temperature"),
         ({"prompt": "hide"}, "messages"),
+        ({"messages": [{"role": "user", "content": "hide"}], "max_tokens": float("inf")}, "infinity"),
+        ({"messages": [{"role": "user", "content": "hide"}], "temperature": float("nan")}, "temperature"),
+        ({"messages": [{"role": "user", "content": "hide it " * 99}], "max_tokens": 9}, "the model reads"),
+        (["hide"], "list"),
     ],
 )
 def test_what_it_can_not_answer_is_refused_in_words(served, body, said):
@@ -78,6 +83,18 @@ def test_what_it_can_not_answer_is_refused_in_words(served, body, said):
         post(served, body)
     assert error.value.code == 400
     assert said in json.loads(error.value.read())["error"]["message"]
+
+
+def test_no_request_ends_it(served, speaker, capfd):
+    half = {"messages": [{"role": "user", "content": "hide \ud83d"}], "max_tokens": 3}
+    assert post(served, half)["choices"]
+    nested = urllib.request.Request(served.address + "/chat/completions", b"[" * 100_000)
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(nested, timeout=30)
+    with socket.create_connection(served.server_address[:2]) as gone:
+        gone.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:1\r\nContent-Length: 9\r\n\r\n{")
+    assert post(served, half)["choices"]
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_only_this_machine_is_answered(served):

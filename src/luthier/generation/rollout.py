@@ -8,6 +8,7 @@ Shapes: B rows, U distinct prompts, P tokens of the common beginning, T tokens o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from luthier.generation.writing import Request, Written
 from luthier.models.inspect import model_max_length
 from luthier.progress import track
 
+logger = logging.getLogger(__name__)
 # A beginning is read apart when it is this long, and finished rows leave when they are a quarter of a batch.
 _COMMON, _LEAVES = 16, 4
 
@@ -178,6 +180,11 @@ def prompt_ids(requests: Sequence[Request], tokenizer: Any, limit: int, max_new_
             found |= zip(plain, encoder.tokenize(texts)["input_ids"], strict=True)
         else:
             found |= zip(plain, prompt_tokens(texts, encoder), strict=True)
+    cut = sum(len(ids) > room for ids in found.values())
+    if cut:
+        logger.warning(
+            "%d of %d prompts are longer than the model has room for, and lost their start", cut, len(requests)
+        )
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     return [list(found[n])[-room:] or [first or 0] for n in range(len(requests))]
 

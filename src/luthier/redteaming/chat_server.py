@@ -4,19 +4,21 @@ tools can attack it before and after it was made safer."""
 from __future__ import annotations
 
 import json
+import math
 import threading
 from http import HTTPStatus
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 
+from jinja2 import TemplateError
+
 from luthier.errors import DataError
 from luthier.generation.loaded import LoadedModels
-from luthier.generation.rollout import Rollout
-from luthier.generation.writing import Request, Written, seed_of
+from luthier.generation.rollout import Rollout, prompt_ids
+from luthier.generation.writing import Request, Written, seed_of, whole
 from luthier.models.settings import ModelSettings
 from luthier.models.tensors import read_json
-from luthier.redteaming.local_server import LocalHandler, local_server
+from luthier.redteaming.local_server import LocalHandler, LocalServer, local_server
 from luthier.redteaming.reading import stage_folders
 from luthier.storage.files import write_json
 
@@ -25,10 +27,11 @@ TARGETS = "targets.json"
 PLAIN: dict[str, Any] = {"revision": None, "gguf_file": None}
 _MOST_BYTES = 8 << 20
 _MOST_TOKENS, _MOST_ANSWERS = 4096, 16
+_NOT_THE_PROTOCOL = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, TemplateError)
 When = Literal["before", "after"]
 
 
-class ChatServer(ThreadingHTTPServer):
+class ChatServer(LocalServer):
     """Answers with one model, one request after another.
 
     Attributes:
@@ -92,14 +95,21 @@ def chat_server(model: ModelSettings, port: int = 0, *, name: str = "target") ->
             if self.path.rstrip("/") != "/v1/chat/completions" or not self.is_local:
                 return self._refuse(HTTPStatus.NOT_FOUND, "there is /v1/models and /v1/chat/completions")
             try:
-                size = int(self.headers.get("Content-Length") or 0)
-                if not 0 < size <= _MOST_BYTES:
-                    raise ValueError("the request is empty or too long")
-                requests, most = asked(json.loads(self.rfile.read(size)))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                requests, most = asked(json.loads(self.content(_MOST_BYTES)))
+                # A prompt that is too long would lose its start, and the answer be one to another prompt.
+                long = len(prompt_ids(requests[:1], tokenizer, 1 << 30, 0)[0])
+                if long >= rollout.limit:
+                    raise ValueError(f"the prompt has {long} tokens, and the model reads {rollout.limit}")
+            except _NOT_THE_PROTOCOL as error:
                 return self._refuse(HTTPStatus.BAD_REQUEST, str(error) or type(error).__name__)
-            with lock:
-                found = {one.id: one for part in rollout.write(requests, most) for one in part}
+            try:
+                with lock:
+                    found = {
+                        one.id: one for part in rollout.write(requests, min(most, rollout.limit - long)) for one in part
+                    }
+            except Exception as error:  # the next request may be a better one
+                why = f"the model can't answer this: {type(error).__name__}"
+                return self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, why)
             return self._answer(HTTPStatus.OK, answered([found[one.id] for one in requests], name))
 
         def _refuse(self, status: HTTPStatus, why: str) -> None:
@@ -131,7 +141,7 @@ def asked(body: dict[str, Any]) -> tuple[list[Request], int]:
     if not (0 < most <= _MOST_TOKENS and 0 < count <= _MOST_ANSWERS):
         raise ValueError(f"at most {_MOST_ANSWERS} answers of at most {_MOST_TOKENS:,} tokens")
     heat, share = _number(body, "temperature", 0.7), _number(body, "top_p", 0.9)
-    if heat < 0 or not 0 < share <= 1:
+    if not (0 <= heat < math.inf and 0 < share <= 1):
         raise ValueError("temperature is from 0 on, and top_p above 0 and at most 1")
     # Without a seed the same question gets the same answers: a scan can be repeated.
     first = int(seed) if seed is not None else seed_of(json.dumps(body["messages"], sort_keys=True))
@@ -161,9 +171,7 @@ def answered(texts: list[Written], name: str) -> dict[str, Any]:
 
 def _text(content: Any) -> str:
     """A message's text; clients may send it in parts."""
-    if isinstance(content, str):
-        return content
-    return "".join(str(part["text"]) for part in content)
+    return whole(content if isinstance(content, str) else "".join(str(part["text"]) for part in content))
 
 
 def _number(body: dict[str, Any], name: str, otherwise: float) -> float:

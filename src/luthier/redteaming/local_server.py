@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,7 +11,19 @@ from typing import Any, TypeVar
 
 from luthier.errors import WorkspaceError
 
-_Server = TypeVar("_Server", bound=ThreadingHTTPServer)
+logger = logging.getLogger(__name__)
+
+
+class LocalServer(ThreadingHTTPServer):
+    """Goes on whatever a request does to it; nothing of a request is printed."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):  # who asked is gone
+            logger.error("a request failed: %s", type(error).__name__)
+
+
+_Server = TypeVar("_Server", bound=LocalServer)
 
 
 class LocalHandler(BaseHTTPRequestHandler):

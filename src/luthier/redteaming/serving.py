@@ -6,12 +6,11 @@ import json
 import secrets
 import threading
 from http import HTTPStatus
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 from luthier.errors import DataError, WorkspaceError
 from luthier.redteaming.labels import known_labels, save_labels
-from luthier.redteaming.local_server import LocalHandler, local_server
+from luthier.redteaming.local_server import LocalHandler, LocalServer, local_server
 from luthier.redteaming.marks import marks_in
 from luthier.redteaming.reading import exchanges, stage_folders
 from luthier.redteaming.review import render_review
@@ -19,7 +18,7 @@ from luthier.redteaming.review import render_review
 _MOST_BYTES = 64 << 20
 
 
-class ReviewServer(ThreadingHTTPServer):
+class ReviewServer(LocalServer):
     """Serves one page.
 
     Attributes:
