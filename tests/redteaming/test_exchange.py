@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from luthier.cli import main
 from luthier.errors import DataError
 from luthier.redteaming.exchange import write_attacks, write_garak, write_pyrit
 from luthier.redteaming.seeds import Prompt, read_prompts
@@ -103,3 +104,40 @@ def test_what_is_written_for_garak_is_a_list_or_lines(tmp_path):
     assert lines == [" ".join(text.split()) for text in TEXTS]
     write_attacks(tmp_path / "a.jsonl", prompts, "jsonl")
     assert [one.text for one in read_prompts(str(tmp_path / "a.jsonl"))] == TEXTS
+
+
+@pytest.mark.parametrize(
+    ("files", "lines"),
+    [
+        ({}, {"5": "seeds.csv: there is no such file"}),
+        (
+            {"seeds.csv": "\x1b[31mone,two\na,b\n"},
+            {"5": "no column looks like one of prompts; there are ⟨U+001B⟩[31mone"},
+        ),
+        (
+            {"seeds.csv": "prompt\nhide it\n", "judged.csv": "prompt,response,label\na,b,\n"},
+            {"9": "row 1 has no label"},
+        ),
+        ({"seeds.csv": "prompt\nhide it\n", "labels.jsonl": '{"id": "a"}\n'}, {"10": "line 1 is no label"}),
+    ],
+)
+def test_lists_that_can_not_be_read_are_told_of_with_their_line_before_anything_runs(
+    tmp_path, monkeypatch, capsys, files, lines
+):
+    monkeypatch.chdir(tmp_path)
+    recipe = ["name: x", "model: some/model", "stages:", "- redteam:", "    seeds: seeds.csv", "    judges:"]
+    recipe += ["      safety: rules", "      helpfulness: {kind: rules, aim: helpfulness}"]
+    recipe += ["      labelled: {file: judged.csv}", "    labels: labels.jsonl"]
+    good = {"seeds.csv": "", "judged.csv": "prompt,response,label\na,b,1\nc,d,0\n"}
+    good["labels.jsonl"] = '{"prompt": "a", "answer": "b", "label": "safe"}\n'
+    for name, content in {**good, **files}.items():
+        if content:
+            (tmp_path / name).write_text(content, encoding="utf8")
+    (tmp_path / "recipe.yaml").write_text("\n".join(recipe) + "\n")
+    assert main(["validate", "recipe.yaml"]) != 0
+    told = capsys.readouterr().err
+    assert "1 error in the recipe" in told
+    for number, said in lines.items():
+        assert f"recipe.yaml:{number}: " in told
+        assert said in told
+    assert "\x1b" not in told

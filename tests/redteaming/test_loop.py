@@ -24,7 +24,7 @@ from luthier.redteaming import loop as loop_module
 from luthier.redteaming.duplicates import NearDuplicates
 from luthier.redteaming.loop import MartLoop
 from luthier.redteaming.planning import most_written
-from luthier.redteaming.reading import preferences_of
+from luthier.redteaming.reading import exchanges, number_of, preferences_of, round_folders
 from luthier.redteaming.reporting import intervals_of, scores_of, sections
 from luthier.redteaming.result import MartResult
 from luthier.report.sections import plain_sections
@@ -298,6 +298,15 @@ def test_nothing_but_measuring_in_no_round(prompts, speaker, tmp_path):
     result = run(prompts, speaker, tmp_path, rounds=0)
     assert not result.rounds
     assert set(scores_of(result)) >= {"held_out/violation"}
+
+
+def test_rounds_of_an_earlier_loop_are_none_of_a_later_one(prompts, speaker, tmp_path):
+    run(prompts, speaker, tmp_path, evaluation={"transfer": False, "every_round": False})
+    assert [number_of(one) for one in round_folders(tmp_path)] == [1, 2]
+    assert {one.round for one in exchanges(tmp_path)} >= {"2", "final attacks, last target"}
+    run(prompts, speaker, tmp_path, rounds=1, evaluation=LITTLE)
+    assert [number_of(one) for one in round_folders(tmp_path)] == [1]
+    assert {one.round for one in exchanges(tmp_path)} == {"1", "held-out after 0", "held-out after 1"}
 
 
 def test_labels_of_people_replace_the_judge(whole, prompts, speaker, tmp_path):

@@ -319,9 +319,11 @@ def _refuse_unknown_verb(parser: argparse.ArgumentParser, words: Sequence[str]) 
 
 
 def _fail(message: str, code: int) -> int:
+    from luthier.report.text import visible
     from luthier.secrets import redact
 
-    print(f"luthier: {redact(message)}", file=sys.stderr)  # noqa: T201
+    # Names of files and columns are somebody else's text: they may not steer the terminal.
+    print(f"luthier: {visible(redact(message), keep=chr(10))}", file=sys.stderr)  # noqa: T201
     return code
 
 

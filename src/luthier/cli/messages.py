@@ -28,9 +28,11 @@ class _Plain(logging.Formatter):
     """Luthier's own warnings as sentences for people; those of other libraries with the name of the library."""
 
     def format(self, record: logging.LogRecord) -> str:
+        from luthier.report.text import visible
+
         library = record.name.partition(".")[0]
         source = "" if library == "luthier" else f" ({library})"
-        return f"{record.levelname.lower()}{source}: {super().format(record)}"
+        return f"{record.levelname.lower()}{source}: {visible(super().format(record), keep=chr(10))}"
 
 
 def quieten(verbose: bool) -> None:

@@ -26,13 +26,14 @@ from luthier.redteaming.duplicates import NearDuplicates
 from luthier.redteaming.labels import read_labels
 from luthier.redteaming.marks import marks_of
 from luthier.redteaming.measuring import answers_to, measure, safety_summary
+from luthier.redteaming.reading import round_folders
 from luthier.redteaming.result import HELD_OUT, HELPFUL, LOOK_ALIKES, MartResult, Round
 from luthier.redteaming.seeds import Prompt, SeedSplit, read_prompts, split_seeds
 from luthier.redteaming.selection import should_stop
 from luthier.redteaming.settings import MartSettings, Side
 from luthier.redteaming.training import mixed, train_side
 from luthier.storage.keys import digest_of
-from luthier.storage.steps import Step, Workspace
+from luthier.storage.steps import REPLACED, Step, Workspace, make_way
 
 logger = logging.getLogger(__name__)
 TARGET, ADVERSARY = "target", "adversary"
@@ -127,8 +128,18 @@ class MartLoop:
             [done.facts for done in result.rounds],
         )
         self._finish(result, split, parents)
+        self._put_others_aside(result)
         self.asking.models.release()
         return result
+
+    def _put_others_aside(self, result: MartResult) -> None:
+        """What a loop of other settings left here is none of this one's rounds."""
+        steps = [step for one in round_folders(self.folder, len(result.rounds) + 1) for step in one.iterdir()]
+        if result.final is None:
+            steps += (self.folder / "final").glob("*")
+        for step in steps:
+            if step.name != REPLACED:
+                make_way(step, self.key)
 
     # -- before the rounds ---------------------------------------------------------------------------------------
 

@@ -18,7 +18,15 @@ from luthier.redteaming.inputs import file_of
 from luthier.redteaming.settings import PromptSource
 
 _TEXT_COLUMNS = ("prompt", "text", "goal", "behavior", "Behavior", "instruction", "question", "value", "request")
-_CATEGORY_COLUMNS = ("category", "SemanticCategory", "harm_area", "harm_categories", "types_of_harm", "risk_area")
+_CATEGORY_COLUMNS = (
+    "category",
+    "SemanticCategory",
+    "harm_area",
+    "harm_categories",
+    "types_of_harm",
+    "risk_area",
+    "area",
+)
 _STYLE_COLUMNS = ("style", "attack_style")
 _PYRIT = (".prompt", ".yaml", ".yml")
 

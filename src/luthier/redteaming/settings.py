@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from luthier.data.settings import DataSettings
+from luthier.errors import LuthierError
 from luthier.generation.settings import EndpointSettings, LocalSettings, VllmSettings
 from luthier.methods.base import TuningMethod
 from luthier.redteaming.judges.settings import JudgeModel, JudgeSettings, LabelledPairs, RuleJudgeSettings, leaves
@@ -47,6 +48,15 @@ class PromptSource(Settings):
     @classmethod
     def _from_string(cls, value: Any) -> Any:
         return {"file": value} if isinstance(value, str) else value
+
+    def missing(self) -> Iterator[tuple[str, LuthierError]]:
+        """A file that is not there, or holds no prompts."""
+        from luthier.redteaming.seeds import read_prompts
+
+        try:
+            read_prompts(self)
+        except LuthierError as error:
+            yield "file", error
 
 
 Prompts = Annotated[PromptSource, BeforeValidator(lambda value: value, json_schema_input_type=str | PromptSource)]
@@ -348,6 +358,15 @@ class MartSettings(Settings):
             if over:
                 raise ValueError(f"`answers.rejection_rounds` names round {over[0]}, and there are {self.rounds}")
         return self
+
+    def missing(self) -> Iterator[tuple[str, LuthierError]]:
+        """A file of labels that is not there, or holds none."""
+        from luthier.redteaming.labels import read_labels
+
+        try:
+            read_labels(self.labels)
+        except LuthierError as error:
+            yield "labels", error
 
     def every_judge(self) -> Iterator[Any]:
         """The settings of every judge, those in ensembles too."""

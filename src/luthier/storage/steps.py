@@ -25,7 +25,7 @@ from luthier.storage.keys import digest_of
 from luthier.storage.sealed_folder import check_seal, tell_of_damage, whole_folder
 
 logger = logging.getLogger(__name__)
-KEY, RESULT = "key.json", "metrics.json"
+KEY, RESULT, REPLACED = "key.json", "metrics.json", "replaced"
 # What shared steps of all runs may take together, in bytes.
 SHARED_BYTES = 20 << 30
 
@@ -176,7 +176,7 @@ def _bring_back(aside: Path, place: Path, notes: dict[str, Any]) -> None:
 
 
 def _set_aside(place: Path, name: str, reason: str, level: int = logging.WARNING) -> Path:
-    aside = place.parent / "replaced" / name
+    aside = place.parent / REPLACED / name
     with reporting_failed_writes(aside):
         shutil.rmtree(aside, ignore_errors=True)
         aside.parent.mkdir(exist_ok=True)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from luthier.errors import LuthierError
 from luthier.models.settings import ModelSettings
 from luthier.settings import Settings
 
@@ -33,6 +34,15 @@ class LabelledPairs(Settings):
         description="Labels of answers that should score low; every other label is of a good answer.",
     )
     limit: int | None = Field(None, gt=0, description="Most rows that are used, the first ones; null takes all.")
+
+    def missing(self) -> Iterator[tuple[str, LuthierError]]:
+        """A file that is not there, or holds no labelled answers."""
+        from luthier.redteaming.judges.labelled import read_labelled
+
+        try:
+            read_labelled(self)
+        except LuthierError as error:
+            yield "file", error
 
 
 class RuleJudgeSettings(Settings):
