@@ -6,16 +6,17 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.data.reading.readers import ReadOptions, read_table
 from luthier.data.sources.base import FileSource
 from luthier.data.table import listing
 from luthier.errors import DataError, nearest
 from luthier.generation.writing import text_id, whole
-from luthier.redteaming.duplicates import NearDuplicates
 from luthier.redteaming.inputs import file_of
-from luthier.redteaming.settings import PromptSource
+
+if TYPE_CHECKING:
+    from luthier.redteaming.settings import PromptSource
 
 _TEXT_COLUMNS = ("prompt", "text", "goal", "behavior", "Behavior", "instruction", "question", "value", "request")
 _CATEGORY_COLUMNS = (
@@ -57,21 +58,34 @@ class Prompt:
         return asdict(self)
 
 
-def read_prompts(source: PromptSource | str) -> list[Prompt]:
+def read_prompts(source: PromptSource | Mapping[str, Any] | str) -> list[Prompt]:
     """The prompts of a file, each text once, in its order.
 
     Raises:
         DataError: the file can't be read, has no column of prompts, or holds no prompt.
     """
-    settings = PromptSource.model_validate(source)
-    file = file_of(settings.file)
-    kind = settings.format if settings.format != "auto" else _kind(file)
-    read = _pyrit(file) if kind == "pyrit" else _table(file, settings, kind)
+    if isinstance(source, str):
+        return _listed(source)
+    return _listed(**(source if isinstance(source, Mapping) else source.model_dump()))
+
+
+def _listed(
+    file: str,
+    format: str = "auto",  # noqa: A002
+    text: str | None = None,
+    category: str | None = None,
+    style: str | None = None,
+    limit: int | None = None,
+) -> list[Prompt]:
+    """`read_prompts` by the fields of `PromptSource`."""
+    source = file_of(file)
+    kind = format if format != "auto" else _kind(source)
+    read = _pyrit(source) if kind == "pyrit" else _table(source, kind, file, (text, category, style))
     found = [replace(one, text=whole(one.text), id="") for one in read]
     kept = list({one.id: one for one in found if one.text.strip()}.values())
     if not kept:
-        raise DataError("there is no prompt in it", where=settings.file, fix="is it the right file?")
-    return kept[: settings.limit]
+        raise DataError("there is no prompt in it", where=file, fix="is it the right file?")
+    return kept[:limit]
 
 
 def _kind(file: FileSource) -> str:
@@ -81,14 +95,14 @@ def _kind(file: FileSource) -> str:
     return "garak" if name.endswith(".hitlog.jsonl") else "table"
 
 
-def _table(file: FileSource, settings: PromptSource, kind: str) -> Iterable[Prompt]:
+def _table(file: FileSource, kind: str, where: str, wanted: Sequence[str | None]) -> Iterable[Prompt]:
     table = read_table(file, ReadOptions(format="txt" if kind == "txt" else None))
     names = list(table.columns)
     if kind == "table" and {"attempt_id", "prompt"} <= set(names):
         kind = "garak"
-    text = _column(settings.text, names, _TEXT_COLUMNS, settings.file, "prompts", needed=True)
-    category = _column(settings.category, names, ("probe",) if kind == "garak" else _CATEGORY_COLUMNS, settings.file)
-    style = _column(settings.style, names, _STYLE_COLUMNS, settings.file)
+    text = _column(wanted[0], names, _TEXT_COLUMNS, where, "prompts", needed=True)
+    category = _column(wanted[1], names, ("probe",) if kind == "garak" else _CATEGORY_COLUMNS, where)
+    style = _column(wanted[2], names, _STYLE_COLUMNS, where)
     columns = [table.columns[name] if name else None for name in (text, category, style)]
     for i in range(len(table.columns[str(text)])):
         cells = [None if column is None else column[i] for column in columns]
@@ -195,6 +209,8 @@ def split_seeds(
     Raises:
         DataError: nothing is left on one side.
     """
+    from luthier.redteaming.duplicates import NearDuplicates
+
     if held_out is None:
         train, kept = _cut(seeds, share, seed)
     else:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.data.reading.readers import ReadOptions, read_table
 from luthier.data.sources.base import FileSource, resolve
 from luthier.data.table import listing
 from luthier.errors import DataError, nearest
-from luthier.redteaming.judges.settings import LabelledPairs
+
+if TYPE_CHECKING:
+    from luthier.redteaming.judges.settings import LabelledPairs
 
 
 class LabelledPair(NamedTuple):
