@@ -8,7 +8,8 @@ import pytest
 
 def cell(arm: str, seed: int, before: str, after: str, **more: float) -> dict:
     entry = {"cell": {"arm": arm, "seed": seed}, "before": before, "after": after, "wall_seconds": 60.0}
-    return {**entry, "helpful_perplexity_before": 9.0, "helpful_perplexity": 9.0, "warnings": [], **more}
+    helpful = {"helpful_perplexity": 9.0, "helpful_helpfulness": 0.5}
+    return {**entry, **helpful, **{f"{name}_before": value for name, value in helpful.items()}, "warnings": [], **more}
 
 
 CELLS = [
@@ -25,12 +26,13 @@ def test_outcomes_are_paired_by_prompt_and_what_was_not_scored_takes_no_side():
     assert found["violation"].mean == pytest.approx((0.5 + 0.25) / 2)
     assert found["one_round"].mean == pytest.approx((0.25 + 0.25) / 2)
     assert found["helpfulness"].mean == pytest.approx(mart.MARGIN)
+    assert found["judged"].mean == pytest.approx(mart.MARGIN)
     assert "seeds_only" not in found
 
 
 def test_findings_have_a_verdict_and_the_main_ones_are_corrected():
     lines = {one.claim.text: one for one in mart.findings(CELLS)}
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert lines[mart.CLAIMS["violation"].text].verdict
     assert lines[mart.CLAIMS["one_round"].text].level == pytest.approx(0.95)
     main = [lines[mart.CLAIMS[name].text].level for name in ("violation", "helpfulness")]

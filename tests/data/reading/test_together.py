@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from luthier.data.reading import lines, readers
@@ -39,7 +39,7 @@ def line_by_line(content, limit):
         if len(raw) > limit:
             return found, f"line {number} is"
         if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-            return found, "byte order mark of utf-16"
+            return found, f"byte order mark of utf-{32 if raw.startswith(bytes((0xFF, 0xFE, 0, 0))) else 16}"
         if b"\0" in raw:
             return found, f"line {number} holds a NUL byte, at byte {offset + raw.index(0)} of"
         try:
@@ -53,6 +53,7 @@ def line_by_line(content, limit):
 
 @settings(max_examples=300, deadline=None)
 @given(contents.map(b"".join), st.integers(1, 20), st.sampled_from([30, 1000]))
+@example(b"\xff\xfe\0\0", 1, 30)
 def test_lines_are_those_that_are_read_one_by_one(content, block, limit):
     expected, fault = line_by_line(content, limit)
     found = []
