@@ -14,8 +14,7 @@ from luthier.models.settings import ModelSettings
 
 
 class Asking:
-    """All that writes for a stage: models in memory, and one budget for each model behind an
-    endpoint.
+    """All that writes for a stage: models in memory, and one budget for each model behind an endpoint.
 
     Args:
         folder: where budgets are kept.
