@@ -246,9 +246,11 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """holds, does not hold, not told (and how many seeds would tell), or not testable here (and why)."""
+        """holds, does not hold, not told (with one seed; else how many would tell), or not testable here (and why)."""
         if self.differences is None:
             return f"not testable here: {self.why}"
+        if self.differences.seeds < 2:
+            return "not told: one seed"
         high = self.differences.interval()[1]
         published = self.claim.published
         if self.level < 1 and self.differences.interval(self.level)[0] > 0:

@@ -105,6 +105,12 @@ def test_verdicts(mean, published, verdict):
     assert finding.verdict == verdict
 
 
+def test_one_seed_never_tells_however_many_rows_it_has():
+    found = Differences({"a": [np.ones(500)]})
+    assert found.interval()[0] > 0
+    assert Finding(CLAIM, found).verdict == "not told: one seed"
+
+
 def test_not_told_says_how_many_seeds_would_tell():
     finding = Finding(CLAIM, Differences({"a": [-0.05, 0.05, 0.02]}))
     needed = finding.differences.seeds_for(0.01)
