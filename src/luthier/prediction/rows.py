@@ -145,7 +145,9 @@ def _named_like_training(file: str, data: Mapping[str, Any]) -> bool:
 
 
 def _suffix(name: str) -> str:
-    return Path(name.lower().removesuffix(".gz").removesuffix(".zst")).suffix
+    from luthier.data.sources.base import unpacked
+
+    return Path(unpacked(name).lower()).suffix
 
 
 def _raw_rows(file: str, settings: DataSettings, card: ModelCard, schema: TaskSchema) -> RawSplit:

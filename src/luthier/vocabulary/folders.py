@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
-from luthier.data.sources.base import FORMATS
+from luthier.data.sources.base import FileSource, unpacked
 from luthier.errors import DataError
 from luthier.storage.nearby import did_you_mean
 
 _READ = ("txt", "jsonl", "csv", "tsv", "parquet")
-_PACKED = (".gz", ".zst")
 
 
 def is_name(name: str) -> bool:
@@ -33,7 +32,7 @@ def folder_sources(folder: str | Path) -> dict[str, list[str]]:
         for path in known:
             if not all(map(is_name, path.relative_to(folder_of(folder)).parts)):
                 raise DataError(f"{str(path)!a} has odd characters in its name", where=str(folder), fix="rename it")
-        language = entry.name if entry.is_dir() else _without_endings(entry.name)
+        language = entry.name if entry.is_dir() else PurePath(unpacked(entry.name)).stem
         if language in found:
             raise DataError(
                 f"{entries[language]} and {entry.name} are both {language}",
@@ -73,13 +72,5 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _without_endings(name: str) -> str:
-    return PurePath(_unpacked(name)).stem
-
-
-def _unpacked(name: str) -> str:
-    return next((name[: -len(end)] for end in _PACKED if name.lower().endswith(end)), name)
-
-
 def _is_text(path: Path) -> bool:
-    return FORMATS.get(PurePath(_unpacked(path.name).lower()).suffix) in _READ
+    return FileSource(path, None, str(path)).format in _READ

@@ -175,10 +175,10 @@ def _sections(done: Transplanted, old: Any, new: Any, before: Scored, after: Sco
             ]
             for name in scored
         ]
-        text = "Loss in nats a letter of the text, which does not depend on how text is cut; for masked models that of "
-        text += (
+        text = (
+            "Loss in nats a letter of the text, which does not depend on how text is cut; for masked models that of "
             "masked tokens, as many as there are tokens. An unknown token is guessed without its letters, so that a "
+            "vocabulary that lacks much of a text seems to predict it well."
         )
-        text += "vocabulary that lacks much of a text seems to predict it well."
         found.append(Section("Before any training", text=text, table=SectionTable(columns, rows)))
     return found

@@ -53,6 +53,14 @@ _DAMAGED = (
 _DAMAGED_DIRECTORY = (ValueError, LookupError, TypeError, OverflowError, struct.error)
 
 
+def unpacked(name: str) -> str:
+    """A file's name without the endings that tell of compression."""
+    for ending in (".gz", ".zst"):
+        if name.lower().endswith(ending):
+            name = name[: -len(ending)]
+    return name
+
+
 @dataclass(frozen=True)
 class FileSource:
     """One file on this machine, or one member of an archive.
@@ -70,8 +78,7 @@ class FileSource:
     @property
     def format(self) -> str | None:
         """Format by the name of the file, or None."""
-        name = (self.member or self.path.name).lower().removesuffix(".gz").removesuffix(".zst")
-        return FORMATS.get(PurePosixPath(name).suffix)
+        return FORMATS.get(PurePosixPath(unpacked(self.member or self.path.name).lower()).suffix)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[IO[bytes]]:
@@ -261,8 +268,8 @@ def _file(path: Path, member: str | None, name: str) -> FileSource:
 def _local(source: str) -> FileSource | None:
     text, member = _split_member(source)
     path = user_path(text)
-    suffix = path.name.lower().removesuffix(".gz").removesuffix(".zst")
-    looks_like_a_file = suffix.endswith((*FORMATS, *_ARCHIVES)) or text.startswith(("/", "./", "../", "~"))
+    plain = unpacked(path.name).lower()
+    looks_like_a_file = plain.endswith((*FORMATS, *_ARCHIVES)) or text.startswith(("/", "./", "../", "~"))
     return _file(path, member, source) if is_there(path) or looks_like_a_file else None
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from luthier.data.reading.lines import ReadOptions, decoded_lines
 from luthier.data.reading.readers import parse_json
-from luthier.data.sources.base import FileSource, FolderSource, resolve
+from luthier.data.sources.base import FileSource, FolderSource, resolve, unpacked
 from luthier.errors import DataError, WorkspaceError, nearest
 from luthier.extraction.checking import Findings, check_documents, wrong_shape
 from luthier.extraction.documents import Document, without_faulty
@@ -192,7 +192,7 @@ def guess_format(source: FileSource, options: ReadingOptions | None = None) -> s
     Raises:
         DataError: it is none that is known.
     """
-    name = source.path.name.lower().removesuffix(".gz").removesuffix(".zst")
+    name = unpacked(source.path.name).lower()
     if name.endswith(".spacy"):
         return "spacy_docbin"
     if name.endswith((".conll", ".conllu", ".tsv", ".txt", ".bio")):
