@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import IterableDataset
 
+from luthier.data.batches.tokens import token_columns
 from luthier.data.batches.workers import InOrder
 from luthier.errors import DataError
 from luthier.language_modeling.documents import START, Corpus, Document, Place, is_held_out
@@ -183,6 +184,10 @@ def tokenized(texts: Sequence[str], tokenizer: Any, *, words: bool) -> Iterator[
     """
     if not texts:
         return
+    if not words:
+        found = token_columns(tokenizer, texts, add_special_tokens=False, split_special_tokens=True)
+        yield from ((ids, None) for ids in found["input_ids"] if ids)
+        return
     encoded = tokenizer(
         list(texts),
         add_special_tokens=False,
@@ -193,7 +198,7 @@ def tokenized(texts: Sequence[str], tokenizer: Any, *, words: bool) -> Iterator[
     )
     for number, ids in enumerate(encoded["input_ids"]):
         if ids:
-            yield ids, _starts(encoded.word_ids(number)) if words else None
+            yield ids, _starts(encoded.word_ids(number))
 
 
 def _starts(owners: Sequence[int | None]) -> list[bool]:

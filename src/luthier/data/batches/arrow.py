@@ -46,7 +46,7 @@ def write_batches(file: Path, batches: Iterable[pyarrow.RecordBatch]) -> None:
 
 
 def _array(name: str, values: Sequence[Any]) -> pyarrow.Array:
-    if len(values) and isinstance(values[0], list | tuple) and all(isinstance(one, list | tuple) for one in values):
+    if len(values) and set(map(type, values)) <= {list, tuple}:
         offsets = np.zeros(len(values) + 1, dtype=np.int32)
         np.cumsum([len(one) for one in values], out=offsets[1:])
         inner = _array_of_lists(name, list(itertools.chain.from_iterable(values)))

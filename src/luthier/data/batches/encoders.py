@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from luthier.data.batches.conversations import conversation_opening, conversation_tokens
+from luthier.data.batches.tokens import token_columns
 from luthier.data.batches.unusable import UnusableRowsError, long_questions, lost_answers, nothing_learned
 from luthier.data.schemas import IGNORED
 from luthier.data.text_form import TextForm
@@ -63,6 +64,8 @@ class Encoder:
     def tokenize(self, texts: list[Any], pairs: list[Any] | None = None, **options: Any) -> Any:
         """Call the tokenizer on a batch, without its own warnings about length."""
         try:
+            if options.keys() <= {"add_special_tokens"}:
+                return token_columns(self.tokenizer, texts, pairs, **options)
             return self.tokenizer(texts, pairs, verbose=False, **options)
         except (AssertionError, NotImplementedError, TypeError) as error:
             raise ModelError(
