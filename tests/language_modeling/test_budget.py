@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from pydantic import ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from luthier.errors import RecipeError
+from luthier.errors import DataError, RecipeError
 from luthier.language_modeling import paper_flops, token_cost
 from luthier.language_modeling.budget import TokenCost, budget_of
+from luthier.language_modeling.preparing import text_job
 from luthier.language_modeling.settings import LanguageTrainingSettings
-from tests.language_modeling.models import CAUSAL, MASKED, SIZES, made
+from tests.language_modeling.models import CAUSAL, MASKED, SIZES, made, word_pieces
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra", "llama", "gpt2"])
@@ -102,3 +106,33 @@ def test_a_budget_below_one_step_is_refused():
 def test_settings_without_an_effect_are_refused(given, told):
     with pytest.raises(ValidationError, match=told):
         settings(**given)
+
+
+# -- the tokens of a text ------------------------------------------------------------------------------------
+
+
+def counted(tmp_path: Path, documents: int, **corpus: Any) -> int:
+    words = ["the cat runs", "a dog", "play the dog ."]
+    (tmp_path / "a.txt").write_text("".join(f"{words[n % 3]} {n * 'a '}\n" for n in range(documents)))
+    (tmp_path / "held.txt").write_text("the cat runs a dog play the dog .\n" * 9)
+    given = LanguageTrainingSettings(corpus={"train": str(tmp_path / "a.txt"), **corpus}, length=8)
+    return text_job(given, word_pieces(), LlamaConfig(**SIZES), masked=False, seed=0).tokens()
+
+
+def test_what_is_held_out_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also where another run has counted the same text with another share of it held out."""
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    some = counted(tmp_path, 300)
+    whole = counted(tmp_path, 300, validation=str(tmp_path / "held.txt"))
+    assert 0.9 * whole < some < whole
+    assert counted(tmp_path, 300, held_out=0.01) == some
+
+
+def test_a_text_without_a_document_to_train_on_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(DataError, match="no documents to train on"):
+        counted(tmp_path, 9, held_out=0.9999999)
+
+
+def test_a_text_that_fills_no_block_is_trained_on_all_the_same():
+    assert budget_of(settings(epochs=0.5), COST, blocks=0).steps == 1

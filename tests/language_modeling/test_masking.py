@@ -87,6 +87,21 @@ def test_whole_words_are_predicted_together():
         assert 0.7 * 30 <= chosen.sum() <= 30
 
 
+@pytest.mark.parametrize("begins", [[0], [0, 60, 140]])
+def test_words_longer_than_the_share_do_not_raise_it(begins: list[int]):
+    """As in scripts without blanks, where all text up to a full stop is one word."""
+    ids, starts = np.arange(5, 205), np.isin(np.arange(200), begins)
+    owners = np.cumsum(starts)
+    for position in range(10):
+        _, labels = masking(whole_words=True).apply(ids, position, starts)
+        assert (labels != -100).sum() == 30
+        assert len(np.unique(owners[labels != -100])) == 1
+    starts[100:] = True
+    for position in range(10):  # where shorter words are there, they are taken whole
+        _, labels = masking(whole_words=True).apply(ids, position, starts)
+        assert (np.flatnonzero(labels != -100) >= 100).all()
+
+
 def test_words_are_those_of_the_tokenizer():
     tokenizer = word_pieces()
     ((ids, starts),) = tokenized(["undoing the cats."], tokenizer, words=True)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from luthier.errors import DataError
 from luthier.language_modeling import Frame, Masking, PackedStream, Packer, pack_documents
 from luthier.language_modeling.corpus_settings import CorpusSettings
-from luthier.language_modeling.documents import Corpus, is_held_out
+from luthier.language_modeling.documents import Corpus, check_corpora, is_held_out
 from luthier.language_modeling.stream import Share
 from tests.language_modeling.models import word_pieces
 
@@ -257,3 +257,53 @@ def test_a_damaged_text_is_told_with_its_place(tmp_path: Path, name: str, conten
 def test_a_text_without_documents_is_told(tmp_path: Path):
     with pytest.raises(DataError, match="no documents to train on"):
         next(iter(stream_of(corpus_of(tmp_path, ["", "  "]))))
+
+
+# -- files ---------------------------------------------------------------------------------------------------
+
+
+def read(train: str, **settings: Any) -> list[str]:
+    chosen = CorpusSettings(train=train, **settings)
+    return [one.text for one in Corpus(chosen.train, chosen).documents()]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "gb18030", "cp932"])
+def test_a_byte_order_mark_is_dropped_whatever_the_encoding(tmp_path: Path, encoding: str):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone two\r\nthree\n")
+    assert read(str(tmp_path / "a.txt"), encoding=encoding) == ["one two", "three"]
+
+
+def test_patterns_are_those_of_the_shell_and_names_come_first(tmp_path: Path):
+    for name in ("a1.txt", "a2.txt", "b1.txt", "c[1].txt", "deep/er/a3.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{name}\n")
+    assert read(str(tmp_path / "a?.txt")) == ["a1.txt", "a2.txt"]
+    assert read(str(tmp_path / "[ab]1.txt")) == ["a1.txt", "b1.txt"]
+    assert read(str(tmp_path / "c[1].txt")) == ["c[1].txt"]
+    assert read(str(tmp_path / "**/a*.txt")) == ["a1.txt", "a2.txt", "deep/er/a3.txt"]
+    for name in ("d*.txt", "d?.txt"):
+        with pytest.raises(DataError, match="no such file"):
+            read(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("train", "validation"), [("*.txt", "b.txt"), ("./b.txt", "b.txt"), (["a.txt", "b.txt"], "?.txt")]
+)
+def test_what_is_held_out_is_not_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Any, validation: str
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("the cat\n")
+    with pytest.raises(DataError, match="trained on, and held out"):
+        check_corpora(CorpusSettings(train=train, validation=validation))
+    one, other = CorpusSettings(train="a.txt", validation="b.txt"), CorpusSettings(train="b.txt")
+    check_corpora(one)
+    with pytest.raises(DataError, match="trained on, and held out"):
+        check_corpora(one, other)
+
+
+def test_half_a_character_is_told_by_its_row(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text('{"text": "the cat"}\n{"text": "cut \\ud83d off"}\n')
+    with pytest.raises(DataError, match=r"(?s)2.*half a character"):
+        read(str(tmp_path / "a.jsonl"))

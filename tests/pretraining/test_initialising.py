@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
+from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, ModernBertConfig, Qwen2Config
 
 from luthier.cli.arguments import main
 from luthier.models.card import read_card
 from luthier.models.remapping import remap_parameters
 from luthier.models.settings import ModelSettings
 from luthier.pretraining.stage import Pretrain
-from luthier.pretraining.start import start_of
+from luthier.pretraining.start import resized_configuration, start_of
 from luthier.stages.artifacts import Artifact
 from luthier.stages.base import StageInputs
 from tests.cli.conftest import tiny_model
@@ -152,3 +152,15 @@ def test_weights_that_do_not_fit_are_told_before_anything_is_trained(
     assert main([verb, str(place), "--output", str(tmp_path / "runs")]) in (2, 4)
     assert told in capsys.readouterr().err
     assert not list((tmp_path / "runs").rglob("log.jsonl"))
+
+
+@pytest.mark.parametrize("kind", [Qwen2Config, ModernBertConfig])
+@pytest.mark.parametrize("depth", [1, 6])
+def test_a_new_depth_gets_as_many_kinds_of_layers(kind: Any, depth: int):
+    """Configurations with a kind for every layer refuse another number of them."""
+    config = kind(num_hidden_layers=3, **{name: value for name, value in SIZES.items() if name != "num_hidden_layers"})
+    architecture = {"model_type": config.model_type, "num_hidden_layers": depth}
+    stage = Pretrain(corpus="text.txt", initialise_from="other", architecture=architecture, remap={"depth": "uniform"})
+    found = resized_configuration(stage, config)
+    assert found.layer_types[:3] == config.layer_types[:depth]
+    assert (len(found.layer_types), found.num_hidden_layers, found.hidden_size) == (depth, depth, SIZES["hidden_size"])

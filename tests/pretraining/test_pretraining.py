@@ -18,6 +18,7 @@ from luthier.cli.arguments import main
 from luthier.errors import DataError, RecipeError
 from luthier.models.artifacts import load_artifact
 from luthier.pretraining import cloze_scores, new_tokenizer
+from luthier.pretraining.answering import answer
 from luthier.pretraining.sentences import Sentence, read_sentences
 from luthier.pretraining.stage import Pretrain, TokenizerSettings
 from luthier.storage.jsonlines import read_log
@@ -181,12 +182,32 @@ def test_a_word_counts_by_its_rank():
             logits = model(input_ids=ids).logits[0, place]
         rank = int((logits > logits[word]).sum())
         found = cloze_scores(model, tokenizer, [sentence], masked=True, top=rank + 1)
-        assert (found.ranks[sentence.whole], found.share) == (rank, 1.0)
+        assert (found.ranks[sentence.marked], found.share) == (rank, 1.0)
         if rank:
             assert cloze_scores(model, tokenizer, [sentence], masked=True, top=rank).share == 0.0
     found = cloze_scores(model, tokenizer, given, masked=True)
-    assert found.left_out == ["undoing the dog"]
+    assert found.left_out == ["[[undoing]] the dog"]
     assert found.chance == pytest.approx(10 / 67)
+
+
+def test_two_words_of_one_sentence_are_two_questions(tmp_path: Path):
+    place = tmp_path / "words.txt"
+    place.write_bytes(b"\xef\xbb\xbf# as some editors save it\r\nthe [[cat]] runs.\r\n[[the]] cat runs.\r\n")
+    found = cloze_scores(made(MASKED["bert"]), word_pieces(), read_sentences(place), masked=True)
+    assert list(found.ranks) == ["the [[cat]] runs.", "[[the]] cat runs."]
+
+
+def test_sentences_that_can_not_be_asked_are_left_out_and_not_all_of_them():
+    model, tokenizer = made(MASKED["bert"]), word_pieces()
+    long = Sentence("the " * 70, "cat", "")
+    assert len(cloze_scores(model, tokenizer, [long, Sentence("a ", "dog", ".")], masked=True).left_out) == 1
+    with pytest.raises(DataError, match="none of the 2 words"):
+        cloze_scores(model, tokenizer, [long, Sentence("", "undoing", " it")], masked=True)
+
+
+def test_a_text_without_a_token_has_no_likelihood():
+    with pytest.raises(DataError, match="no token to guess"):
+        answer(made(MASKED["bert"]), word_pieces(), " ", None)
 
 
 def test_the_sentences_that_come_with_it_have_one_word_each():
@@ -293,3 +314,12 @@ def test_a_new_configuration_names_the_special_tokens_of_its_tokenizer(model_typ
         if name == "pad" or hasattr(config, f"{name}_token_id"):
             assert getattr(config, f"{name}_token_id") == getattr(tokenizer, f"{name}_token_id"), name
     assert hasattr(config, "cls_token_id") == (model_type == "modernbert")
+
+
+def test_positions_that_are_asked_for_by_another_name_stay():
+    from luthier.pretraining.stage import ArchitectureSettings
+    from luthier.pretraining.start import new_configuration
+
+    for name in ("n_positions", "max_position_embeddings"):
+        architecture = ArchitectureSettings(model_type="gpt2", **{name: 64})
+        assert new_configuration(architecture, word_pieces(), 16).n_positions == 64, name

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from luthier.context.rope import rope_of
 from luthier.context.rope_report import config_place
-from luthier.errors import DataError, ModelError, RecipeError
-from luthier.language_modeling.documents import Corpus
+from luthier.errors import ModelError, RecipeError
+from luthier.language_modeling.documents import check_corpora
 from luthier.models.tensors import read_json
 
 if TYPE_CHECKING:
@@ -23,11 +23,7 @@ def check_lengthening(stage: Lengthen, inputs: StageInputs) -> None:
         ModelError: the model has no rotary embedding, or the settings do not fit its heads.
         RecipeError: two kinds of attention are asked for.
     """
-    for one in stage.corpus.by_name.values():
-        for names in (one.train, one.validation):
-            for name in names:
-                if next(Corpus([name], one).documents(), None) is None:
-                    raise DataError("there is no text in it", where=name, fix="is it the right file?")
+    check_corpora(*stage.corpus.by_name.values())
     artifact = inputs.artifacts["model"]
     if stage.document_attention == "varlen" and artifact.model.attention not in ("auto", "sdpa"):
         raise RecipeError(

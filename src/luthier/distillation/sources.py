@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from luthier.distillation.nodes import Heads, NodeBuilder
-from luthier.errors import DataError, RecipeError
+from luthier.errors import RecipeError
 from luthier.language_modeling.budget import TRAINING_PASSES, TokenCost, budget_of
-from luthier.language_modeling.documents import Corpus
+from luthier.language_modeling.documents import check_corpora
 from luthier.language_modeling.preparing import TextJob, text_job
 from luthier.language_modeling.settings import LanguageTrainingSettings
 from luthier.models.inspect import is_decoder, is_encoder_decoder
@@ -96,11 +96,7 @@ def check_texts(stage: Distil) -> None:
     """
     if stage.text is None:
         return
-    corpus: Any = stage.text.corpus  # type: ignore[attr-defined]
-    for names in (corpus.train, corpus.validation):
-        for name in names:
-            if next(Corpus([name], corpus).documents(), None) is None:
-                raise DataError("there is no text in it", where=name, fix="is it the right file?")
+    check_corpora(stage.text.corpus)  # type: ignore[attr-defined]
 
 
 def language_settings(stage: Distil) -> LanguageTrainingSettings:

@@ -156,7 +156,8 @@ def budget_of(
     if not limits and settings.max_minutes is None:
         if blocks is None:
             raise ValueError("epochs are the budget, and how many blocks make one is not given")
-        return Budget(math.ceil(settings.epochs * blocks * settings.length / per_step), per_step, cost)
+        # A text that fills no block is read again until it does.
+        return Budget(max(1, math.ceil(settings.epochs * blocks * settings.length / per_step)), per_step, cost)
     name = min(limits, key=lambda one: limits[one], default=None)
     if name is not None and limits[name] < 1:
         raise RecipeError(

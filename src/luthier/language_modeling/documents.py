@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from luthier.data.reading.readers import ReadOptions, Row, iterate_rows
+from luthier.data.rows.canonical import BadCellError, whole_characters
 from luthier.data.sources.base import FileSource, HubSource, resolve
 from luthier.data.sources.hub import load_hub_split
 from luthier.data.sources.origins import Origin
@@ -185,7 +186,12 @@ class Corpus:
                 where=name,
                 fix="name the field that holds the text with `text`, or correct this row",
             )
-        return value
+        try:
+            return whole_characters(value)
+        except BadCellError as error:
+            raise DataError(
+                f"{place(number)}: `{self.settings.text}` {error}", where=name, fix="correct or remove this row"
+            ) from None
 
     def _no_field(self, names: list[str], name: str, where: str = "") -> DataError:
         guess = nearest(self.settings.text, names)
@@ -205,12 +211,40 @@ def is_held_out(text: str, share: float) -> bool:
     return number < share * _BUCKETS
 
 
+def check_corpora(*texts: CorpusSettings) -> None:
+    """Look at the first document of each source, and that none is trained on that another, or the same, holds out.
+
+    Raises:
+        DataError: a source can't be read, has no text, or is on both sides.
+    """
+    for text in texts:
+        for name in (*text.train, *text.validation):
+            if next(Corpus([name], text).documents(), None) is None:
+                raise DataError("there is no text in it", where=name, fix="is it the right file?")
+    held = {_identity(source) for text in texts for source in Corpus(text.validation, text).sources}
+    for source in (source for text in texts for source in Corpus(text.train, text).sources):
+        if _identity(source) in held:
+            raise DataError(
+                "it is trained on, and held out to score the model as well",
+                where=source.name,
+                fix="leave it out of `validation`, or write `train` so that it does not name it",
+            )
+
+
+def _identity(source: FileSource | HubSource) -> tuple[Any, ...]:
+    if isinstance(source, FileSource):
+        return source.path.resolve(), source.member
+    return source.id, source.config, source.revision, source.split or "train"
+
+
 def _sources(name: str) -> list[FileSource | HubSource]:
-    if "*" in name and not name.startswith(("package:", "hub:", "data:")):
-        paths = sorted(path for path in glob.glob(str(user_path(name))) if is_file(path))
-        if not paths:
+    pattern = set(name) & set("*?[") and not name.startswith(("package:", "hub:", "data:"))
+    if pattern and not is_file(user_path(name)):
+        paths = sorted(path for path in glob.glob(str(user_path(name)), recursive=True) if is_file(path))
+        if paths:
+            return [one for path in paths for one in _sources(path)]
+        if "*" in name:
             raise DataError("there is no such file", where=name, fix="correct the pattern")
-        return [one for path in paths for one in _sources(path)]
     source = resolve(name)
     if isinstance(source, FileSource | HubSource):
         return [source]

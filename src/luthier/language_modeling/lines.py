@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import NoReturn
 
 from luthier.data.reading.readers import ReadOptions, decoded_lines
 from luthier.data.sources.base import FileSource
 from luthier.errors import DataError
-
-_MARK = b"\xef\xbb\xbf"
 
 
 def lines_from(
@@ -35,10 +34,9 @@ def lines_from(
     with source.open() as stream:
         stream.seek(offset)
         while raw := stream.readline(options.max_line_bytes + 1):
-            decoded = None if len(raw) > options.max_line_bytes or b"\0" in raw else _decoded(raw, options.encoding)
+            line = raw if offset else raw.removeprefix(BOM_UTF8)
+            decoded = None if len(raw) > options.max_line_bytes or b"\0" in raw else _decoded(line, options.encoding)
             text = _refused(source, options, number + 1) if decoded is None else decoded
-            if offset == 0 and raw.startswith(_MARK):
-                text = text.removeprefix("\ufeff") if text.startswith("\ufeff") else text[len(_MARK) :]
             offset, number = offset + len(raw), number + 1
             yield number, text.rstrip("\r\n"), offset
 

@@ -87,7 +87,8 @@ class Masking:
     def _words(
         draw: np.random.Generator, candidates: Tokens, count: int, word_starts: NDArray[np.bool_] | None
     ) -> Tokens:
-        """Tokens of words in random order, as many words as fit into `count` tokens; at least one word."""
+        """Tokens of words in random order, as many words as fit into `count` tokens. Where each word alone has more, as
+        in scripts without blanks, `count` tokens of one word."""
         if word_starts is None:
             raise ValueError("whole words are masked, and where words begin is not given")
         if not len(candidates):
@@ -99,9 +100,10 @@ class Masking:
         chosen: list[int] = []
         for word in draw.permutation(len(bounds) - 1).tolist():
             first, last = bounds[word], bounds[word + 1]
-            if chosen and len(chosen) + last - first > count:
-                continue
-            chosen.extend(range(first, last))
-            if len(chosen) >= count:
+            if len(chosen) + last - first <= count:
+                chosen.extend(range(first, last))
+            if len(chosen) == count:
                 break
+        if not chosen:
+            chosen = (bounds[word] + draw.permutation(bounds[word + 1] - bounds[word])[:count]).tolist()
         return candidates[sorted(chosen)]

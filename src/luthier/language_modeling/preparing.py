@@ -24,7 +24,7 @@ from luthier.language_modeling.row_slices import SlicedBatches
 from luthier.language_modeling.row_updates import update_by_rows
 from luthier.language_modeling.rows import check_head
 from luthier.language_modeling.settings import ONLY_CAUSAL, LanguageTrainingSettings
-from luthier.language_modeling.stream import PackedStream, Share, tokenized
+from luthier.language_modeling.stream import PackedStream, Share, nothing_to_train_on, tokenized
 from luthier.models.head_kinds import Head
 from luthier.models.inspect import model_max_length
 from luthier.objectives.part import Part
@@ -126,14 +126,21 @@ class TextJob:
         """Tokens of one pass over the training text, separators among them, as counted once and remembered.
 
         Raises:
-            DataError: a source can't be read.
+            DataError: a source can't be read, or none has text to train on.
         """
+        found = self._remembered()
+        if not found:
+            raise nothing_to_train_on(self.corpus)
+        return found
+
+    def _remembered(self) -> int:
         settings = self.settings.corpus
         key = digest_of(
             {
                 "version": _COUNT_VERSION,
                 "text": self.corpus.fingerprint(),
-                "settings": settings.model_dump(mode="json", exclude={"train", "validation", "shuffle"}),
+                "settings": settings.model_dump(mode="json", exclude={"train", "validation", "held_out", "shuffle"}),
+                "held_out": settings.held_out_share,
                 "tokenizer": tokenizer_digest(self.tokenizer),
                 "separator": self.frame.separator,
             }

@@ -132,11 +132,7 @@ class PackedStream(IterableDataset[dict[str, Any]]):
                     self._packer.add(ids, starts)
                 yield from self._packer.blocks()
             if whole_pass and self._packer.documents == before:
-                raise DataError(
-                    "the text has no documents to train on",
-                    where=", ".join(one.name for one in self.corpus.sources),
-                    fix="name other text, or hold less of it out",
-                )
+                raise nothing_to_train_on(self.corpus)
             self._epoch, self._place, self._window_number, self._taken = self._epoch + 1, START, 0, 0
 
     def texts(self) -> Iterator[list[str]]:
@@ -158,6 +154,15 @@ class PackedStream(IterableDataset[dict[str, Any]]):
                 behind = place, number, min(start + _TOGETHER, len(order))
                 yield [window[i].text for i in order[start : start + _TOGETHER]], behind
             place, number, taken = window[-1].after, number + 1, 0
+
+
+def nothing_to_train_on(corpus: Corpus) -> DataError:
+    """What is wrong with a text all of whose documents are held out, or have no tokens."""
+    return DataError(
+        "the text has no documents to train on",
+        where=", ".join(one.name for one in corpus.sources),
+        fix="name other text, or hold less of it out",
+    )
 
 
 def _arrays(tokenizer: Any, words: bool, held_out: float, texts: list[str]) -> list[tuple[Any, Any]]:

@@ -140,11 +140,13 @@ def _warn_of_other_order(config: Any, labels: list[str], source: ModelSource) ->
 
 
 def _fit_kinds_of_layers(config: Any, given: Mapping[str, Any]) -> None:
-    """Give another number of layers a kind each, where a configuration lists kinds: the first of its own, else what
-    its class gives so many."""
+    """Give another number of layers a kind each, where a configuration lists kinds."""
     kinds = getattr(config, "layer_types", None)
-    if kinds is None or "num_hidden_layers" not in given or "layer_types" in given:
-        return
-    wanted = int(given["num_hidden_layers"])
-    longer = kinds if wanted <= len(kinds) else type(config)(num_hidden_layers=wanted).layer_types
-    config.layer_types = list(longer[:wanted])
+    if kinds is not None and "num_hidden_layers" in given and "layer_types" not in given:
+        config.layer_types = kinds_of_layers(config, int(given["num_hidden_layers"]))
+
+
+def kinds_of_layers(config: Any, wanted: int) -> list[str]:
+    """Kinds of so many layers: the first of a configuration's own, else what its class gives so many."""
+    kinds = config.layer_types
+    return list((kinds if wanted <= len(kinds) else type(config)(num_hidden_layers=wanted).layer_types)[:wanted])

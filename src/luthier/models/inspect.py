@@ -112,6 +112,9 @@ def _position_limit(config: Any) -> int | None:
             break
     else:
         return None
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "dynamic":
+        limit = int(limit * float(rope.get("factor") or 1))  # its positions are those of before it was lengthened
     if kind in _POSITIONS_AFTER_PADDING:
         padding = getattr(config, "pad_token_id", None)
         limit -= (1 if padding is None else padding) + 1

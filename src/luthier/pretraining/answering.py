@@ -27,7 +27,7 @@ def answer(model: nn.Module, tokenizer: Any, text: str, longest: int | None, bat
         batch_size: copies of the text in one forward pass, each with another token masked.
 
     Raises:
-        DataError: the text is longer than the model takes.
+        DataError: the text is longer than the model takes, or has no token to guess.
     """
     masked = text.replace(MASK, tokenizer.mask_token)
     ids = tokenizer(masked)["input_ids"]
@@ -56,6 +56,8 @@ def _fills(model: nn.Module, tokenizer: Any, ids: list[int]) -> list[list[dict[s
 def _likelihood(model: nn.Module, tokenizer: Any, ids: list[int], batch_size: int) -> dict[str, Any]:
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     places = [place for place, token in enumerate(ids) if token not in special]
+    if not places:
+        raise DataError("the text has no token to guess", fix="give a text with a word in it")
     total = 0.0
     for start in range(0, len(places), batch_size):
         some = places[start : start + batch_size]
@@ -64,7 +66,7 @@ def _likelihood(model: nn.Module, tokenizer: Any, ids: list[int], batch_size: in
         for row, place in enumerate(some):
             labels[row, place], seen[row, place] = ids[place], tokenizer.mask_token_id
         total -= float(_rows(model, seen, labels).losses().double().sum())
-    mean = -total / len(places) if places else 0.0
+    mean = -total / len(places)
     return {"pseudo_log_likelihood": total, "pseudo_perplexity": math.exp(min(mean, 700.0))}
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from luthier.errors import DataError, ModelError, RecipeError, nearest
-from luthier.language_modeling.documents import Corpus
+from luthier.errors import ModelError, RecipeError, nearest
+from luthier.language_modeling.documents import check_corpora
 from luthier.models.depth_rules import depth_sources
 from luthier.models.loading import load_config
 from luthier.models.settings import RemapSettings
@@ -26,10 +26,7 @@ def check_pretraining(stage: Pretrain, inputs: StageInputs) -> None:
         RecipeError: there is no such architecture, or it has no such field.
         ModelError: the weights of `initialise_from` don't fit it.
     """
-    for names in (stage.corpus.train, stage.corpus.validation):
-        for name in names:
-            if next(Corpus([name], stage.corpus).documents(), None) is None:
-                raise DataError("there is no text in it", where=name, fix="is it the right file?")
+    check_corpora(stage.corpus)
     if stage.cloze is not None:
         read_sentences(stage.cloze_file())
     if stage.architecture is not None:
@@ -43,12 +40,11 @@ def is_there(artifact: Artifact) -> bool:
     return not artifact.stands_in and (not artifact.key or artifact.folder.is_dir())
 
 
-def check_initial(stage: Pretrain, trained: Any, new: Any | None = None) -> None:
+def check_initial(stage: Pretrain, trained: Any, new: Any) -> None:
     """Compare a new model with the trained one whose weights it gets.
 
     Args:
-        trained: configuration of the trained model.
-        new: of the new one, where it is not that of the recipe alone.
+        trained, new: configurations of the trained model, and of the recipe's architecture.
 
     Raises:
         ModelError: they are of different architectures, or the depth rule asks for layers that are not there.
@@ -61,16 +57,24 @@ def check_initial(stage: Pretrain, trained: Any, new: Any | None = None) -> None
             where="pretrain.initialise_from",
             fix=f"set `model_type: {trained.model_type}`, or start from a {kind} model",
         )
-    fields = stage.architecture.fields
-    depth = getattr(new, "num_hidden_layers", None)
-    named = {"num_hidden_layers", getattr(type(new), "attribute_map", {}).get("num_hidden_layers")} & set(fields)
     layers = getattr(trained, "num_hidden_layers", None)
     if layers is not None:
         rule = stage.remap.depth if stage.remap is not None else RemapSettings().depth
         try:
-            depth_sources(rule, int(depth) if named and depth is not None else int(layers), int(layers))
+            depth_sources(rule, new_depth(stage, trained, new), int(layers))
         except ModelError as error:
             raise ModelError(error.what, where="pretrain.remap.depth", fix=error.fix) from None
+
+
+def new_depth(stage: Pretrain, trained: Any, new: Any) -> int:
+    """Layers of a model that starts from a trained one: as many as the recipe's architecture names, else as many.
+
+    Args:
+        trained, new: configurations of the trained model, and of the recipe's architecture.
+    """
+    assert stage.architecture is not None
+    named = {"num_hidden_layers", getattr(type(new), "attribute_map", {}).get("num_hidden_layers")}
+    return int((new if named & set(stage.architecture.fields) else trained).num_hidden_layers)
 
 
 def configuration(architecture: ArchitectureSettings, **more: Any) -> Any:
@@ -95,7 +99,8 @@ def configuration(architecture: ArchitectureSettings, **more: Any) -> Any:
             fix=f"did you mean {guess!r}?" if guess else "such as bert, roberta, gpt2 or llama",
         )
     known = AutoConfig.for_model(kind)
-    names = {*known.to_dict(), *getattr(known, "attribute_map", {})}
+    other_names = getattr(known, "attribute_map", {})
+    names = {*known.to_dict(), *other_names}
     for name in architecture.fields:
         if name not in names:
             guess = nearest(name, sorted(names))
@@ -104,7 +109,10 @@ def configuration(architecture: ArchitectureSettings, **more: Any) -> Any:
                 where=f"pretrain.architecture.{name}",
                 fix=f"did you mean {guess!r}?" if guess else f"remove {name!r}",
             )
-    fields = {name: value for name, value in more.items() if name in names and name not in architecture.fields}
+    given = {*architecture.fields, *(other_names.get(name) for name in architecture.fields)}
+    fields = {
+        name: value for name, value in more.items() if name in names and not {name, other_names.get(name)} & given
+    }
     try:
         return AutoConfig.for_model(kind, **fields, **architecture.fields)
     except (ValueError, TypeError) as error:

@@ -38,6 +38,6 @@ def _sentences(before: ClozeScore, after: ClozeScore) -> Section:
         f"{before.share:.1%}, by chance {after.chance:.2%}."
     )
     if after.left_out:
-        text += f" {len(after.left_out)} words are more than one token and were left out."
+        text += f" {len(after.left_out)} words are no one token or stand in too long a sentence, and were left out."
     rows: list[list[Value]] = [[one, before.ranks[one] + 1, rank + 1] for one, rank in after.ranks.items()]
     return Section("Words to guess", text=text, table=SectionTable(["sentence", "rank before", "rank after"], rows))

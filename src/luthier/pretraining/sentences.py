@@ -28,6 +28,11 @@ class Sentence:
         """The sentence with the word in its place."""
         return f"{self.before}{self.word}{self.after}"
 
+    @property
+    def marked(self) -> str:
+        """The sentence with the word in double brackets, as a file has it."""
+        return f"{self.before}[[{self.word}]]{self.after}"
+
 
 def read_sentences(path: Path) -> list[Sentence]:
     """Sentences of a file, one a line; empty lines and those that start with `#` are left out.
@@ -36,7 +41,7 @@ def read_sentences(path: Path) -> list[Sentence]:
         DataError: the file can't be read, or a line does not have one word in double brackets.
     """
     try:
-        lines = path.read_text(encoding="utf8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeError) as error:
         raise DataError(
             f"the sentences to complete can't be read: {error}", where=str(path), fix="name a file of UTF-8 text"

@@ -13,14 +13,14 @@ from luthier.errors import ModelError, RecipeError
 from luthier.language_modeling.preparing import TextJob, text_job
 from luthier.models.artifacts import load_model
 from luthier.models.head_kinds import Head
-from luthier.models.heads import auto_class, check_head_fits
+from luthier.models.heads import auto_class, check_head_fits, kinds_of_layers
 from luthier.models.inspect import is_decoder, is_encoder_decoder
 from luthier.models.loading import empty_model, load_config, load_tokenizer
 from luthier.models.quiet import quiet_transformers
 from luthier.models.remapping import Remapping, remap_parameters
 from luthier.models.settings import RemapSettings
 from luthier.models.source import ModelSource
-from luthier.pretraining.checking import check_initial, configuration
+from luthier.pretraining.checking import check_initial, configuration, new_depth
 from luthier.pretraining.tokenizers import saved_tokenizer
 
 if TYPE_CHECKING:
@@ -149,6 +149,8 @@ def resized_configuration(stage: Pretrain, trained: Any) -> Any:
     new = configuration(stage.architecture)
     check_initial(stage, trained, new)
     kept = trained.to_dict()
+    if kept.get("layer_types") is not None:
+        kept["layer_types"] = kinds_of_layers(trained, new_depth(stage, trained, new))
     for name in (*stage.architecture.fields, "model_type", "architectures", "transformers_version", "dtype"):
         kept.pop(getattr(type(trained), "attribute_map", {}).get(name, name), None)
     return type(trained)(**kept, **stage.architecture.fields)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from luthier.context.instruction.documents import long_documents
-from luthier.errors import DataError
 from luthier.generation.instructions import prompts_with_responses
+from luthier.language_modeling.documents import check_corpora
 from luthier.stages.base import StagePlan
 
 if TYPE_CHECKING:
@@ -20,8 +20,7 @@ def check_instruction(stage: Instruct) -> None:
     Raises:
         DataError: there is no document, or one of them can't be read.
     """
-    if next(long_documents(stage.documents), None) is None:
-        raise DataError("there is no text in it", where=stage.documents.train[0], fix="is it the right file?")
+    check_corpora(stage.documents)
     if stage.short is not None:
         prompts_with_responses(stage.short, "train")
 
