@@ -26,6 +26,20 @@ def test_rouge_counts_common_words_and_sequences():
     assert rouge_n("the cat sat", "The cat, sat down", 2) == pytest.approx(2 * 2 / 5)
 
 
+@pytest.mark.parametrize(
+    ("written", "wanted", "expected"),
+    [
+        ("Кошка сидит здесь", "кошка сидела здесь", 2 / 3),
+        ("今天天气好", "今天天气很好", 10 / 11),
+        ("un café noir", "un cafe noir", 2 / 3),
+        ("...", "...", 0.0),
+    ],
+)
+def test_rouge_reads_words_of_any_script(written: str, wanted: str, expected: float):
+    assert rouge_l(written, wanted) == pytest.approx(expected)
+    assert rouge_n(written, wanted, 1) == pytest.approx(expected)
+
+
 def test_scores_of_texts_and_the_geometric_mean_over_averages():
     found = scores_of_texts(["The cat.", "a dog ran off"], ["cat", "the dog ran"])
     assert found["exact_match"].tolist() == [1.0, 0.0]

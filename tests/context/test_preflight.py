@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AttentionInterface, AttentionMaskInterface, LlamaConfig, LlamaForCausalLM
 
 from luthier.context import adjust_base_frequency
+from luthier.context.document_attention import document_attention, document_mask
 from luthier.context.preflight import check_before_training, two_documents, without_cache
-from luthier.context.rows import rows_of_block
+from luthier.context.rows import collate_rows, in_one_row, packing_collator, rows_of_block
 from luthier.data.schemas import IGNORED
 from luthier.errors import ModelError
+from luthier.language_modeling import causal_lm_loss
 from tests.context.conftest import SIZES
 
 
@@ -51,6 +55,43 @@ def test_documents_that_see_each_other_are_found(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ModelError, match="packed documents see each other"):
         check_before_training(leaky, leaky.config, "block")
     assert check_before_training(leaky, leaky.config, "none")
+
+
+def test_documents_that_are_apart_in_a_single_row_alone_are_found():
+    """As FlashAttention has it, which looks at positions where a pass is of one row."""
+
+    def single(module: Any, query: Any, key: Any, value: Any, mask: Any, position_ids: Any = None, **more: Any) -> Any:
+        positions = position_ids if len(query) == 1 else None
+        return document_attention(module, query, key, value, mask, positions, **more)
+
+    AttentionInterface.register("single", single)
+    AttentionMaskInterface.register("single", document_mask)
+    leaky = model()
+    leaky.set_attn_implementation("single")
+    with pytest.raises(ModelError, match="packed documents see each other"):
+        check_before_training(leaky, leaky.config, "block")
+
+
+def test_rows_in_one_have_the_losses_of_the_batch():
+    block = two_documents(SIZES["vocab_size"])
+    rows = [rows_of_block(replace(block, ids=block.ids[::step]), 0, 16, "block") for step in (1, -1)]
+    flash, sdpa = (
+        SimpleNamespace(config=SimpleNamespace(_attn_implementation=n)) for n in ("flash_attention_2", "sdpa")
+    )
+    assert (
+        packing_collator(sdpa, "block", collate_rows) is packing_collator(flash, "none", collate_rows) is collate_rows
+    )
+    whole, flat = collate_rows(rows), packing_collator(flash, "block", collate_rows)(rows)
+    assert (whole["input_ids"].shape, flat["input_ids"].shape) == ((2, 16), (1, 32))
+    one = model()
+    with torch.no_grad(), without_cache(one):
+        expected, found = (
+            causal_lm_loss(one, {k: v for k, v in batch.items() if k != "row"}) for batch in (whole, flat)
+        )
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+    # The first token of a row may be a label that a batch shifts away.
+    crossing = in_one_row({**whole, "labels": whole["input_ids"]})
+    assert crossing["labels"].ne(IGNORED).sum() == 28
 
 
 def test_a_wrong_label_mask_is_found(monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
 from luthier.context import first_sentence_retrieval, fit_power_law, losses_by_position, passkey_retrieval
 from luthier.context.answering import Question, answers
 from luthier.context.position_losses import by_context, smoothed, text_rows
-from luthier.context.probes import ASKED, FIRST, _Encoded, _Grid
+from luthier.context.probes import ASKED, FIRST, _Encoded, _Grid, stops, token_ids
 from luthier.errors import DataError
 from tests.context.conftest import SIZES, documents
 from tests.language_modeling.models import word_pieces
@@ -91,8 +93,10 @@ def test_a_model_that_reads_finds_every_key_and_one_that_does_not_finds_none():
     assert all(np.allclose(one.margins, 0) for one in blind)
 
 
-def test_a_model_that_reads_writes_the_first_sentence():
-    texts = [f"Number {n} is a fine day. {'And so on. ' * 40}" for n in range(100, 120)]
+@pytest.mark.parametrize("blank", [" ", "\n"])
+def test_a_model_that_reads_writes_the_first_sentence(blank: str):
+    """Also one that is parted over lines."""
+    texts = [f"Number {n} is{blank}a fine day.{blank}{'And so on. ' * 40}" for n in range(100, 120)]
 
     def answer(ids: list[int]) -> int | None:
         question = ByteTokenizer()(FIRST)["input_ids"]
@@ -108,6 +112,35 @@ def test_a_model_that_reads_writes_the_first_sentence():
     assert probe.prefers == 1.0
     assert np.allclose(probe.rouge_l, 1.0)
     assert probe.written[0]["written"] == probe.written[0]["wanted"]
+
+
+def prefixing() -> PreTrainedTokenizerFast:
+    """Puts a blank before whatever it is given, as the tokenizer of Llama 2 does."""
+    inner = Tokenizer(models.BPE({letter: n for n, letter in enumerate([*string.printable, "▁"])}, []))
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    inner.decoder = decoders.Replace("▁", " ")
+    return PreTrainedTokenizerFast(tokenizer_object=inner, clean_up_tokenization_spaces=False)
+
+
+def test_answers_are_the_tokens_of_a_text_that_goes_on():
+    tokenizer = prefixing()
+    assert token_ids(tokenizer, " 17") != token_ids(tokenizer, " 17", behind="is")
+    for one in _Grid(tokenizer, None, 3, 0).questions(200, 0.5):
+        key = tokenizer.decode(one.answer).replace(" ", "")
+        assert token_ids(tokenizer, f"{ASKED} {key}") == [*token_ids(tokenizer, ASKED), *one.answer]
+        assert tokenizer.decode(one.prompt).replace(" ", "").count(f"Thepasskeyis{key}") == 1
+    (first, _) = _Encoded(
+        tokenizer, ["The mill is at a bridge. It is warm.", "Clouds come and go on. So it is."]
+    ).answers
+    assert token_ids(tokenizer, f"{FIRST} The mill is at a bridge.") == [*token_ids(tokenizer, FIRST), *first]
+    assert len(stops(tokenizer)) == 1
+
+
+def test_a_first_sentence_may_be_of_any_script():
+    texts = ["今天天气很好。我们去河边走走。", "Кошка сидит. Она спит.", "यह अच्छा है। हम चलते हैं।"]
+    found = _Encoded(ByteTokenizer(), texts)
+    assert found.sentences == ["今天天气很好。", "Кошка сидит.", "यह अच्छा है।"]
+    assert found.texts == texts
 
 
 @pytest.mark.parametrize("length", [128, 200])
@@ -182,8 +215,9 @@ def test_losses_by_position_are_the_models_own(decoder: Path):
         expected = model(input_ids=torch.as_tensor(rows), labels=torch.as_tensor(rows)).loss.item()
     assert losses.mean() == pytest.approx(expected, abs=1e-5)
     places, means = smoothed(losses, 10)
-    assert places.tolist() == [5.0, 15.0, 18.0]
+    assert places.tolist() == [5.0, 15.0, 21.5]
     assert means[2] == pytest.approx(losses[:, 20:].mean())
+    assert smoothed(losses, 100)[0].tolist() == [11.5]
     contexts, by_row = by_context(losses, points=6, least=1)
     assert by_row.shape == (5, len(contexts))
     assert (np.diff(contexts) > 0).all()

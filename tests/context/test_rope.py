@@ -28,6 +28,7 @@ from luthier.context.rope import (
 from luthier.context.rope_config import adjust_base_frequency, check_frequencies, rope_in, with_rope
 from luthier.context.rope_settings import ABOUT, RopeSettings
 from luthier.errors import ModelError
+from luthier.models.inspect import model_max_length
 
 SIZES = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": 50}
 PAIRS = 16
@@ -180,3 +181,14 @@ def test_settings_without_effect_are_refused(given: dict[str, Any], said: str):
 def test_factors_are_as_many_as_pairs():
     with pytest.raises(ModelError, match="16 pairs"):
         with_rope(config(), RopeSettings(kind="longrope", long_factor=[1.0], short_factor=[1.0]), 512)
+
+
+def test_dynamic_positions_are_of_before_and_the_model_takes_more():
+    """transformers reads `max_position_embeddings` as the old length; its other stages have to know of the new one."""
+    old = LlamaConfig(hidden_size=32, num_attention_heads=2, max_position_embeddings=64)
+    made = with_rope(old, RopeSettings(kind="dynamic"), 256)
+    assert (made.max_position_embeddings, model_max_length(made)) == (64, 256)
+    kept = with_rope(made, RopeSettings(kind="base"), 512)
+    assert kept.max_position_embeddings == 64
+    assert np.array_equal(rope_in(kept).frequencies(300), rope_in(made).frequencies(300))
+    assert model_max_length(with_rope(old, RopeSettings(kind="abf"), 256)) == 256

@@ -76,10 +76,10 @@ def smoothed(losses: Numbers, window: int) -> tuple[Numbers, Numbers]:
         window: positions.
     """
     means = losses.mean(axis=0)
-    ends = np.arange(0, len(means), window)
+    starts = np.arange(0, len(means), window)
     return (
-        np.array([min(start + window, len(means)) for start in ends]) - window / 2,
-        np.array([means[start : start + window].mean() for start in ends]),
+        (starts + np.minimum(starts + window, len(means))) / 2,
+        np.array([means[start : start + window].mean() for start in starts]),
     )
 
 

@@ -11,7 +11,7 @@ import torch
 
 from luthier.context.document_attention import attending_within_documents
 from luthier.context.rope_config import check_frequencies
-from luthier.context.rows import DocumentMask, collate_rows, rows_of_block
+from luthier.context.rows import DocumentMask, collate_rows, packing_collator, rows_of_block
 from luthier.data.schemas import IGNORED
 from luthier.errors import ModelError
 from luthier.language_modeling.context_parallel import sharing_rows
@@ -87,23 +87,24 @@ def two_documents(vocabulary: int) -> Block:
 
 
 def _check_isolation(model: Any, attention: str) -> None:
-    block = two_documents(model.config.vocab_size)
-    batch = collate_rows([rows_of_block(block, 0, len(block.ids), "block")])
-    device = next(model.parameters()).device
+    block, device = two_documents(model.config.vocab_size), next(model.parameters()).device
+    rows = [rows_of_block(block, number, len(block.ids), "block") for number in range(2)]
+    batch = packing_collator(model, "block", collate_rows)(rows)
     packed, positions = batch["input_ids"].to(device), batch["position_ids"].to(device)
     with torch.no_grad(), as_trained(model, attention):
         together = model(input_ids=packed, position_ids=positions).logits.float()
+    each = packed.reshape(-1)[: len(block.ids)].tensor_split([_FIRST])
     with torch.no_grad(), without_cache(model):
-        alone = [model(input_ids=packed[:, part]).logits.float() for part in (slice(_FIRST), slice(_FIRST, None))]
-    if not logits_agree(together, torch.cat(alone, dim=1), next(model.parameters()).dtype):
+        alone = torch.cat([model(input_ids=ids[None]).logits.float() for ids in each], dim=1)
+    if not logits_agree(together.reshape(2, *alone.shape[1:]), alone.expand(2, -1, -1), next(model.parameters()).dtype):
         raise ModelError(
             f"packed documents see each other: {type(model).__name__} with {model.config._attn_implementation} "
-            "attention gives other logits for two documents in a row than for each alone",
+            "attention gives other logits for two documents in each of two rows than for each alone",
             fix="leave out `document_attention`, or set `document_mask: none`"
             if attention == "varlen"
             else "set `document_mask: none`, or `attention: sdpa` of the model",
         )
-    labels = batch["labels"][0]
+    labels = batch["labels"].reshape(2, -1)[0]
     if labels[_FIRST] != IGNORED or int(labels.eq(IGNORED).sum()) != 2:
         raise ModelError("the label mask is wrong: only the first token of each document may be without a label")
 

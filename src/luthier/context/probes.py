@@ -25,7 +25,8 @@ FILLER = (
     "The river goes on past the mill and the bridge. Somebody has left a boat at the bank. Clouds come and go. "
     "It is warm, and nothing happens for a long while. "
 )
-_SENTENCE = re.compile(r"\s*(\S.*?[.!?])(?=\s|$)", re.DOTALL)
+# Ends in Latin, Arabic and Indic scripts, and those of Chinese and Japanese, behind which there is no blank.
+_SENTENCE = re.compile(r"\s*(\S.*?(?:[.!?\u061f\u0964](?=\s|$)|[\u3002\uff01\uff1f]))", re.DOTALL)
 _SHORTEST, _LONGEST, _KEY_DIGITS, _WRITTEN = 5, 64, 5, 1.5
 _TOKENS_TOGETHER = 65_536
 
@@ -142,13 +143,20 @@ class _Encoded:
 
     def __init__(self, tokenizer: Any, documents: Sequence[str]) -> None:
         self.tokenizer = tokenizer
-        self.texts = [text.strip() for text in documents if text.strip()]
-        self.ids = [token_ids(tokenizer, text) for text in self.texts]
-        self.newline = token_ids(tokenizer, "\n")
-        firsts = [_SENTENCE.match(text) for text in self.texts]
+        texts = [text.strip() for text in documents if text.strip()]
+        firsts = [_SENTENCE.match(text) for text in texts]
         self.sentences = ["" if found is None else " ".join(found[1].split()) for found in firsts]
-        self.answers = [token_ids(tokenizer, f" {sentence}") if sentence else [] for sentence in self.sentences]
-        self.question = token_ids(tokenizer, FIRST)
+        # A sentence that goes over several lines stands in the text as it is asked for, on one.
+        self.texts = [
+            text if found is None else sentence + text[found.end() :]
+            for text, found, sentence in zip(texts, firsts, self.sentences, strict=True)
+        ]
+        self.ids = [token_ids(tokenizer, text) for text in self.texts]
+        self.newline = token_ids(tokenizer, "\n", behind=".")
+        self.answers = [
+            token_ids(tokenizer, f" {sentence}", behind=FIRST) if sentence else [] for sentence in self.sentences
+        ]
+        self.question = token_ids(tokenizer, FIRST, behind=".")
 
     def starting_with(self, most: int) -> list[int]:
         """Documents whose first sentence has from 5 to `most` tokens, none twice."""
@@ -206,7 +214,7 @@ class _Grid:
 
     def __init__(self, tokenizer: Any, haystack: Sequence[str] | None, samples: int, seed: int) -> None:
         self.tokenizer, self.samples, self.seed = tokenizer, samples, seed
-        self.opening, self.asked = token_ids(tokenizer, OPENING), token_ids(tokenizer, ASKED)
+        self.opening, self.asked = token_ids(tokenizer, OPENING), token_ids(tokenizer, ASKED, behind=".")
         text = FILLER if haystack is None else "\n".join(one.strip() for one in haystack)
         self.filler = token_ids(tokenizer, text)
 
@@ -214,11 +222,11 @@ class _Grid:
         draw = np.random.default_rng([self.seed, length, round(1000 * depth)])
         low = 10 ** (_KEY_DIGITS - 1)
         keys = (low + draw.permutation(9 * low)[: 2 * self.samples]).tolist()
-        answers_ = [token_ids(self.tokenizer, f" {key}.") for key in keys]
+        answers_ = [token_ids(self.tokenizer, f" {key}.", behind=ASKED) for key in keys]
         longest = max(map(len, answers_))
         made = []
         for place in range(self.samples):
-            needle = token_ids(self.tokenizer, NEEDLE.format(key=keys[place]))
+            needle = token_ids(self.tokenizer, NEEDLE.format(key=keys[place]), behind=".")
             room = length - longest - len(self.opening) - len(needle) - len(self.asked)
             if room < 1:
                 raise DataError(
@@ -259,12 +267,22 @@ def _compared(
 
 def stops(tokenizer: Any) -> frozenset[int]:
     """What ends an answer: the end of text, and a newline where it is one token of its own."""
-    newline = token_ids(tokenizer, "\n")
+    newline = token_ids(tokenizer, "\n", behind=".")
     stops = {*(newline if len(newline) == 1 and tokenizer.decode(newline) == "\n" else []), tokenizer.eos_token_id}
     return frozenset(token for token in stops if token is not None)
 
 
-def token_ids(tokenizer: Any, text: str) -> list[int]:
-    """Tokens of a text, without special ones."""
-    found: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return found
+def token_ids(tokenizer: Any, text: str, *, behind: str = "") -> list[int]:
+    """Tokens of a text, without special ones.
+
+    Args:
+        behind: what stands before it. Tokenizers such as that of Llama 2 put a blank before whatever they are given, so
+            that they read a text by itself otherwise than where it goes on from another one.
+    """
+
+    def ids(written: str) -> list[int]:
+        found: list[int] = tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"]
+        return found
+
+    head, whole = ids(behind) if behind else [], ids(behind + text)
+    return whole[len(head) :] if whole[: len(head)] == head else ids(text)

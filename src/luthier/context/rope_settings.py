@@ -166,4 +166,6 @@ class RopeSettings(Settings):
     def positions(self, rope: Rope, length: int) -> int:
         """`max_position_embeddings` of the longer model: under `dynamic` the old length, which transformers reads it
         as, else the new one."""
+        if self.kind == "base" and rope.kind == "dynamic":
+            return rope.positions
         return self.old_length(rope) if self.kind == "dynamic" else max(length, rope.positions)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from luthier.language_modeling.stream import Share
 
 DocumentMask = Literal["none", "block"]
 Row = dict[str, Any]
+Collator = Callable[[list[Row]], dict[str, Tensor]]
 # Tokens of left context that the report counts tokens above of, and the ends of its histogram of documents.
 CONTEXTS = (1024, 4096, 16_384)
 LENGTHS = (64, 256, 1024, 4096, 16_384, 65_536)
@@ -64,6 +65,26 @@ def collate_rows(rows: Sequence[Row]) -> dict[str, Tensor]:
     """Blocks of one step as a batch of (B K, L) tensors; `row` is (B,)."""
     batch = {name: torch.as_tensor(np.concatenate([row[name] for row in rows])) for name in rows[0] if name != "row"}
     return {**batch, "row": torch.tensor([row["row"] for row in rows])}
+
+
+def packing_collator(model: Any, mask: DocumentMask, collate: Collator) -> Collator:
+    """How rows of packed documents become a batch for a model: `collate`, and under FlashAttention, which tells
+    documents apart by their positions in a pass of one row alone, all of them one behind another.
+
+    Args:
+        model: that takes the batches.
+        mask: whether documents see each other.
+        collate: makes `input_ids`, `labels`, `position_ids` and others of shape (B, L), and `row`.
+    """
+    if mask == "none" or not model.config._attn_implementation.startswith("flash_attention"):
+        return collate
+    return lambda rows: in_one_row(collate(rows))
+
+
+def in_one_row(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch of (B, L) as one of (1, B L). What begins a document follows no token of its own, and is no label."""
+    flat = {name: values if name == "row" else values.reshape(1, -1) for name, values in batch.items()}
+    return {**flat, "labels": flat["labels"].masked_fill(flat["position_ids"] == 0, IGNORED)}
 
 
 @dataclass

@@ -124,11 +124,11 @@ def _named(tokenizer: Any, length: int, depths: Sequence[float], draw: np.random
     names = [NAMES[n] for n in draw.permutation(len(NAMES))[: len(depths)]]
     numbers = _numbers(len(depths), draw)
     needles = [
-        token_ids(tokenizer, NEEDLE.format(name=name, number=number))
+        token_ids(tokenizer, NEEDLE.format(name=name, number=number), behind=".")
         for name, number in zip(names, numbers, strict=True)
     ]
-    asked = [token_ids(tokenizer, ASKED.format(name=name)) for name in names]
-    answers = [token_ids(tokenizer, f" {number}.") for number in numbers]
+    asked = [token_ids(tokenizer, ASKED.format(name=name), behind=".") for name in names]
+    answers = [token_ids(tokenizer, f" {number}.", behind="is") for number in numbers]
     text = _text(tokenizer, OPENING, needles, depths, length - _longest(asked) - _longest(answers))
     rivals = [*answers[1:], answers[0]]
     return [
@@ -153,9 +153,9 @@ def _tracked(
     ]
     order = draw.permutation(np.repeat(np.arange(_CHAINS), hops + 1)).tolist()
     waiting = [iter(some) for some in statements]
-    needles = [token_ids(tokenizer, next(waiting[chain])) for chain in order]
-    asked = [token_ids(tokenizer, WHICH.format(number=number)) for number in numbers]
-    answers = [token_ids(tokenizer, f" {', '.join(chain)}.") for chain in chains]
+    needles = [token_ids(tokenizer, next(waiting[chain]), behind=".") for chain in order]
+    asked = [token_ids(tokenizer, WHICH.format(number=number), behind=".") for number in numbers]
+    answers = [token_ids(tokenizer, f" {', '.join(chain)}.", behind=":") for chain in chains]
     most = int(_WRITTEN * _longest(answers))
     text = _text(tokenizer, TRACKED, needles, np.sort(draw.random(len(needles))), length - _longest(asked) - most)
     rivals = [*answers[1:], answers[0]]

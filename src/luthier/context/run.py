@@ -11,7 +11,7 @@ from luthier.context.preflight import as_trained, check_before_training
 from luthier.context.reporting import flop_account, sections
 from luthier.context.rope import Rope
 from luthier.context.rope_config import rope_in, rope_overrides
-from luthier.context.rows import CurriculumRows, collate_rows
+from luthier.context.rows import CurriculumRows, collate_rows, packing_collator
 from luthier.context.text import LongText, long_text
 from luthier.language_modeling.budget import Budget
 from luthier.language_modeling.preparing import training_job
@@ -118,7 +118,8 @@ def ready_to_train(stage: Lengthen, inputs: StageInputs, folder: Path) -> Ready:
     refuse_attention_without_gradient(model)
     looked_at = check_before_training(model, model.config, stage.document_mask, stage.document_attention)
     tokenizer.model_max_length = max(stage.length, min(tokenizer.model_max_length, before.positions))
-    text = long_text(stage, tokenizer, old_length)
+    collate = packing_collator(model, stage.document_mask, collate_rows)
+    text = long_text(stage, tokenizer, old_length, collate)
     budget = text.budget(model)
     text = replace(text, steps=budget.steps or text.steps)
     job = training_job(
@@ -130,7 +131,7 @@ def ready_to_train(stage: Lengthen, inputs: StageInputs, folder: Path) -> Ready:
         split_weights=stage.split_weights,
         description=f"lengthening seed {inputs.seed}",
     )
-    job = replace(job, data=text.rows(job.data.rows, collate_rows), validation=text.validation())
+    job = replace(job, data=text.rows(job.data.rows, collate), validation=text.validation())
     return Ready(tokenizer, before, old_length, text, budget, job, looked_at)
 
 

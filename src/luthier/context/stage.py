@@ -98,6 +98,8 @@ class Lengthen(ContextParallelSettings, LanguageTrainingSettings, Stage):
             raise ValueError("a model is lengthened as a causal one, which has no masks: leave this setting out")
         if self.pseudo_perplexity_tokens != _SINGLES:
             raise ValueError("`pseudo_perplexity_tokens` has no effect on a causal model")
+        if self.workers:
+            raise ValueError("`workers` has no effect: a mixture is tokenized while its rows are drawn")
         if self.document_attention == "varlen" and self.document_mask == "none":
             raise ValueError(
                 "`document_attention: varlen` has no effect under `document_mask: none`, which is one text"

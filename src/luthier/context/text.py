@@ -11,7 +11,7 @@ from torch import nn
 
 from luthier.context.corpus_settings import DomainSettings
 from luthier.context.mixture import mixture_of
-from luthier.context.rows import CurriculumRows, Row, collate_rows, rows_of_block
+from luthier.context.rows import Collator, CurriculumRows, Row, collate_rows, rows_of_block
 from luthier.language_modeling.budget import TokenCost, token_cost
 from luthier.language_modeling.documents import Corpus
 from luthier.language_modeling.held_out import HeldOut, held_out_rows
@@ -78,11 +78,12 @@ class LongText(TextJob):
         return Validation(evaluate, "validation/loss", higher_is_better=False)
 
 
-def long_text(stage: Lengthen, tokenizer: Any, old_length: int) -> LongText:
+def long_text(stage: Lengthen, tokenizer: Any, old_length: int, collate: Collator = collate_rows) -> LongText:
     """Check the tokenizer, and read the held-out text.
 
     Args:
         old_length: tokens that the model was trained on; rows of that length show what becomes of short text.
+        collate: rows -> batch, of held-out text.
 
     Raises:
         DataError: a text can't be read, or no held-out row comes of it.
@@ -95,9 +96,9 @@ def long_text(stage: Lengthen, tokenizer: Any, old_length: int) -> LongText:
         for name, one in stage.corpus.by_name.items():
             rows = _rows(one, stage, tokenizer, frame, stage.length)
             if rows:
-                found[name] = _held_out(stage, rows, stage.length)
+                found[name] = _held_out(stage, rows, collate)
         if "main" in found and stage.length % old_length == 0 and old_length < stage.length:
-            found["short"] = _held_out(stage, _rows(stage.corpus, stage, tokenizer, frame, old_length), old_length)
+            found["short"] = _held_out(stage, _rows(stage.corpus, stage, tokenizer, frame, old_length), collate)
     main = found.pop("main", None)
     corpus = Corpus(stage.corpus.train, stage.corpus)
     return LongText(stage, tokenizer, corpus, frame, None, main, stage.context_parallel_size, others=found)
@@ -116,7 +117,7 @@ def _rows(domain: DomainSettings, stage: Lengthen, tokenizer: Any, frame: Frame,
     return given(Corpus(domain.train, domain), share=share) if share else []
 
 
-def _held_out(stage: Lengthen, rows: list[Row], length: int) -> HeldOut:
+def _held_out(stage: Lengthen, rows: list[Row], collate: Collator) -> HeldOut:
     """Rows in passes of at most `evaluation_batch_size`, and at most the tokens of a training step's pass."""
     most = max(1, min(stage.evaluation_batch_size, stage.batch_size))
-    return HeldOut(rows, shifted=True, batch_size=most, dtype=product_type(stage), collator=collate_rows)
+    return HeldOut(rows, shifted=True, batch_size=most, dtype=product_type(stage), collator=collate)

@@ -14,10 +14,13 @@ import numpy as np
 
 from luthier.evaluation.metrics import answer_f1, exact_match
 
+_UNPARTED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"  # Thai to Khmer, kana, Han
+_WORD = re.compile(rf"[{_UNPARTED}]|[^\W_{_UNPARTED}]+")
+
 
 def words_of(text: str) -> list[str]:
-    """Lower-case words and numbers."""
-    return re.findall(r"[a-z0-9]+", text.lower())
+    """Lower-case words and numbers of any script; of those without blanks, each character."""
+    return _WORD.findall(text.lower())
 
 
 def rouge_n(written: str, wanted: str, n: int) -> float:

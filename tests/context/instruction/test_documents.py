@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from luthier.context.instruction import wording
 from luthier.context.instruction.documents import LongDocument, chunks_of, long_documents
@@ -21,9 +23,29 @@ def test_parts_are_of_the_document_and_end_behind_sentences():
     found = cut(count=100)
     assert [(one.start, one.end) for one in found] == sorted((one.start, one.end) for one in found)
     assert all(one.text == LONG.text[one.start : one.end] and len(one.text.split()) <= 40 for one in found)
-    assert all(one.text.rstrip().endswith(".") for one in found)
-    assert "".join(one.text for one in found).split() == LONG.text[: found[-1].end].split()  # nothing twice or left out
+    assert all(one.text.endswith(".") for one in found)
+    joined = " ".join(one.text for one in found)
+    assert joined.split() == LONG.text[: found[-1].end].split()  # nothing twice or left out
     assert 395 <= len(LONG.text[: found[-1].end].split()) <= 400
+
+
+def test_no_word_is_lost_where_tokens_begin_with_the_blank_before_them():
+    """As those of GPT-2 and of SentencePiece do."""
+    inner = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace()
+    blanks = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+    found = chunks_of(LONG, blanks, tokens=40, room=400, count=100, short_share=0.5, seed=0)
+    assert [one.text.strip() for one in found] == [one.text for one in cut(count=100)]
+
+
+def test_sentences_of_other_scripts_have_ends():
+    text = "今天天气很好。我们去河边走走。" * 9
+    inner = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    letters = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+    found = chunks_of(LongDocument("c", text), letters, tokens=40, room=120, count=9, short_share=0.5, seed=0)
+    assert len(found) == 4
+    assert all(one.text.endswith("。") for one in found[:3])
 
 
 def test_draws_depend_on_document_and_seed_alone():

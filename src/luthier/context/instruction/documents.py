@@ -14,7 +14,7 @@ from luthier.generation.writing import seed_of, text_id
 from luthier.language_modeling.documents import Corpus, is_held_out
 
 # A part ends behind a sentence where one ends in its second half.
-_SENTENCE_END = re.compile(r"[.!?]['\")\]]*\s")
+_SENTENCE_END = re.compile(r"[.!?\u061f\u0964]['\")\]]*(?=\s|$)|[\u3002\uff01\uff1f][\u300d\u300f\u201d\uff09]*")
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ def _spans(text: str, offsets: Sequence[tuple[int, int]], tokens: int) -> Iterat
         start, end = offsets[first][0], offsets[last - 1][1]
         if last < len(offsets):
             half = start + (end - start) // 2
-            ends = [half + found.end() for found in _SENTENCE_END.finditer(text[half:end])]
-            end = ends[-1] if ends else end
+            # Not behind the blank as well, which the next token begins with in most tokenizers.
+            end = max((found.end() for found in _SENTENCE_END.finditer(text, half, end)), default=end)
         if text[start:end].strip():
             yield start, end
         following = next((n for n in range(first + 1, last) if offsets[n][0] >= end), last)

@@ -18,6 +18,7 @@ from luthier.context.instruction.reporting import sections
 from luthier.context.instruction.samples import Row, Sample, collate_samples, long_rows, short_rows
 from luthier.context.instruction.synthesis import Synthesis, Synthesising
 from luthier.context.preflight import check_before_training, without_cache
+from luthier.context.rows import DocumentMask, packing_collator
 from luthier.data.batches.sampling import LengthBucketSampler
 from luthier.data.batches.sharing import SharedRows, collating_fillers
 from luthier.data.schemas import IGNORED
@@ -167,10 +168,11 @@ def training_job(
         ModelError: they did not, or the loss can't be computed over chunks of the model's vocabulary.
     """
     model: Any = load_model(inputs.model, "causal_lm", seed=inputs.seed)
-    looked_at = check_before_training(model, model.config, "block" if learned.short else "none")
+    mask: DocumentMask = "block" if learned.short else "none"
+    looked_at = check_before_training(model, model.config, mask)
+    collate = packing_collator(model, mask, partial(collate_samples, pad=learned.tokenizer.pad_token_id or 0))
     model = with_method(stage, model, learned.tokenizer, inputs.seed)
     check_head(model)
-    collate = partial(collate_samples, pad=learned.tokenizer.pad_token_id or 0)
     sampler = LengthBucketSampler(
         [row["length"] for row in learned.rows],
         batch_size=stage.batch_size,
