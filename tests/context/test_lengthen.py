@@ -240,6 +240,7 @@ def test_the_dry_run_tells_positions_and_memory(tmp_path: Path, decoder: Path, c
         ({"document_mask": "none", "document_attention": "varlen"}, "no effect under `document_mask: none`"),
         ({"rope": "xpos_abf"}, "no configuration of transformers holds"),
         ({"workers": 2}, "`workers` has no effect"),
+        ({"corpus": {"train": "a.txt", "domains": {"short": "b.txt"}}}, "in rows of the old length"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path: Path, decoder: Path, given: dict[str, Any], said: str):

@@ -72,6 +72,19 @@ def test_scores_grids_and_marks(tmp_path: Path, decoder: Path):
     assert all(title in page for title in sections)
 
 
+def test_a_probe_without_enough_text_leaves_the_others(tmp_path: Path, decoder: Path):
+    text = write(tmp_path / "test.txt", ["the cat runs and no sentence ends here"])
+    suite = {"name": "context", "keys": 2, "multi_keys": 0, "tracked": 0, "depths": [0], "lengths": [128]}
+    stage = {"evaluate": {"suites": [suite], "data": {"test": text, "task": "plain_text"}}}
+    place = tmp_path / "run.yaml"
+    place.write_text(json.dumps({"name": "few", "model": str(decoder), "stages": [stage]}))
+    folder = Path(luthier.run(place, output=tmp_path / "runs").folder)
+    found = json.loads((folder / "00-evaluate" / "metrics.json").read_text())
+    assert "test/passkey_accuracy" in found["scores"]
+    assert not [name for name in found["scores"] if "sentence" in name or "loss" in name]
+    assert {mark.partition(":")[0] for mark in found["marks"]} >= {"no first sentence at 128", "no loss by position"}
+
+
 def test_only_causal_models_are_judged(tmp_path: Path, tiny_model: Path):
     with pytest.raises(LuthierError, match="context"):
         run(tmp_path, tiny_model)

@@ -10,6 +10,8 @@ from luthier.language_modeling.corpus_settings import CorpusSettings
 from luthier.settings import Settings
 
 _THRESHOLD, _SHARE = 4096, 0.5
+# What scores of held-out text are called beside those of the domains.
+_NAMES = {"main": "what `train` names", "short": "its held-out text in rows of the old length"}
 
 
 class LongDocumentSettings(Settings):
@@ -57,8 +59,9 @@ class MixtureSettings(DomainSettings):
 
     @model_validator(mode="after")
     def _domains_fit(self) -> Self:
-        if "main" in self.domains:
-            raise ValueError("`main` is the name of what `train` names: call the domain something else")
+        for name, other in _NAMES.items():
+            if name in self.domains:
+                raise ValueError(f"`{name}` is the name of {other}: call the domain something else")
         for name in self.domains:
             if not name.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(f"a domain is named by letters, digits, - and _, and not {name!r}")

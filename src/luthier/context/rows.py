@@ -20,7 +20,7 @@ from luthier.language_modeling.stream import Share
 
 DocumentMask = Literal["none", "block"]
 Row = dict[str, Any]
-Collator = Callable[[list[Row]], dict[str, Tensor]]
+Collator = Callable[[Sequence[Row]], dict[str, Tensor]]
 # Tokens of left context that the report counts tokens above of, and the ends of its histogram of documents.
 CONTEXTS = (1024, 4096, 16_384)
 LENGTHS = (64, 256, 1024, 4096, 16_384, 65_536)

@@ -46,7 +46,12 @@ def context_scores(suite: ContextSuite, subject: Subject) -> SuiteResult:
     if suite.tracked:
         _tracking(suite, subject, lengths, result)
     if suite.position_rows:
-        _positions(suite, subject, texts, max(lengths), result)
+        try:
+            _positions(suite, subject, texts, max(lengths), result)
+        except DataError as error:
+            result.marks.append(f"no loss by position: {error.what}")
+    if not result.scores:
+        raise DataError(f"no probe has enough text: {'; '.join(result.marks)}", fix="give more text, or other lengths")
     beyond = [length for length in lengths if length > trained]
     if beyond:
         result.marks.append(f"lengths above {trained:,} are longer than the model was trained on")
@@ -77,20 +82,21 @@ def probe_lengths(suite: ContextSuite, subject: Subject) -> tuple[list[int], int
 def _first_sentences(
     suite: ContextSuite, subject: Subject, texts: list[str], lengths: list[int], result: SuiteResult
 ) -> None:
-    probes: list[Probe] = []
-    with track("first sentences", len(lengths)) as bar:
-        for done, length in enumerate(lengths, 1):
-            probes += first_sentence_retrieval(
-                subject.model,
-                subject.tokenizer,
-                texts,
-                [length],
-                samples=suite.samples,
-                batch_size=subject.batch_size,
-                seed=suite.seed,
-                generate=suite.generate,
-            )
-            bar.update(done)
+    def ask(length: int) -> list[Probe]:
+        return first_sentence_retrieval(
+            subject.model,
+            subject.tokenizer,
+            texts,
+            [length],
+            samples=suite.samples,
+            batch_size=subject.batch_size,
+            seed=suite.seed,
+            generate=suite.generate,
+        )
+
+    probes = _by_length("first sentence", lengths, ask, result)
+    if not probes:
+        return
     _put(result, "first_sentence", probes, subject.seed)
     names = ["tokens", "samples", "exact", "prefers", "margin", *(["ROUGE-L"] if suite.generate else [])]
     rows: list[list[Value]] = []
@@ -171,7 +177,7 @@ def _by_length(about: str, lengths: list[int], ask: Callable[[int], list[Probe]]
         for done, length in enumerate(lengths, 1):
             try:
                 probes += ask(length)
-            except DataError as error:  # the words of the prompt alone take as many tokens, by this tokenizer
+            except DataError as error:  # too little text, or a prompt whose words alone take as many tokens
                 result.marks.append(f"no {about} at {length}: {error.what}")
             bar.update(done)
     return probes

@@ -109,10 +109,8 @@ def configuration(architecture: ArchitectureSettings, **more: Any) -> Any:
                 where=f"pretrain.architecture.{name}",
                 fix=f"did you mean {guess!r}?" if guess else f"remove {name!r}",
             )
-    given = {*architecture.fields, *(other_names.get(name) for name in architecture.fields)}
-    fields = {
-        name: value for name, value in more.items() if name in names and not {name, other_names.get(name)} & given
-    }
+    given = {other_names.get(name, name) for name in architecture.fields}
+    fields = {name: value for name, value in more.items() if name in names and other_names.get(name, name) not in given}
     try:
         return AutoConfig.for_model(kind, **fields, **architecture.fields)
     except (ValueError, TypeError) as error:
