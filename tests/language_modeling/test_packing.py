@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.errors import DataError
+from luthier.errors import DataError, RecipeError
 from luthier.language_modeling import Frame, Masking, PackedStream, Packer, pack_documents
 from luthier.language_modeling.corpus_settings import CorpusSettings
 from luthier.language_modeling.documents import Corpus, check_corpora, is_held_out
@@ -307,3 +307,14 @@ def test_half_a_character_is_told_by_its_row(tmp_path: Path):
     (tmp_path / "a.jsonl").write_text('{"text": "the cat"}\n{"text": "cut \\ud83d off"}\n')
     with pytest.raises(DataError, match=r"(?s)2.*half a character"):
         read(str(tmp_path / "a.jsonl"))
+
+
+def test_settings_of_other_formats_are_refused(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("the cat\n")
+    (tmp_path / "a.jsonl").write_text('{"body": "the cat"}\n')
+    txt, jsonl = (str(tmp_path / f"a.{kind}") for kind in ("txt", "jsonl"))
+    check_corpora(CorpusSettings(train=[txt, jsonl], text="body", document="paragraph"))
+    with pytest.raises(RecipeError, match="`text` has no effect on txt"):
+        check_corpora(CorpusSettings(train=txt, text="body"))
+    with pytest.raises(RecipeError, match="`document` has no effect on jsonl"):
+        check_corpora(CorpusSettings(train=jsonl, text="body", document="file"))

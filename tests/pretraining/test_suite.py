@@ -7,14 +7,20 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from luthier.cli.arguments import main
+from luthier.language_modeling.masked_text import likelihoods, rows_by_token, scored_tokens
+from luthier.language_modeling.packing import Block
+from luthier.pretraining.answering import answer
+from luthier.pretraining.scoring import suite_masking
 from luthier.pretraining.suite import PseudoPerplexitySuite
 from tests.cli.conftest import tiny_model
+from tests.language_modeling.models import MASKED, made, word_pieces
 from tests.pretraining.test_pretraining import DECODER, TINY, read_metrics, recipe, run
 
 __all__ = ["tiny_model"]
@@ -67,6 +73,19 @@ def test_every_token_is_masked_alone(tmp_path: Path, tiny_model: Path):
     assert low < found["scores"]["test/pseudo_perplexity"] < high
     assert "training text" in found["baselines"]["test/pseudo_perplexity"]["answer"]
     assert found["cost"]["tokens_per_second"] > 0
+
+
+def test_unknown_words_count_as_they_do_in_what_predict_tells():
+    model, tokenizer = made(MASKED["bert"]), word_pieces()
+    text = "the zebra runs the cat"
+    assert tokenizer.unk_token_id in tokenizer(text)["input_ids"]
+    masking = suite_masking(PseudoPerplexitySuite(exact=True), tokenizer)
+    ids = np.array(tokenizer(text)["input_ids"])
+    blocks = [Block(ids, None, np.zeros_like(ids))]
+    nll, items = likelihoods(model, rows_by_token(blocks, masking), 1)
+    found = answer(model, tokenizer, text, None)
+    assert items[0] == len(scored_tokens(blocks[0], masking)) == len(ids) - 2
+    assert nll[0] == pytest.approx(-found["pseudo_log_likelihood"], rel=1e-5)
 
 
 def test_drawn_masks_are_those_of_their_seed_whatever_the_run_is(tmp_path: Path, tiny_model: Path):

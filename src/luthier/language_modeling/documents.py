@@ -17,7 +17,7 @@ from luthier.data.sources.base import FileSource, HubSource, resolve
 from luthier.data.sources.hub import load_hub_split
 from luthier.data.sources.origins import Origin
 from luthier.data.table import Problems, place, shorten
-from luthier.errors import DataError, nearest
+from luthier.errors import DataError, RecipeError, nearest
 from luthier.language_modeling.corpus_settings import CorpusSettings
 from luthier.language_modeling.lines import lines_from
 from luthier.storage.hashing import remembered_sha256
@@ -216,8 +216,10 @@ def check_corpora(*texts: CorpusSettings) -> None:
 
     Raises:
         DataError: a source can't be read, has no text, or is on both sides.
+        RecipeError: a setting is for other formats.
     """
     for text in texts:
+        _check_formats(text)
         for name in (*text.train, *text.validation):
             if next(Corpus([name], text).documents(), None) is None:
                 raise DataError("there is no text in it", where=name, fix="is it the right file?")
@@ -228,6 +230,18 @@ def check_corpora(*texts: CorpusSettings) -> None:
                 "it is trained on, and held out to score the model as well",
                 where=source.name,
                 fix="leave it out of `validation`, or write `train` so that it does not name it",
+            )
+
+
+def _check_formats(text: CorpusSettings) -> None:
+    sources = Corpus([*text.train, *text.validation], text).sources
+    kinds = {_format_of(source, text) if isinstance(source, FileSource) else "hub" for source in sources}
+    for name, fits, which in (("document", "txt" in kinds, "txt files"), ("text", kinds != {"txt"}, "other files")):
+        if not fits and getattr(text, name) != CorpusSettings.model_fields[name].default:
+            raise RecipeError(
+                f"`{name}` has no effect on {', '.join(sorted(kinds))}: it is for {which}",
+                where=", ".join(text.train),
+                fix="leave it out",
             )
 
 

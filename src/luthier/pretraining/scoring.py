@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def pseudo_perplexity(suite: PseudoPerplexitySuite, subject: Subject) -> SuiteRe
     """
     length = subject.card.max_length or model_max_length(subject.model.config, subject.tokenizer) or _LENGTH
     blocks = list(text_blocks(subject.task.splits[subject.split]["text"], subject.tokenizer, length))
-    masking = Masking.of(subject.tokenizer, rate=suite.rate, masked=1.0, random=0.0, seed=suite.seed)
+    masking = suite_masking(suite, subject.tokenizer)
     rows = rows_by_token(blocks, masking) if suite.exact else rows_by_share(blocks, masking)
     passes = sum(len(scored_tokens(block, masking)) for block in blocks) if suite.exact else len(blocks)
     started = time.perf_counter()
@@ -59,6 +59,13 @@ def pseudo_perplexity(suite: PseudoPerplexitySuite, subject: Subject) -> SuiteRe
         about={suite.score: "every token masked alone" if suite.exact else f"{suite.rate:.0%} of the tokens masked"},
         details={suite.name: spent, **scored_details(subject.task, subject.split, renamed)},
     )
+
+
+def suite_masking(suite: PseudoPerplexitySuite, tokenizer: Any) -> Masking:
+    """Masks of a suite. Unknown words are guessed as well, which training leaves out: they are tokens of the text, as
+    in what `luthier predict` tells of one."""
+    masking = Masking.of(tokenizer, rate=suite.rate, masked=1.0, random=0.0, seed=suite.seed)
+    return replace(masking, never=masking.never - {tokenizer.unk_token_id})
 
 
 def _by_shares(
