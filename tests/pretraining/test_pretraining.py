@@ -110,7 +110,8 @@ def test_the_same_tokenizer_and_weights_come_out_again(kind: str, tmp_path: Path
     saved = []
     for name in ("a", "b"):
         monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / f"cache-{name}"))
-        content = recipe(tmp_path, None, architecture=TINY, tokenizer={"vocabulary": 60}) | {"name": name}
+        tokenizer = {"kind": kind, "vocabulary": 300 if kind == "bpe" else 60}
+        content = recipe(tmp_path, None, architecture=TINY, tokenizer=tokenizer) | {"name": name}
         saved.append(run(tmp_path, content) / "model")
     for name in ("tokenizer.json", "model.safetensors"):
         assert (saved[0] / name).read_bytes() == (saved[1] / name).read_bytes(), name
@@ -243,6 +244,7 @@ def test_rows_of_the_embeddings_that_are_updated_late_end_with_the_same_weights(
     [
         ({"tokenizer": {}}, "needs a new model"),
         ({"tokenizer": {}, "architecture": TINY, "model": "some/model"}, "no effect"),
+        ({"tokenizer": {"kind": "bpe", "vocabulary": 260}, "architecture": TINY}, "is at least 261"),
         ({"cloze_top": 3}, "no effect without `cloze`"),
         ({"row_updates": False}, "no effect without `sampled_softmax`"),
         ({"row_updates": True, "sampled_softmax": 9, "precision": "float16"}, "can't be done: the loss scaler"),
@@ -293,6 +295,14 @@ def test_a_tokenizer_has_the_vocabulary_that_is_asked_for():
         assert made_of("film")["input_ids"][0] == made_of.cls_token_id
     with pytest.raises(DataError, match="no words"):
         new_tokenizer([" "], TokenizerSettings())
+
+
+def test_a_script_of_many_letters_keeps_to_the_vocabulary_or_is_told():
+    han = ["".join(chr(0x4E00 + n) for n in range(start, start + 20)) for start in range(0, 200, 5)]
+    for kind, size in (("wordpiece", 100), ("bpe", 261), ("bpe", 300)):
+        assert len(new_tokenizer(han, TokenizerSettings(kind=kind, vocabulary=size))) <= size, kind
+    with pytest.raises(DataError, match="more characters than"):
+        new_tokenizer(han, TokenizerSettings(kind="unigram", vocabulary=100))
 
 
 def test_a_new_architecture_is_checked_without_a_run():

@@ -23,6 +23,7 @@ __all__ = ["ArchitectureSettings", "Glue", "Pretrain", "PseudoPerplexitySuite", 
 BUILT_IN = "english"
 INITIAL = "initialise_from"
 _TOP = 10
+_LEAST_BYTES = 256 + 5
 
 
 class ArchitectureSettings(Settings):
@@ -47,6 +48,15 @@ class TokenizerSettings(Settings):
     vocabulary: int = Field(8192, ge=32, description="Most tokens that it has, special ones included.")
     lowercase: bool = Field(True, description="Whether text is put in lower case, and accents are taken off.")
     documents: int = Field(200_000, gt=0, description="Documents of the text that it is trained on, the first ones.")
+
+    @model_validator(mode="after")
+    def _bytes_fit(self) -> Self:
+        if self.kind == "bpe" and self.vocabulary < _LEAST_BYTES:
+            raise ValueError(
+                f"byte-level BPE has a token for each of 256 bytes beside the special ones: `vocabulary` is at least "
+                f"{_LEAST_BYTES}"
+            )
+        return self
 
 
 @STAGES.register

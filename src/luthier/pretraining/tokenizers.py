@@ -65,6 +65,7 @@ def _shared(settings: TokenizerSettings) -> dict[str, Any]:
 def _word_piece(texts: Iterable[str], settings: TokenizerSettings) -> Any:
     """The library's own trainer numbers `##` pieces in the order of a hash table, so that each run gets other ones.
     Here pairs are merged over other letters for those inside of words, which comes to the same vocabulary every time.
+    Of more letters than it has room for the frequent ones are in it.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -89,7 +90,8 @@ def _word_piece(texts: Iterable[str], settings: TokenizerSettings) -> Any:
 
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    learner.train_from_iterator(spelled_texts(), trainers.BpeTrainer(**_shared(settings)))
+    room = settings.vocabulary - len(SPECIAL)
+    learner.train_from_iterator(spelled_texts(), trainers.BpeTrainer(limit_alphabet=room, **_shared(settings)))
     back = {private: letter for letter, private in letters.items()}
     pieces = {_with_prefix(piece, back): number for piece, number in learner.get_vocab().items()}
     inner = Tokenizer(models.WordPiece(pieces, unk_token=UNKNOWN))
@@ -123,7 +125,15 @@ def _unigram(texts: Iterable[str], settings: TokenizerSettings) -> Any:
     inner.normalizer = normalizers.Sequence([normalizers.NFKD(), *_lower(settings), normalizers.NFKC()])
     inner.pre_tokenizer = pre_tokenizers.Metaspace()
     inner.decoder = decoders.Metaspace()
-    inner.train_from_iterator(texts, trainers.UnigramTrainer(unk_token=UNKNOWN, **_shared(settings)))
+    try:
+        inner.train_from_iterator(texts, trainers.UnigramTrainer(unk_token=UNKNOWN, **_shared(settings)))
+    except Exception as error:  # the library has no class for it
+        if "vocabulary is not large enough" not in str(error):
+            raise
+        raise DataError(
+            f"the text has more characters than a Unigram vocabulary of {settings.vocabulary:,} has room for",
+            fix="raise `tokenizer.vocabulary`, or take `kind: bpe`",
+        ) from error
     learned = json.loads(inner.to_str())["model"]["vocab"]
     scores = {piece: round(score, 6) for piece, score in learned if piece not in SPECIAL}
     lowest = min((score for piece, score in scores.items() if len(piece) > 1), default=0.0)
