@@ -318,3 +318,26 @@ def test_settings_of_other_formats_are_refused(tmp_path: Path):
         check_corpora(CorpusSettings(train=txt, text="body"))
     with pytest.raises(RecipeError, match="`document` has no effect on jsonl"):
         check_corpora(CorpusSettings(train=jsonl, text="body", document="file"))
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "tsv", "parquet"])
+def test_an_empty_file_of_a_pattern_is_passed_over(tmp_path: Path, kind: str):
+    for name in ("a", "b", "c"):
+        place = tmp_path / f"{name}.{kind}"
+        if name == "b":
+            place.touch()
+        elif kind == "parquet":
+            pyarrow.parquet.write_table(pyarrow.table({"text": [name]}), place)
+        else:
+            place.write_text({"txt": name, "jsonl": f'{{"text": "{name}"}}'}.get(kind, f"text\n{name}") + "\n")
+    assert read(str(tmp_path / f"*.{kind}")) == ["a", "c"]
+    check_corpora(CorpusSettings(train=str(tmp_path / f"*.{kind}")))
+    with pytest.raises(DataError, match="no text in it"):
+        check_corpora(CorpusSettings(train=str(tmp_path / f"b.{kind}")))
+
+
+def test_each_file_of_a_pattern_is_looked_at(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text('{"text": "the cat"}\n')
+    (tmp_path / "b.jsonl").write_text('{"body": "the cat"}\n')
+    with pytest.raises(DataError, match="no field `text`"):
+        check_corpora(CorpusSettings(train=str(tmp_path / "*.jsonl")))

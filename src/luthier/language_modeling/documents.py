@@ -74,6 +74,14 @@ class Corpus:
                 if text.strip():
                     yield Document(text, {"source": number, **after})
 
+    def has_text(self, source: FileSource | HubSource) -> bool:
+        """Whether one of the sources has a document.
+
+        Raises:
+            DataError: its beginning can't be read, or has no such field.
+        """
+        return any(text.strip() for text, _ in self._of_source(source, {}))
+
     def fingerprint(self) -> str:
         """One hash over what the sources hold; sets on the Hub count by id, configuration and revision."""
         parts: list[Any] = []
@@ -103,6 +111,8 @@ class Corpus:
         if isinstance(source, HubSource):
             return self._of_hub(source, start)
         kind = _format_of(source, self.settings)
+        if not source.path.stat().st_size:
+            return iter(())  # one of a pattern
         if kind == "parquet":
             return self._of_parquet(source, start)
         return self._of_table(source, start) if kind in ("csv", "tsv") else self._of_lines(source, kind, start)
@@ -212,7 +222,7 @@ def is_held_out(text: str, share: float) -> bool:
 
 
 def check_corpora(*texts: CorpusSettings) -> None:
-    """Look at the first document of each source, and that none is trained on that another, or the same, holds out.
+    """Look at the first document of each file, and that none is trained on that another, or the same, holds out.
 
     Raises:
         DataError: a source can't be read, has no text, or is on both sides.
@@ -221,7 +231,9 @@ def check_corpora(*texts: CorpusSettings) -> None:
     for text in texts:
         _check_formats(text)
         for name in (*text.train, *text.validation):
-            if next(Corpus([name], text).documents(), None) is None:
+            corpus = Corpus([name], text)
+            filled = [corpus.has_text(source) for source in corpus.sources]  # each is opened
+            if not any(filled):
                 raise DataError("there is no text in it", where=name, fix="is it the right file?")
     held = {_identity(source) for text in texts for source in Corpus(text.validation, text).sources}
     for source in (source for text in texts for source in Corpus(text.train, text).sources):
