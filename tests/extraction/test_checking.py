@@ -297,6 +297,38 @@ def test_faults_of_ignored_parts_are_counted(entities: Any, relations: Any, coun
     assert read_documents(file, invalid="drop").findings.counts == counts
 
 
+def test_entities_whose_id_is_null_are_known_by_their_place(tmp_path: Path):
+    ends = ({"id": None, "start": 0, "end": 4}, {"id": None, "start": 14, "end": 19})
+    one = characters(*({"type": "x"} | end for end in ends), relations=[{"type": "r", "head": 0, "tail": 1}])
+    assert read_documents(written(tmp_path / "o.jsonl", one)).documents[0]["relations"][0]["tail"] == 1
+    named = [{"id": None, "label": "x", "start_offset": one["start"], "end_offset": one["end"]} for one in ends]
+    file = written(tmp_path / "d.jsonl", {"text": one["text"], "entities": named})
+    assert len(read_documents(file).documents[0]["entities"]) == 2
+    results = [{"type": "labels", "value": end | {"labels": ["x", "y"]}} for end in ends]
+    file = written(tmp_path / "l.jsonl", {"data": {"text": one["text"]}, "annotations": [{"result": results}]})
+    assert len(read_documents(file).documents[0]["entities"]) == 4
+    odd = [{"id": ["a"], **result} for result in results]
+    file = written(tmp_path / "l.jsonl", {"data": {"text": one["text"]}, "annotations": [{"result": odd}]})
+    with pytest.raises(DataError, match="two entities are called"):
+        read_documents(file)
+
+
+def test_a_format_is_guessed_from_the_first_record_that_tells(tmp_path: Path):
+    old = {"text": "Anna met Bo", "label": [[0, 4, "Peop"]]}
+    new = {"text": "Anna met Bo", "entities": [{"label": "Peop", "start_offset": 0, "end_offset": 4}]}
+    for some in ([old | {"label": []}, old], [new | {"entities": []}, {"text": "x"}, new]):
+        documents = read_documents(written(tmp_path / "c.jsonl", *some)).documents
+        assert sum(len(one["entities"]) for one in documents) == 1
+
+
+def test_marks_of_byte_order_are_no_part_of_brat_annotations(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("Anna", encoding="utf8")
+    (tmp_path / "a.ann").write_text("T1\tPeop 0 4\tAnna\r\n", encoding="utf-8-sig")
+    (tmp_path / "annotation.conf").write_text("[entities]\r\nPeop\r\n", encoding="utf-8-sig")
+    corpus = read_documents(tmp_path)
+    assert (len(corpus.documents[0]["entities"]), corpus.types.entities) == (1, ["Peop"])
+
+
 @pytest.mark.parametrize("entities", [3, [3], {"a": 1}, ["start_offset"]])
 def test_odd_first_records_are_told_and_never_a_traceback(entities: Any, tmp_path: Path):
     with pytest.raises(DataError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 
 from luthier.data import DataSettings, load_data
 from luthier.data.batches.encoding import encode, make_collator
+from luthier.data.sources.fingerprint import source_fingerprint
 from luthier.errors import DataError, RecipeError
+from luthier.extraction import Types, write_documents
 from luthier.models.loading import load_tokenizer
 from luthier.tasks.base import task_named
 from luthier.training.supervised_settings import SupervisedSettings
@@ -32,6 +35,27 @@ def test_types_are_those_of_the_training_rows_or_the_users(tmp_path: Path):
     assert counts["symmetric relation:married"] == 5
     without = [{k: v for k, v in one.items() if k != "relations"} for one in DOCUMENTS]
     assert load_data(settings(tmp_path, without)).metrics == ("entity_f1",)
+
+
+@pytest.mark.parametrize("name", ["spert", "brat", "label_studio"])
+def test_a_source_says_which_relations_have_no_direction(name: str, tmp_path: Path):
+    train = tmp_path / {"spert": "train.jsonl", "brat": "train", "label_studio": "train.json"}[name]
+    write_documents(train, DOCUMENTS, name, types=Types.of_labels(LABELS))
+    assert load_data(DataSettings(train=str(train), task="joint_extraction")).labels == LABELS
+
+
+def test_a_file_of_types_beside_the_rows_counts_as_a_part_of_them(tmp_path: Path):
+    data = DataSettings(train=write(tmp_path / "train.json", DOCUMENTS))
+    before, types = source_fingerprint(data), Types.of_labels(LABELS)
+    (tmp_path / "types.json").write_text(json.dumps(types.to_json()))
+    assert load_data(data).labels == LABELS
+    named = source_fingerprint(data)
+    types.relations["married"] = False
+    (tmp_path / "types.json").write_text(json.dumps(types.to_json()))
+    assert len({before, named, source_fingerprint(data)}) == 3
+    (tmp_path / "types.json").write_text("[]")
+    with pytest.raises(DataError, match="names no types"):
+        load_data(data)
 
 
 def test_the_task_is_found_by_its_columns(tmp_path: Path):

@@ -167,6 +167,12 @@ def test_predictions_are_suggestions_to_label_studio(tmp_path: Path):
     assert "annotations" in json.loads((tmp_path / "t.json").read_text())[0]
 
 
+def test_a_text_in_which_nothing_was_found_is_a_suggestion_like_those_beside_it(tmp_path: Path):
+    nothing = {"tokens": ["rain"], "entities": [], "relations": []}
+    write_documents(tmp_path / "s.json", [nothing, SCORED], "label_studio")
+    assert ["predictions" in one for one in json.loads((tmp_path / "s.json").read_text())] == [True, True]
+
+
 def test_every_format_is_guessed(tmp_path: Path):
     for name in FORMATS:
         if name == "spacy_docbin" and not is_installed("spacy"):
@@ -191,6 +197,23 @@ def test_what_a_format_can_not_hold_is_refused_whole_or_dropped_and_named(tmp_pa
     findings = write_documents(path, [nested, SCORED], "columns", invalid="drop")
     assert findings.counts["unwritable"] == 4
     assert [len(one["entities"]) for one in read_documents(path).documents] == [0, 2]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("brat", "Legal Person"), ("columns", "Legal\tPerson")])
+def test_what_is_left_of_what_a_format_can_not_hold_is_read_back(name: str, kind: str, tmp_path: Path):
+    entities = [{**one, "type": of} for one, of in zip(SCORED["entities"], (kind, "Peop"), strict=True)]
+    path = tmp_path / SUFFIX[name]
+    findings = write_documents(path, [SCORED | {"entities": entities}], name, invalid="drop")
+    assert findings.counts["unwritable"] == 2
+    corpus = read_documents(path)
+    assert [e["type"] for e in corpus.documents[0]["entities"]] == ["Peop"]
+    assert corpus.types.entities == ["Peop"]
+
+
+def test_no_brat_file_is_written_over_another(tmp_path: Path):
+    documents = [SCORED | {"id": name} for name in ("x_3", "x", "X", "x_3_4", "x_3")]
+    write_documents(tmp_path / "b", documents, "brat")
+    assert len(read_documents(tmp_path / "b").documents) == 5
 
 
 def test_a_wrong_name_names_the_right_one(tmp_path: Path):

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, T5Config, T5Model
 
 from luthier.errors import ModelError
 from luthier.extraction import AutoModelForJointExtraction, SinetForJointExtraction
 from luthier.extraction.pooling import RangeMax
+from luthier.extraction.telling import kept_outputs
 from tests.extraction import reference
-from tests.extraction.small import asked, batch, model, row
+from tests.extraction.small import LABELS, asked, batch, model, row
 
 VARIANTS: list[dict[str, Any]] = [
     {},
@@ -130,10 +131,42 @@ def test_annotations_change_nothing_of_what_is_told():
 @torch.no_grad()
 def test_only_the_likeliest_entities_are_paired():
     some, all_ = model(max_entities=2)(**asked()), model()(**asked())
-    assert some.found_words.shape[1] == 2 < all_.found_words.shape[1]
-    assert torch.equal(some.found_words, all_.found_words[:, :2])
+    assert all_.found_words.shape[1] > 2
+    for name in ("found_words", "found_types", "found_scores"):
+        assert torch.equal(some[name], all_[name])  # and all are told
+    assert some.found_pairs.shape[1:3] == (2, 2)
     assert torch.allclose(some.found_pairs, all_.found_pairs[:, :2, :2])
+    told = [next(kept_outputs(one)) for one in (some, all_)]
+    assert len(told[0]["entities"]) == len(told[1]["entities"]) > 2
+    within = told[1]["relations"][(told[1]["relations"][:, :2] < 2).all(axis=1)]
+    assert told[0]["relations"].tolist() == within.tolist() != []
     assert (all_.found_scores[:, 1:] <= all_.found_scores[:, :-1]).all()
+
+
+@torch.no_grad()
+def test_without_masks_every_piece_is_text():
+    made, given = model(), row(asked(), 0, 9, 5)
+    given["word_end"][:, -1] = 8  # [SEP] follows
+    whole = made(**given).entity_logits
+    for left_out in (["text_mask"], ["text_mask", "attention_mask"]):
+        bare = {name: value for name, value in given.items() if name not in left_out}
+        assert torch.equal(made(**bare).entity_logits, whole)
+
+
+@torch.no_grad()
+def test_of_a_model_with_a_decoder_the_encoder_is_taken(tmp_path: Any):
+    sizes = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 64}
+    T5Model(T5Config(**sizes, decoder_start_token_id=0)).save_pretrained(tmp_path / "t5")
+    config = T5Config.from_pretrained(tmp_path / "t5", id2label=dict(enumerate(LABELS)))
+    made = AutoModelForJointExtraction.from_pretrained(tmp_path / "t5", config=config)
+    given = {name: value for name, value in asked().items() if name != "text_mask"}
+    told = made(**given)
+    made.save_pretrained(tmp_path / "own")
+    again = SinetForJointExtraction.from_pretrained(tmp_path / "own")
+    assert torch.equal(again(**given).entity_logits, told.entity_logits)
+    assert not any("decoder" in name for name, _ in made.named_parameters())
+    saved = T5Model.from_pretrained(tmp_path / "t5").encoder.state_dict()
+    assert torch.equal(made.encoder.shared.weight, saved["embed_tokens.weight"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

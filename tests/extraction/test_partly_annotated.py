@@ -15,7 +15,7 @@ from luthier.data import DataSettings, load_data
 from luthier.data.batches.encoding import encode, make_collator
 from luthier.data.sources.fingerprint import source_fingerprint
 from luthier.errors import DataError
-from luthier.extraction import write_documents
+from luthier.extraction import read_documents, write_documents
 from luthier.extraction.scoring import score_extractions
 from luthier.extraction.types import Types
 from luthier.models.loading import load_tokenizer
@@ -177,7 +177,7 @@ def test_rows_say_what_is_not_known_in_every_window(tmp_path: Path):
     batch = make_collator("joint_extraction", tokenizer)(list(rows["train"]))
     words = [row.nonzero()[:, 0].tolist() for row in batch["unknown_words"]]
     assert words == [[len(row["tokens"]) - 1], [0, 1], []]
-    assert batch["unknown_pairs"][0].tolist() == [[1, 0]]
+    assert batch["unknown_pairs"][0].tolist() == [[1, 0], [0, 1]]  # as `married` has no direction
     names = Types.of_labels(LABELS)
     told = [*(f"entity:{one}" for one in names.entities), *(f"relation:{one}" for one in names.relations)]
     assert [told[i] for i in batch["unknown_types"][1].nonzero()[:, 0]] == ["entity:Place", "relation:married"]
@@ -337,3 +337,34 @@ def test_types_that_were_not_looked_for_are_not_judged():
     scores = score_extractions([unsure], [told], types)
     assert scores.flat()["entity_micro_f1"] == 1
     assert not scores.levels["relation"].predicted.sum()
+
+
+@pytest.mark.parametrize("told", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("unknown", [[0, 1], [1, 0]])
+def test_an_unknown_pair_has_no_direction_where_the_relation_has_none(unknown: list[int], told: tuple[int, int]):
+    entities = [{"type": "Person", "start": 0, "end": 1}, {"type": "Person", "start": 2, "end": 3}]
+    gold = {"tokens": list("abc"), "entities": entities, "relations": [], "ignore_pairs": [unknown]}
+    for kind, judged in (("married", False), ("employs", list(told) != unknown)):
+        guess = gold | {"relations": [{"type": kind, "head": told[0], "tail": told[1]}]}
+        scores = score_extractions([gold], [guess], Types.of_labels(LABELS))
+        assert scores.levels["relation"].predicted.sum() == judged
+
+
+def test_a_known_relation_without_direction_is_right_either_way_round():
+    entities = [{"type": "Person", "start": 0, "end": 1}, {"type": "Person", "start": 2, "end": 3}]
+    married = {"type": "married", "head": 0, "tail": 1}
+    gold = {"tokens": list("abc"), "entities": entities, "relations": [married | {"head": 1, "tail": 0}]}
+    gold["ignore_types"] = ["symmetric relation:married"]
+    scores = score_extractions([gold], [gold | {"relations": [married]}], Types.of_labels(LABELS))
+    assert scores.levels["relation"].correct.sum() == 1
+
+
+def test_a_task_of_label_studio_that_nobody_looked_at_is_not_known(tmp_path: Path):
+    result = {"id": "a", "type": "labels", "value": {"start": 0, "end": 4, "labels": ["Person"]}}
+    looked_at = [{"annotations": [{"result": []}]}, {"predictions": [{"result": [result]}]}]
+    others = [{}, {"annotations": []}, {"annotations": [{"was_cancelled": True, "result": [result]}]}]
+    tasks = [{"data": {"text": "Anna met Bo"}} | one for one in (*looked_at, *others)]
+    (tmp_path / "c.json").write_text(json.dumps(tasks))
+    documents = read_documents(tmp_path / "c.json").documents
+    assert [one.get("ignore") for one in documents] == [None, None, [[0, 3]], [[0, 3]], [[0, 3]]]
+    assert [len(one["entities"]) for one in documents] == [0, 1, 0, 0, 0]

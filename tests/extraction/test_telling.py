@@ -6,9 +6,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
+from luthier.extraction.output import ExtractionOutput
 from luthier.extraction.scoring import LEVELS, counts, f1, score_extractions
-from luthier.extraction.telling import Found, best_threshold
+from luthier.extraction.telling import Found, best_threshold, kept_outputs
 from luthier.extraction.types import Types
 from luthier.extraction.windows import sentence_ends, windows
 from luthier.tasks.base import task_named
@@ -88,9 +90,22 @@ def test_the_best_threshold_is_that_of_a_search(seed: int):
         return float(2 * (told & right).sum() / (told.sum() + 20))
 
     assert score(chosen) == pytest.approx(max(map(score, np.linspace(0.05, 0.99, 500))))
+    # Not one of the scores, of which the next pass over other batches may give a slightly lower one.
+    assert not np.isclose(scores, chosen, atol=1e-3).any()
     assert best_threshold(np.array([0.9]), np.array([True]), 1, 0.5) == 0.5
     assert best_threshold(np.array([0.9]), np.array([False]), 1, 0.5) == 0.5
     assert best_threshold(np.array([]), np.array([], bool), 1, 0.4) == 0.4
+
+
+def test_a_low_threshold_is_one():
+    found = torch.zeros(1, 2, 2, 2)
+    found[0, 0, 1], found[0, 1, 0] = torch.tensor([0.03, 0.03]), torch.tensor([0.005, 0.2])
+    words, types = torch.tensor([[[0, 1], [2, 3]]]), torch.tensor([[1, 2]])
+    out = ExtractionOutput(found_words=words, found_types=types, found_scores=torch.ones(1, 2), found_pairs=found)
+    for lowest, expected in ((0.01, [(0, 1, 0), (0, 1, 1), (1, 0, 1)]), (0.5, [(1, 0, 1)])):
+        out["threshold"] = torch.full((2,), lowest)
+        told = next(kept_outputs(out))["relations"][:, :3].astype(int).tolist()
+        assert sorted(map(tuple, told)) == expected
 
 
 def test_labels_say_what_they_are():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,9 @@ def test_files_of_every_kind_are_told_alike(trained: Path, tmp_path: Path):
     wrong = [one | {"entities": [{"type": "x", "start": 0, "end": 1}]} for one in documents_of_texts(texts)]
     write_documents(tmp_path / "b", wrong, "brat")
     ways = [documents_of_file(tmp_path / name) for name in ("t.txt", "t.jsonl", "b")]
+    with gzip.open(tmp_path / "T.TXT.gz", "wt", encoding="utf8") as file:
+        file.write("\n".join(texts))
+    assert documents_of_file(tmp_path / "T.TXT.gz") == ways[0]
     answers = [[told(one) for one in extract(trained, documents)[0]] for documents in ways]
     assert answers[0] == answers[1] == answers[2]
     assert answers[0][1] == ([("Jon Vik", "Person"), ("Oslo", "Place")], [("Jon Vik", "born", "Oslo")])
@@ -104,6 +108,12 @@ def test_what_can_not_be_is_refused_before_the_model_is_loaded(trained: Path, tm
     assert main(["extract", str(tmp_path / "nowhere"), "--text", TEXT]) == 4
     with pytest.raises(DataError, match="text 2 holds no words"):
         documents_of_texts(["a", " "])
+    (tmp_path / "t.jsonl").write_text('{"text": "Anna"}\n{"texts": "Bo"}\n{"text": "Cy"}\n{"text\n')
+    with pytest.raises(DataError, match=r"document 2 \(line 2\)(.|\n)*document 4 \(line 4\): is not valid JSON"):
+        documents_of_file(tmp_path / "t.jsonl")
+    (tmp_path / "t.csv").write_text("text\nAnna\n")
+    with pytest.raises(DataError, match=r"a \.txt with a text a line"):
+        documents_of_file(tmp_path / "t.csv")
     with pytest.raises(ModelError):
         extract(tmp_path, documents_of_texts(["a"]))
 
@@ -123,6 +133,12 @@ def test_a_pipeline_tells_what_extract_tells(trained: Path):
         assert found["entities"][0].keys() >= {"text", "start_char", "end_char", "score"}
     assert tell.max_length < len(long.split())  # the long text is read in windows
     assert told(tell(TEXT)) == told(expected[0]) == told(tell([{"tokens": expected[0]["tokens"]}])[0])
+    for given in ({"text": TEXT}, {"text": TEXT, "tokens": expected[0]["tokens"]}):
+        assert tell(given) == tell(TEXT)
+    spaced = {"text": f"  {TEXT}", "tokens": expected[0]["tokens"]}
+    assert [one["text"] for one in tell(spaced)["entities"]] == ["Anna Berg", "Nordic Paper"]
+    assert tell(spaced)["entities"][0]["start_char"] == 2
+    assert tell(spaced | {"text": "other"})["text"] == " ".join(expected[0]["tokens"])
     assert tell([]) == []
     with pytest.raises(DataError, match="text 2 holds no words"):
         tell([TEXT, " "])

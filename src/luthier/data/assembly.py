@@ -179,7 +179,15 @@ def _told_labels(
         return list(known.labels)
     if settings.validation_fraction is not None and "validation" in rows:
         bases.append("validation")
-    return sorted({label for base in bases for row in _records(rows[base]) for label in schema.labels_of(row)})
+    told = {label for base in bases for row in _records(rows[base]) for label in schema.labels_of(row)}
+    said = [label for base in bases if base in raw for label in _labels_of_source(raw[base], schema)]
+    return sorted({schema.known_as(label, said) or label for label in told})
+
+
+def _labels_of_source(one: RawSplit, schema: TaskSchema) -> list[str]:
+    """What the source of a split itself, or a file beside it, calls labels."""
+    beside = [] if one.origin.file is None else schema.labels_beside_file(one.origin.file)
+    return one.table.labels or beside
 
 
 def _records(one: Rows) -> list[dict[str, Any]]:

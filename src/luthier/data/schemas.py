@@ -132,6 +132,18 @@ class TaskSchema:
         """The labels that a row names and does not tell; they have to be known."""
         return []
 
+    def files_beside(self, file: FileSource) -> list[FileSource]:
+        """Files beside one with rows that say more of them."""
+        return []
+
+    def labels_beside_file(self, file: FileSource) -> list[str]:
+        """The labels that `files_beside` name.
+
+        Raises:
+            DataError: such a file can't be read.
+        """
+        return []
+
     def known_as(self, label: str, labels: Sequence[str]) -> str | None:
         """What a label that a row tells is called among those that are known; None where it is none of them."""
         return label if label in labels else None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import MODEL_MAPPING, AutoModel
+from transformers import MODEL_MAPPING
 
 from luthier.extraction.config import SinetConfig
-from luthier.extraction.model import SinetForJointExtraction, encoder_arguments
+from luthier.extraction.model import SinetForJointExtraction, encoder_arguments, encoder_class
 
 
 class _Encoders:
@@ -64,7 +64,7 @@ class AutoModelForJointExtraction:
             return SinetForJointExtraction.from_pretrained(
                 folder, config=config, output_loading_info=output_loading_info, **options
             )
-        encoder, info = AutoModel.from_pretrained(
+        encoder, info = encoder_class(config.encoder).from_pretrained(
             folder,
             output_loading_info=True,
             **options | {"config": config.encoder} | encoder_arguments(config.encoder),

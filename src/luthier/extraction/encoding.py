@@ -133,6 +133,9 @@ def _unknown(
         unsure: columns of the text that each window is of.
         parts: words of each.
         index: entity of the text -> its place in the window, of each.
+
+    Returns:
+        Where a type has no direction, a pair that is not known is not known the other way round either.
     """
     words: list[list[int]] = []
     pairs: list[list[int]] = []
@@ -140,7 +143,9 @@ def _unknown(
     for one, (first, last), places in zip(unsure, parts, index, strict=True):
         ignored = {word for start, end in one.get("ignore", ()) for word in range(start, end)}
         words.append([int(word in ignored) for word in range(first, last)])
-        known = [pair for pair in one.get("ignore_pairs", ()) if all(number in places for number in pair)]
+        known = [list(pair) for pair in one.get("ignore_pairs", ()) if all(number in places for number in pair)]
+        if any(types.symmetric):
+            known += [pair[::-1] for pair in known if pair[::-1] not in known]
         pairs.append([places[number] for pair in known for number in pair])
         named = Types.of_labels(one.get("ignore_types", ()))
         kinds.append([int(name in named.entities) for name in types.entities])

@@ -87,7 +87,7 @@ def find_mistakes(gold: Sequence[Document], predicted: Sequence[Document], types
         raise ValueError(f"{len(gold)} sentences of gold and {len(predicted)} of predictions can't be compared")
     found, types = Mistakes(), types or Types()
     for row, (one, other) in enumerate(zip(gold, predicted, strict=True)):
-        other = without_ignored(one, other)
+        other = without_ignored(one, other, types)
         _entities(row, one, other, found)
         _relations(row, one, other, types, found)
     return found

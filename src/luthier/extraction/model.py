@@ -11,7 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel
+from transformers import (
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    MODEL_MAPPING,
+    AutoModel,
+    AutoModelForTextEncoding,
+    PreTrainedModel,
+)
 from transformers import initialization as init
 
 from luthier.extraction.config import SinetConfig
@@ -33,6 +39,13 @@ from luthier.extraction.table import (
 from luthier.extraction.types import Types
 
 DEVIATION = 0.02
+
+
+def encoder_class(config: Any) -> Any:
+    """The Auto class that makes an encoder: of a model with a decoder, too, that of its encoder alone where transformers
+    has one, as it has for T5."""
+    alone = type(config).is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
+    return AutoModelForTextEncoding if alone else AutoModel
 
 
 def encoder_arguments(config: Any) -> dict[str, Any]:
@@ -65,7 +78,7 @@ class SinetForJointExtraction(PreTrainedModel):
         super().__init__(config)
         options, types, width = config.head_options, config.types, config.encoder.hidden_size
         self.options = options
-        made = encoder or AutoModel.from_config(config.encoder, **encoder_arguments(config.encoder))
+        made = encoder or encoder_class(config.encoder).from_config(config.encoder, **encoder_arguments(config.encoder))
         self.encoder = made
         self.interaction = TaskInteraction(options, width)
         if options.heads == "table":
@@ -128,7 +141,8 @@ class SinetForJointExtraction(PreTrainedModel):
             attention_mask: (B, P + T).
             word_start, word_end: (B, W) first piece of every word and the one behind its last, in the T positions;
                 -1 behind the last word.
-            text_mask: (B, T), pieces that are no padding; None takes the end of the attention mask.
+            text_mask: (B, T), pieces that are no padding; it has to be given with a prompt in front. None takes the end
+                of the attention mask, and all pieces without one.
             entity_words: (B, G, 2) annotated entities, each span once, -1 for none; None without annotations.
             entity_types: (B, G), from 1.
             relations: (B, N, 3) annotated (head, tail, type), indices of entities and of the type from 0; -1 for none.
@@ -152,8 +166,8 @@ class SinetForJointExtraction(PreTrainedModel):
         }
         states: Tensor = self.encoder(**{k: v for k, v in inputs.items() if v is not None}).last_hidden_state
         if text_mask is None:
-            width = int(word_end.max()) if attention_mask is None else attention_mask.shape[1]
-            text_mask = attention_mask if attention_mask is not None else states.new_ones(len(states), width)
+            width = states.shape[1]
+            text_mask = states.new_ones(len(states), width) if attention_mask is None else attention_mask[:, -width:]
         text = text_mask.bool()
         states = states[:, -text.shape[1] :]
         sentence = self._sentence(text, word_start)
@@ -219,7 +233,7 @@ class SinetForJointExtraction(PreTrainedModel):
         if self.relation_head is not None:
             chosen = annotated.places
             if self.training and options.train_pairs != "gold":
-                chosen = self._likely(entity_logits.detach(), spans.valid)[0]
+                chosen = self._likely(entity_logits.detach(), spans.valid)[0][:, : options.max_entities]
                 if options.train_pairs == "mixed":
                     known = marked(annotated.places, spans.valid.shape[1]).gather(1, chosen.clamp(min=0))
                     chosen = torch.cat([annotated.places, chosen.masked_fill(known, -1)], dim=1)
@@ -253,14 +267,15 @@ class SinetForJointExtraction(PreTrainedModel):
         out["found_words"] = entities.words.masked_fill(~entities.valid[..., None], -1)
         out["found_types"], out["found_scores"] = types, scores
         if self.relation_head is not None:
-            logits = self._pair_logits(states, tasks, entities)
-            pairs = entities.valid[:, :, None] & entities.valid[:, None]
+            paired = spans.at(index[:, : self.options.max_entities])
+            logits = self._pair_logits(states, tasks, paired)
+            pairs = paired.valid[:, :, None] & paired.valid[:, None]
             pairs = pairs & ~torch.eye(pairs.shape[1], dtype=torch.bool, device=pairs.device)
             out["found_pairs"] = precise(logits).sigmoid() * pairs[..., None]
             out["threshold"] = precise(self.relation_head.threshold)
 
     def _likely(self, logits: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The spans that are likeliest an entity of some type, the best `max_entities` of each sentence.
+        """The spans that are likeliest an entity of some type, the surest ones first.
 
         Returns:
             (B, P) places, -1 for none; their probabilities; their types.
@@ -268,7 +283,7 @@ class SinetForJointExtraction(PreTrainedModel):
         likely = precise(logits).sigmoid() if self.options.heads == "table" else precise(logits).softmax(dim=-1)
         scores, types = likely.max(dim=-1)
         scores = scores.masked_fill(~valid | (types == 0), -1.0)
-        most = min(self.options.max_entities, int((scores >= 0).sum(1).max()) if scores.numel() else 0)
+        most = int((scores >= 0).sum(1).max()) if scores.numel() else 0
         best, index = scores.topk(most, dim=1)
         there = best >= 0
         return index.masked_fill(~there, -1), best.clamp(min=0), types.gather(1, index).masked_fill(~there, 0)

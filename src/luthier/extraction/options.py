@@ -68,7 +68,9 @@ class ExtractionHead(Settings):
     tune_thresholds: bool = Field(
         True, description="Choose the threshold of every relation type on the validation rows, after training."
     )
-    max_entities: int = Field(64, gt=1, description="Entities of a sentence whose pairs are looked at, by their score.")
+    max_entities: int = Field(
+        64, gt=1, description="Entities of a sentence whose pairs are looked at, the surest ones; all are told."
+    )
     pair_chunk: int = Field(1000, gt=0, description="Pairs whose words between are pooled at once, in evaluation.")
     mask_padding: bool = Field(
         True, description="false attends to padding as the released code does: scores then depend on the batch."

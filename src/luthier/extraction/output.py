@@ -24,7 +24,8 @@ class ExtractionOutput(ModelOutput):
             below.
         found_types: (B, P) their types, from 1.
         found_scores: (B, P) their probabilities.
-        found_pairs: (B, P, P, Q) probabilities of relations between them, by head and tail.
+        found_pairs: (B, M, M, Q) probabilities of relations between the first M of them, by head and tail; M is
+            `max_entities` at most.
         threshold: (Q,) probabilities from which on a relation is told.
     """
 

@@ -23,7 +23,7 @@ from luthier.errors import DataError, ModelError
 from luthier.extraction.documents import Document, with_places
 from luthier.extraction.model import SinetForJointExtraction
 from luthier.extraction.telling import found_by_row, kept_outputs
-from luthier.extraction.tokens import joined, tokenise
+from luthier.extraction.tokens import find_words, joined, tokenise
 from luthier.models.artifacts import load_artifact
 from luthier.models.card import ModelCard
 from luthier.models.inspect import model_max_length
@@ -53,9 +53,10 @@ class JointExtractionPipeline(Pipeline):
         self, inputs: str | Document | Sequence[str | Document], *, batch_size: int = 8, tokeniser: str = "words"
     ) -> Any:
         """Args:
-            inputs: a text, or a document of `tokens` with or without `text` and `offsets`; or several.
+            inputs: a text, or a document of `tokens`, `text` or both, with or without `offsets`; or several. A text that
+                `tokens` do not make up gives way to one of these parted by blanks.
             batch_size: windows in one forward pass.
-            tokeniser: what parts texts into words; see `luthier.extraction.tokens`.
+            tokeniser: what parts texts without `tokens` into words; see `luthier.extraction.tokens`.
 
         Returns:
             For each text `{"text", "tokens", "offsets", "entities", "relations"}`: entities `{type, text, start, end,
@@ -152,13 +153,15 @@ def check_task(card: ModelCard | None, where: str) -> ModelCard:
 
 def _document(given: Any, number: int, tokeniser: str) -> Document:
     """What the user gave as a document without annotations."""
-    if isinstance(given, str):
-        offsets = tokenise(given, tokeniser)
-        made: Document = {"text": given, "tokens": [given[start:end] for start, end in offsets], "offsets": offsets}
-    else:
-        made = {name: given[name] for name in ("id", "text", "tokens", "offsets") if given.get(name) is not None}
-        made["tokens"] = list(made.get("tokens", ()))
-        if not {"text", "offsets"} <= made.keys():
+    kept = {"text": given} if isinstance(given, str) else given
+    made: Document = {name: kept[name] for name in ("id", "text", "tokens", "offsets") if kept.get(name) is not None}
+    if "tokens" not in made:
+        made["offsets"] = tokenise(made.get("text", ""), tokeniser)
+        made["tokens"] = [made["text"][start:end] for start, end in made["offsets"]]
+    elif not {"text", "offsets"} <= made.keys():
+        made["tokens"] = list(made["tokens"])
+        made["offsets"] = find_words(made.get("text", ""), made["tokens"])
+        if made["offsets"] is None:
             made["text"], made["offsets"] = joined(made["tokens"])
     if not made["tokens"]:
         raise DataError(f"text {number} holds no words", fix="leave it out")

@@ -27,6 +27,7 @@ import numpy as np
 
 from luthier.extraction.documents import (
     Document,
+    Span,
     ignore_masks,
     ordered_pair,
     overlap,
@@ -155,13 +156,13 @@ def score_extractions(
         raise ValueError(f"overlap={overlap!r} is none of {', '.join(OVERLAP)}")
     types = types or Types()
     kept = [i for i, one in enumerate(gold) if overlap != "drop_sentences" or not _has_overlap(one)]
-    pairs = [(gold[i], without_ignored(gold[i], predicted[i])) for i in kept]
+    pairs = [(gold[i], without_ignored(gold[i], predicted[i], types)) for i in kept]
     sides = [tuple(_items(one, types, drop=overlap == "drop_items") for one in pair) for pair in pairs]
     levels = {level: _counts(level, sides) for level in LEVELS}
     return ExtractionScores(levels, len(kept), np.array(kept, int))
 
 
-def without_ignored(gold: Document, predicted: Document) -> Document:
+def without_ignored(gold: Document, predicted: Document, types: Types) -> Document:
     """Predictions without those that gold does not have and that lie where gold is not annotated."""
     if not any(gold.get(name) for name in ("ignore", "ignore_pairs", "ignore_types")):
         return predicted
@@ -170,20 +171,26 @@ def without_ignored(gold: Document, predicted: Document) -> Document:
     known = {(*span_of(one), one["type"]) for one in gold["entities"]}
     spans = [span_of(one) for one in gold["entities"]]
     unknown_pairs = {(spans[h], spans[t]) for h, t in zip(*np.nonzero(pairs), strict=True)}
-    related = {
-        (one["type"], *(span_of(gold["entities"][one[end]]) for end in ("head", "tail"))) for one in gold["relations"]
-    }
+    related = {(one["type"], *_ends(gold, one, types)) for one in gold["relations"]}
     entities, relations = predicted["entities"], predicted["relations"]
     outside = [bool(words[one["start"] : one["end"]].any()) or one["type"] in unsought.entities for one in entities]
     gone = {i for i, one in enumerate(entities) if outside[i] and (*span_of(one), one["type"]) not in known}
     unjudged = set()
     for i, one in enumerate(relations):
-        pair = span_of(entities[one["head"]]), span_of(entities[one["tail"]])
+        pair = _ends(predicted, one, types)
         touches = outside[one["head"]] or outside[one["tail"]] or pair in unknown_pairs
+        touches = touches or (types.is_symmetric(one["type"]) and pair[::-1] in unknown_pairs)
         touches = touches or one["type"] in unsought.relations
         if touches and (one["type"], *pair) not in related:
             unjudged.add(i)
     return without_faulty(predicted, gone, unjudged)
+
+
+def _ends(document: Document, relation: Mapping[str, Any], types: Types) -> tuple[Span, Span]:
+    """The spans of a relation, in the order in which they are counted."""
+    head, tail = (document["entities"][relation[end]] for end in ("head", "tail"))
+    head, tail = ordered_pair(head, tail, types.is_symmetric(relation["type"]))
+    return span_of(head), span_of(tail)
 
 
 def _has_overlap(document: Document) -> bool:

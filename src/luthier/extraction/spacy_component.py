@@ -14,7 +14,6 @@ from typing import Any
 
 from spacy.language import Language
 from spacy.tokens import Doc, Span
-from spacy.util import filter_spans
 
 from luthier.extraction.formats.spacy_docbin import SPANS, relations_by_words
 
@@ -66,10 +65,10 @@ class SinetComponent:
         doc.spans[self.spans_key] = spans
         doc.spans[self.spans_key].attrs["scores"] = [one["score"] for one in entities]
         if self.set_ents:
-            surest = sorted(range(len(spans)), key=lambda i: -entities[i]["score"])
-            taken: list[Span] = []
-            for i in surest:
-                if len(filter_spans([*taken, spans[i]])) == len(taken) + 1:
+            taken, free = list[Span](), set(range(len(doc)))
+            for i in sorted(range(len(spans)), key=lambda i: -entities[i]["score"]):
+                if free >= (held := set(range(spans[i].start, spans[i].end))):
+                    free -= held
                     taken.append(spans[i])
             doc.set_ents(taken)
         doc._.set(RELATIONS, relations)

@@ -11,7 +11,7 @@ from luthier.data.rows.canonical import BadCellError, as_label
 from luthier.data.schemas import LabelKind
 from luthier.data.table import shorten
 from luthier.errors import DataError
-from luthier.extraction.types import ENTITY, RELATION, Types
+from luthier.extraction.types import ENTITY, RELATION, Types, types_file_beside
 from luthier.models.head_kinds import register_head
 from luthier.registry import TASKS
 from luthier.tasks.base import Row
@@ -120,6 +120,15 @@ class JointExtraction(TaskOnWords):
 
     def labels_beside(self, row: Mapping[str, Any]) -> list[str]:
         return list(row.get("ignore_types") or ())
+
+    def files_beside(self, file: FileSource) -> list[FileSource]:
+        found = types_file_beside(file.path) if file.format in ("json", "jsonl") else None
+        return [] if found is None else [type(file)(found, None, str(found))]
+
+    def labels_beside_file(self, file: FileSource) -> list[str]:
+        from luthier.extraction.formats.spert import read_types
+
+        return [label for one in self.files_beside(file) for label in read_types(one.path).labels]
 
     def known_as(self, label: str, labels: Sequence[str]) -> str | None:
         symmetric = f"symmetric {label}"

@@ -15,7 +15,8 @@ import numpy as np
 
 from luthier.extraction.types import Types
 
-# Relations below that are not kept of a model's outputs, so no threshold is chosen below it; and how many of a window.
+# Relations below that, and below the threshold of their type, are not kept of a model's outputs, so no threshold is
+# chosen below it; and how many of a window.
 FLOOR, MOST_RELATIONS = 0.05, 2000
 Span = tuple[int, int]
 
@@ -32,8 +33,9 @@ def kept_outputs(out: Any) -> Iterator[dict[str, Any]]:
         entities = np.concatenate([words, types[:, None], scores[:, None]], axis=1, dtype=np.float32)
         relations = np.zeros((0, 4), np.float32)
         if out.found_pairs is not None:
-            pairs = out.found_pairs[i].float().cpu().numpy()[np.ix_(there, there)]
-            places = np.argwhere(pairs >= FLOOR)
+            paired = there[: out.found_pairs.shape[1]]
+            pairs = out.found_pairs[i].float().cpu().numpy()[np.ix_(paired, paired)]
+            places = np.argwhere(pairs >= (FLOOR if threshold is None else np.minimum(FLOOR, threshold)))
             found = pairs[tuple(places.T)]
             best = np.argsort(-found, kind="stable")[:MOST_RELATIONS]
             relations = np.concatenate([places[best], found[best][:, None]], axis=1, dtype=np.float32)
@@ -118,7 +120,8 @@ def best_threshold(scores: np.ndarray, right: np.ndarray, annotated: int, defaul
     ordered, correct = scores[order], np.cumsum(right[order])
     found = 2 * correct / (np.arange(1, len(order) + 1) + annotated)
     last = np.append(ordered[1:] < ordered[:-1], True)  # equal scores are told together
-    below = np.append(ordered[1:], FLOOR)
+    below = np.append(ordered[1:], min(FLOOR, ordered[-1]))
     best = np.flatnonzero(last & (found >= found[last].max() - 1e-12))
-    nearest = [float(np.clip(default, (below[i] + ordered[i]) / 2, ordered[i])) for i in best]
+    # Inside of what gives the same F1, and apart from its scores, which another batch or format moves a little.
+    nearest = [float(np.clip(default, *np.interp((0.5, 0.75), (0, 1), (below[i], ordered[i])))) for i in best]
     return min(nearest, key=lambda one: abs(one - default))

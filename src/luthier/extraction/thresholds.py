@@ -56,7 +56,7 @@ def thresholds_of(predictions: Any, types: Types, examples: Any, rows: Any, *, d
         for item in known:
             annotated[names.index(str(item[0]))] += 1
         told = found.get(int(example["row"]), Found()).document(types, all_kept)
-        told = without_ignored(gold, told)
+        told = without_ignored(gold, told, types)
         for one in told["relations"]:
             kind = names.index(one["type"])
             scores[kind].append(one["score"])

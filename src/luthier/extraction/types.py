@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 ENTITY, RELATION, SYMMETRIC = "entity:", "relation:", "symmetric relation:"
@@ -98,3 +99,18 @@ class Types:
     def symmetric(self) -> tuple[bool, ...]:
         """Whether each relation type is symmetric, in the order of their ids."""
         return tuple(self.relations.values())
+
+
+def own_types_file(path: Path) -> Path:
+    """Where the types of a file in SpERT's form are written: `NAME.types.json` beside one called NAME."""
+    return path.parent / f"{path.name.split('.')[0]}.types.json"
+
+
+def types_file_beside(path: Path) -> Path | None:
+    """The file that names the types of one in SpERT's form: its own, `types.json`, or the one `..._types.json` in its
+    folder; None where there is none."""
+    for found in (own_types_file(path), path.parent / "types.json"):
+        if found.is_file():
+            return found
+    named = sorted(path.parent.glob("*_types.json"))
+    return named[0] if len(named) == 1 else None

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from luthier.data.sources.base import unpacked
 from luthier.errors import DataError
 from luthier.extraction.documents import Document, with_places
 from luthier.extraction.formats.base import ReadingOptions, file_at
@@ -43,14 +44,14 @@ def documents_of_file(file: str | Path, *, tokeniser: str = "words", encoding: s
     from luthier.data.reading.lines import ReadOptions, decoded_lines
 
     path = Path(file)
-    if path.suffix == ".txt" and path.is_file():
+    if unpacked(path.name).lower().endswith(".txt") and path.is_file():
         source = file_at(path)
         with source.open() as stream:
             lines = decoded_lines(stream, source.name, ReadOptions(encoding=encoding))
             return documents_of_texts([line for _, line in lines if line.strip()], tokeniser=tokeniser)
     options = ReadingOptions(tokeniser=tokeniser, align="widen", encoding=encoding)
     corpus = read_documents(file, invalid="drop", options=options)
-    if not corpus.documents:
+    if not corpus.documents or corpus.findings.counts["document"]:  # a text that is not read is not told of
         corpus.findings.raise_if_faulty("correct the file")
     return corpus.documents
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from functools import partial
 
+from luthier.data.schemas import SCHEMAS
 from luthier.data.settings import DataSettings
 from luthier.data.sources.base import FileSource, digest
 from luthier.data.sources.origins import Origin, plan
@@ -27,9 +28,16 @@ def source_fingerprint(settings: DataSettings) -> str:
         if origin.hub is not None:
             parts[split] = [origin.hub.id, origin.hub.config, origin.hub.revision, origin.split]
         else:
-            digests = [first_sight(_name(file), partial(digest, file)) for file in origin.files]
+            files = [*origin.files, *_beside(origin)]
+            digests = [first_sight(_name(file), partial(digest, file)) for file in files]
             parts[split] = [*digests, origin.split, origin.cut]
     return digest_of(parts)
+
+
+def _beside(origin: Origin) -> list[FileSource]:
+    """Files that say more of the rows of a user's file."""
+    file = origin.file
+    return [] if file is None else [one for schema in SCHEMAS.values() for one in schema.files_beside(file)]
 
 
 def check_files_unchanged(origins: Iterable[Origin]) -> None:

@@ -94,6 +94,7 @@ class CharacterDocument:
         id: of the document.
         words: [start, end] characters of every word, where the file says so.
         place: how messages call it, where they say more than its number and line.
+        annotated: whether anybody looked at it; where not, nothing is known of its words.
     """
 
     text: str
@@ -102,6 +103,7 @@ class CharacterDocument:
     id: Any = None
     words: list[list[int]] | None = None
     place: str | None = None
+    annotated: bool = True
 
 
 # (record, how messages call it, where faults go, where names of symmetric relations go) -> the document, if it is one.
@@ -142,7 +144,7 @@ def to_document(source: CharacterDocument, where: str, options: ReadingOptions, 
     made: Document = {"tokens": [text[a:b] for a, b in words], "entities": [], "relations": []}
     if source.id is not None:
         made["id"] = source.id
-    made |= {"text": text, "offsets": words}
+    made |= {"text": text, "offsets": words} | ({} if source.annotated else {"ignore": [[0, len(words)]]})
     aligner, placed = Aligner(text, words), dict[Any, int | None]()
     for mention in source.mentions:
         key = _hashable(mention.key)
@@ -167,7 +169,12 @@ def to_document(source: CharacterDocument, where: str, options: ReadingOptions, 
 
 def _hashable(key: Any) -> Any:
     """What a file calls an entity; a list or an object by its text."""
-    return repr(key) if isinstance(key, list | dict) else key
+    return repr(key) if isinstance(key, list | tuple | dict) else key
+
+
+def key_of(record: dict[str, Any], number: int) -> Any:
+    """What a file calls an entity: its `id`, or its place in the list where it has none."""
+    return number if record.get("id") is None else record["id"]
 
 
 def _aligned(
@@ -254,7 +261,7 @@ def json_records(source: FileSource, options: ReadingOptions, findings: Findings
             try:
                 yield where, json.loads(text)
             except (ValueError, RecursionError) as error:
-                findings.add("unreadable", where, f"is not valid JSON: {error}")
+                findings.add("document", where, f"is not valid JSON: {error}")
 
 
 def json_bytes(values: Sequence[Any], *, lines: bool) -> bytes:
@@ -282,7 +289,7 @@ def whole(value: Any) -> int:
 
 
 def text_of(source: FileSource, encoding: str) -> str:
-    """All characters of a text file, line breaks as they are.
+    """All characters of a text file, line breaks and a byte order mark as they are.
 
     Raises:
         DataError: it is not in the encoding.

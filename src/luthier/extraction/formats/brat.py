@@ -55,11 +55,16 @@ def read(folder: Path, options: ReadingOptions, findings: Findings) -> Read:
         text = text_of(file_at(file.with_suffix(".txt")), options.encoding)
         name = file.relative_to(folder).with_suffix("").as_posix()
         source = CharacterDocument(text, [], [], name)
-        for line, row in enumerate(text_of(file_at(file), options.encoding).split("\n"), 1):
+        for line, row in enumerate(_unmarked(file, options).split("\n"), 1):
             _take(row.rstrip("\r"), f"{where}, line {line}", source, findings, made.symmetric)
         made.places.append(where)
         made.documents.append(to_document(source, where, options, findings))
     return made
+
+
+def _unmarked(path: Path, options: ReadingOptions) -> str:
+    """The characters of a file without a byte order mark; of a text, whose characters are counted, it is one."""
+    return text_of(file_at(path), options.encoding).removeprefix("\ufeff")
 
 
 def _take(row: str, where: str, source: CharacterDocument, findings: Findings, symmetric: set[str]) -> None:
@@ -98,7 +103,7 @@ def _take(row: str, where: str, source: CharacterDocument, findings: Findings, s
 def _configured(path: Path, options: ReadingOptions) -> Types | None:
     """Types that annotation.conf names; None where it names none."""
     section, types = "", Types()
-    for row in text_of(file_at(path), options.encoding).splitlines():
+    for row in _unmarked(path, options).splitlines():
         row = row.split("#")[0].strip()
         if row.startswith("["):
             section = row.strip("[] ")
@@ -116,16 +121,20 @@ def write(folder: Path, documents: Sequence[Document], types: Types, findings: F
     for number, document in enumerate(documents, 1):
         source = to_characters(document)
         name = _file_name(str(document.get("id") or ""), number, taken)
-        rows = []
+        rows, gone = [], set[int]()
         for m in source.mentions:
             given = (m.given or "").replace("\n", " ").replace("\r", " ")
-            if re.search(r"\s", m.type):
+            if _has_blank(m.type):
                 findings.add("unwritable", name, f"BRAT takes no blank in the type {m.type!r}")
+                gone.add(m.key)
                 continue
             rows.append(f"T{m.key + 1}\t{m.type} {m.start} {m.end}\t{given}\n")
         for place, one in enumerate(source.links, 1):
-            if re.search(r"\s", one.type):
+            if _has_blank(one.type):
                 findings.add("unwritable", name, f"BRAT takes no blank in the type {one.type!r}")
+                continue
+            if gone & {one.head, one.tail}:
+                findings.add("unwritable", name, f"relation {one.type!r} is of an entity that can't be written")
                 continue
             rows.append(f"R{place}\t{one.type} Arg1:T{one.head + 1} Arg2:T{one.tail + 1}\t\n")
         if re.search("[\ud800-\udfff]", source.text):
@@ -138,13 +147,20 @@ def write(folder: Path, documents: Sequence[Document], types: Types, findings: F
 
 def _file_name(wanted: str, number: int, taken: set[str]) -> str:
     name = re.sub(r"[^\w.-]", "_", wanted).strip(".")[:120] or f"document_{number:06d}"
-    name = f"{name}_{number}" if name.lower() in taken else name
+    while name.lower() in taken:
+        name = f"{name}_{number}"
     taken.add(name.lower())
     return name
 
 
+def _has_blank(name: str) -> bool:
+    return bool(re.search(r"\s", name))
+
+
 def _conf(types: Types) -> str:
-    rows = ["[entities]", *types.entities, "", "[relations]"]
+    rows = ["[entities]", *(name for name in types.entities if not _has_blank(name)), "", "[relations]"]
     for name, symmetric in types.relations.items():
+        if _has_blank(name):
+            continue
         rows.append(f"{name}\tArg1:<ENTITY>, Arg2:<ENTITY>{', <REL-TYPE>:symmetric' if symmetric else ''}")
     return "\n".join([*rows, "", "[events]", "", "[attributes]", ""])

@@ -165,17 +165,19 @@ def _comments(document: Document) -> list[str]:
 def _rows(document: Document, where: str, findings: Findings) -> list[str]:
     entities = document["entities"]
     shares = overlapping([span_of(entity) for entity in entities])
+    gone = [shared or not _fits(entity["type"]) for shared, entity in zip(shares, entities, strict=True)]
     tags = ["O"] * len(document["tokens"])
     for number, entity in enumerate(entities):
-        if shares[number] or not _fits(entity["type"]):
-            findings.add("unwritable", where, f"entity {number} shares words with another one")
+        if gone[number]:
+            reason = "shares words with another one" if shares[number] else "has a tab or a line break in its type"
+            findings.add("unwritable", where, f"entity {number} {reason}")
             continue
         kind, (start, end) = entity["type"], span_of(entity)
         tags[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]
     names: list[list[str]] = [[] for _ in tags]
     tails: list[list[int]] = [[] for _ in tags]
     for number, relation in enumerate(document["relations"]):
-        if shares[relation["head"]] or shares[relation["tail"]] or relation["type"] == _NONE:
+        if gone[relation["head"]] or gone[relation["tail"]] or relation["type"] == _NONE:
             findings.add("unwritable", where, f"relation {number} is of an entity that can't be written, or called N")
             continue
         place = entities[relation["head"]]["end"] - 1

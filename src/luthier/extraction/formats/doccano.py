@@ -20,6 +20,7 @@ from luthier.extraction.formats.base import (
     ReadingOptions,
     items_of,
     json_bytes,
+    key_of,
     read_characters,
     text_under,
     to_characters,
@@ -54,7 +55,7 @@ def _mentions(record: dict[str, Any], where: str, findings: Findings) -> list[Me
             findings.add("unreadable", where, f"entity {number} has no `label`")
             continue
         start, end = whole(one.get("start_offset")), whole(one.get("end_offset"))
-        made.append(Mention(one.get("id", number), one["label"], start, end))
+        made.append(Mention(key_of(one, number), one["label"], start, end))
     key = "label" if "label" in record else "labels"
     for number, one in enumerate(items_of(record, key, where, findings)):
         if not isinstance(one, list) or len(one) != 3 or not isinstance(one[2], str):

@@ -10,9 +10,10 @@ import importlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -41,6 +42,8 @@ FORMATS = {
     "offsets_jsonl": "JSONL with character offsets",
 }
 Invalid = Literal["refuse", "drop"]
+# Records that are looked at for a format.
+_LOOKED_AT = 1000
 
 
 @dataclass
@@ -197,36 +200,53 @@ def guess_format(source: FileSource, options: ReadingOptions | None = None) -> s
         return "spacy_docbin"
     if name.endswith((".conll", ".conllu", ".tsv", ".txt", ".bio")):
         return "columns"
-    record = _first_record(source, (options or ReadingOptions()).encoding)
-    if isinstance(record, dict):
-        if "tokens" in record:
-            return "spert"
-        if isinstance(record.get("data"), dict):
-            return "label_studio"
-        lists = [record[key] for key in ("entities", "label", "labels") if isinstance(record.get(key), list)]
-        items = [one for items in lists for one in items[:1]]
-        if any(isinstance(one, list) or (isinstance(one, dict) and "start_offset" in one) for one in items):
-            return "doccano"
-        if "Comments" in record:
-            return "doccano"
-        if "text" in record:
-            return "offsets_jsonl"
-    raise DataError("is in none of the known formats", where=source.name, fix=f"name the format: {', '.join(FORMATS)}")
+    likely = None
+    for record in islice(_records(source, (options or ReadingOptions()).encoding), _LOOKED_AT):
+        name, sure = _format_of(record)
+        if sure:
+            return name
+        likely = likely or name
+    if likely:
+        return likely
+    plain = "texts without annotations can be a .txt with a text a line, or lines of JSON with the key `text`"
+    fix = f"give it the name and the form of one: {', '.join(FORMATS)}; {plain}"
+    raise DataError("is in none of the known formats", where=source.name, fix=fix)
 
 
-def _first_record(source: FileSource, encoding: str) -> Any:
+def _format_of(record: Any) -> tuple[str, bool]:
+    """The format of a record, and whether it can be no other; empty where it is of none."""
+    if not isinstance(record, dict):
+        return "", False
+    if "tokens" in record:
+        return "spert", True
+    if isinstance(record.get("data"), dict):
+        return "label_studio", True
+    lists = {key: record[key] for key in ("entities", "label", "labels") if isinstance(record.get(key), list)}
+    items = [one for items in lists.values() for one in items[:1]]
+    if any(isinstance(one, list) or (isinstance(one, dict) and "start_offset" in one) for one in items):
+        return "doccano", True
+    if "Comments" in record:
+        return "doccano", True
+    if "text" not in record:
+        return "", False
+    if not items and lists.keys() & {"label", "labels"}:
+        return "doccano", False  # where nothing is annotated, only the name of the list tells
+    return "offsets_jsonl", any(isinstance(one, dict) for one in items)
+
+
+def _records(source: FileSource, encoding: str) -> Iterator[Any]:
+    """The records of a json list or a jsonl file, lines that are no JSON left out."""
     read = ReadOptions(encoding=encoding)
     if source.format == "json":
         value = parse_json(source, read)
-        return value[0] if isinstance(value, list) and value else None
-    if source.format == "jsonl":
+        yield from value if isinstance(value, list) else ()
+    elif source.format == "jsonl":
         with source.open() as stream:
             for _, line in decoded_lines(stream, source.name, read):
                 try:
-                    return json.loads(line)
+                    yield json.loads(line)
                 except (ValueError, RecursionError):
                     continue
-    return None
 
 
 def check_format(name: str) -> None:

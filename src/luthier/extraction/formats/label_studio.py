@@ -2,9 +2,10 @@
 
 A result of the type `labels` is an entity for each of its labels, one of the type `relation` a relation for each of its
 labels: `direction` right goes from `from_id` to `to_id`, left the other way, bi makes the type a symmetric one. Of
-several annotations of a task, the first that was not cancelled is read; without any, the first prediction. Entities
-and relations with a score are written as a prediction, which Label Studio shows as a suggestion; the others as
-annotation. Offsets may count characters or UTF-16 units, as the text of an entity tells.
+several annotations of a task, the first that was not cancelled is read; without any, the first prediction; of the words
+of a task without either nothing is known. Entities and relations with a score are written as a prediction, which Label
+Studio shows as a suggestion, and so are documents beside them in which nothing was found; the others as annotation.
+Offsets may count characters or UTF-16 units, as the text of an entity tells.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from luthier.extraction.formats.base import (
     ReadingOptions,
     items_of,
     json_bytes,
+    key_of,
     read_characters,
     to_characters,
     whole,
@@ -46,8 +48,10 @@ def _characters(task: Any, where: str, findings: Findings, symmetric: set[str]) 
         findings.add("document", where, "is no task whose `data` has one text")
         return None
     where = f"{where} (task {task['id']})" if "id" in task else where
-    mentions, links = _parts(_results(task, where, findings), where, findings, symmetric)
-    return CharacterDocument(text, mentions, links, task.get("id"), place=where)
+    given = _given(task, where, findings)
+    results = [] if given is None else items_of(given, "result", where, findings)
+    mentions, links = _parts(results, where, findings, symmetric)
+    return CharacterDocument(text, mentions, links, task.get("id"), place=where, annotated=given is not None)
 
 
 def _text(data: dict[str, Any]) -> str | None:
@@ -57,13 +61,13 @@ def _text(data: dict[str, Any]) -> str | None:
     return texts[0] if len(texts) == 1 else None
 
 
-def _results(task: dict[str, Any], where: str, findings: Findings) -> list[Any]:
+def _given(task: dict[str, Any], where: str, findings: Findings) -> dict[str, Any] | None:
+    """The annotation or prediction that is read; None of a task that nobody and nothing has looked at."""
     annotations, predictions = (items_of(task, key, where, findings) for key in ("annotations", "predictions"))
     done = [one for one in annotations if isinstance(one, dict) and not one.get("was_cancelled")]
     if len(done) > 1:
         findings.add("not_read", where, f"has {len(done)} annotations, of which the first is read")
-    given = done or [one for one in predictions if isinstance(one, dict)]
-    return items_of(given[0], "result", where, findings) if given else []
+    return next(iter(done or [one for one in predictions if isinstance(one, dict)]), None)
 
 
 def _parts(results: list[Any], where: str, findings: Findings, symmetric: set[str]) -> tuple[list[Mention], list[Link]]:
@@ -80,7 +84,7 @@ def _parts(results: list[Any], where: str, findings: Findings, symmetric: set[st
             findings.add("not_read", where, f"result {number} has no labels")
             continue
         for place, label in enumerate(labels):
-            key = one.get("id") if place == 0 else (one.get("id"), place)
+            key = key_of(one, number) if place == 0 else (key_of(one, number), place)
             score = value.get("score", one.get("score"))
             start, end = whole(value.get("start")), whole(value.get("end"))
             mentions.append(Mention(key, str(label), start, end, value.get("text"), score))
@@ -98,16 +102,16 @@ def _parts(results: list[Any], where: str, findings: Findings, symmetric: set[st
 
 def write(path: Path, documents: Sequence[Document], types: Types, findings: Findings) -> None:
     """See the module."""
-    tasks = []
-    for number, document in enumerate(documents, 1):
-        source = to_characters(document)
+    tasks, sources = [], [to_characters(document) for document in documents]
+    suggested = any(one.score is not None for source in sources for one in (*source.mentions, *source.links))
+    for number, source in enumerate(sources, 1):
         result = [_entity(m, number) for m in source.mentions]
         result += [_relation(one, number, types) for one in source.links]
         scores = [m.score for m in source.mentions] + [link.score for link in source.links]
         scores = [score for score in scores if score is not None]
         task: dict[str, Any] = {"id": number if source.id is None else source.id, "data": {_TEXT: source.text}}
-        if scores:
-            mean = sum(filter(None, scores)) / len(scores)
+        if scores or (suggested and not result):
+            mean = sum(scores) / max(1, len(scores))
             task["predictions"] = [{"model_version": "luthier", "score": mean, "result": result}]
         else:
             task["annotations"] = [{"result": result}]

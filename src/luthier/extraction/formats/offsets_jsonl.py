@@ -23,6 +23,7 @@ from luthier.extraction.formats.base import (
     ReadingOptions,
     items_of,
     json_bytes,
+    key_of,
     read_characters,
     text_under,
     to_characters,
@@ -49,10 +50,8 @@ def _characters(record: Any, where: str, findings: Findings, symmetric: set[str]
         if not isinstance(kind, str):
             findings.add("unreadable", where, f"entity {number} has no `type`")
             continue
-        key = one.get("id", number)
-        mentions.append(
-            Mention(key, kind, whole(one.get("start")), whole(one.get("end")), one.get("text"), one.get("score"))
-        )
+        start, end = whole(one.get("start")), whole(one.get("end"))
+        mentions.append(Mention(key_of(one, number), kind, start, end, one.get("text"), one.get("score")))
     for number, one in enumerate(items_of(record, "relations", where, findings)):
         kind = one.get("type", one.get("label")) if isinstance(one, dict) else None
         if not isinstance(kind, str):

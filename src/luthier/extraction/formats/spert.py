@@ -20,7 +20,7 @@ from luthier.errors import DataError
 from luthier.extraction.checking import Findings
 from luthier.extraction.documents import Document
 from luthier.extraction.formats.base import Read, ReadingOptions, file_at, json_bytes, json_records
-from luthier.extraction.types import Types
+from luthier.extraction.types import Types, own_types_file, types_file_beside
 from luthier.storage.files import write_bytes
 
 _KEPT = ("tokens", "entities", "relations", "id", "text", "offsets", "ignore", "ignore_pairs", "ignore_types")
@@ -34,7 +34,8 @@ def read(source: FileSource, options: ReadingOptions, findings: Findings) -> Rea
         name = document.get("id") if isinstance(document, dict) else None
         places.append(where if name is None else f"{where} ({shorten(name, 40)})")
         documents.append(document)
-    return Read(documents, places, _types_beside(source.path))
+    beside = types_file_beside(source.path)
+    return Read(documents, places, None if beside is None else read_types(beside))
 
 
 def _document(record: Any) -> Any:
@@ -63,18 +64,6 @@ def read_types(path: Path) -> Types:
         raise DataError(str(error), where=str(path), fix=fix) from error
 
 
-def _types_beside(path: Path) -> Types | None:
-    for found in (_types_file(path), path.parent / "types.json"):
-        if found.is_file():
-            return read_types(found)
-    named = sorted(path.parent.glob("*_types.json"))
-    return read_types(named[0]) if len(named) == 1 else None
-
-
-def _types_file(path: Path) -> Path:
-    return path.parent / f"{path.name.split('.')[0]}.types.json"
-
-
 def write(path: Path, documents: Sequence[Document], types: Types, findings: Findings) -> None:
     """See the module."""
     records = [
@@ -82,4 +71,4 @@ def write(path: Path, documents: Sequence[Document], types: Types, findings: Fin
         for document in documents
     ]
     write_bytes(path, json_bytes(records, lines=path.suffix == ".jsonl"))
-    write_bytes(_types_file(path), (json.dumps(types.to_json(), indent=1) + "\n").encode())
+    write_bytes(own_types_file(path), (json.dumps(types.to_json(), indent=1) + "\n").encode())
