@@ -153,6 +153,7 @@ def test_spans_inside_words_are_refused_or_widened_as_told(tmp_path: Path):
     assert told in str(caught.value)
     dropped = read_documents(file, invalid="drop")
     assert dropped.findings.counts == {"misaligned": 1}
+    assert dropped.documents[1]["ignore"] == [[3, 4]]  # Paris is no example of a word that is none
     # A blank at the end of a span is no word.
     assert dropped.documents[1]["entities"] == [{"type": "Peop", "start": 0, "end": 1}]
     widened = read_documents(file, options=ReadingOptions(align="widen"))
@@ -208,6 +209,7 @@ def test_brat_files_of_people(tmp_path: Path):
     (one,) = corpus.documents
     assert corpus.findings.counts == {"discontinuous": 1, "missing_entity": 1, "not_read": 2, "unreadable": 1}
     assert corpus.findings.faults.found[0].startswith("a.ann, line 4: T4 is in several pieces")
+    assert one["ignore"] == [[0, 3]]  # Anna and Boris
     assert [(r["type"], r["head"], r["tail"]) for r in one["relations"]] == [("Live_In", 0, 2), ("Spouse", 0, 1)]
     assert corpus.types == Types(["Loc", "Peop"], {"Live_In": False, "Spouse": True})
     (tmp_path / "a.txt").unlink()

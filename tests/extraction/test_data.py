@@ -33,6 +33,9 @@ def test_types_are_those_of_the_training_rows_or_the_users(tmp_path: Path):
     counts = named.summary["train"].label_counts
     assert counts["entity:Firm"] == sum(e["type"] == "Firm" for one in DOCUMENTS for e in one["entities"])
     assert counts["symmetric relation:married"] == 5
+    some = [one if one["relations"] else {k: v for k, v in one.items() if k != "relations"} for one in DOCUMENTS]
+    found = load_data(settings(tmp_path, some)).splits["train"]
+    assert [len(one["relations"]) for one in found] == [len(one["relations"]) for one in DOCUMENTS]
     without = [{k: v for k, v in one.items() if k != "relations"} for one in DOCUMENTS]
     assert load_data(settings(tmp_path, without)).metrics == ("entity_f1",)
 
@@ -79,6 +82,13 @@ def test_what_can_not_be_meant_is_refused(wrong: dict[str, Any], message: str, t
     row = {"tokens": ["a", "b"], "entities": [{"type": "A", "start": 0, "end": 1}], "relations": []}
     with pytest.raises(DataError, match=rf"row 2(.|\n)*{message}"):
         load_data(settings(tmp_path, [row, row | wrong]))
+
+
+def test_rows_that_tell_nothing_are_refused(tmp_path: Path):
+    spans = [{"start": 0, "end": 4, "label": "Person"}]
+    (tmp_path / "train.jsonl").write_text(json.dumps({"text": "Anna met Bo", "ents": spans}))
+    with pytest.raises(DataError, match=r"nothing in 'entities' in any row"):
+        load_data(DataSettings(train=str(tmp_path / "train.jsonl"), task="joint_extraction"))
 
 
 def test_types_that_no_training_row_has_are_refused(tmp_path: Path):

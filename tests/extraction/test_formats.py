@@ -254,7 +254,11 @@ def test_types_of_one_file_do_not_replace_those_of_another(tmp_path: Path):
     write_documents(tmp_path / "gold.json", [SCORED], "spert", types=Types(["Peop"], {"Kill": True}))
     assert Types.from_json(json.loads((tmp_path / "types.json").read_text())) == TYPES
     assert read_documents(tmp_path / "told.json").types == Types(["Peop"], {"Kill": False})
+    write_documents(tmp_path / "gold.de.json", [SCORED], "spert", types=Types(["Peop", "Ort"], {"Kill": False}))
     assert read_documents(tmp_path / "gold.json").types == Types(["Peop"], {"Kill": True})
+    assert read_documents(tmp_path / "gold.de.json").types.entities == ["Peop", "Ort"]
+    (tmp_path / "gold.de.types.json").unlink()
+    assert read_documents(tmp_path / "gold.de.json").types.is_symmetric("Kill")
 
 
 def test_a_folder_of_brat_files_is_not_mixed_with_others(tmp_path: Path):

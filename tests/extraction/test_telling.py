@@ -91,7 +91,7 @@ def test_the_best_threshold_is_that_of_a_search(seed: int):
 
     assert score(chosen) == pytest.approx(max(map(score, np.linspace(0.05, 0.99, 500))))
     # Not one of the scores, of which the next pass over other batches may give a slightly lower one.
-    assert not np.isclose(scores, chosen, atol=1e-3).any()
+    assert not np.isclose(scores, chosen, atol=1e-4).any()
     assert best_threshold(np.array([0.9]), np.array([True]), 1, 0.5) == 0.5
     assert best_threshold(np.array([0.9]), np.array([False]), 1, 0.5) == 0.5
     assert best_threshold(np.array([]), np.array([], bool), 1, 0.4) == 0.4

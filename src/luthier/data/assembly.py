@@ -180,6 +180,12 @@ def _told_labels(
     if settings.validation_fraction is not None and "validation" in rows:
         bases.append("validation")
     told = {label for base in bases for row in _records(rows[base]) for label in schema.labels_of(row)}
+    if not told:
+        raise DataError(
+            f"there is nothing in {schema.label_column!r} in any row, so that there is nothing to learn",
+            where=rows[bases[0]].where,
+            fix="is what the rows tell under another name, or in another format?",
+        )
     said = [label for base in bases if base in raw for label in _labels_of_source(raw[base], schema)]
     return sorted({schema.known_as(label, said) or label for label in told})
 

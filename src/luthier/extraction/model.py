@@ -42,8 +42,8 @@ DEVIATION = 0.02
 
 
 def encoder_class(config: Any) -> Any:
-    """The Auto class that makes an encoder: of a model with a decoder, too, that of its encoder alone where transformers
-    has one, as it has for T5."""
+    """The Auto class that makes an encoder: of a model with a decoder, that of its encoder alone where transformers has
+    one, as for T5."""
     alone = type(config).is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
     return AutoModelForTextEncoding if alone else AutoModel
 
@@ -233,7 +233,7 @@ class SinetForJointExtraction(PreTrainedModel):
         if self.relation_head is not None:
             chosen = annotated.places
             if self.training and options.train_pairs != "gold":
-                chosen = self._likely(entity_logits.detach(), spans.valid)[0][:, : options.max_entities]
+                chosen = self._likely(entity_logits.detach(), spans)[0][:, : options.max_entities]
                 if options.train_pairs == "mixed":
                     known = marked(annotated.places, spans.valid.shape[1]).gather(1, chosen.clamp(min=0))
                     chosen = torch.cat([annotated.places, chosen.masked_fill(known, -1)], dim=1)
@@ -262,7 +262,7 @@ class SinetForJointExtraction(PreTrainedModel):
         self, out: ExtractionOutput, entity_logits: Tensor, states: Tensor, tasks: TaskStates, spans: Spans
     ) -> None:
         """Put what is told of the text into the output."""
-        index, scores, types = self._likely(entity_logits, spans.valid)
+        index, scores, types = self._likely(entity_logits, spans)
         entities = spans.at(index)
         out["found_words"] = entities.words.masked_fill(~entities.valid[..., None], -1)
         out["found_types"], out["found_scores"] = types, scores
@@ -274,19 +274,21 @@ class SinetForJointExtraction(PreTrainedModel):
             out["found_pairs"] = precise(logits).sigmoid() * pairs[..., None]
             out["threshold"] = precise(self.relation_head.threshold)
 
-    def _likely(self, logits: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The spans that are likeliest an entity of some type, the surest ones first.
+    def _likely(self, logits: Tensor, spans: Spans) -> tuple[Tensor, Tensor, Tensor]:
+        """The spans that are likeliest an entity of some type, the surest ones first. Longer ones than the limit are
+        candidates only where they are annotated, and are not told.
 
         Returns:
             (B, P) places, -1 for none; their probabilities; their types.
         """
         likely = precise(logits).sigmoid() if self.options.heads == "table" else precise(logits).softmax(dim=-1)
         scores, types = likely.max(dim=-1)
-        scores = scores.masked_fill(~valid | (types == 0), -1.0)
+        there = spans.valid & (spans.width <= self.options.max_span_size) & (types > 0)
+        scores = scores.masked_fill(~there, -1.0)
         most = int((scores >= 0).sum(1).max()) if scores.numel() else 0
         best, index = scores.topk(most, dim=1)
-        there = best >= 0
-        return index.masked_fill(~there, -1), best.clamp(min=0), types.gather(1, index).masked_fill(~there, 0)
+        found = best >= 0
+        return index.masked_fill(~found, -1), best.clamp(min=0), types.gather(1, index).masked_fill(~found, 0)
 
 
 def _filled(spans: Spans) -> tuple[Tensor, Tensor]:

@@ -53,8 +53,8 @@ class JointExtractionPipeline(Pipeline):
         self, inputs: str | Document | Sequence[str | Document], *, batch_size: int = 8, tokeniser: str = "words"
     ) -> Any:
         """Args:
-            inputs: a text, or a document of `tokens`, `text` or both, with or without `offsets`; or several. A text that
-                `tokens` do not make up gives way to one of these parted by blanks.
+            inputs: a text, or a document of `tokens`, `text` or both, with or without `offsets`; or several. Where the
+                `tokens` don't make up the `text`, they stand for it, parted by blanks.
             batch_size: windows in one forward pass.
             tokeniser: what parts texts without `tokens` into words; see `luthier.extraction.tokens`.
 

@@ -1,8 +1,8 @@
 """The trivial baseline: what the training rows tell of any text without a look at its words.
 
 A prior is {"rows": 300, "entity": "Person", "relation": "born", "turned": False}: every word is an entity of the
-commonest type, and every word and the one behind it are related by the commonest relation, `turned` where its head is the
-later one; a relation counts for each of the two by itself.
+commonest type, and every word and the one behind it are related by the commonest relation, `turned` where its head is
+the later one; a relation that goes either way counts as two.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class JointExtraction(TaskOnWords):
     def cells(self) -> Mapping[str, Callable[[Any], Any]]:
         return {
             "entities": partial(_as_items, places=("start", "end")),
-            "relations": partial(_as_items, places=("head", "tail")),
+            "relations": lambda value: [] if value is None else _as_items(value, places=("head", "tail")),
             "ignore": _as_pairs,
             "ignore_pairs": _as_pairs,
             "ignore_types": _as_labels,

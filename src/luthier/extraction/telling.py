@@ -18,6 +18,8 @@ from luthier.extraction.types import Types
 # Relations below that, and below the threshold of their type, are not kept of a model's outputs, so no threshold is
 # chosen below it; and how many of a window.
 FLOOR, MOST_RELATIONS = 0.05, 2000
+# How far a threshold is below the score that it lets in, which another batch, or rounding to bfloat16, moves a little.
+MARGIN = 1e-3
 Span = tuple[int, int]
 
 
@@ -122,6 +124,8 @@ def best_threshold(scores: np.ndarray, right: np.ndarray, annotated: int, defaul
     last = np.append(ordered[1:] < ordered[:-1], True)  # equal scores are told together
     below = np.append(ordered[1:], min(FLOOR, ordered[-1]))
     best = np.flatnonzero(last & (found >= found[last].max() - 1e-12))
-    # Inside of what gives the same F1, and apart from its scores, which another batch or format moves a little.
-    nearest = [float(np.clip(default, *np.interp((0.5, 0.75), (0, 1), (below[i], ordered[i])))) for i in best]
+    nearest = []
+    for i in best:
+        apart = ordered[i] - below[i]
+        nearest.append(float(np.clip(default, below[i] + apart / 2, ordered[i] - min(apart / 4, MARGIN))))
     return min(nearest, key=lambda one: abs(one - default))

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from luthier.data.sources.base import unpacked
+
 ENTITY, RELATION, SYMMETRIC = "entity:", "relation:", "symmetric relation:"
 
 
@@ -103,13 +105,14 @@ class Types:
 
 def own_types_file(path: Path) -> Path:
     """Where the types of a file in SpERT's form are written: `NAME.types.json` beside one called NAME."""
-    return path.parent / f"{path.name.split('.')[0]}.types.json"
+    return path.parent / f"{Path(unpacked(path.name)).stem}.types.json"
 
 
 def types_file_beside(path: Path) -> Path | None:
-    """The file that names the types of one in SpERT's form: its own, `types.json`, or the one `..._types.json` in its
-    folder; None where there is none."""
-    for found in (own_types_file(path), path.parent / "types.json"):
+    """The file that names the types of one in SpERT's form: its own, that of files whose names begin alike up to a dot,
+    `types.json`, or the one `..._types.json` in its folder; None where there is none."""
+    shared = (path.parent / f"{path.name.split('.')[0]}.types.json", path.parent / "types.json")
+    for found in (own_types_file(path), *shared):
         if found.is_file():
             return found
     named = sorted(path.parent.glob("*_types.json"))

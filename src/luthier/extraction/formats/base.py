@@ -2,6 +2,7 @@
 
 Formats that place entities by characters are aligned to words here. A span that begins or ends inside a word is a
 fault of the kind `misaligned`, or, where the options say `align="widen"`, covers the whole words and is remarked on.
+The words of an entity that has a fault are ignored ones: they are no example of words without an entity.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class Mention:
         type, start, end: end exclusive.
         given: the text that the file says stands there.
         score: of a prediction.
+        faulty: whether it was noted already that it can't be used.
     """
 
     key: Any
@@ -72,6 +74,7 @@ class Mention:
     end: int
     given: str | None = None
     score: float | None = None
+    faulty: bool = False
 
 
 @dataclass
@@ -144,16 +147,23 @@ def to_document(source: CharacterDocument, where: str, options: ReadingOptions, 
     made: Document = {"tokens": [text[a:b] for a, b in words], "entities": [], "relations": []}
     if source.id is not None:
         made["id"] = source.id
-    made |= {"text": text, "offsets": words} | ({} if source.annotated else {"ignore": [[0, len(words)]]})
+    made |= {"text": text, "offsets": words}
+    ignored = [] if source.annotated else [[0, len(words)]]
     aligner, placed = Aligner(text, words), dict[Any, int | None]()
     for mention in source.mentions:
         key = _hashable(mention.key)
         if key in placed:
             findings.add("unreadable", where, f"two entities are called {shorten(key, 30)}")
             continue
-        entity = _aligned(mention, text, aligner, where, options, findings)
+        mention = _by_characters(mention, text)
+        entity = None if mention.faulty else _aligned(mention, text, aligner, where, options, findings)
         placed[key] = None if entity is None else len(made["entities"])
-        made["entities"] += [] if entity is None else [entity]
+        if entity is not None:
+            made["entities"].append(entity)
+        elif touched := aligner.words(mention.start, mention.end):
+            ignored.append([touched.start, touched.end])
+    if ignored:
+        made["ignore"] = ignored
     for link in source.links:
         keys = [_hashable(key) for key in (link.head, link.tail)]
         ends = [placed.get(key) for key in keys]
@@ -180,7 +190,6 @@ def key_of(record: dict[str, Any], number: int) -> Any:
 def _aligned(
     mention: Mention, text: str, aligner: Aligner, where: str, options: ReadingOptions, findings: Findings
 ) -> dict[str, Any] | None:
-    mention = _by_characters(mention, text)
     told = (
         f"entity {shorten(mention.key, 30)} ({shorten(mention.type, 30)}, characters {mention.start} to {mention.end})"
     )

@@ -2,7 +2,7 @@
 
 Read are text-bound annotations (T), relations (R) and equivalences (*, a symmetric relation of every two); events,
 attributes, normalisations and notes are remarked on. Relations marked `<REL-TYPE>:symmetric` in annotation.conf are
-symmetric. Spans in several pieces are faults of the kind `discontinuous`. Scores are not written.
+symmetric. Entities in several pieces are faults of the kind `discontinuous`. Scores are not written.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ def _take(row: str, where: str, source: CharacterDocument, findings: Findings, s
             source.mentions.append(Mention(key, found[1], int(found[2]), int(found[3]), given or None))
         elif _PIECES.fullmatch(told):
             findings.add("discontinuous", where, f"{key} is in several pieces: {shorten(told)}")
+            places = [int(one) for one in re.findall(r"\d+", told.partition(" ")[2])]
+            source.mentions.append(Mention(key, told, min(places), max(places), faulty=True))
         else:
             findings.add("unreadable", where, f"{shorten(row)} is no type, start and end")
     elif key.startswith("R"):

@@ -231,7 +231,7 @@ def _format_of(record: Any) -> tuple[str, bool]:
         return "", False
     if not items and lists.keys() & {"label", "labels"}:
         return "doccano", False  # where nothing is annotated, only the name of the list tells
-    return "offsets_jsonl", any(isinstance(one, dict) for one in items)
+    return "offsets_jsonl", any(isinstance(one, dict) for one in lists.get("entities", ()))
 
 
 def _records(source: FileSource, encoding: str) -> Iterator[Any]:

@@ -103,12 +103,11 @@ def _parts(results: list[Any], where: str, findings: Findings, symmetric: set[st
 def write(path: Path, documents: Sequence[Document], types: Types, findings: Findings) -> None:
     """See the module."""
     tasks, sources = [], [to_characters(document) for document in documents]
-    suggested = any(one.score is not None for source in sources for one in (*source.mentions, *source.links))
+    suggested = any(map(_scores, sources))
     for number, source in enumerate(sources, 1):
         result = [_entity(m, number) for m in source.mentions]
         result += [_relation(one, number, types) for one in source.links]
-        scores = [m.score for m in source.mentions] + [link.score for link in source.links]
-        scores = [score for score in scores if score is not None]
+        scores = _scores(source)
         task: dict[str, Any] = {"id": number if source.id is None else source.id, "data": {_TEXT: source.text}}
         if scores or (suggested and not result):
             mean = sum(scores) / max(1, len(scores))
@@ -117,6 +116,11 @@ def write(path: Path, documents: Sequence[Document], types: Types, findings: Fin
             task["annotations"] = [{"result": result}]
         tasks.append(task)
     write_bytes(path, json_bytes(tasks, lines=False))
+
+
+def _scores(source: CharacterDocument) -> list[float]:
+    both = [*(mention.score for mention in source.mentions), *(link.score for link in source.links)]
+    return [score for score in both if score is not None]
 
 
 def _entity(mention: Mention, number: int) -> dict[str, Any]:

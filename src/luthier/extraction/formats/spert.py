@@ -1,7 +1,7 @@
 """SpERT's JSON: a list of {tokens, entities: [{type, start, end}], relations: [{type, head, tail}], orig_id}.
 
-Types are those of `NAME.types.json` beside a file called NAME, of `types.json`, or of the one `..._types.json` in the
-same folder, where there is one; the first of these is written. With the suffix .jsonl there is one object a line.
+Types are those of `NAME.types.json` beside a file called NAME.json, of `types.json`, or of the one `..._types.json` in
+the same folder, where there is one; the first of these is written. With the suffix .jsonl there is one object a line.
 `text`, `offsets`, `ignore`, `ignore_pairs`, `ignore_types` and `score` are kept.
 """
 
