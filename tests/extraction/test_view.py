@@ -108,6 +108,24 @@ def test_json_ld_has_relations_as_properties_and_as_statements():
     assert prefixes <= set(data["@context"])
 
 
+def test_a_relation_without_direction_is_one_edge_either_way_round():
+    mentions = [[{"type": "Peop", "start": n, "end": n + 1} for n in (0, 1)] for _ in range(2)]
+    words = (["Anna", "Bo"], ["Bo", "Anna"])
+    married = [{"type": kind, "head": 0, "tail": 1} for kind in ("Spouse", "Kill")]
+    documents = [
+        {"tokens": tokens, "entities": entities, "relations": married}
+        for tokens, entities in zip(words, mentions, strict=True)
+    ]
+    edges = graph_of(documents, TYPES)[1]
+    assert [(e.type, e.head, e.tail, e.count) for e in edges] == [
+        ("Spouse", 0, 1, 2),
+        ("Kill", 0, 1, 1),
+        ("Kill", 1, 0, 1),
+    ]
+    nodes = to_json_ld(documents, TYPES)["@graph"][:2]
+    assert [one["relation:Spouse"] for one in nodes] == [[{"@id": "_:n1"}], [{"@id": "_:n0"}]]
+
+
 def test_the_suffix_says_which_graph(tmp_path: Path):
     assert json.loads(write_graph(tmp_path / "g.jsonld", DOCUMENTS).read_text())["@graph"]
     assert write_graph(tmp_path / "g.graphml", DOCUMENTS).read_text().startswith("<?xml")

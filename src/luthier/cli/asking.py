@@ -80,7 +80,7 @@ def _write_extractions(arguments: argparse.Namespace, found: list[Any], types: A
     if arguments.view:
         written.append(f"a page to {write_view(Path(arguments.view), found, types, title='Extractions')}")
     if arguments.graph:
-        written.append(f"a graph to {write_graph(Path(arguments.graph), found)}")
+        written.append(f"a graph to {write_graph(Path(arguments.graph), found, types)}")
     if not written:
         sys.stdout.write(_as_lines(found))
     for one in written:

@@ -1,7 +1,8 @@
 """Extractions as a graph for other programs: GraphML and JSON-LD. Nodes are entities, edges are relations.
 
 With `merge`, mentions of equal words and type are one node, and equal relations between such are one edge that says how
-often it was found; otherwise every mention is a node of its own.
+often it was found; otherwise every mention is a node of its own. A relation of a symmetric type goes from the node that
+is found first, as few programs read graphs with edges of both kinds.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from luthier.extraction.documents import Document, words_of
+from luthier.extraction.types import Types
 from luthier.storage.files import write_bytes
 
 # Characters that XML 1.0 can't hold.
@@ -52,14 +54,24 @@ class Node:
 
 @dataclass
 class Edge(Node):
-    """A relation; `head` and `tail` are places of nodes."""
+    """A relation; `head` and `tail` are places of nodes, interchangeable ones where it is not `directed`."""
 
     head: int = 0
     tail: int = 0
+    directed: bool = True
 
 
-def graph_of(documents: Sequence[Document], *, merge: bool = True) -> tuple[list[Node], list[Edge]]:
-    """Nodes and edges of documents, in the order in which they are first found."""
+def graph_of(
+    documents: Sequence[Document], types: Types | None = None, *, merge: bool = True
+) -> tuple[list[Node], list[Edge]]:
+    """Nodes and edges of documents, in the order in which they are first found.
+
+    Args:
+        documents: sound ones.
+        types: tell which relations are symmetric; none by default.
+        merge: see the module.
+    """
+    types = types or Types()
     nodes: dict[Any, Node] = {}
     edges: dict[Any, Edge] = {}
     place: dict[Any, int] = {}
@@ -73,16 +85,18 @@ def graph_of(documents: Sequence[Document], *, merge: bool = True) -> tuple[list
             nodes.setdefault(key, Node(words, one["type"])).take(name, one.get("score"))
             keys.append(key)
         for index, one in enumerate(document["relations"]):
-            ends = keys[one["head"]], keys[one["tail"]]
+            ends = place[keys[one["head"]]], place[keys[one["tail"]]]
+            directed = not types.is_symmetric(one["type"])
+            ends = ends if directed else (min(ends), max(ends))
             edge_key = (ends, one["type"]) if merge else (number, index)
-            made = Edge("", one["type"], head=place[ends[0]], tail=place[ends[1]])
+            made = Edge("", one["type"], head=ends[0], tail=ends[1], directed=directed)
             edges.setdefault(edge_key, made).take(name, one.get("score"))
     return list(nodes.values()), list(edges.values())
 
 
-def to_graphml(documents: Sequence[Document], *, merge: bool = True) -> str:
+def to_graphml(documents: Sequence[Document], types: Types | None = None, *, merge: bool = True) -> str:
     """The graph as GraphML; a character that XML can't hold becomes U+FFFD."""
-    nodes, edges = graph_of(documents, merge=merge)
+    nodes, edges = graph_of(documents, types, merge=merge)
     root = ET.Element("graphml", xmlns=_GRAPHML)
     for what in ("node", "edge"):
         for name, kind in _FIELDS.items():
@@ -104,10 +118,11 @@ def _fill(element: ET.Element, what: str, one: Node) -> None:
             ET.SubElement(element, "data", key=f"{what}_{name}").text = _UNFIT.sub("\ufffd", str(value))
 
 
-def to_json_ld(documents: Sequence[Document], *, merge: bool = True) -> dict[str, Any]:
+def to_json_ld(documents: Sequence[Document], types: Types | None = None, *, merge: bool = True) -> dict[str, Any]:
     """The graph as JSON-LD: an entity has its relations as properties, whose IRIs are `urn:luthier:relation:` and the
-    quoted name; a statement (rdf:Statement) of each tells how often and how surely it was found."""
-    nodes, edges = graph_of(documents, merge=merge)
+    quoted name, both of its ends where it has no direction; a statement (rdf:Statement) of each tells how often and how
+    surely it was found."""
+    nodes, edges = graph_of(documents, types, merge=merge)
     made: list[dict[str, Any]] = [
         {"@id": f"_:n{i}", "@type": f"entity:{_quoted(node.type)}", "name": node.name, **_told(node)}
         for i, node in enumerate(nodes)
@@ -115,7 +130,9 @@ def to_json_ld(documents: Sequence[Document], *, merge: bool = True) -> dict[str
     statements = []
     for number, edge in enumerate(edges):
         relation = f"relation:{_quoted(edge.type)}"
-        made[edge.head].setdefault(relation, []).append({"@id": f"_:n{edge.tail}"})
+        ways = [(edge.head, edge.tail), *([] if edge.directed else [(edge.tail, edge.head)])]
+        for head, tail in dict.fromkeys(ways):
+            made[head].setdefault(relation, []).append({"@id": f"_:n{tail}"})
         statement = {"@id": f"_:e{number}", "@type": "rdf:Statement", "rdf:predicate": {"@id": relation}}
         ends = {"rdf:subject": {"@id": f"_:n{edge.head}"}, "rdf:object": {"@id": f"_:n{edge.tail}"}}
         statements.append(statement | ends | _told(edge))
@@ -138,15 +155,15 @@ def _told(one: Node) -> dict[str, Any]:
     return {"count": one.count, **score, "documents": one.documents}
 
 
-def write_graph(path: Path, documents: Sequence[Document], *, merge: bool = True) -> Path:
+def write_graph(path: Path, documents: Sequence[Document], types: Types | None = None, *, merge: bool = True) -> Path:
     """Write GraphML, or JSON-LD where the file ends in .jsonld or .json, in one step.
 
     Raises:
         WorkspaceError: the file can't be written.
     """
     if Path(path).suffix in (".jsonld", ".json"):
-        text = json.dumps(to_json_ld(documents, merge=merge), ensure_ascii=False, indent=1) + "\n"
+        text = json.dumps(to_json_ld(documents, types, merge=merge), ensure_ascii=False, indent=1) + "\n"
     else:
-        text = to_graphml(documents, merge=merge)
+        text = to_graphml(documents, types, merge=merge)
     write_bytes(Path(path), text.encode(errors="backslashreplace"))
     return Path(path)
