@@ -122,16 +122,16 @@ def test_the_surest_mistakes_come_first_with_their_words():
 def test_statistics_counted_by_hand():
     one = document(
         [(0, 4, "Org"), (1, 2, "Loc"), (1, 2, "Peop"), (6, 18, "Loc")],
-        [(0, 1, "Kill"), (1, 3, "Live_In"), (2, 2, "Kill")],
+        [(0, 1, "Kill"), (1, 3, "Live_In"), (2, 2, "Kill"), (1, 2, "Live_In")],
         ignore=[[4, 6], [5, 7]],
     )
     found = corpus_statistics([one, document(GOLD)], max_span_size=8)
     assert (found.sentences, found.words, found.entities["Loc"], found.relations["Kill"]) == (2, 40, 4, 2)
     assert (found.overlapping, found.nested, found.same_span, found.overlapping_sentences) == (3, 2, 2, 1)
     assert found.widths == {4: 1, 1: 2, 12: 1, 2: 4}
-    assert found.between == {0: 2, 4: 1}
+    assert found.between == {0: 3, 4: 1}
     assert (found.too_wide, found.entity_ceiling) == (1, 1 - 1 / 8)
-    assert (found.unreachable, found.relation_ceiling) == (2, 1 - 2 / 3)
+    assert (found.unreachable, found.relation_ceiling) == (3, 1 - 3 / 4)
     assert found.ignored_words == 3
     assert corpus_statistics([]).entity_ceiling == 1.0
 

@@ -25,7 +25,7 @@ class CorpusStatistics:
         ignored_words: words of which nothing is known.
         max_span_size: the span limit that the next two are of.
         too_wide: entities over the span limit.
-        unreachable: relations with such an entity, or of an entity with itself.
+        unreachable: relations with such an entity, or of words with themselves.
     """
 
     sentences: int
@@ -82,7 +82,7 @@ def corpus_statistics(documents: Sequence[Document], *, max_span_size: int = 10)
             relations[one["type"]] += 1
             between[max(0, max(head[0], tail[0]) - min(head[1], tail[1]))] += 1
             wide = any(end - start > max_span_size for start, end in (head, tail))
-            counts["unreachable"] += wide or one["head"] == one["tail"]
+            counts["unreachable"] += wide or head == tail
         ignored = {word for start, end in document.get("ignore", []) for word in range(start, end)}
         counts["ignored_words"] += len(ignored)
     return CorpusStatistics(

@@ -155,6 +155,7 @@ def _flow(layout: Layout, entities: Sequence[Mapping[str, Any]]) -> None:
 
 def _bars(layout: Layout, entities: Sequence[Mapping[str, Any]]) -> list[Bar]:
     bars: list[Bar] = []
+    on_line: dict[int, list[Bar]] = {}
     for number, one in sorted(enumerate(entities), key=lambda item: (item[1]["end"] - item[1]["start"], item[0])):
         lines: dict[int, list[Piece]] = {}
         for piece in layout.pieces:
@@ -164,9 +165,10 @@ def _bars(layout: Layout, entities: Sequence[Mapping[str, Any]]) -> list[Bar]:
             left, right = pieces[0].x - 2, pieces[-1].x + pieces[-1].width + 2
             if place == 0:
                 right = max(right, left + text_width(shown_name(one), SMALL) + 6)
-            inner = [bar.right for bar in bars if bar.line == line and _holds(one, entities[bar.span])]
-            right = min(layout.width, max([right, *inner]))
+            others = on_line.setdefault(line, [])
+            right = min(layout.width, max([right, *(bar.right for bar in others if _holds(one, entities[bar.span]))]))
             bars.append(Bar(number, line, left, right))
+            others.append(bars[-1])
     _stack(bars)
     return bars
 
