@@ -158,8 +158,8 @@ def _document(given: Any, number: int, tokeniser: str) -> Document:
     if "tokens" not in made:
         made["offsets"] = tokenise(made.get("text", ""), tokeniser)
         made["tokens"] = [made["text"][start:end] for start, end in made["offsets"]]
-    elif not {"text", "offsets"} <= made.keys():
-        made["tokens"] = list(made["tokens"])
+    made["tokens"] = list(made["tokens"])
+    if not {"text", "offsets"} <= made.keys():
         made["offsets"] = find_words(made.get("text", ""), made["tokens"])
         if made["offsets"] is None:
             made["text"], made["offsets"] = joined(made["tokens"])
