@@ -204,7 +204,7 @@ class StoredLanguageLoss(SoftLoss, LanguageTerm):
         self.labelled = frozenset(self.places if edge.positions == "masked" else ())
 
     def values(self, step: Step, rows: Mapping[str, PredictionRows]) -> Values:
-        teacher = self.stored.rows(dict(step.inputs), rows[self.student].hidden.device)
+        teacher = self.stored.rows(dict(step.batch), rows[self.student].hidden.device)
         return stored_term(self.student, teacher, self.temperature, self.edge.kl_direction)
 
 

@@ -154,7 +154,7 @@ class SoftLoss(Term):
         if self.edge.positions == "masked":
             return passed.rows
         shifted = predicts_next_token(step.trainer)
-        return rows_of_tokens(logits_of(passed.outputs), step.inputs["attention_mask"], shifted=shifted)
+        return rows_of_tokens(logits_of(passed.outputs), step.batch["attention_mask"], shifted=shifted)
 
 
 def rows_of_tokens(logits: Tensor, mask: Tensor, *, shifted: bool) -> Tensor:

@@ -29,7 +29,7 @@ class StoredSoftLoss(SoftLoss):
         learner = self._rows(step, self.student)
         total = divergence_from_stored(
             learner,
-            self.stored.rows(dict(step.inputs), learner.device),
+            self.stored.rows(dict(step.batch), learner.device),
             temperature=self.temperature,
             direction=self.edge.kl_direction,
         )

@@ -13,8 +13,11 @@ from torch.nn import functional as F
 
 from luthier.data.schemas import IGNORED
 
+# What no token has as its logit: finite, so that two models' differences of it are 0 and not undefined.
+_NOWHERE = -1e9
 
-def comparable_rows(logits: Any, labels: Tensor | None, *, shifted: bool = False) -> Tensor:
+
+def comparable_rows(logits: Any, labels: Tensor | None, *, shifted: bool = False, mask: Tensor | None = None) -> Tensor:
     """The logits that count, one row for each decision.
 
     Args:
@@ -22,12 +25,14 @@ def comparable_rows(logits: Any, labels: Tensor | None, *, shifted: bool = False
             for the start and end of an answer.
         labels: (B, T) where tokens are labelled; positions with -100 are left out.
         shifted: whether position t is scored against the label at t + 1, as causal language models do.
+        mask: (B, T), 1 at tokens. An answer starts and ends at one of them: of a pair, prompt positions in front are
+            cut off, and padding gets no probability.
 
     Returns:
-        (N, C), in at least float32.
+        (N, C), in at least float32; of a pair, the B starts and then the B ends.
     """
     if isinstance(logits, tuple | list):
-        logits = torch.cat([*logits], dim=0)
+        logits = torch.cat([_at_tokens(one, mask) for one in logits], dim=0)
     if logits.ndim == 1:
         logits = logits[:, None]
     if logits.ndim == 3 and labels is not None and labels.ndim == 2:
@@ -55,6 +60,15 @@ def counted_labels(labels: Tensor, positions: int | None, *, shifted: bool = Fal
 def _scored(labels: Tensor, positions: int, shifted: bool) -> Tensor:
     """The labels that some position predicts: without a prompt in front nothing predicts the first token."""
     return labels[:, 1:] if shifted and positions == labels.shape[1] else labels
+
+
+def _at_tokens(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, P + T) logits of positions as (B, T) of tokens, in at least float32."""
+    if mask is None:
+        return logits
+    logits = logits[:, logits.shape[1] - mask.shape[1] :]
+    exact = logits if logits.dtype == torch.float64 else logits.float()
+    return exact.masked_fill(mask.to(logits.device) == 0, _NOWHERE)
 
 
 def symmetric_divergence(perturbed: Tensor, clean: Tensor) -> Tensor:

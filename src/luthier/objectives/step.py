@@ -47,7 +47,7 @@ class Step:
     Args:
         trainer: whose step it is.
         model: as the trainer passes it, wrapped for distributed runs.
-        inputs: the batch.
+        inputs: the batch; kept as `batch`, while `inputs` is what the main model is shown of it.
         items: labelled items of the whole optimiser step, or None.
         task_pass: runs a model and computes the trainer's own loss.
         parts: of the run, which say how passes of the main model are run.
@@ -64,7 +64,7 @@ class Step:
     ) -> None:
         self.trainer, self.model, self.items = trainer, model, items
         self.inputs = attending_to_padding(inputs) if parts.attends_to_padding else inputs
-        self._batch, self._task_pass = inputs, task_pass
+        self.batch, self._task_pass = inputs, task_pass
         self._dropout = RandomState() if parts.shares_dropout else None
         self._others: dict[str, Pass] = {}
         self.latest: Pass | None = None
@@ -90,7 +90,7 @@ class Step:
         if name not in self._others:
             trained = any(p.requires_grad for p in self.models[name].parameters())
             with nullcontext() if trained else torch.no_grad():
-                loss, outputs = self._task_pass(self.model, dict(self._batch), name)
+                loss, outputs = self._task_pass(self.model, dict(self.batch), name)
                 self._others[name] = Pass(loss, outputs, self.rows_of(outputs))
         return self._others[name]
 
@@ -114,7 +114,8 @@ class Step:
 
     def rows_of(self, outputs: Any) -> Tensor:
         """The logits that count, (N, C)."""
-        return comparable_rows(logits_of(outputs), self.inputs.get("labels"), shifted=self._shifted)
+        labels, mask = self.batch.get("labels"), self.batch.get("attention_mask")
+        return comparable_rows(logits_of(outputs), labels, shifted=self._shifted, mask=mask)
 
     def counted_labels(self) -> Tensor:
         """The labels of those rows, (N,)."""
@@ -171,7 +172,7 @@ class Step:
         """
         world = self.trainer.args.world_size
         if self._is_share and self.items is not None:
-            return total * world if reduction == "sum" else total * world / self.items
+            return total * world if reduction == "sum" else total * world / (self.items * self._rows_per_item)
         return total * self._batches * world if reduction == "sum" else total / rows
 
     def once(self, value: Tensor) -> Tensor:
@@ -186,6 +187,12 @@ class Step:
     @cached_property
     def _shifted(self) -> bool:
         return predicts_next_token(self.trainer)
+
+    @property
+    def _rows_per_item(self) -> int:
+        """Decisions for each labelled item: two where an answer has a start and an end."""
+        passed = self.latest or next(iter(self._others.values()), None)
+        return 2 if passed is not None and isinstance(logits_of(passed.outputs), tuple) else 1
 
     @property
     def _is_share(self) -> bool:
