@@ -36,6 +36,12 @@ class Settings(BaseModel):
                 found[name] = inside
         return found
 
+    def changed(self, *names: str) -> list[str]:
+        """Those of these fields that have another value than by default. What has no effect is refused by its value,
+        not for being named: a recipe that is written out names every field."""
+        fields = type(self).model_fields
+        return [n for n in names if getattr(self, n) != fields[n].get_default(call_default_factory=True)]
+
     def extras(self) -> Mapping[str, str]:
         """Extras of Luthier (`luthier.extras`) that these settings need, and the field that each is needed for."""
         return {}

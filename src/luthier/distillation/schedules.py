@@ -36,9 +36,9 @@ class Schedule(Settings):
 
     @model_validator(mode="after")
     def _fields_have_effect(self) -> Self:
-        given = self.model_fields_set & {"start", "end"}
+        given = self.changed("start", "end")
         if self.kind == "inherit" and given:
-            raise ValueError(f"an inherited weight falls from 1 to 0: leave {' and '.join(sorted(given))} out")
+            raise ValueError(f"an inherited weight falls from 1 to 0: leave {' and '.join(given)} out")
         if self.kind == "constant" and (self.end is not None or self.until != 1):
             raise ValueError("a constant stays at `start`: leave `end` and `until` out, or give another `kind`")
         if self.kind not in ("constant", "inherit") and self.end is None:

@@ -101,7 +101,7 @@ class Node(Settings):
                 raise ValueError("`store` keeps the outputs of a `frozen` node; those of a trained one change")
             return
         idle = [name for name in ("learning_rate", "hard_weight", "max_grad_norm") if getattr(self, name) is not None]
-        idle += ["method"] if "method" in self.model_fields_set else []
+        idle += ["method"] if self.method is not None and self.method.name != "full" else []
         if idle:
             raise ValueError(f"`{idle[0]}` has no effect on a frozen node")
         if self.start != "weights":

@@ -334,7 +334,7 @@ class MartSettings(Settings):
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
-        if self.held_out is not None and "held_out_share" in self.model_fields_set:
+        if self.held_out is not None and self.changed("held_out_share"):
             raise ValueError("`held_out_share` has no effect beside `held_out`")
         sides = [self.adversary, self.target]
         backends = [one.backend for one in sides if isinstance(one, Side) and isinstance(one.backend, EndpointSettings)]

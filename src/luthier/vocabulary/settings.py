@@ -236,8 +236,8 @@ class CapacitySettings(Settings):
             raise ValueError("`file` goes with `rule: file`")
         if self.least > self.most:
             raise ValueError("`least` is above `most`")
-        own = {"alpha", "beta", "rescale", "step", "least", "most", "curve", "tail", "tail_pieces", "parity"}
-        if self.rule != "alp" and (given := sorted(own & self.model_fields_set)):
+        own = ("alpha", "beta", "curve", "least", "most", "parity", "rescale", "step", "tail", "tail_pieces")
+        if self.rule != "alp" and (given := self.changed(*own)):
             raise ValueError(f"`{given[0]}` has no effect beside `rule: {self.rule}`")
         return self
 
@@ -273,9 +273,9 @@ class MergeSettings(Settings):
 
     @model_validator(mode="after")
     def _has_effect(self) -> Self:
-        if self.rule != "mixture" and "weights" in self.model_fields_set:
+        if self.rule != "mixture" and self.changed("weights"):
             raise ValueError(f"`weights` has no effect beside `rule: {self.rule}`")
-        if self.rule != "refit" and "passes" in self.model_fields_set:
+        if self.rule != "refit" and self.changed("passes"):
             raise ValueError(f"`passes` has no effect beside `rule: {self.rule}`")
         return self
 

@@ -34,7 +34,7 @@ class ExtendSettings(Settings):
 
     @model_validator(mode="after")
     def _has_effect(self) -> Self:
-        if "normaliser" in self.trainer.model_fields_set:
+        if self.trainer.changed("normaliser"):
             raise ValueError("`trainer.normaliser` has no effect: text is normalised as the model's tokenizer does it")
         return self
 
@@ -64,10 +64,10 @@ class TransplantSettings(Settings):
     def _has_effect(self) -> Self:
         if self.init in ("focus", "wechsel") and self.text is None:
             raise ValueError(f"`init: {self.init}` compares tokens by `text`: give some")
-        if self.init != "subword_mean" and "weights" in self.model_fields_set:
+        if self.init != "subword_mean" and self.changed("weights"):
             raise ValueError(f"`weights` has no effect beside `init: {self.init}`")
-        if self.init not in ("subword_mean", "focus", "wechsel") and "rescale" in self.model_fields_set:
+        if self.init not in ("subword_mean", "focus", "wechsel") and self.changed("rescale"):
             raise ValueError(f"`rescale` has no effect beside `init: {self.init}`")
-        if self.text is None and "lines" in self.model_fields_set:
+        if self.text is None and self.changed("lines"):
             raise ValueError("`lines` has no effect without `text`")
         return self

@@ -103,9 +103,8 @@ class RewardJudgeSettings(Settings):
 
     @model_validator(mode="after")
     def _fit_or_given(self) -> Self:
-        given = {"middle", "spread"} & self.model_fields_set
-        if self.fit is not None and given:
-            raise ValueError(f"`{min(given)}` has no effect beside `fit`")
+        if self.fit is not None and (given := self.changed("middle", "spread")):
+            raise ValueError(f"`{given[0]}` has no effect beside `fit`")
         return self
 
 
