@@ -94,6 +94,10 @@ def test_the_rate_with_the_best_median_counts() -> None:
         ({"patience": 2}, "`patience` has no effect"),
         ({"tasks": []}, "there is no task"),
         ({"more": {"rte": "data:sick"}}, "which is a task of GLUE"),
+        ({"more": {"own": {"train": "a.tsv"}}}, "`more.own` has no rows to score"),
+        ({"more": {"own": {"train": "a.txt", "validation": "b.txt"}}}, "`more.own` has no labels"),
+        ({"learning_rates": [1e-4, 1e-4]}, "has a rate twice"),
+        ({"evaluate_every": "never"}, "would leave no scores"),
     ],
 )
 def test_settings_that_don_t_fit_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:

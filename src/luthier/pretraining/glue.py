@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, create_model, model_validator
 
 from luthier.data.settings import DataSettings
+from luthier.data.stated import is_language
 from luthier.registry import METHODS, STAGES, one_of
 from luthier.settings import Paper
 from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
@@ -96,6 +97,11 @@ class Glue(TrainingSettings, Stage):
     evaluation_limit: int | None = Field(None, gt=0, description="Rows that are scored; null takes all.")
     max_length: int = Field(128, gt=0, description="Longest text in tokens; what is longer is cut.")
     batch_size: int = Field(32, gt=0, description="Examples in one forward pass.")
+    keep_best: bool = Field(
+        False,
+        description="Score the weights of the best evaluation in place of the last step's; they are chosen on the rows "
+        "that are scored, so that all scores come out a little too high.",
+    )
     method: Any = None
 
     @classmethod
@@ -123,6 +129,16 @@ class Glue(TrainingSettings, Stage):
         absent = [GLUE[task] for task in self.tasks or () if self.source == "data" and task not in AT_HAND]
         if absent:
             raise ValueError(f"{absent[0]} is not among the sets under LUTHIER_DATA: take `source: hub`")
+        if len(set(self.learning_rates)) < len(self.learning_rates):
+            raise ValueError("`learning_rates` has a rate twice, which would count its fine-tunings twice")
+        if self.evaluate_every == "never":
+            raise ValueError("`evaluate_every: never` would leave no scores: give steps, or `epoch`")
+        for name, data in self.more.items():
+            if is_language(data):
+                raise ValueError(f"`more.{name}` has no labels: models are compared by scores of labelled tasks")
+            cut = data.validation_fraction is not None or data.validation_examples is not None
+            if data.source is None and data.validation is None and not cut:
+                raise ValueError(f"`more.{name}` has no rows to score: give it `validation` or `validation_fraction`")
         for name in ("patience", "max_minutes"):
             if getattr(self, name) is not None:
                 raise ValueError(f"`{name}` has no effect: every fine-tuning has as many steps, and ends with the last")
@@ -147,10 +163,11 @@ class Glue(TrainingSettings, Stage):
 
     def _limits(self, own: DataSettings | None = None) -> dict[str, Any]:
         """What is taken of a task's rows, where its own settings don't say it."""
-        wanted = {"max_length": self.max_length, "examples": self.examples, "evaluation_limit": self.evaluation_limit}
-        stated = own.model_fields_set if own is not None else set()
-        found = {key: value for key, value in wanted.items() if value is not None and key not in stated}
-        return found | ({} if "too_long" in stated else {"too_long": "truncate"})
+        own = own or DataSettings.model_construct()
+        examples = self.examples if own.per_class is None else None
+        wanted = {"max_length": self.max_length, "examples": examples, "evaluation_limit": self.evaluation_limit}
+        found = {key: value for key, value in wanted.items() if value is not None and not own.changed(key)}
+        return found | {"too_long": "truncate"}
 
     def rates(self) -> list[float]:
         """Learning rates that are tried."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.data.sources.fingerprint import source_fingerprint
+from luthier.errors import DataError
 from luthier.evaluation.meters import CostMeter
 from luthier.language_modeling.budget import body_cost
 from luthier.models.inspect import parameter_counts
@@ -98,9 +99,8 @@ def models_of(stage: Glue, inputs: StageInputs) -> dict[str, Artifact]:
 
 
 def tuning(stage: Glue, task: str, rate: float) -> SupervisedSettings:
-    """How a model is fine-tuned: as many steps for each, and what the last one left is scored."""
-    shared = {name: getattr(stage, name) for name in TrainingSettings.model_fields}
-    shared |= {"learning_rate": rate, "keep_best": False}
+    """How a model is fine-tuned: as many steps for each."""
+    shared = {name: getattr(stage, name) for name in TrainingSettings.model_fields} | {"learning_rate": rate}
     return SupervisedSettings(data=stage.data_of(task), method=stage.method, **shared)
 
 
@@ -122,6 +122,8 @@ def fine_tuned(
     def train(work: Workspace) -> dict[str, Any]:
         outputs = train_supervised(settings, replace(inputs, key=work.key, workspace=work), work.folder)
         shutil.rmtree(work.folder / "model")
+        if outputs.metrics["primary"] is None:
+            raise DataError("there are no validation rows to score", where=task, fix="give it `validation_fraction`")
         own = METRICS.get(task, ("accuracy",)) if task in GLUE else (outputs.metrics["primary"].partition("/")[2],)
         return {metric: outputs.metrics["scores"][f"validation/{metric}"] for metric in own}
 
