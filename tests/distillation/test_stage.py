@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import luthier
+from luthier.cli.arguments import main
 from luthier.distillation import scores as scores_module
 from luthier.distillation.nodes import NodeBuilder
 from luthier.distillation.tokens import check_same_tokens
@@ -18,7 +19,7 @@ from luthier.errors import LuthierError, ModelError, RecipeError
 from luthier.models.card import read_card
 from luthier.recipe import load_recipe
 from luthier.storage.jsonlines import read_log
-from tests.cli.conftest import Workplace, tiny_model
+from tests.cli.conftest import Workplace, sentences, tiny_model
 from tests.models.builders import BERT_TOKENS, build_tokenizer
 
 __all__ = ["tiny_model"]
@@ -81,6 +82,12 @@ def load(folder: Path, block: dict[str, Any]) -> Any:
         ({**TWO, "objective": "roast"}, "does not work with `update: alternating`"),
         ({**TWO, "precision": "float16"}, "does not work with float16"),
         ({"same_mask": False}, "`same_mask` is about masked text"),
+        ({"edges": [{**TEACH[0], "start_step": 4}], "max_steps": 4}, "begins behind 4 steps, and the run takes 4"),
+        ({**TEXT, "same_mask": True, "group_by_length": False}, "`group_by_length` has no effect"),
+        (
+            {**TEXT, "same_mask": True, "text": {"corpus": "a", "objective": "causal", "masking": {"rate": 0.3}}},
+            "`masking` has no effect under `objective: causal`",
+        ),
         ({**TEXT, "text": {"corpus": "a.txt", "objective": "causal"}}, "`same_mask` is about masked text"),
         ({**TEXT, "nodes": {"s": {}}, "edges": []}, "no effect on one node alone"),
         ({**TEXT, "nodes": {"t": {"frozen": True, "store": {}}, "s": {}}}, "on the rows that all nodes read"),
@@ -262,6 +269,63 @@ def test_twins_without_dropout_are_refused(place: Workplace, teacher: Path) -> N
     edges = [{"teacher": "a", "student": "b"}, {"teacher": "b", "student": "a"}]
     with pytest.raises(ModelError, match="begin with the same weights and have no dropout"):
         run(place, "twins", distilled(place, teacher, nodes=nodes, edges=edges, give="a"))
+
+
+def test_the_dry_run_refuses_weights_that_don_t_fit_and_edges_that_never_begin(
+    place: Workplace, teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = {"t": {"model": str(teacher), "frozen": True}}
+    new = {"like": "t", "sizes": {"num_hidden_layers": 3}, "init": "remap", "remap": {"depth": [0, 1, 7]}}
+    late = [{**TEACH[0], "start_step": 900}]
+    for changes, message in (
+        ({"nodes": {**taken, "s": new}, "edges": TEACH}, "distil.nodes.s.remap: the depth map [0, 1, 7]"),
+        ({"nodes": {**taken, "s": {}}, "edges": late, "max_steps": None}, "behind 900 steps, and the run takes 48"),
+    ):
+        path = place.folder / "dry.yaml"
+        block = distilled(place, teacher, **{"give": "s", **changes})
+        path.write_text(json.dumps({"name": "dry", "model": place.recipe["model"], "stages": [block]}))
+        assert main(["plan", str(path), "--output", str(place.folder / "runs")]) != 0
+        assert message in capsys.readouterr().err
+
+
+def test_a_stored_teacher_is_part_of_no_step_in_plan_and_run(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", str(place.folder / "cache"))
+    corpus = {}
+    for split, seed in (("train", 5), ("validation", 6)):
+        corpus[split] = str(place.folder / f"{split}.txt")
+        Path(corpus[split]).write_text("".join(f"{words}\n" for words, _ in sentences(200, seed)))
+    text = {"corpus": corpus, "objective": "masked", "length": 16, "pseudo_perplexity_tokens": 0}
+    weak = run(place, "weak", {"distil": {"text": text, "nodes": {"t": {}}, **STEPS, "max_steps": 2}})
+    nodes = {
+        "t": {"model": str(weak / "00-distil" / "model"), "frozen": True, "store": {"top_k": 4}},
+        "s": {"sizes": {"num_hidden_layers": 1}},
+    }
+    block = {"distil": {"text": {**text, "max_flops": 2e8}, "nodes": nodes, "edges": TEACH, "batch_size": 8}}
+    path = place.folder / "budget.yaml"
+    path.write_text(json.dumps({"name": "budget", "model": place.recipe["model"], "stages": [block]}))
+    assert main(["plan", str(path), "--output", str(place.folder / "runs")]) == 0
+    told = metrics(run(place, "budget", block))["details"]
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines() if "steps  " in line] == [
+        str(told["steps"])
+    ]
+    # What the curves at equal cost count for a step is what `max_flops` counts.
+    spent = told["operations_a_token"]["s"] * 16 * 8
+    assert told["steps"] == int(2e8 / spent)
+
+
+def test_scores_of_the_last_step_are_told_where_no_best_is_kept_under_an_objective_that_attends_to_padding(
+    place: Workplace, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", str(place.folder / "cache"))
+    last = {"keep_best": False, "max_steps": 6, "evaluate_every": 1, "learning_rate": 0.05}
+    roast = {"name": "roast", "pad_mask": False}
+    folder = run(place, "last", distilled(place, teacher, store={"top_k": 2}, objective=roast, **last))
+    card, found = read_card(folder / "00-distil" / "p"), metrics(folder)
+    log = [line for line in read_log(folder / "00-distil" / "log.jsonl") if line["event"] == "evaluate"]
+    assert card.metrics["validation/loss"] == found["scores"]["validation/p/loss"] == log[-1]["validation/p/loss"]
+    assert card.metrics["validation/loss"] > min(line["validation/p/loss"] for line in log)
 
 
 @pytest.mark.parametrize("path", sorted(Path("recipes").glob("*/*distil*.yaml")), ids=str)

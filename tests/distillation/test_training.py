@@ -363,6 +363,21 @@ def test_edges_that_fit_no_graph_are_refused() -> None:
         Graph(models(frozen="l"), BOTH, "s")
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learning_rates": {"S": 1e-3}}, "`learning_rates` names 'S', which is no model that learns"),
+        ({"learning_rates": {"l": 1e-3}}, "`learning_rates` names 'l', which is no model that learns"),
+        ({"hard_weights": {"l": 0.5}}, "`hard_weights` names 'l', which is no model that learns"),
+        ({"edges": [Edge(teacher="l", student="s", start_step=6)]}, "begins behind 6 steps, and the run takes 6"),
+    ],
+)
+def test_settings_without_effect_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    edges = settings.pop("edges", BOTH[:1])
+    with pytest.raises(TrainingError, match=message):
+        trainer(tmp_path, models(frozen="l"), edges, **settings)
+
+
 def test_models_are_saved_by_name(tmp_path: Path) -> None:
     nodes = models()
     made = trainer(tmp_path / "run", nodes, BOTH, max_steps=1)

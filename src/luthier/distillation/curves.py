@@ -42,10 +42,16 @@ def forward_operations(model: nn.Module) -> float:
     return 2.0 * sum(m.weight.numel() for m in layers)
 
 
-def cost_of(model: nn.Module, *, frozen: bool) -> NodeCost:
-    """The cost of a node, counted over its linear layers."""
+def cost_of(model: nn.Module, *, frozen: bool, forward: float | None = None) -> NodeCost:
+    """The cost of a node.
+
+    Args:
+        model: of it.
+        frozen: whether it only teaches.
+        forward: operations of one token in one pass, where they are known; else counted over its linear layers.
+    """
     trained, total = parameter_counts(model)
-    return NodeCost(forward_operations(model), frozen, trained / max(1, total))
+    return NodeCost(forward_operations(model) if forward is None else forward, frozen, trained / max(1, total))
 
 
 def learned_from(name: str, edges: Sequence[Edge]) -> set[str]:
@@ -133,7 +139,8 @@ def sections(
         if any(by_cost.values()):
             text = (
                 "Counted for each model are its own forward and backward passes and those of all that it learned from, "
-                "over the weights of linear layers."
+                "over the weights of linear layers; of language models on text over attention too, and over the "
+                "projection onto the vocabulary only where a token is predicted."
             )
             plot = Lines(by_cost, x_label="floating-point operations", y_label=metric)
             made.append(Section("Learning at equal cost", text=text, plot=plot))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -77,3 +78,11 @@ class Edge(Settings):
         """
         there = self.start_step <= step and (self.teacher_stop_step is None or step < self.teacher_stop_step)
         return self.weight.at(done) if there else 0.0
+
+
+def never_begun(edges: Iterable[Edge], steps: float) -> str | None:
+    """What is wrong with the first edge that would begin only when a run of so many optimiser steps is over."""
+    late = next((edge for edge in edges if edge.start_step >= steps), None)
+    if late is None:
+        return None
+    return f"the edge {late.name} begins behind {late.start_step:,} steps, and the run takes {steps:,}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from luthier.models.heads import auto_class, output_names
 from luthier.models.inspect import model_max_length
 from luthier.models.loading import empty_model, load_config, load_tokenizer, translate
 from luthier.models.references import resolve
-from luthier.models.remapping import remap_parameters
+from luthier.models.remapping import Remapping, remap_parameters
 from luthier.models.settings import ModelSettings, RemapSettings
 from luthier.stages.base import MODEL, StageInputs
 
@@ -146,16 +147,40 @@ class NodeBuilder:
 
     def empty(self, name: str, heads: Heads) -> Any:
         """A node's model on the meta device, for dry runs."""
-        sizes = self.sizes(name)
+        return self._empty(name, heads, self.sizes(name))
+
+    def _empty(self, name: str, heads: Heads, sizes: dict[str, Any]) -> Any:
         return empty_model(self.reference(name), heads.head, config_overrides=sizes or None, **heads.arguments)
+
+    def check_remapping(self, models: dict[str, Any], heads: Heads) -> None:
+        """Refuse weights that don't fit a node's sizes, for dry runs. What only stands in for a model that is to be
+        made has other sizes, and says nothing.
+
+        Args:
+            models: all nodes on the meta device.
+            heads: of all of them.
+
+        Raises:
+            ModelError: the rules of `remap` don't fit two models.
+        """
+        for name, node in self.stage.nodes.items():
+            if node.start == "remap" and not self.inputs_of(name).artifacts[MODEL].stands_in:
+                whole = models[node.like] if node.like else self._empty(name, heads, {})
+                self._remap(name, copy.deepcopy(models[name]), whole)
+
+    def _remap(self, name: str, model: Any, given: Any) -> Remapping:
+        rules = self.stage.nodes[name].remap or RemapSettings()
+        try:
+            return remap_parameters(model, given, **rules.model_dump(), seed=self.inputs.seed)
+        except ModelError as error:
+            raise ModelError(error.what, where=error.where or f"distil.nodes.{name}.remap", fix=error.fix) from error
 
     def _built(self, name: str, node: Node, heads: Heads, given: Any) -> Any:
         if node.start == "weights":
             return self._teacher(name, heads) if node.frozen else self._read(name, heads)
         model = self._new(name, heads)
         if node.start == "remap":
-            rules = node.remap or RemapSettings()
-            done = remap_parameters(model, given, **rules.model_dump(), seed=self.inputs.seed)
+            done = self._remap(name, model, given)
             logger.info("%s starts from %s: layers %s", name, node.like or self.reference(name).reference, done.sources)
         return model
 

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from luthier.distillation.curves import cost_of
 from luthier.distillation.nodes import NodeBuilder, check_vocabularies
 from luthier.distillation.preparing import tuned
-from luthier.distillation.sources import forward_passes, prepared_source, text_steps
+from luthier.distillation.sources import check_begun, forward_passes, node_cost, prepared_source, text_steps
 from luthier.language_modeling.preparing import TextJob
 from luthier.models.inspect import parameter_counts
 from luthier.stages.base import StageInputs, StagePlan
@@ -29,18 +28,21 @@ def plan_distilling(stage: Distil, inputs: StageInputs) -> StagePlan:
     source, heads = prepared_source(stage, inputs, builder)
     models: dict[str, Any] = {name: builder.empty(name, heads) for name in stage.nodes}
     check_vocabularies(models, heads)
+    builder.check_remapping(models, heads)
     with torch.device("meta"):
         for name in stage.trained:
             models[name] = tuned(stage, source, name, models[name], builder.seed(name), heads)
     for name in set(stage.nodes) - set(stage.trained):
         models[name].requires_grad_(False)
     if isinstance(source, TextJob):
-        steps, tokens = text_steps(source, stage, models) or UNBOUNDED, float(source.frame.length)
+        there = {name: model for name, model in models.items() if stage.nodes[name].store is None}
+        steps, tokens = text_steps(source, stage, there) or UNBOUNDED, float(source.frame.length)
         longest, about = source.frame.length, "masked tokens" if source.masked else "next token"
     else:
         lengths = [source.max_length] if stage.data and stage.data.streaming else list(source.rows["train"]["length"])
         steps, tokens, longest = total_steps(stage, len(lengths)), sum(lengths) / len(lengths), max(lengths)
         about = described_task(source.task)
+    check_begun(stage, steps)
     facts = {"learned": about}
     if not isinstance(source, TextJob):
         counts = row_counts(source).items()
@@ -51,7 +53,7 @@ def plan_distilling(stage: Distil, inputs: StageInputs) -> StagePlan:
         trainable, total = parameter_counts(model)
         facts[f"node {name}"] = _told(stage, name, builder, trainable, total)
         memory += memory_estimate(total, trainable, model.config, longest * stage.batch_size) - LIBRARIES
-        one = cost_of(model, frozen=stage.nodes[name].frozen)
+        one = node_cost(source, model, frozen=stage.nodes[name].frozen)
         cost = one.trained + forward_passes(stage, name) * one.forward
         factor = stage.objective.relative_cost() if stage.objective and name == stage.main else 1.0
         seconds += factor * cost * tokens * stage.batch_size * stage.accumulation * steps / speed
@@ -67,7 +69,8 @@ def plan_distilling(stage: Distil, inputs: StageInputs) -> StagePlan:
 def _told(stage: Distil, name: str, builder: NodeBuilder, trainable: int, total: int) -> str:
     node = stage.nodes[name]
     if node.frozen:
-        return f"{total:,} parameters, frozen, {builder.reference(name).reference}"
+        kept = "" if node.store is None else ", outputs stored"
+        return f"{total:,} parameters, frozen{kept}, {builder.reference(name).reference}"
     origin = {
         "weights": builder.reference(name).reference,
         "random": "random weights",

@@ -12,7 +12,7 @@ from luthier.distillation.graph import Graph, LanguageTerms
 from luthier.distillation.nodes import Heads, NodeBuilder
 from luthier.distillation.parts import TermLog
 from luthier.distillation.scores import KeptNode, NodeScores, validation_of_nodes
-from luthier.distillation.sources import prepared_source, supervised, text_steps
+from luthier.distillation.sources import check_begun, prepared_source, supervised, text_steps
 from luthier.distillation.store import Kept, StoredTeacher, some_of, stored_outputs
 from luthier.distillation.twins import refuse_twins
 from luthier.errors import ModelError
@@ -28,7 +28,7 @@ from luthier.storage.keys import digest_of
 from luthier.storage.ranks import world_size
 from luthier.tasks.base import task_named, task_of
 from luthier.training.checkpoints import of_key
-from luthier.training.job import TrainingJob, TrainingRows, resolve_precision
+from luthier.training.job import TrainingJob, TrainingRows, resolve_precision, total_steps
 from luthier.training.preparing import Prepared
 from luthier.training.settings import TrainingSettings
 from luthier.training.starting import start_at_mean
@@ -169,6 +169,7 @@ def _with_job(
         other_models=graph.other_models,
         description=f"distilling seed {inputs.seed}",
     )
+    check_begun(stage, total_steps(job.settings, 0 if rows.sampler is None else len(rows.rows)))
     callbacks: list[Any] = [TermLog(parts, graph.places, JsonLog(log))]
     return Ready(stage, inputs, builder, models, source, graph, job, callbacks + ([scores] if scores else []), scores)
 

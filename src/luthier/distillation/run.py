@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.data.sources.fingerprint import check_files_unchanged
 from luthier.data.sources.origins import plan
-from luthier.distillation.curves import cost_of, curves, operations_of_each, sections
+from luthier.distillation.curves import curves, operations_of_each, sections
 from luthier.distillation.preparing import Ready, ready_to_train
 from luthier.distillation.settings import Node
-from luthier.distillation.sources import supervised
+from luthier.distillation.sources import node_cost, supervised
 from luthier.language_modeling.preparing import TextJob
 from luthier.models.artifacts import save_artifact
 from luthier.models.card import ModelCard, describe
@@ -100,9 +100,12 @@ def scores_of(ready: Ready, result: TrainingResult) -> dict[str, float]:
 def save(ready: Ready, name: str, result: TrainingResult, folder: Path) -> Path:
     """Save a trained node: as `model` the main one, and the others by their names."""
     stage, inputs = ready.stage, ready.builder.inputs_of(name)
-    own = ready.scores.best[name].scores if ready.scores is not None and name != stage.main else {}
-    scores = {k: v for k, v in result.scores.items() if k.count("/") == 1} if name == stage.main else own
-    scored = replace(result, scores={k.replace(f"/{name}/", "/"): v for k, v in scores.items()})
+    all_scores = scores_of(ready, result)
+    if name == stage.main:
+        scores = {k: v for k, v in all_scores.items() if k.count("/") == 1}
+    else:
+        scores = {k.replace(f"/{name}/", "/"): v for k, v in all_scores.items() if f"/{name}/" in k}
+    scored = replace(result, scores=scores)
     if isinstance(ready.source, TextJob):
         card = text_card(ready, ready.source, name, inputs, scored)
     else:
@@ -147,7 +150,7 @@ def costs(ready: Ready, result: TrainingResult, artifacts: dict[str, Path]) -> d
 def details(ready: Ready, result: TrainingResult, folder: Path, finished: dict[str, float]) -> dict[str, Any]:
     """What metrics.json and the page hold beside scores and costs."""
     stage = ready.stage
-    node_costs = {name: cost_of(model, frozen=stage.nodes[name].frozen) for name, model in ready.models.items()}
+    node_costs = {n: node_cost(ready.source, model, frozen=stage.nodes[n].frozen) for n, model in ready.models.items()}
     operations = operations_of_each(node_costs, stage.edges, alternating=stage.update == "alternating")
     best_steps = {stage.main: result.best_step}
     if ready.scores is not None and stage.keep_best:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from luthier.distillation.curves import NodeCost, cost_of
+from luthier.distillation.edge import never_begun
 from luthier.distillation.nodes import Heads, NodeBuilder
 from luthier.errors import RecipeError
 from luthier.language_modeling.budget import TRAINING_PASSES, TokenCost, budget_of
 from luthier.language_modeling.documents import check_corpora
 from luthier.language_modeling.preparing import TextJob, text_job
-from luthier.language_modeling.settings import LanguageTrainingSettings
+from luthier.language_modeling.settings import BUDGETS
 from luthier.models.inspect import is_decoder, is_encoder_decoder
 from luthier.models.loading import load_config
 from luthier.stages.base import StageInputs
@@ -20,8 +22,6 @@ from luthier.training.supervised_settings import SupervisedSettings
 
 if TYPE_CHECKING:
     from luthier.distillation.stage import Distil
-
-_BUDGETS = ("max_steps", "max_tokens", "max_flops", "max_minutes")
 
 
 def prepared_source(stage: Distil, inputs: StageInputs, builder: NodeBuilder) -> tuple[Prepared | TextJob, Heads]:
@@ -34,7 +34,7 @@ def prepared_source(stage: Distil, inputs: StageInputs, builder: NodeBuilder) ->
     config: Any = load_config(builder.reference(stage.main))
     longest = builder.longest(tokenizer)
     if stage.text is not None:
-        settings = language_settings(stage)
+        settings = stage.language_settings()
         masked = settings.objective == "masked" if settings.objective is not None else not is_decoder(config)
         if is_encoder_decoder(config):
             raise RecipeError(
@@ -79,13 +79,23 @@ def check_positions(stage: Distil, prepared: Prepared) -> None:
                 where=where,
                 fix="leave `positions` out",
             )
-        changed = {"temperature", "kl_direction", "scale_by_t2"} & edge.model_fields_set
+        changed = edge.changed("kl_direction", "scale_by_t2", "temperature")
         if prepared.regression and changed:
             raise RecipeError(
-                f"`{sorted(changed)[0]}` has no effect on numbers, whose difference is squared",
+                f"`{changed[0]}` has no effect on numbers, whose difference is squared",
                 where=where,
                 fix="leave it out",
             )
+
+
+def check_begun(stage: Distil, steps: int) -> None:
+    """Refuse edges that would never be there.
+
+    Raises:
+        RecipeError: names the edge.
+    """
+    if late := never_begun(stage.edges, steps):
+        raise RecipeError(late, where="distil.edges", fix="lower its `start_step`")
 
 
 def check_texts(stage: Distil) -> None:
@@ -97,15 +107,6 @@ def check_texts(stage: Distil) -> None:
     if stage.text is None:
         return
     check_corpora(stage.text.corpus)  # type: ignore[attr-defined]
-
-
-def language_settings(stage: Distil) -> LanguageTrainingSettings:
-    """How the text is trained on, as `pretrain` would have it."""
-    text: Any = stage.text
-    own = {name: getattr(text, name) for name in text.model_fields_set}
-    shared = {n: getattr(stage, n) for n in TrainingSettings.model_fields if n not in ("epochs", "group_by_length")}
-    budget = any(own.get(b) is not None or shared.get(b) is not None for b in _BUDGETS)
-    return LanguageTrainingSettings(**shared | own | ({} if budget else {"epochs": stage.epochs}))
 
 
 def supervised(stage: Distil, name: str, longest: int | None = None) -> SupervisedSettings:
@@ -143,9 +144,14 @@ def text_steps(source: TextJob, stage: Distil, models: dict[str, Any]) -> int | 
         for name, model in models.items()
     ]
     cost = TokenCost(*(sum(share * getattr(c, part) for c, share in shares) for part in ("body", "attention", "head")))
-    given = [getattr(source.settings, name) for name in _BUDGETS]
+    given = [getattr(source.settings, name) for name in BUDGETS]
     blocks = None if any(one is not None for one in given) else source.tokens() // source.frame.room
     return budget_of(source.settings, cost, processes=world_size(), blocks=blocks).steps
+
+
+def node_cost(source: Prepared | TextJob, model: Any, *, frozen: bool) -> NodeCost:
+    """What a node costs; of language models as the budget `max_flops` counts it."""
+    return cost_of(model, frozen=frozen, forward=source.cost(model).forward if isinstance(source, TextJob) else None)
 
 
 def forward_passes(stage: Distil, name: str) -> int:

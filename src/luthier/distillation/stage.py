@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, ValidationError, create_model, model_validator
 
 from luthier.data.settings import DataSettings
 from luthier.data.stated import is_language
-from luthier.distillation.edge import Edge
+from luthier.distillation.edge import Edge, never_begun
 from luthier.distillation.settings import Node, NodeName, TextSettings, Update
+from luthier.language_modeling.settings import BUDGETS, LanguageTrainingSettings
 from luthier.registry import METHODS, OBJECTIVES, STAGES, one_of
 from luthier.settings import Paper
 from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
@@ -98,11 +99,21 @@ class Distil(TrainingSettings, Stage):
         self._check_edges()
         self._check_given()
         self._check_update()
-        if self.text is not None and "group_by_length" in self.model_fields_set:
+        if self.text is not None and not self.group_by_length:
             raise ValueError("`group_by_length` has no effect: all blocks of text have one length")
         if self.text is not None and self.objective is not None:
             raise ValueError("an `objective` acts on a task: leave it out, or give `data`")
+        if self.text is not None:
+            self._check_text()
+        if self.max_steps is not None and (late := never_begun(self.edges, self.max_steps)):
+            raise ValueError(f"{late}: lower its `start_step`")
         return self
+
+    def _check_text(self) -> None:
+        try:
+            self.language_settings()
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
 
     def _check_like(self, name: str, node: Node) -> None:
         passed = [name]
@@ -197,6 +208,14 @@ class Distil(TrainingSettings, Stage):
     def trained(self) -> list[str]:
         """The nodes that learn."""
         return [name for name, node in self.nodes.items() if not node.frozen]
+
+    def language_settings(self) -> LanguageTrainingSettings:
+        """How the text is trained on, as `pretrain` would have it."""
+        text: Any = self.text
+        own = {name: getattr(text, name) for name in type(text).model_fields}
+        shared = {n: getattr(self, n) for n in TrainingSettings.model_fields if n not in ("epochs", "group_by_length")}
+        budget = any((own | shared).get(name) is not None for name in BUDGETS)
+        return LanguageTrainingSettings(**shared | own | ({} if budget else {"epochs": self.epochs}))
 
     @property
     def main(self) -> str:

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from luthier.data.batches.sampling import LengthBucketSampler
 from luthier.data.batches.sharing import SharedRows, collating_fillers
-from luthier.distillation.edge import Edge
+from luthier.distillation.edge import Edge, never_begun
 from luthier.distillation.graph import Graph, LanguageTerms
 from luthier.distillation.schedules import Schedule
 from luthier.distillation.settings import Update
@@ -100,6 +100,15 @@ class DistillationTrainer(LuthierTrainer):
         language = {"masked_lm": LanguageTerms(shifted=False), "causal_lm": LanguageTerms(shifted=True)}.get(task)
         schema = "plain_text" if language else task
         shifted = task_named(schema).predicts_next_token(getattr(models[chosen], "config", None))
+        if args.max_steps > 0 and (late := never_begun(edges, args.max_steps)):
+            raise TrainingError(late, fix="lower its `start_step`")
+        idle = {"learning_rates": learning_rates or {}, "hard_weights": weights}
+        for argument, given in idle.items():
+            if wrong := sorted(set(given) - set(learning)):
+                raise TrainingError(
+                    f"`{argument}` names {wrong[0]!r}, which is no model that learns",
+                    fix=f"the models that learn are {', '.join(learning)}",
+                )
         rates = {name: (learning_rates or {}).get(name, args.learning_rate) for name in learning}
         refuse_twins(self.nodes, rates)
         super().__init__(
