@@ -175,6 +175,8 @@ def test_without_it_a_prompt_is_refused_and_lora_is_merged(short, capsys):
     short.tune["method"] = METHODS[0]
     assert short.run("--no-report") == 0
     continued(short, continue_adapter=False)
+    assert short.luthier("plan", short.write()) == 4
+    assert "a PROMPT_TUNING adapter can't be merged" in capsys.readouterr().err
     assert short.run("--no-report") == 4
     assert "continue_adapter: true" in capsys.readouterr().err
     short.recipe["stages"] = [{"tune": short.tune | {"method": "lora"}}, {"tune": short.tune | {"method": "head_only"}}]

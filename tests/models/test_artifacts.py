@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from luthier.errors import ModelError, WorkspaceError
 from luthier.models import artifacts, load
-from luthier.models.artifacts import load_artifact, load_model, save_artifact
+from luthier.models.artifacts import check_merges, load_artifact, load_model, save_artifact
 from luthier.models.card import ModelCard, describe, read_card
 from luthier.models.inspect import bytes_on_disk, parameter_counts
 from luthier.models.loading import empty_model, load_config, load_tokenizer
@@ -163,6 +163,7 @@ def test_a_prompt_can_not_be_merged(bert: Path, tmp_path: Path):
     with pytest.raises(ModelError, match="PROMPT_TUNING adapter can't be merged") as caught:
         load_model(str(folder), CLASSIFY)
     assert str(bert) in caught.value.fix
+    check_merges(save_artifact(*adapted(bert)[:2], tmp_path / "b", adapted(bert)[2]))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from luthier.distillation.settings import Node
 from luthier.distillation.tokens import check_same_outputs, check_same_tokens
 from luthier.errors import ModelError
 from luthier.models.adapters import is_adapter
-from luthier.models.artifacts import load_artifact, load_model
+from luthier.models.artifacts import check_merges, load_artifact, load_model
 from luthier.models.card import read_card
 from luthier.models.head_kinds import HEAD_KINDS, Head
 from luthier.models.heads import auto_class, output_names
@@ -152,19 +153,24 @@ class NodeBuilder:
     def _empty(self, name: str, heads: Heads, sizes: dict[str, Any]) -> Any:
         return empty_model(self.reference(name), heads.head, config_overrides=sizes or None, **heads.arguments)
 
-    def check_remapping(self, models: dict[str, Any], heads: Heads) -> None:
-        """Refuse weights that don't fit a node's sizes, for dry runs. What only stands in for a model that is to be
-        made has other sizes, and says nothing.
+    def check_weights(self, models: dict[str, Any], heads: Heads) -> None:
+        """Refuse weights that don't fit a node, for dry runs. What only stands in for a model that is to be made has
+        other sizes, and says nothing.
 
         Args:
             models: all nodes on the meta device.
             heads: of all of them.
 
         Raises:
-            ModelError: the rules of `remap` don't fit two models.
+            ModelError: `remap` does not fit two models, or a node starts from an adapter that can't be merged.
         """
         for name, node in self.stage.nodes.items():
-            if node.start == "remap" and not self.inputs_of(name).artifacts[MODEL].stands_in:
+            if self.inputs_of(name).artifacts[MODEL].stands_in or node.frozen or node.start == "random":
+                continue
+            source = resolve(self.reference(name))
+            if source.kind == "artifact" and is_adapter(Path(str(source.path))):
+                check_merges(Path(str(source.path)))
+            if node.start == "remap":
                 whole = models[node.like] if node.like else self._empty(name, heads, {})
                 self._remap(name, copy.deepcopy(models[name]), whole)
 

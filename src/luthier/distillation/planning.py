@@ -28,7 +28,7 @@ def plan_distilling(stage: Distil, inputs: StageInputs) -> StagePlan:
     source, heads = prepared_source(stage, inputs, builder)
     models: dict[str, Any] = {name: builder.empty(name, heads) for name in stage.nodes}
     check_vocabularies(models, heads)
-    builder.check_remapping(models, heads)
+    builder.check_weights(models, heads)
     with torch.device("meta"):
         for name in stage.trained:
             models[name] = tuned(stage, source, name, models[name], builder.seed(name), heads)

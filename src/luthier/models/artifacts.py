@@ -244,21 +244,37 @@ def merged_adapter(source: ModelSource, settings: ModelSettings) -> Any:
         ModelError: the adapter is of a kind that can't be merged.
     """
     folder = Path(str(source.path))
-    model, _, card = load_artifact(folder, settings=settings)
-    kind = read_json(folder / ADAPTER_CONFIG).get("peft_type")
+    check_merges(folder)
+    model = load_artifact(folder, settings=settings)[0]
     if saved_head_in(folder) is not None:
         save_head_only(model, None)
         model.requires_grad_(True)
         return model
-    if not hasattr(model, "merge_and_unload"):
-        raise ModelError(
-            f"a {kind} adapter can't be merged into its base, so nothing can be built on top of it",
-            where=str(folder),
-            fix=f"start from its base, {card.base}, or train the adapter itself on with `continue_adapter: true`",
-        )
+    kind = read_json(folder / ADAPTER_CONFIG).get("peft_type")
     plain = translate(model.merge_and_unload, source, f"the {kind} adapter can't be merged")
     plain.requires_grad_(True)
     return plain.eval()
+
+
+def check_merges(folder: Path) -> None:
+    """Refuse a saved adapter of a kind that can't be merged into its base, without loading either.
+
+    Raises:
+        ModelError: it is of such a kind.
+    """
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    if saved_head_in(folder) is not None:
+        return
+    kind = str(read_json(folder / ADAPTER_CONFIG).get("peft_type"))
+    ensure_adapter_type(kind, str(folder / ADAPTER_CONFIG))
+    if not hasattr(PEFT_TYPE_TO_TUNER_MAPPING.get(kind), "merge_and_unload"):
+        raise ModelError(
+            f"a {kind} adapter can't be merged into its base, so nothing can be built on top of it",
+            where=str(folder),
+            fix=f"start from its base, {read_card(folder).base}, or train the adapter itself on with "
+            "`continue_adapter: true`",
+        )
 
 
 def _refuse_foreign_files(directory: Path) -> None:

@@ -208,7 +208,7 @@ def _check_preserved(student: Any, teacher: Any) -> None:
         training, table = model.training, model.get_input_embeddings()
         tokens = torch.arange(_PROBED_TOKENS, device=table.weight.device)[None] % table.num_embeddings
         with torch.no_grad():
-            out = model.eval()(tokens)
+            out = model.eval()(tokens, attention_mask=torch.ones_like(tokens))
         model.train(training)
         results.append((out.logits if "logits" in out else out.last_hidden_state).float())
     found, wanted = results[0][..., : results[1].shape[-1]], results[1]

@@ -150,6 +150,8 @@ class WidthMaps:
         chosen = self._maps.get(role)
         if output is None or chosen is None or output.weight is not embedding.weight:
             return
+        if output.weight.device.type == "meta":  # which norm it is, a run of the model tells
+            return
         name, norm = _norm_before(self.student, output)
         if head or name.startswith(f"{self.student.base_model_prefix}."):
             share = 1 / torch.bincount(chosen)[chosen].to(norm.weight)
@@ -291,7 +293,8 @@ def _norm_before(model: Any, output: Any) -> tuple[str, Any]:
     handles = [module.register_forward_pre_hook(note(name)) for name, module in model.named_modules() if name]
     training = model.training
     try:
-        model.eval()(torch.zeros(1, 2, dtype=torch.long, device=output.weight.device))
+        tokens = torch.zeros(1, 2, dtype=torch.long, device=output.weight.device)
+        model.eval()(tokens, attention_mask=torch.ones_like(tokens))
     finally:
         model.train(training)
         for handle in handles:
