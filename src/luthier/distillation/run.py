@@ -22,7 +22,7 @@ from luthier.stages.base import MODEL, StageInputs, StageOutputs, metrics_record
 from luthier.storage.ranks import joined
 from luthier.training.job import TrainingResult, train
 from luthier.training.preparing import row_counts
-from luthier.training.supervised import BESIDE, card_for, finish_objective, method_details
+from luthier.training.supervised import BESIDE, card_for, finish_objective, method_details, settle_task
 
 if TYPE_CHECKING:
     from luthier.distillation.stage import Distil
@@ -36,11 +36,13 @@ def run_distilling(stage: Distil, inputs: StageInputs, folder: Path) -> StageOut
     check_unchanged(ready)
     if ready.scores is not None and stage.keep_best:
         ready.scores.load_best()
-    finished = finish(ready)
-    if finished and ready.job.validation is not None:
+    finished, settled = finish(ready), settle(ready)
+    if (finished or settled) and ready.job.validation is not None:
         result = replace(result, **vars(ready.job.validation.evaluate(ready.job.model)))
+        for name, best in ready.scores.best.items() if ready.scores is not None else ():
+            best.scores = {key: value for key, value in result.scores.items() if f"/{name}/" in key}
     artifacts = {MODEL if name == stage.main else name: save(ready, name, result, folder) for name in stage.trained}
-    told = details(ready, result, folder, finished)
+    told = details(ready, result, folder, finished) | settled.get(stage.main, {})
     beside_scores = told.pop(BESIDE, {})
     record = metrics_record(
         stage.name,
@@ -86,6 +88,15 @@ def finish(ready: Ready) -> dict[str, float]:
     if isinstance(ready.source, TextJob):
         return {}
     return finish_objective(supervised(ready.stage, ready.stage.main), ready.source, ready.job.model, ready.job)
+
+
+def settle(ready: Ready) -> dict[str, dict[str, Any]]:
+    """What the task chooses for the trained nodes on the validation rows, such as thresholds, by node."""
+    stage, source = ready.stage, ready.source
+    if isinstance(source, TextJob):
+        return {}
+    found = {name: settle_task(supervised(stage, name), source, ready.models[name]) for name in stage.trained}
+    return {name: chosen for name, chosen in found.items() if chosen}
 
 
 def scores_of(ready: Ready, result: TrainingResult) -> dict[str, float]:
