@@ -1,4 +1,4 @@
-"""Models that extract relations and teach one another: thresholds are chosen for each, as where one is trained alone."""
+"""Models that extract relations and teach one another: each gets thresholds, as where one is trained alone."""
 
 from __future__ import annotations
 

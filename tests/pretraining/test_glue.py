@@ -132,10 +132,10 @@ def test_every_fine_tuning_is_done_once(two_tasks: Path, tiny_model: Path, monke
     monkeypatch.setattr(glue_run, "train_supervised", counted)
     stage = {"models": {"one": str(tiny_model), "same": str(tiny_model)}, "baseline": "one", "tasks": ["rte", "wnli"]}
     stage |= {"seeds": 1, "max_steps": 1, "batch_size": 8, "max_length": 32}
-    recipe = {"name": "run", "seed": 5, "stages": [{"glue": stage}]}
+    recipe = {"name": "run", "seed": 2**32 - 1, "stages": [{"glue": stage}]}
     record = luthier.run(recipe, output=two_tasks / "runs")
     # Two lines with one model share what is trained.
-    assert sorted(trained) == [("data:rte", 5), ("data:wnli", 5)]
+    assert sorted(trained) == [("data:rte", 2**32 - 1), ("data:wnli", 2**32 - 1)]
     metrics = record.stages[0].metrics
     assert metrics["scores"]["validation/one/mean"] == metrics["scores"]["validation/same/mean"]
     assert metrics["details"]["not_at_hand"] == ["cola", "mnli", "mrpc", "qnli", "qqp", "sst2", "stsb"]
@@ -145,7 +145,7 @@ def test_every_fine_tuning_is_done_once(two_tasks: Path, tiny_model: Path, monke
     assert not list((two_tasks / "cache").rglob("*.safetensors"))
 
     more = luthier.run({**recipe, "name": "more", "stages": [{"glue": {**stage, "seeds": 2}}]}, output=two_tasks / "r")
-    assert sorted(trained[2:]) == [("data:rte", 6), ("data:wnli", 6)]
+    assert sorted(trained[2:]) == [("data:rte", 0), ("data:wnli", 0)]
     assert len(more.stages[0].metrics["details"]["by_seed"]["one"]["rte"]) == 2
 
 

@@ -117,7 +117,7 @@ class Search:
         return score if higher_is_better(name) else -score
 
     def _sampler(self, number: int) -> Any:
-        samplers, seed = self._optuna.samplers, self.settings.seed + number
+        samplers, seed = self._optuna.samplers, (self.settings.seed + number) % 2**32
         if self.settings.sampler == "random":
             return samplers.RandomSampler(seed=seed)
         return samplers.TPESampler(n_startup_trials=min(FIRST_TRIALS, max(1, self.settings.trials // 3)), seed=seed)

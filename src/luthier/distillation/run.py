@@ -211,7 +211,10 @@ def stored_sections(ready: Ready) -> list[Section]:
             "probability of all others, largest": f"{lost['largest']:.3g}",
             "entropy inside them, mean": f"{lost['entropy']:.3g} nats",
         }
-        text = "All classes or tokens that are not kept count as one, so that the divergence is at most the whole one."
+        text = (
+            "All classes or tokens that are not kept count as one, so that the divergence is at most the whole one. "
+            "What these outputs cost is not in the curves at equal cost: they serve every run on the same rows."
+        )
         made.append(Section(f"Stored outputs of {name}", text=text, facts=facts))
     return made
 

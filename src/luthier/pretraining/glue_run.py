@@ -49,7 +49,7 @@ def run_glue(stage: Glue, inputs: StageInputs, folder: Path) -> StageOutputs:
     cells = list(itertools.product(models, tasks, stage.rates(), range(stage.seeds)))
     with CostMeter() as meter, track("fine-tunings", len(cells)) as bar:
         for number, (name, task, rate, seed) in enumerate(cells, 1):
-            own = replace(inputs, artifacts={MODEL: models[name]}, seed=inputs.seed + seed)
+            own = replace(inputs, artifacts={MODEL: models[name]}, seed=(inputs.seed + seed) % 2**32)
             metrics = fine_tuned(stage, own, name, task, rate, workspace)
             found.setdefault(name, {}).setdefault(task, {}).setdefault(rate, []).append(metrics)
             bar.update(number, f"{name}, {titles(tasks)[task]}")
