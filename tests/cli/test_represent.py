@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from luthier.cli.arguments import main
+from luthier.representing.states import TaskPrefix
 from tests.cli.conftest import Workplace, sentences, write_tsv
 
 STAGE = "00-represent"
@@ -137,12 +139,14 @@ def test_another_task_leaves_the_prefixes_that_are_there_as_they_are(encoders, c
     assert prefix_file(encoders, "films").read_bytes() == before
 
 
-def test_a_prefix_from_elsewhere_is_taken_instead_of_data(encoders):
+def test_a_prefix_from_elsewhere_is_taken_instead_of_data(encoders, monkeypatch):
     assert encoders.run() == 0
     given = encoders.folder / "given.safetensors"
     shutil.copy(prefix_file(encoders, "others"), given)
     scores = encoders.metrics(STAGE)["scores"]
-    stage_of(encoders)["tasks"]["others"] = {"prefix": str(given)}
+    (encoders.folder / "elsewhere").mkdir()
+    monkeypatch.chdir(encoders.folder / "elsewhere")
+    stage_of(encoders)["tasks"]["others"] = {"prefix": given.name}  # beside the recipe
     assert encoders.run() == 0
     again = encoders.metrics(STAGE)["scores"]
     for name in ("test/mood/accuracy", "test/length/loss", "test/mood/loss"):
@@ -200,6 +204,7 @@ def test_parquet_has_the_texts_beside_the_vectors(encoders):
         (lambda s: s["heads"]["mood"]["data"].update(max_length=9), 2, "data.max_length would have no effect"),
         (lambda s: s.update(max_length=4), 3, "longer than 4 tokens"),
         (lambda s: s["tasks"].update(gone={"prefix": "no/such.safetensors"}), 4, "there is no such file or folder"),
+        (lambda s: s["tasks"]["films"].update(weight=float("inf")), 2, "has to be a finite number"),
         (lambda s: (s.pop("tasks"), s.pop("heads")), 2, "give `tasks` to learn prefixes on, `heads` to fit, or both"),
     ],
 )
@@ -208,6 +213,16 @@ def test_a_bad_recipe_says_what_to_do_before_anything_is_trained(encoders, capsy
     change(stage_of(encoders))
     assert encoders.run() == code
     assert message in capsys.readouterr().err
+    assert not (encoders.folder / "cache" / "steps").exists()
+
+
+def test_a_prefix_of_another_model_is_refused_before_others_are_trained(encoders, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(encoders.folder))
+    key, value = torch.zeros(5, 32), torch.ones(5, 32)
+    TaskPrefix({"layers.0.self": (key, value)}).write(encoders.folder / "alien.safetensors", "alien", "0" * 64)
+    stage_of(encoders)["tasks"]["alien"] = {"prefix": "~/alien.safetensors"}
+    assert encoders.run() == 4
+    assert "the base of 'alien'" in capsys.readouterr().err
     assert not (encoders.folder / "cache" / "steps").exists()
 
 

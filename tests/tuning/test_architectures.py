@@ -13,10 +13,10 @@ from luthier.errors import ModelError, RecipeError
 from luthier.methods.base import MethodContext
 from luthier.methods.heads import head_modules, train_only
 from luthier.methods.targets import check_targets, default_targets, layer_names
-from luthier.registry import METHODS, import_folder
+from luthier.registry import METHODS, discover
 from tests.tuning.cases import base_model, token_ids
 
-import_folder("luthier.tuning.stock")
+discover()
 SIZES = {
     "vocab_size": 61,
     "hidden_size": 32,
@@ -34,6 +34,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "distilbert": lambda: hf.DistilBertForSequenceClassification(hf.DistilBertConfig(**DISTIL)),
     "modernbert": lambda: hf.ModernBertForSequenceClassification(hf.ModernBertConfig(**MODERN)),
     "deberta": lambda: hf.DebertaV2ForSequenceClassification(hf.DebertaV2Config(**SIZES)),
+    "deberta_v1": lambda: hf.DebertaForSequenceClassification(hf.DebertaConfig(**SIZES)),
     "mpnet": lambda: hf.MPNetForSequenceClassification(hf.MPNetConfig(**SIZES)),
     "gpt2": lambda: hf.GPT2ForSequenceClassification(
         hf.GPT2Config(vocab_size=61, n_embd=32, n_layer=2, n_head=4, pad_token_id=0)
@@ -183,3 +184,24 @@ def test_half_of_bitfit_is_fewer_biases() -> None:
     assert all(name.endswith("bias") for name in counts[0])
     layers = [f"bert.encoder.layer.{i}." for i in range(2)]
     assert counts[1] == sorted(f"{at}{x}.bias" for at in layers for x in ("attention.self.query", "intermediate.dense"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "half"),
+    [
+        ("deberta", {"self.query_proj.bias", "intermediate.dense.bias"}),
+        ("deberta_v1", {"self.q_bias", "intermediate.dense.bias"}),
+        ("mpnet", {"attn.q.bias", "intermediate.dense.bias"}),
+        ("albert", {"attention.query.bias", "ffn.bias"}),
+        ("distilbert", {"attention.q_lin.bias", "ffn.lin1.bias"}),
+    ],
+)
+def test_half_of_bitfit_has_queries_and_feed_forward_layers(architecture: str, half: set[str]) -> None:
+    model = applied("bitfit", BUILDERS[architecture](), targets="query_and_feedforward")
+    trained = [n for n, p in model.named_parameters() if p.requires_grad and "layer" in n]
+    assert {next((end for end in half if n.endswith(end)), n) for n in trained} == half
+
+
+def test_half_of_bitfit_is_refused_where_queries_share_a_bias() -> None:
+    with pytest.raises(ModelError, match="no such bias terms"):
+        applied("bitfit", BUILDERS["gpt2"](), targets="query_and_feedforward")

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import save_file
 
 from luthier.errors import ModelError, RecipeError
 from luthier.methods.base import MethodContext
 from luthier.methods.heads import head_modules
 from luthier.registry import METHODS, discover
-from tests.tuning.cases import ARCHITECTURES, CASES, Case, base_model, batch_of, row_logits
+from tests.tuning.cases import ARCHITECTURES, CASES, WIDTH, Case, base_model, batch_of, row_logits
 
 discover()
 ROWS = [pytest.param(case, kind, id=f"{case}-{kind}") for case in CASES for kind in case.on]
@@ -221,6 +222,7 @@ def test_room_for_the_prompt_is_reserved(settings: dict[str, Any], tokens: int) 
             RecipeError,
             "value",
         ),
+        ({"name": "ia3", "feedforward_modules": ["key"]}, "encoder", RecipeError, "target_modules, which are left out"),
         ({"name": "peft", "peft_type": "VEAR"}, "encoder", RecipeError, "did you mean VERA"),
         (
             {"name": "peft", "peft_type": "LOHA", "settings": {"rank": 2}},
@@ -229,6 +231,12 @@ def test_room_for_the_prompt_is_reserved(settings: dict[str, Any], tokens: int) 
             "no setting 'rank'",
         ),
         ({"name": "peft", "peft_type": "LORA", "settings": {"r": 0}}, "encoder", ModelError, "r"),
+        (
+            {"name": "peft", "peft_type": "PROMPT_TUNING", "settings": {"num_virtual_tokens": "few"}},
+            "encoder",
+            ModelError,
+            "PROMPT_TUNING can't be put on",
+        ),
         ({"name": "head_only"}, "decoder", ModelError, "no task head"),
         ({"name": "bitfit"}, "decoder", ModelError, "no such bias"),
         ({"name": "prompt", "init": "text", "init_text": "great or bad"}, "encoder", ModelError, "tokenizer"),
@@ -252,8 +260,59 @@ def test_mistakes_are_named(settings: dict[str, Any], kind: str, error: type[Exc
         {"name": "prompt", "init_text": "idle"},
         {"name": "p_tuning", "layers": 2},
         {"name": "prefix", "hidden_size": 8},
+        {"name": "residual_prompt", "reparameterizer": "none", "network_learning_rate": 0.1},
+        {"name": "residual_prompt", "reparameterizer": "none", "network_weight_decay": 0.1},
+        {"name": "unipelt", "lora_alpha": 32},
+        {"name": "unipelt", "parts": ["adapter"], "lora_rank": 4},
+        {"name": "unipelt", "parts": ["adapter"], "lora_targets": ["key"]},
+        {"name": "unipelt", "parts": ["lora"], "adapter_init": "identity"},
+        {"name": "unipelt", "parts": ["lora"], "adapter_activation": "gelu"},
+        {"name": "unipelt", "parts": ["lora"], "prefix_length": 4},
+        {"name": "unipelt", "parts": ["lora"], "prefix_projection": False},
+        {"name": "idpg", "multi_layer": False, "sharing": "none"},
+        {"name": "idpg", "multi_layer": False, "insertion": "replace"},
+        {"name": "idpg", "input": "static", "pooling": "mean"},
+        {"name": "idpg", "dropout": 0.0, "dropout_after_activation": True},
+        {"name": "idpg", "dropout": 0.0, "vector_dropout": "first_layer"},
+        {"name": "idpg", "first_layer": 1, "first_pass_dropout": True},
     ],
 )
 def test_settings_without_effect_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"effect|goes with|belong"):
         method_of(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "lora", "target_modules": []}, "at least 1"),
+        ({"name": "ia3", "target_modules": []}, "at least 1"),
+        ({"name": "unipelt", "gates": float("nan")}, "finite"),
+        ({"name": "unipelt", "gates": {"lora": float("inf")}}, "finite"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        method_of(settings)
+
+
+@pytest.mark.parametrize("name", ["prompt", "residual_prompt"])
+def test_a_first_text_without_tokens_is_refused(name: str) -> None:
+    def tokenizer(text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        return {"input_ids": [1] * len(text.split())}
+
+    method = method_of({"name": name, "init": "text", "init_text": "  "})
+    with pytest.raises(ModelError, match="the text has no tokens"):
+        method.apply(base_model("encoder"), MethodContext("SEQ_CLS", tokenizer=tokenizer))
+
+
+def test_the_file_of_a_first_prompt_is_looked_for_at_home(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    method = method_of({"name": "residual_prompt", "length": 4, "init": "tensor", "init_file": "~/first.safetensors"})
+    assert [(field, error.what) for field, error in method.missing()] == [("init_file", "there is no such file")]
+    rows = torch.randn(4, WIDTH)
+    save_file({"rows": rows}, tmp_path / "first.safetensors")
+    assert not list(method.missing())
+    assert [path.is_file() for path in method.files()] == [True]
+    model: Any = method.apply(base_model("encoder"), MethodContext("SEQ_CLS"))
+    assert torch.equal(model.prompt_encoder["default"].embedding.weight, rows)

@@ -109,8 +109,11 @@ def text_ids(text: str, context: MethodContext) -> list[int]:
     """Token ids of a first prompt.
 
     Raises:
-        ModelError: there is no tokenizer.
+        ModelError: there is no tokenizer, or it finds no token in the text.
     """
     if context.tokenizer is None:
         raise ModelError("a prompt can't start from text without the model's tokenizer", fix="use `init: vocabulary`")
-    return list(context.tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids = list(context.tokenizer(text, add_special_tokens=False)["input_ids"])
+    if not ids:
+        raise ModelError("the text has no tokens", fix="start the prompt from a text with at least one word")
+    return ids

@@ -10,10 +10,10 @@ from torch import nn
 from luthier.errors import ModelError, RecipeError, nearest
 
 _KEY_VALUE = ("key", "value", "k", "v", "k_proj", "v_proj", "k_lin", "v_lin", "key_proj", "value_proj")
-_QUERY = ("query", "q", "q_proj", "q_lin", "query_proj")
-_FUSED = ("Wqkv", "qkv", "qkv_proj", "c_attn", "query_key_value", "in_proj")
-ATTENTION_PROJECTIONS = (*_QUERY, *_KEY_VALUE, *_FUSED)
-KEY_VALUE_PROJECTIONS = (*_KEY_VALUE, *_FUSED)
+QUERY = ("query", "q", "q_proj", "q_lin", "query_proj")
+FUSED = ("Wqkv", "qkv", "qkv_proj", "c_attn", "query_key_value", "in_proj")
+ATTENTION_PROJECTIONS = (*QUERY, *_KEY_VALUE, *FUSED)
+KEY_VALUE_PROJECTIONS = (*_KEY_VALUE, *FUSED)
 FEEDFORWARD_OUTPUTS = ("lin2", "down_proj", "fc2", "mlp.Wo", "wo", "output.dense", "dense_4h_to_h", "fc_out")
 ALL_LINEAR = "all-linear"
 

@@ -32,7 +32,7 @@ from luthier.representing.settings import FILE_NAME, FILE_NAME_RULE
 from luthier.representing.states import TaskPrefix, prefix_of_adapter
 from luthier.representing.tuner import PARTS, TaskPrefixConfig
 from luthier.storage.one_version import one_version
-from luthier.storage.paths import is_file
+from luthier.storage.paths import is_file, user_path
 
 _LONGEST = 512
 # Parts that are trained with a head, and the prefixes themselves.
@@ -117,8 +117,8 @@ class FrozenBase:
             where = f"adapter {source.active_adapter!r}"
         else:
             where = str(source)
-            alone = is_file(source)
-            prefix, weight = (self._of_file(Path(source)), 1.0) if alone else self._of_folder(where)
+            path = user_path(source)
+            prefix, weight = (self._of_file(path), 1.0) if is_file(path) else self._of_folder(where)
         prefix = prefix.without_decoder() if is_encoder_decoder(self.model.config) else prefix
         self.rack.check(prefix, where)
         return prefix, weight

@@ -105,12 +105,24 @@ def check_lengths(stage: Represent, encoder: SharedEncoder, targets: dict[str, T
             encode_rows(rows, schema, encoder.base.tokenizer, max_length=encoder.max_length, named=named)
 
 
+def check_given(stage: Represent, encoder: SharedEncoder) -> None:
+    """Refuse trained prefixes that the model can't take, before others are trained.
+
+    Raises:
+        ModelError: one is damaged, or belongs to another model.
+    """
+    for task in stage.tasks.values():
+        if task.prefix is not None:
+            encoder.base.prefix_from(task.prefix)
+
+
 def run_representing(stage: Represent, inputs: StageInputs, folder: Path) -> StageOutputs:
     """Train the prefixes that are not there yet, combine them, fit the heads, save all."""
     workspace = inputs.workspace or Workspace(folder, inputs.key)
     targets = {name: target(name, head.data) for name, head in stage.heads.items()}
     encoder = encoder_of(stage, inputs)
     check_lengths(stage, encoder, targets)
+    check_given(stage, encoder)
     # Heads that read the model as it is: what the prefixes have to beat. The ones that are kept replace them.
     plain: dict[str, float] = {}
     if stage.tasks and targets:
@@ -214,7 +226,7 @@ def learned_prefix(
 ) -> tuple[Path, dict[str, Any]]:
     """Where the prefix of a task is, trained now unless it has been before, and what its training told."""
     if task.prefix is not None:
-        return Path(task.prefix), {"kept": False, "scores": {}, "seconds": 0.0, "from": task.prefix}
+        return user_path(task.prefix), {"kept": False, "scores": {}, "seconds": 0.0, "from": task.prefix}
     tune = tuning_of(stage, task)
 
     def trained(work: Workspace) -> dict[str, Any]:

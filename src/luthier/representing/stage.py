@@ -36,7 +36,10 @@ class SourceTask(Settings):
         description="A prefix that is trained already, in place of `data`: the folder of a run or stage with the "
         "method task_prefix, or a `prefixes/NAME.safetensors` of another encoder.",
     )
-    weight: float = Field(1.0, ge=0, description="Share of this prefix among all; 0 leaves it out.")
+    path_fields: ClassVar[tuple[str, ...]] = ("prefix",)
+    weight: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="Share of this prefix among all; 0 leaves it out."
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -108,7 +111,7 @@ class Represent(TrainingSettings, Stage):
         description="Which hidden states make the vector: the first or last token, or the mean over the text; "
         "null is the model's own: last for decoders, first where texts start with a token for all of them, else mean.",
     )
-    normalise: bool = Field(False, description="Scale every vector to length 1.")
+    normalise: bool = Field(False, description="Scale what each pass gives to length 1.")
     max_length: int | None = Field(
         None, gt=0, description="Longest text, in tokens, of the representation; null is the model's limit, or 512."
     )

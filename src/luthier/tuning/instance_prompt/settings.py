@@ -192,6 +192,12 @@ class InstancePrompt(InstancePromptOptions, PromptMethod):
         refuse_idle(
             order=self.order is not None and self.generator == "dnn",
             rank=self.rank != 1 and self.generator != "low_rank_phm",
+            sharing=self.sharing != "layer_bias" and not self.multi_layer,
+            insertion=self.insertion == "replace" and not self.multi_layer,
+            pooling=self.pooling is not None and self.input == "static",
+            dropout_after_activation=self.dropout_after_activation and not self.dropout,
+            vector_dropout=self.vector_dropout != "every_layer" and not self.dropout,
+            first_pass_dropout=self.first_pass_dropout and not self._reads_pass,
         )
         if self.order is not None:
             check_order("order", self.order, {"the bottleneck": self.bottleneck})
@@ -235,10 +241,14 @@ class InstancePrompt(InstancePromptOptions, PromptMethod):
         """
         from luthier.training.trunk.sentence_vectors import compute_sentence_vectors
 
-        reads_pass = self.input == "first_pass" or (self.input == "previous_layer" and self.first_layer == 0)
-        if self.cache_vectors and reads_pass and not self.first_pass_dropout:
+        if self.cache_vectors and self._reads_pass and not self.first_pass_dropout:
             store = compute_sentence_vectors(model, (row for data in rows for row in data), directory)
             model.base_model.use_sentence_vectors(store)  # type: ignore[operator, union-attr]
+
+    @property
+    def _reads_pass(self) -> bool:
+        """Whether a pass without prompts gives sentence vectors."""
+        return self.input == "first_pass" or (self.input == "previous_layer" and self.first_layer == 0)
 
     def _order(self, model: PreTrainedModel) -> int:
         if self.generator == "dnn":

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.errors import LuthierError, ModelError
 from luthier.methods.base import MethodContext
-from luthier.methods.options import Options, option, setting
+from luthier.methods.options import Options, option, refuse_idle, setting
 from luthier.methods.prompt_method import PlaceOptions, PromptMethod, check_prompts_fit, text_ids
 from luthier.peft_bridge.adapter_types import register_adapter_type
 from luthier.registry import METHODS
 from luthier.settings import Paper
+from luthier.storage.nearby import did_you_mean
+from luthier.storage.paths import is_file, user_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -127,6 +131,7 @@ class ResidualPrompt(ResidualPromptOptions, PromptMethod):
         url="https://arxiv.org/abs/2305.03937",
     )
     default_learning_rate: ClassVar[float] = 1e-3
+    path_fields: ClassVar[tuple[str, ...]] = ("init_file",)
     length: int = Field(10, gt=0, description="Prompt length: trained vectors in front of the text.")
     head_learning_rate: float | None = Field(
         1e-2, gt=0, description="Peak learning rate of the task head; null takes that of the prompt."
@@ -146,6 +151,13 @@ class ResidualPrompt(ResidualPromptOptions, PromptMethod):
         for init, name in (("text", "init_text"), ("tensor", "init_file")):
             if (self.init == init) != bool(getattr(self, name)):
                 raise ValueError(f"{name} goes with `init: {init}`, and only with it")
+        fields = type(self).model_fields
+        refuse_idle(
+            **{
+                name: self.reparameterizer == "none" and getattr(self, name) != fields[name].default
+                for name in ("network_learning_rate", "network_weight_decay")
+            }
+        )
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         """Wrap with the Residual Prompt Tuning adapter.
@@ -164,13 +176,20 @@ class ResidualPrompt(ResidualPromptOptions, PromptMethod):
             prompt_init=self.init,
             prompt_init_seed=None if self.init in ("text", "tensor") else context.seed,
             prompt_init_ids=text_ids(self.init_text, context) if self.init_text else None,
-            prompt_init_file=self.init_file,
+            prompt_init_file=str(user_path(self.init_file)) if self.init_file else None,
             **self.option_values(),
         )
         return wrap(model, config, context)
 
     def files(self) -> list[Path]:
-        return [Path(self.init_file)] if self.init_file else []
+        return [user_path(self.init_file)] if self.init_file else []
+
+    def missing(self) -> Iterator[tuple[str, LuthierError]]:
+        """A first prompt that is not there."""
+        for path in self.files():
+            if not is_file(path):
+                fix = did_you_mean(path) or "name a safetensors file that holds the prompt alone"
+                yield "init_file", ModelError("there is no such file", where=str(self.init_file), fix=fix)
 
     def network_schedule(self, learning_rate: float, weight_decay: float) -> tuple[float, float]:
         return self.network_learning_rate or learning_rate, self.network_weight_decay

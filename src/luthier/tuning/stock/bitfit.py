@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+# What the first layer of the feed-forward part is called, where it is not BERT's `intermediate.dense`.
+_WIDE = ("fc1", "lin1", "ffn", "c_fc")
+
+
 @METHODS.register
 class BitFit(TuningMethod):
     """Bias terms and the task head are trained, all else is frozen."""
@@ -44,7 +48,7 @@ class BitFit(TuningMethod):
         from luthier.methods.heads import head_modules, train_only
 
         head = head_modules(model, context.task_type)
-        biases = [p for name, p in model.named_parameters() if self._is_target(name, head)]
+        biases = self._biases(model, head)
         if not biases:
             raise ModelError(
                 f"bitfit has nothing to train: a {model.config.model_type} model has no such bias terms",
@@ -55,12 +59,25 @@ class BitFit(TuningMethod):
             bias.requires_grad_(True)
         return model
 
-    def _is_target(self, name: str, head: list[str]) -> bool:
-        if not name.endswith("bias") or any(name.startswith(f"{part}.") for part in head):
-            return False
-        return self.targets == "all" or _in_half(name)
+    def _biases(self, model: Any, head: list[str]) -> list[nn.Parameter]:
+        from luthier.methods.targets import FUSED
+
+        heads = tuple(f"{part}." for part in head)
+        found = {
+            name: p for name, p in model.named_parameters() if name.endswith("bias") and not name.startswith(heads)
+        }
+        if self.targets == "all":
+            return list(found.values())
+        # Where one matrix makes queries, keys and values, its bias can't be trained for the queries alone.
+        if any(name.split(".")[-2] in FUSED for name in found if "." in name):
+            return []
+        return [p for name, p in found.items() if _in_half(name)]
 
 
-def _in_half(name: str) -> Any:
-    parts = name.split(".")[-3:-1]
-    return parts[-1] in ("query", "q_proj", "q_lin", "fc1", "lin1") or parts == ["intermediate", "dense"]
+def _in_half(name: str) -> bool:
+    from luthier.methods.targets import QUERY
+
+    *_, outer, module, leaf = ["", "", *name.split(".")]
+    wide = module in _WIDE or (outer, module) == ("intermediate", "dense")
+    # DeBERTa keeps the bias of its queries beside the matrix.
+    return wide or module in QUERY or leaf == "q_bias"

@@ -29,7 +29,9 @@ class IA3(TuningMethod):
     )
     default_learning_rate: ClassVar[float] = 3e-2
     target_modules: list[str] | None = Field(
-        None, description="Names of the layers to rescale; null takes keys, values and feed-forward outputs."
+        None,
+        min_length=1,
+        description="Names of the layers to rescale; null takes keys, values and feed-forward outputs.",
     )
     feedforward_modules: list[str] | None = Field(
         None,
@@ -69,12 +71,15 @@ class IA3(TuningMethod):
             if wanted is None:
                 return None, None
             return wanted, [name for name in wanted if name in FEEDFORWARD_OUTPUTS]
-        wanted = wanted or []
+        if wanted is None:
+            raise RecipeError(
+                "feedforward_modules chooses among target_modules, which are left out", fix="list target_modules too"
+            )
         feedforward = self.feedforward_modules
         if feedforward is None:
             feedforward = [name for name in wanted if name in FEEDFORWARD_OUTPUTS]
         stray = [name for name in feedforward if name not in wanted]
-        if stray or not wanted:
+        if stray:
             raise RecipeError(
                 f"feedforward_modules holds {', '.join(stray)}, which target_modules does not",
                 fix="list the feed-forward modules under target_modules too",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -31,7 +31,7 @@ class Lora(TuningMethod):
     rank: int = Field(8, gt=0, description="Rank of the addition.")
     alpha: float = Field(16.0, gt=0, description="The addition is scaled by alpha / rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the addition's input.")
-    target_modules: list[str] | Literal["all-linear"] | None = Field(
+    target_modules: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] | None = Field(
         None,
         description="Names of the layers to add to, or `all-linear`; null takes query and value projections, or "
         "all attention projections where PEFT does not know the architecture.",

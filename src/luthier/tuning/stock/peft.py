@@ -31,7 +31,8 @@ class Peft(TuningMethod):
     settings: dict[str, Any] = Field(default_factory=dict, description="Fields of the tuner's PEFT configuration.")
 
     def reserved_tokens(self) -> int:
-        return int(self.settings.get("num_virtual_tokens") or 0)
+        tokens = self.settings.get("num_virtual_tokens")
+        return tokens if isinstance(tokens, int) else 0  # what is no number is refused by the tuner
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         """Wrap with the named tuner.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
@@ -93,6 +94,8 @@ class UniPELTOptions(Options):
             gate = self.gate_of(part)
             if gate not in get_args(GateKind) and (isinstance(gate, bool) or not isinstance(gate, int | float)):
                 raise ValueError(f"the gate of {part} is {gate!r}, but must be learned, none or a number")
+            if not isinstance(gate, str) and not math.isfinite(gate):
+                raise ValueError(f"the gate of {part} is {gate}, but must be a finite number")
         if self.adapter_bottleneck is not None and self.adapter_reduction is not None:
             raise ValueError("adapter_reduction and adapter_bottleneck both set the hidden width: give one of them")
         learned = {part for part in parts if self.gate_of(part) == "learned"}
@@ -148,6 +151,16 @@ class UniPELT(UniPELTOptions, TuningMethod):
         super().check()
         if self.prefix_learning_rate is not None and "prefix" not in self.parts:
             raise ValueError("prefix_learning_rate would have no effect without the part prefix: leave it out")
+        fields = type(self).model_fields
+        refuse_idle(
+            **{
+                name: name.split("_")[0] not in self.parts and getattr(self, name) != fields[name].default
+                for name in ("lora_rank", "prefix_length", "prefix_projection", "adapter_activation", "adapter_init")
+            },
+            lora_targets="lora" not in self.parts and self.lora_targets != fields["lora_targets"].default,
+            lora_alpha=self.lora_alpha != fields["lora_alpha"].default
+            and not ("lora" in self.parts and self.gate_of("lora") == "none"),
+        )
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         """Wrap with UniPELT.
