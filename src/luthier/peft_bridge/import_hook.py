@@ -2,7 +2,8 @@
 
 PEFT looks an adapter's type up in a table, where ours stand only once the package that defines them is imported. So
 three members of PEFT are wrapped when it is imported itself: when one of them meets a type that PEFT does not know,
-the defining package is imported first. What they do is otherwise untouched.
+the defining package is imported first. What they do is otherwise untouched. And its model for question answering
+hands segments on, see `luthier.peft_bridge.question_segments`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from luthier.errors import ModelError
+from luthier.peft_bridge.question_segments import with_segments
 
 
 def watch_peft() -> None:
@@ -89,6 +91,8 @@ def _wrap_model(module: ModuleType) -> None:
         return stock(cls, model, model_id, *arguments, **options)
 
     model_cls.from_pretrained = classmethod(from_pretrained)
+    answering = module.PeftModelForQuestionAnswering
+    answering.forward = with_segments(answering.forward)
 
 
 _WRAPPERS = {"peft.config": _wrap_config, "peft.peft_model": _wrap_model}
