@@ -10,6 +10,8 @@ from peft import PromptTuningConfig, get_peft_model
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    BloomConfig,
+    BloomForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
@@ -43,9 +45,17 @@ def classify(model: Any, rows: list[list[int]]) -> torch.Tensor:
         return model(input_ids=ids, attention_mask=(ids != 0).long()).logits
 
 
+def bloom() -> Any:
+    # It takes no positions.
+    return BloomForSequenceClassification(
+        BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=61, pad_token_id=0)
+    )
+
+
 @pytest.mark.parametrize("placed", [True, False])
-def test_a_decoder_classifies_from_the_last_token_of_the_text(placed: bool) -> None:
-    model = prompted(LlamaForSequenceClassification(LlamaConfig(**LLAMA)), "SEQ_CLS", placed=placed)
+@pytest.mark.parametrize("build", [lambda: LlamaForSequenceClassification(LlamaConfig(**LLAMA)), bloom])
+def test_a_decoder_classifies_from_the_last_token_of_the_text(build: Any, placed: bool) -> None:
+    model = prompted(build(), "SEQ_CLS", placed=placed)
     alone = classify(model, [[5, 6, 7]])[0]
     beside = classify(model, [[5, 6, 7], [8, 9, 10, 11, 12, 13]])[0]
     assert torch.allclose(alone, beside, atol=1e-5) is placed

@@ -25,9 +25,9 @@ def keep_prompt_beside_text(model: nn.Module, task_type: str | None) -> None:
         task_type: PEFT's; CAUSAL_LM takes positions from the attention mask, SEQ_CLS on a decoder that pools the
             last position also moves padding to the left.
     """
-    if getattr(model.config, "is_encoder_decoder", False) or not _takes_positions(model):
+    if getattr(model.config, "is_encoder_decoder", False):
         return
-    if task_type == "CAUSAL_LM":
+    if task_type == "CAUSAL_LM" and _takes_positions(model):
         hook: Callable[..., Any] = _count_positions
     elif task_type == "SEQ_CLS" and hasattr(model, "score"):
         hook = _pad_left
@@ -73,10 +73,12 @@ def _inputs_of(kwargs: dict[str, Any]) -> Tensor | None:
     return embeds if embeds is not None else kwargs.get("input_ids")
 
 
-def _count_positions(_model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _count_positions(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     mask, inputs = kwargs.get("attention_mask"), _inputs_of(kwargs)
     if mask is None or mask.ndim != 2 or inputs is None or kwargs.get("position_ids") is not None:
-        return None
+        return args, kwargs
+    if not _takes_positions(model):
+        return args, kwargs
     positions = positions_from_mask(mask)[:, -inputs.shape[1] :]
     return args, {**kwargs, "position_ids": positions}
 
