@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from transformers import AutoModelForSequenceClassification, DebertaConfig, DebertaV2Config
 
 from luthier.errors import ModelError
 from luthier.methods.base import MethodContext
@@ -75,6 +76,11 @@ def test_settings_that_can_not_be_are_refused(settings: dict[str, Any]):
 def test_a_model_that_does_not_fit_is_refused_for_the_user():
     with pytest.raises(ModelError, match="first_layer is 9"):
         applied("encoder", first_layer=9)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    for config in (DebertaConfig(vocab_size=9, **sizes), DebertaV2Config(vocab_size=9, **sizes)):
+        base = AutoModelForSequenceClassification.from_config(config)
+        with pytest.raises(ModelError, match="first_layer above 0 needs a model whose layers take the attention mask"):
+            InstancePrompt(first_layer=1).apply(base, MethodContext("SEQ_CLS"))
 
 
 def test_vectors_are_computed_once_for_all_runs(tmp_path: Path):

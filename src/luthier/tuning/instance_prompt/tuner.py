@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -124,6 +125,11 @@ def fit(config: InstancePromptConfig, trunk: Trunk) -> None:
             f"the model's embeddings are {trunk.embedding_width} wide and its hidden states {trunk.width}: set "
             "first_layer to at least 1, or insertion to 'key_value'"
         )
+    if config.first_layer and config.inserted and not _takes_mask(trunk.layers[config.first_layer]):
+        raise ValueError(
+            "first_layer above 0 needs a model whose layers take the attention mask of sdpa or eager attention: leave "
+            "it out, or set insertion to 'key_value'"
+        )
     position: Any = config.position
     if position is None and config.insertion != "key_value":
         position = AFTER_FIRST if trunk.has_first_token else BEFORE_TEXT
@@ -145,6 +151,15 @@ def fit(config: InstancePromptConfig, trunk: Trunk) -> None:
             extra_keys.find_projections(layer)
     config.position, config.separator_token_id = position, separator
     config.pooling = config.pooling or trunk.pooling
+
+
+def _takes_mask(layer: nn.Module) -> bool:
+    """Whether a layer is called with a mask in which a prompt's columns can be made visible."""
+    # Both DeBERTas hide whole rows of the mask.
+    if any(type(part).__name__ == "DisentangledSelfAttention" for part in layer.modules()):
+        return False
+    parameters = inspect.signature(type(layer).forward).parameters
+    return "attention_mask" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def build_generator(config: InstancePromptConfig, trunk: Trunk) -> PromptGenerator:
