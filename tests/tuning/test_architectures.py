@@ -40,7 +40,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
         hf.GPT2Config(vocab_size=61, n_embd=32, n_layer=2, n_head=4, pad_token_id=0)
     ),
 }
-WITHOUT_CACHE = ("albert", "distilbert", "modernbert", "deberta", "mpnet")
+WITHOUT_CACHE = ("albert", "distilbert", "modernbert", "deberta", "deberta_v1", "mpnet")
 WITHOUT_BIAS = ("modernbert",)
 
 
