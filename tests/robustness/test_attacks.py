@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel
+from tokenizers.models import BPE
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 from luthier.errors import ModelError
 from luthier.robustness import Scorer
 from luthier.robustness.attacks import EmbeddingNeighbours, WordSubstitution, as_textattack_wrapper, corrupt, rewrite
+from luthier.robustness.attacks.candidates import whole_words
 from luthier.robustness.attacks.noise import KINDS, neighbours
 from luthier.robustness.attacks.run import attacked_texts
 
@@ -140,6 +144,14 @@ def test_neighbours_come_from_the_embeddings_and_attack_a_real_model(minilm: Any
         changed = attacked_texts(texts, labels, Scorer(model, tokenizer), kind=kind, rate=0.5)
         assert len(changed) == 2
         assert changed != texts or kind == "substitution"
+
+
+def test_words_of_a_vocabulary_are_read_as_letters_and_in_one_order() -> None:
+    vocabulary = {"ĠFilm": 0, "film": 1, "Ġfilm": 2, "ĠMovie": 3, "ĠÎ²Î²": 4, "ĠcafÃ©": 5, "Ġa": 6}
+    inner = Tokenizer(BPE(vocabulary, []))
+    inner.decoder = ByteLevel()
+    found = whole_words(PreTrainedTokenizerFast(tokenizer_object=inner))
+    assert list(found.items()) == [("film", 2), ("ββ", 4), ("café", 5), ("movie", 3)]
 
 
 def test_the_wrapper_needs_textattack_and_gives_probabilities(minilm: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,19 +20,24 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 
 def whole_words(tokenizer: Any) -> dict[str, int]:
-    """Words in small letters that are one token of the tokenizer, with its id.
+    """Words in small letters that are one token of the tokenizer, with its id, in an order that never changes.
 
     A token counts as a word where it starts one: it carries the tokenizer's word mark, or no continuation mark
-    where the tokenizer marks continuations.
+    where the tokenizer marks continuations. Of a word in several letter cases, the one in small letters counts, else
+    the first.
     """
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     marked = any(token[:1] in _MARKS and len(token) > 1 for token in vocabulary)
-    found: dict[str, int] = {}
+    words: list[tuple[str, int]] = []
     for token, number in vocabulary.items():
-        starts = token[:1] in _MARKS if marked else not token.startswith("##")
-        word = token.lstrip(_MARKS) if marked else token
-        if starts and _WORD.fullmatch(word) and len(word) > 1 and word.lower() not in found:
-            found[word.lower()] = number
+        if marked and token[:1] in _MARKS:  # behind the mark may stand bytes in place of letters
+            words.append((tokenizer.convert_tokens_to_string([token]).strip(), number))
+        elif not marked and not token.startswith("##"):
+            words.append((token, number))
+    found: dict[str, int] = {}
+    for word, number in sorted(words, key=lambda one: (one[0] != one[0].lower(), one[1])):
+        if len(word) > 1 and _WORD.fullmatch(word):
+            found.setdefault(word.lower(), number)
     return found
 
 
