@@ -193,3 +193,10 @@ def test_processes_average_importance_and_share_the_mask(tmp_path: Any) -> None:
     assert one["importance"].tolist() == [41.0, 2.0, 4.5, 8.0, 12.5, 18.0]
     assert torch.equal(one["importance"], two["importance"])
     assert torch.equal(one["mask"], two["mask"])
+
+
+def test_entries_that_are_hardly_ever_kept_are_kept_no_more_often() -> None:
+    # In single precision a draw is 0 once in 2^24 times, sixty times as often as these entries are to be kept.
+    made = Selection([Parameter(torch.empty(1 << 24))], MaskPolicy("random", keep=1e-9), seed=0)
+    made.renew()
+    assert made.mask.sum() == 0

@@ -167,8 +167,13 @@ class Selection:
             return
         generator = torch.Generator(device=self.probability.device)
         generator.manual_seed(((self.seed * 1_000_003 + self.rounds) * 1_000_003 + number) % (1 << 63))
-        drawn = torch.rand(len(self.probability), generator=generator, dtype=self._dtype, device=self._device)
-        self.mask = drawn < self.probability
+        # Doubles, a part at a time: the smallest probabilities lie below the steps of single precision.
+        self.mask = torch.cat(
+            [
+                torch.rand(len(p), generator=generator, dtype=torch.float64, device=self._device) < p
+                for p in self.probability.split(_CHUNK)
+            ]
+        )
 
     def masks(self) -> list[Tensor]:
         """The mask of every parameter, in its shape; True is kept."""
