@@ -38,6 +38,8 @@ def test_anomaly_scores_are_those_of_scikit_learn() -> None:
     fpr, tpr, _ = roc_curve(truth, score, drop_intermediate=False)
     assert found.fpr95 == pytest.approx(fpr[np.searchsorted(tpr, 0.95)], abs=0.02)
     assert anomaly_auroc(np.ones(3), np.zeros(2)) == 1.0
+    alike = anomaly_scores(np.ones(3), np.ones(2))
+    assert (alike.auroc, alike.fpr95) == (0.5, 1.0)
     with pytest.raises(ValueError):
         anomaly_auroc(np.ones(0), np.ones(2))
 

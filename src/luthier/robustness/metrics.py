@@ -128,7 +128,8 @@ class Anomaly:
     Attributes:
         auroc: area under the ROC curve; 0.5 is chance.
         aupr: average precision; chance is the share of anomalies.
-        fpr95: share of rows from inside that score above the 5th percentile of the anomalies.
+        fpr95: share of rows from inside that score at or above the 5th percentile of the anomalies; all of them where
+            all rows score the same.
     """
 
     auroc: float
@@ -156,7 +157,7 @@ def anomaly_scores(inside: np.ndarray, outside: np.ndarray) -> Anomaly:
     return Anomaly(
         auroc=float(roc_auc_score(is_anomaly, score)),
         aupr=float(average_precision_score(is_anomaly, score)),
-        fpr95=float((-inside > np.percentile(-outside, 5)).mean()),
+        fpr95=float((-inside >= np.percentile(-outside, 5)).mean()),
     )
 
 
