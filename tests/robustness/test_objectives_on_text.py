@@ -161,11 +161,22 @@ def test_smart_holds_to_weights_that_have_not_moved_yet(make: Any, tmp_path: Any
         (OBJECTIVES.get("temperature_scaling")(), {"validation": False}, DataError, "validation split"),
         (OBJECTIVES.get("temperature_scaling")(), {"classes": 0}, RecipeError, "classifier"),
         (OBJECTIVES.get("temperature_scaling")(), {"schema": "token_labels"}, RecipeError, "classifier"),
+        (OBJECTIVES.get("label_smoothing")(), {"schema": "regression"}, RecipeError, "targets of classes"),
+        (OBJECTIVES.get("label_smoothing")(), {"schema": "extractive_qa"}, RecipeError, "targets of classes"),
         (RoastSettings(), {"streamed": True}, RecipeError, "does not end"),
         (SelectiveSettings(importance="per_example"), {"streamed": True}, RecipeError, "no epochs"),
         (OBJECTIVES.get("child_tuning_d")(), {"streamed": True}, RecipeError, "does not end"),
     ],
-    ids=["no validation", "regression", "tokens", "roast stream", "examples of a stream", "child stream"],
+    ids=[
+        "no validation",
+        "regression",
+        "tokens",
+        "scores",
+        "answers",
+        "roast stream",
+        "examples of a stream",
+        "child stream",
+    ],
 )
 def test_data_that_cannot_work_are_refused(objective: Any, changed: dict[str, Any], error: Any, told: str) -> None:
     objective.check(**GOOD)

@@ -222,6 +222,14 @@ def test_in_our_own_trainer_accumulation_changes_nothing(tmp_path: Path) -> None
         ({"shift": [{"name": "", "data": {"test": "FILE"}}]}, "at least 1 character"),
         ({"shift": [{"name": "a", "data": {"test": "FILE"}}] * 2}, "two sets called 'a'"),
         ({"attacks": [{"kind": "characters"}] * 2}, "two sets called 'characters'"),
+        ({"shift": [{"name": "validation", "data": {"test": "FILE"}}]}, "can't be called 'validation'"),
+        (
+            {
+                "shift": [{"name": "test under rewrites", "data": {"test": "FILE"}}],
+                "attacks": [{"kind": "rewrites"}],
+            },
+            "can't be called 'test under rewrites'",
+        ),
         ({"anomalies": [{"name": "a", "data": {"test": "FILE"}, "two_way": True}]}, "two_way would have no effect"),
     ],
 )
@@ -251,6 +259,27 @@ def test_what_is_wrong_with_the_sets_is_found_before_anything_is_trained(tmp_pat
     for bad in (empty, path):
         with pytest.raises(DataError):
             check({"train": bad})
+
+
+def test_attacks_that_cannot_be_made_or_scored_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    rows = file(tmp_path, "rows.jsonl", labelled("good", "bad"))
+    suite = RobustnessSuite.model_validate({"attacks": [{"kind": "characters", "rows": 5}]})
+    suite.check(DataSettings(train=rows))
+    with pytest.raises(RecipeError, match="answers in text"):
+        suite.check(DataSettings(train=rows, as_text=True, task="single_sentence"))
+    with pytest.raises(DataError, match="attack 'characters' has 5 rows, too few for the 10 folds"):
+        suite.model_copy(update={"ece_temperature": "cv"}).check(DataSettings(train=rows))
+
+
+def test_too_few_evaluated_rows_for_a_temperature_are_told(subject: Subject) -> None:
+    with pytest.raises(DataError, match="split 'test' has 6 rows, too few for the 10 folds"):
+        RobustnessSuite(ece_temperature="cv").run(subject)
+
+
+def test_attacks_by_two_seeds_stand_side_by_side(subject: Subject) -> None:
+    attacks = [{"kind": "rewrites", "rows": 2, "seed": seed} for seed in (0, 1)]
+    report = RobustnessSuite.model_validate({"attacks": attacks, "draws": 0}).run(subject).details["robustness"]
+    assert [one["name"] for one in report["attacks"]] == ["test under rewrites", "test under rewrites (seed 1)"]
 
 
 def test_two_way_sets_keep_the_class_that_is_called_entailment(subject: Subject) -> None:

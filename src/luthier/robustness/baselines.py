@@ -58,6 +58,13 @@ class LabelSmoothingSettings(Objective):
 
         return [CleanLoss(), Smoothing(self.smoothing)]
 
+    def check(self, *, schema: str, classes: int, validation: bool, streamed: bool) -> None:
+        if SCHEMAS[schema].label_kind in ("score", "own"):
+            raise RecipeError(
+                f"{self.name} smooths the targets of classes, which this task does not have",
+                fix="use another objective for this task",
+            )
+
 
 @OBJECTIVES.register
 class WeightConsistencySettings(Objective):

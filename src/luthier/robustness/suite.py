@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from luthier.data.task_data import TaskData
     from luthier.robustness.report import EvaluationSet
 
+Split = Literal["train", "validation", "test"]
 SCORE_NAMES = {
     "accuracy": "robustness/accuracy",
     "shift": "robustness/shift_accuracy",
@@ -39,7 +40,7 @@ class RobustnessSet(Settings):
         description="Where the rows come from; `label_map` takes its labels to the model's. Rows are encoded at the "
         "model's length; `too_long` says what happens to longer ones."
     )
-    split: Literal["train", "validation", "test"] | None = Field(
+    split: Split | None = Field(
         None, description="Which split is scored; null is test where there is one, else validation, else train."
     )
     two_way: bool = Field(
@@ -92,6 +93,7 @@ class AttackSettings(Settings):
         """Kind and settings, in words."""
         told = [f"rate {self.rate:g}"] if self.rate is not None else []
         told += [f"order {self.order}"] if self.order != "delete" else []
+        told += [f"seed {self.seed}"] if self.seed else []
         return f"{self.kind} ({', '.join(told)})" if told else self.kind
 
 
@@ -140,6 +142,12 @@ class RobustnessSuite(Suite):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"there are two sets called {twice!r}")
+        splits = get_args(Split)
+        taken = {*splits, *(_attacked_name(split, attack) for split in splits for attack in self.attacks)}
+        if (name := next((name for name in names if name in taken), None)) is not None:
+            raise ValueError(
+                f"a set can't be called {name!r}: the report calls the evaluated split or an attack on it so"
+            )
         if any(one.two_way for one in self.anomalies):
             raise ValueError("two_way would have no effect on anomalies, which have no labels")
         return self
@@ -154,6 +162,7 @@ class RobustnessSuite(Suite):
     def check(self, data: DataSettings) -> None:
         from luthier.data.loading import load_data
 
+        self._check_attacks(as_text=data.as_text)
         labels = data.labels or load_data(data).labels
         if not labels:
             return  # no task of classes, which `schemas` refuses
@@ -164,10 +173,8 @@ class RobustnessSuite(Suite):
     def run(self, subject: Subject) -> SuiteResult:
         from luthier.robustness.report import EvaluationSet, RobustnessReport, sections
 
-        if subject.split in {one.name for one in self._sets()}:
-            raise RecipeError(
-                f"a set is called {subject.split!r}, as the evaluated split is", fix="give the set another name"
-            )
+        self._check_attacks(as_text=subject.task.form is not None)
+        self._check_folds(f"the split {subject.split!r}", len(subject.predictions.labels))
         evaluated = EvaluationSet(subject.split, subject.rows, subject.predictions.labels)
         attacked = [self._attacked(subject, attack) for attack in self.attacks]
         report = RobustnessReport(
@@ -225,7 +232,6 @@ class RobustnessSuite(Suite):
     ) -> tuple[TaskData, str]:
         """The data of a set, and the split that counts."""
         from luthier.data.loading import load_data
-        from luthier.robustness.metrics import FOLDS
 
         changes: dict[str, Any] = {"labels": list(labels)} if labelled else {"labelled": False}
         task = load_data(one.data.model_copy(update=changes), trained=trained)
@@ -239,13 +245,27 @@ class RobustnessSuite(Suite):
                 f"the set {one.name!r} has no labels",
                 fix="name the column with `label: COLUMN` in its `data`; rows without labels go under `anomalies`",
             )
-        count = len(task.splits[split])
-        if labelled and self.ece_temperature != "none" and count < FOLDS:
+        if labelled:
+            self._check_folds(f"the set {one.name!r}", len(task.splits[split]))
+        return task, split
+
+    def _check_attacks(self, *, as_text: bool) -> None:
+        if self.attacks and as_text:
+            raise RecipeError(
+                "attacks at run time read a classification head, and the model answers in text",
+                fix="leave `attacks` out of the robustness suite; sets under `adversarial` work",
+            )
+        for attack in self.attacks:
+            self._check_folds(f"the attack {attack.title!r}", attack.rows)
+
+    def _check_folds(self, named: str, rows: int) -> None:
+        from luthier.robustness.metrics import FOLDS
+
+        if self.ece_temperature != "none" and rows < FOLDS:
             raise DataError(
-                f"the set {one.name!r} has {count} rows, too few for the {FOLDS} folds of a temperature",
+                f"{named} has {rows} rows, too few for the {FOLDS} folds of a temperature",
                 fix="leave ece_temperature at none, or give more rows",
             )
-        return task, split
 
     def _load(self, subject: Subject, one: RobustnessSet, *, labelled: bool = True) -> EvaluationSet:
         import numpy as np
@@ -265,11 +285,6 @@ class RobustnessSuite(Suite):
         from luthier.robustness.attacks.run import attacked_texts
         from luthier.robustness.report import EvaluationSet
 
-        if subject.task.form is not None:
-            raise RecipeError(
-                "attacks at run time read a classification head, and the model answers in text",
-                fix="leave `attacks` out of the robustness suite; sets under `adversarial` work",
-            )
         everything = subject.task.splits[subject.split]
         chosen = drawn_rows(len(everything), attack.rows, attack.seed)
         rows = everything.select(chosen)
@@ -284,13 +299,17 @@ class RobustnessSuite(Suite):
         before = float(right.mean())
         drawn = "" if len(chosen) == len(everything) else f", rows drawn by seed {attack.seed}"
         after = EvaluationSet(
-            f"{subject.split} under {attack.title}",
+            _attacked_name(subject.split, attack),
             changed,
             labels,
             made_from=f"{subject.split}{drawn}",
             before=before,
         )
         return Attacked(after, texts, before)
+
+
+def _attacked_name(split: str, attack: AttackSettings) -> str:
+    return f"{split} under {attack.title}"
 
 
 def drawn_rows(rows: int, wanted: int, seed: int) -> list[int]:
