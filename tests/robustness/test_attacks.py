@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import sys
 import types
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from luthier.robustness import Scorer
 from luthier.robustness.attacks import EmbeddingNeighbours, WordSubstitution, as_textattack_wrapper, corrupt, rewrite
 from luthier.robustness.attacks.candidates import whole_words
 from luthier.robustness.attacks.noise import KINDS, neighbours
+from luthier.robustness.attacks.rewrites import contract, expand
 from luthier.robustness.attacks.run import attacked_texts
 
 GOOD = {"great": 3.0, "fine": 1.5, "good": 2.0}
@@ -93,6 +95,22 @@ def test_rewrites_change_form_only() -> None:
     assert rewrite("A B.", seed=1) == rewrite("A B.", seed=1)
     with pytest.raises(ValueError):
         rewrite("x", kinds=["shout"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "text", "wanted"),
+    [
+        (expand, "I don’t, I DON'T", "I do not, I DO NOT"),  # noqa: RUF001
+        (expand, "It's been good and it's fine", "It's been good and it is fine"),
+        (expand, "can't and CAN'T", "cannot and CANNOT"),
+        (contract, "Yes, I am. I know what it is", "Yes, I am. I know what it is"),
+        (contract, "I am sure THEY ARE late, do not wait", "I'm sure THEY'RE late, don't wait"),
+        (contract, "we are notable", "we're notable"),
+        (contract, "this cannot be", "this can't be"),
+    ],
+)
+def test_contractions_stay_english(rule: Any, text: str, wanted: str) -> None:
+    assert rule(text, random.Random(0)) == wanted
 
 
 @pytest.fixture(scope="module")

@@ -38,24 +38,38 @@ _LONG_FORMS = {
 _OPENINGS = ("Here is what I have to say: ", "For what it is worth: ", "In short: ")
 
 
-def _replaced(text: str, table: dict[str, str]) -> str:
-    pattern = re.compile(r"\b(" + "|".join(map(re.escape, table)) + r")(?!\w)", re.IGNORECASE)
+# In front of "been" and "got", 's is "has".
+_LONG = re.compile(
+    r"\b(" + "|".join(_LONG_FORMS).replace("'", "['’]") + r")(?!\w|\s+(?:been|got)\b)",  # noqa: RUF001
+    re.IGNORECASE,
+)
+_SHORT_FORMS = {long: short for short, long in _LONG_FORMS.items()}
+# A verb is cut short only in front of another word: "I know what it is" stays.
+_SHORT = re.compile(
+    r"\b(" + "|".join(long + (r"\b" if long.endswith("not") else r"(?=\s+\w)") for long in _SHORT_FORMS) + ")",
+    re.IGNORECASE,
+)
 
+
+def _replaced(text: str, pattern: re.Pattern[str], table: dict[str, str]) -> str:
     def other(match: re.Match[str]) -> str:
-        new = table[match.group().lower()]
-        return new[0].upper() + new[1:] if match.group()[0].isupper() else new
+        old = match.group()
+        new = table[old.lower().replace("’", "'")]  # noqa: RUF001
+        if old.isupper():
+            return new.upper()
+        return new[0].upper() + new[1:] if old[0].isupper() else new
 
     return pattern.sub(other, text)
 
 
 def expand(text: str, rng: random.Random) -> str:
     """Contractions in full: don't -> do not."""
-    return _replaced(text, _LONG_FORMS)
+    return _replaced(text, _LONG, _LONG_FORMS)
 
 
 def contract(text: str, rng: random.Random) -> str:
     """Full forms as contractions: do not -> don't."""
-    return _replaced(text, {v: k for k, v in _LONG_FORMS.items()})
+    return _replaced(text, _SHORT, _SHORT_FORMS)
 
 
 def lower(text: str, rng: random.Random) -> str:
