@@ -18,6 +18,7 @@ from luthier.data.loading import load_data
 from luthier.data.settings import DataSettings
 from luthier.errors import DataError, RecipeError
 from luthier.evaluation.subject import Subject
+from luthier.evaluation.suites.calibration import CalibrationSuite
 from luthier.models.card import ModelCard
 from luthier.registry import OBJECTIVES, SUITES
 from luthier.robustness.settings import RoastSettings
@@ -274,6 +275,15 @@ def test_attacks_that_cannot_be_made_or_scored_are_refused_before_anything_is_tr
 def test_too_few_evaluated_rows_for_a_temperature_are_told(subject: Subject) -> None:
     with pytest.raises(DataError, match="split 'test' has 6 rows, too few for the 10 folds"):
         RobustnessSuite(ece_temperature="cv").run(subject)
+
+
+def test_suites_agree_on_the_same_rows_whatever_the_seed_of_the_run(subject: Subject) -> None:
+    subject = dataclasses.replace(subject, seed=5)
+    own = RobustnessSuite().run(subject).intervals
+    calibration = CalibrationSuite().run(subject).intervals
+    assert own["robustness/accuracy"] == pytest.approx(subject.result().intervals["accuracy"])
+    error = "expected_calibration_error"
+    assert own[f"robustness/{error}"] == pytest.approx(calibration[error])
 
 
 def test_attacks_by_two_seeds_stand_side_by_side(subject: Subject) -> None:

@@ -46,13 +46,13 @@ class CalibrationSuite(Suite):
         )
         from luthier.evaluation.metrics import percentiles
         from luthier.evaluation.resampling import resampled
-        from luthier.report.intervals import never_exact
+        from luthier.report.intervals import ROW_SEED, never_exact
 
         probabilities, labels = subject.predictions.probabilities, subject.predictions.labels.astype(int)
         confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
         error = expected_calibration_error(confidence, correct, self.bins, self.binning)
         statistic = {"error": error_of_draws(confidence, correct, self.bins, self.binning)}
-        drawn = resampled(statistic, len(labels), draws=_DRAWS, seed=subject.seed)
+        drawn = resampled(statistic, len(labels), draws=_DRAWS, seed=ROW_SEED)
         interval = never_exact(percentiles(drawn["error"], centre=error), None) if drawn else None
         bins = reliability_bins(confidence, correct, self.bins, self.binning)
         return SuiteResult(
