@@ -97,6 +97,17 @@ def test_rewrites_change_form_only() -> None:
         rewrite("x", kinds=["shout"])
 
 
+def test_a_word_with_marks_is_one_word() -> None:
+    text = "हिन्दी फिल्म"
+    assert all(corrupt(text, seed=seed) != text for seed in range(5))
+
+    def judged(texts: Sequence[Any]) -> np.ndarray:
+        return np.array([[0.1, 0.9] if "फिल्म" in t else [0.8, 0.2] for t in texts])
+
+    result = WordSubstitution(judged, lambda words, at: ["नाटक"] if words[at] == "फिल्म" else []).attack(text, 1)
+    assert (result.attacked, result.success) == ("हिन्दी नाटक", True)
+
+
 @pytest.mark.parametrize(
     ("rule", "text", "wanted"),
     [

@@ -5,7 +5,6 @@ Shapes: V vocabulary, H width of the embeddings.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from luthier.errors import ModelError
+from luthier.robustness.attacks.words import WORD
 
 _MARKS = "Ġ▁"
-_WORD = re.compile(r"[^\W\d_]+")
 
 
 def whole_words(tokenizer: Any) -> dict[str, int]:
@@ -36,7 +35,7 @@ def whole_words(tokenizer: Any) -> dict[str, int]:
             words.append((token, number))
     found: dict[str, int] = {}
     for word, number in sorted(words, key=lambda one: (one[0] != one[0].lower(), one[1])):
-        if len(word) > 1 and _WORD.fullmatch(word):
+        if len(word) > 1 and WORD.fullmatch(word):
             found.setdefault(word.lower(), number)
     return found
 

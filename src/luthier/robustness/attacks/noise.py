@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
+from luthier.robustness.attacks.words import LETTER
+
 NoiseKind = Literal["swap", "delete", "insert", "keyboard", "homoglyph"]
 KINDS: tuple[NoiseKind, ...] = get_args(NoiseKind)
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _GLYPHS = str.maketrans("aceiopsxyABCEHIKMOPTX", "асеіорѕхуАВСЕНІКМОРТХ")  # noqa: RUF001
-_WORD = re.compile(r"[^\W\d_]{2,}")
+_WORD = re.compile(rf"(?:{LETTER}){{2,}}")
 
 
 def neighbours(letter: str) -> str:

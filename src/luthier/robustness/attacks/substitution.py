@@ -14,11 +14,12 @@ from typing import Literal
 import numpy as np
 
 from luthier.progress import track
+from luthier.robustness.attacks.words import WORD
 from luthier.robustness.scoring import Text
 
 Order = Literal["delete", "mask", "weighted"]
 Candidates = Callable[[Sequence[str], int], list[str]]
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")  # noqa: RUF001
+_WORD = re.compile(rf"{WORD.pattern}(?:['’]{WORD.pattern})?")  # noqa: RUF001
 _STOP_WORDS = frozenset(
     [
         "a",
