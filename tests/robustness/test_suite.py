@@ -260,6 +260,11 @@ def test_what_is_wrong_with_the_sets_is_found_before_anything_is_trained(tmp_pat
     for bad in (empty, path):
         with pytest.raises(DataError):
             check({"train": bad})
+    single = file(tmp_path, "single.jsonl", [{"text": text, "label": label} for text, _, label in PAIRS])
+    suite = RobustnessSuite.model_validate({"shift": [{"name": "alone", "data": {"train": single}}]})
+    for data in (main, main.model_copy(update={"labels": ["contradiction", "entailment", "neutral"]})):
+        with pytest.raises(DataError, match="'alone' is read as task single_sentence, and the model is judged on pair"):
+            suite.check(data)
 
 
 def test_attacks_that_cannot_be_made_or_scored_are_refused_before_anything_is_trained(tmp_path: Path) -> None:

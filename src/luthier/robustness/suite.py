@@ -162,14 +162,16 @@ class RobustnessSuite(Suite):
 
     def check(self, data: DataSettings) -> None:
         from luthier.data.loading import load_data
+        from luthier.data.stated import stated_task
 
         self._check_attacks(as_text=data.as_text)
-        labels = data.labels or load_data(data).labels
+        known = None if data.labels else load_data(data)
+        labels, task = data.labels or (known.labels if known else []), known.schema.name if known else stated_task(data)
         if not labels:
             return  # no task of classes, which `schemas` refuses
         self._entailment_of(labels)
         for one in self._sets():
-            self._read(one, labels, labelled=one not in self.anomalies)
+            self._read(one, labels, task, labelled=one not in self.anomalies)
 
     def run(self, subject: Subject) -> SuiteResult:
         from luthier.robustness.report import EvaluationSet, RobustnessReport, sections
@@ -229,9 +231,16 @@ class RobustnessSuite(Suite):
         return [compared_section(rows, baseline)]
 
     def _read(
-        self, one: RobustnessSet, labels: Sequence[str], *, labelled: bool, trained: TrainedOn | None = None
+        self,
+        one: RobustnessSet,
+        labels: Sequence[str],
+        judged: str | None,
+        *,
+        labelled: bool,
+        trained: TrainedOn | None = None,
     ) -> tuple[TaskData, str]:
-        """The data of a set, and the split that counts."""
+        """The data of a set, and the split that counts; `judged` is the task of the evaluated split, where it is
+        known."""
         from luthier.data.loading import load_data
 
         changes: dict[str, Any] = {"labels": list(labels)} if labelled else {"labelled": False}
@@ -245,6 +254,11 @@ class RobustnessSuite(Suite):
             raise DataError(
                 f"the set {one.name!r} has no labels",
                 fix="name the column with `label: COLUMN` in its `data`; rows without labels go under `anomalies`",
+            )
+        if labelled and judged is not None and task.schema.name != judged:
+            raise DataError(
+                f"the set {one.name!r} is read as task {task.schema.name}, and the model is judged on {judged}",
+                fix=f"set `task: {judged}` in its `data`, and name its columns, as in `text: COLUMN`",
             )
         if labelled:
             self._check_folds(f"the set {one.name!r}", len(task.splits[split]))
@@ -275,7 +289,7 @@ class RobustnessSuite(Suite):
         from luthier.robustness.report import EvaluationSet
 
         trained = trained_on(subject.card)
-        task, split = self._read(one, subject.task.labels, labelled=labelled, trained=trained)
+        task, split = self._read(one, subject.task.labels, subject.task.schema.name, labelled=labelled, trained=trained)
         rows = subject.encode(task, split, named=f"set {one.name!r}", too_long=one.data.too_long)
         labels = np.asarray(task.splits[split]["label"], dtype=int) if labelled else None
         return EvaluationSet(one.name, rows, labels, one.two_way)
