@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 from transformers import (
     AutoModelForCausalLM,
+    BertForQuestionAnswering,
     Gemma3Config,
     LlamaConfig,
     LlamaForCausalLM,
@@ -21,11 +22,12 @@ from transformers import (
 )
 
 from luthier.errors import DataError, RecipeError
-from luthier.objectives.divergence import comparable_rows, counted_labels
+from luthier.objectives.divergence import comparable_rows, counted_labels, symmetric_divergence
 from luthier.objectives.step import predicts_next_token
 from luthier.registry import OBJECTIVES
-from luthier.robustness.baselines import LabelSmoothingSettings, SmartSettings
+from luthier.robustness.baselines import LabelSmoothingSettings, RDropSettings, SmartSettings
 from luthier.robustness.settings import RoastSettings, SelectiveSettings
+from tests.robustness import tiny
 from tests.robustness.tiny import PAD, WORDS, trainer
 
 GOOD = {"schema": "single_sentence", "classes": 2, "validation": True, "streamed": False}
@@ -187,3 +189,28 @@ def test_data_that_cannot_work_are_refused(objective: Any, changed: dict[str, An
 def test_a_stream_works_with_a_number_of_batches_or_without_importance() -> None:
     RoastSettings(importance_batches=3).check(**GOOD | {"streamed": True})
     SelectiveSettings(mask_rule="random").check(**GOOD | {"streamed": True})
+
+
+@pytest.mark.parametrize("shares", [False, True], ids=["means of batches", "shares of a step"])
+def test_answers_diverge_at_their_tokens_start_and_end_half_each(shares: bool, tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    config = tiny.bert().config
+    config.num_labels = 2
+    models = [BertForQuestionAnswering(config).eval() for _ in range(2)]
+    inputs = {k: v for k, v in tiny.batch().items() if k != "labels"}
+    count, lengths = len(inputs["input_ids"]), inputs["attention_mask"].sum(dim=1).tolist()
+    assert min(lengths) < max(lengths)
+    inputs |= {name: torch.zeros(count, dtype=torch.long) for name in ("start_positions", "end_positions")}
+    made = trainer(models[0], RDropSettings(), tmp_path)
+    made.loss_is_scaled_for_ga = shares
+    steps = [made.step_on(model, inputs, count if shares else None) for model in models]
+    rows = [step.clean.rows for step in steps]
+    found = steps[0].over_examples(symmetric_divergence(*rows), len(rows[0]), "mean")
+    wanted = []
+    for kind in ("start_logits", "end_logits"):
+        for row, length in enumerate(lengths):
+            p, q = (step.clean.outputs[kind][row, :length].softmax(-1) for step in steps)
+            wanted.append(((p - q) * (p / q).log()).sum())
+    torch.testing.assert_close(found, torch.stack(wanted).mean())
+    found.backward()
+    assert all(p.grad.isfinite().all() for p in models[0].parameters() if p.grad is not None)
