@@ -166,9 +166,8 @@ class SelectionSettings(ModalObjective):
     )
     importance: Literal["batch_gradient", "per_example"] = Field(
         "batch_gradient",
-        description="Squares of an optimiser step's gradient, measured by a pass over the data before training and "
-        "collected while training from then on, or of every example's own gradient, measured by a pass before each "
-        "epoch.",
+        description="Squares of a gradient: that of every batch in a pass over the data before training, and of every "
+        "optimiser step while training from then on; or every example's own, in a pass before each epoch.",
     )
     importance_scope: Literal["blocks", "trainable"] = Field(
         "blocks",
