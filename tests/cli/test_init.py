@@ -1,5 +1,6 @@
 """`luthier init` looks at the data: whatever it writes validates, loads and, on the packaged models, trains."""
 
+import json
 import random
 import re
 import subprocess
@@ -51,6 +52,14 @@ def test_a_recipe_fits_its_data(folder, kind, capsys):
     assert set(data.splits) >= {"train", "validation"}
     told = capsys.readouterr().out
     assert f"the task is {kind.keys['task']}" in told
+
+
+def test_one_article_with_all_questions_is_told_as_the_only_row(folder, capsys):
+    question = {"id": "1", "question": "what was seen?", "answers": [{"text": "a film", "answer_start": 4}]}
+    paragraph = {"context": "saw a film, and liked it", "qas": [question | {"id": str(i)} for i in range(40)]}
+    (folder / "one.json").write_text(json.dumps({"data": [{"title": "t", "paragraphs": [paragraph]}]}))
+    assert main(["init", "--data", "one.json"]) == 0
+    assert "looked at the only row; the columns are 'title', 'paragraphs'" in capsys.readouterr().out
 
 
 def test_what_was_guessed_is_said_and_stands_in_the_recipe(folder, capsys):
