@@ -21,6 +21,7 @@ from luthier.models.card import ModelCard, describe, read_card
 from luthier.models.inspect import bytes_on_disk, parameter_counts
 from luthier.models.loading import empty_model, load_config, load_tokenizer
 from luthier.models.manifest import verify_manifest, write_manifest
+from luthier.models.references import resolve
 from luthier.models.settings import ModelSettings
 
 from .builders import bert_config, build_tokenizer, save_tiny
@@ -163,7 +164,7 @@ def test_a_prompt_can_not_be_merged(bert: Path, tmp_path: Path):
     with pytest.raises(ModelError, match="PROMPT_TUNING adapter can't be merged") as caught:
         load_model(str(folder), CLASSIFY)
     assert str(bert) in caught.value.fix
-    check_merges(save_artifact(*adapted(bert)[:2], tmp_path / "b", adapted(bert)[2]))
+    check_merges(resolve(str(save_artifact(*adapted(bert)[:2], tmp_path / "b", adapted(bert)[2]))))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import numpy as np
 
 from luthier.context.answering import Answer, Question, answers
 from luthier.context.beginnings import Beginnings
+from luthier.context.sentence_ends import ALONE, BEFORE_BLANK
 from luthier.context.text_scores import rouge_l
 from luthier.errors import DataError
 
@@ -25,8 +26,7 @@ FILLER = (
     "The river goes on past the mill and the bridge. Somebody has left a boat at the bank. Clouds come and go. "
     "It is warm, and nothing happens for a long while. "
 )
-# Ends in Latin, Arabic and Indic scripts, and those of Chinese and Japanese, behind which there is no blank.
-_SENTENCE = re.compile(r"\s*(\S.*?(?:[.!?\u061f\u0964](?=\s|$)|[\u3002\uff01\uff1f]))", re.DOTALL)
+_SENTENCE = re.compile(rf"\s*(\S.*?(?:{BEFORE_BLANK}(?=\s|$)|{ALONE}))", re.DOTALL)
 _SHORTEST, _LONGEST, _KEY_DIGITS, _WRITTEN = 5, 64, 5, 1.5
 _TOKENS_TOGETHER = 65_536
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -167,9 +166,7 @@ class NodeBuilder:
         for name, node in self.stage.nodes.items():
             if self.inputs_of(name).artifacts[MODEL].stands_in or node.frozen or node.start == "random":
                 continue
-            source = resolve(self.reference(name))
-            if source.kind == "artifact" and is_adapter(Path(str(source.path))):
-                check_merges(Path(str(source.path)))
+            check_merges(resolve(self.reference(name)))
             if node.start == "remap":
                 whole = models[node.like] if node.like else self._empty(name, heads, {})
                 self._remap(name, copy.deepcopy(models[name]), whole)

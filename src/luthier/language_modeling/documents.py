@@ -6,7 +6,7 @@ import glob
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -228,15 +228,18 @@ def check_corpora(*texts: CorpusSettings) -> None:
         DataError: a source can't be read, has no text, or is on both sides.
         RecipeError: a setting is for other formats.
     """
+    trained: list[FileSource | HubSource] = []
+    held: set[tuple[Any, ...]] = set()
     for text in texts:
-        _check_formats(text)
-        for name in (*text.train, *text.validation):
-            corpus = Corpus([name], text)
+        train, validation = ({name: Corpus([name], text) for name in names} for names in (text.train, text.validation))
+        _check_formats(text, [*_sources_of(train), *_sources_of(validation)])
+        for name, corpus in (*train.items(), *validation.items()):
             filled = [corpus.has_text(source) for source in corpus.sources]  # each is opened
             if not any(filled):
                 raise DataError("there is no text in it", where=name, fix="is it the right file?")
-    held = {_identity(source) for text in texts for source in Corpus(text.validation, text).sources}
-    for source in (source for text in texts for source in Corpus(text.train, text).sources):
+        trained += _sources_of(train)
+        held.update(map(_identity, _sources_of(validation)))
+    for source in trained:
         if _identity(source) in held:
             raise DataError(
                 "it is trained on, and held out to score the model as well",
@@ -245,8 +248,11 @@ def check_corpora(*texts: CorpusSettings) -> None:
             )
 
 
-def _check_formats(text: CorpusSettings) -> None:
-    sources = Corpus([*text.train, *text.validation], text).sources
+def _sources_of(corpora: Mapping[str, Corpus]) -> list[FileSource | HubSource]:
+    return [source for corpus in corpora.values() for source in corpus.sources]
+
+
+def _check_formats(text: CorpusSettings, sources: Sequence[FileSource | HubSource]) -> None:
     kinds = {_format_of(source, text) if isinstance(source, FileSource) else "hub" for source in sources}
     for name, fits, which in (("document", "txt" in kinds, "txt files"), ("text", kinds != {"txt"}, "other files")):
         if not fits and getattr(text, name) != CorpusSettings.model_fields[name].default:

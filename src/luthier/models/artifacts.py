@@ -243,8 +243,8 @@ def merged_adapter(source: ModelSource, settings: ModelSettings) -> Any:
     Raises:
         ModelError: the adapter is of a kind that can't be merged.
     """
+    check_merges(source)
     folder = Path(str(source.path))
-    check_merges(folder)
     model = load_artifact(folder, settings=settings)[0]
     if saved_head_in(folder) is not None:
         save_head_only(model, None)
@@ -256,16 +256,18 @@ def merged_adapter(source: ModelSource, settings: ModelSettings) -> Any:
     return plain.eval()
 
 
-def check_merges(folder: Path) -> None:
-    """Refuse a saved adapter of a kind that can't be merged into its base, without loading either.
+def check_merges(source: ModelSource) -> None:
+    """Refuse a saved adapter of a kind that can't be merged into its base, without loading either; any other model can
+    be built on as it is.
 
     Raises:
         ModelError: it is of such a kind.
     """
+    folder = Path(str(source.path))
+    if source.kind != "artifact" or not is_adapter(folder) or saved_head_in(folder) is not None:
+        return
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
-    if saved_head_in(folder) is not None:
-        return
     kind = str(read_json(folder / ADAPTER_CONFIG).get("peft_type"))
     ensure_adapter_type(kind, str(folder / ADAPTER_CONFIG))
     if not hasattr(PEFT_TYPE_TO_TUNER_MAPPING.get(kind), "merge_and_unload"):

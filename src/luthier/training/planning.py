@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from luthier.data.batches.samples import Sample, SampleEncoding
-from luthier.models.adapters import is_adapter
 from luthier.models.artifacts import check_merges
 from luthier.models.inspect import parameter_counts
 from luthier.models.loading import empty_model
@@ -81,13 +79,12 @@ def planned_model(stage: SupervisedSettings, inputs: StageInputs, prepared: Prep
     model = empty_model(inputs.model, prepared.head, **new_head(stage, prepared.task))
     with torch.device("meta"):
         model = apply_method(stage, model, prepared, inputs.seed)
-    source = resolve(inputs.model)
     if stage.continue_adapter:
         if not inputs.stands_in:
             check_continues(stage, inputs, prepared)
         without_networks(model)
-    elif source.kind == "artifact" and is_adapter(Path(str(source.path))):
-        check_merges(Path(str(source.path)))
+    else:
+        check_merges(resolve(inputs.model))
     return model
 
 

@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from luthier.context.instruction.settings import DocumentSettings
+from luthier.context.sentence_ends import ALONE, BEFORE_BLANK
 from luthier.generation.writing import seed_of, text_id
 from luthier.language_modeling.documents import Corpus, is_held_out
 
 # A part ends behind a sentence where one ends in its second half.
-_SENTENCE_END = re.compile(r"[.!?\u061f\u0964]['\")\]]*(?=\s|$)|[\u3002\uff01\uff1f][\u300d\u300f\u201d\uff09]*")
+_SENTENCE_END = re.compile(rf"{BEFORE_BLANK}['\")\]]*(?=\s|$)|{ALONE}[\u300d\u300f\u201d\uff09]*")
 
 
 @dataclass(frozen=True)

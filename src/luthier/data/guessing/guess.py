@@ -66,8 +66,11 @@ def guess_data(source: str) -> Guess:
         sample = read_sample(found)
     guess, table = guess_task(sample.table)
     keys = {"task": guess.task} | _with_column_names(sample.keys, guess.keys)
-    rows = "row" if len(sample.table) == 1 else f"{len(sample.table)} rows"
-    seen = f"the first {rows}" if not sample.whole else "the only row" if rows == "row" else f"all {rows}"
+    count = len(sample.table)
+    if count == 1:
+        seen = "the only row" if sample.whole else "the first row"
+    else:
+        seen = f"{'all' if sample.whole else 'the first'} {count} rows"
     said = [f"looked at {seen}; the columns are {', '.join(map(repr, sample.table.columns))}"]
     said += [*sample.said, f"the task is {guess.task}", *guess.said]
     doubts = [*sample.doubts, *guess.doubts]
