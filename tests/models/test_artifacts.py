@@ -12,7 +12,9 @@ import peft
 import pytest
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import BPE, Unigram, WordLevel, WordPiece
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 from luthier.errors import ModelError, WorkspaceError
 from luthier.models import artifacts, load
@@ -298,6 +300,26 @@ def test_a_tokenizer_whose_limit_is_no_number_is_refused(bert: Path, limit: Any)
     place.write_text(json.dumps(json.loads(place.read_text()) | {"model_max_length": limit}))
     with pytest.raises(ModelError, match="`model_max_length` is"):
         load_tokenizer(str(bert))
+
+
+CLOSED = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "a": 3}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        WordLevel(CLOSED, unk_token="[UNK]"),
+        WordPiece(CLOSED, unk_token="[UNK]"),
+        BPE(CLOSED, [], unk_token="[UNK]"),
+        Unigram([(piece, -1.0) for piece in CLOSED], None),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_a_tokenizer_without_a_token_for_what_it_does_not_know_is_refused(bert: Path, model: Any):
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), pad_token="[PAD]").save_pretrained(bert)
+    with pytest.raises(ModelError, match="can't cut letters that it does not know") as caught:
+        load_tokenizer(str(bert))
+    assert "name an unknown token" in str(caught.value)
 
 
 def test_a_tokenizer_whose_parts_do_not_fit_is_refused(bert: Path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from luthier.errors import WorkspaceError
+from luthier.report.html import write_report
 from luthier.report.results import read_run, read_runs
 
 from .fixtures import METHODS, add_evaluation, cell_folder, fail, grid, write_recipe, write_stage
@@ -90,6 +91,20 @@ def test_scores_that_are_no_numbers_are_told_and_left_out(tmp_path: Path):
     assert cell.stages["00-tune"]["scores"] == {"validation/ok": 0.5}
     assert cell.primary is None
     assert len(cell.problems) == 2
+
+
+@pytest.mark.parametrize("primary", [["validation/accuracy"], {"name": 1}, 3, True])
+def test_a_main_score_that_is_no_name_is_told_and_left_out(tmp_path: Path, primary: object):
+    folder = grid(tmp_path / "grid")
+    path = cell_folder(folder, "full", 1) / "00-tune" / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"primary": primary}))
+    cell = read_run(folder).cells[0]
+    assert cell.primary is None
+    assert cell.problems == [f"00-tune: `primary` is {primary!r}, not the name of a score"]
+    page = write_report([folder], tmp_path / "report.html").read_text()
+    single = write_report([cell_folder(folder, "full", 1)], tmp_path / "single.html").read_text()
+    assert "not the name of a score" in page
+    assert "not the name of a score" in single
 
 
 def test_costs_of_several_training_stages(tmp_path: Path):

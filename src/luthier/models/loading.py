@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 # The largest vocabulary of a tokenizer that a run keeps a copy of.
 _MOST_KEPT = 300_000
+# A letter of a script that hardly any vocabulary has: an Egyptian hieroglyph, which no normaliser takes away.
+_RARE = "\U00013000"
 
 
 def load_tokenizer(settings: ModelSettings | str) -> PreTrainedTokenizerBase:
@@ -361,18 +363,22 @@ def _give_padding(tokenizer: Any, source: ModelSource) -> None:
 
 def _refuse_panicking(tokenizer: Any, folder: Path) -> None:
     """A tokenizer whose parts do not fit one another is read without a complaint; where it meets a text, its library
-    panics, which is no `Exception`."""
-    try:
-        tokenizer("a")
-        tokenizer("a", "a")
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        raise ModelError(
-            f"the tokenizer can't be used: {error}",
-            where=str(folder),
-            fix="copy or download tokenizer.json again",
-        ) from error
+    panics, which is no `Exception`, and where it meets a letter that it does not know, it may lack a token for it."""
+    for what, texts, fix in (
+        ("can't be used", ("a",), ""),
+        ("can't be used", ("a", "a"), ""),
+        ("can't cut letters that it does not know", (_RARE,), ", or name an unknown token that its vocabulary has"),
+    ):
+        try:
+            tokenizer(*texts)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            raise ModelError(
+                f"the tokenizer {what}: {error}",
+                where=str(folder),
+                fix=f"copy or download tokenizer.json again{fix}",
+            ) from error
 
 
 def _require_gguf(where: str) -> None:

@@ -33,7 +33,7 @@ class Cell:
         name: of its folder.
         factors: what sets it apart, `{recipe key: value}`.
         stages: stage folder name -> content of metrics.json, of the stages that are done. `scores`, `intervals` and
-            `cost` hold finite numbers only.
+            `cost` hold finite numbers only, `primary` is a name or None.
         curves: stage folder name -> series name -> [(step, value)].
         progress: stage folder name -> (last step that is logged, steps that were planned or None).
         status: whether every stage of its recipe is done; `pruned` where a search ended it early.
@@ -57,7 +57,7 @@ class Cell:
         """Name and value of the score that a table shows first: that of the last stage that has one."""
         for metrics in reversed(list(self.stages.values())):
             name = metrics.get("primary")
-            if isinstance(name, str) and name in metrics["scores"]:
+            if name in metrics["scores"]:
                 return name, metrics["scores"][name]
         return None
 
@@ -268,6 +268,9 @@ def _stage_names(folder: Path, plan: Mapping[str, Any]) -> list[str]:
 def _checked(metrics: dict[str, Any], place: Path, problems: list[str]) -> dict[str, Any]:
     """Metrics whose scores, intervals and costs are finite numbers; what is none is told and left out."""
     checked = metrics | {"details": _mapping(metrics.get("details"))}
+    if not isinstance(metrics.get("primary"), str | None):
+        problems.append(f"{place.name}: `primary` is {metrics['primary']!r}, not the name of a score")
+        checked["primary"] = None
     for part in ("scores", "cost"):
         values = _mapping(metrics.get(part))
         checked[part] = {name: float(value) for name, value in values.items() if _is_number(value)}

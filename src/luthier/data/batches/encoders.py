@@ -72,6 +72,14 @@ class Encoder:
                 f"the tokenizer can't encode this task: {error}",
                 fix="load a fast tokenizer; byte-level ones need `add_prefix_space=True` for lists of words",
             ) from error
+        except Exception as error:
+            if type(error) is not Exception:  # the library of tokenizers has no class of its own
+                raise
+            raise ModelError(
+                f"the tokenizer can't cut the texts: {error}",
+                where=self.where,
+                fix="copy or download tokenizer.json again, or name an unknown token that its vocabulary has",
+            ) from error
 
     def too_long_rows(self, rows: Sequence[int], lengths: Sequence[int]) -> list[int]:
         """Indices of rows that have to be cut; they are noted in `cut`.
