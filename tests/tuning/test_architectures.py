@@ -13,6 +13,7 @@ from luthier.errors import ModelError, RecipeError
 from luthier.methods.base import MethodContext
 from luthier.methods.heads import head_modules, train_only
 from luthier.methods.targets import check_targets, default_targets, layer_names
+from luthier.methods.trial import first_failure
 from luthier.registry import METHODS, discover
 from tests.tuning.cases import base_model, token_ids
 
@@ -122,6 +123,53 @@ def test_models_that_need_token_ids_are_refused(method: str) -> None:
     t5 = hf.T5Config(vocab_size=61, d_model=32, d_kv=8, d_ff=40, num_layers=1, num_heads=4, pad_token_id=0)
     with pytest.raises(ModelError, match="encoder-decoder that classifies"):
         applied(method, hf.T5ForSequenceClassification(t5))
+
+
+def untaken() -> dict[str, Any]:
+    sizes = {**SIZES, "vocab_size": 61}
+    falcon = hf.FalconConfig(vocab_size=61, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, pad_token_id=0)
+    return {
+        "roformer": lambda: hf.RoFormerForSequenceClassification(hf.RoFormerConfig(**sizes)),
+        "falcon": lambda: hf.FalconForSequenceClassification(falcon),
+        "longformer": lambda: hf.LongformerForSequenceClassification(
+            hf.LongformerConfig(**sizes, attention_window=[8] * SIZES["num_hidden_layers"])
+        ),
+        "canine": lambda: hf.CanineForSequenceClassification(hf.CanineConfig(**SIZES)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("architecture", "methods"),
+    [
+        ("roformer", ["prefix"]),
+        ("falcon", ["prefix"]),
+        ("longformer", ["prompt", "residual_prompt", "p_tuning", "idpg"]),
+        ("canine", ["prompt", "residual_prompt", "p_tuning", "idpg"]),
+    ],
+)
+def test_models_that_stumble_over_a_prompt_are_refused_when_it_is_put_on(
+    architecture: str, methods: list[str]
+) -> None:
+    for method in methods:
+        with pytest.raises(ModelError, match=architecture) as caught:
+            applied(method, untaken()[architecture]())
+        assert "lora" in str(caught.value)
+    model = applied("bitfit", untaken()[architecture]())
+    ids = token_ids(2, 5)
+    assert torch.isfinite(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits).all()
+
+
+def test_the_first_pass_leaves_modes_and_random_numbers_as_they_are() -> None:
+    model = BUILDERS["bert"]().train()
+    model.bert.embeddings.eval()
+    state = torch.get_rng_state()
+    assert first_failure(model, "SEQ_CLS") is None
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    assert not model.bert.embeddings.training
+    assert not any(p.grad is not None for p in model.parameters())
+    with torch.device("meta"):
+        assert first_failure(BUILDERS["bert"](), "SEQ_CLS") is None
 
 
 class WordTokenizer:

@@ -10,6 +10,7 @@ from pydantic import Field
 from luthier.errors import ModelError
 from luthier.methods.base import MethodContext, TuningMethod
 from luthier.methods.options import Options, option
+from luthier.models.inspect import table_width
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,7 +73,7 @@ def check_prompts_fit(model: Any, context: MethodContext, method: str) -> None:
     """Refuse models that do not take vectors in place of token ids.
 
     Raises:
-        ModelError: a multiple-choice model, or an encoder-decoder that classifies.
+        ModelError: a multiple-choice model, an encoder-decoder that classifies, or one without a table of embeddings.
     """
     if type(model).__name__.endswith("ForMultipleChoice"):
         raise ModelError(
@@ -83,6 +84,11 @@ def check_prompts_fit(model: Any, context: MethodContext, method: str) -> None:
         raise ModelError(
             f"{method} can't be put on an encoder-decoder that classifies: it finds the end of the text by its token",
             fix="pose the task as text with `data.as_text: true`, or use lora, ia3 or full",
+        )
+    if table_width(model) is None:
+        raise ModelError(
+            f"{method} can't be put on a {model.config.model_type} model, which has no table of token embeddings",
+            fix="use lora, bitfit or full",
         )
 
 

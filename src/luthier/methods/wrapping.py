@@ -10,30 +10,38 @@ from torch import nn
 from luthier.errors import ModelError
 from luthier.methods.base import MethodContext
 from luthier.methods.heads import head_modules
+from luthier.methods.trial import FAILURES, first_failure
 
 
 def wrap(model: Any, config: Any, context: MethodContext) -> Any:
     """`get_peft_model` with the task head among the trained modules; new parameters depend on the seed alone.
 
     Raises:
-        ModelError: PEFT refuses the model.
+        ModelError: PEFT refuses the model, or the model runs and does not with what was put on it.
     """
     from peft import get_peft_model
 
     if hasattr(config, "modules_to_save"):
         head = head_modules(model, context.task_type)
         config.modules_to_save = sorted({*(config.modules_to_save or []), *head}) or None
-    if config.is_prompt_learning:
-        _prepare_for_prompt(model, config, context)
-    torch.manual_seed(context.seed)
+    name, kind = config.peft_type.value, model.config.model_type
+    runs = first_failure(model, context.task_type) is None
     try:
-        return get_peft_model(model, config)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        if config.is_prompt_learning:
+            _prepare_for_prompt(model, config, context)
+        torch.manual_seed(context.seed)
+        wrapped = get_peft_model(model, config)
+    except FAILURES as error:
         by_layers = hasattr(config, "target_modules")
         raise ModelError(
-            f"{config.peft_type.value} can't be put on a {model.config.model_type} model: {error}",
+            f"{name} can't be put on a {kind} model: {error}",
             fix="name the layers with target_modules, or use lora" if by_layers else "use lora, bitfit or full",
         ) from error
+    if runs and (failure := first_failure(wrapped, context.task_type)) is not None:
+        raise ModelError(
+            f"a {kind} model does not run with {name}: {failure}", fix="use lora, bitfit or full"
+        ) from failure
+    return wrapped
 
 
 def groups(*parts: tuple[list[tuple[str, nn.Parameter]], float, float]) -> list[dict[str, Any]]:
@@ -59,14 +67,13 @@ def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def _prepare_for_prompt(model: Any, config: Any, context: MethodContext) -> None:
-    from peft.utils import PeftType
-
     from luthier.peft_bridge.prompt_learning import install
-    from luthier.peft_bridge.prompt_placement import keep_prompt_beside_text
+    from luthier.peft_bridge.prompt_placement import keep_prompt_beside_text, rows_before_text
 
     install()
-    keep_prompt_beside_text(model, context.task_type)
-    if config.peft_type not in (PeftType.PREFIX_TUNING, PeftType.CARTRIDGE):
+    rows = rows_before_text(config)
+    keep_prompt_beside_text(model, context.task_type, rows)
+    if rows:
         # PEFT reads these from the configuration's own names, which differ between architectures.
         config.token_dim = config.token_dim or model.get_input_embeddings().embedding_dim
         config.num_attention_heads = config.num_attention_heads or model.config.num_attention_heads

@@ -70,7 +70,7 @@ def attach_adapter(body: Any, folder: Path, *, trainable: bool = False) -> Any:
     """
     from peft import PeftConfig, PeftModel
 
-    from luthier.peft_bridge.prompt_placement import keep_prompt_beside_text
+    from luthier.peft_bridge.prompt_placement import keep_prompt_beside_text, rows_before_text
 
     source = resolve(str(folder))
     config = translate(
@@ -78,7 +78,7 @@ def attach_adapter(body: Any, folder: Path, *, trainable: bool = False) -> Any:
     )
     prompt = bool(config.is_prompt_learning) and _type_name(config.peft_type) not in ADAPTER_TYPES
     if prompt:
-        keep_prompt_beside_text(body, config.task_type)
+        keep_prompt_beside_text(body, config.task_type, rows_before_text(config))
     model: Any = translate(
         lambda: PeftModel.from_pretrained(body, str(folder), is_trainable=trainable and not prompt, config=config),
         source,

@@ -52,12 +52,26 @@ def text_embeddings(model: Any) -> nn.Embedding:
     """
     from torch import nn
 
-    found = base_of(model).get_input_embeddings()
+    found = input_embeddings(base_of(model))
     found = getattr(found, "original_module", found)
     found = getattr(found, "base_layer", found)
     if not isinstance(found, nn.Embedding):
         raise ModelError(f"{type(model).__name__} has no token embedding table that could be found")
     return found
+
+
+def table_width(model: Any) -> int | None:
+    """Width of the token embeddings; None where the model has no table of them, as CANINE has none."""
+    width = getattr(input_embeddings(model), "embedding_dim", None)
+    return width if isinstance(width, int) else None
+
+
+def input_embeddings(model: Any) -> Any:
+    """The module that turns token ids into vectors; None where the model has no single one."""
+    try:
+        return model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    except NotImplementedError:
+        return None
 
 
 def is_encoder_decoder(config: Any) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.errors import TrainingError
+from luthier.models.inspect import input_embeddings
 
 if TYPE_CHECKING:
     from luthier.objectives.step import Step
@@ -40,7 +41,7 @@ def embedding_sites(model: nn.Module, perturb_after: str = "auto") -> list[nn.Mo
     base = base.get_base_model() if hasattr(base, "get_base_model") else base
     if getattr(getattr(base, "config", None), "is_encoder_decoder", False):
         base = base.get_encoder()
-    words = base.get_input_embeddings() if hasattr(base, "get_input_embeddings") else None
+    words = input_embeddings(base)
     if words is None:
         raise TrainingError(
             f"{type(base).__name__} has no input embeddings to perturb", fix="choose an objective without perturbation"

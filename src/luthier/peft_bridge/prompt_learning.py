@@ -22,7 +22,7 @@ from peft.utils import AuxiliaryTrainingWrapper, PeftType
 from torch import nn
 
 from luthier.peft_bridge.own_prompts import CHECKS, ENCODERS, is_own_prompt
-from luthier.peft_bridge.prompt_placement import keep_prompt_beside_text, moved_after_first
+from luthier.peft_bridge.prompt_placement import keep_prompt_beside_text, moved_after_first, rows_before_text
 from luthier.peft_bridge.trainable_prompts import load_trainable_prompt
 
 
@@ -74,7 +74,7 @@ def _setup_with_ours(stock: Any) -> Any:
         config.token_dim = self.word_embeddings.embedding_dim
         encoder = ENCODERS[type(config)](config, self.word_embeddings)
         self.prompt_encoder[adapter_name] = encoder.to(self.device).train(self.training)
-        keep_prompt_beside_text(self.base_model, config.task_type)
+        keep_prompt_beside_text(self.base_model, config.task_type, rows_before_text(config))
         if config.freeze_dropout:
             silence_dropout(self.base_model)
 

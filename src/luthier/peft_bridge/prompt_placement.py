@@ -11,30 +11,40 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft.utils import PeftType
 from torch import Tensor, nn
 
 
-def keep_prompt_beside_text(model: nn.Module, task_type: str | None) -> None:
+def keep_prompt_beside_text(model: nn.Module, task_type: str | None, length: int = 0) -> None:
     """Make a decoder's logits independent of padding under prompt, P- and prefix tuning; encoders need nothing.
 
     Args:
         model: the base model.
-        task_type: PEFT's; CAUSAL_LM takes positions from the attention mask, SEQ_CLS on a decoder that pools the
-            last position also moves padding to the left.
+        task_type: PEFT's; CAUSAL_LM takes positions from the attention mask and moves padding before the prompt,
+            SEQ_CLS on a decoder that pools the last position moves all padding to the left.
+        length: P, rows of a prompt among the input embeddings; 0 for prefixes.
     """
     if getattr(model.config, "is_encoder_decoder", False):
         return
-    if task_type == "CAUSAL_LM" and _takes_positions(model):
-        hook: Callable[..., Any] = _count_positions
+    if task_type == "CAUSAL_LM" and length:
+        hook: Callable[..., Any] = _PaddingFirst(length)
+    elif task_type == "CAUSAL_LM" and _takes_positions(model):
+        hook = _count_positions
     elif task_type == "SEQ_CLS" and hasattr(model, "score"):
         hook = _pad_left
     else:
         return
     if hook not in model._forward_pre_hooks.values():
         model.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def rows_before_text(config: Any) -> int:
+    """How many rows of input embeddings a PEFT prompt takes; prefixes, which are keys and values, take none."""
+    return 0 if config.peft_type in (PeftType.PREFIX_TUNING, PeftType.CARTRIDGE) else int(config.num_virtual_tokens)
 
 
 def moved_after_first(kwargs: dict[str, Any], length: int) -> dict[str, Any]:
@@ -81,6 +91,41 @@ def _count_positions(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
         return args, kwargs
     positions = positions_from_mask(mask)[:, -inputs.shape[1] :]
     return args, {**kwargs, "position_ids": positions}
+
+
+@dataclass(frozen=True)
+class _PaddingFirst:
+    """Moves the padding between a prompt and its text before the prompt.
+
+    Layers that see a window of the text would lose the prompt behind it, and those whose distances count padding see
+    it further away. Text stays in its columns, so that labels and logits fit as before.
+
+    Attributes:
+        length: P.
+    """
+
+    length: int
+
+    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        mask, inputs = kwargs.get("attention_mask"), _inputs_of(kwargs)
+        if mask is None or mask.ndim != 2 or inputs is None or mask.shape[1] <= self.length:
+            return _count_positions(model, args, kwargs)
+        order = self._order(mask)
+        moved = {"attention_mask": mask.gather(1, order)}
+        if inputs.shape[1] == mask.shape[1] and kwargs.get("inputs_embeds") is not None:
+            moved["inputs_embeds"] = inputs.gather(1, order[..., None].expand_as(inputs))
+            for name in ("position_ids", "token_type_ids"):
+                if kwargs.get(name) is not None:
+                    moved[name] = kwargs[name].expand_as(order).gather(1, order)
+        return _count_positions(model, args, {**kwargs, **moved})
+
+    def _order(self, mask: Tensor) -> Tensor:
+        """(B, P + T) the column that each column is filled from."""
+        length = self.length
+        padded = mask[:, length:].int().argmax(1, keepdim=True) * mask[:, :length].all(1, keepdim=True)
+        column = torch.arange(mask.shape[1], device=mask.device)[None]
+        order = torch.where(column < padded + length, column - padded, column)
+        return torch.where(column < padded, column + length, order)
 
 
 def _pad_left(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

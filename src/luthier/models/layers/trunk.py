@@ -13,7 +13,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from luthier.models.inspect import is_decoder, table_width
 from luthier.models.layers.placement import last_columns
+
+# Decoders that are known as causal language models and see the whole text where they are given no mask of their own.
+_BOTH_WAYS = ("xlnet",)
 
 
 @dataclass
@@ -90,20 +94,23 @@ def find_trunk(model: Any) -> Trunk:
     """The body of a transformers model.
 
     Raises:
-        ValueError: its layers are not found, or it has fewer of them than it runs.
+        ValueError: its layers are not found, it has fewer of them than it runs, or no table of token embeddings.
     """
-    outer = model.base_model
+    kind, outer = model.config.model_type, model.base_model
     parts = [part for name in ("encoder", "decoder") if isinstance(part := getattr(outer, name, None), PreTrainedModel)]
     module = parts[0] if parts else outer
     decoder = parts[1] if len(parts) > 1 else None
     layers = _layers(module)
     if not layers:
         raise ValueError(
-            f"no list of {module.config.num_hidden_layers} layers was found in a {model.config.model_type} model"
+            f"no list of {module.config.num_hidden_layers} layers was found in a {kind} model"
         )
-    causal = any(getattr(part, "is_causal", False) is True for part in layers[0].modules())
+    embedding_width = table_width(module)
+    if embedding_width is None:
+        raise ValueError(f"a {kind} model has no table of token embeddings")
+    # Not every decoder says it of its layers: BLOOM, MPT and Mamba do not.
+    causal = any(getattr(part, "is_causal", False) is True for part in layers[0].modules()) or _reads_forward(outer)
     predicts = causal and decoder is None and model.get_output_embeddings() is not None
-    embedding_width = module.get_input_embeddings().embedding_dim
     width = getattr(module.config, "hidden_size", embedding_width)
     return Trunk(module, layers, decoder, causal, predicts, width, embedding_width)
 
@@ -155,6 +162,10 @@ def _layers(module: Any) -> list[nn.Module]:
     count = module.config.num_hidden_layers
     lists = [part for part in module.modules() if isinstance(part, nn.ModuleList) and len(part) == count]
     return list(lists[0]) if lists else []
+
+
+def _reads_forward(outer: Any) -> bool:
+    return is_decoder(outer.config) and outer.config.model_type not in _BOTH_WAYS
 
 
 def _relative_positions(module: nn.Module) -> bool:

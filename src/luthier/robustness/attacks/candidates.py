@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from luthier.errors import ModelError
+from luthier.models.inspect import text_embeddings
 from luthier.robustness.attacks.words import WORD
 
 _MARKS = "Ġ▁"
@@ -54,12 +55,10 @@ class EmbeddingNeighbours:
 
     def __init__(self, model: nn.Module, tokenizer: Any, *, count: int = 20, min_cosine: float = 0.4) -> None:
         self.count, self.min_cosine = count, min_cosine
-        base: Any = model
-        base = base.get_base_model() if hasattr(base, "get_base_model") else base
         known = whole_words(tokenizer)
         self._words = list(known)
         self._index = {word: i for i, word in enumerate(self._words)}
-        vectors = base.get_input_embeddings().weight.detach()[list(known.values())].float()
+        vectors = text_embeddings(model).weight.detach()[list(known.values())].float()
         self._vectors = F.normalize(vectors, dim=-1)
 
     def __call__(self, words: Sequence[str], at: int) -> list[str]:

@@ -13,6 +13,7 @@ from luthier.errors import ModelError
 from luthier.methods.base import MethodContext
 from luthier.methods.options import Options, option, refuse_idle, setting
 from luthier.methods.prompt_method import PromptMethod
+from luthier.models.inspect import table_width
 from luthier.peft_bridge.adapter_types import register_adapter_type
 from luthier.registry import METHODS
 from luthier.settings import Paper
@@ -255,7 +256,7 @@ class InstancePrompt(InstancePromptOptions, PromptMethod):
             return 1
         if self.order is not None:
             return self.order
-        widths = [model.config.hidden_size, self.bottleneck, model.get_input_embeddings().embedding_dim]
+        widths = [model.config.hidden_size, self.bottleneck, table_width(model) or 0]
         return next(order for order in (16, 8, 4, 2, 1) if gcd(*widths) % order == 0)
 
 
