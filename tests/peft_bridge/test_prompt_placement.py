@@ -37,7 +37,9 @@ def test_positions_pass_over_padding() -> None:
 
 def prompted(model: Any, task_type: str, *, placed: bool) -> Any:
     torch.manual_seed(0)
-    tuned = get_peft_model(model, PromptTuningConfig(task_type=task_type, num_virtual_tokens=3, num_attention_heads=4)).eval()
+    tuned = get_peft_model(
+        model, PromptTuningConfig(task_type=task_type, num_virtual_tokens=3, num_attention_heads=4)
+    ).eval()
     torch.nn.init.normal_(tuned.prompt_encoder["default"].embedding.weight)
     if placed:
         keep_prompt_beside_text(model, task_type, 3)

@@ -147,9 +147,7 @@ def untaken() -> dict[str, Any]:
         ("canine", ["prompt", "residual_prompt", "p_tuning", "idpg"]),
     ],
 )
-def test_models_that_stumble_over_a_prompt_are_refused_when_it_is_put_on(
-    architecture: str, methods: list[str]
-) -> None:
+def test_models_that_stumble_over_a_prompt_are_refused_when_it_is_put_on(architecture: str, methods: list[str]) -> None:
     for method in methods:
         with pytest.raises(ModelError, match=architecture) as caught:
             applied(method, untaken()[architecture]())

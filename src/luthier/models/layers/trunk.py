@@ -102,9 +102,7 @@ def find_trunk(model: Any) -> Trunk:
     decoder = parts[1] if len(parts) > 1 else None
     layers = _layers(module)
     if not layers:
-        raise ValueError(
-            f"no list of {module.config.num_hidden_layers} layers was found in a {kind} model"
-        )
+        raise ValueError(f"no list of {module.config.num_hidden_layers} layers was found in a {kind} model")
     embedding_width = table_width(module)
     if embedding_width is None:
         raise ValueError(f"a {kind} model has no table of token embeddings")
