@@ -166,8 +166,13 @@ def test_the_first_pass_leaves_modes_and_random_numbers_as_they_are() -> None:
     assert model.training
     assert not model.bert.embeddings.training
     assert not any(p.grad is not None for p in model.parameters())
+
+
+def test_what_can_not_run_is_known_before_there_are_weights() -> None:
     with torch.device("meta"):
-        assert first_failure(BUILDERS["bert"](), "SEQ_CLS") is None
+        assert first_failure(applied("prefix", BUILDERS["bert"]()), "SEQ_CLS") is None
+        with pytest.raises(ModelError, match="falcon model does not run with PREFIX_TUNING"):
+            applied("prefix", untaken()["falcon"]())
 
 
 class WordTokenizer:
