@@ -100,13 +100,89 @@ def test_the_interval_is_that_of_seeds_and_rows_together(tmp_path: Path):
     assert -1 <= found.gap.interval[0] <= found.gap.interval[1] <= 1
 
 
-@pytest.mark.parametrize("outcomes", ["", "2", "11111", None, 3])
+@pytest.mark.parametrize("outcomes", ["", "2", None, 3])
 def test_rows_that_do_not_pair_are_left_out_of_the_interval(tmp_path: Path, outcomes: object):
     folder = preset_run(tmp_path / "run", CLOSE)
     for method in CLOSE:
         for seed in SEEDS:
             correct(folder, method, seed, "1010" if (method, seed) != ("full", 2) else outcomes)
     assert not any(c.by_rows for c in recommend(folder).contenders)
+
+
+def set_score(folder: Path, method: str, seed: int, score: float, name: str = "validation/accuracy") -> None:
+    place = cell_folder(folder, method, seed) / "00-tune" / "metrics.json"
+    metrics = json.loads(place.read_text()) | {"primary": name, "scores": {name: score}}
+    place.write_text(json.dumps(metrics))
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "prompt"])
+def test_a_method_that_was_scored_on_other_rows_is_left_out(tmp_path: Path, method: str):
+    folder = preset_run(tmp_path / "run", CLOSE)
+    for one in CLOSE:
+        for seed in SEEDS:
+            correct(folder, one, seed, "1010" if one != method else "10101")
+    choice = recommend(folder)
+    assert method not in {c.row.label for c in choice.contenders}
+    usual = "full" if method != "full" else "lora"
+    assert choice.left_out == [(method, f"its validation rows are not those of {usual}")]
+    assert choice.contenders[0].row.label != method
+
+
+def test_a_method_with_another_score_is_left_out(tmp_path: Path):
+    folder = preset_run(tmp_path / "run", CLOSE)
+    for seed in SEEDS:
+        set_score(folder, "full", seed, 0.99, "validation/macro_f1")
+    choice = recommend(folder)
+    assert choice.left_out == [("full", "its validation score is validation/macro_f1, not validation/accuracy")]
+    assert choice.score_name == "validation/accuracy"
+
+
+@pytest.mark.parametrize("silent", [(3,), (2, 3), (1, 2, 3)])
+@pytest.mark.parametrize("method", ["full", "prompt"])
+def test_a_method_without_a_score_of_every_seed_is_neither_the_best_nor_level(
+    tmp_path: Path, method: str, silent: tuple[int, ...]
+):
+    """prompt trains the fewest parameters, and full is the best: neither may be taken by what is missing."""
+    folder = preset_run(tmp_path / "run", CLOSE)
+    for seed in silent:
+        set_score(folder, method, seed, float("inf"))
+    choice = recommend(folder)
+    assert choice.chosen.label == "lora"
+    assert method not in {c.row.label for c in choice.contenders}
+    reason = f"{len(silent)} of 3 runs finished without a validation score that is a number"
+    assert choice.left_out == [(method, reason)]
+    assert all(c.row.mean <= choice.contenders[0].row.mean for c in choice.contenders)
+
+
+def test_a_method_that_is_not_done_is_not_recommended_yet(tmp_path: Path):
+    folder = preset_run(tmp_path / "run", CLOSE)
+    for seed in (2, 3):
+        (cell_folder(folder, "prompt", seed) / "00-tune" / "done.json").unlink()
+    choice = recommend(folder)
+    assert choice.chosen.label == "lora"
+    assert choice.left_out == [("prompt", "2 of 3 runs not finished yet")]
+
+
+def search_run(folder: Path, tried: list[tuple[str, int, float]]) -> Path:
+    """A finished search over methods and seeds."""
+    space = json.dumps({"stages.0.tune.method": ["full", "lora", "prompt"], "seed": [1, 2]})
+    write_recipe(folder, f"name: x\nstages: [{{tune: {{}}}}]\ncompare: {{search: {{space: {space}}}}}\n")
+    lines = [json.dumps({"event": "search", "search": "x"})]
+    for number, (method, seed, score) in enumerate(tried):
+        cell, factors = cell_folder(folder, method, seed), {"stages.0.tune.method": method, "seed": seed}
+        write_stage(cell / "00-tune", score, method=method, seed=seed)
+        write_recipe(cell, f"seed: {seed}\nstages: [{{tune: {{}}}}]\n")
+        (cell / "cell.json").write_text(json.dumps({"factors": factors}))
+        lines.append(json.dumps({"event": "ask", "trial": number, "factors": factors}))
+    (folder / "trials.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_a_trial_is_chosen_with_its_seed(tmp_path: Path):
+    tried = [("full", 1, 0.7), ("full", 2, 0.72), ("lora", 2, 0.9), ("lora", 1, 0.5), ("prompt", 1, 0.6)]
+    choice = recommend(search_run(tmp_path / "run", tried))
+    assert choice.chosen.factors == {"stages.0.tune.method": "lora", "seed": 2}
+    assert choice.lead == "Best of 5 finished trials: lora, seed 2, validation/accuracy 0.9000."
 
 
 def test_seconds_decide_where_they_are_preferred(tmp_path: Path):

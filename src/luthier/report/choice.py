@@ -4,6 +4,7 @@ of those. Test scores play no part."""
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any, Literal
 from luthier.metric_names import higher_is_better
 from luthier.report.marks import FEW_ROWS, scored_row_count
 from luthier.report.results import Cell, Run, read_run
-from luthier.report.statistics import Difference, Row, difference, summarise
+from luthier.report.statistics import Difference, Row, difference, on_other_rows, summarise
 from luthier.report.tables import cost_text, difference_text, interval_text, score_text
 from luthier.report.text import one_line
 
@@ -27,8 +28,8 @@ class Contender:
 
     Attributes:
         row: its validation scores by seed.
-        gap: the paired difference of the best to it, and its interval; None for the best itself, and where they have
-            no two seeds in common.
+        gap: the paired difference of the best to it, and its interval; None for the best itself, and where there are
+            no two seeds.
         by_rows: whether the interval counts in that other validation rows would have been other ones.
     """
 
@@ -55,7 +56,7 @@ class Choice:
         contenders: best first.
         chosen: None where nothing can be told.
         prefer: parameters or seconds, which decides among those that are level.
-        left_out: (label, reason) of what failed.
+        left_out: (label, reason) of what can't be compared: a run failed, has no score or another one, or is not done.
         unfinished: how many cells are not done yet.
     """
 
@@ -119,7 +120,7 @@ class Choice:
         text = f"{word} mean {self.score_name}: {best.label}, {best.mean:.4f} ± {best.deviation or 0:.4f} "
         text += f"over {best.n} seeds. "
         if len(self.contenders) == 1:
-            return text + "No other method has finished."
+            return text + "There is no other method to compare it with."
         if not level:
             return text + "Every other method is told apart from it."
         apart = "; all others are" if len(level) < len(self.contenders) - 1 else ""
@@ -225,11 +226,15 @@ def recommend(run: Run | Path | str) -> Choice | None:
     if not preset and not search:
         return None
     kind: Literal["preset", "search"] = "search" if search else "preset"
-    rows = summarise(run.cells, None, run.name, score=validation_score)
-    entered = [row for row in rows if row.scores and not any(cell.status == "failed" for cell in row.cells.values())]
-    name = next((row.score_name for row in entered), None)
+    # A trial is chosen with its seed, where that is searched too; methods are compared over seeds.
+    by = list(dict.fromkeys(key for cell in run.cells for key in cell.factors)) if search else None
+    rows = summarise(run.cells, by, run.name, score=validation_score)
+    left_out = [(row, reason) for row in rows if (reason := _missing(row))]
+    whole = [row for row in rows if row.n == len(row.cells)]
+    name, apart = _of_one_kind(whole)
+    ranked = _ranked([row for row in whole if id(row) not in apart], name)
+    left_out += [(row, apart[id(row)]) for row in whole if id(row) in apart]
     prefer = str(preset.get("prefer") or "parameters") if isinstance(preset, dict) else "parameters"
-    ranked = _ranked([row for row in entered if row.score_name == name], name)
     contenders = _contenders(ranked)
     several = kind == "preset" and any(row.n > 1 for row in ranked)
     chosen = None
@@ -238,7 +243,9 @@ def recommend(run: Run | Path | str) -> Choice | None:
     elif several:
         chosen = cheapest([c.row for c in contenders if c.level], prefer)
     unfinished = sum(cell.status == "unfinished" for cell in run.cells)
-    return Choice(kind, name, contenders, chosen, prefer, _left_out(rows), unfinished)
+    order = {id(row): place for place, row in enumerate(rows)}
+    told = [(row.label, reason) for row, reason in sorted(left_out, key=lambda one: order[id(one[0])])]
+    return Choice(kind, name, contenders, chosen, prefer, told, unfinished)
 
 
 def validation_score(cell: Cell) -> tuple[str, float] | None:
@@ -263,10 +270,43 @@ def cheapest(rows: Iterable[Row], prefer: str) -> Row | None:
     return min(known, key=lambda pair: pair[0])[1] if known else next((row for _, row in costs), None)
 
 
+def _missing(row: Row) -> str:
+    """Why a row has not a score for each of its cells; empty where it has, or none of them has come so far yet."""
+    failed = [cell for cell in row.cells.values() if cell.status == "failed"]
+    if failed:
+        some = f"{len(failed)} of {len(row.cells)} runs failed: " if len(failed) < len(row.cells) else ""
+        return some + str(failed[0].error)
+    finished = [cell for cell in row.cells.values() if cell.status == "finished"]
+    if (silent := sum(validation_score(cell) is None for cell in finished)) > 0:
+        return f"{silent} of {len(row.cells)} runs finished without a validation score that is a number"
+    if finished and (begun := sum(cell.status == "unfinished" for cell in row.cells.values())) > 0:
+        return f"{begun} of {len(row.cells)} runs not finished yet"
+    other = len(finished) - row.n
+    return f"{other} of {len(row.cells)} runs have another score than {row.score_name}" if other else ""
+
+
+def _of_one_kind(rows: Sequence[Row]) -> tuple[str | None, dict[int, str]]:
+    """The score that most rows have, and why others can't be compared with these, by the id of the row: they have
+    another score, or were scored on other validation rows."""
+    name = next(iter(Counter(row.score_name for row in rows).most_common(1)), (None, 0))[0]
+    apart = {id(row): f"its validation score is {row.score_name}, not {name}" for row in rows if row.score_name != name}
+    alike = [row for row in rows if row.score_name == name]
+    scored_on = Counter(map(_rows_scored, (row for row in alike if row.rows)))
+    usual = next((row for row in alike if row.rows and _rows_scored(row) == scored_on.most_common(1)[0][0]), None)
+    for row in alike:
+        if usual is not None and on_other_rows(row, usual):
+            apart[id(row)] = f"its validation rows are not those of {usual.label}"
+    return name, apart
+
+
+def _rows_scored(row: Row) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((str(seed), rows) for seed, rows in row.rows.items()))
+
+
 def _ranked(rows: list[Row], score_name: str | None) -> list[Row]:
-    """Rows with the most seeds first, and of those the best first."""
+    """Rows, the best first."""
     sign = -1 if higher_is_better(score_name or "") else 1
-    return sorted(rows, key=lambda row: (-row.n, sign * (row.mean or 0.0)))
+    return sorted(rows, key=lambda row: sign * (row.mean or 0.0))
 
 
 def _contenders(ranked: list[Row]) -> list[Contender]:
@@ -290,14 +330,3 @@ def _label_count(cell: Cell) -> int:
     """Labels of the task, 0 where no stage tells."""
     told = (metrics["details"].get("labels") for metrics in cell.stages.values())
     return max((len(labels) for labels in told if isinstance(labels, list)), default=0)
-
-
-def _left_out(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Rows of which a cell failed, each with the first reason."""
-    found = []
-    for row in rows:
-        failed = [cell for cell in row.cells.values() if cell.status == "failed"]
-        if failed:
-            some = f"{len(failed)} of {len(row.cells)} runs failed: " if len(failed) < len(row.cells) else ""
-            found.append((row.label, some + str(failed[0].error)))
-    return found

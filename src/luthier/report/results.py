@@ -77,8 +77,7 @@ class Cell:
             found = _mapping(metrics["details"].get("rows_drawn")).get(split)
             if isinstance(found, int) and found > 0:
                 return found
-            right = metrics["details"].get("validation_correct")
-            if split == "validation" and isinstance(right, str) and right:
+            if split == "validation" and (right := _outcomes(metrics["details"])):
                 return len(right)
         return None
 
@@ -88,8 +87,7 @@ class Cell:
             found = _mapping(metrics["details"].get("scored_rows")).get(split)
             if isinstance(found, str):
                 return found
-            right = metrics["details"].get("validation_correct")
-            if split == "validation" and isinstance(right, str) and right:
+            if split == "validation" and (right := _outcomes(metrics["details"])):
                 return f"{len(right)} rows"
         return None
 
@@ -176,11 +174,17 @@ def _drawn_of(details: Mapping[str, Any], score: str) -> np.ndarray | None:
     kept = _mapping(details.get("drawn_scores")).get(score)
     if isinstance(kept, list) and len(kept) > 1 and all(map(_is_number, kept)):
         return np.array(kept, dtype=np.float64)
-    right = details.get("validation_correct")
-    if score != "validation/accuracy" or not isinstance(right, str) or len(right) < 2 or set(right) - {"0", "1"}:
+    right = _outcomes(details)
+    if score != "validation/accuracy" or len(right) < 2:
         return None
     drawn: np.ndarray = redrawn_means(np.array([[float(row) for row in right]]))[0]
     return drawn
+
+
+def _outcomes(details: Mapping[str, Any]) -> str:
+    """A 1 or 0 for every validation row, right or wrong; empty where a stage does not tell."""
+    right = details.get("validation_correct")
+    return right if isinstance(right, str) and not set(right) - {"0", "1"} else ""
 
 
 def _trials(folder: Path) -> list[dict[str, Any]]:
