@@ -4,6 +4,7 @@ import builtins
 import json
 import os
 import signal
+import statistics
 from pathlib import Path
 
 import pytest
@@ -104,9 +105,8 @@ def test_poor_trials_are_ended_early_and_a_stopped_search_ends_the_same_ones(pla
     rates = [f["stages.0.tune.learning_rate"] for f in tried(place, "straight")]
     assert pruned
     for trial in range(5, 9):
-        earlier = sorted(rates[:trial])
-        middle = (earlier[(trial - 1) // 2] + earlier[trial // 2]) / 2
-        assert (trial in pruned) == (rates[trial] < middle)
+        ended = [rate for number, rate in enumerate(rates[:trial]) if number not in pruned]
+        assert (trial in pruned) == (rates[trial] < statistics.median(ended))
     assert recommend(straight).chosen.factors["stages.0.tune.learning_rate"] == max(rates)
     assert f"{len(pruned)} pruned" in (straight / "report.html").read_text(encoding="utf8")
     assert "pruned" in out
@@ -125,6 +125,58 @@ def test_poor_trials_are_ended_early_and_a_stopped_search_ends_the_same_ones(pla
     stopped = place.folder / "stopped" / "small"
     assert [r["trial"] for r in read_log(stopped / "trials.jsonl") if r["event"] == "pruned"] == pruned
     assert tried(place, "stopped") == tried(place, "straight")
+
+
+def test_what_is_tried_again_ends_as_it_did_before(place, monkeypatch):
+    """A method that is behind at first and best in the end, asked for again when most of the others began better."""
+    import luthier.training.supervised as run
+
+    starts = {"bitfit": (0.1, 0.9), "head_only": (0.5, 0.6), "full": (0.6, 0.65)}
+
+    def by_method(stage, prepared):
+        found = iter(starts[stage.method.name])
+        return Validation(lambda model: Evaluation({"validation/accuracy": next(found)}), "validation/accuracy", True)
+
+    monkeypatch.setattr(run, "validation_of", by_method)
+    space = {"stages.0.tune.method": list(starts)}
+    place.recipe["compare"]["search"].update(trials=14, sampler="random", space=space)
+    assert place.search("runs", "--no-report") == 0
+    names = [one["stages.0.tune.method"] for one in tried(place)]
+    assert names.index("bitfit") < 5
+    assert "bitfit" in names[6:]
+    choice = recommend(place.run_folder)
+    assert choice.chosen.label == "bitfit"
+    assert len(choice.contenders) == 3
+    assert not list(place.run_folder.glob("cells/*/failed.json"))
+
+
+@pytest.mark.parametrize("other", [1, 2, 7])
+def test_searches_with_other_seeds_try_other_values(place, other):
+    """Not even those of a neighbouring seed, one trial later."""
+    from luthier.compare.search import Search
+
+    found = []
+    for seed in (0, other):
+        place.recipe["compare"]["search"].update(trials=9, seed=seed, space={k: SPACE[k] for k in list(SPACE)[:1]})
+        folder = place.folder / f"seed-{seed}"
+        folder.mkdir()
+        search = Search(load_recipe(place.write()), folder)
+        rates = []
+        for number in range(9):
+            rates += search.ask(number).values()
+            search.finish(number, folder / "none", ("validation/accuracy", 0.5))
+        found.append(set(rates))
+    assert len(found[0]) == 9
+    assert not found[0] & found[1]
+
+
+def test_a_search_of_which_every_trial_failed_ends_with_the_code_of_the_failure(place, capsys):
+    place.recipe["compare"]["search"]["trials"] = 2
+    for split in ("train", "validation"):
+        rows = (place.folder / f"{split}.tsv").read_text().replace("\tpositive", "\t")
+        (place.folder / f"{split}.tsv").write_text(rows)
+    assert place.search("runs", "--no-report") == 3
+    assert "every trial of the search failed" in capsys.readouterr().err
 
 
 def test_trials_of_another_search_are_put_aside(place):

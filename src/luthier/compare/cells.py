@@ -49,12 +49,18 @@ def run_comparison(
                 _check_it_can_choose(finished)
         heard.tell(len(record.cells))
     if record.cells and all(cell.error for cell in record.cells):
-        raise LuthierError(
-            f"every cell of the grid failed; the first one said:\n{record.cells[0].error}", where=str(folder)
-        )
+        raise _all_failed(record, "trial of the search" if recipe.compare.search else "cell of the grid")
     if recipe.compare.chooses:
         _write_choice(recipe, folder)
     return record
+
+
+def _all_failed(record: RunRecord, cell: str) -> LuthierError:
+    """What to raise where nothing is left to compare, with the exit code of the first cell's error."""
+    first = record.cells[0]
+    error = LuthierError(f"every {cell} failed; the first one said:\n{first.error}", where=str(record.folder))
+    error.exit_code = error.exit_code if first.cause is None else first.cause.exit_code
+    return error
 
 
 def _gridded(recipe: RecipeBase, folder: Path) -> Iterator[tuple[dict[str, Any], Callable[[], RunRecord]]]:
@@ -75,11 +81,14 @@ def _searched(recipe: RecipeBase, folder: Path) -> Iterator[tuple[dict[str, Any]
 
 
 def _run_trial(recipe: RecipeBase, factors: dict[str, Any], folder: Path, search: Search, number: int) -> RunRecord:
-    place, pruned = folder / "cells" / cell_name(factors), search.was_pruned(number)
-    if pruned:
+    place, earlier = folder / "cells" / cell_name(factors), search.ended.get(cell_name(factors))
+    if earlier is not None:  # what was tried before ends as it did then
+        cell = earlier
+    elif search.was_pruned(number):
         cell = RunRecord(place, error="ended early by the search", pruned=True)
     else:
         cell = _run_one(recipe, factors, folder, search.following)
+    search.ended[place.name] = cell
     found = validation_score_of([stage.metrics for stage in cell.stages]) if cell.error is None else None
     score = found if found is not None and math.isfinite(found[1]) else None
     search.finish(number, place, score, pruned=cell.pruned)
@@ -100,7 +109,8 @@ def _run_one(
     try:
         made = cell_recipe(recipe, factors)
     except RecipeError as error:
-        return _failed(place, {"error": error.what.partition("\n")[2] or error.what})
+        return _failed(place, {"error": error.what.partition("\n")[2] or error.what}, error)
+    cause: LuthierError | None = None
     try:
         with around(place):
             return run_cell(made, place)
@@ -111,7 +121,7 @@ def _run_one(
     except LuthierError as error:
         if error.exit_code in GOES_ON:
             raise
-        failure = {"error": str(error)}
+        failure, cause = {"error": str(error)}, error
     except Exception as error:
         if (failure_to_write := disk_failure(error)) is not None:
             raise unwritable(place, failure_to_write) from error
@@ -119,13 +129,13 @@ def _run_one(
         failure = {
             "error": f"unexpected {type(error).__name__}: {error}; the traceback is in {place / 'traceback.txt'}"
         }
-    return _failed(place, failure)
+    return _failed(place, failure, cause)
 
 
-def _failed(place: Path, failure: dict[str, Any]) -> RunRecord:
+def _failed(place: Path, failure: dict[str, Any], cause: LuthierError | None) -> RunRecord:
     logger.log(logging.INFO if "pruned" in failure else logging.ERROR, "%s: %s", place.name, failure["error"])
     write_json(place / FAILED, failure)
-    return RunRecord(place, error=failure["error"], pruned="pruned" in failure)
+    return RunRecord(place, error=failure["error"], cause=cause, pruned="pruned" in failure)
 
 
 def _check_it_can_choose(cell: RunRecord) -> None:

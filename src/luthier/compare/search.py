@@ -18,6 +18,7 @@ from luthier.metric_names import higher_is_better
 from luthier.recipe.comparison import Range, SearchSettings
 from luthier.recipe.recipe import RecipeBase
 from luthier.report.results import TRIALS
+from luthier.runs.runner import RunRecord
 from luthier.storage.jsonlines import JsonLog, read_log
 from luthier.storage.keys import digest_of
 from luthier.training.watch import EndedEarlyError, watching
@@ -53,6 +54,8 @@ class Search:
         pruner = pruners.MedianPruner(n_startup_trials=LEAST_PRUNING) if follows else pruners.NopPruner()
         self._follows, self._scored = follows, scored[-1] if follows else ""
         self._study = self._optuna.create_study(direction="maximize", pruner=pruner)
+        # What came of every cell so far, by its name: a sampler may ask for the same one again.
+        self.ended: dict[str, RunRecord] = {}
         self._trial: Any = None
         self._score_name: str | None = None
         self._reported: set[int] = set()
@@ -117,7 +120,7 @@ class Search:
         return score if higher_is_better(name) else -score
 
     def _sampler(self, number: int) -> Any:
-        samplers, seed = self._optuna.samplers, (self.settings.seed + number) % 2**32
+        samplers, seed = self._optuna.samplers, _seed_of_trial(self.settings.seed, number)
         if self.settings.sampler == "random":
             return samplers.RandomSampler(seed=seed)
         return samplers.TPESampler(n_startup_trials=min(FIRST_TRIALS, max(1, self.settings.trials // 3)), seed=seed)
@@ -179,6 +182,13 @@ def identity_of(recipe: RecipeBase) -> str:
     data = recipe.model_dump(mode="json")
     del data["compare"]["search"]["trials"]
     return digest_of(data)
+
+
+def _seed_of_trial(seed: int, number: int) -> int:
+    """One for every trial of every search, so that two searches with neighbouring seeds share no draws."""
+    import numpy as np
+
+    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
 
 
 def evaluations(stage: Path, name: str) -> list[tuple[int, float]]:

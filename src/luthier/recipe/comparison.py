@@ -131,8 +131,8 @@ class SearchSettings(Settings):
     )
     pruner: Literal["median", "none"] = Field(
         "median",
-        description="median ends a trial whose best validation score so far is below the median of the earlier trials "
-        "at the same step, from the sixth trial on.",
+        description="median ends a trial whose best validation score so far is worse than the median that the trials "
+        "which ran to their end had at the same step, once there are five of these.",
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the sampler.")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import InterruptedRunError, RecipeError, WorkspaceError
+from luthier.errors import InterruptedRunError, LuthierError, RecipeError, WorkspaceError
 from luthier.models.settings import ModelSettings
 from luthier.progress import tell
 from luthier.recipe import RecipeBase, recipe_yaml
@@ -56,6 +56,7 @@ class RunRecord:
         factors: what sets this cell apart; empty for a run that is no grid.
         stages: in order; of a failed cell only those that finished.
         error: what stopped the cell, or None.
+        cause: the error itself, where it is one that is meant for the user.
         pruned: whether that was the search which the cell is a trial of.
         cells: of a grid, its cells.
     """
@@ -64,6 +65,7 @@ class RunRecord:
     factors: dict[str, Any] = field(default_factory=dict)
     stages: list[StageRecord] = field(default_factory=list)
     error: str | None = None
+    cause: LuthierError | None = None
     pruned: bool = False
     cells: list[RunRecord] = field(default_factory=list)
 
