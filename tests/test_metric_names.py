@@ -16,6 +16,16 @@ def test_higher_is_better(name: str):
     assert higher_is_better(name)
 
 
+# Of lm-evaluation-harness.
+LOWER += " test/wikitext/word_perplexity test/wikitext/byte_perplexity test/wikitext/bits_per_byte test/wmt16-ro-en/ter"
+HIGHER_OF_HARNESS = "test/arc_easy/acc_norm test/wmt16-ro-en/bleu test/wmt16-ro-en/chrf test/cola/mcc test/gsm8k/exact_match"
+
+
+@pytest.mark.parametrize("name", HIGHER_OF_HARNESS.split())
+def test_tasks_of_the_harness_are_not_taken_for_errors(name: str):
+    assert higher_is_better(name)
+
+
 @pytest.mark.parametrize("name", LOWER.split())
 def test_lower_is_better(name: str):
     assert not higher_is_better(name)

@@ -392,3 +392,46 @@ def test_a_model_of_the_hub_is_valid_and_said_not_to_be_looked_at(place, capsys)
     recipe()
     assert main(["validate", "recipe.yaml"]) == 0
     assert "not looked at" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("keys", "evaluate", "code", "said"),
+    [
+        ({"test": None}, {"split": "test"}, 2, "the data has no test split to judge on; it has train, validation"),
+        ({"test": None, "validation": None}, {}, 2, "the data has no test or validation split to judge on"),
+        ({}, {"data": {"train": "train.tsv"}}, 2, "it has train: give data.test, or another `split`"),
+        ({}, {"suites": ["task", "perplexity"]}, 2, "perplexity can't judge a single_sentence task"),
+        (
+            {},
+            {"suites": [{"name": "calibration", "bins": 5}, "calibration"]},
+            2,
+            "the suite calibration stands there twice, and scores of one name can't be told apart: keep one of them",
+        ),
+        ({}, {"suites": ["answers"]}, 2, "leave it out of `suites`"),
+    ],
+    ids=str,
+)
+def test_an_evaluation_that_can_not_be_is_refused_before_anything_is_trained(
+    workplace, capsys, keys, evaluate, code, said
+):
+    data = workplace.tune["data"] | keys
+    workplace.tune["data"] = {key: value for key, value in data.items() if value is not None}
+    workplace.recipe["stages"][1]["evaluate"] = evaluate
+    for verb in ("plan", "run"):
+        assert workplace.luthier(verb, workplace.write(), "--output", "runs") == code
+        assert said in " ".join(capsys.readouterr().err.split())
+    assert not (workplace.run_folder / "00-tune").exists()
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"test": None, "validation": None, "validation_fraction": 0.25},
+        {"test": None, "validation": None, "examples": 64, "validation_examples": 32},
+    ],
+    ids=str,
+)
+def test_a_split_that_is_cut_off_is_there_to_be_judged_on(workplace, capsys, keys):
+    data = workplace.tune["data"] | keys
+    workplace.tune["data"] = {key: value for key, value in data.items() if value is not None}
+    assert workplace.luthier("plan", workplace.write(), "--output", "runs") == 0, capsys.readouterr().err

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from luthier.cli.arguments import main
+from luthier.cli.commands import _with_comparison
 from luthier.recipe.loading import load_recipe
 from luthier.report import recommend
 from luthier.training.trainer import LuthierTrainer
+from tests.report.fixtures import grid
 
 FEW = ["--preset", "tuning", "--methods", "head_only,bitfit", "--budget-steps", "6"]
 
@@ -170,6 +173,10 @@ def test_without_validation_the_first_run_says_so(place, capsys):
         (["--preset", "tuning", "--seeds", "0"], "at least 1"),
         (["--preset", "tuning", "--over", "seed=1,2"], "not what the preset fills in"),
         (["--seeds", "2"], "add --preset tuning"),
+        (["--preset", "tuning", "--methods", "lora,full,lora"], "lora stands there twice with the same settings"),
+        (["--preset", "tuning", "--methods", "{name: lora},lora"], "lora stands there twice with the same settings"),
+        (["--preset", "tuning", "--budget-minutes", "inf"], "--budget-minutes: compare.preset.minutes: has to be a fin"),
+        (["--over", "seed=1,2", "--over", "seed=3"], "--over seed is given twice\n  fix: give all values at once"),
     ],
     ids=str,
 )
@@ -179,6 +186,62 @@ def test_mistakes_are_told(place, capsys, arguments, message):
     assert message in told
     assert not re.search(r"--[a-z-]+:\d", told)
     assert not place.run_folder.exists()
+
+
+@pytest.mark.parametrize("seeds", [[13, -1], [1, 2**32]], ids=str)
+def test_seeds_that_are_none_are_told_before_anything_runs(place, capsys, seeds):
+    place.recipe["compare"] = {"preset": {"name": "tuning", "seeds": seeds}}
+    assert place.luthier("validate", place.write()) == 2
+    assert f"{seeds[1]} is no seed: they go from 0 to 4294967295" in capsys.readouterr().err
+
+
+def test_a_setting_of_the_preset_keeps_what_else_the_recipe_compares(place):
+    methods = ["head_only", {"name": "lora", "rank": 2}]
+    over = {"stages.0.tune.batch_size": [4, 8]}
+    place.recipe["compare"] = {"preset": {"name": "tuning", "methods": methods}, "over": over, "baseline": "lora"}
+    recipe = _with_comparison(load_recipe(place.write()), [], {"seeds": 2}, "recipe.yaml", "x")
+    assert recipe.compare.over == {"stages.0.tune.method": methods, **over, "seed": [13, 14]} 
+    assert recipe.compare.baseline == "lora"
+    recipe = _with_comparison(load_recipe(place.write()), ["stages.0.tune.batch_size=2"], {"seeds": 1}, "r.yaml", "x")
+    assert recipe.compare.over["stages.0.tune.batch_size"] == [2]
+
+
+METHOD, EPOCHS, BEST = "stages.0.tune.method", "stages.0.tune.epochs", "stages.0.tune.keep_best"
+
+
+@pytest.mark.parametrize(
+    ("compare", "baseline", "message"),
+    [
+        ({"over": {METHOD: ["lora", "full"]}}, "lroa", "no line of the comparison is called 'lroa'\n  fix: did you mean"),
+        ({"over": {METHOD: ["lora", "full"], "seed": [1, 2]}}, "1", "name one of lora, full"),
+        ({"over": {EPOCHS: [1, 2]}}, "3", "name one of 1, 2"),
+        ({"preset": {"name": "tuning", "methods": ["lora", "bitfit"]}}, "full", "name one of lora, bitfit"),
+        ({"search": {"space": {METHOD: ["lora", "full"]}}}, "bitfit", "name one of lora, full"),
+        ({"over": {METHOD: ["lora", "full"]}}, "full", ""),
+        ({"over": {METHOD: ["lora", {"name": "lora", "rank": 4}]}}, "lora, rank 4", ""),
+        ({"over": {EPOCHS: [1, 2]}}, "2", ""),
+        ({"over": {EPOCHS: [1, 2]}}, "epochs 2", ""),
+        ({"over": {BEST: [True, False]}}, "false", ""),
+        ({"search": {"space": {METHOD: ["lora", "full"], EPOCHS: [1, 2]}}}, "full, epochs 2", ""),
+        ({"search": {"space": {EPOCHS: {"low": 1, "high": 4}}}}, "3", ""),
+    ],
+    ids=str,
+)
+def test_a_baseline_that_names_no_line_is_told_before_anything_runs(place, capsys, compare, baseline, message):
+    place.recipe["compare"] = {**compare, "baseline": baseline}
+    assert place.luthier("validate", place.write()) == (2 if message else 0)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--over", "seed=1,2"], ["--set", "seed=3"], ["--preset", "tuning"], ["--budget-steps", "3"], ["--output", "x"]],
+    ids=str,
+)
+def test_options_for_recipes_are_refused_where_finished_runs_are_compared(tmp_path, capsys, options):
+    folder = grid(tmp_path / "grid", seeds=(1,))
+    assert main(["compare", str(folder), *options]) == 2
+    assert f"{options[0]} says how a recipe is run" in capsys.readouterr().err
 
 
 def test_validate_and_plan_know_the_preset(place, capsys):

@@ -212,6 +212,15 @@ def test_without_optuna_the_extra_is_named(place, monkeypatch, capsys):
         ({"space": {"stages.0.tune.learning_rate": {"low": 2, "high": 1}}}, "low has to be below high"),
         ({"space": {"seed": [1, 1]}}, "lists a value twice"),
         ({"space": {}}, "has to be of 1 entries or more"),
+        (
+            {"space": {"stages.0.tune.batch_size": {"low": 8, "high": 16.0}}},
+            "with stages.0.tune.batch_size=11.056: stages.0.tune.batch_size: has to be a whole number",
+        ),
+        (
+            {"space": {"stages.0.tune.batch_size": {"low": 8, "high": 16.0, "step": 0.5}}},
+            "with stages.0.tune.batch_size=8.5",
+        ),
+        ({"space": {"stages.0.tune.epochs": {"low": 1, "high": 4, "step": 9}}}, "step is larger than the range"),
         ({"trials": 0}, "has to be above 0; the recipe gives 0"),
     ],
     ids=str,
@@ -220,6 +229,31 @@ def test_mistakes_are_told(place, capsys, changes, message):
     place.recipe["compare"]["search"].update(changes)
     assert place.luthier("validate", place.write()) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("among", "reached"),
+    [
+        ({"low": 1, "high": 10, "step": 4}, {1, 5, 9}),
+        ({"low": 0.0, "high": 0.3, "step": 0.1}, {0.0, 0.1, 0.2, 0.3}),
+        ({"low": 0.0, "high": 0.35, "step": 0.1}, {0.0, 0.1, 0.2, 0.3}),
+    ],
+    ids=str,
+)
+def test_a_range_with_steps_ends_where_they_reach(place, recwarn, among, reached):
+    from luthier.compare.search import Search
+
+    place.recipe["compare"]["search"].update(space={"stages.0.tune.warmup_ratio": among}, sampler="random")
+    recipe = load_recipe(place.write()) if among["high"] < 1 else None
+    if recipe is None:
+        place.recipe["compare"]["search"]["space"] = {"stages.0.tune.batch_size": among}
+        recipe = load_recipe(place.write())
+    search, found = Search(recipe, place.folder), set()
+    for number in range(40):
+        found |= {round(value, 9) for value in search.ask(number).values()}
+        search.finish(number, place.folder / "none", ("validation/accuracy", 0.5))
+    assert found == reached
+    assert not [one for one in recwarn if "divisible" in str(one.message)]
 
 
 def test_plan_and_validate_know_the_search(place, capsys):

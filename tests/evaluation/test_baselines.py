@@ -222,3 +222,17 @@ def test_without_training_labels_there_is_no_baseline() -> None:
 
 def test_a_prior_of_other_labels_tells_nothing() -> None:
     assert class_scores({"rows": 3, "shares": {"a": 1.0}}, ["b", "a"]) is None
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4, 1e4])
+def test_draws_are_kept_as_exactly_as_the_score(scale: float):
+    """Of small numbers as of large ones, so that intervals that are read from metrics.json are those of the rows."""
+    from luthier.evaluation.scoring import scored_details
+
+    rng = np.random.default_rng(0)
+    gold = rng.normal(size=ROWS) * scale
+    data = data_of("regression", gold.tolist(), gold.tolist(), [], ("mean_squared_error",))
+    predictions = predictions_of("regression", (gold + scale * rng.normal(size=ROWS))[:, None], gold)
+    found = judged("regression", data, predictions)
+    kept = scored_details(data, "test", found)["drawn_scores"]["test/mean_squared_error"]  # type: ignore[arg-type]
+    assert kept == pytest.approx(found.drawn["mean_squared_error"], rel=1e-5, abs=0)

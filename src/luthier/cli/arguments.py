@@ -15,6 +15,7 @@ from luthier.cli.messages import quieten
 from luthier.errors import LuthierError, nearest
 
 VERBS = "known_verbs"
+OUTPUT = "runs"
 EXIT_CODES = """\
 exit codes: 0 done, 1 failed, 2 recipe or command line, 3 data, 4 model, 5 training (NaN, nothing to train),
 6 run directory (locked, full, not writable), 75 stopped by a signal while training, after one whole checkpoint: the
@@ -53,7 +54,7 @@ def _add_recipe_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
 
     plan = _verb(verbs, "plan", "dry run: stages, what is cached, parameters to train, time and memory", "plan")
     _recipe_arguments(plan)
-    plan.add_argument("--output", default="runs", help="folder of the run directories (default: runs)")
+    plan.add_argument("--output", default=OUTPUT, help="folder of the run directories (default: runs)")
 
     run = _verb(verbs, "run", "run a recipe; the same command continues a stopped run", "run")
     _recipe_arguments(run)
@@ -258,7 +259,7 @@ def _preset_arguments(compare: argparse.ArgumentParser) -> None:
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", default="runs", help="folder of the run directories (default: runs)")
+    parser.add_argument("--output", default=OUTPUT, help="folder of the run directories (default: runs)")
     parser.add_argument("--no-report", action="store_true", help="do not write report.html")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 

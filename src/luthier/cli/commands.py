@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from luthier.cli.arguments import OUTPUT
 from luthier.cli.messages import console
 from luthier.errors import RecipeError
 from luthier.recipe.loading import check_recipe, load_recipe
@@ -81,6 +82,7 @@ def _recipe_place(arguments: argparse.Namespace) -> str:
 def compare(arguments: argparse.Namespace) -> None:
     folders = [Path(t) for t in arguments.targets if is_folder(t)]
     if len(folders) == len(arguments.targets):
+        _refuse_what_runs_something(arguments)
         _show_table(folders)
         return
     if len(arguments.targets) > 1:
@@ -101,6 +103,18 @@ def compare(arguments: argparse.Namespace) -> None:
             fix="add a compare block, or --over stages.0.tune.method=full,lora --over seed=13,17, or --preset tuning",
         )
     _run_and_show(recipe, arguments)
+
+
+def _refuse_what_runs_something(arguments: argparse.Namespace) -> None:
+    """Raises RecipeError for an option that says how to run a recipe, where finished runs are compared."""
+    given = {"--over": arguments.over, "--set": arguments.overrides}
+    given |= {_PRESET_OPTIONS.get(key, f"--{key}"): True for key in _preset_settings(arguments)}
+    given["--output"] = arguments.output != OUTPUT
+    for option in (option for option, value in given.items() if value):
+        raise RecipeError(
+            f"{option} says how a recipe is run, and {arguments.targets[0]} is a run directory",
+            fix="name the recipe, or leave the option out",
+        )
 
 
 def _comparison_name(recipe: RecipeBase, arguments: argparse.Namespace) -> str:
@@ -132,12 +146,16 @@ def _preset_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 def _with_comparison(recipe: RecipeBase, over: list[str], preset: dict[str, Any], place: str, name: str) -> RecipeBase:
     """The recipe with the comparison of the command line in place of its own; a preset keeps what is not given."""
     from luthier.recipe.yaml_text import YamlText, parse_value
+    from luthier.stages.presets import preset_named
 
     grid: dict[str, Any] = {}
     for text in over:
         key, equals, values = text.partition("=")
         if not equals:
             raise RecipeError(f"--over {text}: write KEY=A,B", fix="for example --over seed=13,17,23")
+        key = key.strip()
+        if key in grid:
+            raise RecipeError(f"--over {key} is given twice", fix=f"give all values at once: --over {key}=A,B")
         grid[key] = parse_value(f"[{values}]")
     own = recipe.compare.preset if recipe.compare else None
     if preset and own is None and "name" not in preset:
@@ -148,6 +166,13 @@ def _with_comparison(recipe: RecipeBase, over: list[str], preset: dict[str, Any]
         if {"steps", "minutes"} & preset.keys():
             kept = {key: value for key, value in kept.items() if key not in ("steps", "minutes")}
         comparison["preset"] = kept | preset
+    if own is not None and preset:
+        assert recipe.compare is not None
+        about = preset_named(own.name)
+        varied = max(n for n, stage in enumerate(recipe.stage_list()) if stage.name == about.stage)
+        filled = {"seed", f"stages.{varied}.{about.stage}.{about.field}"}
+        comparison["over"] = {k: v for k, v in recipe.compare.over.items() if k not in filled} | grid
+        comparison |= {"baseline": recipe.compare.baseline} if recipe.compare.baseline else {}
     given = recipe.model_dump(mode="json", exclude_unset=True) | {"name": name, "compare": comparison}
     source = YamlText(place, given)
     source.override(("compare",), "--preset" if preset else "--over")

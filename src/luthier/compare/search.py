@@ -132,8 +132,8 @@ class Search:
         if isinstance(among, list):
             return kinds.CategoricalDistribution([_choice(value) for value in among])
         if among.whole:
-            return kinds.IntDistribution(int(among.low), int(among.high), log=among.log, step=int(among.step or 1))
-        return kinds.FloatDistribution(float(among.low), float(among.high), log=among.log, step=among.step)
+            return kinds.IntDistribution(int(among.low), int(among.top), log=among.log, step=int(among.step or 1))
+        return kinds.FloatDistribution(float(among.low), float(among.top), log=among.log, step=among.step)
 
     def _to_optuna(self, key: str, value: Any) -> Any:
         return _choice(value) if isinstance(self.settings.space[key], list) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthier.data.schemas import SCHEMAS
+from luthier.data.settings import SPLITS, DataSettings
 from luthier.data.stated import learns_text
 from luthier.evaluation.subject import Suite
 
@@ -44,6 +45,35 @@ def head_misfit(suites: Sequence[Suite], head: str) -> str:
             "it: use `suites: [pseudo_perplexity]`, or tune it first"
         )
     return f"{' and '.join(others)} can't judge a {_NAMES.get(head, head)}: leave it out of `suites`, or use perplexity"
+
+
+def wanted_splits(split: str) -> tuple[str, ...]:
+    """The splits that a stage judges on, of which the first that there is counts."""
+    return ("test", "validation") if split == "auto" else (split,)
+
+
+def cut_splits(data: DataSettings) -> set[str]:
+    """The splits that are cut off from the training rows, or that others become."""
+    if data.validation_fraction is None and data.validation_examples is None:
+        return set()
+    # The validation split of a set that has one then is the test split.
+    return {"validation", "test"} if data.validation_examples is not None and data.source else {"validation"}
+
+
+def split_misfit(split: str, data: DataSettings) -> str:
+    """Why data that name their splits one by one have none to judge on; empty where they have, or are a set."""
+    named = {one for one in SPLITS if getattr(data, one) is not None} | cut_splits(data)
+    if data.source is not None or not named.isdisjoint(wanted_splits(split)):
+        return ""
+    return no_split(wanted_splits(split), [one for one in SPLITS if one in named])
+
+
+def no_split(wanted: Sequence[str], there: Sequence[str]) -> str:
+    """That data have none of the splits that are wanted."""
+    return (
+        f"the data has no {' or '.join(wanted)} split to judge on; it has {', '.join(there)}: give data."
+        f"{wanted[0]}, or another `split`"
+    )
 
 
 def suites_misfit(task: str | None, suites: Sequence[Suite]) -> str:

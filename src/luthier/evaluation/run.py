@@ -9,11 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.data.loading import load_data
+from luthier.data.looks import look_at
 from luthier.data.schemas import SCHEMAS, TaskSchema
 from luthier.data.settings import SPLITS, DataSettings
+from luthier.data.sources.origins import plan as origins_of
 from luthier.data.task_data import TaskData
 from luthier.errors import DataError, ModelError, RecipeError
-from luthier.evaluation.fit import head_misfit, language_misfit
+from luthier.evaluation.fit import (
+    cut_splits,
+    head_misfit,
+    language_misfit,
+    no_split,
+    suites_misfit,
+    wanted_splits,
+)
 from luthier.evaluation.meters import CostMeter
 from luthier.evaluation.subject import Subject, Suite, SuiteResult
 from luthier.evaluation.untuned import UNTUNED, untuned_scores, worse_than_untuned
@@ -207,6 +216,29 @@ def check_language(stage: Evaluate, inputs: StageInputs) -> None:
         checked_head(inputs, load_config(inputs.model), speaking_heads(stage.suites))
 
 
+def check_before(stage: Evaluate, data: DataSettings, *, trained_here: bool) -> None:
+    """Find what the settings of the data and the first rows of local files tell, before any stage runs.
+
+    Args:
+        stage: that will judge.
+        data: what it judges on.
+        trained_here: whether an earlier stage of the run makes the model, which reads the rows as they look.
+
+    Raises:
+        DataError: there is no split to judge on, or a source names nothing.
+        RecipeError: a suite can't judge the task of the rows.
+    """
+    there = {*origins_of(data), *cut_splits(data)}
+    wanted = wanted_splits(stage.split)
+    if there.isdisjoint(wanted):
+        what, _, fix = no_split(wanted, [split for split in SPLITS if split in there]).partition(": ")
+        raise DataError(what, fix=fix)
+    look = look_at(data).read if trained_here and stage.data is None else None
+    if look is not None and (reason := suites_misfit(look.task, stage.suites)):
+        what, _, fix = reason.partition(": ")
+        raise RecipeError(what, fix=fix)
+
+
 def plan_evaluation(stage: Evaluate, inputs: StageInputs) -> StagePlan:
     """The suites, and the rows that they will judge."""
     task = load_data(data_of(stage, inputs), splits=SPLITS)
@@ -259,7 +291,7 @@ def choose_split(task: TaskData, wanted: str) -> str:
     Raises:
         DataError: the data has none, or not the one asked for.
     """
-    order = ("test", "validation") if wanted == "auto" else (wanted,)
+    order = wanted_splits(wanted)
     for split in order:
         if split in task.splits and len(task.splits[split]):
             return split

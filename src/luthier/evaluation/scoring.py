@@ -210,7 +210,7 @@ def scored_details(data: TaskData, split: str, result: TaskResult) -> dict[str, 
         "scored_rows": {split: rows_digest(data.splits[split], data.labels)},
         "rows_drawn": {split: result.questions},
         "drawn_scores": {
-            f"{split}/{name}": [round(float(x), 6) for x in found] for name, found in result.drawn.items()
+            f"{split}/{name}": [float(f"{x:.6g}") for x in found] for name, found in result.drawn.items()
         },
     }
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, field_validator
 
 from luthier.data.settings import DataSettings
 from luthier.data.stated import stated_task
-from luthier.evaluation.fit import head_misfit, language_misfit, suites_misfit, task_misfit
+from luthier.evaluation.fit import head_misfit, language_misfit, split_misfit, suites_misfit, task_misfit
 from luthier.registry import STAGES, SUITES, import_folder, one_of
 from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
 from luthier.stages.base import Stage, StageInputs
@@ -46,6 +46,14 @@ class Evaluate(Stage):
         "rows; costs a second pass over them.",
     )
 
+    @field_validator("suites")
+    @classmethod
+    def _scores_apart(cls, suites: Any) -> Any:
+        scored = [what for suite in suites or () for what in suite.scored()]
+        if (twice := next((what for what in scored if scored.count(what) > 1), None)) is not None:
+            raise ValueError(f"{twice} stands there twice, and scores of one name can't be told apart: keep one of them")
+        return suites
+
     @classmethod
     def resolved(cls) -> type[Stage]:
         about = "Suites by name, or mappings with their settings."
@@ -66,6 +74,8 @@ class Evaluate(Stage):
         data = self.data or data
         if data is None:
             return "there is no data to judge on: give its `data`"
+        if reason := split_misfit(self.split, data):
+            return reason
         if kinds["model"] != "pretrained":
             return task_misfit(self.suites) or suites_misfit(stated_task(data), self.suites)
         if data.as_text:
@@ -74,6 +84,10 @@ class Evaluate(Stage):
 
     def check(self, inputs: StageInputs) -> None:
         data = self.data or inputs.data
+        if data is not None:
+            from luthier.evaluation.run import check_before
+
+            check_before(self, data, trained_here=inputs.kind == "task" and bool(inputs.artifacts["model"].key))
         for suite in self.suites if data is not None else ():
             suite.check(data)
         if inputs.kind == "pretrained":

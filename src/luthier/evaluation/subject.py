@@ -190,6 +190,10 @@ class Suite(Settings):
     language_heads: ClassVar[tuple[str, ...] | None] = ("causal_lm", "seq2seq_lm")
     runs_first: ClassVar[bool] = False
 
+    def scored(self) -> list[str]:
+        """What its scores are of, in words; no two suites of a stage score the same."""
+        return [f"the suite {self.name}"]
+
     def sources(self) -> list[DataSettings]:
         """Data that the suite reads beside the evaluated split; they are part of the stage's key."""
         return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
@@ -14,6 +15,9 @@ from luthier.settings import Settings
 from luthier.stages.presets import preset_named
 
 Prefer = Literal["parameters", "seconds"]
+_SEEDS = 2**32
+# Where between the ends of a range a number is tried that is no end, no half and no third of it.
+_BETWEEN = 0.382
 
 
 class TuningPreset(Settings):
@@ -33,7 +37,7 @@ class TuningPreset(Settings):
         None, gt=0, description="Optimiser steps of every run, which see the same batches; null keeps the recipe's own."
     )
     minutes: float | None = Field(
-        None, gt=0, description="Minutes that every run may train, evaluations included, in place of steps."
+        None, gt=0, allow_inf_nan=False, description="Minutes that every run may train, evaluations included, in place of steps."
     )
     prefer: Prefer = Field(
         "parameters",
@@ -52,18 +56,22 @@ class TuningPreset(Settings):
     @field_validator("methods")
     @classmethod
     def _methods_exist(cls, methods: list[Any] | None) -> list[Any] | None:
+        checked: list[Any] = []
         for method in methods or ():
             settings = {"name": method} if isinstance(method, str) else method
             if not isinstance(settings, dict) or "name" not in settings:
                 raise ValueError(f"{method!r} is neither a method's name nor a mapping with its name")
             try:
-                METHODS.get(str(settings["name"])).model_validate(settings)
+                one = METHODS.get(str(settings["name"])).model_validate(settings)
             except RecipeError as error:
                 raise ValueError(str(error)) from None
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(map(str, (settings["name"], *first["loc"])))
                 raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+            if one in checked:
+                raise ValueError(f"{settings['name']} stands there twice with the same settings")
+            checked.append(one)
         return methods
 
     @field_validator("seeds")
@@ -72,6 +80,8 @@ class TuningPreset(Settings):
         given = seeds if isinstance(seeds, list) else [seeds]
         if not given or (isinstance(seeds, int) and seeds < 1) or len(set(given)) < len(given):
             raise ValueError("give how many seeds, at least 1, or a list of different ones")
+        if isinstance(seeds, list) and (wrong := [seed for seed in seeds if not 0 <= seed < _SEEDS]):
+            raise ValueError(f"{wrong[0]} is no seed: they go from 0 to {_SEEDS - 1}")
         return seeds
 
     @model_validator(mode="after")
@@ -88,14 +98,14 @@ class TuningPreset(Settings):
         """The seeds, counted from `first` where only their number is given."""
         if isinstance(self.seeds, list):
             return self.seeds
-        return [(first + number) % 2**32 for number in range(self.seeds)]
+        return [(first + number) % _SEEDS for number in range(self.seeds)]
 
 
 class Range(Settings):
     """Numbers between two ends: whole ones where both ends are whole."""
 
     low: int | float = Field(description="Lower end, included.")
-    high: int | float = Field(description="Upper end, included.")
+    high: int | float = Field(description="Upper end, included; with `step`, where steps from the lower end reach it.")
     log: bool = Field(False, description="Spread evenly over the orders of magnitude.")
     step: int | float | None = Field(
         None, gt=0, description="Distance of neighbouring numbers; null takes all between."
@@ -111,11 +121,30 @@ class Range(Settings):
             raise ValueError("give log or step")
         if self.whole and isinstance(self.step, float):
             raise ValueError("the ends are whole numbers, so step has to be one too")
+        if self.step is not None and self.step > self.high - self.low:
+            raise ValueError(f"step is larger than the range, so that {self.low} alone would be tried")
         return self
 
     @property
     def whole(self) -> bool:
         return isinstance(self.low, int) and isinstance(self.high, int)
+
+    @property
+    def top(self) -> int | float:
+        """The highest number that is tried."""
+        if self.step is None:
+            return self.high
+        low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
+        top = low + (high - low) // step * step
+        return int(top) if self.whole else float(top)
+
+    def tried(self) -> list[int | float]:
+        """Both ends, and a number between them that is no whole one where such may be drawn."""
+        if self.whole:
+            return [self.low, self.top]
+        between = self.low + (_BETWEEN * (self.high - self.low) if self.step is None else self.step)
+        short = float(f"{between:.6g}")
+        return [self.low, short if self.low < short < self.high else between, self.top]
 
 
 class SearchSettings(Settings):
@@ -148,7 +177,11 @@ class SearchSettings(Settings):
 
     def ends(self) -> dict[str, list[Any]]:
         """The choices of every key, or the two ends of its range."""
-        return {key: among if isinstance(among, list) else [among.low, among.high] for key, among in self.space.items()}
+        return {key: among if isinstance(among, list) else [among.low, among.top] for key, among in self.space.items()}
+
+    def tried(self) -> dict[str, list[Any]]:
+        """The choices of every key, or numbers of its range: see `Range.tried`."""
+        return {key: among if isinstance(among, list) else among.tried() for key, among in self.space.items()}
 
 
 class CompareSettings(Settings):

@@ -9,17 +9,20 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from luthier.errors import RecipeError
+from luthier.errors import RecipeError, nearest
 from luthier.recipe.checking import checked, examined
 from luthier.recipe.comparison import CompareSettings, SearchSettings
 from luthier.recipe.overrides import set_key
 from luthier.recipe.problem import Problem
 from luthier.recipe.recipe import RecipeBase
 from luthier.recipe.yaml_text import YamlText
+from luthier.report.statistics import label_of, names_of, value_text
 
 # Of choices for the other keys of a search, tried before one is called wrong.
 MOST_COMBINATIONS = 32
 MOST_TOLD = 5
+# Trials that a baseline is looked for among.
+MOST_NAMED = 10_000
 
 
 def cells(compare: CompareSettings) -> list[dict[str, Any]]:
@@ -85,12 +88,36 @@ def grid_problems(recipe: RecipeBase) -> list[Problem]:
     """What is wrong with the cells; of a preset, which leaves out what can't run, only where no cell can run."""
     if recipe.compare is None:
         return []
+    baseline = _baseline_problems(recipe.compare)
     if recipe.compare.search is not None:
-        return _search_problems(recipe, recipe.compare.search)
+        return baseline + _search_problems(recipe, recipe.compare.search)
     tried = [(factors, cell_problems(recipe, factors)) for factors in cells(recipe.compare)]
     if recipe.compare.preset and not all(problems for _, problems in tried):
+        return baseline
+    return baseline + blamed(tried, "over")[:MOST_TOLD]
+
+
+def _baseline_problems(compare: CompareSettings) -> list[Problem]:
+    """The baseline, where no line of the comparison can be called so; what a range draws can't be known."""
+    wanted = compare.baseline
+    if wanted is None:
         return []
-    return blamed(tried, "over")[:MOST_TOLD]
+    if compare.search is None:
+        tried = [{key: value for key, value in factors.items() if key != "seed"} for factors in cells(compare)]
+    else:
+        if not all(isinstance(among, list) for among in compare.search.space.values()):
+            return []
+        ends = {key: among for key, among in compare.search.ends().items() if key != "seed"}
+        chosen = itertools.islice(itertools.product(*ends.values()), MOST_NAMED)
+        tried = [dict(zip(ends, values, strict=True)) for values in chosen]
+    named = [names_of(label_of(factors), factors) for factors in tried]
+    if any(wanted in names for names in named):
+        return []
+    shown = list(dict.fromkeys(value_text(value, exact=True) for factors in tried for value in factors.values()))
+    guess = nearest(wanted, shown)
+    fix = f"did you mean {guess!r}? " if guess else ""
+    fix += f"name one of {', '.join(shown[:MOST_TOLD])}" if shown else "leave it out"
+    return [Problem(("compare", "baseline"), f"no line of the comparison is called {wanted!r}", fix)]
 
 
 def cell_problems(recipe: RecipeBase, factors: dict[str, Any]) -> list[Problem]:
@@ -130,7 +157,7 @@ def _told_of(problem: Problem, factors: dict[str, Any], key: str, count: int = 1
 
 def _search_problems(recipe: RecipeBase, search: SearchSettings) -> list[Problem]:
     """Choices, and ends of ranges, that are wrong with whatever is chosen for the other keys."""
-    ends, problems = search.ends(), []
+    ends, problems = search.tried(), []
     for key, choices in ends.items():
         others = {k: v for k, v in ends.items() if k != key}
         for choice in choices:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -237,11 +237,13 @@ def paired_differences(rows: Sequence[Row], baseline: Row | None) -> list[Differ
 def baseline_of(rows: Sequence[Row], wanted: str | None) -> Row | None:
     """The row that differences are taken to: the one the recipe names, else the first with a score."""
     scored = [row for row in rows if row.scores]
-    named = [row for row in scored if wanted and wanted in names_of(row)]
+    named = [row for row in scored if wanted and wanted in names_of(row.label, row.factors)]
     return next(iter(named or scored), None)
 
 
-def names_of(row: Row) -> set[str]:
+def names_of(label: str, factors: Mapping[str, Any]) -> set[str]:
     """Everything that a recipe may call a row: its label, and the values and names among its factors."""
-    values = list(row.factors.values())
-    return {row.label, *map(str, values), *(str(v.get("name")) for v in values if isinstance(v, dict))}
+    values = list(factors.values())
+    named = {str(v.get("name")) for v in values if isinstance(v, dict)}
+    written = {"null" if v is None else str(v).lower() for v in values if v is None or isinstance(v, bool)}
+    return {label, *map(str, values), *map(value_text, values), *named, *written}

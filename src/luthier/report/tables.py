@@ -171,7 +171,7 @@ def _notes(rows: Sequence[Row], wanted: str | None, baseline: Row | None, lines:
     names = list(dict.fromkeys(row.score_name for row in rows if row.score_name))
     if len(names) > 1:
         notes.append(f"Lines show different scores ({', '.join(names)}); only lines with the same score are compared.")
-    if wanted and baseline and wanted not in names_of(baseline):
+    if wanted and baseline and wanted not in names_of(baseline.label, baseline.factors):
         notes.append(f"The recipe's baseline {wanted} has no score; {baseline.label} stands in for it.")
     if names and (title := title_of(list(rows), names[0])) != names[0]:
         notes.append(f"{title}.")

@@ -48,6 +48,10 @@ class StandardTasksSuite(Suite):
         """The harness itself."""
         return {"lm-eval": "name"}
 
+    def scored(self) -> list[str]:
+        """Its tasks."""
+        return [f"the task {task} of {self.name}" for task in self.tasks]
+
     def missing(self) -> Iterable[tuple[str, LuthierError]]:
         """The folder, where it isn't there."""
         if self.folder is not None and not Path(self.folder).is_dir():
