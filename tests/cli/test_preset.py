@@ -151,11 +151,26 @@ def test_python_runs_the_preset_too(place):
     assert recommend(record.folder).prefer == "seconds"
 
 
-def test_without_validation_the_first_run_says_so(place, capsys):
-    del place.tune["data"]["validation"]
+@pytest.mark.parametrize("without", ["rows", "evaluations"])
+@pytest.mark.parametrize("evaluation", [None, {"split": "test"}, {}])
+def test_without_validation_nothing_is_run(place, capsys, without, evaluation):
+    if evaluation is not None:
+        place.recipe["stages"].append({"evaluate": evaluation})
+    if without == "rows":
+        del place.tune["data"]["validation"]
+    else:
+        place.tune["evaluate_every"] = "never"
     assert place.compare(*FEW, "--seeds", "2") == 2
-    assert "chooses by validation score, and the run has none" in capsys.readouterr().err
-    assert len(list((place.run_folder / "cells").iterdir())) == 1
+    told = capsys.readouterr().err
+    assert "--preset: compare.preset: the comparison chooses by validation score, and the run has none" in told
+    assert not place.run_folder.exists()
+
+
+def test_an_evaluation_of_the_validation_rows_is_enough_to_choose_by(place, capsys):
+    place.tune["evaluate_every"] = "never"
+    place.recipe["stages"].append({"evaluate": {"split": "validation"}})
+    place.recipe["compare"] = {"preset": {"name": "tuning", "methods": ["head_only"]}}
+    assert place.luthier("validate", place.write()) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.compare.repeated import said_once
 from luthier.errors import LuthierError, RecipeError
 from luthier.recipe import RecipeBase, recipe_yaml
-from luthier.recipe.grid import cell_name, cell_recipe, cells, run_count
+from luthier.recipe.grid import GIVE_VALIDATION, NOTHING_TO_CHOOSE_BY, cell_name, cell_recipe, cells, run_count
 from luthier.report.choice import recommend, validation_score_of
 from luthier.runs.runner import FAILED, GOES_ON, RunRecord, run_cell
 from luthier.storage.files import disk_failure, unwritable, write_json, write_text
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from luthier.compare.search import Search
 
 logger = logging.getLogger(__name__)
-CHOSEN = "best.yaml"
+CHOSEN, TRACEBACK = "best.yaml", "traceback.txt"
 
 
 def run_comparison(
@@ -34,6 +34,7 @@ def run_comparison(
     """Run a recipe's grid, preset or search; what was chosen is written to `best.yaml`. See `luthier.run`."""
     assert recipe.compare is not None
     record = RunRecord(folder)
+    (folder / CHOSEN).unlink(missing_ok=True)  # that of an earlier one, until this one is done
     count = run_count(recipe.compare)
     made = _searched(recipe, folder) if recipe.compare.search else _gridded(recipe, folder)
     with said_once() as heard:
@@ -105,7 +106,8 @@ def _run_one(
     place = folder / "cells" / cell_name(factors)
     place.mkdir(parents=True, exist_ok=True)
     write_json(place / "cell.json", {"factors": factors})
-    (place / FAILED).unlink(missing_ok=True)
+    for earlier in (FAILED, TRACEBACK):
+        (place / earlier).unlink(missing_ok=True)
     try:
         made = cell_recipe(recipe, factors)
     except RecipeError as error:
@@ -125,9 +127,9 @@ def _run_one(
     except Exception as error:
         if (failure_to_write := disk_failure(error)) is not None:
             raise unwritable(place, failure_to_write) from error
-        write_text(place / "traceback.txt", "".join(traceback.format_exception(error)))
+        write_text(place / TRACEBACK, "".join(traceback.format_exception(error)))
         failure = {
-            "error": f"unexpected {type(error).__name__}: {error}; the traceback is in {place / 'traceback.txt'}"
+            "error": f"unexpected {type(error).__name__}: {error}; the traceback is in {place / TRACEBACK}"
         }
     return _failed(place, failure, cause)
 
@@ -145,11 +147,7 @@ def _check_it_can_choose(cell: RunRecord) -> None:
         RecipeError: no stage has a score on a validation split.
     """
     if validation_score_of([stage.metrics for stage in cell.stages]) is None:
-        raise RecipeError(
-            "the comparison chooses by validation score, and the run has none",
-            where=str(cell.folder),
-            fix="give data.validation or data.validation_fraction, and leave evaluate_every at `epoch` or a number",
-        )
+        raise RecipeError(NOTHING_TO_CHOOSE_BY, where=str(cell.folder), fix=GIVE_VALIDATION)
 
 
 def _write_choice(recipe: RecipeBase, folder: Path) -> None:

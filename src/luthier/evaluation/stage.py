@@ -82,6 +82,10 @@ class Evaluate(Stage):
             return head_misfit(self.suites, language_head("model"))
         return language_misfit(stated_task(data), self.suites, language_head("model"))
 
+    def may_validate(self, data: Any) -> bool:
+        data = self.data or data
+        return self.split == "validation" or (self.split == "auto" and getattr(data, "test", None) is None)
+
     def check(self, inputs: StageInputs) -> None:
         data = self.data or inputs.data
         if data is not None:

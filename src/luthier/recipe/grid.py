@@ -18,6 +18,8 @@ from luthier.recipe.recipe import RecipeBase
 from luthier.recipe.yaml_text import YamlText
 from luthier.report.statistics import label_of, names_of, value_text
 
+NOTHING_TO_CHOOSE_BY = "the comparison chooses by validation score, and the run has none"
+GIVE_VALIDATION = "give data.validation or data.validation_fraction, and leave evaluate_every at `epoch` or a number"
 # Of choices for the other keys of a search, tried before one is called wrong.
 MOST_COMBINATIONS = 32
 MOST_TOLD = 5
@@ -88,13 +90,26 @@ def grid_problems(recipe: RecipeBase) -> list[Problem]:
     """What is wrong with the cells; of a preset, which leaves out what can't run, only where no cell can run."""
     if recipe.compare is None:
         return []
-    baseline = _baseline_problems(recipe.compare)
+    own = [*_baseline_problems(recipe.compare), *_choice_problems(recipe, recipe.compare)]
     if recipe.compare.search is not None:
-        return baseline + _search_problems(recipe, recipe.compare.search)
+        return own + _search_problems(recipe, recipe.compare.search)
     tried = [(factors, cell_problems(recipe, factors)) for factors in cells(recipe.compare)]
     if recipe.compare.preset and not all(problems for _, problems in tried):
-        return baseline
-    return baseline + blamed(tried, "over")[:MOST_TOLD]
+        return own
+    return own + blamed(tried, "over")[:MOST_TOLD]
+
+
+def _choice_problems(recipe: RecipeBase, compare: CompareSettings) -> list[Problem]:
+    """That a comparison has nothing to choose by, where the settings that it leaves as they are tell."""
+    varied = {part for key in (*compare.over, *(compare.search.space if compare.search else ())) for part in key.split(".")}
+    if not compare.chooses or not varied.isdisjoint({"data", "split", "evaluate_every"}):
+        return []
+    data = None
+    for stage in recipe.stage_list():
+        if stage.may_validate(data):
+            return []
+        data = getattr(stage, "data", None) or data
+    return [Problem(("compare", "search" if compare.search else "preset"), NOTHING_TO_CHOOSE_BY, GIVE_VALIDATION)]
 
 
 def _baseline_problems(compare: CompareSettings) -> list[Problem]:

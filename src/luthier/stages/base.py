@@ -162,6 +162,14 @@ class Stage(Settings):
         """
         return ""
 
+    def may_validate(self, data: Any) -> bool:
+        """Whether its main score may be one on validation rows, as far as settings tell.
+
+        Args:
+            data: settings of the data of the stage before, or None.
+        """
+        return True
+
     def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
         """Fingerprints of everything the stage reads beside the model, for its key."""
         return {}
