@@ -9,6 +9,7 @@ import pytest
 from luthier.report.html import write_report
 from luthier.report.ran import what_ran
 from luthier.report.results import read_run
+from luthier.report.scores import score_table
 
 from .fixtures import cell_folder, fail, grid, write_recipe, write_stage
 
@@ -78,6 +79,29 @@ def test_every_number_of_a_run_is_shown_once_and_no_legend_has_one_line(tmp_path
         assert shown.count(number) == 1, number
     assert "test/accuracy 0.7000 (95 % [0.680, 0.720] over test rows)." in text
     assert "The validation rows chose which step's weights were kept" in text.replace("&#39;", "'")
+
+
+@pytest.mark.parametrize("other", [{}, {"odd": 0.25}], ids=["by split", "by name"])
+def test_what_two_stages_scored_by_one_name_is_shown_of_both(tmp_path: Path, other: dict):
+    """As of a model that is judged, trained on, and judged again."""
+    folder = tmp_path / "run"
+    for stage, score in (("00-evaluate", 0.61), ("01-tune", 0.9), ("02-evaluate", 0.83)):
+        write_stage(folder / stage, score)
+        place = folder / stage / "metrics.json"
+        metrics = json.loads(place.read_text())
+        metrics["scores"] |= other
+        place.write_text(json.dumps(metrics))
+    write_recipe(folder, "name: x\nstages: [{evaluate: {}}, {tune: {}}, {evaluate: {}}]\n")
+    table = score_table(read_run(folder).cells[0])
+    found = {row[0][0].removeprefix("test/"): [text for text, _ in row[1:]] for row in table["rows"]}
+    newest, first = found["accuracy"], found["accuracy (00-evaluate)"]
+    assert "0.8300" in newest
+    assert "[0.810, 0.850]" in newest
+    assert "0.6100" in first
+    assert "[0.590, 0.630]" in first
+    assert not [title for title in found if title.startswith("odd (")]
+    page = write_report([folder]).read_text(encoding="utf8")
+    assert "accuracy (00-evaluate)" in page
 
 
 def test_one_evaluation_chooses_nothing_so_that_no_score_is_called_too_good(tmp_path: Path):

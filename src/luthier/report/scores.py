@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from luthier.metric_names import higher_is_better
@@ -14,64 +15,79 @@ from luthier.report.tables import COSTS, SPLITS, cost_text, interval_text
 from luthier.report.text import number_text
 
 BEFORE = "before tuning"
+_NONE = [("", True)] * 4
 
 
 def score_table(cell: Cell) -> dict[str, Any] | None:
-    """Every score once: one line a metric and one column a split where names tell splits, else one line a score.
+    """Every score once: one line a metric and one column a split where names tell splits, else one line a score. What a
+    later stage scored anew stands below, with the earlier stage's name.
 
     The table has `columns` and `rows`; every cell of a row is (text, whether it is a number).
     """
-    scores: dict[str, float] = {}
-    intervals: dict[str, tuple[float, float]] = {}
-    for metrics in cell.stages.values():
-        scores |= metrics["scores"]
-        intervals |= metrics["intervals"]
-        if "validation/accuracy" in metrics["scores"] and (found := own_interval(cell, "validation/accuracy")):
-            intervals.setdefault("validation/accuracy", found)
-    if not scores:
+    of_stages = {stage: _scores_of(cell, stage) for stage in cell.stages}
+    newest = {name: stage for stage, found in of_stages.items() for name in found}
+    if not newest:
         return None
-    beside = {k: v.text for metrics in cell.stages.values() for k, v in baselines_of(metrics).items()}
-    before = {
-        name: number_text(value) for metrics in cell.stages.values() for name, value in untuned_of(metrics).items()
-    }
-    titles = {k: score_title(metrics, k) for metrics in cell.stages.values() for k in metrics["scores"]}
-    splits = [split for split in SPLITS if any(name.startswith(f"{split}/") for name in scores)]
-    if splits and all(name.partition("/")[0] in splits for name in scores):
-        return _by_split(scores, intervals, splits, {COLUMN: beside, BEFORE: before}, titles)
+    last = {name: of_stages[stage][name] for name, stage in newest.items()}
+    lists = [("", last)]
+    for stage, found in of_stages.items():
+        lists.append((f" ({stage})", {name: one for name, one in found.items() if one.text != last[name].text}))
+    splits = [split for split in SPLITS if any(name.startswith(f"{split}/") for name in last)]
+    if splits and all(name.partition("/")[0] in splits for name in last):
+        heads = ["{}", "95 % over {} rows", f"{COLUMN} on {{}}", f"{BEFORE} on {{}}"]
+        columns = ["score", *(head.format(split) for split in splits for head in heads), "better is"]
+        rows = [row for of, scores in lists for row in _by_split(scores, splits, of)]
+        return _without_empty(columns, rows)
     rows = [
-        [
-            (titles[name], False),
-            (number_text(value), True),
-            (interval_text(intervals.get(name)), True),
-            (beside.get(name, ""), True),
-            (before.get(name, ""), True),
-            (_better(name), False),
-        ]
-        for name, value in scores.items()
+        [(f"{one.title}{of}", False), *one.texts(), (_better(name), False)]
+        for of, scores in lists
+        for name, one in scores.items()
     ]
     return _without_empty(["score", "value", "95 % interval over rows", COLUMN, BEFORE, "better is"], rows)
 
 
-def _by_split(
-    scores: dict[str, float],
-    intervals: dict[str, tuple[float, float]],
-    splits: Sequence[str],
-    beside: dict[str, dict[str, str]],
-    titles: dict[str, str],
-) -> dict[str, Any]:
-    """See `score_table`; `beside` holds for each column that stands beside the scores its texts by score."""
+@dataclass(frozen=True)
+class _Score:
+    """A score as texts: its title, its value, its interval, the trivial baseline, and the model before it was tuned."""
+
+    title: str
+    text: str
+    interval: str
+    trivial: str
+    before: str
+
+    def texts(self) -> list[tuple[str, bool]]:
+        return [(self.text, True), (self.interval, True), (self.trivial, True), (self.before, True)]
+
+
+def _scores_of(cell: Cell, stage: str) -> dict[str, _Score]:
+    """The scores of one stage by name."""
+    metrics = cell.stages[stage]
+    trivial, before, intervals = baselines_of(metrics), untuned_of(metrics), metrics["intervals"]
+    found = {}
+    for name, value in metrics["scores"].items():
+        interval = intervals.get(name)
+        if interval is None and name == "validation/accuracy":
+            interval = own_interval(cell, name, stage)
+        found[name] = _Score(
+            score_title(metrics, name),
+            number_text(value),
+            interval_text(interval),
+            trivial[name].text if name in trivial else "",
+            number_text(before[name]) if name in before else "",
+        )
+    return found
+
+
+def _by_split(scores: Mapping[str, _Score], splits: Sequence[str], of: str) -> list[list[tuple[str, bool]]]:
+    """A row for every metric, with the texts of its score on each split; see `score_table`."""
     rows = []
     for metric in dict.fromkeys(name.partition("/")[2] for name in scores):
-        names = [f"{split}/{metric}" for split in splits]
-        row = [(next(titles[name].partition("/")[2] for name in names if name in titles), False)]
-        for name in names:
-            row.append((number_text(scores[name]) if name in scores else "", True))
-            row.append((interval_text(intervals.get(name)), True))
-            row += [(texts.get(name, ""), True) for texts in beside.values()]
-        rows.append([*row, (_better(metric), False)])
-    heads = ["{}", "95 % over {} rows", *(f"{column} on {{}}" for column in beside)]
-    columns = [head.format(split) for split in splits for head in heads]
-    return _without_empty(["score", *columns, "better is"], rows)
+        found = [scores.get(f"{split}/{metric}") for split in splits]
+        title = next(one.title.partition("/")[2] for one in found if one is not None)
+        texts = [text for one in found for text in (_NONE if one is None else one.texts())]
+        rows.append([(f"{title}{of}", False), *texts, (_better(metric), False)])
+    return rows
 
 
 def _better(name: str) -> str:
@@ -84,10 +100,12 @@ def _without_empty(columns: list[str], rows: list[list[tuple[str, bool]]]) -> di
     return {"columns": [columns[n] for n in kept], "rows": shown, "left_out": 0}
 
 
-def own_interval(cell: Cell, name: str) -> tuple[float, float] | None:
-    """The interval of one run's score over rows, where it tells which of them it got right."""
-    drawn = cell.drawn(name)
-    return None if drawn is None else bounded_interval(drawn, cell.rows_alike(name))
+def own_interval(cell: Cell, name: str, stage: str | None = None) -> tuple[float, float] | None:
+    """The interval of one run's score over rows, where it tells which of them it got right: as the last stage that has
+    it tells, or as one does that is named."""
+    told = cell if stage is None else replace(cell, stages={stage: cell.stages[stage]})
+    drawn = told.drawn(name)
+    return None if drawn is None else bounded_interval(drawn, told.rows_alike(name))
 
 
 def score_notes(cells: Sequence[Cell], split: str = "") -> list[str]:
