@@ -166,6 +166,7 @@ def test_groups_and_tasks_outside_of_them_are_taken_over():
         (TaskScore("a/acc", 0.9, 0.1, 20, 0), (0.704, 1.0)),
         (TaskScore("a/perplexity", 7.0, math.nan, 20, 0), None),
         (TaskScore("a/word_perplexity", 7.0, 0.0, 20, 0), None),
+        (TaskScore("group/acc", 1.0, 0.0, 0, None), None),
     ],
 )
 def test_intervals_stay_inside_what_a_score_can_be(score: TaskScore, ends):

@@ -293,6 +293,21 @@ def test_a_choice_that_is_worth_little_says_so_first(tmp_path: Path, rows: int, 
     assert said in first if said else first.startswith("Highest")
 
 
+@pytest.mark.parametrize("better", [True, False])
+def test_a_choice_among_models_that_are_no_better_than_the_trivial_baseline_says_so_first(tmp_path: Path, better: bool):
+    """By any score: guessing among the labels is known for accuracy alone."""
+    folder, name = preset_run(tmp_path / "run", CLOSE), "validation/macro_f1"
+    for method, scores in CLOSE.items():
+        for seed, score in zip(SEEDS, scores, strict=True):
+            set_score(folder, method, seed, score, name)
+            place = cell_folder(folder, method, seed) / "00-tune" / "metrics.json"
+            beside = {name: {"score": 0.81, "answer": "always 'a'", "better": better and seed == 2}}
+            place.write_text(json.dumps(json.loads(place.read_text()) | {"baselines": beside}))
+    first = recommend(folder).reasons[0]
+    said = "full, the best of all, is not shown to be better than the trivial baseline, validation/macro_f1 0.8100."
+    assert first.startswith("Highest mean" if better else said)
+
+
 @pytest.mark.parametrize("told_by", ["outcomes", "rows"])
 def test_too_few_rows_to_tell_any_method_apart_are_the_headline(tmp_path: Path, told_by: str):
     folder = preset_run(tmp_path / "run", {"full": [0.9, 0.8], "prompt": [0.8, 0.85]})

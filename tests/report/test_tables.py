@@ -161,6 +161,26 @@ def test_a_wide_terminal_shows_all_and_a_narrow_one_spares_costs(tmp_path: Path)
     assert max(map(len, narrow.splitlines())) <= 80
 
 
+def test_no_word_of_a_crowded_table_is_cut_off(tmp_path: Path):
+    """Least of all an end of an interval, which would be another number."""
+    folder = grid(tmp_path / "grid", seeds=(1, 2))
+    for number, method in enumerate(METHODS):
+        for seed in (1, 2):
+            tell_rows(folder, method, seed, "same", outcomes(0.55 + 0.14 * number, seed))
+            place = cell_folder(folder, method, seed) / "00-tune" / "metrics.json"
+            metrics = json.loads(place.read_text())
+            metrics["baselines"] = {"validation/accuracy": {"score": 0.5, "answer": "always 'a'", "better": seed > 1}}
+            marks = ["nearly constant predictions: 0.1", "4 rows stand in the training rows"][: number % 2 + 1]
+            metrics["marks"] = [*marks, "not shown to be better than the trivial baseline by macro_f1"]
+            place.write_text(json.dumps(metrics))
+    text, table = printed(folder, 110), comparison_table([read_run(folder)])
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 110
+    said = set(text.split())
+    assert {word for line in table.lines[1:] for word in table.cells()[1][3].split()} <= said
+    assert {"difference", "trivial", "constant,", "better"} <= said
+
+
 def test_a_terminal_gets_no_escape_codes_and_no_markup_from_names(tmp_path: Path):
     folder = tmp_path / "[red]x[red]\x1b[31m"
     write_stage(folder / "00-tune", 0.8)

@@ -48,9 +48,10 @@ class TaskScore:
     shots: int | None
 
     def interval(self) -> tuple[float, float] | None:
-        """95 %, inside what the number can be; None where there is no standard error."""
+        """95 %, inside what the number can be; None where there is no standard error, or nobody tells of how many
+        questions."""
         least, most = range_of(self.name)
-        if not math.isfinite(self.error):
+        if not math.isfinite(self.error) or not self.questions:
             return None
         if self.error == 0:
             bounded = math.isfinite(least) and math.isfinite(most)

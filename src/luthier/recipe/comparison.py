@@ -161,7 +161,8 @@ class SearchSettings(Settings):
     pruner: Literal["median", "none"] = Field(
         "median",
         description="median ends a trial whose best validation score so far is worse than the median that the trials "
-        "which ran to their end had at the same step, once there are five of these.",
+        "which ran to their end had at the same step, once there are five of these. Where several stages of the recipe "
+        "train, none is ended.",
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the sampler.")
 

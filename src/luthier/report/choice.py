@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from luthier.metric_names import higher_is_better
+from luthier.report.baselines import trivial_mean, trivial_of
 from luthier.report.marks import FEW_ROWS, scored_row_count
 from luthier.report.results import Cell, Run, read_run
 from luthier.report.statistics import Difference, Row, difference, on_other_rows, summarise
@@ -130,6 +131,12 @@ class Choice:
         """What makes the choice worth little: no better than guessing, or few rows to choose by."""
         best = self.contenders[0].row
         count = self._validation_rows()
+        trivial = [trivial_of(cell, str(self.score_name)) for cell in best.cells.values()]
+        if all(one is not None and not one.better for one in trivial):
+            return (
+                f"{best.label}, the best of all, is not shown to be better than the trivial baseline, "
+                f"{self.score_name} {trivial_mean(best):.4f}. Train longer, or give more rows."
+            )
         labels = max((_label_count(cell) for cell in best.cells.values()), default=0)
         if not count or not labels or not str(self.score_name).endswith("/accuracy"):
             return ""

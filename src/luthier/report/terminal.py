@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from luthier.report.baselines import COLUMN
 from luthier.report.details import across_sections, table_of
 from luthier.report.marks import COLUMN as MARKS
 from luthier.report.scores import marks, score_table
@@ -46,14 +47,16 @@ def _rich_table(table: Table, kept: Sequence[int]) -> Any:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    names = len(table.name_columns)
+    names, lines = len(table.name_columns), table.cells()
     shown = RichTable(box=None, pad_edge=False, header_style="bold")
     for n in kept:
         side: Literal["left", "right"] = "left" if n < names or table.columns[n] == MARKS else "right"
-        shown.add_column(
-            Text(one_line(table.columns[n])), justify=side, no_wrap=n != names + 2 and table.columns[n] != MARKS
-        )
-    for cells in table.cells():
+        wraps = n == names + 2 or table.columns[n] in (MARKS, COLUMN)
+        title = one_line(table.columns[n])
+        # No narrower than a word, so that none is cut off: of numbers it would be another one.
+        words = [len(word) for text in (title, *(line[n] for line in lines)) for word in text.split()]
+        shown.add_column(Text(title), justify=side, no_wrap=not wraps, min_width=max(words, default=0) if wraps else None)
+    for cells in lines:
         shown.add_row(*(Text(cells[n]) for n in kept))
     return shown
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ def too_short(
     """
     by_step: list[Mapping[str, Any]] = []
     for record in reversed(records):  # what went before the steps of this training is another's, or was done again
-        if record.get("event") != "evaluate" or primary not in record or _LOSS not in record:
+        if record.get("event") != "evaluate" or not all(map(_is_finite, (record.get(primary), record.get(_LOSS)))):
             continue
         if not by_step or record["step"] < by_step[-1]["step"]:
             by_step.append(record)
@@ -52,6 +53,10 @@ def too_short(
     moved = ("the score was still rising" if higher else "the score was still falling") if rose else ""
     moved = moved or "the validation loss was still falling"
     return f"{moved} at the last step, {by_step[-1]['step']}: train longer, e.g. `{_longer(settings)}`"
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _longer(settings: TrainingSettings) -> str:
