@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthier.data.schemas import SCHEMAS
-from luthier.data.settings import SPLITS, DataSettings
+from luthier.data.settings import DataSettings
 from luthier.data.stated import learns_text
 from luthier.evaluation.subject import Suite
 
@@ -60,20 +60,9 @@ def cut_splits(data: DataSettings) -> set[str]:
     return {"validation", "test"} if data.validation_examples is not None and data.source else {"validation"}
 
 
-def split_misfit(split: str, data: DataSettings) -> str:
-    """Why data that name their splits one by one have none to judge on; empty where they have, or are a set."""
-    named = {one for one in SPLITS if getattr(data, one) is not None} | cut_splits(data)
-    if data.source is not None or not named.isdisjoint(wanted_splits(split)):
-        return ""
-    return no_split(wanted_splits(split), [one for one in SPLITS if one in named])
-
-
-def no_split(wanted: Sequence[str], there: Sequence[str]) -> str:
-    """That data have none of the splits that are wanted."""
-    return (
-        f"the data has no {' or '.join(wanted)} split to judge on; it has {', '.join(there)}: give data."
-        f"{wanted[0]}, or another `split`"
-    )
+def may_have(split: str, data: DataSettings) -> bool:
+    """Whether data may have a split; those that name their splits one by one tell."""
+    return data.source is not None or getattr(data, split) is not None or split in cut_splits(data)
 
 
 def suites_misfit(task: str | None, suites: Sequence[Suite]) -> str:

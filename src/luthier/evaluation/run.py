@@ -19,7 +19,6 @@ from luthier.evaluation.fit import (
     cut_splits,
     head_misfit,
     language_misfit,
-    no_split,
     suites_misfit,
     wanted_splits,
 )
@@ -231,8 +230,7 @@ def check_before(stage: Evaluate, data: DataSettings, *, trained_here: bool) -> 
     there = {*origins_of(data), *cut_splits(data)}
     wanted = wanted_splits(stage.split)
     if there.isdisjoint(wanted):
-        what, _, fix = no_split(wanted, [split for split in SPLITS if split in there]).partition(": ")
-        raise DataError(what, fix=fix)
+        raise _no_split(wanted, [split for split in SPLITS if split in there])
     look = look_at(data).read if trained_here and stage.data is None else None
     if look is not None and (reason := suites_misfit(look.task, stage.suites)):
         what, _, fix = reason.partition(": ")
@@ -295,9 +293,13 @@ def choose_split(task: TaskData, wanted: str) -> str:
     for split in order:
         if split in task.splits and len(task.splits[split]):
             return split
-    raise DataError(
-        f"the data has no {' or '.join(order)} split; it has {', '.join(task.splits)}",
-        fix="give data.test, or another evaluate.split",
+    raise _no_split(order, list(task.splits))
+
+
+def _no_split(wanted: Sequence[str], there: Sequence[str]) -> DataError:
+    return DataError(
+        f"the data has no {' or '.join(wanted)} split; it has {', '.join(there)}",
+        fix=f"give data.{wanted[0]}, or another evaluate.split",
     )
 
 

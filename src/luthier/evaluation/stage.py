@@ -9,7 +9,7 @@ from pydantic import Field, create_model, field_validator
 
 from luthier.data.settings import DataSettings
 from luthier.data.stated import stated_task
-from luthier.evaluation.fit import head_misfit, language_misfit, split_misfit, suites_misfit, task_misfit
+from luthier.evaluation.fit import head_misfit, language_misfit, suites_misfit, task_misfit
 from luthier.registry import STAGES, SUITES, import_folder, one_of
 from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
 from luthier.stages.base import Stage, StageInputs
@@ -74,8 +74,6 @@ class Evaluate(Stage):
         data = self.data or data
         if data is None:
             return "there is no data to judge on: give its `data`"
-        if reason := split_misfit(self.split, data):
-            return reason
         if kinds["model"] != "pretrained":
             return task_misfit(self.suites) or suites_misfit(stated_task(data), self.suites)
         if data.as_text:

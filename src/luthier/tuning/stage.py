@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from pydantic import Field, create_model
 
 from luthier.data.stated import is_language
-from luthier.evaluation.fit import split_misfit
+from luthier.evaluation.fit import may_have
 from luthier.registry import METHODS, OBJECTIVES, STAGES, import_folder, one_of
 from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
 from luthier.stages.base import Stage, StageInputs
@@ -50,7 +50,7 @@ class Tune(SupervisedSettings, Stage):
         return {"model": "pretrained" if is_language(self.data) else "task"}
 
     def may_validate(self, data: Any) -> bool:
-        return self.evaluate_every != "never" and not split_misfit("validation", self.data)
+        return self.evaluate_every != "never" and may_have("validation", self.data)
 
     def language_head(self, name: str, before: str, *, read: bool) -> str:
         """Text is learned from left to right, whatever the model was built for."""
