@@ -18,7 +18,9 @@ def test_higher_is_better(name: str):
 
 # Of lm-evaluation-harness.
 LOWER += " test/wikitext/word_perplexity test/wikitext/byte_perplexity test/wikitext/bits_per_byte test/wmt16-ro-en/ter"
-HIGHER_OF_HARNESS = "test/arc_easy/acc_norm test/wmt16-ro-en/bleu test/wmt16-ro-en/chrf test/cola/mcc test/gsm8k/exact_match"
+HIGHER_OF_HARNESS = (
+    "test/arc_easy/acc_norm test/wmt16-ro-en/bleu test/wmt16-ro-en/chrf test/cola/mcc test/gsm8k/exact_match"
+)
 
 
 @pytest.mark.parametrize("name", HIGHER_OF_HARNESS.split())

@@ -397,7 +397,12 @@ def test_a_model_of_the_hub_is_valid_and_said_not_to_be_looked_at(place, capsys)
 @pytest.mark.parametrize(
     ("keys", "evaluate", "code", "said"),
     [
-        ({"test": None}, {"split": "test"}, 3, "the data has no test split; it has train, validation fix: give data.test"),
+        (
+            {"test": None},
+            {"split": "test"},
+            3,
+            "the data has no test split; it has train, validation fix: give data.test",
+        ),
         ({"test": None, "validation": None}, {}, 3, "the data has no test or validation split; it has train"),
         ({}, {"data": {"train": "train.tsv"}}, 3, "it has train fix: give data.test, or another evaluate.split"),
         ({}, {"suites": ["task", "perplexity"]}, 2, "perplexity can't judge a single_sentence task"),

@@ -190,7 +190,10 @@ def test_an_evaluation_of_the_validation_rows_is_enough_to_choose_by(place, caps
         (["--seeds", "2"], "add --preset tuning"),
         (["--preset", "tuning", "--methods", "lora,full,lora"], "lora stands there twice with the same settings"),
         (["--preset", "tuning", "--methods", "{name: lora},lora"], "lora stands there twice with the same settings"),
-        (["--preset", "tuning", "--budget-minutes", "inf"], "--budget-minutes: compare.preset.minutes: has to be a fin"),
+        (
+            ["--preset", "tuning", "--budget-minutes", "inf"],
+            "--budget-minutes: compare.preset.minutes: has to be a fin",
+        ),
         (["--over", "seed=1,2", "--over", "seed=3"], "--over seed is given twice\n  fix: give all values at once"),
     ],
     ids=str,
@@ -215,7 +218,7 @@ def test_a_setting_of_the_preset_keeps_what_else_the_recipe_compares(place):
     over = {"stages.0.tune.batch_size": [4, 8]}
     place.recipe["compare"] = {"preset": {"name": "tuning", "methods": methods}, "over": over, "baseline": "lora"}
     recipe = _with_comparison(load_recipe(place.write()), [], {"seeds": 2}, "recipe.yaml", "x")
-    assert recipe.compare.over == {"stages.0.tune.method": methods, **over, "seed": [13, 14]} 
+    assert recipe.compare.over == {"stages.0.tune.method": methods, **over, "seed": [13, 14]}
     assert recipe.compare.baseline == "lora"
     recipe = _with_comparison(load_recipe(place.write()), ["stages.0.tune.batch_size=2"], {"seeds": 1}, "r.yaml", "x")
     assert recipe.compare.over["stages.0.tune.batch_size"] == [2]
@@ -227,7 +230,11 @@ METHOD, EPOCHS, BEST = "stages.0.tune.method", "stages.0.tune.epochs", "stages.0
 @pytest.mark.parametrize(
     ("compare", "baseline", "message"),
     [
-        ({"over": {METHOD: ["lora", "full"]}}, "lroa", "no line of the comparison is called 'lroa'\n  fix: did you mean"),
+        (
+            {"over": {METHOD: ["lora", "full"]}},
+            "lroa",
+            "no line of the comparison is called 'lroa'\n  fix: did you mean",
+        ),
         ({"over": {METHOD: ["lora", "full"], "seed": [1, 2]}}, "1", "name one of lora, full"),
         ({"over": {EPOCHS: [1, 2]}}, "3", "name one of 1, 2"),
         ({"preset": {"name": "tuning", "methods": ["lora", "bitfit"]}}, "full", "name one of lora, bitfit"),

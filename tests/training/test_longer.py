@@ -71,5 +71,7 @@ def test_it_stands_behind_the_mark_that_it_may_explain():
 
 def test_an_evaluation_without_a_number_does_not_count():
     """The log has null in the place of a score that is none."""
-    assert advice([0.9, None, 0.6, 0.5], [0.4, 0.5, 0.6, 0.7]) == advice([0.9, 0.6, 0.5], [0.4, 0.6, 0.7]).replace("30", "40")
+    assert advice([0.9, None, 0.6, 0.5], [0.4, 0.5, 0.6, 0.7]) == advice([0.9, 0.6, 0.5], [0.4, 0.6, 0.7]).replace(
+        "30", "40"
+    )
     assert advice([0.7, 0.6, 0.5], [None, None, None]) == ""

@@ -128,9 +128,7 @@ def _run_one(
         if (failure_to_write := disk_failure(error)) is not None:
             raise unwritable(place, failure_to_write) from error
         write_text(place / TRACEBACK, "".join(traceback.format_exception(error)))
-        failure = {
-            "error": f"unexpected {type(error).__name__}: {error}; the traceback is in {place / TRACEBACK}"
-        }
+        failure = {"error": f"unexpected {type(error).__name__}: {error}; the traceback is in {place / TRACEBACK}"}
     return _failed(place, failure, cause)
 
 

@@ -209,9 +209,7 @@ def scored_details(data: TaskData, split: str, result: TaskResult) -> dict[str, 
     return {
         "scored_rows": {split: rows_digest(data.splits[split], data.labels)},
         "rows_drawn": {split: result.questions},
-        "drawn_scores": {
-            f"{split}/{name}": [float(f"{x:.6g}") for x in found] for name, found in result.drawn.items()
-        },
+        "drawn_scores": {f"{split}/{name}": [float(f"{x:.6g}") for x in found] for name, found in result.drawn.items()},
     }
 
 

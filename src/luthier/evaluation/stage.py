@@ -51,7 +51,9 @@ class Evaluate(Stage):
     def _scores_apart(cls, suites: Any) -> Any:
         scored = [what for suite in suites or () for what in suite.scored()]
         if (twice := next((what for what in scored if scored.count(what) > 1), None)) is not None:
-            raise ValueError(f"{twice} stands there twice, and scores of one name can't be told apart: keep one of them")
+            raise ValueError(
+                f"{twice} stands there twice, and scores of one name can't be told apart: keep one of them"
+            )
         return suites
 
     @classmethod

@@ -37,7 +37,10 @@ class TuningPreset(Settings):
         None, gt=0, description="Optimiser steps of every run, which see the same batches; null keeps the recipe's own."
     )
     minutes: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="Minutes that every run may train, evaluations included, in place of steps."
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Minutes that every run may train, evaluations included, in place of steps.",
     )
     prefer: Prefer = Field(
         "parameters",

@@ -101,7 +101,9 @@ def grid_problems(recipe: RecipeBase) -> list[Problem]:
 
 def _choice_problems(recipe: RecipeBase, compare: CompareSettings) -> list[Problem]:
     """That a comparison has nothing to choose by, where the settings that it leaves as they are tell."""
-    varied = {part for key in (*compare.over, *(compare.search.space if compare.search else ())) for part in key.split(".")}
+    varied = {
+        part for key in (*compare.over, *(compare.search.space if compare.search else ())) for part in key.split(".")
+    }
     if not compare.chooses or not varied.isdisjoint({"data", "split", "evaluate_every"}):
         return []
     data = None

@@ -55,7 +55,9 @@ def _rich_table(table: Table, kept: Sequence[int]) -> Any:
         title = one_line(table.columns[n])
         # No narrower than a word, so that none is cut off: of numbers it would be another one.
         words = [len(word) for text in (title, *(line[n] for line in lines)) for word in text.split()]
-        shown.add_column(Text(title), justify=side, no_wrap=not wraps, min_width=max(words, default=0) if wraps else None)
+        shown.add_column(
+            Text(title), justify=side, no_wrap=not wraps, min_width=max(words, default=0) if wraps else None
+        )
     for cells in lines:
         shown.add_row(*(Text(cells[n]) for n in kept))
     return shown
