@@ -6,11 +6,14 @@ from xml.etree import ElementTree
 
 import pytest
 
+from luthier.report.charts import comparison_charts
 from luthier.report.plots import plot_bars, plot_heatmap, plot_lines, plot_radar, plot_scatter
+from luthier.report.results import read_run
 from luthier.report.sections import plot_from_json
 from luthier.report.svg import COLOURS, DARK_COLOURS, INK, style
+from luthier.report.tables import comparison_table
 
-from .fixtures import BINS, HOSTILE
+from .fixtures import BINS, HOSTILE, cell_folder, fail, grid
 
 PLOTS = {
     "bars": {"kind": "bars", "values": {HOSTILE: 0.3, "b": [0.4, 0.5]}, "x_label": HOSTILE},
@@ -48,6 +51,30 @@ def test_references_lead_somewhere_and_no_two_plots_share_a_name():
     for svg, own in zip(drawn, names, strict=True):
         assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg)) <= own
     assert len(set.union(*names)) == sum(map(len, names))
+
+
+def test_a_label_without_an_interval_gets_no_arms_of_another_kind():
+    values = {"a": [0.4, 0.5], "b": [0.6, 0.7]}
+    assert "LineCollection" in plot_bars(values, title="t", x_label="x")
+    assert "LineCollection" in plot_bars(values, title="t", x_label="x", intervals={"b": (0.5, 0.8)})
+    assert "LineCollection" not in plot_bars(values, title="t", x_label="x", intervals=dict.fromkeys(values))
+
+
+def test_a_seed_that_failed_early_does_not_end_the_curves_of_the_others(tmp_path: Path):
+    folder = grid(tmp_path / "grid")
+    log = cell_folder(folder, "lora", 3) / "00-tune" / "log.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:4]))
+    fail(folder, "lora", 3, "out of memory")
+    run = read_run(folder)
+    charts = dict(comparison_charts(comparison_table([run])))
+    ends = [
+        cell.curves["00-tune"]["loss"][-1]
+        for cell in run.cells
+        if cell.name in ("method=lora,seed=1", "method=lora,seed=2")
+    ]
+    assert {step for step, _ in ends} == {200}
+    told = f"lora ends at {(ends[0][1] + ends[1][1]) / 2:.4g}"
+    assert told in charts["training loss: mean and range over seeds"]
 
 
 def test_text_is_text_and_no_mathematics():

@@ -51,7 +51,8 @@ def comparison_charts(table: Table) -> Charts:
     plots = []
     if len(scored) > 1:
         intervals = {line.row.label: line.row.interval for line in lines if line.row.scores and table.by_rows}
-        spread = "95 % interval" if table.by_rows else "deviation"
+        without = ", where there is one" if any(one is None for one in intervals.values()) else ""
+        spread = f"95 % interval{without}" if table.by_rows else "deviation"
         each = f"mean, {spread}, and every seed below it" if table.seeds > 1 else "one seed each"
         caption = f"{table.score_name}: {each}"
         svg = plot_bars(scored, title=caption, x_label=table.score_name, intervals=intervals)
@@ -93,7 +94,9 @@ def _curve_plots(lines: list[Line], table: Table) -> Charts:
     """Training loss, and the validation score by the metric that the table shows, over steps."""
     found: dict[tuple[str, str], dict[str, list[Any]]] = {}
     for line in lines:
-        for cell in line.row.cells.values():
+        cells = list(line.row.cells.values())
+        # Curves are drawn as far as all seeds came: one that failed early would end those of the others.
+        for cell in [cell for cell in cells if cell.status == "finished"] or cells:
             for stage, curves in cell.curves.items():
                 for name, points in curves.items():
                     if len(points) > 1 and (name == "loss" or name.startswith("validation/")):

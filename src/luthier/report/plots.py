@@ -98,7 +98,8 @@ def plot_bars(
     Marks instead of bars, because the axis does not start at zero.
 
     Args:
-        intervals: label -> its ends; None shows the sample standard deviation of several values instead.
+        intervals: label -> its ends, or None where it has none; of a label that is not among them the sample standard
+            deviation of several values is shown instead.
 
     Raises:
         ValueError: a label has no value.
@@ -111,7 +112,7 @@ def plot_bars(
             axes.errorbar(
                 means[name],
                 number,
-                xerr=_arms(means[name], found, (intervals or {}).get(name)),
+                xerr=_arms(means[name], intervals[name]) if intervals and name in intervals else _deviation(found),
                 markersize=8,
                 capsize=4,
                 linewidth=1.5,
@@ -131,10 +132,12 @@ def plot_bars(
     return draw(paint, title=title, description=_told(x_label, "", told), size=(4.7, 0.75 + 0.38 * len(values)))
 
 
-def _arms(mean: float, values: Sequence[float], interval: tuple[float, float] | None) -> Any:
-    """How far the marks of an interval, or of a deviation, stand to the left and to the right of the mean."""
-    if interval is not None:
-        return [[max(0.0, mean - interval[0])], [max(0.0, interval[1] - mean)]]
+def _arms(mean: float, interval: tuple[float, float] | None) -> Any:
+    """How far the marks of an interval stand to the left and to the right of the mean."""
+    return None if interval is None else [[max(0.0, mean - interval[0])], [max(0.0, interval[1] - mean)]]
+
+
+def _deviation(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
