@@ -85,6 +85,14 @@ CASES = {
     "prompt_response": Case(
         "prompt_response", [{"prompt": "the film", "response": "was fine"}], ("response",), model="llama"
     ),
+    "prompt_response, named among instructions": Case(
+        "prompt_response",
+        [{"instruction": "the film", "input": "a scene", "output": "was fine"}],
+        ("output",),
+        {"prompt": "instruction", "response": "output"},
+        "llama",
+        shown=("instruction", "output"),
+    ),
     "pair as text": Case("pair", labelled(*TWO), data={"as_text": True}, model="llama"),
     "regression as text": Case("regression", PAIRS, data={"as_text": True, "number_step": 0.5}, model="llama"),
     "multiple_choice as text": Case("multiple_choice", CHOICES, data={"as_text": True}, model="llama"),
@@ -298,6 +306,36 @@ def test_a_file_without_a_header_is_predicted_with_and_without_its_labels(place,
     assert len(place.predicted(capsys, "--file", "train.data")) == 2
     Path("new.data").write_text("a fine film\nthe plot was dull\n")
     assert len(place.predicted(capsys, "--file", "new.data")) == 2
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_a_header_line_where_the_training_file_had_none_is_no_row(place, capsys, more):
+    (place.folder / "train.csv").write_text("a fine film,positive\nthe plot was dull,negative\n")
+    assert place.run({"train": str(place.folder / "train.csv"), "column_names": ["text", "label"]}, "bert") == 0
+    label = (",label", ",positive") if more else ("", "")
+    Path("new.csv").write_text(f"Text{label[0].title()}\na film{label[1]}\n")
+    assert [row["text"] for row in place.predicted(capsys, "--file", "new.csv")] == ["a film"]
+
+
+@pytest.mark.parametrize(
+    "training, encoding", [("windows-1252", "utf-8"), ("windows-1252", "utf-8-sig"), ("utf-16", "utf-8"), ("utf-8", "utf-16")]
+)
+def test_a_file_in_another_encoding_than_the_training_file_is_read_in_its_own(place, capsys, training, encoding):
+    rows = "text,label\na fine café,positive\nthe plot was dull,negative\n"
+    (place.folder / "train.csv").write_text(rows, encoding=training)
+    assert place.run({"train": str(place.folder / "train.csv"), "encoding": training}, "bert") == 0
+    assert place.predicted(capsys, "--file", "train.csv")[0]["text"] == "a fine café"
+    Path("new.csv").write_text("text\na film in a café\n", encoding=encoding)
+    assert place.predicted(capsys, "--file", "new.csv")[0]["text"] == "a film in a café"
+
+
+def test_words_without_tags_are_predicted_from_a_conll_file(place, capsys):
+    (place.folder / "train.conll").write_text("the O\nfilm B-X\n\na O\nplot B-X\n")
+    assert place.run({"train": str(place.folder / "train.conll")}, "bert") == 0
+    Path("new.conll").write_text("a\nfine\nfilm\n\nthe\nplot\n")
+    shown = [row["tokens"] for row in place.predicted(capsys, "--file", "new.conll")]
+    assert shown == [["a", "fine", "film"], ["the", "plot"]]
+    assert [row["tokens"] for row in place.predicted(capsys, "--file", "train.conll")] == [["the", "film"], ["a", "plot"]]
 
 
 def test_other_data_are_judged_in_the_columns_of_the_training(place, fed):

@@ -96,7 +96,10 @@ class DataSettings(Settings):
     format: FileFormat | None = Field(None, description="Format of the files, when their names do not tell.")
     delimiter: str | None = Field(None, min_length=1, max_length=1, description="Field separator of csv and tsv files.")
     column_names: list[str] | None = Field(
-        None, min_length=1, description="Names of the columns of csv and tsv files that have no header line."
+        None,
+        min_length=1,
+        description="Names of the columns of csv and tsv files that have no header line. A first line that is these "
+        "names is one, and no row.",
     )
     encoding: str = Field("utf-8", description="Encoding of text files. A UTF-8 byte order mark is dropped.")
     max_line_megabytes: float = Field(

@@ -96,6 +96,7 @@ def options_of(settings: DataSettings) -> ReadOptions:
         column_names=tuple(settings.column_names) if settings.column_names else None,
         encoding=settings.encoding,
         max_line_bytes=round(settings.max_line_megabytes * 1e6),
+        tagged=settings.labelled,
     )
 
 

@@ -56,7 +56,8 @@ class LoadedModels:
         if not (self._names and self._base == base and switched):
             self.release()
             model, tokenizer, _ = load_artifact(folder, settings=settings)
-            self._put(model, tokenizer, base)
+            # Other adapters stay on the model: it can't be asked as the base.
+            self._put(model, tokenizer, base if switched else None)
             self._names = {str(folder): model.active_adapter} if switched else {}
         elif str(folder) not in self._names:
             self._add(folder)
@@ -74,7 +75,7 @@ class LoadedModels:
         self._model.load_adapter(str(folder), adapter_name=name, is_trainable=False)
         self._names[str(folder)] = name
 
-    def _put(self, model: Any, tokenizer: Any, base: ModelSettings) -> None:
+    def _put(self, model: Any, tokenizer: Any, base: ModelSettings | None) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model, self._tokenizer, self._base = model.to(device), tokenizer, base
         self.bases_loaded += 1

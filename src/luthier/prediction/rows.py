@@ -127,13 +127,29 @@ def _refuse_missing(raw: RawSplit, wanted: Columns) -> None:
 
 
 def _settings(file: str, card: ModelCard) -> DataSettings:
+    """How the file is read: as the training files, which its rows may have the columns of."""
+    from luthier.data.schemas import SCHEMAS
     from luthier.data.settings import DataSettings
+    from luthier.models.trained_columns import known_set_of, named_columns
 
-    data = card.data or {}
+    data, columns = card.data or {}, SCHEMAS[str(card.schema)].all_columns
     alike = {name: data[name] for name in _ALIKE if data.get(name) is not None}
     if data.get("format") is not None and _named_like_training(file, data):
         alike["format"] = data["format"]
-    return DataSettings(test=file, task=card.schema, labelled=False, **alike)
+    alike["encoding"] = _encoding(file, str(alike.get("encoding", "utf-8")))
+    named = {name: source for name, source in named_columns(card).items() if name in columns}
+    return DataSettings.model_validate(
+        {"test": file, "task": card.schema, "labelled": False, **alike, **(named if known_set_of(card) is None else {})}
+    )
+
+
+def _encoding(file: str, training: str) -> str:
+    """The encoding of a file: that of the training files, unless its bytes show another one."""
+    from luthier.data.reading.lines import shown_encoding
+    from luthier.data.sources.base import FileSource, resolve
+
+    source = resolve(file)
+    return shown_encoding(source, training) if isinstance(source, FileSource) else training
 
 
 def _named_like_training(file: str, data: Mapping[str, Any]) -> bool:
@@ -156,19 +172,18 @@ def _raw_rows(file: str, settings: DataSettings, card: ModelCard, schema: TaskSc
 
     from luthier.data.reading.layouts import shape
     from luthier.data.sources.origins import plan
-    from luthier.data.splits import read_origin
     from luthier.models.trained_columns import known_set_of
 
     origin = plan(settings)["test"]
     try:
-        raw = read_origin(origin, settings)
+        raw = _read(origin, settings, schema)
     except DataError:
         names = settings.column_names or []
         label = (card.data or {}).get(schema.label_column or "") or schema.label_column
         if label not in names:
             raise
         rest = settings.model_copy(update={"column_names": [name for name in names if name != label]})
-        raw = _read_or_none(origin, rest)
+        raw = _read_or_none(origin, rest, schema)
         if raw is None:
             raise
     if raw is None:
@@ -183,11 +198,21 @@ def _raw_rows(file: str, settings: DataSettings, card: ModelCard, schema: TaskSc
     return raw
 
 
-def _read_or_none(origin: Any, settings: DataSettings) -> RawSplit | None:
+def _read(origin: Any, settings: DataSettings, schema: TaskSchema) -> RawSplit | None:
+    """The rows as the training file's were read; those that lack its columns may have a form of their own."""
+    from luthier.data.rows.canonical import missing_columns
     from luthier.data.splits import read_origin
 
+    raw, named = read_origin(origin, settings), settings.columns()
+    shown = {name: source for name, source in named.items() if name not in schema.learned}
+    if raw is None or not missing_columns(shown, raw.table.columns):
+        return raw
+    return read_origin(origin, settings.model_copy(update=dict.fromkeys(named)))
+
+
+def _read_or_none(origin: Any, settings: DataSettings, schema: TaskSchema) -> RawSplit | None:
     try:
-        return read_origin(origin, settings)
+        return _read(origin, settings, schema)
     except DataError:
         return None
 

@@ -81,6 +81,32 @@ def test_options_of_delimited_files():
     assert read("x.csv", "a\n\xe9\n".encode("latin-1"), encoding="latin-1").columns == {"a": ["\xe9"]}
 
 
+def test_an_empty_cell_in_quotes_is_a_row_and_an_empty_line_is_none():
+    table = read("x.csv", 'a\none\n""\n\nthree\n')
+    assert (table.columns, list(table.lines)) == ({"a": ["one", "", "three"]}, [2, 3, 5])
+    assert read("x.tsv", "a\none\n\nthree\n").columns == {"a": ["one", "three"]}
+    with pytest.raises(DataError, match="has 1 fields, but there are 2 columns"):
+        read("x.csv", 'a,b\n1,2\n""\n')
+
+
+def test_a_first_line_of_the_names_that_were_given_is_no_row():
+    for content in ("A, b\n1,2\n", "1,2\n"):
+        assert read("x.csv", content, column_names=("a", "b")).columns == {"a": ["1"], "b": ["2"]}
+    again = read("x.csv", "a,b\n1,2\na,b\n", column_names=("a", "b"))
+    assert again.columns == {"a": ["1", "a"], "b": ["2", "b"]}
+    assert read("x.tsv", "a\n1\n", column_names=("a",)).columns == {"a": ["1"]}
+
+
+@pytest.mark.parametrize("encoding", ["windows-1252", "latin-1", "cp037"])
+def test_a_file_with_the_mark_of_utf_8_is_read_as_nothing_else(encoding):
+    with pytest.raises(DataError):
+        read("x.csv", codecs.BOM_UTF8 + "a\né\n".encode(), encoding=encoding)
+
+
+def test_words_alone_are_read_where_none_has_a_tag():
+    assert read("x.conll", "a\nb\n\nc X\n", tagged=False).columns == {"tokens": [["a", "b"], ["c"]]}
+
+
 def test_a_quoted_field_may_hold_line_breaks():
     table = read("x.csv", 'a,b\n"one\ntwo",1\nthree,2\n')
     assert (table.columns["a"], list(table.lines)) == (["one\ntwo", "three"], [2, 4])

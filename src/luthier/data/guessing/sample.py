@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import itertools
 import re
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from luthier.data.reading.heads import ROWS, head_of_parquet
+from luthier.data.reading.lines import is_utf8
 from luthier.data.reading.readers import (
     BYTE_ORDER_MARKS,
     FIX_ROWS,
@@ -175,18 +175,10 @@ def _encoding(source: FileSource) -> tuple[ReadOptions, tuple[str, ...]]:
     for mark, encoding in BYTE_ORDER_MARKS.items():
         if start.startswith(mark):
             return ReadOptions(encoding=encoding), (f"the encoding is {encoding}, by its byte order mark",)
-    if not binary and not json_text and not _is_utf8(start) and _is_windows(start):
+    if not binary and not json_text and not is_utf8(start) and _is_windows(start):
         told = f"the bytes are no UTF-8; read as {WINDOWS}, as Excel saves: look whether all letters are right"
         return ReadOptions(encoding=WINDOWS), (told,)
     return ReadOptions(), ()
-
-
-def _is_utf8(start: bytes) -> bool:
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(start)
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _is_windows(start: bytes) -> bool:

@@ -10,10 +10,13 @@ import codecs
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from luthier.data.reading.places import Place
 from luthier.errors import DataError
+
+if TYPE_CHECKING:
+    from luthier.data.sources.base import FileSource
 
 BYTE_ORDER_MARKS = {
     b"\xff\xfe\0\0": "utf-32",
@@ -34,6 +37,7 @@ class ReadOptions:
         column_names: columns of csv and tsv files without a header line.
         encoding: of text files.
         max_line_bytes: longest line that is believed.
+        tagged: whether every word of a conll file has its tag.
     """
 
     format: str | None = None
@@ -41,6 +45,37 @@ class ReadOptions:
     column_names: tuple[str, ...] | None = None
     encoding: str = "utf-8"
     max_line_bytes: int = 8_000_000
+    tagged: bool = True
+
+
+def shown_encoding(source: FileSource, stated: str) -> str:
+    """The encoding of a file: as stated, unless a byte order mark names another, or the bytes are UTF-8 beyond ASCII,
+    which text in another encoding is next to never.
+
+    Args:
+        source: a text file.
+        stated: what the file should have.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    with source.open() as stream:
+        start = stream.read(_BLOCK)
+    if start.startswith(codecs.BOM_UTF8):
+        return "utf-8"
+    for mark, encoding in BYTE_ORDER_MARKS.items():
+        if start.startswith(mark):
+            return encoding
+    return "utf-8" if not start.isascii() and b"\0" not in start and is_utf8(start) else stated
+
+
+def is_utf8(start: bytes) -> bool:
+    """Whether the first bytes of a file are UTF-8; the last character may be cut."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def decoded_lines(
@@ -106,7 +141,7 @@ def _decodes_line_by_line(encoding: str) -> bool:
 
 def _lines_of(part: bytes, first: bool, options: ReadOptions) -> list[str] | None:
     """The lines in a run of whole lines; None where one of them has a fault."""
-    if b"\0" in part or (first and part.startswith(tuple(BYTE_ORDER_MARKS))):
+    if b"\0" in part or (first and part.startswith(_foreign_marks(options))):
         return None
     if len(part) > options.max_line_bytes and max(map(len, part.split(b"\n"))) >= options.max_line_bytes:
         return None
@@ -178,15 +213,32 @@ def _character_lines(stream: IO[bytes], name: str, options: ReadOptions) -> Iter
         ) from error
 
 
+def _foreign_marks(options: ReadOptions) -> tuple[bytes, ...]:
+    """Byte order marks of other encodings than the one that is stated."""
+    return tuple(BYTE_ORDER_MARKS) if _is_utf8_named(options) else (*BYTE_ORDER_MARKS, codecs.BOM_UTF8)
+
+
+def _is_utf8_named(options: ReadOptions) -> bool:
+    return codecs.lookup(options.encoding).name.startswith("utf-8")
+
+
 def _mark_length(raw: bytes, name: str, options: ReadOptions) -> int:
     other = next((encoding for mark, encoding in BYTE_ORDER_MARKS.items() if raw.startswith(mark)), None)
-    if other and options.encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
+    if other and _is_utf8_named(options):
         raise DataError(
             f"the file starts with the byte order mark of {other}",
             where=name,
             fix=f"set `encoding: {other}`, or save it as UTF-8",
         )
-    return 3 if raw.startswith(b"\xef\xbb\xbf") else 0
+    if not raw.startswith(codecs.BOM_UTF8):
+        return 0
+    if not _is_utf8_named(options):
+        raise DataError(
+            f"the file starts with the byte order mark of utf-8, and is to be read as {options.encoding}",
+            where=name,
+            fix="leave `encoding` out, or save all files in the encoding that it names",
+        )
+    return len(codecs.BOM_UTF8)
 
 
 def _too_long(stream: Any, length: int, number: int, name: str, options: ReadOptions) -> DataError:

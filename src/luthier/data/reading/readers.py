@@ -94,7 +94,7 @@ def iterate_rows(
         elif kind == "jsonl":
             rows = _json_lines(lines, problems, start.row)
         elif kind == "conll":
-            rows = _conll(lines, problems)
+            rows = _conll(lines, problems, tagged=options.tagged)
         else:
             rows = (Row(number, number, {"text": line}) for number, line in lines if line.strip())
         for row in rows:
@@ -140,14 +140,16 @@ class _Delimited:
     def __init__(self, name: str, options: ReadOptions, problems: Problems, number: int = 0) -> None:
         self.name, self.problems = name, problems
         self.header = list(options.column_names) if options.column_names else None
-        self.number = number
+        self.number, self._first = number, bool(options.column_names) and not number
 
     def row(self, line: int, cells: list[str]) -> Row | None:
         """The row that a record is; None for the header, a blank line, and a record that was noted as a problem."""
-        if not cells or cells == [""]:
+        if not cells:
             return None
         if self.header is None:
             self.header = _checked_header(cells, self.name)
+            return None
+        if self._is_header(cells):
             return None
         self.number += 1
         if len(cells) != len(self.header):
@@ -156,9 +158,16 @@ class _Delimited:
             return None
         return Row(self.number, line, dict(zip(self.header, cells, strict=True)))
 
+    def _is_header(self, cells: list[str]) -> bool:
+        """Whether a record is a header line all the same, in a file whose columns were named because others of the
+        kind have none."""
+        first, self._first = self._first, False
+        return first and [cell.strip().lower() for cell in cells] == [name.lower() for name in self.header or ()]
+
     def add(self, table: TableBuilder, lines: Sequence[int], records: Sequence[list[str]]) -> None:
         """Put records into columns, all at once where all of them are rows."""
-        if self.header is not None and len(self.header) > 1 and set(map(len, records)) == {len(self.header)}:
+        alike = self.header is not None and set(map(len, records)) == {len(self.header)}
+        if self.header is not None and alike and not self._first:
             first, self.number = self.number + 1, self.number + len(records)
             table.add_columns(self.header, list(zip(*records, strict=True)), range(first, self.number + 1), lines)
             return
@@ -206,7 +215,7 @@ def _in_runs(records: Iterator[T], size: int) -> Iterator[list[T]]:
 def _unquoted(blocks: Iterator[tuple[int, list[str]]], options: ReadOptions) -> Iterator[tuple[int, list[str]]]:
     delimiter = options.delimiter or "\t"
     for number, lines in blocks:
-        yield from enumerate((line.split(delimiter) for line in lines), number)
+        yield from enumerate((line.split(delimiter) if line else [] for line in lines), number)
 
 
 def _quoted(
@@ -259,19 +268,20 @@ def _json_lines(lines: Iterator[tuple[int, str]], problems: Problems, number: in
         yield Row(number, line, record)
 
 
-def _conll(lines: Iterator[tuple[int, str]], problems: Problems) -> Iterator[Row]:
+def _conll(lines: Iterator[tuple[int, str]], problems: Problems, *, tagged: bool) -> Iterator[Row]:
     number, start = 1, 1
     tokens: list[str] = []
     tags: list[str] = []
     for line, text in itertools.chain(lines, [(0, "")]):
         if not text.strip() or text.startswith("-DOCSTART-"):
             if tokens:
-                yield Row(number, start, {"tokens": tokens, "tags": tags})
+                yield Row(number, start, {"tokens": tokens} | ({"tags": tags} if tagged else {}))
                 number, tokens, tags = number + 1, [], []
             continue
         parts = text.split("\t") if "\t" in text else text.split()
-        if len(parts) < 2 or not parts[0].strip():
-            problems.add(place(number, line), f"{shorten(text)} is not a word and its tag")
+        if len(parts) < 1 + tagged or not parts[0].strip():
+            wanted = "a word and its tag" if tagged else "a word"
+            problems.add(place(number, line), f"{shorten(text)} is not {wanted}")
             continue
         start = start if tokens else line
         tokens.append(parts[0])
