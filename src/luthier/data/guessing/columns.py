@@ -20,7 +20,7 @@ LABEL_NAMES = (
 )  # fmt: skip
 TEXT_NAMES = (
     "text", "sentence", "review", "content", "comment", "tweet", "document", "article", "body", "utterance", "message",
-    "post", "question", "query", "description", "headline", "title", "summary",
+    "post", "question", "query", "description", "headline", "title", "summary", "abstract",
 )  # fmt: skip
 PAIR_NAMES = (
     ("text", "text_pair"), ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"),
@@ -33,6 +33,7 @@ _IDENTIFIERS = re.compile(
 )
 # What tells one of two columns from the other, as in "phrase_one" and "phrase_two".
 _COUNTING = frozenset([("1", "2"), ("a", "b"), ("one", "two"), ("first", "second"), ("left", "right"), ("0", "1")])
+_EUROPEAN = re.compile(r"[+-]?\d+(,\d+)?")
 _PARTS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
 # A value of a column that names its rows, as T-1000 does.
 _NAME = re.compile(r"[\w./#:@+-]{1,40}", re.ASCII)
@@ -122,6 +123,11 @@ class Column:
         )
 
     @property
+    def has_decimal_commas(self) -> bool:
+        """Whether the values are numbers, and some are written with a decimal comma."""
+        return bool(self.texts) and not self.numbers and all(map(_EUROPEAN.fullmatch, self.labels))
+
+    @property
     def words(self) -> float:
         """Words of a value, on average."""
         return sum(len(text.split()) for text in self.texts) / max(1, len(self.texts))
@@ -207,7 +213,7 @@ def text_columns(columns: Mapping[str, Column], label: str | None) -> list[str]:
     ]
     found = [name for name in found if any(map(str.isalpha, "".join(columns[name].texts)))] or found
     found = [name for name in found if not columns[name].names_rows] or found
-    named = [name for name in (named_like([one], TEXT_NAMES) for one in found) if name]
+    named = [name for name in found if any(part.lower() in TEXT_NAMES for part in _PARTS.findall(name))]
     return sorted(found, key=lambda name: (name not in named, -columns[name].words))
 
 

@@ -13,6 +13,7 @@ from luthier.data.guessing.sample import Sample, read_sample, reread
 from luthier.data.guessing.size import rows_about
 from luthier.data.guessing.tasks import TaskGuess, guess_task
 from luthier.data.reading.heads import MOST_BYTES
+from luthier.data.reading.lines import shown_encoding
 from luthier.data.schemas import SCHEMAS
 from luthier.data.settings import DataSettings
 from luthier.data.sources.base import FileSource, FolderSource, annotated_folder, resolve
@@ -25,6 +26,11 @@ _TEST = ("test",)
 _LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
 _TOKENS_OF_WORD, _BYTES_OF_TOKEN, _SPECIAL_TOKENS = 1.4, 3.5, 4
 _LEFT_OUT = 0.02
+# What a chat template writes around a prompt and its response, beside the special tokens of any row: a system text of
+# its own, and who speaks.
+_TEMPLATE_TOKENS = 28
+# A part of a set that is in several files, as data sets on the Hub have them.
+_PART = re.compile(r"(\d+)-of-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,11 @@ def guess_data(source: str) -> Guess:
     _refuse_too_few(guess, table, sample)
     if not sample.whole and guess.task in ("single_sentence", "pair"):
         doubts.append("labels that only later rows have are found when the data are loaded")
+    part = _PART.search(found.path.name) if isinstance(found, FileSource) else None
+    if part and int(part[2]) > 1:
+        doubts.append(
+            f"by its name it is one of {int(part[2])} parts, and the others are not read: join them to one file"
+        )
     splits, about_splits = _splits_beside(found, source, sample, guess)
     if "validation" not in splits:
         splits["validation_fraction"] = _share(len(table)) if sample.whole else 0.1
@@ -213,6 +224,9 @@ def _unlike(file: FileSource | FolderSource, name: str, sample: Sample, guess: T
             annotated = _annotated(FolderSource(path, name))
             return None if annotated else "holds no annotated text"
         annotated = _annotated(FileSource(path, None, name))
+        encoding = str(sample.keys.get("encoding", "utf-8"))
+        if annotated is None and shown_encoding(FileSource(path, None, name), encoding) != encoding:
+            return f"it is not in {encoding}"
         table = annotated.table if annotated else reread(FileSource(path, None, name), sample.keys)
     except DataError as error:
         return error.what.splitlines()[0]
@@ -237,7 +251,10 @@ def _max_length(guess: TaskGuess, table: Table) -> tuple[int, str]:
     if guess.task == "plain_text":
         return 256, "the texts are packed one after another into blocks of 256 tokens"
     shown = [name for name in guess.shown if name in table.columns]
-    lengths = sorted(_tokens([table.columns[name][row] for name in shown]) for row in range(len(table)))
+    template = _TEMPLATE_TOKENS if guess.task == "prompt_response" else 0
+    lengths = sorted(
+        template + _tokens([table.columns[name][row] for name in shown], template // 4) for row in range(len(table))
+    )
     nearly_all = lengths[min(len(lengths) - 1, int(len(lengths) * (1 - _LEFT_OUT)))]
     if guess.task == "extractive_qa":
         length = next((one for one in (128, 256, 384) if one >= nearly_all), 384)
@@ -249,9 +266,11 @@ def _max_length(guess: TaskGuess, table: Table) -> tuple[int, str]:
     return length, told + (f": about {longer} of {len(lengths)} are cut" if longer else "")
 
 
-def _tokens(cells: list[Any]) -> int:
+def _tokens(cells: list[Any], of_message: int) -> int:
+    """Tokens of a row's cells, with so many beside each message that was said before."""
     total = 0.0
     for cell in cells:
+        total += of_message * len(cell) if isinstance(cell, list) else 0
         for text in _texts_in(cell):
             words, size = len(text.split()), len(text.encode(errors="replace"))
             total += max(_TOKENS_OF_WORD * words, size / _BYTES_OF_TOKEN) + 1

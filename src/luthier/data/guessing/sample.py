@@ -26,10 +26,16 @@ from luthier.errors import DataError
 
 _DELIMITERS = (",", "\t", ";", "|")
 WINDOWS = "windows-1252"
+# Of the letters of a text in Windows-1252, at most, that are beyond ASCII; in Cyrillic or Chinese bytes nearly all are.
+_ACCENTED = 0.4
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 # Bytes at the start of a file that show its encoding.
 _LOOKED_AT = 1 << 20
 _LONG_CELL = 40
+# Lines of which each tells how many fields a row has.
+_FEW_LINES = 3
+# A comma that stands in no number, as those do that are written with a decimal comma.
+_NOT_DECIMAL = re.compile(r"(?<!\d),|,(?!\d)")
 # Values that show what a column holds: numbers; labels, how many at most, and how often each.
 _ENOUGH = 8
 _ENOUGH_LABELS, _FEW_LABELS, _AGAIN = 20, 12, 3
@@ -182,12 +188,14 @@ def _encoding(source: FileSource) -> tuple[ReadOptions, tuple[str, ...]]:
 
 
 def _is_windows(start: bytes) -> bool:
-    """Whether bytes are characters of Windows-1252, none of them a control character but blanks and ends of lines."""
+    """Whether bytes are characters of Windows-1252, none of them a control character but blanks and ends of lines, and
+    letters with accents among plain ones, as the languages have them that are written so."""
     try:
         text = start.decode(WINDOWS)
     except UnicodeDecodeError:
         return False
-    return not _CONTROL.search(text)
+    letters = [one.isascii() for one in text if one.isalpha() or not one.isascii()]
+    return not _CONTROL.search(text) and letters.count(False) <= _ACCENTED * len(letters)
 
 
 def _head(table: Table) -> Table:
@@ -291,26 +299,27 @@ def _is_tagged(cells: Sequence[str]) -> bool:
 def _width(lines: Sequence[str], delimiter: str, kind: str) -> int:
     """Fields of every line, or 0 where lines differ."""
     if kind == "tsv" or (delimiter == "\t" and not any('"' in line for line in lines)):
-        widths = Counter(line.count(delimiter) + 1 for line in lines)
+        widths = [line.count(delimiter) + 1 for line in lines]
     else:
         try:
             rows = csv.reader((line + "\n" for line in lines), delimiter=delimiter)
-            widths = Counter(len(cells) for cells in rows if cells)
+            widths = [len(cells) for cells in rows if cells]
         except csv.Error:
             return 0
     # The last of the lines that were looked at may be the beginning of a longer row.
-    usual, count = widths.most_common(1)[0]
-    return usual if count >= sum(widths.values()) - 1 and (len(widths) == 1 or sum(widths.values()) > 3) else 0
+    whole = widths[:-1] if len(widths) > _FEW_LINES else widths
+    return whole[0] if len(set(whole)) == 1 else 0
 
 
 def _delimiter(lines: Sequence[str], kind: str) -> str | None:
     """The separator, where it is not the usual one of the format."""
     usual = "," if kind == "csv" else "\t"
     filled = [line for line in lines if line.strip()]
-    if _width(filled, usual, kind) > 1:
-        return None
     others = [one for one in _DELIMITERS if one != usual]
     widths = {one: _width(filled, one, kind) for one in others}
+    decimal = usual == "," and widths[";"] > 1 and not _NOT_DECIMAL.search("\n".join(filled))
+    if not decimal and _width(filled, usual, kind) > 1:
+        return None
     best = max(others, key=lambda one: widths[one])
     if widths[best] > 1:
         return best

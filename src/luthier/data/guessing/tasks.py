@@ -370,6 +370,8 @@ def _settle_numbers(found: TaskGuess, column: Column, table: Table) -> None:
         return
     if column.odd:
         found.doubts.append(f"{_told_odd(column, table)}, which is taken for a label")
+    if column.has_decimal_commas:
+        found.doubts.append(_told_commas(column.name))
     found.said.append(f"labels seen: {told_labels(column.labels)}")
     if "-" in column.labels:
         found.doubts.append("the label '-' often stands for none: take these rows out if it does")
@@ -384,6 +386,10 @@ def _settle_numbers(found: TaskGuess, column: Column, table: Table) -> None:
         found.doubts.append(f"{', '.join(map(repr, missing))} is taken for a label: if it stands for none, {out}")
     if len(column.values) < rows:
         found.doubts.append(f"{_rows_have(rows - len(column.values))} no {column.name!r}: {_REFUSED}")
+
+
+def _told_commas(name: str) -> str:
+    return f"{name!r} holds numbers with a decimal comma, which are no scores: write them with a point to predict them"
 
 
 def _rows_have(count: int) -> str:
@@ -409,7 +415,16 @@ def _plain(table: Table, columns: Mapping[str, Column]) -> TaskGuess:
         )
     found = TaskGuess("plain_text", _renamed({"text": texts[0]}), shown=(texts[0],))
     found.said = [f"{texts[0]!r} holds plain text, with nothing beside it that could be a label"]
-    if len(columns) > 1:
+    lists = [name for name, one in columns.items() if one.values and all(isinstance(v, list) for v in one.values)]
+    commas = [name for name, one in columns.items() if one.has_decimal_commas]
+    if lists:
+        held = f"{', '.join(map(repr, lists))} {'holds' if len(lists) == 1 else 'hold'} lists"
+        found.said = [f"{texts[0]!r} holds text; {held}, which are not read"]
+        found.doubts = ["no task learns several labels of a text at once: to classify, write one label a row"]
+    elif commas:
+        found.said = [f"{texts[0]!r} holds text"]
+        found.doubts = [_told_commas(commas[0])]
+    elif len(columns) > 1:
         found.doubts = ["if a column is what is to be learned, set `task` and name it with `label: NAME`"]
     return found
 

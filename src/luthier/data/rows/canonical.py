@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from luthier.errors import DataError, nearest
 UNCHECKED = "line"
 Columns = Mapping[str, str | list[str]]
 Cell = Callable[[Any], Any]
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _COMPANIONS = ("group", "candidate", "question", "choices", "history")
 
 
@@ -204,7 +206,9 @@ def as_score(value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         score = math.nan
     if not math.isfinite(score):
-        raise BadCellError(f"holds {shorten(value)}, which is not a finite number")
+        comma = isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value.strip())
+        point = "; decimals are written with a point" if comma else ""
+        raise BadCellError(f"holds {shorten(value)}, which is not a finite number{point}")
     return score
 
 

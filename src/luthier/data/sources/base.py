@@ -252,7 +252,10 @@ def _split_member(text: str) -> tuple[str, str | None]:
 def _file(path: Path, member: str | None, name: str) -> FileSource:
     if is_folder(path):
         inside_it = sorted(p.name for p in path.iterdir())
-        raise DataError("is a folder, not a file", where=name, fix=f"name one of its files: {listing(inside_it)}")
+        several = " (a source is one file: join files of one split)" if len(inside_it) > 1 else ""
+        raise DataError(
+            "is a folder, not a file", where=name, fix=f"name one of its files{several}: {listing(inside_it)}"
+        )
     if not is_file(path):
         raise DataError(NO_SUCH_FILE, where=name, fix=did_you_mean(path) or "name a file that is there")
     archive = path.name.lower().endswith(_ARCHIVES)
