@@ -111,7 +111,7 @@ def _add_result_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
     source.add_argument("--text", action="append", help="a text; repeatable")
     source.add_argument("--file", help="csv, tsv, jsonl, parquet or txt file")
     embed.add_argument("--pair", action="append", help="second text of each --text, read together with it")
-    embed.add_argument("--column", default="text", help="column of the file with the text (default: text)")
+    embed.add_argument("--column", help="column of the file with the text (default: text)")
     embed.add_argument("--pair-column", help="column of the file with the second text of each pair")
     embed.add_argument("--output", required=True, help=".npy file for the vectors alone, .parquet with the texts")
     embed.add_argument("--batch-size", type=_above_zero, default=64, help="texts in one forward pass (default: 64)")

@@ -19,6 +19,7 @@ def predict(arguments: argparse.Namespace) -> None:
     from luthier.progress import progress_display
 
     _refuse_pair_of_file(arguments, "name the file's column of second texts as in training, `text_pair`")
+    _check_lines_place(arguments.output, arguments.file)
     options = {"batch_size": arguments.batch_size, "allow": arguments.allow}
     with progress_display():
         if arguments.text:
@@ -35,6 +36,17 @@ def predict(arguments: argparse.Namespace) -> None:
         sys.stdout.write(lines)
 
 
+def _check_lines_place(output: str | None, *read: str | None) -> None:
+    """Refuse what can't be written when all is done, before anything is."""
+    if output is None:
+        return
+    from luthier.storage.files import check_place_of
+
+    check_place_of(Path(output), *read)
+    if Path(output).suffix.lower() in (".csv", ".tsv", ".parquet"):
+        raise RecipeError("JSON lines are written", where=output, fix="name the file .jsonl")
+
+
 def _refuse_pair_of_file(arguments: argparse.Namespace, fix: str) -> None:
     if arguments.file is not None and arguments.pair is not None:
         raise RecipeError("--pair is the second text of a --text, and --file was given", fix=fix)
@@ -48,9 +60,15 @@ def extract(arguments: argparse.Namespace) -> None:
     from luthier.extraction.formats.files import check_format
     from luthier.prediction import extracting
     from luthier.progress import progress_display
+    from luthier.storage.files import check_place_of
 
+    read = arguments.file, arguments.jsonl
     if arguments.suggest:
         check_format(arguments.suggest)
+    else:
+        _check_lines_place(arguments.output, *read)
+    for place in filter(None, (arguments.view, arguments.graph)):
+        check_place_of(Path(place), *read)
     options = {"tokeniser": arguments.tokeniser}
     with progress_display():
         if arguments.text:
@@ -96,12 +114,15 @@ def embed(arguments: argparse.Namespace) -> None:
     from luthier.progress import progress_display
 
     _refuse_pair_of_file(arguments, "name the file's column of second texts with --pair-column")
+    if arguments.text and (arguments.column or arguments.pair_column):
+        given = "--column" if arguments.column else "--pair-column"
+        raise RecipeError(f"{given} is a column of --file, which was not given", fix="leave it out")
     options = {"batch_size": arguments.batch_size, "dtype": arguments.dtype, "allow": arguments.allow}
     with progress_display():
         if arguments.text:
             shape = embed_texts(arguments.run, arguments.text, arguments.output, arguments.pair, **options)
         else:
-            columns = {"text": arguments.column, "text_pair": arguments.pair_column}
+            columns = {"text": arguments.column or "text", "text_pair": arguments.pair_column}
             shape = embed_file(arguments.run, arguments.file, arguments.output, **columns, **options)
     console().print(f"wrote {shape[0]} vectors of {shape[1]} numbers to {arguments.output}", soft_wrap=True)
 

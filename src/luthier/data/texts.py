@@ -50,10 +50,17 @@ def texts_of_file(file: str | Path, text: str = "text", text_pair: str | None = 
         DataError: the file can't be read, or lacks a column.
     """
     from luthier.data.loading import load_data
+    from luthier.data.reading.lines import shown_encoding
     from luthier.data.settings import DataSettings
+    from luthier.data.sources.base import FileSource, resolve
+
+    source = resolve(str(file))
+    encoding = shown_encoding(source, "utf-8") if isinstance(source, FileSource) else "utf-8"
 
     def rows(schema: str, **columns: str) -> Any:
-        settings = DataSettings.model_validate({"test": str(file), "task": schema, "labelled": False, **columns})
+        settings = DataSettings.model_validate(
+            {"test": str(file), "task": schema, "labelled": False, "encoding": encoding, **columns}
+        )
         return load_data(settings, splits=("test",)).splits["test"]
 
     if text_pair is None:

@@ -87,6 +87,7 @@ def embed_file(
         DataError: the file can't be read, or lacks a column.
         WorkspaceError: the output can't be written.
     """
+    check_output(output, file)
     return _written(run, texts_of_file(file, text, text_pair), output, batch_size, dtype, allow)
 
 
@@ -100,14 +101,22 @@ def _written(
     return vectors.shape[0], vectors.shape[1]
 
 
-def check_output(output: str | Path) -> None:
-    """Refuse a file name of another kind than .npy and .parquet.
+def check_output(output: str | Path, *read: str | Path) -> None:
+    """Refuse a file name of another kind than .npy and .parquet, and a place that can't be written.
+
+    Args:
+        output: of the vectors.
+        read: files that are read, and may not be written over.
 
     Raises:
-        DataError: it is.
+        DataError: another kind of file name.
+        WorkspaceError: the place can't be written, or is a file that is read.
     """
+    from luthier.storage.files import check_place_of
+
     if Path(output).suffix not in FORMATS:
         raise DataError("vectors are written as .npy or .parquet", where=str(output), fix="name the output so")
+    check_place_of(Path(output), *read)
 
 
 def write_vectors(output: str | Path, texts: Any, vectors: np.ndarray) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from luthier.errors import LuthierError, WorkspaceError
 from luthier.secrets import redact, redact_values
+from luthier.storage.paths import is_folder, is_there, user_path
 
 # What only a write is refused with: no space, no quota, too large a file, a read-only mount.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -52,6 +53,35 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_place_of(path: Path, *read: str | Path | None) -> None:
+    """Refuse a file that can't be written, before there is anything to write; nothing is made.
+
+    Args:
+        path: of the file.
+        read: files that it must not take the place of.
+
+    Raises:
+        WorkspaceError: it is a folder, one of these files, or in a folder that can't be written to.
+    """
+    number = 0
+    above = next(folder for folder in path.absolute().parents if is_there(folder))
+    if is_folder(path):
+        number = errno.EISDIR
+    elif not is_folder(above):
+        number = errno.ENOTDIR
+    elif not os.access(above, os.W_OK | os.X_OK):
+        number = errno.EACCES
+    if number:
+        raise WorkspaceError(
+            f"can't write here: {os.strerror(number)}", where=str(path), fix=fix_of(OSError(number, ""), "file")
+        )
+    known = [user_path(one) for one in read if one is not None] if is_there(path) else []
+    if any(is_there(one) and path.samefile(one) for one in known):
+        raise WorkspaceError(
+            "this is the file that is read, which would be lost", where=str(path), fix="name another file to write"
+        )
 
 
 def write_text(path: Path, text: str) -> None:
