@@ -19,6 +19,7 @@ from torch import Tensor
 from luthier.data.batches.encoders import Encoder, prompt_tokens
 from luthier.generation.sampling import RowSampler
 from luthier.generation.writing import Request, Written
+from luthier.models.greedy import GREEDY
 from luthier.models.inspect import model_max_length
 from luthier.progress import track
 
@@ -117,8 +118,8 @@ class Rollout:
             input_ids=ids_BT,
             attention_mask=mask_BT,
             max_new_tokens=max(row.most for row in rows),
-            do_sample=False,
             logits_processor=[pick],
+            **GREEDY,
         )
 
     def _pad(self) -> int:

@@ -95,10 +95,10 @@ class LanguageTask(Task):
 def _written(model: Any, tokenizer: Any, ids: list[int], most: int, two_sided: bool) -> str:
     import torch
 
+    from luthier.models.greedy import GREEDY
+
     inputs = torch.tensor([ids], device=next(model.parameters()).device)
     with torch.inference_mode():
-        out = model.generate(
-            input_ids=inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=most, do_sample=False
-        )
+        out = model.generate(input_ids=inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=most, **GREEDY)
     text: str = tokenizer.decode(out[0][0 if two_sided else len(ids) :], skip_special_tokens=True)
     return text

@@ -17,6 +17,7 @@ from torch import nn
 from luthier.data.batches.collating import make_collator, with_pad_token
 from luthier.data.schemas import IGNORED, SCHEMAS
 from luthier.data.text_form import REPLIES, TextForm
+from luthier.models.greedy import GREEDY
 from luthier.storage.helping import each
 from luthier.tasks.running.predicting import Predictions, named_task, predict_rows
 
@@ -207,9 +208,8 @@ def _generated(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             max_new_tokens=longest,
-            do_sample=False,
-            num_beams=1,
             pad_token_id=pad,
+            **GREEDY,
         )
     tokens: list[list[int]] = out[:, width if shifted else 0 :].tolist()
     return tokens
