@@ -127,3 +127,17 @@ def test_what_is_no_index_of_a_choice_is_named(write, label):
     row = json.dumps({"context": "why?", "choices": ["a", "b"], "label": label})
     with pytest.raises(DataError, match=r"row 1, column 'label'.* is not the index of a choice"):
         load(train=write("a.jsonl", row))
+
+
+def test_a_name_of_the_label_map_that_no_row_has_is_warned_of(write, caplog):
+    names = {"good": "1", "bad": "0", "Goood": "1"}
+    rows = write("a.csv", csv("good", "bad", "good"))
+    load(train=rows, test=write("b.csv", csv("bad", "good")), label_map=names)
+    assert "`label_map` renames 'Goood', which no row has: labels are written as in the file" in caplog.text
+    caplog.clear()
+    load(
+        train=write("c.csv", csv("1.0", "0")),
+        test=write("d.csv", csv("2", "0")),
+        label_map={"1": "a", "0": "b", "2": "a"},
+    )
+    assert "renames" not in caplog.text

@@ -23,7 +23,7 @@ from luthier.data.rows.canonical import (
     note,
     wanted_columns,
 )
-from luthier.data.rows.labels import relabelled
+from luthier.data.rows.labels import relabelled, spelled_as
 from luthier.data.rows.subsets import cut_shares
 from luthier.data.schemas import SCHEMAS, TaskSchema, TrainedOn, infer_task
 from luthier.data.settings import DataSettings
@@ -68,6 +68,7 @@ class Rows:
         places: row and line of every row, for messages.
         where: name of the source.
         note, noted: as in RawSplit.
+        renamed: names of `label_map` that some row has.
     """
 
     columns: dict[str, list[Any]]
@@ -76,6 +77,7 @@ class Rows:
     where: str
     note: str = ""
     noted: Problems | None = None
+    renamed: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.places)
@@ -85,7 +87,7 @@ class Rows:
         columns = {name: [values[i] for i in indices] for name, values in self.columns.items()}
         places = self.places.select(indices)
         note = self.note if note is None else note
-        return Rows(columns, self.label_column, places, self.where, note, self.noted)
+        return Rows(columns, self.label_column, places, self.where, note, self.noted, self.renamed)
 
 
 def options_of(settings: DataSettings) -> ReadOptions:
@@ -343,9 +345,9 @@ def _relabel(rows: Rows, schema: TaskSchema, origin: Origin, settings: DataSetti
         return
     values = rows.columns[column]
     known = origin.known.label_map if origin.known and settings.label is None else {}
-    user = settings.label_map or {}
-    if schema.label_kind == "classes":
-        rows.columns[column] = [[relabelled(tag, known, user) for tag in row] for row in values]
-    else:
-        renamed_as = {value: relabelled(value, known, user) for value in set(values)}
-        rows.columns[column] = [renamed_as[value] for value in values]
+    user, tags = settings.label_map or {}, schema.label_kind == "classes"
+    written = {tag for row in values for tag in row} if tags else set(values)
+    renamed_as = {value: relabelled(value, known, user) for value in written}
+    rows.columns[column] = [[renamed_as[tag] for tag in row] if tags else renamed_as[row] for row in values]
+    found = (spelled_as(relabelled(value, known, {}), user) for value in written) if user else ()
+    rows.renamed = frozenset(name for name in found if name is not None)

@@ -22,7 +22,7 @@ from luthier.data.left_out import warn_of
 from luthier.data.rows.canonical import Columns
 from luthier.data.rows.columns import columns_of_model, columns_to_read, named_columns, refuse_unread
 from luthier.data.rows.posing import pose
-from luthier.data.schemas import TrainedOn
+from luthier.data.schemas import TaskSchema, TrainedOn
 from luthier.data.settings import SPLITS, DataSettings
 from luthier.data.sources.fingerprint import check_files_unchanged, check_rows_unchanged, source_fingerprint
 from luthier.data.sources.origins import Origin
@@ -53,6 +53,7 @@ def load_whole(
     for split, one in raw.items():
         refuse_unread(schema, mappings[split], read, one.origin.name)
     rows = canonical_splits(raw, schema, mappings, settings, read)
+    _warn_of_unused_names(rows, schema, settings)
     by_group = first.origin.known is not None and first.origin.known.scored_by_group
     rows = with_cut_validation(rows, schema, settings, by_group)
     labels = label_names(rows, raw, schema, settings)
@@ -104,6 +105,18 @@ def _read(origins: Mapping[str, Origin], settings: DataSettings) -> dict[str, Ra
     for one in raw.values():
         check_rows_unchanged(one.origin, one.table)
     return raw
+
+
+def _warn_of_unused_names(rows: Mapping[str, Rows], schema: TaskSchema, settings: DataSettings) -> None:
+    found = frozenset().union(*(one.renamed for one in rows.values()))
+    unused = [name for name in settings.label_map or {} if name not in found]
+    # Of choices all letters are named, whichever are right.
+    if unused and "train" in rows and schema.has_classes and settings.labelled:
+        _log.warning(
+            "%s: `label_map` renames %s, which no row has: labels are written as in the file",
+            ", ".join(dict.fromkeys(one.where for one in rows.values())),
+            listing(map(repr, unused)),
+        )
 
 
 def _warn_of_unseen_labels(summary: dict[str, SplitSummary]) -> None:
