@@ -108,7 +108,7 @@ def _read(origins: Mapping[str, Origin], settings: DataSettings) -> dict[str, Ra
 
 
 def _warn_of_unused_names(rows: Mapping[str, Rows], schema: TaskSchema, settings: DataSettings) -> None:
-    found = frozenset().union(*(one.renamed for one in rows.values()))
+    found = {name for one in rows.values() for name in one.renamed}
     unused = [name for name in settings.label_map or {} if name not in found]
     # Of choices all letters are named, whichever are right.
     if unused and "train" in rows and schema.has_classes and settings.labelled:
