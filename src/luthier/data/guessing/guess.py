@@ -26,6 +26,8 @@ _TEST = ("test",)
 _LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
 _TOKENS_OF_WORD, _BYTES_OF_TOKEN, _SPECIAL_TOKENS = 1.4, 3.5, 4
 _LEFT_OUT = 0.02
+# Letters beyond it may be a token each: few vocabularies have words of every alphabet.
+_LAST_LATIN = "\u024f"
 # What a chat template writes around a prompt and its response, beside the special tokens of any row: a system text of
 # its own, and who speaks.
 _TEMPLATE_TOKENS = 28
@@ -272,8 +274,9 @@ def _tokens(cells: list[Any], of_message: int) -> int:
     for cell in cells:
         total += of_message * len(cell) if isinstance(cell, list) else 0
         for text in _texts_in(cell):
-            words, size = len(text.split()), len(text.encode(errors="replace"))
-            total += max(_TOKENS_OF_WORD * words, size / _BYTES_OF_TOKEN) + 1
+            words, others = len(text.split()), sum(one > _LAST_LATIN for one in text)
+            latin = len("".join(one for one in text if one <= _LAST_LATIN).encode())
+            total += max(_TOKENS_OF_WORD * words, latin / _BYTES_OF_TOKEN + others) + 1
     return round(total) + _SPECIAL_TOKENS
 
 
