@@ -349,5 +349,5 @@ def _relabel(rows: Rows, schema: TaskSchema, origin: Origin, settings: DataSetti
     written = {tag for row in values for tag in row} if tags else set(values)
     renamed_as = {value: relabelled(value, known, user) for value in written}
     rows.columns[column] = [[renamed_as[tag] for tag in row] if tags else renamed_as[row] for row in values]
-    found = (spelled_as(relabelled(value, known, {}), user) for value in written) if user else ()
+    found = {spelled_as(relabelled(value, known, {}), user) for value in written if user}
     rows.renamed = frozenset(name for name in found if name is not None)
