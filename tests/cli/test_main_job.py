@@ -10,8 +10,11 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 from luthier.compare.planning import plan_recipe
+from luthier.models import placing
+from luthier.prediction import predict_texts
 from luthier.recipe.loading import load_recipe
 from tests.test_secrets import forms_in
 
@@ -151,6 +154,18 @@ def test_predict_from_text_and_file(workplace, capsys):
     assert workplace.luthier("predict", run, "--file", "new.tsv", "--output", "out.jsonl") == 0
     assert json.loads(Path("out.jsonl").read_text())["label"] == "positive"
     assert workplace.luthier("predict", run, "--text", "x", "--pair", "y") == 3
+
+
+def test_evaluation_and_prediction_ask_for_the_accelerator(workplace, monkeypatch):
+    asked = []
+    monkeypatch.setattr(placing, "device", lambda: asked.append("asked") or torch.device("cpu"))
+    assert workplace.run() == 0
+    assert asked == ["asked"]  # training places its model by itself
+    predict_texts(workplace.run_folder, "a lovely bright film")
+    assert asked == ["asked"] * 2
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert placing.device().type == "cuda"
 
 
 def test_predictions_do_not_depend_on_batch_mates(workplace, capsys):

@@ -19,6 +19,7 @@ from luthier.models.head_kinds import HEAD_KINDS, Head
 from luthier.models.heads import auto_class, output_names
 from luthier.models.inspect import model_max_length
 from luthier.models.loading import empty_model, load_config, load_tokenizer, translate
+from luthier.models.placing import on_accelerator
 from luthier.models.references import resolve
 from luthier.models.remapping import Remapping, remap_parameters
 from luthier.models.settings import ModelSettings, RemapSettings
@@ -131,8 +132,7 @@ class NodeBuilder:
         Raises:
             ModelError: it was not trained for the task.
         """
-        model = self._teacher(name, heads)
-        return model.to("cuda") if torch.cuda.is_available() else model
+        return on_accelerator(self._teacher(name, heads))
 
     def check_labels(self, name: str, heads: Heads) -> None:
         """Refuse a frozen node that was trained for other labels.

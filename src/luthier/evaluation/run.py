@@ -30,6 +30,7 @@ from luthier.models.artifacts import load_artifact, load_model
 from luthier.models.card import ModelCard, describe
 from luthier.models.inspect import language_head
 from luthier.models.loading import load_config, load_tokenizer, local_folder
+from luthier.models.placing import on_accelerator
 from luthier.models.references import resolve
 from luthier.models.trained_columns import trained_on
 from luthier.secrets import redact_values
@@ -157,7 +158,8 @@ def speaking_heads(suites: Sequence[Suite]) -> frozenset[str]:
 
 
 def loaded(inputs: StageInputs, data: DataSettings, heads: frozenset[str]) -> tuple[Any, Any, ModelCard]:
-    """The model that is judged, with its tokenizer and card: what Luthier saved, or any language model.
+    """The model that is judged, on the accelerator where there is one, with its tokenizer and card: what Luthier saved,
+    or any language model.
 
     Args:
         inputs: with the model.
@@ -168,7 +170,8 @@ def loaded(inputs: StageInputs, data: DataSettings, heads: frozenset[str]) -> tu
         ModelError: it can't be loaded, or has no language-model head.
     """
     if resolve(inputs.model).kind == "artifact":
-        return load_artifact(inputs.model.reference, settings=inputs.model)
+        model, tokenizer, card = load_artifact(inputs.model.reference, settings=inputs.model)
+        return on_accelerator(model), tokenizer, card
     config = load_config(inputs.model)
     head = checked_head(inputs, config, heads)
     model = load_model(inputs.model, head, seed=inputs.seed)
@@ -178,7 +181,8 @@ def loaded(inputs: StageInputs, data: DataSettings, heads: frozenset[str]) -> tu
             where=inputs.model.reference,
             fix="tune it first",
         )
-    return model, load_tokenizer(inputs.model), describe(inputs.model, head, max_length=data.max_length)
+    card = describe(inputs.model, head, max_length=data.max_length)
+    return on_accelerator(model), load_tokenizer(inputs.model), card
 
 
 def checked_head(inputs: StageInputs, config: Any, heads: frozenset[str]) -> str:

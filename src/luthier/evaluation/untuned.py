@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.errors import ModelError
 from luthier.metric_names import higher_is_better
 from luthier.models.artifacts import load_model
+from luthier.models.placing import on_accelerator
 from luthier.models.references import fingerprint, resolve
 from luthier.registry import METHODS
 from luthier.tasks.heads import LANGUAGE_HEADS
@@ -44,7 +45,7 @@ def _loaded(subject: Subject) -> Any:
     try:
         if fingerprint(resolve(subject.untuned)) != subject.card.base_fingerprint:
             return None
-        return load_model(subject.untuned, subject.card.head)
+        return on_accelerator(load_model(subject.untuned, subject.card.head))
     except ModelError:
         return None
 

@@ -6,12 +6,11 @@ import gc
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from luthier.models.adapters import ADAPTER_CONFIG, base_settings, is_adapter
 from luthier.models.artifacts import load_artifact, load_model
 from luthier.models.card import read_card
 from luthier.models.loading import load_tokenizer
+from luthier.models.placing import on_accelerator
 from luthier.models.references import resolve
 from luthier.models.settings import ModelSettings
 from luthier.models.tensors import read_json
@@ -76,8 +75,7 @@ class LoadedModels:
         self._names[str(folder)] = name
 
     def _put(self, model: Any, tokenizer: Any, base: ModelSettings | None) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model, self._tokenizer, self._base = model.to(device), tokenizer, base
+        self._model, self._tokenizer, self._base = on_accelerator(model), tokenizer, base
         self.bases_loaded += 1
 
     def _ready(self) -> tuple[Any, Any, int]:

@@ -32,8 +32,10 @@ class TaskModelPredictor(Predictor):
     @cached_property
     def loaded(self) -> tuple[Any, Any]:
         """Model and tokenizer, loaded when the first rows are there: what is wrong with rows is told before."""
+        from luthier.models.placing import on_accelerator
+
         model, tokenizer, _ = self.saved.load()
-        return model, tokenizer
+        return on_accelerator(model), tokenizer
 
     def predict_texts(
         self, texts: list[str] | str, pairs: list[str] | str | None = None, *, batch_size: int = 64

@@ -28,15 +28,14 @@ class MaskedModelPredictor(Predictor):
     example = "… [MASK] …"
 
     def __init__(self, run: str | Path, allow: Collection[Danger] = ()) -> None:
-        import torch
-
         from luthier.models.artifacts import load_artifact
+        from luthier.models.placing import on_accelerator
         from luthier.models.settings import ModelSettings
 
         super().__init__(run, allow)
         settings = ModelSettings(reference=str(run), allow=self.allow)
         model, self.tokenizer, self.card = load_artifact(run, settings=settings)
-        self.model = model.to("cuda") if torch.cuda.is_available() else model
+        self.model = on_accelerator(model)
 
     def predict_texts(
         self, texts: list[str] | str, pairs: list[str] | str | None = None, *, batch_size: int = 64

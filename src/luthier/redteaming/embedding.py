@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from luthier.models.artifacts import load
+from luthier.models.placing import on_accelerator
 from luthier.models.settings import ModelSettings
 
 _TOGETHER, _LONGEST = 32, 256
@@ -35,8 +36,7 @@ def spread_of(vectors_NH: Tensor) -> float:
 def sentence_vectors(texts: Sequence[str], encoder: ModelSettings) -> Tensor:
     """The mean of the last hidden states of each text, (N, H) in float32."""
     model, tokenizer = load(encoder, "encoder")
-    device, found = "cuda" if torch.cuda.is_available() else "cpu", []
-    model = model.to(device).eval()
+    model, found = on_accelerator(model).eval(), []
     for start in range(0, len(texts), _TOGETHER):
         batch = tokenizer(
             list(texts[start : start + _TOGETHER]),
@@ -44,7 +44,7 @@ def sentence_vectors(texts: Sequence[str], encoder: ModelSettings) -> Tensor:
             truncation=True,
             max_length=_LONGEST,
             return_tensors="pt",
-        ).to(device)
+        ).to(model.device)
         with torch.inference_mode():
             hidden_BTH = model(**batch).last_hidden_state.float()
         mask_BT1 = batch["attention_mask"][..., None].to(hidden_BTH.dtype)

@@ -34,13 +34,12 @@ class SharedEncoderPredictor(Predictor):
     )
 
     def __init__(self, run: str | Path, allow: Collection[Danger] = ()) -> None:
-        import torch
-
+        from luthier.models.placing import device
         from luthier.representing.shared_encoder import SharedEncoder
 
         super().__init__(run, allow)
         encoder = SharedEncoder.load(run, allow=self.allow)
-        self.encoder = encoder.to("cuda") if torch.cuda.is_available() else encoder
+        self.encoder = encoder.to(device())
 
     def predict_texts(
         self, texts: list[str] | str, pairs: list[str] | str | None = None, *, batch_size: int = 64

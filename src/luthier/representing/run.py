@@ -24,6 +24,7 @@ from luthier.evaluation.prediction import Predictions
 from luthier.evaluation.scoring import TaskResult, task_result
 from luthier.models.inspect import bytes_on_disk, parameter_counts
 from luthier.models.loading import local_folder
+from luthier.models.placing import device
 from luthier.models.references import check_model_unchanged, fingerprint, resolve
 from luthier.models.settings import ModelSettings
 from luthier.progress import track
@@ -181,8 +182,6 @@ def run_representing(stage: Represent, inputs: StageInputs, folder: Path) -> Sta
 
 def encoder_of(stage: Represent, inputs: StageInputs) -> SharedEncoder:
     """The frozen model, without prefixes yet, on the accelerator where there is one."""
-    import torch
-
     encoder = SharedEncoder(
         inputs.model,
         combine=stage.combine,
@@ -190,7 +189,7 @@ def encoder_of(stage: Represent, inputs: StageInputs) -> SharedEncoder:
         normalise=stage.normalise,
         max_length=stage.max_length,
     )
-    return encoder.to("cuda") if torch.cuda.is_available() else encoder
+    return encoder.to(device())
 
 
 def target(name: str, data: DataSettings) -> Target:

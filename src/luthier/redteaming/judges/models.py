@@ -15,6 +15,7 @@ from luthier.errors import ModelError
 from luthier.models.artifacts import load_artifact, load_model
 from luthier.models.inspect import model_max_length
 from luthier.models.loading import load_tokenizer
+from luthier.models.placing import on_accelerator
 from luthier.models.references import fingerprint, resolve
 from luthier.models.settings import ModelSettings
 from luthier.redteaming.judges.base import Judge
@@ -61,10 +62,9 @@ class ModelJudge(Judge):
             model, tokenizer = load_model(self.reference, HEADS[self.kind]), load_tokenizer(self.reference)
             self._refuse_new_head(model)
             longest, reserved = None, 0
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         positions = model_max_length(model.config, tokenizer)
         limits = [one for one in (longest, positions and positions - reserved) if one]
-        return model.to(device).eval(), tokenizer, min(limits) if limits else None
+        return on_accelerator(model).eval(), tokenizer, min(limits) if limits else None
 
     def _refuse_new_head(self, model: Any) -> None:
         new = list(getattr(model, "luthier_new_parameters", ()))
