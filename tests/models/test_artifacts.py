@@ -432,7 +432,7 @@ def test_a_decoders_prompt_stands_beside_the_text_after_loading(llama: Path, tmp
     base = load_model(str(llama), "causal_lm")
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     model = peft.get_peft_model(base, config)
-    keep_prompt_beside_text(base, "CAUSAL_LM")
+    keep_prompt_beside_text(base, "CAUSAL_LM", 3)
     folder = save_artifact(model, load_tokenizer(str(llama)), tmp_path / "a", describe(str(llama), "causal_lm"))
     again, tokenizer, _ = load_artifact(folder)
     tokenizer.padding_side = "left"

@@ -11,7 +11,7 @@ from luthier.recipe.loading import check_recipe
 from luthier.recipe.yaml_text import parse_yaml
 from luthier.stages.presets import Preset, preset_named, register_preset
 
-TEXT = "name: x\nmodel: org/model\nstages:\n  - tune: {data: {train: t.tsv}}\n"
+TEXT = "name: x\nmodel: org/model\nstages:\n  - tune: {data: {train: t.tsv, validation: v.tsv}}\n"
 
 
 def grid_of(preset: str) -> dict[str, Any]:
