@@ -145,8 +145,8 @@ def _preset_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _with_comparison(recipe: RecipeBase, over: list[str], preset: dict[str, Any], place: str, name: str) -> RecipeBase:
     """The recipe with the comparison of the command line in place of its own; a preset keeps what is not given."""
+    from luthier.recipe.comparison import varied_by
     from luthier.recipe.yaml_text import YamlText, parse_value
-    from luthier.stages.presets import preset_named
 
     grid: dict[str, Any] = {}
     for text in over:
@@ -168,9 +168,7 @@ def _with_comparison(recipe: RecipeBase, over: list[str], preset: dict[str, Any]
         comparison["preset"] = kept | preset
     if own is not None and preset:
         assert recipe.compare is not None
-        about = preset_named(own.name)
-        varied = max(n for n, stage in enumerate(recipe.stage_list()) if stage.name == about.stage)
-        filled = {"seed", f"stages.{varied}.{about.stage}.{about.field}"}
+        filled = {"seed", varied_by(own, [stage.name for stage in recipe.stage_list()])[1]}
         comparison["over"] = {k: v for k, v in recipe.compare.over.items() if k not in filled} | grid
         comparison |= {"baseline": recipe.compare.baseline} if recipe.compare.baseline else {}
     given = recipe.model_dump(mode="json", exclude_unset=True) | {"name": name, "compare": comparison}

@@ -50,12 +50,9 @@ def texts_of_file(file: str | Path, text: str = "text", text_pair: str | None = 
         DataError: the file can't be read, or lacks a column.
     """
     from luthier.data.loading import load_data
-    from luthier.data.reading.lines import shown_encoding
     from luthier.data.settings import DataSettings
-    from luthier.data.sources.base import FileSource, resolve
 
-    source = resolve(str(file))
-    encoding = shown_encoding(source, "utf-8") if isinstance(source, FileSource) else "utf-8"
+    encoding = encoding_of(file)
 
     def rows(schema: str, **columns: str) -> Any:
         settings = DataSettings.model_validate(
@@ -67,3 +64,16 @@ def texts_of_file(file: str | Path, text: str = "text", text_pair: str | None = 
         return list(rows("single_sentence", text=text)["text"])
     found = rows("pair", text=text, text_pair=text_pair)
     return list(zip(found["text"], found["text_pair"], strict=True))
+
+
+def encoding_of(file: str | Path, stated: str = "utf-8") -> str:
+    """The encoding of a file that is not part of a recipe: as stated, unless its bytes show another one.
+
+    Raises:
+        DataError: the file can't be read.
+    """
+    from luthier.data.reading.lines import shown_encoding
+    from luthier.data.sources.base import FileSource, resolve
+
+    source = resolve(str(file))
+    return shown_encoding(source, stated) if isinstance(source, FileSource) else stated

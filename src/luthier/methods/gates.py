@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from luthier.models.inspect import base_of
 from luthier.report.sections import Bands, Section
 
 Pooling = Callable[[torch.Tensor], torch.Tensor]
@@ -151,9 +152,7 @@ def record_gates(model: nn.Module) -> Iterator[GateRecord]:
     if not layers:
         raise ValueError("the model has no gates that could be recorded")
     record = GateRecord()
-    base: Any = model
-    base = base.get_base_model() if hasattr(base, "get_base_model") else base
-    handle = base.register_forward_pre_hook(record.begin)
+    handle = base_of(model).register_forward_pre_hook(record.begin)
     for layer in layers:
         layer.record = record
     try:

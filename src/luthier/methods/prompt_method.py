@@ -10,7 +10,7 @@ from pydantic import Field
 from luthier.errors import ModelError
 from luthier.methods.base import MethodContext, TuningMethod
 from luthier.methods.options import Options, option
-from luthier.models.inspect import table_width
+from luthier.models.inspect import is_of_choices, table_width
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,7 +75,7 @@ def check_prompts_fit(model: Any, context: MethodContext, method: str) -> None:
     Raises:
         ModelError: a multiple-choice model, an encoder-decoder that classifies, or one without a table of embeddings.
     """
-    if type(model).__name__.endswith("ForMultipleChoice"):
+    if is_of_choices(model):
         raise ModelError(
             f"{method} can't be put on a multiple-choice model, whose rows hold several texts",
             fix="use lora, ia3, bitfit or full",

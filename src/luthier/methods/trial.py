@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from luthier.models.inspect import is_of_choices
+
 # Task types whose models take token ids alone.
 _ON_IDS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "CAUSAL_LM", "SEQ_2_SEQ_LM")
 FAILURES = (ValueError, KeyError, IndexError, TypeError, AttributeError, NotImplementedError, RuntimeError)
@@ -35,7 +37,7 @@ def first_failure(model: Any, task_type: str | None) -> Exception | None:
     if task_type not in _ON_IDS or len(devices) > 1:
         return None
     ids = torch.arange(3, device=next(model.parameters()).device)[None] % model.config.get_text_config().vocab_size
-    if _of_choices(model):
+    if is_of_choices(model):
         ids = ids[None]
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if getattr(model.config, "is_encoder_decoder", False) and task_type == "SEQ_2_SEQ_LM":
@@ -48,11 +50,6 @@ def first_failure(model: Any, task_type: str | None) -> Exception | None:
     except FAILURES as error:
         return None if "meta" in devices and "meta" in str(error) else error
     return None
-
-
-def _of_choices(model: Any) -> bool:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return type(base).__name__.endswith("ForMultipleChoice")
 
 
 @contextmanager

@@ -44,6 +44,11 @@ def base_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def is_of_choices(model: Any) -> bool:
+    """Whether a model, with or without an adapter around it, picks one of a row's choices."""
+    return type(base_of(model)).__name__.endswith("ForMultipleChoice")
+
+
 def text_embeddings(model: Any) -> nn.Embedding:
     """The token embedding table, of shape (vocabulary, hidden), with or without an adapter around it.
 

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from luthier.errors import ModelError
+from luthier.models.inspect import base_of
 from luthier.models.source import ModelSource
 
 log = logging.getLogger(__name__)
@@ -81,8 +82,7 @@ def draw_head_anew(model: Any, seed: int, source: ModelSource, saved: list[str])
 def new_modules(model: Any) -> list[str]:
     """Names of the modules that the checkpoint lacked and that must therefore be trained and saved, such as
     `classifier`; in the form that PEFT's `modules_to_save` takes."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    names = []
+    base, names = base_of(model), []
     for name in getattr(base, "luthier_new_parameters", ()):
         parts = name.split(".")
         names.append(parts[1] if parts[0] == base.base_model_prefix and len(parts) > 2 else parts[0])

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from luthier.errors import TrainingError
-from luthier.models.inspect import input_embeddings
+from luthier.models.inspect import base_of, input_embeddings
 
 if TYPE_CHECKING:
     from luthier.objectives.step import Step
@@ -37,8 +37,7 @@ def embedding_sites(model: nn.Module, perturb_after: str = "auto") -> list[nn.Mo
     Raises:
         TrainingError: the model has no embedding block, or no input embeddings at all.
     """
-    base: Any = model
-    base = base.get_base_model() if hasattr(base, "get_base_model") else base
+    base = base_of(model)
     if getattr(getattr(base, "config", None), "is_encoder_decoder", False):
         base = base.get_encoder()
     words = input_embeddings(base)

@@ -7,10 +7,12 @@ from typing import Any
 from torch import nn
 from torch.nn import Parameter
 
+from luthier.models.inspect import base_of
+
 
 def base_and_trunk(model: Any) -> tuple[Any, Any]:
     """The transformers model inside PEFT's wrapper, and its pretrained part without the head."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     return base, getattr(base, "base_model", base)
 
 

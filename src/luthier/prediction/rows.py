@@ -130,26 +130,18 @@ def _settings(file: str, card: ModelCard) -> DataSettings:
     """How the file is read: as the training files, which its rows may have the columns of."""
     from luthier.data.schemas import SCHEMAS
     from luthier.data.settings import DataSettings
+    from luthier.data.texts import encoding_of
     from luthier.models.trained_columns import known_set_of, named_columns
 
     data, columns = card.data or {}, SCHEMAS[str(card.schema)].all_columns
     alike = {name: data[name] for name in _ALIKE if data.get(name) is not None}
     if data.get("format") is not None and _named_like_training(file, data):
         alike["format"] = data["format"]
-    alike["encoding"] = _encoding(file, str(alike.get("encoding", "utf-8")))
+    alike["encoding"] = encoding_of(file, str(alike.get("encoding", "utf-8")))
     named = {name: source for name, source in named_columns(card).items() if name in columns}
     return DataSettings.model_validate(
         {"test": file, "task": card.schema, "labelled": False, **alike, **(named if known_set_of(card) is None else {})}
     )
-
-
-def _encoding(file: str, training: str) -> str:
-    """The encoding of a file: that of the training files, unless its bytes show another one."""
-    from luthier.data.reading.lines import shown_encoding
-    from luthier.data.sources.base import FileSource, resolve
-
-    source = resolve(file)
-    return shown_encoding(source, training) if isinstance(source, FileSource) else training
 
 
 def _named_like_training(file: str, data: Mapping[str, Any]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
@@ -243,6 +243,17 @@ def refuse_repeats(over: dict[str, list[Any]]) -> None:
             raise ValueError(f"{key} lists a value twice")
 
 
+def varied_by(preset: TuningPreset, stages: Sequence[str]) -> tuple[int | None, str]:
+    """The number of the stage that a preset varies, and the recipe's key for that; None where no stage is of its kind.
+
+    Args:
+        stages: the names of the recipe's stages.
+    """
+    about = preset_named(preset.name)
+    place = max((number for number, name in enumerate(stages) if name == about.stage), default=None)
+    return place, f"stages.{place}.{about.stage}.{about.field}"
+
+
 def with_preset(data: dict[str, Any], preset: TuningPreset, seed: int) -> dict[str, Any]:
     """A recipe's data with the grid that its preset stands for, its budget, and the methods' own learning rates.
 
@@ -255,14 +266,14 @@ def with_preset(data: dict[str, Any], preset: TuningPreset, seed: int) -> dict[s
         RecipeError: there is no stage of the preset's kind, or `over` has other methods or seeds than the preset.
     """
     about = preset_named(preset.name)
-    places = [n for n, stage in enumerate(data["stages"]) if about.stage in stage]
-    if not places:
+    place, key_of_methods = varied_by(preset, [next(iter(stage), "") for stage in data["stages"]])
+    if place is None:
         raise RecipeError(
             f"the preset varies the {about.field} of the {about.stage} stage, and the recipe has none", fix="add one"
         )
     over = data["compare"].setdefault("over", {})
     for key, values in (
-        (f"stages.{places[-1]}.{about.stage}.{about.field}", preset.parts()),
+        (key_of_methods, preset.parts()),
         ("seed", preset.seed_list(seed)),
     ):
         if over.setdefault(key, values) != values:
@@ -271,7 +282,7 @@ def with_preset(data: dict[str, Any], preset: TuningPreset, seed: int) -> dict[s
                 fix="give methods and seeds in the preset alone: `preset: {methods: [...], seeds: 3}`",
             )
     data["compare"]["over"] = {key: over[key] for key in sorted(over, key=lambda key: key == "seed")}
-    stage = data["stages"][places[-1]][about.stage]
+    stage = data["stages"][place][about.stage]
     stage["learning_rate"] = None
     if preset.steps or preset.minutes:
         stage |= {"max_steps": preset.steps, "max_minutes": preset.minutes}

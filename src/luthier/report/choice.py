@@ -236,11 +236,10 @@ def recommend(run: Run | Path | str) -> Choice | None:
     # A trial is chosen with its seed, where that is searched too; methods are compared over seeds.
     by = list(dict.fromkeys(key for cell in run.cells for key in cell.factors)) if search else None
     rows = summarise(run.cells, by, run.name, score=validation_score)
-    left_out = [(row, reason) for row in rows if (reason := _missing(row))]
+    reasons = {id(row): reason for row in rows if (reason := _missing(row))}
     whole = [row for row in rows if row.n == len(row.cells)]
     name, apart = _of_one_kind(whole)
     ranked = _ranked([row for row in whole if id(row) not in apart], name)
-    left_out += [(row, apart[id(row)]) for row in whole if id(row) in apart]
     prefer = str(preset.get("prefer") or "parameters") if isinstance(preset, dict) else "parameters"
     contenders = _contenders(ranked)
     several = kind == "preset" and any(row.n > 1 for row in ranked)
@@ -250,9 +249,9 @@ def recommend(run: Run | Path | str) -> Choice | None:
     elif several:
         chosen = cheapest([c.row for c in contenders if c.level], prefer)
     unfinished = sum(cell.status == "unfinished" for cell in run.cells)
-    order = {id(row): place for place, row in enumerate(rows)}
-    told = [(row.label, reason) for row, reason in sorted(left_out, key=lambda one: order[id(one[0])])]
-    return Choice(kind, name, contenders, chosen, prefer, told, unfinished)
+    reasons |= apart
+    left_out = [(row.label, reasons[id(row)]) for row in rows if id(row) in reasons]
+    return Choice(kind, name, contenders, chosen, prefer, left_out, unfinished)
 
 
 def validation_score(cell: Cell) -> tuple[str, float] | None:

@@ -19,6 +19,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from luthier.data.batches.workers import quiet_forks, telling_of_dead_workers
 from luthier.errors import InterruptedRunError, TrainingError
 from luthier.evaluation.meters import CostMeter
+from luthier.models.inspect import base_of
 from luthier.objectives.part import Part
 from luthier.objectives.step import MAIN
 from luthier.storage.jsonlines import JsonLog
@@ -354,7 +355,7 @@ def resolve_precision(wanted: str) -> str:
 def _enable_gradient_checkpointing(model: nn.Module) -> None:
     if not any(p.requires_grad for p in model.parameters()):
         return
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    base = base_of(model)
     base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if hasattr(base, "config"):
         base.config.use_cache = False
