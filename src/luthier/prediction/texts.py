@@ -42,7 +42,7 @@ def predict_texts(
         run: a run, cell, stage or model directory.
         texts: N texts, for token labels of words parted by blanks; a single string is one text.
         pairs: the N second texts, for a model that was trained on two texts a row.
-        batch_size: texts in one forward pass; language models write one text after another.
+        batch_size: texts in one forward pass.
         allow: `pickle` or `remote_code`, where the base of an adapter is refused without; as in a recipe's model.
 
     Returns:

@@ -58,7 +58,7 @@ class LanguageTask(Task):
         self, model: nn.Module, tokenizer: Any, card: ModelCard, rows: list[Row], *, longest: int, batch_size: int = 64
     ) -> list[Row]:
         """What the model writes after each row, greedily."""
-        return self.written(model, tokenizer, card, rows, longest=longest)
+        return self.written(model, tokenizer, card, rows, longest=longest, batch_size=batch_size)
 
     def written(
         self,
@@ -69,36 +69,35 @@ class LanguageTask(Task):
         *,
         longest: int,
         most: int = _MOST_WRITTEN,
+        batch_size: int = 64,
     ) -> list[Row]:
         """What the model writes after each row, greedily: at most `most` tokens."""
         from luthier.data.batches.encoders import Encoder, opening_tokens
-        from luthier.models.inspect import is_encoder_decoder
+        from luthier.models.inspect import is_encoder_decoder, model_max_length
         from luthier.progress import track
+        from luthier.tasks.running.writing import written_after
 
         if not rows:
             raise DataError("there are no rows to predict")
-        two_sided = is_encoder_decoder(model.config)
-        encoder = Encoder(tokenizer, longest, card.reserved_tokens, "truncate", two_sided, "rows")
+        two_sided, reserved = is_encoder_decoder(model.config), card.reserved_tokens
+        encoder = Encoder(tokenizer, longest, reserved, "truncate", two_sided, "rows")
         openings = opening_tokens(rows, encoder, _LEAST_WRITTEN)
         if encoder.cut:
             logger.warning("%d of %d rows were cut, so that a response finds room", len(encoder.cut), len(rows))
-        answers = []
+        rooms = [longest - reserved - (0 if two_sided else len(ids)) for ids in openings]
+        positions = model_max_length(model.config, tokenizer)
         with track("predicting", len(rows)) as bar:
-            for done, (row, ids) in enumerate(zip(rows, openings, strict=True), 1):
-                room = longest - card.reserved_tokens - (0 if two_sided else len(ids))
-                response = _written(model, tokenizer, ids, min(most, max(_LEAST_WRITTEN, room)), two_sided)
-                answers.append({"text": row.get("prompt", row.get("text")), "response": response})
-                bar.update(done)
-        return answers
-
-
-def _written(model: Any, tokenizer: Any, ids: list[int], most: int, two_sided: bool) -> str:
-    import torch
-
-    from luthier.models.greedy import GREEDY
-
-    inputs = torch.tensor([ids], device=next(model.parameters()).device)
-    with torch.inference_mode():
-        out = model.generate(input_ids=inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=most, **GREEDY)
-    text: str = tokenizer.decode(out[0][0 if two_sided else len(ids) :], skip_special_tokens=True)
-    return text
+            written = written_after(
+                model,
+                tokenizer,
+                openings,
+                [min(most, max(_LEAST_WRITTEN, room)) for room in rooms],
+                limit=None if positions is None else positions - reserved,
+                batch_size=batch_size,
+                on_prompt=bar.update,
+            )
+        responses = tokenizer.batch_decode(written, skip_special_tokens=True)
+        return [
+            {"text": row.get("prompt", row.get("text")), "response": response}
+            for row, response in zip(rows, responses, strict=True)
+        ]

@@ -45,7 +45,15 @@ class AnswersSuite(Suite):
         def written(model: Any) -> list[str]:
             longest = subject.card.max_length or model_max_length(subject.model.config, subject.tokenizer) or 512
             rows = [row for row, _ in asked]
-            found = kind.written(model, subject.tokenizer, subject.card, rows, longest=longest, most=self.tokens)
+            found = kind.written(
+                model,
+                subject.tokenizer,
+                subject.card,
+                rows,
+                longest=longest,
+                most=self.tokens,
+                batch_size=subject.batch_size,
+            )
             return [str(one["response"]) for one in found]
 
         answers = written(subject.model)

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from luthier.data.batches.collating import make_collator, with_pad_token
+from luthier.data.batches.collating import make_collator
 from luthier.data.schemas import IGNORED, SCHEMAS
 from luthier.data.text_form import REPLIES, TextForm
-from luthier.models.greedy import GREEDY
-from luthier.storage.helping import each
 from luthier.tasks.running.predicting import Predictions, named_task, predict_rows
+from luthier.tasks.running.writing import written_after
 
 OnBatch = Callable[[int], None] | None
 
@@ -170,49 +167,18 @@ class _Asked:
         )
 
     def _written(self, on_batch: OnBatch) -> list[str]:
-        """What the model writes after every prompt, greedily; equal prompts are answered once."""
-        unique = sorted(dict.fromkeys(map(tuple, self.rows.prompts)), key=len, reverse=True)
+        """What the model writes after every prompt, greedily."""
         longest = max(len(option) for some in self.rows.options for option in some)
-        was_training = self.model.training
-        self.model.eval()
-        written: list[str] = []
-        batches = (unique[start : start + self.batch_size] for start in range(0, len(unique), self.batch_size))
-        pad = with_pad_token(self.tokenizer).pad_token_id
-        answer = partial(_generated, pad=pad, longest=longest, shifted=self._shifted)
-        try:
-            for found in each(answer, self.model, batches):
-                written += self.tokenizer.batch_decode(found, skip_special_tokens=True)
-                if on_batch:
-                    on_batch(len(self.rows.numbers) * len(written) // len(unique))
-        finally:
-            self.model.train(was_training)
-        texts = {prompt: " ".join(text.split()) for prompt, text in zip(unique, written, strict=True)}
-        return [texts[tuple(prompt)] for prompt in self.rows.prompts]
-
-
-def _generated(
-    model: Any, prompts: Sequence[Sequence[int]], *, pad: int, longest: int, shifted: bool
-) -> list[list[int]]:
-    """The tokens that a model writes after every prompt."""
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), pad)
-    mask = torch.zeros_like(ids)
-    for i, prompt in enumerate(prompts):
-        # A decoder goes on at the end of its row, so that padding stands before the prompt.
-        place = slice(width - len(prompt), width) if shifted else slice(0, len(prompt))
-        ids[i, place] = torch.tensor(prompt)
-        mask[i, place] = 1
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        out = model.generate(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            max_new_tokens=longest,
-            pad_token_id=pad,
-            **GREEDY,
+        prompts = self.rows.prompts
+        found = written_after(
+            self.model,
+            self.tokenizer,
+            prompts,
+            [longest] * len(prompts),
+            batch_size=self.batch_size,
+            on_prompt=on_batch,
         )
-    tokens: list[list[int]] = out[:, width if shifted else 0 :].tolist()
-    return tokens
+        return [" ".join(text.split()) for text in self.tokenizer.batch_decode(found, skip_special_tokens=True)]
 
 
 def _among_same_prompt(scores: np.ndarray, prompts: Sequence[Sequence[int]]) -> np.ndarray:
