@@ -25,6 +25,8 @@ from luthier.models.loading import empty_model, load_config, load_tokenizer
 from luthier.models.manifest import verify_manifest, write_manifest
 from luthier.models.references import resolve
 from luthier.models.settings import ModelSettings
+from luthier.prediction import predict_texts
+from luthier.prediction.loading import load_predictor
 
 from .builders import bert_config, build_tokenizer, save_tiny
 
@@ -445,6 +447,26 @@ def test_a_decoders_prompt_stands_beside_the_text_after_loading(llama: Path, tmp
 def test_settings_choose_the_number_format(saved: Path):
     model, _, _ = load_artifact(saved, settings=ModelSettings(reference="ignored", dtype="bfloat16"))
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_predict_takes_the_number_format_of_the_training(bert: Path, tmp_path: Path, kind: str):
+    settings = ModelSettings(reference=str(bert), dtype="bfloat16")
+    model: Any = load_model(settings, CLASSIFY, labels=["bad", "good"])
+    if kind != "full":
+        model = peft.get_peft_model(model, ADAPTERS[kind]())
+    card = describe(settings, CLASSIFY, labels=["bad", "good"], schema="single_sentence", max_length=16)
+    place = save_artifact(model, load_tokenizer(str(bert)), tmp_path / "model", card)
+    answer = predict_texts(place, "a good film")[0]
+    with torch.inference_mode():
+        logits = model.eval()(**load_tokenizer(str(bert))("a good film", return_tensors="pt")).logits
+    assert answer["probabilities"]["good"] == pytest.approx(float(logits.float().softmax(-1)[0, 1]), abs=1e-6)
+    assert load_predictor(place).loaded[0].get_input_embeddings().weight.dtype == torch.bfloat16
+    content = json.loads((place / "luthier.json").read_text())
+    del content["dtype"]
+    (place / "luthier.json").write_text(json.dumps(content | {"format_version": 4}))
+    write_manifest(place)
+    assert load_predictor(place).loaded[0].get_input_embeddings().weight.dtype == torch.float32
 
 
 def test_a_decoder_keeps_its_padding_token(llama: Path, tmp_path: Path):

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ from luthier.models.quiet import quiet_transformers
 from luthier.models.references import check_model_unchanged, resolve
 from luthier.models.safety import check_configs, check_links
 from luthier.models.saved_head import head_to_save, put_head, save_head_only, saved_head_in, write_head
-from luthier.models.settings import ModelSettings
+from luthier.models.settings import Danger, ModelSettings
 from luthier.models.source import ModelSource
 from luthier.models.tensors import check_safetensors, read_json
 from luthier.models.weights import refuse_non_finite
@@ -173,6 +173,17 @@ def check_artifact(directory: str | Path, *, settings: ModelSettings | None = No
             fix="load it with what made it",
         )
     return CheckedArtifact(source, folder, card, settings)
+
+
+def saved_artifact(directory: str | Path, allow: Collection[Danger] = ()) -> CheckedArtifact:
+    """The same, to be loaded in the number format in which it was trained.
+
+    Raises:
+        ModelError: as `check_artifact`.
+    """
+    checked = check_artifact(directory, settings=ModelSettings(reference=str(directory), allow=tuple(allow)))
+    dtype = checked.card.dtype or checked.settings.dtype
+    return dataclasses.replace(checked, settings=checked.settings.model_copy(update={"dtype": dtype}))
 
 
 def load_model(

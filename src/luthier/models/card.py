@@ -13,13 +13,13 @@ from luthier.data.text_form import TextForm
 from luthier.errors import ModelError
 from luthier.models.head_kinds import Head, known_head
 from luthier.models.references import commit, fingerprint, resolve
-from luthier.models.settings import ModelSettings
+from luthier.models.settings import Dtype, ModelSettings
 from luthier.models.tensors import read_json
 from luthier.secrets import as_reference
 from luthier.storage.files import json_text
 
 CARD = "luthier.json"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 
 def _distinct(labels: list[str] | None) -> list[str] | None:
@@ -36,6 +36,7 @@ class ModelCard:
         base: reference of the pretrained model it was made from, valid from any working directory.
         base_fingerprint: `fingerprint` or `content_fingerprint` (`luthier.models.references`) of that model.
         base_gguf_file: the GGUF file of that model, where its weights are one.
+        dtype: the number format in which its base was loaded; None in cards before format 5.
         head: which head it has.
         schema: name of the task schema of its training data.
         labels: names of its outputs, in order.
@@ -62,6 +63,7 @@ class ModelCard:
     base_fingerprint: str
     head: Annotated[Head, AfterValidator(known_head)]
     base_gguf_file: str | None = None
+    dtype: Dtype | None = None
     schema: str | None = None
     labels: Annotated[list[str] | None, AfterValidator(_distinct)] = None
     regression: bool = False
@@ -88,6 +90,7 @@ def describe(settings: ModelSettings | str, head: Head, **details: Any) -> Model
     Raises:
         ModelError: the base can't be found.
     """
+    settings = ModelSettings.model_validate(settings)
     source = resolve(settings)
     if source.kind == "hub":
         source = dataclasses.replace(source, revision=commit(source))
@@ -95,6 +98,7 @@ def describe(settings: ModelSettings | str, head: Head, **details: Any) -> Model
         base=source.portable,
         base_fingerprint=fingerprint(source),
         base_gguf_file=source.gguf_file,
+        dtype=settings.dtype,
         head=head,
         **details,
     )

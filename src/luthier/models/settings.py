@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from luthier.settings import Settings
 
 Danger = Literal["pickle", "remote_code"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DepthRule = Literal["repeat_last", "uniform", "first", "last"]
 WidthRule = Literal["overlap", "overlap_random", "function_preserving"]
 
@@ -28,7 +29,7 @@ class ModelSettings(Settings):
         default=None,
         description="branch, tag or commit of a hub id; the same as writing `@revision` after it",
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+    dtype: Dtype = Field(
         default="float32", description="number format of the weights in memory; `auto` keeps that of the file"
     )
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] = Field(

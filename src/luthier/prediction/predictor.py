@@ -22,11 +22,10 @@ class TaskModelPredictor(Predictor):
     made_by = "a tune stage"
 
     def __init__(self, run: str | Path, allow: Collection[Danger] = ()) -> None:
-        from luthier.models.artifacts import check_artifact
-        from luthier.models.settings import ModelSettings
+        from luthier.models.artifacts import saved_artifact
 
         super().__init__(run, allow)
-        self.saved = check_artifact(run, settings=ModelSettings(reference=str(run), allow=self.allow))
+        self.saved = saved_artifact(run, self.allow)
         self.card = self.saved.card
 
     @cached_property

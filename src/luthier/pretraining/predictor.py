@@ -28,13 +28,11 @@ class MaskedModelPredictor(Predictor):
     example = "… [MASK] …"
 
     def __init__(self, run: str | Path, allow: Collection[Danger] = ()) -> None:
-        from luthier.models.artifacts import load_artifact
+        from luthier.models.artifacts import saved_artifact
         from luthier.models.placing import on_accelerator
-        from luthier.models.settings import ModelSettings
 
         super().__init__(run, allow)
-        settings = ModelSettings(reference=str(run), allow=self.allow)
-        model, self.tokenizer, self.card = load_artifact(run, settings=settings)
+        model, self.tokenizer, self.card = saved_artifact(run, self.allow).load()
         self.model = on_accelerator(model)
 
     def predict_texts(
