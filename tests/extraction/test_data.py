@@ -47,6 +47,18 @@ def test_a_source_says_which_relations_have_no_direction(name: str, tmp_path: Pa
     assert load_data(DataSettings(train=str(train), task="joint_extraction")).labels == LABELS
 
 
+@pytest.mark.parametrize(("name", "file"), [("offsets_jsonl", "train.jsonl"), ("columns", "train.conll")])
+def test_the_longest_line_that_is_believed_is_the_users(name: str, file: str, tmp_path: Path):
+    write_documents(tmp_path / file, DOCUMENTS, name, types=Types.of_labels(LABELS))
+    data = {"train": str(tmp_path / file), "task": "joint_extraction"}
+    longest = max(map(len, (tmp_path / file).read_bytes().splitlines()))
+    assert len(load_data(DataSettings(**data, max_line_megabytes=(longest + 1) / 1e6)).splits["train"]) == len(
+        DOCUMENTS
+    )
+    with pytest.raises(DataError, match="is not believed"):
+        load_data(DataSettings(**data, max_line_megabytes=(longest - 1) / 1e6))
+
+
 def test_a_file_of_types_beside_the_rows_counts_as_a_part_of_them(tmp_path: Path):
     data = DataSettings(train=write(tmp_path / "train.json", DOCUMENTS))
     before, types = source_fingerprint(data), Types.of_labels(LABELS)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from luthier.data.batches.collating import Padding
     from luthier.data.batches.encoders import Encoded, Encoder
+    from luthier.data.reading.lines import ReadOptions
     from luthier.data.sources.base import FileSource, FolderSource
     from luthier.data.table import Problems, Table
     from luthier.data.text_form import TextForm
@@ -100,13 +101,13 @@ class TaskSchema:
         optional = (*self.optional, *self.unsure)
         return self.columns + tuple(name for name in optional if name in mapping or name in free)
 
-    def read_source(self, source: FileSource | FolderSource, encoding: str, noted: Problems | None) -> Table | None:
+    def read_source(self, source: FileSource | FolderSource, read: ReadOptions, noted: Problems | None) -> Table | None:
         """The rows of a file or folder in a format of the task's own; None for a file in a usual one, and for a folder
         that the task does not read.
 
         Args:
             source: the user's file or folder.
-            encoding: of text.
+            read: encoding and longest line of text.
             noted: where rows that can't be used are noted, to be left out; None refuses them.
         """
         return None

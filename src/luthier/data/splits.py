@@ -140,7 +140,7 @@ def own_rows(origin: Origin, settings: DataSettings, noted: Problems | None = No
     if source is None or settings.task is None:
         return None
     dropped = Problems(origin.name) if settings.invalid_rows == "drop" else None
-    return SCHEMAS[settings.task].read_source(source, settings.encoding, noted or dropped)
+    return SCHEMAS[settings.task].read_source(source, options_of(settings), noted or dropped)
 
 
 def rows_of_folder(origin: Origin, settings: DataSettings, noted: Problems | None = None) -> Table:

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from luthier.data.reading.lines import ReadOptions
 from luthier.data.sources.base import FileSource, FolderSource
 from luthier.data.table import Problems, Table
 from luthier.errors import DataError
@@ -18,18 +19,18 @@ from luthier.extraction.types import Types
 _READ, _RANGES = ("tokens", "entities", "relations"), ("ignore", "ignore_pairs")
 
 
-def annotated_table(source: FileSource | FolderSource, encoding: str, noted: Problems | None) -> Table | None:
+def annotated_table(source: FileSource | FolderSource, read: ReadOptions, noted: Problems | None) -> Table | None:
     """The documents of an annotation tool's file or folder; None for one with columns of its own, as SpERT's JSON has.
 
     Args:
         source: the file, or a folder of BRAT files.
-        encoding: of text.
+        read: encoding and longest line of text.
         noted: takes the faults of what is left out; None refuses them.
 
     Raises:
         DataError: the file has faults that are refused; lists them.
     """
-    options = ReadingOptions(encoding=encoding)
+    options = ReadingOptions(encoding=read.encoding, max_line_bytes=read.max_line_bytes)
     try:
         name = "brat" if isinstance(source, FolderSource) else guess_format(source, options)
     except DataError:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from luthier.data.batches.collating import Padding
     from luthier.data.batches.encoders import Encoded, Encoder
+    from luthier.data.reading.lines import ReadOptions
     from luthier.data.sources.base import FileSource, FolderSource
     from luthier.data.table import Problems, Table
     from luthier.data.task_data import TaskData
@@ -61,10 +62,10 @@ class JointExtraction(TaskOnWords):
 
     # -- rows ----------------------------------------------------------------------------------------------
 
-    def read_source(self, source: FileSource | FolderSource, encoding: str, noted: Problems | None) -> Table | None:
+    def read_source(self, source: FileSource | FolderSource, read: ReadOptions, noted: Problems | None) -> Table | None:
         from luthier.extraction.rows import annotated_table
 
-        return annotated_table(source, encoding, noted)
+        return annotated_table(source, read, noted)
 
     def tidied(self, table: Table) -> Table:
         from luthier.extraction.rows import with_unsure

@@ -13,7 +13,7 @@ from luthier.data.guessing.sample import Sample, read_sample, reread
 from luthier.data.guessing.size import rows_about
 from luthier.data.guessing.tasks import TaskGuess, guess_task
 from luthier.data.reading.heads import MOST_BYTES
-from luthier.data.reading.lines import shown_encoding
+from luthier.data.reading.lines import ReadOptions, shown_encoding
 from luthier.data.schemas import SCHEMAS
 from luthier.data.settings import DataSettings
 from luthier.data.sources.base import FileSource, FolderSource, annotated_folder, resolve
@@ -124,7 +124,7 @@ def _annotated(source: FileSource | FolderSource) -> Sample | None:
     for name, schema in SCHEMAS.items():
         noted = Problems(source.name)
         try:
-            table = schema.read_source(source, "utf-8", noted)
+            table = schema.read_source(source, ReadOptions(), noted)
         except DataError:
             if isinstance(source, FolderSource):
                 raise

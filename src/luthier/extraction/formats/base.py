@@ -32,11 +32,18 @@ class ReadingOptions:
         tokeniser: `words` or `blanks`, for formats that have no words.
         align: `strict`, or `widen` spans that begin or end inside a word to whole words.
         encoding: of text files.
+        max_line_bytes: longest line of them that is believed.
     """
 
     tokeniser: str = "words"
     align: str = "strict"
     encoding: str = "utf-8"
+    max_line_bytes: int = ReadOptions.max_line_bytes
+
+    @property
+    def lines(self) -> ReadOptions:
+        """How lines and JSON are read."""
+        return ReadOptions(encoding=self.encoding, max_line_bytes=self.max_line_bytes)
 
 
 @dataclass
@@ -249,7 +256,7 @@ def json_records(source: FileSource, options: ReadingOptions, findings: Findings
     Raises:
         DataError: the file as a whole can't be read, or its JSON is no list.
     """
-    read = ReadOptions(encoding=options.encoding)
+    read = options.lines
     if source.format != "jsonl":
         value = parse_json(source, read)
         if not isinstance(value, list):

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.data.reading.lines import ReadOptions, decoded_lines
+from luthier.data.reading.lines import decoded_lines
 from luthier.data.sources.base import FileSource
 from luthier.data.table import shorten
 from luthier.extraction.checking import Findings
@@ -64,7 +64,7 @@ def _blocks(source: FileSource, options: ReadingOptions) -> Iterator[tuple[int, 
     comments: dict[str, str] = {}
     rows: list[_Row] = []
     with source.open() as stream:
-        for line, text in decoded_lines(stream, source.name, ReadOptions(encoding=options.encoding)):
+        for line, text in decoded_lines(stream, source.name, options.lines):
             comment = _COMMENT.fullmatch(text) if "\t" not in text or not rows else None
             if rows and (comment or not text.strip()):
                 yield rows[0][0], comments, rows

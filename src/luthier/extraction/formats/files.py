@@ -201,7 +201,7 @@ def guess_format(source: FileSource, options: ReadingOptions | None = None) -> s
     if name.endswith((".conll", ".conllu", ".tsv", ".txt", ".bio")):
         return "columns"
     likely = None
-    for record in islice(_records(source, (options or ReadingOptions()).encoding), _LOOKED_AT):
+    for record in islice(_records(source, (options or ReadingOptions()).lines), _LOOKED_AT):
         name, sure = _format_of(record)
         if sure:
             return name
@@ -234,9 +234,8 @@ def _format_of(record: Any) -> tuple[str, bool]:
     return "offsets_jsonl", any(isinstance(one, dict) for one in lists.get("entities", ()))
 
 
-def _records(source: FileSource, encoding: str) -> Iterator[Any]:
+def _records(source: FileSource, read: ReadOptions) -> Iterator[Any]:
     """The records of a json list or a jsonl file, lines that are no JSON left out."""
-    read = ReadOptions(encoding=encoding)
     if source.format == "json":
         value = parse_json(source, read)
         yield from value if isinstance(value, list) else ()
