@@ -102,3 +102,7 @@ def test_prompts_share_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes.clear()
     written_after(model, tokenizer, PROMPTS, MOST, limit=20)
     assert sizes == [2, 3], "14 tokens find no room behind 10"
+    sizes.clear()
+    monkeypatch.setattr("luthier.tasks.running.writing._CACHED", 60)
+    written_after(model, tokenizer, PROMPTS, MOST)
+    assert sizes == [2, 3], "24 tokens fit twice, 17 three times"
