@@ -80,8 +80,7 @@ def run_cells(
             seconds = round(time.perf_counter() - begin, 2)
             with FileLock(lock_of(place, "")):
                 done = _read(place, settings)
-                done["cells"][name] = {"cell": cell, **measured, "wall_seconds": seconds}
-                done["environment"] = environment()
+                done["cells"][name] = {"cell": cell, **measured, "wall_seconds": seconds, "environment": noted(done)}
                 write_json(place, done)
         print(f"[{number + 1}/{len(every)}] {name}: {summary(measured)} in {seconds:.0f} s", flush=True)
     return _read(place, settings)
@@ -117,13 +116,31 @@ def summary(measured: dict[str, Any]) -> str:
     return ", ".join(f"{k} {v:.4g}" for k, v in measured.items() if isinstance(v, int | float))
 
 
+def noted(done: dict[str, Any]) -> int:
+    """Which of the file's environments is that of this process; it is added where it is new."""
+    here, known = environment(), done["environments"]
+    if here not in known:
+        known.append(here)
+    return known.index(here)
+
+
+def read_results(place: Path) -> dict[str, Any]:
+    """A results file. Files of earlier scripts name one environment, that of the last cell."""
+    found = dict(json.loads(place.read_text(encoding="utf8")))
+    if "environment" in found:
+        found["environments"] = [found.pop("environment")]
+        for entry in found["cells"].values():
+            entry["environment"] = 0
+    return found
+
+
 def _read(place: Path, settings: dict[str, Any]) -> dict[str, Any]:
     if place.exists():
-        found = json.loads(place.read_text(encoding="utf8"))
+        found = read_results(place)
         if found["settings"] == settings:
-            return dict(found)
+            return found
         place.rename(place.with_name(f"{place.stem}-{int(place.stat().st_mtime)}.json"))
-    return {"claim": place.stem, "settings": settings, "environment": {}, "cells": {}}
+    return {"claim": place.stem, "settings": settings, "environments": [], "cells": {}}
 
 
 class Bench:

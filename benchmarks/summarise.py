@@ -7,13 +7,13 @@ cells into its part, with `findings` where it tests a claim, or `answers`: (ques
 from __future__ import annotations
 
 import importlib
-import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import protocol
 from evidence import BEDS, COLUMNS, Finding
-from harness import RESULTS
+from harness import RESULTS, read_results
 from tables import Cells, table
 
 PAGE = Path(__file__).parent.parent / "RESULTS.md"
@@ -88,14 +88,14 @@ def main() -> None:
     for claim in SCRIPTS:
         place = RESULTS / f"{claim}.json"
         if place.exists():
-            found = json.loads(place.read_text(encoding="utf8"))
+            found = read_results(place)
             script, cells = importlib.import_module(claim), list(found["cells"].values())
             told = findings_in(script, cells)
             claims += [one.line() for one in told]
             beds += [one.claim.bed for one in told]
             answers += script.answers(cells) if hasattr(script, "answers") else []
             page = protocol.page(script.STUDY, cells) if hasattr(script, "STUDY") else script.page(cells)
-            parts += [page, machine(found["environment"])]
+            parts += [page, machines(found)]
     used = [f"- **{name}**: {about}" for name, about in BEDS.items() if any(name in bed for bed in beds)]
     opening = [HEADER, table(COLUMNS, claims), BEDS_HEADER, "\n".join(used) + "\n"]
     costs = [COSTS, table(["question", "measured here"], answers)]
@@ -109,14 +109,28 @@ def findings_in(script: Any, cells: Cells) -> list[Finding]:
     return script.findings(cells) if hasattr(script, "findings") else []
 
 
+def machines(found: dict[str, Any]) -> str:
+    """Where the numbers of a results file were made."""
+    revisions: dict[str, list[str]] = {}
+    cells: Counter[str] = Counter()
+    for number, environment in enumerate(found["environments"]):
+        name = machine(environment)
+        revisions.setdefault(name, []).append(f"`{(environment['git_revision'] or 'unknown')[:10]}`")
+        cells[name] += sum(entry["environment"] == number for entry in found["cells"].values())
+    told = []
+    for name, used in revisions.items():
+        start = "Machine" if len(revisions) == 1 else f"Machine of {cells[name]} cell{'s' * (cells[name] > 1)}"
+        told.append(f"{start}: {name}, revision{'s' * (len(used) > 1)} {', '.join(dict.fromkeys(used))}.\n")
+    return "".join(told)
+
+
 def machine(environment: dict[str, Any]) -> str:
-    """Where the numbers were made."""
+    """A machine and the versions on it."""
     libraries = environment["libraries"]
     versions = ", ".join(f"{k} {libraries[k]}" for k in ("torch", "transformers", "peft"))
     return (
-        f"Machine: {environment['processor']}, {environment['cores']} cores, {environment['threads']} threads used, "
-        f"{environment['memory_bytes'] / 1e9:.0f} GB, no accelerator. Python {environment['python']}, {versions}, "
-        f"revision `{(environment['git_revision'] or 'unknown')[:10]}`.\n"
+        f"{environment['processor']}, {environment['cores']} cores, {environment['threads']} threads used, "
+        f"{environment['memory_bytes'] / 1e9:.0f} GB, no accelerator. Python {environment['python']}, {versions}"
     )
 
 
