@@ -124,6 +124,32 @@ def test_a_stop_outside_of_training_says_what_is_kept(workplace, monkeypatch, ca
     assert "checkpoint where there is one" in said
 
 
+class OutOfMemoryError(RuntimeError):
+    """As torch's is called."""
+
+
+@pytest.mark.parametrize("error", [MemoryError, OutOfMemoryError])
+def test_the_fix_for_full_memory_is_one_of_the_verb(workplace, monkeypatch, capsys, error):
+    def full(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr("luthier.api.run", full)
+    assert workplace.run() == 1
+    assert "fix: lower batch_size" in capsys.readouterr().err
+    monkeypatch.setattr("luthier.prediction.texts.predict_texts", full)
+    assert main(["predict", "runs/none", "--text", "a", "--batch-size", "32"]) == 1
+    assert "fix: lower --batch-size, which is 32" in capsys.readouterr().err
+
+
+def test_a_stop_of_what_keeps_nothing_promises_nothing(monkeypatch, capsys):
+    def stop(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("luthier.prediction.texts.predict_texts", stop)
+    assert main(["predict", "runs/none", "--text", "a"]) == 130
+    assert "run the same command again, which begins anew" in capsys.readouterr().err
+
+
 BREAKING = """
 import signal
 from typing import Literal

@@ -16,6 +16,12 @@ from luthier.errors import LuthierError, nearest
 
 VERBS = "known_verbs"
 OUTPUT = "runs"
+_RUNNING = ("run", "compare")
+_GOES_ON = (
+    "run the same command again; it keeps every finished stage, and goes on from the newest whole checkpoint where "
+    "there is one"
+)
+_BEGINS_ANEW = "run the same command again, which begins anew"
 EXIT_CODES = """\
 exit codes: 0 done, 1 failed, 2 recipe or command line, 3 data, 4 model, 5 training (NaN, nothing to train),
 6 run directory (locked, full, not writable), 75 stopped by a signal while training, after one whole checkpoint: the
@@ -291,21 +297,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LuthierError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _fail(
-            "stopped at once\n  fix: run the same command again; it keeps every finished stage, and goes on from the "
-            "newest whole checkpoint where there is one",
-            130,
-        )
+        return _fail(f"stopped at once\n  fix: {_GOES_ON if parsed.verb in _RUNNING else _BEGINS_ANEW}", 130)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
     except MemoryError:
-        return _fail(
-            "out of memory\n  fix: lower batch_size (and raise accumulation), or set gradient_checkpointing: true",
-            1,
-        )
+        return _fail(f"out of memory\n  fix: {_less_memory(parsed)}", 1)
     except Exception as error:
-        return _unwritable(error) or _unexpected(error, parsed.verbose)
+        return _unwritable(error) or _unexpected(error, parsed)
 
 
 def _refuse_unknown_verb(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -340,16 +339,22 @@ def _unwritable(error: Exception) -> int | None:
     return _fail(str(told), told.exit_code)
 
 
-def _unexpected(error: Exception, verbose: bool) -> int:
+def _less_memory(parsed: argparse.Namespace) -> str:
+    if hasattr(parsed, "batch_size"):
+        return f"lower --batch-size, which is {parsed.batch_size}"
+    return "lower batch_size (and raise accumulation), or set gradient_checkpointing: true"
+
+
+def _unexpected(error: Exception, parsed: argparse.Namespace) -> int:
     import traceback
 
     if type(error).__name__ == "OutOfMemoryError":
-        return _fail("out of accelerator memory\n  fix: lower batch_size, or set gradient_checkpointing: true", 1)
+        return _fail(f"out of accelerator memory\n  fix: {_less_memory(parsed)}", 1)
     from luthier.storage.ranks import rank
 
     place = Path(f"luthier-error-{rank()}.log" if rank() else "luthier-error.log")
     trace = "".join(traceback.format_exception(error))
-    if verbose:
+    if parsed.verbose:
         return _fail(trace, 1)
     try:
         from luthier.secrets import redact
