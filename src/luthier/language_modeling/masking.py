@@ -8,6 +8,7 @@ that comes again in a later pass over the text has another mask.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ class Masking:
             What the model sees, (L,), and labels, (L,): the token where it is predicted, -100 elsewhere.
         """
         draw = np.random.Generator(np.random.Philox(key=np.array([self.seed, position], dtype=np.uint64)))
-        candidates = np.flatnonzero(~np.isin(ids, list(self.never)))
+        candidates = np.flatnonzero(self._guessed[np.minimum(ids, len(self._guessed) - 1)])
         count = max(1, round(self.rate * len(candidates))) if len(candidates) else 0
         chosen = self._words(draw, candidates, count, word_starts) if self.whole_words else None
         if chosen is None:
@@ -80,8 +81,15 @@ class Masking:
         seen, fate = ids.copy(), draw.random(len(chosen))
         seen[chosen[fate < self.masked]] = self.mask_token
         replaced = chosen[(fate >= self.masked) & (fate < self.masked + self.random)]
-        seen[replaced] = draw.choice(self.replacements, len(replaced))
+        seen[replaced] = self.replacements[draw.integers(0, len(self.replacements), len(replaced))]
         return seen, labels
+
+    @cached_property
+    def _guessed(self) -> NDArray[np.bool_]:
+        """Token id -> whether it may be masked; the last entry is that of all ids from there on."""
+        found = np.ones(max(self.never, default=0) + 2, np.bool_)
+        found[list(self.never)] = False
+        return found
 
     @staticmethod
     def _words(
