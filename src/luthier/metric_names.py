@@ -23,7 +23,7 @@ _CORRELATIONS = frozenset({"correlation", "pearson", "spearman"})
 
 
 # Means over rows of a number from 0 to 1, so that N rows that all came out alike bound them.
-_MEANS_OF_ROWS = frozenset({"accuracy", "exact_match", "question_exact_match", "squad_f1"})
+_MEANS_OF_ROWS = frozenset({"accuracy", "subset_accuracy", "exact_match", "question_exact_match", "squad_f1"})
 
 
 def is_mean_of_rows(name: str) -> bool:

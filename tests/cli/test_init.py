@@ -199,14 +199,23 @@ def test_texts_of_other_alphabets_find_room(folder, text):
     encode(load_data(settings), load_tokenizer(recipe.model), max_length=settings.max_length)
 
 
-def test_several_labels_a_text_are_said_not_to_be_read(folder, capsys):
+@pytest.mark.parametrize("name", ["labels", "genres", "marks"])
+def test_lists_of_labels_are_several_classes_a_text(folder, capsys, name):
     (folder / "rows.jsonl").write_text(
-        lines(*[{"text": text, "labels": ["a", "b"][: i % 3]} for i, text in enumerate(TEXTS)])
+        lines(*[{"text": text, name: ["a", "b"][: i % 3]} for i, text in enumerate(TEXTS)])
     )
     assert main(["init", "--data", "rows.jsonl"]) == 0
+    assert f"'text' holds the text, {name!r} any number of labels" in capsys.readouterr().out
+    settings = load_recipe("recipe.yaml").stage_list()[0].data
+    assert (settings.task, settings.label) == ("multi_label", name)
+
+
+def test_lists_that_are_no_labels_are_said_not_to_be_read(folder, capsys):
+    (folder / "rows.jsonl").write_text(lines(*[{"text": text, "vector": [i, i + 0.5]} for i, text in enumerate(TEXTS)]))
+    assert main(["init", "--data", "rows.jsonl"]) == 0
     told = capsys.readouterr().out
-    assert "'text' holds text; 'labels' holds lists, which are not read" in told
-    assert "no task learns several labels of a text at once" in told
+    assert "'text' holds text; 'vector' holds lists, which are not read" in told
+    assert "if they are labels, set `task: multi_label`" in told
 
 
 def test_a_part_of_a_set_is_said_to_be_one(folder, capsys):

@@ -42,6 +42,10 @@ def numbers(batch: dict[str, Any]) -> Any:
     return SimpleNamespace(logits=batch["labels"][:, None].double())
 
 
+def several(batch: dict[str, Any]) -> Any:
+    return SimpleNamespace(logits=(batch["labels"].double() * 2 - 1) * SURE)
+
+
 def tags(batch: dict[str, Any]) -> Any:
     return SimpleNamespace(logits=sure_of(batch["labels"], 3))
 
@@ -127,6 +131,7 @@ CASES = [
     Case("single_sentence", labelled(ONE, ["no", "yes"]), classes),
     Case("pair", labelled(TWO, ["no", "yes"]), classes),
     Case("regression", labelled(ONE, [0.5, 1.25, 3]), numbers),
+    Case("multi_label", labelled(ONE, [["x"], ["x", "y"], [], ["z", "x"]]), several),
     Case("token_labels", WORDS, tags),
     Case("extractive_qa", [with_span(text) for text in TEXTS], spans),
     Case("multiple_choice", CHOICES, classes),

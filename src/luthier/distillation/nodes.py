@@ -150,7 +150,8 @@ class NodeBuilder:
         return self._empty(name, heads, self.sizes(name))
 
     def _empty(self, name: str, heads: Heads, sizes: dict[str, Any]) -> Any:
-        return empty_model(self.reference(name), heads.head, config_overrides=sizes or None, **heads.arguments)
+        overrides = {**heads.arguments.get("config_overrides", {}), **sizes} or None
+        return empty_model(self.reference(name), heads.head, **heads.arguments | {"config_overrides": overrides})
 
     def check_weights(self, models: dict[str, Any], heads: Heads) -> None:
         """Refuse weights that don't fit a node, for dry runs. What only stands in for a model that is to be made has

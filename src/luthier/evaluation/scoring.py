@@ -171,7 +171,8 @@ def _constant_sides(
     if not prior or judged is None:
         return found
     task = task_of(data)
-    if "macro_f1" in data.metrics and (scores := class_scores(prior, data.labels)) is not None:
+    guessed = "macro_f1" in data.metrics and "macro_f1" not in task.own_metrics()
+    if guessed and (scores := class_scores(prior, data.labels)) is not None:
         statistic = _of_questions(guessed_macro_f1(judged.gold, np.exp(scores)), judged)
         score = of_all_rows(statistic, judged.questions)
         found["macro_f1"] = ("guesses by the shares of the training labels", _Side(score, statistic))

@@ -77,8 +77,13 @@ class HeadRequest:
             config.label2id = {label: number for number, label in enumerate(labels)}
         elif count is not None and count != config.num_labels:
             config.num_labels = count
-        if self.head == "sequence_classification":
+        if self.head == "sequence_classification" and not self._keeps_problem(config):
             config.problem_type = "single_label_classification"
+
+    def _keeps_problem(self, config: Any) -> bool:
+        """Whether the kind of answers was asked for, or is that of a saved head that is taken as it is."""
+        asked = "problem_type" in (self.config_overrides or {})
+        return asked or (self.labels is None and config.problem_type == "multi_label_classification")
 
 
 def auto_class(head: Head) -> Any:

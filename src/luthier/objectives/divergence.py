@@ -23,13 +23,15 @@ def comparable_rows(logits: Any, labels: Tensor | None, *, shifted: bool = False
     Args:
         logits: (B, C) or (B,); (B, P + T, C) for token labels with P prompt positions in front; a pair of (B, T)
             for the start and end of an answer.
-        labels: (B, T) where tokens are labelled; positions with -100 are left out.
+        labels: (B, T) where tokens are labelled; positions with -100 are left out. (B, C) numbers where every logit is
+            that of a yes or no of its own.
         shifted: whether position t is scored against the label at t + 1, as causal language models do.
         mask: (B, T), 1 at tokens. An answer starts and ends at one of them: of a pair, prompt positions in front are
             cut off, and padding gets no probability.
 
     Returns:
-        (N, C), in at least float32; of a pair, the B starts and then the B ends.
+        (N, C), in at least float32; of a pair, the B starts and then the B ends; (B * C, 2), for no and yes, where
+        every logit is a decision.
     """
     if isinstance(logits, tuple | list):
         logits = torch.cat([_at_tokens(one, mask) for one in logits], dim=0)
@@ -39,6 +41,8 @@ def comparable_rows(logits: Any, labels: Tensor | None, *, shifted: bool = False
         labels, behind = _scored(labels, logits.shape[1], shifted), int(shifted)
         end = logits.shape[1] - behind
         logits = logits[:, end - labels.shape[1] : end][labels.to(logits.device) != IGNORED]
+    if labels is not None and labels.ndim == logits.ndim == 2 and labels.is_floating_point():
+        logits = torch.stack([torch.zeros_like(logits), logits], dim=-1)
     logits = logits.reshape(-1, logits.shape[-1])
     return logits if logits.dtype == torch.float64 else logits.float()
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from luthier.data.guessing.columns import (
+    LABEL_NAMES,
     Column,
     columns_of,
     label_column,
@@ -30,6 +31,7 @@ _MOST_NAMED = 8
 _LETTERS = "ABCDEFGH"
 _CHOICE_LABELS = ("label", "answer", "answerkey", "answer_key", "answer_idx", "gold", "target", "correct", "y")
 _CONTEXTS = ("startphrase", "context", "ctx", "question", "premise", "stem", "sent1", "prompt", "passage", "text")
+_LISTED = (*LABEL_NAMES, *(f"{name}s" for name in LABEL_NAMES), "categories", "classes", "topics", "genres")
 _PASSAGES = ("context", "passage", "paragraph", "document", "article", "text")
 _PROMPTS = (
     ("prompt", "response"), ("prompt", "completion"), ("instruction", "response"), ("instruction", "output"),
@@ -68,7 +70,7 @@ def guess_task(table: Table) -> tuple[TaskGuess, Table]:
         DataError: no column holds anything to learn from.
     """
     columns = columns_of(table)
-    for guess in (_annotated, _words, _messages, _choices, _questions, _instructions, _prompts, _labelled):
+    for guess in (_annotated, _words, _messages, _choices, _questions, _instructions, _prompts, _several, _labelled):
         found = guess(table, columns)
         if found is not None:
             break
@@ -323,6 +325,36 @@ def _prompts(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
     return None
 
 
+def _several(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
+    """Lists of labels: by name, or the only lists of few values beside text where no column holds one label."""
+    listed = {
+        name: [str(one) for value in column.values for one in value]
+        for name, column in columns.items()
+        if column.values and all(map(_lists_labels, column.values))
+    }
+    label = named_like(listed, _LISTED)
+    if label is None and label_column(columns) is None:
+        label = next((name for name, found in listed.items() if 2 * len(set(found)) <= len(found)), None)
+    texts = text_columns(columns, label)
+    if label is None or not listed[label] or not texts:
+        return None
+    pair = text_pair_of(columns, texts)
+    names = {"text": pair[0], "text_pair": pair[1]} if pair else {"text": texts[0]}
+    found = TaskGuess("multi_label", _renamed(names | {"label": label}), shown=tuple(names.values()))
+    held = " and ".join(map(repr, names.values()))
+    found.said = [
+        f"{held} {'hold' if pair else 'holds'} the text, {label!r} any number of labels",
+        f"labels seen: {told_labels(listed[label])}",
+    ]
+    if others := [name for name in listed if name != label]:
+        found.doubts.append(f"{', '.join(map(repr, others))} could be the labels, too: choose with `label: NAME`")
+    return found
+
+
+def _lists_labels(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str | int) and not isinstance(one, bool) for one in value)
+
+
 def _labelled(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
     label = label_column(columns)
     texts = text_columns(columns, label)
@@ -420,7 +452,7 @@ def _plain(table: Table, columns: Mapping[str, Column]) -> TaskGuess:
     if lists:
         held = f"{', '.join(map(repr, lists))} {'holds' if len(lists) == 1 else 'hold'} lists"
         found.said = [f"{texts[0]!r} holds text; {held}, which are not read"]
-        found.doubts = ["no task learns several labels of a text at once: to classify, write one label a row"]
+        found.doubts = ["if they are labels, set `task: multi_label` and name them with `label: NAME`"]
     elif commas:
         found.said = [f"{texts[0]!r} holds text"]
         found.doubts = [_told_commas(commas[0])]

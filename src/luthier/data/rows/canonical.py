@@ -195,7 +195,8 @@ def as_label(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, str | int | float):
-        raise BadCellError(f"holds {shorten(value)}, which is no label")
+        several = "; several labels a text are learned with `task: multi_label`" if isinstance(value, list) else ""
+        raise BadCellError(f"holds {shorten(value)}, which is no label{several}")
     return whole_characters(str(value).strip())
 
 
