@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier import secrets
+from luthier import progress, secrets
 from luthier.errors import DataError, InterruptedRunError, RecipeError, WorkspaceError
 from luthier.progress import progress_display, track
 from luthier.storage.files import write_json, write_text
@@ -95,3 +95,48 @@ def test_tests_of_a_group_run_in_one_worker(request):
     """
     if getattr(request.config.option, "loadgroup", False):
         assert request.node.nodeid.endswith("@kept together")
+
+
+def test_numbers_of_numpy_and_torch_are_numbers_in_json(tmp_path: Path):
+    import numpy as np
+    import torch
+
+    write_json(tmp_path / "f.json", {"a": np.float32(0.5), "b": np.int64(3), "c": torch.tensor(2), "d": tmp_path})
+    assert json.loads((tmp_path / "f.json").read_text()) == {"a": 0.5, "b": 3, "c": 2, "d": str(tmp_path)}
+
+
+def test_a_recipe_from_python_may_hold_paths_and_numbers_of_numpy(tmp_path: Path):
+    import numpy as np
+
+    from luthier.api import as_recipe
+    from luthier.models.settings import ModelSettings
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "t.tsv").write_text("text\tlabel\na\tx\nb\ty\n")
+    tune = {"method": "lora", "data": {"train": tmp_path / "t.tsv"}, "epochs": np.float32(2)}
+    recipe = {"name": "x", "seed": np.int64(5), "stages": [{"tune": tune}]}
+    for model in (tmp_path / "model", ModelSettings(reference=str(tmp_path / "model"))):
+        made = as_recipe({**recipe, "model": model})
+        assert (made.model.reference, made.seed) == (str(tmp_path / "model"), 5)
+        assert made.stage_list()[0].data.train == str(tmp_path / "t.tsv")
+    with pytest.raises(RecipeError, match="is of the type set"):
+        as_recipe({**recipe, "model": {"a"}})
+
+
+def test_names_in_a_bar_are_no_markup(monkeypatch):
+    import io
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown = Terminal()
+    monkeypatch.setattr("sys.stderr", shown)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    with progress_display(), track("run [v2] [/b]", 3) as bar:
+        bar.update(1, "best [/x]")
+        progress._display.get()[0].refresh()
+    assert "run [v2] [/b]" in shown.getvalue()
+    assert "best [/x]" in shown.getvalue()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from luthier.compare.cells import run_comparison
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, RecipeError
 from luthier.models.quiet import noise_logged
 from luthier.recipe import RecipeBase, check_recipe, load_recipe, recipe_yaml
 from luthier.recipe.yaml_text import YamlText
 from luthier.runs.kinds import check_kind
 from luthier.runs.runner import FAILED, GOES_ON, RunRecord, locked, run_cell
+from luthier.settings import Settings
 from luthier.storage.files import disk_failure, write_json, write_text
 from luthier.storage.one_version import one_version
 from luthier.storage.provenance import environment
@@ -69,6 +71,31 @@ def _run(checked: RecipeBase, folder: Path, on_cell: Callable[[int, int, dict[st
         return run_comparison(checked, folder, on_cell)
 
 
+def _plain(recipe: dict[str, Any]) -> Any:
+    """A mapping in the types that YAML has: paths are text, and numbers of numpy are numbers.
+
+    Raises:
+        RecipeError: it holds something else.
+    """
+
+    def converted(value: Any) -> Any:
+        if isinstance(value, os.PathLike):
+            return os.fspath(value)
+        if isinstance(value, Settings):
+            return value.model_dump(mode="json", exclude_unset=True)
+        if getattr(value, "ndim", None) == 0:
+            return value.item()
+        raise TypeError(f"{value!r} is of the type {type(value).__name__}")
+
+    try:
+        return json.loads(json.dumps(recipe, default=converted))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RecipeError(
+            f"the recipe holds what no YAML could: {error}",
+            fix="give text, numbers, true and false, None, lists and mappings",
+        ) from error
+
+
 def as_recipe(
     recipe: str | Path | dict[str, Any] | RecipeBase, overrides: list[str] | tuple[str, ...] | str = ()
 ) -> RecipeBase:
@@ -79,5 +106,5 @@ def as_recipe(
             return check_recipe(YamlText("recipe", recipe.model_dump(mode="json", exclude_unset=True)), overrides)
         return recipe
     if isinstance(recipe, dict):
-        return check_recipe(YamlText("recipe", json.loads(json.dumps(recipe))), overrides, inputs=True)
+        return check_recipe(YamlText("recipe", _plain(recipe)), overrides, inputs=True)
     return load_recipe(recipe, overrides, inputs=True)

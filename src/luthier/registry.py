@@ -128,7 +128,14 @@ def discover() -> None:
     from importlib.metadata import entry_points
 
     for plugin in entry_points(group="luthier.plugins"):
-        importlib.import_module(plugin.value)
+        try:
+            importlib.import_module(plugin.module)
+        except Exception as error:  # a plugin is any code
+            of = f" of {plugin.dist.name}" if plugin.dist is not None else ""
+            raise RecipeError(
+                f"the plugin {plugin.name}{of} can't be imported: {type(error).__name__}: {error}",
+                fix="mend or uninstall what brings it",
+            ) from error
 
 
 def import_plugins(names: Iterable[str]) -> dict[str, Exception]:

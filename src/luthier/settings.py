@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from luthier.errors import LuthierError
 
@@ -21,11 +23,23 @@ class Settings(BaseModel):
         protected_namespaces=(),
         defer_build=True,
         ser_json_inf_nan="constants",
+        allow_inf_nan=False,
     )
     # Fields that may name a file or folder of this machine; a recipe's relative ones are looked for beside it, too.
     path_fields: ClassVar[tuple[str, ...]] = ()
     # Fields that are no part of a key of results, since no result depends on them.
     without_effect_on_results: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any) -> Any:
+        # Pydantic takes true for 1, so that `evaluate_every: true` would be every step; it does not take the text.
+        if not isinstance(value, dict):
+            return value
+        wrong = {
+            name: str(one).lower() for name, one in value.items() if isinstance(one, bool) and name in _numbers(cls)
+        }
+        return {**value, **wrong} if wrong else value
 
     def outside_keys(self) -> dict[Any, Any]:
         """What no result depends on, here and in the settings inside, as pydantic's `exclude` takes it."""
@@ -49,6 +63,27 @@ class Settings(BaseModel):
     def missing(self) -> Iterable[tuple[str, LuthierError]]:
         """Fields that name what is not there, each with the error; looked at before anything runs, without torch."""
         return ()
+
+
+@cache
+def _numbers(settings: type[Settings]) -> frozenset[str]:
+    """The fields that hold a number, and neither text, true or false, nor anything whatever."""
+    found = {name: _members(field.annotation) for name, field in settings.model_fields.items()}
+    return frozenset(
+        name
+        for name, kinds in found.items()
+        if (int in kinds or float in kinds) and not any(kind in kinds for kind in (bool, str, object, Any))
+    )
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The members of a union, or the one type that a field has."""
+    kind, inside = get_origin(annotation), get_args(annotation)
+    if kind is Annotated:
+        return _members(inside[0])
+    if kind in (Union, UnionType):
+        return [member for one in inside for member in _members(one)]
+    return [annotation]
 
 
 def _outside_keys(value: Any) -> dict[Any, Any]:

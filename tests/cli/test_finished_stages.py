@@ -187,10 +187,11 @@ def test_sweeping_keeps_checkpoints_of_a_stage_that_goes_on(tmp_path: Path):
     assert [path.name for path in kept.parent.iterdir()] == ["checkpoint-1"]
 
 
-def test_another_number_of_workers_trains_nothing_again(tuning, steps):
+@pytest.mark.parametrize(("setting", "value"), [("workers", 2), ("checkpoint_every", 3)])
+def test_what_changes_no_result_trains_nothing_again(tuning, steps, setting, value):
     assert tuning.run() == 0
     assert steps
     steps.clear()
-    tuning.tune["workers"] = 2
+    tuning.tune[setting] = value
     assert tuning.run() == 0
     assert steps == []

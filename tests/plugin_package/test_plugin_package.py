@@ -40,6 +40,10 @@ class Site:
         (place / "METADATA").write_text("Metadata-Version: 2.1\nName: pocket-luthier\nVersion: 0.1\n")
         (place / "entry_points.txt").write_text("[luthier.plugins]\npocket = pocket_luthier.parts\n")
 
+    def break_it(self) -> None:
+        """Let the module that is announced fail when it is imported."""
+        (self.folder / "pocket_luthier" / "parts.py").write_text("raise KeyError('of the plugin')\n")
+
     def edit(self, name: str, old: str, new: str) -> None:
         path = self.folder / "pocket_luthier" / name
         text = path.read_text()
@@ -164,3 +168,10 @@ def test_code_that_lies_in_a_run_is_not_imported_to_ask_it(tmp_path: Path, monke
     monkeypatch.syspath_prepend(str(tmp_path))
     import_plugins_of(tmp_path, ("remote_code",))
     assert "left_in_a_run" not in sys.modules
+
+
+def test_an_installed_plugin_that_can_not_be_imported_is_named(site: Site):
+    site.announce()
+    site.break_it()
+    (answer,) = site.drive(["list"], code=2)
+    assert "the plugin pocket of pocket-luthier can't be imported: KeyError: 'of the plugin'" in answer["err"]

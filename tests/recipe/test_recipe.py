@@ -87,6 +87,40 @@ def test_names_that_are_no_folder_are_refused(name):
     assert "the name becomes a folder" in errors(GOOD.replace("name: small", f"name: '{name}'"))
 
 
+@pytest.mark.parametrize("name", ["a\\nb", "\\e[31mred", "a\\u202eb", "\U0001f600" * 80])
+def test_names_that_hide_something_or_are_too_long_for_a_folder_are_refused(name):
+    assert "the name becomes a folder: " in errors(GOOD.replace("name: small", f'name: "{name}"'))
+
+
+def test_names_in_any_script_are_folders():
+    for name in ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0646\u0645", "\u8a66\u9a13", "caf\u00e9 2"):
+        assert check(GOOD.replace("name: small", f"name: '{name}'")).name == name
+
+
+@pytest.mark.parametrize(
+    ("stages", "told"),
+    [
+        (
+            "  - tune: {data: a.tsv}\n    evaluate: {}\n",
+            "stages.0: a stage is one key with its settings below it, and here are 2: tune, evaluate\n"
+            "  fix: begin each stage with a dash of its own",
+        ),
+        ("  - tune:\n    method: lora\n", "here are 2: tune, method\n  fix: indent 'method' further than the stage"),
+        ("  - evaluate\n", "and this is text\n  fix: write `evaluate:`, with a colon"),
+        ("  -\n", "and this is empty\n  fix: write one of distil, evaluate"),
+        ("  - [tune]\n", "and this is ['tune']\n  fix: write one of distil, evaluate"),
+    ],
+)
+def test_an_item_that_is_no_stage_says_how_to_write_one(stages: str, told: str):
+    assert told in errors(f"name: small\nmodel: m\nstages:\n{stages}")
+
+
+def test_a_wrong_stage_in_an_override_is_blamed_on_the_command_line():
+    message = errors(GOOD, "stages.0.tun.epochs=1")
+    assert "\n--set stages.0.tun.epochs: stages.0: a stage is one key" in message
+    assert "here are 2: tune, tun\n  fix: did you mean 'tune'?" in message
+
+
 def test_stages_that_cannot_chain_are_refused_before_anything_runs():
     text = GOOD.replace("  - tune:", "  - evaluate: {suites: [task], data: {test: t.tsv, task: pair}}\n  - tune:")
     assert "r.yaml:4: stages.0.evaluate: stage 0 (evaluate): a pretrained model has no head" in errors(text)
@@ -96,6 +130,21 @@ def test_overrides_reach_into_lists_and_methods_given_by_name():
     recipe = check(GOOD, "stages.0.tune.method.rank=4", "stages.0.tune.epochs=1", "seed=99")
     tune = recipe.stage_list()[0]
     assert (tune.method.name, tune.method.rank, tune.epochs, recipe.seed) == ("lora", 4, 1, 99)
+
+
+def test_overrides_reach_into_whatever_is_written_as_text():
+    text = GOOD.replace("{train: train.tsv, labels: [no, yes]}", "sst2") + "compare: {preset: tuning}\n"
+    recipe = check(text, "stages.0.tune.data.limit=7", "compare.preset.seeds=2", "model.dtype=bfloat16")
+    data = recipe.stage_list()[0].data
+    assert (data.source, data.limit, recipe.model.dtype) == ("sst2", 7, "bfloat16")
+    assert recipe.compare.preset.seeds == 2
+
+
+def test_a_value_of_the_command_line_has_no_comments():
+    values = ("#text", "a #b", "5 # x", "'a #b'", "[a, b] # c", "a#b", "")
+    assert [parse_value(value) for value in values] == ["#text", "a #b", "5 # x", "a #b", ["a", "b"], "a#b", None]
+    data = check(GOOD, "stages.0.tune.data.text=#text").stage_list()[0].data
+    assert data.text == "#text"
 
 
 def test_a_place_in_a_list_of_any_length_is_refused():
@@ -132,6 +181,7 @@ def test_a_grid_has_every_combination_and_each_cell_is_checked():
 
 def test_a_grid_that_lists_a_value_twice_is_refused():
     assert "lists a value twice" in errors(GOOD + "compare: {over: {seed: [1, 1]}}\n")
+    assert "lists a value twice" in errors(GOOD + 'compare: {over: {seed: [1, "1"]}}\n')
 
 
 def test_json_schema_is_json_and_knows_the_stages():
@@ -176,6 +226,14 @@ def test_a_recipe_of_known_stages_is_checked_without_a_look_at_what_is_frozen(mo
     monkeypatch.setattr(gc, "get_freeze_count", lambda: looks.append(1) or 1)
     check(GOOD)
     assert not looks
+
+
+def test_a_folder_is_no_recipe_and_may_hold_one(tmp_path: Path):
+    with pytest.raises(RecipeError, match="this is a folder, and no recipe\n  fix: name the recipe's file"):
+        load_recipe(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(GOOD)
+    with pytest.raises(RecipeError, match=r"fix: did you mean .*recipe\.yaml\?"):
+        load_recipe(tmp_path)
 
 
 def test_missing_file_says_how_to_make_one(tmp_path: Path):

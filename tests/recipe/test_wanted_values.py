@@ -21,6 +21,14 @@ from luthier.recipe.yaml_text import YamlText
         ({"schedule": "linaer"}, "has to be 'linear', 'cosine' or 'constant'; the recipe gives 'linaer'"),
         ({"schedule": "linaer"}, "fix: did you mean 'linear'?"),
         ({"report_to": "wandb"}, "report_to: has to be a list; the recipe gives 'wandb'"),
+        ({"epochs": float("inf")}, "epochs: has to be a finite number; the recipe gives inf"),
+        ({"learning_rate": float("nan")}, "learning_rate: has to be a finite number; the recipe gives nan"),
+        ({"max_minutes": float("inf")}, "max_minutes: has to be a finite number; the recipe gives inf"),
+        ({"evaluate_every": True}, "has to be a whole number, or 'epoch' or 'never'; the recipe gives 'true'"),
+        ({"patience": True}, "patience: has to be a whole number; the recipe gives 'true'"),
+        ({"epochs": False}, "epochs: has to be a number; the recipe gives 'false'"),
+        ({"evaluate_every": "epochs"}, "1 error in the recipe\nrecipe.yaml: stages.0.tune.evaluate_every: has to be a"),
+        ({"evaluate_every": "epochs"}, "a whole number, or 'epoch' or 'never'; the recipe gives 'epochs'\n  fix: did"),
     ],
 )
 def test_told_in_plain_words(setting, told):

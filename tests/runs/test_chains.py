@@ -58,6 +58,19 @@ def test_another_evaluation_in_the_middle_trains_nothing_again(place, trained):
     assert "test/expected_calibration_error" not in place.metrics("01-evaluate")["scores"]
 
 
+def test_what_is_wrong_with_the_data_of_a_finished_stage_is_told_before_anything_trains(place, trained, capsys):
+    assert place.run() == 0
+    steps, last = len(trained), key_of(place, "00-tune")
+    bad = place.folder / "bad.tsv"
+    bad.write_text((place.folder / "test.tsv").read_text() + "a film\tnever heard of\n")
+    place.tune["epochs"] = 2
+    place.recipe["stages"][1]["evaluate"]["data"] = {"test": str(bad)}
+    assert place.run() == 3
+    assert "never heard of" in capsys.readouterr().err
+    assert len(trained) == steps
+    assert key_of(place, "00-tune") == last
+
+
 def test_naming_what_flows_anyway_changes_nothing(place, trained):
     assert place.run() == 0
     steps = len(trained)

@@ -11,6 +11,7 @@ import pytest
 
 import luthier
 from luthier.storage.code import IGNORED, Sources, facts_of
+from luthier.storage.provenance import version
 from tests.processes import python
 
 ROOT = Path(luthier.__file__).parent
@@ -60,6 +61,8 @@ def changes(tree: Path) -> Callable[..., bool]:
         (ENCODER, "representing/exporting.py"),
         (JUDGED, "evaluation/suites/task.py"),
         (JUDGED, "evaluation/scoring.py"),
+        (JUDGED, "report/intervals.py"),
+        ({"luthier.pretraining.glue_table"}, "report/statistics.py"),
     ],
 )
 def test_an_edit_of_what_a_stage_runs_changes_its_key(modules: set[str], file: str, changes):
@@ -85,6 +88,23 @@ def test_an_edit_of_what_a_stage_runs_changes_its_key(modules: set[str], file: s
 )
 def test_an_edit_elsewhere_keeps_the_key(modules: set[str], file: str, changes):
     assert not changes(modules, file, "\nADDED = 1\n")
+
+
+@pytest.mark.parametrize(
+    ("library", "modules", "counts"),
+    [
+        ("torch", LORA, True),
+        ("tokenizers", LORA, True),
+        ("scikit-learn", LORA, False),
+        ("scikit-learn", {"luthier.vocabulary.clustering"}, True),
+        ("scipy", {"luthier.robustness.temperature"}, True),
+        ("ruff", LORA, False),
+    ],
+)
+def test_another_version_of_a_library_that_computes_changes_the_key(monkeypatch, library, modules, counts):
+    before = Sources().code_digest(modules)
+    monkeypatch.setattr("luthier.storage.code.version", lambda name: "0" if name == library else version(name))
+    assert (Sources().code_digest(modules) != before) == counts
 
 
 def test_an_edit_of_documentation_keeps_the_key(changes):
@@ -143,6 +163,20 @@ def test_a_plugin_counts_with_its_own_package_and_the_files_beside_it(tmp_path: 
         path.write_text(path.read_text() + "Y = 2\n")
         assert digest() != before
         before = digest()
+
+
+@pytest.mark.parametrize("package", [True, False], ids=["package", "plain folder"])
+@pytest.mark.parametrize("use", ["from near import part", "import near.part", "from near.part import X"])
+def test_the_modules_of_a_folder_beside_a_plugin_count(tmp_path: Path, monkeypatch, use: str, package: bool):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "mine.py").write_text(f"import datasets\n{use}\n")
+    for folder in (tmp_path / "near", tmp_path / "datasets"):
+        folder.mkdir()
+        (folder / "part.py").write_text("X = 1\n")
+    if package:
+        (tmp_path / "near" / "__init__.py").write_text("")
+    found = set(Sources({"mine": tmp_path / "mine.py"}).closure({"mine"}))
+    assert found == {"mine", "near.part"} | ({"near"} if package else set())
 
 
 def test_it_is_fast_once_files_are_known():

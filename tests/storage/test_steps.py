@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from luthier.settings import Settings
 from luthier.storage import steps
+from luthier.storage.folder_cache import FolderCache
 from luthier.storage.keys import digest_of
 from luthier.storage.steps import Step, Workspace, shared_step
 
@@ -121,6 +124,18 @@ def test_shared_steps_make_room_for_each_other_and_too_large_ones_stay(tmp_path:
     large = run.step("4", {"x": 4}, Work(9000), shared=True)
     assert large.folder == tmp_path / "run" / "4"
     assert run.step("4", {"x": 4}, Work(9000), shared=True).cached
+
+
+def test_what_killed_processes_left_in_the_cache_goes_after_two_days(tmp_path: Path, cache: Path):
+    for name, days in ((".writing-a-1-ff", 3), (".removing-b-ff", 3), (".writing-c-2-ff", 1), ("d", 3)):
+        folder = cache / name
+        folder.mkdir(parents=True)
+        for path in (folder / "0.npy", folder / "seal.txt", folder):
+            if path != folder:
+                path.write_text("x")
+            os.utime(path, (time.time() - days * 86400,) * 2)
+    FolderCache(cache, 1000).make_room(1)
+    assert sorted(path.name for path in cache.iterdir()) == [".writing-c-2-ff", "d"]
 
 
 def test_keys_are_of_content_alone():

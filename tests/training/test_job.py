@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import multiprocessing
 import os
 import signal
@@ -248,15 +249,17 @@ def test_a_signal_in_the_last_evaluation_stops_there_and_the_next_call_has_only_
         assert torch.equal(value, trainable_state(resumed)[name]), name
 
 
-def test_nan_in_the_loss_names_step_and_rows_and_updates_nothing(tmp_path: Path):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_nan_in_the_loss_names_step_and_rows_and_updates_nothing(tmp_path: Path, precision: str):
     model = tiny_model()
 
     def poison() -> None:
         model.classifier.bias.data.fill_(float("nan"))
 
     with pytest.raises(TrainingError, match="the loss is not finite at step 3") as caught:
-        run(tmp_path, model, [At(2, poison)])
+        run(tmp_path, model, [At(2, poison)], precision=precision)
     assert "training rows" in str(caught.value)
+    assert ("use precision: float32" in str(caught.value)) == (precision != "float32")
 
 
 class PoisonedRow(torch.nn.Module):
@@ -349,6 +352,12 @@ def test_patience_stops_early_and_the_best_weights_come_back(tmp_path: Path):
     result = run(tmp_path, model, evaluator=scorer, epochs=5, patience=2)
     assert (result.best_step, result.steps) == (10, 20)
     assert torch.equal(model.classifier.bias, seen[1])
+
+
+@pytest.mark.parametrize(("scores", "steps", "best"), [([0.5, math.nan, math.nan], 15, 5), ([math.nan] * 2, 10, 10)])
+def test_a_score_that_is_no_number_is_no_better_one(tmp_path: Path, scores: list[float], steps: int, best: int):
+    result = run(tmp_path, tiny_model(), evaluator=scripted(scores, []), epochs=5, patience=2)
+    assert (result.steps, result.best_step) == (steps, best)
 
 
 def scripted(scores: list[float], seen: list):
@@ -486,6 +495,7 @@ def test_gradient_checkpointing_changes_no_weight(tmp_path: Path):
     run(tmp_path / "b", recomputed, gradient_checkpointing=True)
     for name, value in trainable_state(plain).items():
         assert torch.allclose(value, trainable_state(recomputed)[name], atol=1e-6), name
+    assert recomputed.config.use_cache is plain.config.use_cache is True
 
 
 def test_steps_are_counted_as_the_trainer_counts_them(tmp_path: Path):

@@ -1,6 +1,7 @@
 """Rows that know where they are: a stopped run reads nothing again, and ends as one that never stopped."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,26 @@ def test_a_checkpoint_without_a_position_is_refused(tmp_path: Path):
 def test_rows_without_order_or_state_are_no_training_rows():
     with pytest.raises(TypeError, match="state_dict"):
         TrainingRows(iter(rows()), None, collate)
+
+
+def test_the_seed_of_a_run_decides_on_the_order_of_a_stream(tmp_path: Path):
+    from types import SimpleNamespace
+
+    from luthier.data.loading import load_data
+    from luthier.data.settings import DataSettings
+    from luthier.training.supervised import training_rows
+
+    file = tmp_path / "train.tsv"
+    file.write_text("text\tlabel\n" + "".join(f"text {number}\t{'ab'[number % 2]}\n" for number in range(40)))
+
+    def order(seed: int, subset_seed: int = 0) -> list[str]:
+        data = DataSettings(train=str(file), streaming=True, labels=["a", "b"], buffer=20, subset_seed=subset_seed)
+        rows = {"train": load_data(data, splits=("train",)).splits["train"]}
+        stage = SimpleNamespace(batch_size=4, workers=0, data=data)
+        prepared = SimpleNamespace(rows=rows, schema="single_sentence", tokenizer=SimpleNamespace(pad_token_id=0))
+        return [row["text"] for row in itertools.islice(training_rows(stage, prepared, seed).rows, 40)]
+
+    orders = [order(13), order(17), order(13, subset_seed=1)]
+    assert orders[0] == order(13)
+    assert len({tuple(one) for one in orders}) == 3
+    assert all(sorted(one) == sorted(orders[0]) for one in orders)

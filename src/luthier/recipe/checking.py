@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from luthier.errors import RecipeError
 from luthier.recipe.problem import Problem, refusal
-from luthier.recipe.problems import explained
+from luthier.recipe.problems import explained, merged
 from luthier.recipe.recipe import RecipeBase, recipe_model, stage_names
 from luthier.recipe.yaml_text import YamlText
 from luthier.registry import classes_stay, import_plugins
@@ -29,7 +29,7 @@ def examined(source: YamlText) -> tuple[RecipeBase | None, list[Problem]]:
             model = recipe_model(stage_names(source.data))
             return model.model_validate(source.data), problems
     except ValidationError as error:
-        problems += [problem for detail in error.errors() for problem in explained(detail, source, model)]
+        problems += merged([problem for detail in error.errors() for problem in explained(detail, source, model)])
     return None, problems
 
 

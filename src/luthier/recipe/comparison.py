@@ -239,8 +239,16 @@ def refuse_repeats(over: dict[str, list[Any]]) -> None:
     for key, values in over.items():
         if not values:
             raise ValueError(f"give at least one value for {key}")
-        if any(a == b and type(a) is type(b) for i, a in enumerate(values) for b in values[:i]):
+        if any(_are_one(a, b) for i, a in enumerate(values) for b in values[:i]):
             raise ValueError(f"{key} lists a value twice")
+
+
+def _are_one(a: Any, b: Any) -> bool:
+    """Whether two values are the same one, or the same as they are written, as 1 and "1" are: their cells would be of
+    one name."""
+    if type(a) is type(b):
+        return bool(a == b)
+    return all(isinstance(one, int | float | str) for one in (a, b)) and str(a) == str(b)
 
 
 def varied_by(preset: TuningPreset, stages: Sequence[str]) -> tuple[int | None, str]:

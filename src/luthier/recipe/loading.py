@@ -46,7 +46,14 @@ def load_recipe(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *
             where=str(place),
             fix=did_you_mean(place, SUFFIXES) or "`luthier init` writes one",
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except IsADirectoryError:
+        inside = next((place / name for name in ("recipe.yaml", "best.yaml") if (place / name).is_file()), None)
+        fix = f"did you mean {inside}?" if inside else "name the recipe's file"
+        raise RecipeError("this is a folder, and no recipe", where=str(place), fix=fix) from None
+    except OSError as error:
+        fix = "choose a file that you may read, or have its permissions changed"
+        raise RecipeError(f"the recipe can't be read: {error.strerror or error}", where=str(place), fix=fix) from error
+    except UnicodeDecodeError as error:
         raise RecipeError(
             f"the recipe can't be read: {error}", where=str(place), fix="recipes are UTF-8 text"
         ) from error

@@ -8,6 +8,8 @@ from luthier.errors import RecipeError
 from luthier.recipe.yaml_text import YamlText, parse_value
 
 _LONGEST_NUMBER = 10
+# What a block that is written as text alone is short for.
+_SHORT_FOR = {"method": "name", "objective": "name", "preset": "name", "model": "reference", "data": "source"}
 
 
 def apply_override(source: YamlText, text: str) -> None:
@@ -24,7 +26,8 @@ def apply_override(source: YamlText, text: str) -> None:
 
 
 def set_key(data: Any, key: str, value: Any, where: str) -> None:
-    """Set a dotted key inside nested mappings and lists. A method given by name alone makes room for its settings."""
+    """Set a dotted key inside nested mappings and lists. A method given by name alone makes room for its settings,
+    and so does any other block that is written as text."""
     parts = key.split(".")
     for position, part in enumerate(parts[:-1]):
         data = _descend(data, part, ".".join(parts[: position + 1]), where)
@@ -47,8 +50,8 @@ def _descend(data: Any, part: str, path: str, where: str) -> Any:
         raise RecipeError(f"{path} can't be set: what is above it holds a plain value", where=where)
     if holder[key] is None:
         holder[key] = {}
-    if isinstance(holder[key], str) and part in ("method", "objective", "model"):
-        holder[key] = {("reference" if part == "model" else "name"): holder[key]}
+    if isinstance(holder[key], str) and part in _SHORT_FOR:
+        holder[key] = {_SHORT_FOR[part]: holder[key]}
     return holder[key]
 
 

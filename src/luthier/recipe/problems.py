@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -11,10 +13,11 @@ from pydantic_core import ErrorDetails
 
 from luthier.recipe.problem import Problem
 from luthier.recipe.recipe import RecipeBase, stage_name
-from luthier.recipe.yaml_text import YamlText
+from luthier.recipe.yaml_text import Path, YamlText
 from luthier.stages.chaining import ChainError
 
 _SHOWN = 200
+_WANTED_OF = re.compile(r"has to be (.*?)(; the recipe gives .*)", re.DOTALL)
 # Pydantic's kind of error -> what the value has to be, with the names that the error brings.
 _WANTED = {
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "a whole number"),
@@ -55,6 +58,8 @@ def _explained(detail: ErrorDetails, source: YamlText, model: type[RecipeBase]) 
         guess = difflib.get_close_matches(str(leaf)[:_SHOWN], known, n=1, cutoff=0.5)
         message = f"unknown key {_shown(leaf)}"
         fix = f"did you mean {guess[0]!r}?" if guess else f"known keys: {', '.join(known)}"
+    elif detail["type"] == "unknown_part" and (problem := _no_stage(detail, path)) is not None:
+        return problem
     elif detail["type"] == "unknown_part":
         context = detail["ctx"]
         given = stage_name(detail["input"]) if context["kind"] == "stage" else None
@@ -77,6 +82,49 @@ def _explained(detail: ErrorDetails, source: YamlText, model: type[RecipeBase]) 
         if detail["type"] == "string_type" and isinstance(detail["input"], bool | int | float):
             fix = "write it in quotes"
     return Problem(path, message, fix, _cut(key))
+
+
+def _no_stage(detail: ErrorDetails, path: Path) -> Problem | None:
+    """What is wrong with an item of `stages` that is no mapping of one key; None where it is one."""
+    item, known = detail["input"], detail["ctx"]["known"]
+    if detail["ctx"]["kind"] != "stage" or (isinstance(item, dict) and len(item) == 1):
+        return None
+    key, what = ".".join(map(str, path)), "a stage is one key with its settings below it"
+    if isinstance(item, str) and item in known:
+        return Problem(path, f"{what}, and this is text", f"write `{item}:`, with a colon", key)
+    if not isinstance(item, dict) or not item:
+        given = _shown(item) if item else "empty"
+        return Problem(path, f"{what}, and this is {given}", f"write one of {', '.join(known)}", key)
+    names = list(map(str, item))
+    others = [name for name in names if name not in known]
+    what += f", and here are {len(names)}: {_cut(', '.join(names))}"
+    if not others:
+        return Problem(path, what, "begin each stage with a dash of its own", key)
+    near = difflib.get_close_matches(others[0][:_SHOWN], known, n=1, cutoff=0.5)
+    fix = (
+        f"did you mean {near[0]!r}?"
+        if near
+        else f"indent {_shown(others[0])} further than the stage that it belongs to"
+    )
+    return Problem((*path, others[0]), what, fix, key)
+
+
+def merged(problems: Sequence[Problem]) -> list[Problem]:
+    """The problems, with what a value has to be in one line where each member of a union has told its own."""
+    wanted: dict[tuple[Any, ...], tuple[list[str], list[str]]] = {}
+    found: dict[tuple[Any, ...], Problem] = {}
+    for number, one in enumerate(problems):
+        parts = _WANTED_OF.fullmatch(one.what)
+        place = (one.path, one.key, parts[2]) if parts else (number,)
+        found.setdefault(place, one)
+        if parts:
+            kinds, fixes = wanted.setdefault(place, ([], []))
+            kinds.append(parts[1])
+            fixes += [one.fix] if one.fix else []
+    for place, (kinds, fixes) in wanted.items():
+        what = f"has to be {', or '.join(dict.fromkeys(kinds))}{place[2]}"
+        found[place] = replace(found[place], what=what, fix=fixes[0] if fixes else None)
+    return list(found.values())
 
 
 def _shown(value: Any) -> str:

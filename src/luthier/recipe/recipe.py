@@ -21,12 +21,17 @@ from pydantic import (
 from luthier.recipe.comparison import CompareSettings
 from luthier.recipe.yaml_text import dump_yaml
 from luthier.registry import METHODS, OBJECTIVES, STAGES, SUITES, Context
+from luthier.report.text import is_hidden, visible
 from luthier.settings import Settings
 from luthier.stages.artifacts import Reference
 from luthier.stages.base import Stage
 from luthier.stages.chaining import chain
 
 RESERVED_NAMES = {"con", "prn", "aux", "nul"}
+# Of a folder's name, on every usual file system.
+MOST_BYTES = 255
+# Between letters of Persian, Hindi and others, and within emoji.
+_JOINERS = "\u200c\u200d"
 
 
 class RecipeBase(Settings):
@@ -53,6 +58,10 @@ class RecipeBase(Settings):
         odd = set(name) & set('/\\:*?"<>|\0')
         if odd or name.startswith(".") or name.lower() in RESERVED_NAMES or name != name.strip():
             raise ValueError("the name becomes a folder: no slashes, colons, wildcards, leading dot or outer blanks")
+        if any(is_hidden(one) and one not in _JOINERS for one in name):
+            raise ValueError(f"the name becomes a folder: no characters that can't be seen, as in {visible(name)!r}")
+        if (size := len(name.encode())) > MOST_BYTES:
+            raise ValueError(f"the name becomes a folder: it has {size} bytes, and may have {MOST_BYTES}")
         return name
 
     @model_validator(mode="after")

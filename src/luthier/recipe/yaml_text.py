@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pathlib
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from luthier.recipe.problem import Problem
 from luthier.recipe.yaml_limits import PlainConstructor, check_events, check_length, whole_text
 
 Path = tuple[str | int, ...]
+_COMMENT = re.compile(r"(?:^|\s)#")
 
 
 @dataclass
@@ -104,11 +106,13 @@ def parse_yaml(text: str, name: str) -> YamlText:
 
 
 def parse_value(text: str) -> Any:
-    """One value of a command line, read as YAML; what is no YAML is taken as text."""
+    """One value of a command line, read as YAML without comments; what is no YAML is taken as text."""
     try:
-        return parse_yaml(text, "value").data
+        value = parse_yaml(text, "value").data
     except RecipeError:
         return text
+    plain = not isinstance(value, dict | list) and not text.lstrip().startswith(("'", '"'))
+    return text if plain and _COMMENT.search(text) else value
 
 
 def dump_yaml(data: Any) -> str:

@@ -15,12 +15,12 @@ from luthier.progress import tell
 from luthier.recipe import RecipeBase, recipe_yaml
 from luthier.recipe.yaml_text import dump_yaml
 from luthier.runs.keys import made_from, stage_key
-from luthier.secrets import expand, redact_values
+from luthier.secrets import expand
 from luthier.stages.artifacts import KINDS, Artifact
 from luthier.stages.base import Stage, StageInputs, StageOutputs
 from luthier.stages.chaining import ChainError, Link, chain, saved_data
 from luthier.storage.done import read_done
-from luthier.storage.files import unwritable, write_text
+from luthier.storage.files import json_text, unwritable, write_text
 from luthier.storage.paths import user_path
 from luthier.storage.ranks import world_size
 from luthier.storage.steps import Workspace
@@ -104,14 +104,30 @@ def run_cell(recipe: RecipeBase, folder: Path) -> RunRecord:
     """Run the stages of one recipe in one folder."""
     write_text(folder / "recipe.yaml", recipe_yaml(recipe.filled_in()))
     record = RunRecord(folder)
-    for visit in walk(recipe, folder, keyed=False):
-        if read_done(visit.place) is None:
-            visit.active.check_processes(world_size())
-            visit.active.check(visit.inputs)
+    _check(recipe, folder)
     for visit in walk(recipe, folder):
         record.stages.append(_run_stage(visit, folder))
     (folder / FAILED).unlink(missing_ok=True)
     return record
+
+
+def _check(recipe: RecipeBase, folder: Path) -> None:
+    """Find what is wrong with the data of every stage that will run, before any does."""
+    finished = False
+    for visit in walk(recipe, folder, keyed=False):
+        if read_done(visit.place) is None:
+            _check_stage(visit)
+        else:
+            finished = True
+    # Keys are taken where they may tell that something finished has become another thing.
+    for visit in walk(recipe, folder) if finished else ():
+        if not visit.cached and read_done(visit.place) is not None:
+            _check_stage(visit)
+
+
+def _check_stage(visit: Visit) -> None:
+    visit.active.check_processes(world_size())
+    visit.active.check(visit.inputs)
 
 
 def stage_folder(folder: Path, position: int, stage: Stage) -> Path:
@@ -183,7 +199,7 @@ def _run_stage(visit: Visit, folder: Path) -> StageRecord:
     step = Workspace(folder).step(visit.place.name, visit.key, work, notes=notes)
     if step.cached:
         tell(f"{folder.name}/{visit.place.name}: done already")
-    metrics = redact_values(json.loads(json.dumps(step.result)))
+    metrics = json.loads(json_text(step.result))
     return StageRecord(stage.name, visit.place, metrics, cached=step.cached)
 
 

@@ -39,7 +39,11 @@ IGNORED = (
     "luthier.storage.nearby",
     "luthier.storage.provenance",
 )
-LIBRARIES = ("torch", "transformers", "peft")
+# What lies among these and makes numbers that are kept with a stage's results.
+COUNTED = ("luthier.report.intervals", "luthier.report.statistics")
+# Distributions that compute wherever something runs, and those that do where a module imports them.
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
+WHERE_IMPORTED = {"scipy": "scipy", "sklearn": "scikit-learn"}
 _FUNCTION = re.compile(r"([A-Za-z_]\w*(?:\.\w+)+):\w+")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 _NAMING_CALLS = ("import_module", "register_adapter_type")
@@ -82,10 +86,13 @@ class Sources:
 
     def code_digest(self, modules: Iterable[str]) -> str:
         """One digest over all that the modules run, and the versions of the libraries that compute."""
+        found = self.closure(modules)
+        imported = {used.partition(".")[0] for facts in found.values() for used, _ in facts.uses}
+        libraries = [*LIBRARIES, *(WHERE_IMPORTED[top] for top in sorted(imported & WHERE_IMPORTED.keys()))]
         return digest_of(
             {
-                "modules": {name: facts.digest for name, facts in sorted(self.closure(modules).items())},
-                "libraries": {name: version(name) for name in LIBRARIES},
+                "modules": {name: facts.digest for name, facts in sorted(found.items())},
+                "libraries": {name: version(name) for name in libraries},
             }
         )
 
@@ -105,14 +112,16 @@ class Sources:
                 continue
             found[name] = facts = self._facts(path, name)
             waiting += [name.rpartition(".")[0]] if "." in name else []
-            waiting += [below for used in facts.uses for below in self._modules_of(*used)]
+            for module, imported in facts.uses:
+                if self._is_followed(module, followed):
+                    waiting += self._modules_of(module, imported)
         self._write_notes()
         return found
 
     def _modules_of(self, module: str, name: str) -> Iterator[str]:
         """The modules that `from module import name` reads; without a name, the module."""
         yield module
-        if not name or not module.startswith(tuple(self._places)):
+        if not name:
             return
         below = f"{module}.{name}"
         path = self._file(module)
@@ -142,9 +151,12 @@ class Sources:
     @staticmethod
     def _beside(place: Path, top: str) -> Path | None:
         for path in (place.parent / top, place.parent / f"{top}.py"):
-            if path.is_file() or (path.is_dir() and (path / "__init__.py").is_file()):
+            if path.is_file() or (path / "__init__.py").is_file():
                 return path
-        return None
+        folder = place.parent / top
+        # A folder of the name of an installed package, such as `datasets`, is not what is imported.
+        imported = _place_of(top) if folder.is_dir() else None
+        return folder if imported is not None and imported.resolve() == folder.resolve() else None
 
     def _place(self, top: str) -> Path | None:
         if top not in self._places:
@@ -326,7 +338,7 @@ def _homes(tree: ast.Module) -> dict[str, str]:
 
 
 def _is_ignored(name: str) -> bool:
-    return any(name == one or name.startswith(f"{one}.") for one in IGNORED)
+    return name not in COUNTED and any(name == one or name.startswith(f"{one}.") for one in IGNORED)
 
 
 def _place_of(top: str) -> Path | None:

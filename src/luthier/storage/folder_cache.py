@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
@@ -12,6 +13,10 @@ from typing import ClassVar
 from luthier.errors import WorkspaceError
 
 logger = logging.getLogger(__name__)
+# How `luthier.storage.sealed_folder` calls folders that are on their way in or out, and seconds without a write after
+# which one is left over.
+UNFINISHED = (".writing-", ".removing-")
+LEFT_ALONE = 2 * 24 * 3600.0
 
 
 class FolderCache:
@@ -46,6 +51,7 @@ class FolderCache:
                 where=str(self.directory),
                 fix=self.fix,
             )
+        self._sweep()
         oldest_first = sorted(self._folders(), key=_last_used)
         free = self.max_bytes - sum(bytes_of(folder) for folder in oldest_first)
         for folder in oldest_first:
@@ -55,9 +61,17 @@ class FolderCache:
             logger.info("removing %s to make room", folder)
             shutil.rmtree(folder, ignore_errors=True)
 
+    def _sweep(self) -> None:
+        """Delete what processes that were killed left half written, which would else stay for ever."""
+        for name in UNFINISHED:
+            for folder in self.directory.glob(f"{name}*"):
+                if time.time() - _last_written(folder) > LEFT_ALONE:
+                    logger.info("removing %s, which nobody goes on with", folder)
+                    shutil.rmtree(folder, ignore_errors=True)
+
     def _folders(self) -> list[Path]:
         entries = self.directory.iterdir() if self.directory.is_dir() else iter(())
-        return [path for path in entries if (path / self.marker).is_file()]
+        return [p for p in entries if (p / self.marker).is_file() and not p.name.startswith(UNFINISHED)]
 
 
 def mark_used(folder: Path) -> None:
@@ -72,6 +86,14 @@ def bytes_of(folder: Path) -> int:
         return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     except OSError:
         return 0
+
+
+def _last_written(folder: Path) -> float:
+    """When a folder, or anything in it, was last written to; now, where another process removed it meanwhile."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except OSError:
+        return time.time()
 
 
 def _last_used(folder: Path) -> float:

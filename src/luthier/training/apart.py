@@ -10,7 +10,7 @@ def step_apart(trainer: Any) -> None:
     """Run the batches of the step that begins, and update the parameters that require a gradient now.
 
     The others keep their weights and what the optimiser knows of them. Processes, guards and parts see a step like any
-    other: gradients are averaged, checked to be finite, and given to `after_backward`.
+    other: gradients are averaged, clipped, checked to be finite, and given to `after_backward`.
 
     Args:
         trainer: a `LuthierTrainer` in `step_begin`, whose own step on the same batches follows.
@@ -22,7 +22,7 @@ def step_apart(trainer: Any) -> None:
         state._set_sync_gradients(last)
         with nullcontext() if last else trainer.accelerator.no_sync(model):
             trainer._tr_loss += trainer.training_step(model, dict(batch), trainer.items)
-    trainer._get_grad_norm(model, None)
+    trainer._get_grad_norm(model, trainer._clip_grad_norm(model) if trainer.args.max_grad_norm > 0 else None)
     trainer.optimizer.step()
     model.zero_grad()
     trainer._losses = []

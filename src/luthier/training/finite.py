@@ -15,7 +15,14 @@ from luthier.training.split import whole
 
 
 def check_finite(
-    losses: Sequence[Tensor], norm: Tensor | float, rows: Sequence[list[int]], model: nn.Module, step: int, scaled: bool
+    losses: Sequence[Tensor],
+    norm: Tensor | float,
+    rows: Sequence[list[int]],
+    model: nn.Module,
+    step: int,
+    *,
+    scaled: bool,
+    precision: str,
 ) -> float:
     """Read the losses and the gradient's norm of an optimiser step, all at once: every reading waits for the
     accelerator.
@@ -27,6 +34,7 @@ def check_finite(
         model: with the gradients.
         step: its number, for the error.
         scaled: whether a loss scaler skips steps without a finite gradient itself, as under float16.
+        precision: of the forward pass, as settings call it.
 
     Returns:
         The gradient's norm.
@@ -38,21 +46,22 @@ def check_finite(
     numbers = [*losses, whole(torch.as_tensor(norm, device=device))]
     *read, length = torch.stack([number.detach().to(device, torch.float32) for number in numbers]).tolist()
     finite = [math.isfinite(loss) for loss in read]
-    agree(None if all(finite) else _not_finite("loss", rows[finite.index(False)], model, step))
+    agree(None if all(finite) else _not_finite("loss", rows[finite.index(False)], model, step, precision))
     if not scaled and not math.isfinite(length):
         every = [row for own in gathered(list(rows)) for part in own for row in part]
-        agree(_not_finite("gradient", every, model, step))
+        agree(_not_finite("gradient", every, model, step, precision))
     return float(length)
 
 
-def _not_finite(what: str, rows: list[int], model: nn.Module, step: int) -> TrainingError:
+def _not_finite(what: str, rows: list[int], model: nn.Module, step: int, precision: str) -> TrainingError:
     bad = _without_finite_gradient(model) if what == "gradient" else None
     detail = f"; first seen in {bad}" if bad else ""
+    or_else = "" if precision == "float32" else ", or use precision: float32"
     listed = ", ".join(map(str, rows[:16])) + (" …" if len(rows) > 16 else "")
     return TrainingError(
         f"the {what} is not finite at step {step}{detail}; nothing was updated by that step",
         where=f"training rows {listed}" if rows else None,
-        fix="look at those rows, lower learning_rate, or use precision: float32; the last checkpoint is whole",
+        fix=f"look at those rows, or lower learning_rate{or_else}; the last checkpoint is whole",
     )
 
 

@@ -150,11 +150,13 @@ def train(job: TrainingJob, callbacks: Sequence[TrainerCallback] = ()) -> Traini
         refuse_missing_trackers(job.settings.report_to)
         refuse_idle_workers(job)
         refuse_to_split(job)
-        for model in (job.model, *job.other_models.values()):
+        models = (job.model, *job.other_models.values())
+        for model in models:
             refuse_attention_without_gradient(model)
         job.folder.mkdir(parents=True, exist_ok=True)
+        cached = [(model, _uses_cache(model)) for model in models]  # the Trainer turns it off
         if job.settings.gradient_checkpointing:
-            for model in (job.model, *job.other_models.values()):
+            for model in models:
                 _enable_gradient_checkpointing(model)
         trainer = _trainer(job, stop, bar, callbacks)
     earlier = from_main(partial(_earlier, job))
@@ -167,6 +169,9 @@ def train(job: TrainingJob, callbacks: Sequence[TrainerCallback] = ()) -> Traini
         finally:
             bar.close()
             end_workers(job.data.rows)
+            for model, use_cache in cached:  # what is saved says how the model answers, not how it was trained
+                if use_cache is not None:
+                    base_of(model).config.use_cache = use_cache
     seconds, tokens = trainer.seconds, sum(gathered(trainer.tokens_seen))
     if stop:
         agree(
@@ -350,6 +355,12 @@ def resolve_precision(wanted: str) -> str:
     if wanted != "auto":
         return wanted
     return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+
+
+def _uses_cache(model: nn.Module) -> bool | None:
+    """Whether the model keeps keys and values when it writes, by its configuration; None where that says nothing."""
+    found: bool | None = getattr(getattr(base_of(model), "config", None), "use_cache", None)
+    return found
 
 
 def _enable_gradient_checkpointing(model: nn.Module) -> None:

@@ -17,7 +17,7 @@ Tracker = Literal["tensorboard", "mlflow", "trackio", "wandb"]
 class TrainingSettings(Settings):
     """Optimisation, evaluation and checkpoints."""
 
-    without_effect_on_results: ClassVar[frozenset[str]] = frozenset({"workers"})
+    without_effect_on_results: ClassVar[frozenset[str]] = frozenset({"workers", "checkpoint_every", "report_to"})
     epochs: float = Field(3.0, gt=0, description="Passes over the training split.")
     max_steps: int | None = Field(
         None, gt=0, description="Optimiser steps to take, instead of `epochs`; null trains for `epochs`."

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 # What an evaluation tells beside its scores, among its details: arguments of `metrics_record`.
 BESIDE = "beside scores"
+# Of the seed of a run.
+_SEED_BITS = 32
 
 
 def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Path) -> StageOutputs:
@@ -186,6 +188,7 @@ def training_rows(stage: SupervisedSettings, prepared: Prepared, seed: int) -> T
     rows, collator = prepared.rows["train"], make_collator(prepared.schema, prepared.tokenizer)
     if stage.data.streaming:
         share = Share(stage.batch_size, rank(), world_size())
+        rows.seed = (stage.data.subset_seed << _SEED_BITS) + seed
         return TrainingRows(EndlessStream(rows.shared(share, stage.workers)), None, collator)
     lengths = rows["length"][:] if stage.group_by_length else [0] * len(rows)
     sampler = LengthBucketSampler(

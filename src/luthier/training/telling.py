@@ -3,6 +3,7 @@ that were taken, the rate that was used, and which step's weights were kept and 
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from luthier.models.inspect import bytes_on_disk
 from luthier.models.loading import load_config
 from luthier.models.references import resolve
 from luthier.secrets import redact_values
+from luthier.storage.ranks import world_size
 from luthier.training.checkpoints import UNBOUNDED
 from luthier.training.job import TrainingJob, TrainingResult, resolve_precision, total_steps
 
@@ -57,7 +59,7 @@ def told_of_training(
         "training": {
             "steps": result.steps,
             "planned_steps": planned if planned < UNBOUNDED else None,
-            "rows_per_step": stage.batch_size * stage.accumulation,
+            "rows_per_step": stage.batch_size * stage.accumulation * world_size(),
             "learning_rate": stage.rate(),
             "rate_from": "recipe" if stage.learning_rate is not None else "method",
             "schedule": stage.schedule,
@@ -115,6 +117,8 @@ def told_of_choice(stage: SupervisedSettings, job: TrainingJob, result: Training
     if not stage.keep_best:
         return {"step": result.best_step, "by": None, "why": "keep_best is false"}
     name = job.validation.primary
+    if not math.isfinite(result.scores.get(name, math.nan)):
+        return {"step": result.best_step, "by": None, "why": f"{name} was never a finite number"}
     return {"step": result.best_step, "by": name, "higher": higher_is_better(name)}
 
 

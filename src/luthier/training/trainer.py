@@ -264,8 +264,9 @@ class LuthierTrainer(Trainer):
             held = holders_of_gradients(self.model.parameters())
             norm = torch.nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
             norm = norm if self.accelerator.scaler is None else norm / self.accelerator.scaler.get_scale()
+        precision = "bfloat16" if self.args.bf16 else "float16" if self.args.fp16 else "float32"
         scaled, step = self.accelerator.scaler is not None, self.state.global_step + 1
-        return check_finite(self._losses, norm, self._rows, self.model, step, scaled)
+        return check_finite(self._losses, norm, self._rows, self.model, step, scaled=scaled, precision=precision)
 
     # -- evaluation ----------------------------------------------------------------------------------------
 
@@ -290,9 +291,11 @@ class LuthierTrainer(Trainer):
             return False
         score, higher = self.latest.scores.get(self.validation.primary), self.validation.higher_is_better
         if score is None or not math.isfinite(score):
-            return False
-        better = self.best.score is None or (score > self.best.score if higher else score < self.best.score)
-        better = better or (score == self.best.score and self._lower_loss(self.validation.primary))
+            better = False
+        elif self.best.score is None or score == self.best.score:
+            better = self.best.score is None or self._lower_loss(self.validation.primary)
+        else:
+            better = score > self.best.score if higher else score < self.best.score
         if better:
             step, folder = self.state.global_step, Path(self.args.output_dir)
             weights = trainable_state(self.model)
