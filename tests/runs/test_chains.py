@@ -175,6 +175,14 @@ def test_a_dry_run_tells_of_every_stage(place, capsys):
     assert planned.count("parameters to train") == 1
 
 
+def test_a_dry_run_says_that_nothing_would_be_trained(place, trained, capsys):
+    place.tune.update(method="head_only", train_head=False)
+    assert place.luthier("plan", place.write(), "--output", str(place.folder / "runs")) == 5
+    assert "nothing is trainable" in capsys.readouterr().err
+    assert place.run() == 5
+    assert not list((place.folder / "cache").glob("trunk/*"))
+
+
 def test_a_dry_run_trains_an_adapter_on_that_is_not_there_yet(place, capsys):
     place.tune["method"] = "lora"
     place.recipe["stages"] = [{"tune": place.tune}, {"tune": {**place.tune, "continue_adapter": True}}]

@@ -8,18 +8,25 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import IterableDataset
-from transformers import BertConfig, BertForSequenceClassification, TrainerCallback, get_scheduler
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    TrainerCallback,
+    TrainingArguments,
+    get_scheduler,
+)
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from luthier.errors import DataError, InterruptedRunError, TrainingError
 from luthier.storage.jsonlines import read_log
 from luthier.tasks.base import task_named
-from luthier.training.job import TrainingJob, TrainingRows, total_steps, train
+from luthier.training.job import TrainingJob, TrainingRows, total_steps, train, training_arguments
 from luthier.training.schedule import share_of_rate
 from luthier.training.settings import TrainingSettings
 from luthier.training.trainer import TRAINABLE, LuthierTrainer
@@ -360,6 +367,12 @@ def test_a_score_that_is_no_number_is_no_better_one(tmp_path: Path, scores: list
     assert (result.steps, result.best_step) == (steps, best)
 
 
+def test_a_score_may_be_a_number_of_numpy(tmp_path: Path):
+    scores = [np.float32(0.5), np.float32(0.25), torch.tensor(0.125)]
+    result = run(tmp_path, tiny_model(), evaluator=scripted(scores, []))
+    assert result.scores == {"validation/accuracy": 0.5}
+
+
 def scripted(scores: list[float], seen: list):
     """An evaluator that gives these scores and keeps a copy of a weight of each model it scored."""
     left = iter(scores)
@@ -496,6 +509,19 @@ def test_gradient_checkpointing_changes_no_weight(tmp_path: Path):
     for name, value in trainable_state(plain).items():
         assert torch.allclose(value, trainable_state(recomputed)[name], atol=1e-6), name
     assert recomputed.config.use_cache is plain.config.use_cache is True
+
+
+@pytest.mark.parametrize(("there", "used"), [(0, 0), (1, 1), (4, 1)])
+def test_a_machine_with_more_accelerators_puts_no_more_rows_into_a_step(tmp_path: Path, monkeypatch, there, used):
+    made = TrainingArguments.__post_init__
+
+    def on_another_machine(self) -> None:
+        made(self)
+        self._n_gpu = there
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", on_another_machine)
+    arguments = training_arguments(make_job(tmp_path, tiny_model(), batch_size=4))
+    assert (arguments.n_gpu, arguments.train_batch_size) == (used, 4)
 
 
 def test_steps_are_counted_as_the_trainer_counts_them(tmp_path: Path):

@@ -58,7 +58,8 @@ def _descend(data: Any, part: str, path: str, where: str) -> Any:
 def _position(items: list[Any], part: str, path: str, where: str) -> int:
     position = _step(part)
     if isinstance(position, str) or position >= len(items):
-        raise RecipeError(f"{path}: the list has no item {part}", where=where, fix=f"items 0 to {len(items) - 1}")
+        there = f"items 0 to {len(items) - 1}" if items else "it is empty"
+        raise RecipeError(f"{path}: the list has no item {part}", where=where, fix=there)
     return position
 
 

@@ -124,10 +124,10 @@ def json_text(data: Any, **options: Any) -> str:
         options: of `json.dumps`, in place of one blank of indentation and letters as they are.
     """
     options = {"indent": 1, "ensure_ascii": False} | options
-    return json.dumps(redact_values(data), default=_plain, **options) + "\n"
+    return json.dumps(redact_values(data), default=json_value, **options) + "\n"
 
 
-def _plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """A number of numpy or torch as a number, and anything else that JSON has no type for as text."""
     return value.item() if getattr(value, "ndim", None) == 0 else redact(str(value))
 

@@ -258,7 +258,7 @@ def training_arguments(job: TrainingJob) -> TrainingArguments:
     s = job.settings
     steps = total_steps(s, 0 if job.data.sampler is None else len(job.data.rows))
     precision = resolve_precision(s.precision)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(job.folder),
         num_train_epochs=s.epochs,
         max_steps=steps if s.max_steps or s.max_minutes else -1,
@@ -288,6 +288,14 @@ def training_arguments(job: TrainingJob) -> TrainingArguments:
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
     )
+    if arguments.n_gpu > 1:  # a process that took them all would train on as many times the rows in each step
+        logger.warning(
+            "one of %d accelerators is used: `torchrun --nproc_per_node %d -m luthier.cli run` takes all of them",
+            arguments.n_gpu,
+            arguments.n_gpu,
+        )
+        arguments._n_gpu = 1
+    return arguments
 
 
 def refuse_missing_trackers(trackers: Sequence[str]) -> None:

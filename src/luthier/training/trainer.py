@@ -26,7 +26,7 @@ from luthier.evaluation.prediction import model_inputs
 from luthier.objectives.part import Part
 from luthier.objectives.part_list import PartList
 from luthier.objectives.step import MAIN, Step
-from luthier.storage.files import sha256_of
+from luthier.storage.files import json_value, sha256_of
 from luthier.storage.helping import helped
 from luthier.storage.ranks import agree, from_main, gathered, is_main, world_size
 from luthier.tasks.base import Task
@@ -339,7 +339,7 @@ class LuthierTrainer(Trainer):
                 self._save_optimizer_and_scheduler(str(scratch))
                 self._save_scaler(str(scratch))
             self.state.save_to_json(str(scratch / TRAINER_STATE))
-            (scratch / PROGRESS).write_text(json.dumps(progress), encoding="utf8")
+            (scratch / PROGRESS).write_text(json.dumps(progress, default=json_value), encoding="utf8")
             self._save_own(scratch, parts)
             for name, content in others.items():
                 (scratch / name).write_bytes(content)
