@@ -524,6 +524,13 @@ def test_a_machine_with_more_accelerators_puts_no_more_rows_into_a_step(tmp_path
     assert (arguments.n_gpu, arguments.train_batch_size) == (used, 4)
 
 
+@pytest.mark.parametrize(("precision", "mixed"), [("float32", "no"), ("bfloat16", "bf16"), ("float16", "fp16")])
+@pytest.mark.parametrize("launched", ["no", "bf16", "fp16"])
+def test_the_recipe_decides_on_the_precision(tmp_path: Path, monkeypatch, precision: str, mixed: str, launched: str):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+    assert training_arguments(make_job(tmp_path, tiny_model(), precision=precision)).mixed_precision == mixed
+
+
 def test_steps_are_counted_as_the_trainer_counts_them(tmp_path: Path):
     settings = {"batch_size": 3, "accumulation": 2, "epochs": 2}
     assert run(tmp_path, tiny_model(), **settings).steps == total_steps(TrainingSettings(**settings), ROWS)

@@ -45,6 +45,8 @@ from luthier.training.validation import Evaluation, Validation
 from luthier.training.weights import remove_other_best
 
 logger = logging.getLogger(__name__)
+# What accelerate calls the precisions.
+_MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
 @dataclass
@@ -288,6 +290,8 @@ def training_arguments(job: TrainingJob) -> TrainingArguments:
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
     )
+    # Without a word of the recipe's, the environment that `accelerate launch` makes would decide.
+    arguments.mixed_precision = _MIXED[precision]
     if arguments.n_gpu > 1:  # a process that took them all would train on as many times the rows in each step
         logger.warning(
             "one of %d accelerators is used: `torchrun --nproc_per_node %d -m luthier.cli run` takes all of them",
