@@ -136,6 +136,7 @@ def test_the_seed_of_a_run_decides_on_the_order_of_a_stream(tmp_path: Path):
     from luthier.data.loading import load_data
     from luthier.data.settings import DataSettings
     from luthier.training.supervised import training_rows
+    from tests.models.builders import BERT_TOKENS, build_tokenizer
 
     file = tmp_path / "train.tsv"
     file.write_text("text\tlabel\n" + "".join(f"text {number}\t{'ab'[number % 2]}\n" for number in range(40)))
@@ -144,7 +145,7 @@ def test_the_seed_of_a_run_decides_on_the_order_of_a_stream(tmp_path: Path):
         data = DataSettings(train=str(file), streaming=True, labels=["a", "b"], buffer=20, subset_seed=subset_seed)
         rows = {"train": load_data(data, splits=("train",)).splits["train"]}
         stage = SimpleNamespace(batch_size=4, workers=0, data=data)
-        prepared = SimpleNamespace(rows=rows, schema="single_sentence", tokenizer=SimpleNamespace(pad_token_id=0))
+        prepared = SimpleNamespace(rows=rows, schema="single_sentence", tokenizer=build_tokenizer(**BERT_TOKENS))
         return [row["text"] for row in itertools.islice(training_rows(stage, prepared, seed).rows, 40)]
 
     orders = [order(13), order(17), order(13, subset_seed=1)]
