@@ -185,6 +185,16 @@ def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_space(workplace,
     assert workplace.luthier("run", recipe, "--quiet") == 0
 
 
+@pytest.mark.parametrize("method", ["idpg", "head_only"])
+def test_a_cache_that_can_not_be_written_stops_no_run(workplace, monkeypatch, method: str):
+    place = workplace.folder / "cache"
+    place.write_text("a file in its place")
+    monkeypatch.setenv("LUTHIER_CACHE", str(place))
+    workplace.recipe["stages"] = workplace.recipe["stages"][:1]
+    workplace.tune.update(method=method, max_steps=1)
+    assert workplace.run() == 0
+
+
 @pytest.mark.skipif(not FULL.exists(), reason="the machine has no /dev/full")
 def test_an_answer_that_does_not_fit_is_told(workplace, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdout", FULL.open("w"))

@@ -126,6 +126,16 @@ def test_shared_steps_make_room_for_each_other_and_too_large_ones_stay(tmp_path:
     assert run.step("4", {"x": 4}, Work(9000), shared=True).cached
 
 
+def test_a_cache_that_can_not_be_written_stops_no_run(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture):
+    cache.parent.parent.mkdir(exist_ok=True)
+    cache.parent.write_text("a file in the cache's place")
+    work = Work()
+    first = Workspace(tmp_path / "run").step("a", {"x": 1}, work, shared=True)
+    again = Workspace(tmp_path / "run").step("a", {"x": 1}, work, shared=True)
+    assert (first.folder, first.result, again.cached, work.calls) == (tmp_path / "run" / "a", {"score": 10}, True, 1)
+    assert "can't write here" in caplog.text
+
+
 def test_what_killed_processes_left_in_the_cache_goes_after_two_days(tmp_path: Path, cache: Path):
     for name, days in ((".writing-a-1-ff", 3), (".removing-b-ff", 3), (".writing-c-2-ff", 1), ("d", 3)):
         folder = cache / name

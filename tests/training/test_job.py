@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from torch.amp import GradScaler
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import IterableDataset
 from transformers import (
@@ -345,6 +346,30 @@ def test_inf_in_a_gradient_stops_before_the_update(tmp_path: Path):
     with pytest.raises(TrainingError, match=r"the gradient is not finite at step 1; first seen in classifier.weight"):
         run(tmp_path, model)
     assert torch.equal(model.classifier.bias, before)
+
+
+@pytest.mark.parametrize(("enabled", "step"), [(False, 1), (True, 4)])
+def test_a_loss_scaler_does_not_skip_for_ever(tmp_path: Path, monkeypatch, enabled: bool, step: int):
+    made = LuthierTrainer.create_accelerator_and_postprocess
+
+    def with_scaler(self) -> None:
+        made(self)
+        self.accelerator.scaler = GradScaler("cpu", enabled=enabled)
+
+    monkeypatch.setattr(LuthierTrainer, "create_accelerator_and_postprocess", with_scaler)
+    monkeypatch.setattr("luthier.training.trainer.MOST_SKIPPED", 3)
+    model = tiny_model()
+    model.classifier.weight.register_hook(lambda grad: torch.full_like(grad, float("inf")))
+    before = model.classifier.bias.detach().clone()
+    with pytest.raises(TrainingError, match=f"the gradient is not finite at step {step}; first seen in classifier.wei"):
+        run(tmp_path, model)
+    assert torch.equal(model.classifier.bias, before)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="the machine has an accelerator")
+def test_a_precision_that_a_cpu_would_leave_out_is_refused(tmp_path: Path):
+    with pytest.raises(TrainingError, match="`precision: float16` is for accelerators"):
+        run(tmp_path, tiny_model(), precision="float16")
 
 
 def test_patience_stops_early_and_the_best_weights_come_back(tmp_path: Path):

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from luthier.errors import WorkspaceError
 from luthier.storage.done import CHECKPOINTS, DONE, belongs, changed_file, read_done, sweep, write_done
 from luthier.storage.files import reporting_failed_writes, write_json
 from luthier.storage.folder_cache import FolderCache, bytes_of, mark_used
@@ -186,18 +187,23 @@ def _set_aside(place: Path, name: str, reason: str, level: int = logging.WARNING
 
 
 def _share(place: Path, key: str) -> bool:
-    """Copy a finished step into the user's cache; False where it is too large for it, and stays where it is."""
+    """Copy a finished step into the user's cache; False where it is too large for it, or the cache can't be written:
+    then it stays where it is."""
     cache = FolderCache(cache_directory() / "steps", SHARED_BYTES)
     if bytes_of(place) > cache.max_bytes:
         logger.warning("%s is too large for %s, so other runs will not find it", place, cache.directory)
         return False
     cache.make_room(bytes_of(place))
-    with whole_folder(_shared_place(key)) as scratch:
-        for path in sorted(place.rglob("*")):
-            if path.is_file() and belongs(path.relative_to(place)):
-                copy = scratch / path.relative_to(place)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(path, copy)
+    try:
+        with whole_folder(_shared_place(key)) as scratch:
+            for path in sorted(place.rglob("*")):
+                if path.is_file() and belongs(path.relative_to(place)):
+                    copy = scratch / path.relative_to(place)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(path, copy)
+    except WorkspaceError as error:
+        logger.warning("%s is kept there alone, so other runs will not find it: %s", place, error)
+        return False
     return True
 
 

@@ -141,8 +141,8 @@ def train(job: TrainingJob, callbacks: Sequence[TrainerCallback] = ()) -> Traini
         callbacks: transformers' callbacks that look on.
 
     Raises:
-        TrainingError: a loss or gradient is not finite, nothing is trainable, or the checkpoint is of another number of
-            processes.
+        TrainingError: a loss or gradient is not finite, nothing is trainable, this machine does not have the precision,
+            or the checkpoint is of another number of processes.
         DataError: the checkpoint there was trained for other labels.
         WorkspaceError: a checkpoint can't be written.
         InterruptedRunError: SIGTERM or Ctrl-C came; the next call continues from the newest checkpoint.
@@ -152,6 +152,7 @@ def train(job: TrainingJob, callbacks: Sequence[TrainerCallback] = ()) -> Traini
         refuse_missing_trackers(job.settings.report_to)
         refuse_idle_workers(job)
         refuse_to_split(job)
+        refuse_precision(job.settings.precision)
         models = (job.model, *job.other_models.values())
         for model in models:
             refuse_attention_without_gradient(model)
@@ -343,6 +344,19 @@ def refuse_to_split(job: TrainingJob) -> None:
         raise TrainingError(
             "`split_weights` splits one model over several processes",
             fix="start the run with `torchrun --nproc_per_node N`, or leave it out",
+        )
+
+
+def refuse_precision(precision: str) -> None:
+    """Say that a precision is none of this machine's, where it would be left out in silence.
+
+    Raises:
+        TrainingError: it is float16, which is done on accelerators alone.
+    """
+    if precision == "float16" and not torch.accelerator.is_available():
+        raise TrainingError(
+            "`precision: float16` is for accelerators, and this machine has none",
+            fix="leave it out, or set `precision: bfloat16`",
         )
 
 

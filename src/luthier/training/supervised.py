@@ -17,6 +17,7 @@ from luthier.data.batches.stream import EndlessStream, Share
 from luthier.data.sources.fingerprint import check_files_unchanged
 from luthier.data.sources.origins import plan
 from luthier.data.task_data import TaskData
+from luthier.errors import WorkspaceError
 from luthier.evaluation.prediction import Predictions, predict_rows, predict_task
 from luthier.evaluation.scoring import task_result
 from luthier.evaluation.unigram import MOST_ROWS, log_shares, predicted_tokens
@@ -128,7 +129,10 @@ def _ready(
         model = apply_method(stage, model, prepared, inputs.seed)
     check_trainable(list(model.parameters()))
     if not stage.data.streaming:
-        stage.method.precompute(model, list(prepared.rows.values()), cache_directory() / "sentence-vectors")
+        try:
+            stage.method.precompute(model, list(prepared.rows.values()), cache_directory() / "sentence-vectors")
+        except WorkspaceError as error:
+            logger.warning("what the method could compute once is computed in every epoch: %s", error)
     return prepared, made_from, training_job(stage, made_from, prepared, model, folder), size
 
 

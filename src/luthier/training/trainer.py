@@ -60,6 +60,10 @@ from luthier.training.weights import (
 
 TRAINABLE, PROGRESS, PARTS, POSITION = "trainable.safetensors", "progress.json", "objective.pt", "position.pt"
 
+# Steps that a loss scaler may skip one after another. It begins with 2^16 and halves that each time, so that behind so
+# many it is not the scale that makes gradients infinite.
+MOST_SKIPPED = 50
+
 
 class LuthierTrainer(Trainer):
     """Trains the parameters that require a gradient.
@@ -114,6 +118,7 @@ class LuthierTrainer(Trainer):
         self._rows: list[list[int]] = []
         self._losses: list[Tensor] = []
         self.fillers: list[bool] = []
+        self._skipped = 0
         self._best_of_checkpoint: set[str] = set()
         self._resumed_progress: dict[str, Any] | None = None
 
@@ -265,8 +270,11 @@ class LuthierTrainer(Trainer):
             norm = torch.nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
             norm = norm if self.accelerator.scaler is None else norm / self.accelerator.scaler.get_scale()
         precision = "bfloat16" if self.args.bf16 else "float16" if self.args.fp16 else "float32"
-        scaled, step = self.accelerator.scaler is not None, self.state.global_step + 1
-        return check_finite(self._losses, norm, self._rows, self.model, step, scaled=scaled, precision=precision)
+        scaler, step = self.accelerator.scaler, self.state.global_step + 1
+        scaled = scaler is not None and scaler.is_enabled() and self._skipped < MOST_SKIPPED
+        found = check_finite(self._losses, norm, self._rows, self.model, step, scaled=scaled, precision=precision)
+        self._skipped = 0 if math.isfinite(found) else self._skipped + 1
+        return found
 
     # -- evaluation ----------------------------------------------------------------------------------------
 
