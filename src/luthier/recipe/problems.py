@@ -111,20 +111,19 @@ def _no_stage(detail: ErrorDetails, path: Path) -> Problem | None:
 
 def merged(problems: Sequence[Problem]) -> list[Problem]:
     """The problems, with what a value has to be in one line where each member of a union has told its own."""
-    wanted: dict[tuple[Any, ...], tuple[list[str], list[str]]] = {}
-    found: dict[tuple[Any, ...], Problem] = {}
-    for number, one in enumerate(problems):
+    found: list[Problem] = []
+    places: dict[tuple[Path, str, str], int] = {}
+    for one in problems:
         parts = _WANTED_OF.fullmatch(one.what)
-        place = (one.path, one.key, parts[2]) if parts else (number,)
-        found.setdefault(place, one)
-        if parts:
-            kinds, fixes = wanted.setdefault(place, ([], []))
-            kinds.append(parts[1])
-            fixes += [one.fix] if one.fix else []
-    for place, (kinds, fixes) in wanted.items():
-        what = f"has to be {', or '.join(dict.fromkeys(kinds))}{place[2]}"
-        found[place] = replace(found[place], what=what, fix=fixes[0] if fixes else None)
-    return list(found.values())
+        place = places.setdefault((one.path, one.key, parts[2]), len(found)) if parts else len(found)
+        if parts is None or place == len(found):
+            found.append(one)
+            continue
+        before = _WANTED_OF.fullmatch(found[place].what)
+        if before is not None and parts[1] not in before[1].split(", or "):
+            what = f"has to be {before[1]}, or {parts[1]}{parts[2]}"
+            found[place] = replace(found[place], what=what, fix=found[place].fix or one.fix)
+    return found
 
 
 def _shown(value: Any) -> str:
