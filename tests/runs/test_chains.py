@@ -61,12 +61,11 @@ def test_another_evaluation_in_the_middle_trains_nothing_again(place, trained):
 def test_what_is_wrong_with_the_data_of_a_finished_stage_is_told_before_anything_trains(place, trained, capsys):
     assert place.run() == 0
     steps, last = len(trained), key_of(place, "00-tune")
-    bad = place.folder / "bad.tsv"
-    bad.write_text((place.folder / "test.tsv").read_text() + "a film\tnever heard of\n")
     place.tune["epochs"] = 2
-    place.recipe["stages"][1]["evaluate"]["data"] = {"test": str(bad)}
+    data = {"validation": str(place.folder / "validation.tsv")}
+    place.recipe["stages"][1]["evaluate"] = {"suites": ["task"], "split": "test", "data": data}
     assert place.run() == 3
-    assert "never heard of" in capsys.readouterr().err
+    assert "the data has no test split; it has validation" in capsys.readouterr().err
     assert len(trained) == steps
     assert key_of(place, "00-tune") == last
 
@@ -173,14 +172,6 @@ def test_a_dry_run_tells_of_every_stage(place, capsys):
     assert planned.count("done already") == 2
     assert "starts from" not in planned
     assert planned.count("parameters to train") == 1
-
-
-def test_a_dry_run_says_that_nothing_would_be_trained(place, trained, capsys):
-    place.tune.update(method="head_only", train_head=False)
-    assert place.luthier("plan", place.write(), "--output", str(place.folder / "runs")) == 5
-    assert "nothing is trainable" in capsys.readouterr().err
-    assert place.run() == 5
-    assert not list((place.folder / "cache").glob("trunk/*"))
 
 
 def test_a_dry_run_trains_an_adapter_on_that_is_not_there_yet(place, capsys):

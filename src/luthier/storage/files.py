@@ -129,7 +129,9 @@ def json_text(data: Any, **options: Any) -> str:
 
 def json_value(value: Any) -> Any:
     """A number of numpy or torch as a number, and anything else that JSON has no type for as text."""
-    return value.item() if getattr(value, "ndim", None) == 0 else redact(str(value))
+    if getattr(value, "ndim", None) == 0:
+        return value.item()
+    return value if isinstance(value, int | float) else redact(str(value))
 
 
 @contextmanager

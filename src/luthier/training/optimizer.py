@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import TrainingArguments
 
 from luthier.errors import TrainingError
@@ -16,14 +14,6 @@ from luthier.training.row_gradient import collects_by_rows
 
 # Where torch has a fused AdamW.
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
-
-
-def check_trainable(parameters: Sequence[nn.Parameter]) -> None:
-    """Raises:
-    TrainingError: no parameter is left to train.
-    """
-    if not any(p.requires_grad for p in parameters):
-        raise TrainingError("nothing is trainable", fix="choose a method that trains something, or train the head")
 
 
 class UncorrectedAdamW(torch.optim.AdamW):
@@ -64,8 +54,9 @@ def adamw(
         TrainingError: there are no parameters.
     """
     groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise TrainingError("nothing is trainable", fix="choose a method that trains something, or train the head")
     parameters = [p for group in groups for p in group["params"]]
-    check_trainable(parameters)
     fused = not scaled and all(p.device.type in FUSED_DEVICES and p.is_floating_point() for p in parameters)
     made = RowAdamW if collects_by_rows(parameters) else torch.optim.AdamW if correct_bias else UncorrectedAdamW
     return made(

@@ -18,7 +18,6 @@ from luthier.training.checkpoints import UNBOUNDED
 from luthier.training.continuing import check_continues, without_networks
 from luthier.training.estimates import MEMORY_FACTOR, TIME_FACTOR, memory_estimate, time_estimate
 from luthier.training.job import total_steps
-from luthier.training.optimizer import check_trainable
 from luthier.training.preparing import Prepared, described_task, new_head, prepare
 from luthier.training.supervised import apply_method
 from luthier.training.trunk.once import frozen_up_to
@@ -80,7 +79,6 @@ def planned_model(stage: SupervisedSettings, inputs: StageInputs, prepared: Prep
     model = empty_model(inputs.model, prepared.head, **new_head(stage, prepared.task))
     with torch.device("meta"):
         model = apply_method(stage, model, prepared, inputs.seed)
-    check_trainable(list(model.parameters()))
     if stage.continue_adapter:
         if not inputs.stands_in:
             check_continues(stage, inputs, prepared)

@@ -39,7 +39,6 @@ from luthier.training.checkpoints import of_key
 from luthier.training.continuing import continued_model
 from luthier.training.job import TrainingJob, TrainingResult, TrainingRows, train
 from luthier.training.longer import too_short, with_advice
-from luthier.training.optimizer import check_trainable
 from luthier.training.preparing import Prepared, new_head, prepare, row_counts
 from luthier.training.starting import start_at_mean
 from luthier.training.telling import sources_of, told_of_model, told_of_training, told_of_validation_rows, training_cost
@@ -127,7 +126,6 @@ def _ready(
         size = parameter_counts(model)[1]
         start_at_mean(model, task_of(prepared.task).prior(prepared.task))
         model = apply_method(stage, model, prepared, inputs.seed)
-    check_trainable(list(model.parameters()))
     if not stage.data.streaming:
         try:
             stage.method.precompute(model, list(prepared.rows.values()), cache_directory() / "sentence-vectors")

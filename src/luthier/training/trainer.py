@@ -285,7 +285,8 @@ class LuthierTrainer(Trainer):
         # Autocasting belongs to what the Trainer was given, which of several models is all of them together.
         with self.accelerator.autocast() if isinstance(self.model, ModelGraph) else nullcontext():
             work, split = partial(self.validation.evaluate, self.main_model), is_split(self.model)
-            self.latest = helped(work, self.main_model, in_step=split)
+            found = helped(work, self.main_model, in_step=split)
+        self.latest = Evaluation({name: json_value(score) for name, score in found.scores.items()}, found.details)
         scores = {f"eval_{k}": v for k, v in self.latest.scores.items()}
         self.log(dict(scores))
         control = self.control  # type: ignore[has-type]
