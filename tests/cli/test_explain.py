@@ -31,6 +31,13 @@ def test_a_task_is_explained_by_its_columns_and_metrics(capsys: pytest.CaptureFi
     assert "did you mean 'extractive_qa'?" in capsys.readouterr().err
 
 
+def test_paragraphs_of_a_docstring_are_lines_without_its_indentation(capsys: pytest.CaptureFixture[str]):
+    assert main(["explain", "multi_label"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("A cell holds a list of labels") for line in shown)
+    assert not any(line.startswith("    ") for line in shown[:6])
+
+
 def test_a_table_fits_the_terminal_and_loses_no_word(monkeypatch: pytest.MonkeyPatch):
     rows = [("gate_pooling", "mask_aware | all", "one two three " * 30), ("parts", "list", "short")]
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)

@@ -13,6 +13,7 @@ from luthier.tasks.base import settings_class
 
 if TYPE_CHECKING:
     import argparse
+import inspect
 
 KINDS: dict[str, Registry[Any]] = {
     "methods": METHODS,
@@ -82,7 +83,7 @@ def explanation(name: str) -> list[str]:
 
 
 def _explained(kind: str, part: type[Any]) -> list[str]:
-    lines = [f"{bold(part_name(part))}  ({kind})", *paragraphs(part.summary, part.__doc__ or "")]
+    lines = [f"{bold(part_name(part))}  ({kind})", *paragraphs(part.summary, _unwrapped(part.__doc__ or ""))]
     if kind == "task":
         lines += [*paragraphs(*columns_of(part)), ""]
         if part.head_settings:
@@ -97,6 +98,11 @@ def _explained(kind: str, part: type[Any]) -> list[str]:
     for inner, keys in nested_settings(resolved).items():
         lines += ["", f"{bold(', '.join(keys))}: an entry has", *_settings_table(inner, with_name=True)]
     return lines
+
+
+def _unwrapped(text: str) -> str:
+    """A docstring with a line for each paragraph."""
+    return "\n".join(" ".join(part.split()) for part in inspect.cleandoc(text).split("\n\n"))
 
 
 def _settings_table(part: type[Any], *, with_name: bool = False) -> list[str]:
