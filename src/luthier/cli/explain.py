@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, get_args
 
 from luthier.cli.plain import bold, paragraphs, show, table
@@ -13,7 +14,6 @@ from luthier.tasks.base import settings_class
 
 if TYPE_CHECKING:
     import argparse
-import inspect
 
 KINDS: dict[str, Registry[Any]] = {
     "methods": METHODS,

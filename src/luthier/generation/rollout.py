@@ -20,7 +20,7 @@ from luthier.data.batches.encoders import Encoder, prompt_tokens
 from luthier.generation.sampling import RowSampler
 from luthier.generation.writing import Request, Written
 from luthier.models.greedy import GREEDY
-from luthier.models.inspect import model_max_length
+from luthier.models.inspect import ends_of, model_max_length
 from luthier.progress import track
 
 logger = logging.getLogger(__name__)
@@ -267,11 +267,9 @@ def padded(prompts: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[Ten
 
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """Tokens that end a text."""
-    config = getattr(model, "generation_config", None)
-    named = getattr(config, "eos_token_id", None)
-    found = set(named) if isinstance(named, list | tuple) else {named}
-    return {int(one) for one in (*found, tokenizer.eos_token_id) if one is not None}
+    """Tokens that end a text, by the model's settings or by the tokenizer."""
+    own = tokenizer.eos_token_id
+    return {*ends_of(model), *(() if own is None else (int(own),))}
 
 
 def reads_prompt_beside_text(model: Any) -> bool:

@@ -44,6 +44,13 @@ def base_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def ends_of(model: Any) -> frozenset[int]:
+    """The tokens at which a model ends a text, by its settings of generation."""
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    found = named if isinstance(named, list | tuple) else [named]
+    return frozenset(int(one) for one in found if one is not None)
+
+
 def is_of_choices(model: Any) -> bool:
     """Whether a model, with or without an adapter around it, picks one of a row's choices."""
     return type(base_of(model)).__name__.endswith("ForMultipleChoice")

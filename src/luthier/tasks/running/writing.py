@@ -13,6 +13,7 @@ import torch
 
 from luthier.data.batches.collating import with_pad_token
 from luthier.models.greedy import GREEDY
+from luthier.models.inspect import ends_of
 from luthier.storage.helping import each
 from luthier.tasks.running.predicting import named_task
 
@@ -49,7 +50,7 @@ def written_after(
     asked = [(tuple(ids), allowed) for ids, allowed in zip(prompts, most, strict=True)]
     order = sorted(dict.fromkeys(asked), key=lambda one: (-len(one[0]), one[1]))
     pad = with_pad_token(tokenizer).pad_token_id
-    write = partial(_written, pad=pad, goes_on=goes_on, ends=_ends(model))
+    write = partial(_written, pad=pad, goes_on=goes_on, ends=ends_of(model))
     batches = [*_batches(order, batch_size, limit if goes_on else None, alike=_reads_padding(model))]
     found: dict[Any, list[int]] = {}
     was_training = model.training
@@ -111,12 +112,6 @@ def _written(model: Any, batch: Sequence[_Asked], *, pad: int, goes_on: bool, en
 
 def _to_end(tokens: list[int], ends: frozenset[int]) -> list[int]:
     return tokens[: next((place for place, token in enumerate(tokens) if token in ends), len(tokens))]
-
-
-def _ends(model: Any) -> frozenset[int]:
-    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    found = named if isinstance(named, list | tuple) else [named]
-    return frozenset(int(one) for one in found if one is not None)
 
 
 def _reads_padding(model: Any) -> bool:
