@@ -210,6 +210,31 @@ def test_lists_of_labels_are_several_classes_a_text(folder, capsys, name):
     assert (settings.task, settings.label) == ("multi_label", name)
 
 
+def flagged(names: tuple[str, ...]) -> list[tuple[object, ...]]:
+    return [(f"r{i}", text, *((i >> at) % 2 for at in range(len(names)))) for i, text in enumerate(TEXTS)]
+
+
+def test_columns_of_0_and_1_are_classes_of_a_text(folder, capsys):
+    names = ("toxic", "threat", "insult")
+    (folder / "comments.csv").write_text(rows(("id", "comment_text", *names), *flagged(names)))
+    assert main(["init", "--data", "comments.csv"]) == 0
+    told = capsys.readouterr().out
+    assert "'comment_text' holds the text, 'toxic', 'threat', 'insult' whether it is of each class" in told
+    assert "set `task: single_sentence` and `label: NAME`" in told
+    settings = load_recipe("recipe.yaml").stage_list()[0].data
+    assert (settings.task, settings.text, settings.label) == ("multi_label", "comment_text", list(names))
+    assert load_data(settings).labels == list(names)
+
+
+def test_a_column_that_is_named_as_labels_are_is_taken_before_flags(folder):
+    names = ("is_reply", "verified", "edited")
+    told = [(*row, ["up", "down"][i % 2]) for i, row in enumerate(flagged(names))]
+    (folder / "posts.csv").write_text(rows(("id", "text", *names, "category"), *told))
+    assert main(["init", "--data", "posts.csv"]) == 0
+    settings = load_recipe("recipe.yaml").stage_list()[0].data
+    assert (settings.task, settings.label) == ("single_sentence", "category")
+
+
 def test_lists_that_are_no_labels_are_said_not_to_be_read(folder, capsys):
     (folder / "rows.jsonl").write_text(lines(*[{"text": text, "vector": [i, i + 0.5]} for i, text in enumerate(TEXTS)]))
     assert main(["init", "--data", "rows.jsonl"]) == 0

@@ -240,3 +240,76 @@ def test_the_baseline_is_the_constant_answer_with_the_best_f1(place: Workplace):
     each = F.binary_cross_entropy_with_logits(logits.expand(2, 2), torch.tensor(gold).double(), reduction="none")
     assert found.nll == pytest.approx(each.sum(1).numpy())
     assert found.items.tolist() == [2, 2]
+
+
+# -- a column for each class -------------------------------------------------------------------------------------------
+
+FLAGS = ["rude", "threat", "spam"]
+
+
+def flags(folder: Path, *rows: tuple[Any, ...], **more: Any) -> DataSettings:
+    (folder / "flags.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in (("text", *FLAGS), *rows)))
+    return DataSettings(train=str(folder / "flags.csv"), **{"task": "multi_label", "label": FLAGS, **more})
+
+
+def test_every_class_may_have_a_column(tmp_path: Path, caplog):
+    rows = (("a", 1, 0, 0), ("b", "True", "yes", "false"), ("c", 0, "0.0", "No"), ("d", 1, 1, 0))
+    data = load_data(flags(tmp_path, *rows))
+    assert data.labels == FLAGS  # in the order that they are named in, and also one that no row has
+    assert data.splits["train"]["label"][:] == [["rude"], ["rude", "threat"], [], ["rude", "threat"]]
+    assert "no row is of the class 'spam'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (("b", 1, -1, 0), "row 2 (line 3), column 'threat': holds '-1', which is neither 0 nor 1"),
+        (("b", 1, 0, ""), "row 2 (line 3), column 'spam': is missing"),
+        (("b", 0.5, 0, 0), "row 2 (line 3), column 'rude': holds '0.5', which is neither 0 nor 1"),
+        (("", 1, 0, 0), "row 2 (line 3), column 'text'"),
+    ],
+)
+def test_a_cell_that_is_no_flag_is_named(tmp_path: Path, row: tuple[Any, ...], told: str):
+    given = (("a", 1, 0, 0), row, ("c", 0, 1, 1), ("d", 0, 0, 1))
+    with pytest.raises(DataError) as refused:
+        load_data(flags(tmp_path, *given))
+    assert told in str(refused.value)
+    assert len(load_data(flags(tmp_path, *given, invalid_rows="drop")).splits["train"]) == 3
+
+
+def test_columns_of_classes_are_asked_for_as_they_are(tmp_path: Path):
+    rows = (("a", 1, 0, 0), ("b", 0, 1, 1))
+    for more, told in (
+        ({"task": "single_sentence"}, "one a class, which is for `task: multi_label`"),
+        ({"task": None}, "one a class, which is for `task: multi_label`"),
+        ({"label": ["rude", "rude"]}, "`label` names a column twice"),
+        ({"label": ["rude"]}, "at least 2 items"),
+        ({"labels": FLAGS}, "`label` names the classes, and `labels` does, too"),
+        ({"text": "rude"}, "are both read from the column 'rude'"),
+    ):
+        with pytest.raises(ValidationError, match=told):
+            flags(tmp_path, *rows, **more)
+    with pytest.raises(DataError, match="there is no column 'span'") as refused:
+        load_data(flags(tmp_path, *rows, label=["rude", "span"]))
+    assert "did you mean 'spam'" in str(refused.value)
+    with pytest.raises(DataError, match="there is nothing in 'rude, threat, spam'"):
+        load_data(flags(tmp_path, ("a", 0, 0, 0), ("b", 0, 0, 0)))
+
+
+def test_a_model_learns_from_columns_and_predicts_files_with_and_without_them(place: Workplace):
+    names = list(KINDS)
+    for split in ("train", "validation", "test"):
+        rows = [json.loads(line) for line in Path(f"{split}.jsonl").read_text().splitlines()]
+        told = [",".join([row["text"], *(str(int(name in row["label"])) for name in names)]) for row in rows]
+        Path(f"{split}.csv").write_text("\n".join([",".join(["text", *names]), *told]) + "\n")
+    data = {split: f"{split}.csv" for split in ("train", "validation", "test")}
+    place.tune.update(data={**data, "task": "multi_label", "label": names}, method="full")
+    assert place.luthier("validate", place.write()) == 0
+    assert place.run() == 0
+    found = place.metrics("01-evaluate")
+    assert found["scores"]["test/micro_f1"] > found["baselines"]["test/micro_f1"]["score"] + 0.1
+    with_labels = [one["labels"] for one in predict_file(place.run_folder, "test.csv")]
+    lines = Path("test.csv").read_text().splitlines()
+    Path("texts.csv").write_text("".join(f"{line.partition(',')[0]}\n" for line in lines))
+    assert [one["labels"] for one in predict_file(place.run_folder, "texts.csv")] == with_labels
+    assert {name for labels in with_labels for name in labels} == set(names)

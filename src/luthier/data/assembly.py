@@ -180,9 +180,14 @@ def _told_labels(
     if settings.validation_fraction is not None and "validation" in rows:
         bases.append("validation")
     told = {label for base in bases for row in _records(rows[base]) for label in schema.labels_of(row)}
+    named = settings.label if isinstance(settings.label, list) else []
+    if told and (never := [name for name in named if name not in told]):
+        _log.warning("%s: no row is of the class %s", rows[bases[0]].where, listing(map(repr, never)))
+    if told and named:
+        return list(named)
     if not told:
         raise DataError(
-            f"there is nothing in {schema.label_column!r} in any row, so that there is nothing to learn",
+            f"there is nothing in {rows[bases[0]].label_column!r} in any row, so that there is nothing to learn",
             where=rows[bases[0]].where,
             fix="is what the rows tell under another name, or in another format?",
         )

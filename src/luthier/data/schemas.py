@@ -50,6 +50,7 @@ class TaskSchema:
         streamed: whether training rows can be read while training.
         tells_labels: whether a row whose label is the task's own matter tells names of labels by `labels_of`; `encode`
             finds all of them in the encoder.
+        labels_by_column: whether what is learned may stand in several columns, one a class, of 0 and 1.
         packed: whether encoded rows are blocks of the texts of all rows together, so that one is not one row.
     """
 
@@ -67,6 +68,7 @@ class TaskSchema:
     streamed: ClassVar[bool] = False
     packed: ClassVar[bool] = False
     tells_labels: ClassVar[bool] = False
+    labels_by_column: ClassVar[bool] = False
 
     @property
     def has_classes(self) -> bool:

@@ -42,7 +42,11 @@ class DataSettings(Settings):
     )
     text: str | None = Field(None, description="Column of the text, or of the first text of a pair (default `text`).")
     text_pair: str | None = Field(None, description="Column of the second text of a pair (default `text_pair`).")
-    label: str | None = Field(None, description="Column of the label or score (default `label`).")
+    label: str | Annotated[list[str], Field(min_length=2)] | None = Field(
+        None,
+        description="Column of the label or score (default `label`), or, for task multi_label, the columns of 0 and 1, "
+        "one a class.",
+    )
     tokens: str | None = Field(None, description="Column of the list of words (default `tokens`).")
     tags: str | None = Field(None, description="Column of the list of word labels (default `tags`).")
     context: str | None = Field(None, description="Column of the passage or premise (default `context`).")
@@ -172,6 +176,8 @@ class DataSettings(Settings):
     def _columns_differ(self) -> DataSettings:
         read: dict[str, str] = {}
         for name, column in self.columns().items():
+            if len(set(column)) < len(column) and isinstance(column, list):
+                raise ValueError(f"`{name}` names a column twice")
             for one in [column] if isinstance(column, str) else column:
                 if read.setdefault(one, name) != name:
                     raise ValueError(
@@ -210,6 +216,11 @@ class DataSettings(Settings):
                 raise ValueError(f"`label_map` has no effect for task {self.task}")
             if self.per_class is not None and schema.label_kind != "class":
                 raise ValueError(f"`per_class` needs one label an example, which task {self.task} does not have")
+        if isinstance(self.label, list):
+            if self.task is None or not SCHEMAS[self.task].labels_by_column:
+                raise ValueError("`label` names several columns, one a class, which is for `task: multi_label`")
+            if self.labels:
+                raise ValueError("`label` names the classes, and `labels` does, too: keep one of them")
         if self.labels and len(set(self.labels)) != len(self.labels):
             raise ValueError("`labels` names a label twice")
         if not self.labelled and self.per_class is not None:

@@ -21,6 +21,7 @@ from luthier.data.rows.canonical import (
     check_apart,
     check_columns,
     note,
+    told_columns,
     wanted_columns,
 )
 from luthier.data.rows.labels import relabelled, spelled_as
@@ -282,7 +283,7 @@ def canonical_rows(
     check_columns(wanted, list(table.columns), table.name)
     if origin.known is None:
         check_apart({name: wanted[name] for name in schema.all_columns if name in wanted}, table.name)
-    label = str(wanted.get(schema.label_column or "", ""))
+    label = told_columns(wanted.get(schema.label_column or "", ""))
     if origin.optional and label in table.columns and all(is_missing(value) for value in table.columns[label]):
         _log.info("%s: the labels of split %r are hidden, so it is left out", origin.name, origin.split)
         return None

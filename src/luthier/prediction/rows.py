@@ -172,9 +172,10 @@ def _raw_rows(file: str, settings: DataSettings, card: ModelCard, schema: TaskSc
     except DataError:
         names = settings.column_names or []
         label = (card.data or {}).get(schema.label_column or "") or schema.label_column
-        if label not in names:
+        learned = set(label if isinstance(label, list) else [label])
+        if not learned <= set(names):
             raise
-        rest = settings.model_copy(update={"column_names": [name for name in names if name != label]})
+        rest = settings.model_copy(update={"column_names": [name for name in names if name not in learned]})
         raw = _read_or_none(origin, rest, schema)
         if raw is None:
             raise

@@ -33,8 +33,9 @@ _NAMED = 5
 class MultiLabel(Task):
     """Says of every class whether a text is of it: (B, C) logits, each of a yes or no of its own.
 
-    A cell holds a list of labels, the JSON text of one, or labels parted by commas; an empty one holds none. The loss
-    is the binary cross-entropy, the mean over texts and classes; a class is told where its probability is above 0.5.
+    A cell holds a list of labels, the JSON text of one, or labels parted by commas; an empty one holds none. Or every
+    class has a column of 0 and 1. The loss is the binary cross-entropy, the mean over texts and classes; a class is
+    told where its probability is above 0.5.
     """
 
     name: ClassVar[str] = "multi_label"
@@ -44,6 +45,7 @@ class MultiLabel(Task):
     label_column: ClassVar[str | None] = "label"
     label_kind: ClassVar[LabelKind | None] = "own"
     tells_labels: ClassVar[bool] = True
+    labels_by_column: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("micro_f1", "macro_f1", "subset_accuracy")
     head: ClassVar[Head | None] = "sequence_classification"
 

@@ -44,6 +44,7 @@ _LABEL_WORDS = {
     "similarity", "rating", "stars", "grade", "relevance",
 }  # fmt: skip
 _NO_NUMBER = ("na", "-", "--", "?", "#n/a", "missing", "unknown")
+_YES_OR_NO = {"0", "1", "false", "true"}
 _MOST_LABELS = 50
 _MOST_GRADES = 20
 # Of the values of a column of numbers, at least, where the others stand for none.
@@ -121,6 +122,12 @@ class Column:
             isinstance(value, list) and value and all(isinstance(one, str | int) for one in value)
             for value in self.values
         )
+
+    @property
+    def says_yes_or_no(self) -> bool:
+        """Whether every row has a 0 or a 1, or false or true."""
+        said = {label.lower() for label in self.labels}
+        return bool(said) and said <= _YES_OR_NO and len(self.values) == self.rows
 
     @property
     def has_decimal_commas(self) -> bool:

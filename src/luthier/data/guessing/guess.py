@@ -245,7 +245,8 @@ def _unlike(file: FileSource | FolderSource, name: str, sample: Sample, guess: T
 
 def _learned(guess: TaskGuess) -> tuple[str, ...]:
     column = SCHEMAS[guess.task].label_column
-    return () if column is None else (str(guess.keys.get(column, column)),)
+    named = guess.keys.get(column or "", column)
+    return () if named is None else tuple(named) if isinstance(named, list) else (str(named),)
 
 
 def _max_length(guess: TaskGuess, table: Table) -> tuple[int, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,8 @@ _REFUSED = "such rows are refused until corrected, or left out with `invalid_row
 # Labels that are named one by one in a piece of advice, at most.
 _MOST_NAMED = 8
 _LETTERS = "ABCDEFGH"
+# Columns of 0 and 1 that are classes of a text and not, like one or two, something else about it.
+_FEWEST_FLAGS = 3
 _CHOICE_LABELS = ("label", "answer", "answerkey", "answer_key", "answer_idx", "gold", "target", "correct", "y")
 _CONTEXTS = ("startphrase", "context", "ctx", "question", "premise", "stem", "sent1", "prompt", "passage", "text")
 _LISTED = (*LABEL_NAMES, *(f"{name}s" for name in LABEL_NAMES), "categories", "classes", "topics", "genres")
@@ -70,7 +72,7 @@ def guess_task(table: Table) -> tuple[TaskGuess, Table]:
         DataError: no column holds anything to learn from.
     """
     columns = columns_of(table)
-    for guess in (_annotated, _words, _messages, _choices, _questions, _instructions, _prompts, _several, _labelled):
+    for guess in _GUESSERS:
         found = guess(table, columns)
         if found is not None:
             break
@@ -338,17 +340,45 @@ def _several(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
     texts = text_columns(columns, label)
     if label is None or not listed[label] or not texts:
         return None
-    pair = text_pair_of(columns, texts)
-    names = {"text": pair[0], "text_pair": pair[1]} if pair else {"text": texts[0]}
+    names, held = _texts_of(columns, texts)
     found = TaskGuess("multi_label", _renamed(names | {"label": label}), shown=tuple(names.values()))
-    held = " and ".join(map(repr, names.values()))
     found.said = [
-        f"{held} {'hold' if pair else 'holds'} the text, {label!r} any number of labels",
+        f"{held} the text, {label!r} any number of labels",
         f"labels seen: {told_labels(listed[label])}",
     ]
     if others := [name for name in listed if name != label]:
         found.doubts.append(f"{', '.join(map(repr, others))} could be the labels, too: choose with `label: NAME`")
     return found
+
+
+def _flags(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
+    """A column of 0 and 1 for each of several classes, where no other column is named as one of labels is."""
+    flags = [name for name, column in columns.items() if column.says_yes_or_no]
+    texts = text_columns(columns, None)
+    rest = [name for name, one in columns.items() if one.could_be_label and not one.is_identifier and name not in flags]
+    named = named_like(rest, LABEL_NAMES)
+    if len(flags) < _FEWEST_FLAGS or named is not None or not texts:
+        return None
+    names, held = _texts_of(columns, texts)
+    found = TaskGuess("multi_label", _renamed(names) | {"label": flags}, shown=tuple(names.values()))
+    some = [name for name in flags for said in columns[name].labels if said.lower() in ("1", "true")]
+    found.said = [
+        f"{held} the text, {', '.join(map(repr, flags))} whether it is of each class",
+        f"labels seen: {told_labels(some)}",
+    ]
+    found.doubts = [f"if one of them alone is to be learned, set `task: {_one_label(names)}` and `label: NAME`"]
+    return found
+
+
+def _texts_of(columns: Mapping[str, Column], texts: Sequence[str]) -> tuple[dict[str, str], str]:
+    """The keys of the texts that are read, a pair where two belong together, and how to say what they hold."""
+    pair = text_pair_of(columns, texts)
+    names = {"text": pair[0], "text_pair": pair[1]} if pair else {"text": texts[0]}
+    return names, f"{' and '.join(map(repr, names.values()))} {'hold' if pair else 'holds'}"
+
+
+def _one_label(names: Mapping[str, str]) -> str:
+    return "pair" if "text_pair" in names else "single_sentence"
 
 
 def _lists_labels(value: Any) -> bool:
@@ -462,3 +492,6 @@ def _plain(table: Table, columns: Mapping[str, Column]) -> TaskGuess:
 
 
 Guesser = Callable[[Table, Mapping[str, Column]], TaskGuess | None]
+_GUESSERS: tuple[Guesser, ...] = (
+    _annotated, _words, _messages, _choices, _questions, _instructions, _prompts, _several, _flags, _labelled,
+)  # fmt: skip

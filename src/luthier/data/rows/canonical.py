@@ -17,11 +17,25 @@ UNCHECKED = "line"
 Columns = Mapping[str, str | list[str]]
 Cell = Callable[[Any], Any]
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+_FLAGS = {"1": True, "1.0": True, "true": True, "yes": True, "0": False, "0.0": False, "false": False, "no": False}
 _COMPANIONS = ("group", "candidate", "question", "choices", "history")
 
 
 class BadCellError(ValueError):
-    """A cell that the task can't use; the message says why."""
+    """A cell that the task can't use; the message says why.
+
+    Attributes:
+        column: of the table, where several are read together.
+    """
+
+    def __init__(self, message: str, column: str | None = None) -> None:
+        super().__init__(message)
+        self.column = column
+
+
+def told_columns(source: str | list[str]) -> str:
+    """What one or several columns are called in messages."""
+    return source if isinstance(source, str) else ", ".join(source)
 
 
 def wanted_columns(
@@ -89,11 +103,11 @@ def canonical_row(
     for canonical, source in wanted.items():
         value = record[source] if isinstance(source, str) else [record[name] for name in source]
         try:
-            row[canonical] = _cell(schema, canonical)(value)
+            row[canonical] = _cell(schema, canonical, source)(value)
         except BadCellError as error:
-            problems.append((source if isinstance(source, str) else ", ".join(source), str(error)))
+            problems.append((error.column or told_columns(source), str(error)))
     if not problems:
-        problems = [(str(wanted[canonical]), message) for canonical, message in schema.check_row(row)]
+        problems = [(told_columns(wanted[canonical]), message) for canonical, message in schema.check_row(row)]
     return row, problems
 
 
@@ -109,7 +123,7 @@ def canonical_columns(
     """
     found: dict[str, list[Any]] = {}
     for canonical, source in wanted.items():
-        cell = _cell(schema, canonical)
+        cell = _cell(schema, canonical, source)
         cells = columns[source] if isinstance(source, str) else _side_by_side([columns[name] for name in source])
         try:
             found[canonical] = _TOGETHER.get(cell, partial(_one_by_one, cell))(cells)
@@ -146,7 +160,9 @@ def _labels(cells: Sequence[Any]) -> list[str]:
     return [label_of[value] for value in cells]
 
 
-def _cell(schema: TaskSchema, canonical: str) -> Cell:
+def _cell(schema: TaskSchema, canonical: str, source: str | list[str]) -> Cell:
+    if canonical == schema.label_column and isinstance(source, list):
+        return partial(_as_classes, source)
     own = schema.cells()
     if canonical in own:
         return own[canonical]
@@ -211,6 +227,28 @@ def as_score(value: Any) -> float:
         point = "; decimals are written with a point" if comma else ""
         raise BadCellError(f"holds {shorten(value)}, which is not a finite number{point}")
     return score
+
+
+def _as_flag(value: Any) -> bool:
+    """A cell that says yes or no: 1 and 0, true and false, yes and no, in whatever case."""
+    if is_missing(value) or value == "":
+        raise BadCellError("is missing")
+    said = _FLAGS.get(as_label(value).lower())
+    if said is None:
+        raise BadCellError(f"holds {shorten(value)}, which is neither 0 nor 1")
+    return said
+
+
+def _as_classes(names: Sequence[str], cells: Sequence[Any]) -> list[str]:
+    """The classes of a row that has a column for each."""
+    found = []
+    for name, value in zip(names, cells, strict=True):
+        try:
+            if _as_flag(value):
+                found.append(name)
+        except BadCellError as error:
+            raise BadCellError(str(error), name) from None
+    return found
 
 
 def _as_words(value: Any) -> list[str]:
