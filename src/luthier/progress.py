@@ -12,6 +12,8 @@ from luthier.errors import InterruptedRunError
 
 DONE = "done"
 _display: ContextVar[Any] = ContextVar("luthier_progress", default=None)
+# The bar of the work that is done in parts, and how much of it was done before this part.
+_whole: ContextVar[Any] = ContextVar("luthier_whole", default=None)
 
 
 @contextmanager
@@ -83,10 +85,40 @@ class Track:
         self._progress = None
 
 
+class _Part(Track):
+    """A part of a task of which the bar is there already: moves it on, or, of another name, nothing."""
+
+    def __init__(self, description: str, total: float | None) -> None:
+        self.description, self.total, self.note = description, total, ""
+        self._bar, self._before = _whole.get()
+
+    def update(self, completed: float, note: str | None = None) -> None:
+        if self._bar.description == self.description:
+            self._bar.update(self._before + completed, note)
+
+    def close(self, ending: str = DONE) -> None:
+        pass
+
+
+@contextmanager
+def part_of(bar: Track, before: float) -> Iterator[None]:
+    """A part of a task: a `track` of the same name inside moves its bar on, and those of other names are silent.
+
+    Args:
+        bar: of the task.
+        before: what of it is done.
+    """
+    token = _whole.set((bar, before))
+    try:
+        yield
+    finally:
+        _whole.reset(token)
+
+
 @contextmanager
 def track(description: str, total: float | None = None) -> Iterator[Track]:
     """A task of the surrounding display, or a silent one where there is none."""
-    task = Track(description, total)
+    task = Track(description, total) if _whole.get() is None else _Part(description, total)
     try:
         yield task
     except (KeyboardInterrupt, InterruptedRunError):

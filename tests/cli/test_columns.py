@@ -14,7 +14,7 @@ from torch import nn
 
 from luthier.cli import main
 from luthier.data.schemas import SCHEMAS
-from luthier.prediction import predict_file, predict_texts
+from luthier.prediction import predict_file, predict_texts, write_predictions
 from tests.cli.conftest import BAD_WORDS, GOOD_WORDS, PLAIN_WORDS
 from tests.evaluation.text_models import model_of, tokenizer_of
 
@@ -237,6 +237,26 @@ def test_every_trained_task_is_predicted_from_python_as_from_the_command_line(tr
     rows = predict_file(place.run_folder, file)
     assert len(rows) == len(case.rows)
     assert json.loads(json.dumps(rows)) == place.predicted(capsys, "--file", file)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_answers_that_are_written_in_parts_are_those_of_all_rows_together(trained, tmp_path, monkeypatch, name):
+    case, place = CASES[name], trained(name)
+    file, output = place.file(case), tmp_path / "answers.jsonl"
+    monkeypatch.setattr("luthier.models.predictor._FIRST_BATCHES", 1)
+    monkeypatch.setattr("luthier.models.predictor._PART_SECONDS", 0)
+    assert write_predictions(place.run_folder, file, output, batch_size=2) == (len(case.rows), 0)
+    found = [json.loads(line) for line in output.read_text().splitlines()]
+    assert near(found, json.loads(json.dumps(predict_file(place.run_folder, file))))
+
+
+def near(one: Any, other: Any) -> bool:
+    """Whether two answers are equal, numbers as far as a batch of other rows leaves them."""
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(near(one[k], other[k]) for k in one)
+    if isinstance(one, list):
+        return isinstance(other, list) and len(one) == len(other) and all(map(near, one, other))
+    return one == (pytest.approx(other, abs=1e-5) if isinstance(one, float) else other)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -21,6 +21,7 @@ _GOES_ON = (
     "run the same command again; it keeps every finished stage, and goes on from the newest whole checkpoint where "
     "there is one"
 )
+_ANSWERS_GO_ON = "run the same command again; it goes on behind the rows that were answered"
 _BEGINS_ANEW = "run the same command again, which begins anew"
 EXIT_CODES = """\
 exit codes: 0 done, 1 failed, 2 recipe or command line, 3 data, 4 model, 5 training (NaN, nothing to train),
@@ -95,7 +96,10 @@ def _add_result_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
         "--file", help="file with the columns the model was trained on, called as in training; labels are not read"
     )
     predict.add_argument("--pair", action="append", help="second text of each --text, for models that read two texts")
-    predict.add_argument("--output", help="JSON-lines file to write (default: standard output)")
+    predict.add_argument(
+        "--output",
+        help="JSON-lines file to write (default: standard output); for a --file, the same command goes on after a stop",
+    )
     predict.add_argument("--batch-size", type=_above_zero, default=64, help="texts in one forward pass (default: 64)")
 
     _allow_argument(predict)
@@ -297,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LuthierError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _fail(f"stopped at once\n  fix: {_GOES_ON if parsed.verb in _RUNNING else _BEGINS_ANEW}", 130)
+        return _fail(f"stopped at once\n  fix: {_after_a_stop(parsed)}", 130)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -337,6 +341,12 @@ def _unwritable(error: Exception) -> int | None:
         sys.stdout.close()
     told = unwritable(Path(failure.filename or "."), failure)
     return _fail(str(told), told.exit_code)
+
+
+def _after_a_stop(parsed: argparse.Namespace) -> str:
+    if parsed.verb in _RUNNING:
+        return _GOES_ON
+    return _ANSWERS_GO_ON if parsed.verb == "predict" and parsed.file and parsed.output else _BEGINS_ANEW
 
 
 def _less_memory(parsed: argparse.Namespace) -> str:

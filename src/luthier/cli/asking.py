@@ -3,37 +3,51 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from luthier.cli.messages import console
 from luthier.errors import ModelError, RecipeError
-from luthier.secrets import redact_values
 from luthier.storage.nearby import check_there
 
 
 def predict(arguments: argparse.Namespace) -> None:
-    from luthier.prediction.texts import predict_file, predict_texts
     from luthier.progress import progress_display
 
     _refuse_pair_of_file(arguments, "name the file's column of second texts as in training, `text_pair`")
     _check_lines_place(arguments.output, arguments.file)
-    options = {"batch_size": arguments.batch_size, "allow": arguments.allow}
     with progress_display():
-        if arguments.text:
-            found = predict_texts(arguments.run, arguments.text, arguments.pair, **options)
-        else:
-            found = predict_file(arguments.run, arguments.file, **options)
-    lines = _as_lines(found)
+        rows, before = _predicted(arguments)
     if arguments.output:
-        from luthier.storage.files import write_text
+        told = f", {before} of them by an earlier command" if before else ""
+        console().print(f"wrote {rows} predictions to {arguments.output}{told}", soft_wrap=True)
 
-        write_text(Path(arguments.output), lines)
-        console().print(f"wrote {len(found)} predictions to {arguments.output}", soft_wrap=True)
+
+def _predicted(arguments: argparse.Namespace) -> tuple[int, int]:
+    """Answer and write; how many rows, and how many of them an earlier command had answered."""
+    from luthier.prediction.texts import predict_file, predict_texts
+    from luthier.prediction.writing import write_predictions
+
+    options = {"batch_size": arguments.batch_size, "allow": arguments.allow}
+    if arguments.file and arguments.output:
+        return write_predictions(arguments.run, arguments.file, arguments.output, **options)
+    if arguments.text:
+        found = predict_texts(arguments.run, arguments.text, arguments.pair, **options)
     else:
-        sys.stdout.write(lines)
+        found = predict_file(arguments.run, arguments.file, **options)
+    _write_lines(found, arguments.output)
+    return len(found), 0
+
+
+def _write_lines(rows: list[Any], output: str | None) -> None:
+    from luthier.prediction.writing import as_lines
+    from luthier.storage.files import write_text
+
+    if output is None:
+        sys.stdout.write(as_lines(rows))
+    else:
+        write_text(Path(output), as_lines(rows))
 
 
 def _check_lines_place(output: str | None, *read: str | None) -> None:
@@ -91,22 +105,16 @@ def _write_extractions(arguments: argparse.Namespace, found: list[Any], types: A
         write_documents(arguments.output, found, arguments.suggest, types=types)
         written.append(f"{len(found)} documents to {arguments.output}")
     elif arguments.output:
-        from luthier.storage.files import write_text
-
-        write_text(Path(arguments.output), _as_lines(found))
+        _write_lines(found, arguments.output)
         written.append(f"{len(found)} documents to {arguments.output}")
     if arguments.view:
         written.append(f"a page to {write_view(Path(arguments.view), found, types, title='Extractions')}")
     if arguments.graph:
         written.append(f"a graph to {write_graph(Path(arguments.graph), found, types)}")
     if not written:
-        sys.stdout.write(_as_lines(found))
+        _write_lines(found, None)
     for one in written:
         console().print(f"wrote {one}", soft_wrap=True)
-
-
-def _as_lines(rows: list[Any]) -> str:
-    return "".join(json.dumps(redact_values(row), ensure_ascii=False) + "\n" for row in rows)
 
 
 def embed(arguments: argparse.Namespace) -> None:

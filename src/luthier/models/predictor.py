@@ -5,17 +5,20 @@ Nothing here imports torch; a predictor imports it when it is made.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from luthier.errors import ModelError
 from luthier.models.settings import Danger
+from luthier.progress import part_of, track
 
 if TYPE_CHECKING:
     import numpy as np
 
 Answer = dict[str, Any]
+_FIRST_BATCHES, _PART_SECONDS = 4, 120
 
 
 class Predictor:
@@ -56,9 +59,38 @@ class Predictor:
         """One answer a row of a file. See `luthier.prediction.predict_file`."""
         raise self._cannot("predicts nothing")
 
+    def answers_in_parts(self, file: str | Path, *, batch_size: int = 64, after: int = 0) -> Iterator[list[Answer]]:
+        """The answers to a file's rows in their order, some at a time, without those to the first `after` rows. A kind
+        of artefact that answers all rows together gives them all at once."""
+        yield self.predict_file(file, batch_size=batch_size)[after:]
+
     def embed(self, texts: Any, *, batch_size: int = 64, dtype: str = "float32") -> np.ndarray:
         """Vectors (N, D) of N texts, or of N (text, second text)."""
         raise self._cannot("makes no vectors")
 
     def _cannot(self, what: str) -> ModelError:
         return ModelError(f"what {self.made_by or 'its maker'} saved here {what}", where=str(self.run))
+
+
+def in_parts(
+    rows: Sequence[Any], answer: Callable[[Any], list[Answer]], batch_size: int, after: int
+) -> Iterator[list[Answer]]:
+    """Answer rows in parts that grow until one takes minutes, so that little is lost where that is stopped.
+
+    Args:
+        rows: all of a file.
+        answer: some rows -> an answer for each.
+        batch_size: rows in one forward pass.
+        after: the rows at the start that are left out.
+    """
+    size, start = _FIRST_BATCHES * batch_size, after
+    with track("predicting", len(rows)) as bar:
+        while start < len(rows):
+            began = time.monotonic()
+            with part_of(bar, start):
+                answers = answer(rows[start : start + size])
+            start = min(start + size, len(rows))
+            bar.update(start)
+            if time.monotonic() - began < _PART_SECONDS / 2:
+                size *= 2
+            yield answers

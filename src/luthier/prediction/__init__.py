@@ -8,6 +8,7 @@ _HOMES = {
     "predict": "luthier.prediction.texts",
     "predict_file": "luthier.prediction.texts",
     "predict_texts": "luthier.prediction.texts",
+    "write_predictions": "luthier.prediction.writing",
     "extract": "luthier.prediction.extracting",
     "embed": "luthier.prediction.embedding",
     "embed_file": "luthier.prediction.embedding",

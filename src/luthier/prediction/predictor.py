@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.models.predictor import Answer, Predictor
+from luthier.models.predictor import Answer, Predictor, in_parts
 from luthier.registry import PREDICTORS
 
 if TYPE_CHECKING:
@@ -47,6 +47,13 @@ class TaskModelPredictor(Predictor):
         from luthier.prediction.rows import rows_of_file
 
         return self._answers(rows_of_file(str(file), self.card), batch_size)
+
+    def answers_in_parts(self, file: str | Path, *, batch_size: int = 64, after: int = 0) -> Iterator[list[Answer]]:
+        from luthier.prediction.rows import rows_of_file
+
+        return in_parts(
+            rows_of_file(str(file), self.card), lambda rows: self._answers(rows, batch_size), batch_size, after
+        )
 
     def _answers(self, rows: list[Answer], batch_size: int) -> list[Answer]:
         from luthier.prediction.texts import answers_of

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from luthier.models.predictor import Answer, Predictor
+from luthier.models.predictor import Answer, Predictor, in_parts
 from luthier.registry import PREDICTORS
 
 if TYPE_CHECKING:
@@ -46,10 +46,15 @@ class MaskedModelPredictor(Predictor):
         return self._answers(paired(texts, None), batch_size)
 
     def predict_file(self, file: str | Path, *, batch_size: int = 64) -> list[Answer]:
+        return self._answers(self._texts_of(file), batch_size)
+
+    def answers_in_parts(self, file: str | Path, *, batch_size: int = 64, after: int = 0) -> Iterator[list[Answer]]:
+        return in_parts(self._texts_of(file), lambda texts: self._answers(texts, batch_size), batch_size, after)
+
+    def _texts_of(self, file: str | Path) -> Any:
         from luthier.data.texts import texts_of_file
 
-        column = (self.card.columns or {}).get("text", "text")
-        return self._answers(texts_of_file(file, text=str(column)), batch_size)
+        return texts_of_file(file, text=str((self.card.columns or {}).get("text", "text")))
 
     def _answers(self, texts: list[str], batch_size: int) -> list[Answer]:
         from luthier.pretraining.answering import answer

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.models.predictor import Answer, Predictor
+from luthier.models.predictor import Answer, Predictor, in_parts
 from luthier.registry import PREDICTORS
 
 if TYPE_CHECKING:
@@ -49,14 +49,20 @@ class SharedEncoderPredictor(Predictor):
         return self._answers(paired(texts, pairs), batch_size)
 
     def predict_file(self, file: str | Path, *, batch_size: int = 64) -> list[Answer]:
+        return self._answers(self._texts_of(file), batch_size)
+
+    def answers_in_parts(self, file: str | Path, *, batch_size: int = 64, after: int = 0) -> Iterator[list[Answer]]:
+        return in_parts(self._texts_of(file), lambda texts: self._answers(texts, batch_size), batch_size, after)
+
+    def embed(self, texts: Any, *, batch_size: int = 64, dtype: str = "float32") -> np.ndarray:
+        return self.encoder.encode(texts, batch_size=batch_size, dtype=dtype)
+
+    def _texts_of(self, file: str | Path) -> Any:
         from luthier.data.texts import texts_of_file
 
         heads = self.encoder.heads.values()
         in_pairs = bool(heads) and all(head.pairs for head in heads)
-        return self._answers(texts_of_file(file, text_pair="text_pair" if in_pairs else None), batch_size)
-
-    def embed(self, texts: Any, *, batch_size: int = 64, dtype: str = "float32") -> np.ndarray:
-        return self.encoder.encode(texts, batch_size=batch_size, dtype=dtype)
+        return texts_of_file(file, text_pair="text_pair" if in_pairs else None)
 
     def _answers(self, texts: Any, batch_size: int) -> list[Answer]:
         predictions = self.encoder.predict(texts, batch_size=batch_size)
