@@ -40,7 +40,13 @@ def recipe(folder: Path, **tune: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("heads", "epochs"), [("span", 40), ("table", 80)])
 def test_it_learns_thirty_sentences_and_tells_them(heads: str, epochs: int, tmp_path: Path):
-    tune = {"method": "full", "epochs": epochs, "learning_rate": 3e-3, "head": {"max_span_size": 4, "heads": heads}}
+    tune = {
+        "method": "full",
+        "epochs": epochs,
+        "learning_rate": 3e-3,
+        "evaluate_every": 100,
+        "head": {"max_span_size": 4, "heads": heads},
+    }
     run(recipe(tmp_path, **tune), output=tmp_path / "runs")
     folder = tmp_path / "runs" / "own"
     metrics = json.loads(next(folder.glob("**/*evaluate*/metrics.json")).read_text())
