@@ -11,9 +11,10 @@ import pytest
 
 from luthier.api import run
 from luthier.cli import main
-from luthier.errors import DataError, ModelError
+from luthier.errors import DataError, ModelError, WorkspaceError
 from luthier.extraction.formats.files import read_documents, write_documents
 from luthier.prediction.extracting import documents_of_file, documents_of_texts, extract
+from luthier.prediction.texts import answers_of
 from tests.extraction.sentences import DOCUMENTS, LABELS, tiny_encoder, write
 
 TEXT = "Anna Berg works for Nordic Paper."
@@ -100,6 +101,42 @@ def test_the_command_writes_lines_suggestions_a_page_and_a_graph(
     assert json.loads(graph.read_text())["@graph"]
     said = capsys.readouterr()
     assert (said.out + said.err).count("wrote") == 3
+
+
+def unwritten(_rows: Any, output: str) -> None:
+    raise WorkspaceError("no space left", where=output, fix="free some space")
+
+
+def test_a_stopped_command_goes_on_and_nothing_found_is_lost_before_it_is_written(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    asked: list[int] = []
+
+    def counted(model: Any, tokenizer: Any, card: Any, rows: list[Any], batch_size: int) -> list[Any]:
+        if sum(asked) == 12 and not stopped:
+            stopped.append(True)
+            raise KeyboardInterrupt
+        asked.append(len(rows))
+        return answers_of(model, tokenizer, card, rows, batch_size)
+
+    stopped: list[bool] = []
+    monkeypatch.setattr("luthier.models.predictor._FIRST_BATCHES", 1)
+    monkeypatch.setattr("luthier.models.predictor._PART_SECONDS", 0)
+    monkeypatch.setattr("luthier.prediction.texts.answers_of", counted)
+    file, output, page = write(tmp_path / "asked.json", DOCUMENTS), tmp_path / "out.jsonl", tmp_path / "page.html"
+    command = ["extract", str(trained), "--file", file, "--batch-size", "4", "--output", str(output)]
+    assert main(command) == 130
+    assert "goes on behind the rows that were answered" in capsys.readouterr().err
+    assert not output.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("luthier.cli.asking._write_lines", unwritten)
+        assert main(command) == 6
+    assert sum(asked) == len(DOCUMENTS)
+    assert main([*command, "--view", str(page)]) == 0
+    assert sum(asked) == len(DOCUMENTS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["asked.json", "out.jsonl", "page.html"]
+    found = [told(json.loads(line)) for line in output.read_text().splitlines()]
+    assert found == [told(one) for one in extract(trained, documents_of_file(file))[0]]
 
 
 def test_what_can_not_be_is_refused_before_the_model_is_loaded(trained: Path, tmp_path: Path):

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
@@ -16,10 +17,10 @@ from luthier.errors import WorkspaceError
 from luthier.models.card import ModelCard, write_card
 from luthier.models.manifest import write_manifest
 from luthier.models.predictor import Predictor, in_parts
-from luthier.prediction import predict_file
+from luthier.prediction import embed_file, predict_file
 from luthier.prediction.writing import write_predictions
 from luthier.registry import PREDICTORS
-from luthier.storage.part_file import part_file
+from luthier.storage.part_file import Arrays, Lines, part_file
 
 KEY, OTHER = "a" * 64, "b" * 64
 
@@ -28,6 +29,8 @@ class Speller(Predictor):
     """Counts letters, row by row, and takes note of what it was asked."""
 
     name = "speller"
+    made_by = "a spell stage"
+    embeds = True
     asked: list[str] = []
     stops_at: str | None = None
 
@@ -38,6 +41,9 @@ class Speller(Predictor):
         self, file: str | Path, *, batch_size: int = 64, after: int = 0
     ) -> Iterator[list[dict[str, Any]]]:
         return in_parts(Path(file).read_text().splitlines(), self._answers, batch_size, after)
+
+    def embed(self, texts: Any, *, batch_size: int = 64, dtype: str = "float32") -> np.ndarray:
+        return np.array([[one["length"]] for one in self._answers(texts)], dtype=dtype)
 
     def _answers(self, texts: list[str]) -> list[dict[str, Any]]:
         if self.stops_at in texts:
@@ -115,20 +121,51 @@ def test_names_are_taken_as_they_are_and_neighbours_stay(tmp_path: Path):
     place, neighbour = tmp_path / "a[b]*? é" / "[x]*.jsonl", tmp_path / "a[b]*? é" / f"x.jsonl.{OTHER[:16]}.part"
     neighbour.parent.mkdir()
     neighbour.touch()
-    with suppress(RuntimeError), part_file(place, KEY) as part:
+    with suppress(RuntimeError), part_file(place, KEY, Lines, becomes=True) as part:
         part.append("1\n2\n")
         raise RuntimeError("stopped")
-    with part_file(place, KEY) as part:
-        assert part.lines == 2
+    with part_file(place, KEY, Lines, becomes=True) as part:
+        assert part.count == 2
         part.append("3\n")
     assert place.read_text() == "1\n2\n3\n"
     assert sorted(path.name for path in place.parent.iterdir()) == sorted([place.name, neighbour.name])
 
 
 def test_no_rows_make_an_empty_file(tmp_path: Path):
-    with part_file(tmp_path / "out.jsonl", KEY) as part:
-        assert part.lines == 0
+    with part_file(tmp_path / "out.jsonl", KEY, Lines, becomes=True) as part:
+        assert part.count == 0
     assert (tmp_path / "out.jsonl").read_text() == ""
+
+
+def test_arrays_are_gone_on_with_behind_the_last_whole_one(tmp_path: Path):
+    place, values = tmp_path / "v.npy", np.arange(24, dtype="float16").reshape(8, 3)
+    with suppress(RuntimeError), part_file(place, KEY, Arrays, becomes=False) as part:
+        for rows in (values[:2], values[2:5], values[5:]):
+            part.append(rows)
+        raise RuntimeError("stopped")
+    whole = part.path.read_bytes()
+    for cut, count in ((0, 8), (1, 5), (19, 5), (130, 5), (150, 2), (len(whole) - 3, 0), (len(whole), 0)):
+        part.path.write_bytes(whole[: len(whole) - cut])
+        again = Arrays(part.path)
+        assert again.count == count
+        again.append(values[count:])
+        assert (again.joined() == values).all()
+    with part_file(place, KEY, Arrays, becomes=False):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_vectors_are_gone_on_with(run: str, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Speller, "stops_at", f"row {'a' * 10}")
+        assert main(["embed", run, "--file", "rows.txt", "--output", "v.npy", "--batch-size", "2"]) == 130
+    assert len(Speller.asked) == 8
+    assert embed_file(run, "rows.txt", "v.npy", batch_size=2) == (40, 1)
+    assert Speller.asked == Path("rows.txt").read_text().splitlines()
+    assert np.load("v.npy").tolist() == [[4.0 + i] for i in range(40)]
+    assert sorted(path.name for path in Path().iterdir()) == ["rows.txt", "runs", "v.npy"]
+    assert embed_file(run, "rows.txt", "v.npy", dtype="float64") == (40, 1)
+    assert np.load("v.npy").dtype == "float64"
 
 
 def test_parts_grow_until_one_takes_a_minute(monkeypatch):

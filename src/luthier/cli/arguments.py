@@ -17,6 +17,8 @@ from luthier.errors import LuthierError, nearest
 VERBS = "known_verbs"
 OUTPUT = "runs"
 _RUNNING = ("run", "compare")
+# Verbs that keep the answers so far beside their --output.
+_KEEPING = ("predict", "embed", "extract")
 _GOES_ON = (
     "run the same command again; it keeps every finished stage, and goes on from the newest whole checkpoint where "
     "there is one"
@@ -346,7 +348,8 @@ def _unwritable(error: Exception) -> int | None:
 def _after_a_stop(parsed: argparse.Namespace) -> str:
     if parsed.verb in _RUNNING:
         return _GOES_ON
-    return _ANSWERS_GO_ON if parsed.verb == "predict" and parsed.file and parsed.output else _BEGINS_ANEW
+    kept = parsed.verb in _KEEPING and parsed.output and (parsed.file or parsed.verb != "predict")
+    return _ANSWERS_GO_ON if kept else _BEGINS_ANEW
 
 
 def _less_memory(parsed: argparse.Namespace) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +14,27 @@ from luthier.storage.nearby import check_there
 
 
 def predict(arguments: argparse.Namespace) -> None:
+    from luthier.prediction.texts import predict_file, predict_texts
+    from luthier.prediction.writing import write_predictions
     from luthier.progress import progress_display
 
     _refuse_pair_of_file(arguments, "name the file's column of second texts as in training, `text_pair`")
     _check_lines_place(arguments.output, arguments.file)
-    with progress_display():
-        rows, before = _predicted(arguments)
-    if arguments.output:
+    how = {"batch_size": arguments.batch_size, "allow": arguments.allow}
+    if arguments.file and arguments.output:
+        with progress_display():
+            rows, before = write_predictions(arguments.run, arguments.file, arguments.output, **how)
         told = f", {before} of them by an earlier command" if before else ""
         console().print(f"wrote {rows} predictions to {arguments.output}{told}", soft_wrap=True)
-
-
-def _predicted(arguments: argparse.Namespace) -> tuple[int, int]:
-    """Answer and write; how many rows, and how many of them an earlier command had answered."""
-    from luthier.prediction.texts import predict_file, predict_texts
-    from luthier.prediction.writing import write_predictions
-
-    options = {"batch_size": arguments.batch_size, "allow": arguments.allow}
-    if arguments.file and arguments.output:
-        return write_predictions(arguments.run, arguments.file, arguments.output, **options)
-    if arguments.text:
-        found = predict_texts(arguments.run, arguments.text, arguments.pair, **options)
-    else:
-        found = predict_file(arguments.run, arguments.file, **options)
+        return
+    with progress_display():
+        if arguments.text:
+            found = predict_texts(arguments.run, arguments.text, arguments.pair, **how)
+        else:
+            found = predict_file(arguments.run, arguments.file, **how)
     _write_lines(found, arguments.output)
-    return len(found), 0
+    if arguments.output:
+        console().print(f"wrote {len(found)} predictions to {arguments.output}", soft_wrap=True)
 
 
 def _write_lines(rows: list[Any], output: str | None) -> None:
@@ -91,13 +88,20 @@ def extract(arguments: argparse.Namespace) -> None:
             documents = extracting.documents_of_lines(arguments.jsonl, arguments.column or "text", **options)
         else:
             documents = extracting.documents_of_file(arguments.file, **options)
-        found, types = extracting.extract(
-            arguments.run, documents, batch_size=arguments.batch_size, allow=arguments.allow
-        )
-    _write_extractions(arguments, found, types)
+        how = {"batch_size": arguments.batch_size, "allow": arguments.allow}
+        if arguments.output:
+            write = partial(_write_extractions, arguments)
+            written = extracting.extract_and_write(arguments.run, documents, arguments.output, write, **how)
+        else:
+            found, types = extracting.extract(arguments.run, documents, **how)
+    if not arguments.output:
+        written = _write_extractions(arguments, found, types)
+    for one in written:
+        console().print(f"wrote {one}", soft_wrap=True)
 
 
-def _write_extractions(arguments: argparse.Namespace, found: list[Any], types: Any) -> None:
+def _write_extractions(arguments: argparse.Namespace, found: list[Any], types: Any) -> list[str]:
+    """What was written, in words; nothing where it went to standard output."""
     from luthier.extraction import write_documents, write_graph, write_view
 
     written = []
@@ -113,8 +117,7 @@ def _write_extractions(arguments: argparse.Namespace, found: list[Any], types: A
         written.append(f"a graph to {write_graph(Path(arguments.graph), found, types)}")
     if not written:
         _write_lines(found, None)
-    for one in written:
-        console().print(f"wrote {one}", soft_wrap=True)
+    return written
 
 
 def embed(arguments: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from luthier.errors import ModelError
 from luthier.models.settings import Danger
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Answer = dict[str, Any]
+Answers = TypeVar("Answers")
 _FIRST_BATCHES, _PART_SECONDS = 4, 120
 
 
@@ -73,8 +74,8 @@ class Predictor:
 
 
 def in_parts(
-    rows: Sequence[Any], answer: Callable[[Any], list[Answer]], batch_size: int, after: int
-) -> Iterator[list[Answer]]:
+    rows: Sequence[Any], answer: Callable[[Any], Answers], batch_size: int, after: int, told: str = "predicting"
+) -> Iterator[Answers]:
     """Answer rows in parts that grow until one takes minutes, so that little is lost where that is stopped.
 
     Args:
@@ -82,9 +83,10 @@ def in_parts(
         answer: some rows -> an answer for each.
         batch_size: rows in one forward pass.
         after: the rows at the start that are left out.
+        told: what the bar says of it; a bar of this name that `answer` shows is shown in it.
     """
     size, start = _FIRST_BATCHES * batch_size, after
-    with track("predicting", len(rows)) as bar:
+    with track(told, len(rows)) as bar:
         while start < len(rows):
             began = time.monotonic()
             with part_of(bar, start):

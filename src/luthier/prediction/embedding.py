@@ -74,7 +74,7 @@ def embed_file(
     dtype: str = "float32",
     allow: Collection[Danger] = (),
 ) -> tuple[int, int]:
-    """Write the vectors of a file's texts; see `write_vectors`.
+    """Write the vectors of a file's texts; see `write_vectors`. The same call goes on with one that was stopped.
 
     Args:
         file: csv, tsv, jsonl, parquet or txt.
@@ -94,10 +94,22 @@ def embed_file(
 def _written(
     run: str | Path, texts: Any, output: str | Path, batch_size: int, dtype: str, allow: Collection[Danger]
 ) -> tuple[int, int]:
+    from luthier.models.predictor import in_parts
+    from luthier.prediction.writing import key_of
+    from luthier.storage.part_file import Arrays, part_file
+
     check_output(output)
     with noise_logged():
-        vectors = load_embedder(run, allow).embed(texts, batch_size=batch_size, dtype=dtype)
-    write_vectors(output, texts, vectors)
+        embedder = load_embedder(run, allow)
+
+        def embedded(some: Any) -> np.ndarray:
+            return embedder.embed(some, batch_size=batch_size, dtype=dtype)
+
+        with part_file(Path(output), key_of(run, [list(texts), dtype]), Arrays, becomes=False) as part:
+            for vectors in in_parts(texts, embedded, batch_size, part.count, "encoding text"):
+                part.append(vectors)
+            vectors = part.joined() if part.count else embedded(texts)
+            write_vectors(output, texts, vectors)
     return vectors.shape[0], vectors.shape[1]
 
 

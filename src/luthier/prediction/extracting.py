@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from luthier.data.sources.base import unpacked
 from luthier.errors import DataError
@@ -16,6 +17,8 @@ from luthier.extraction.types import Types
 from luthier.models.quiet import noise_logged
 from luthier.models.settings import Danger
 from luthier.prediction.loading import check_run, load_predictor
+
+Written = TypeVar("Written")
 
 
 def documents_of_texts(texts: Sequence[str], *, tokeniser: str = "words") -> list[Document]:
@@ -96,25 +99,71 @@ def extract(
     Raises:
         ModelError: the directory holds no whole model, or one of another task.
     """
+    with noise_logged():
+        answered, types = _asked(run, batch_size, allow)
+        answers = answered(_rows(documents))
+    return _found(documents, answers), types
+
+
+def extract_and_write(
+    run: str | Path,
+    documents: Sequence[Document],
+    output: str | Path,
+    write: Callable[[list[Document], Types], Written],
+    *,
+    batch_size: int = 64,
+    allow: Collection[Danger] = (),
+) -> Written:
+    """The same, and what is found is written. Until that is done it is kept beside the output, and the same call goes
+    on with one that was stopped.
+
+    Args:
+        output: a file that `write` makes.
+        write: documents and types -> what is returned.
+
+    Raises:
+        WorkspaceError: the output can't be written, or another process writes it.
+    """
+    from luthier.models.predictor import in_parts
+    from luthier.prediction.writing import as_lines, key_of
+    from luthier.storage.part_file import Lines, part_file
+
+    rows = _rows(documents)
+    with noise_logged():
+        answered, types = _asked(run, batch_size, allow)
+        with part_file(Path(output), key_of(run, rows), Lines, becomes=False) as part:
+            for answers in in_parts(rows, answered, batch_size, part.count):
+                part.append(as_lines(answers))
+            return write(_found(documents, [json.loads(line) for line in part.lines()]), types)
+
+
+def _asked(
+    run: str | Path, batch_size: int, allow: Collection[Danger]
+) -> tuple[Callable[[list[Any]], list[Any]], Types]:
+    """What answers rows, and the types that it tells apart."""
     from luthier.extraction.pipeline import check_task
     from luthier.prediction.texts import answers_of
 
     check_run(run)
-    with noise_logged():
-        predictor: Any = load_predictor(run, allow)
-        card = check_task(getattr(predictor, "card", None), str(run))
-        rows = [{"tokens": list(one["tokens"])} for one in documents]
-        model, tokenizer = predictor.loaded
-        answers = answers_of(model, tokenizer, card, rows, batch_size)
+    predictor: Any = load_predictor(run, allow)
+    card = check_task(getattr(predictor, "card", None), str(run))
+    model, tokenizer = predictor.loaded
+    return lambda rows: answers_of(model, tokenizer, card, rows, batch_size), Types.of_labels(card.labels or [])
+
+
+def _rows(documents: Sequence[Document]) -> list[Any]:
+    return [{"tokens": list(one["tokens"])} for one in documents]
+
+
+def _found(documents: Sequence[Document], answers: Sequence[Any]) -> list[Document]:
     kept = ("id", "tokens", "text", "offsets")
-    found = [
+    return [
         with_places(
             {key: one[key] for key in kept if key in one}
             | {key: [_rounded(item) for item in answer[key]] for key in ("entities", "relations")}
         )
         for one, answer in zip(documents, answers, strict=True)
     ]
-    return found, Types.of_labels(card.labels or [])
 
 
 def _rounded(item: dict[str, Any]) -> dict[str, Any]:

@@ -29,17 +29,17 @@ def write_predictions(
         DataError: the file can't be read, or lacks a column.
         WorkspaceError: the output can't be written, or another process writes it.
     """
-    from luthier.storage.part_file import part_file
+    from luthier.storage.part_file import Lines, part_file
 
     check_run(run)
     check_there_and_filled(str(file))
     with noise_logged():
         predictor = load_predictor(run, allow)
-        with part_file(Path(output), _key(run, file)) as part:
-            before = part.lines
+        with part_file(Path(output), key_of(run, _content(file)), Lines, becomes=True) as part:
+            before = part.count
             for answers in predictor.answers_in_parts(file, batch_size=batch_size, after=before):
                 part.append(as_lines(answers))
-            return part.lines, before
+            return part.count, before
 
 
 def as_lines(rows: Iterable[Any]) -> str:
@@ -47,17 +47,27 @@ def as_lines(rows: Iterable[Any]) -> str:
     return "".join(json.dumps(redact_values(row), ensure_ascii=False) + "\n" for row in rows)
 
 
-def _key(run: str | Path, file: str | Path) -> str:
-    """What tells that the answers so far are those of this model to this file."""
+def key_of(run: str | Path, asked: Any) -> str:
+    """What tells that the answers so far are those of this model, in this version, to what it is asked.
+
+    Args:
+        run: a run, cell, stage or artefact directory.
+        asked: plain data.
+    """
     from luthier._version import __version__
     from luthier.models.manifest import MANIFEST
     from luthier.models.references import resolve
     from luthier.storage.files import sha256_of
     from luthier.storage.keys import digest_of
-    from luthier.storage.paths import user_path
 
     folder = resolve(str(run)).path
     manifest = None if folder is None else folder / MANIFEST
-    model = sha256_of(manifest) if manifest is not None and manifest.is_file() else str(run)
+    return digest_of([__version__, sha256_of(manifest) if manifest and manifest.is_file() else str(run), asked])
+
+
+def _content(file: str | Path) -> str:
+    from luthier.storage.files import sha256_of
+    from luthier.storage.paths import user_path
+
     place = user_path(file)
-    return digest_of([__version__, model, sha256_of(place) if place.is_file() else str(file)])
+    return sha256_of(place) if place.is_file() else str(file)
