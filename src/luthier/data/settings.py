@@ -176,7 +176,7 @@ class DataSettings(Settings):
     def _columns_differ(self) -> DataSettings:
         read: dict[str, str] = {}
         for name, column in self.columns().items():
-            if len(set(column)) < len(column) and isinstance(column, list):
+            if isinstance(column, list) and len(set(column)) < len(column):
                 raise ValueError(f"`{name}` names a column twice")
             for one in [column] if isinstance(column, str) else column:
                 if read.setdefault(one, name) != name:

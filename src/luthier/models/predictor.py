@@ -73,6 +73,24 @@ class Predictor:
         return ModelError(f"what {self.made_by or 'its maker'} saved here {what}", where=str(self.run))
 
 
+class RowPredictor(Predictor):
+    """One that answers some rows of a file without the others."""
+
+    def predict_file(self, file: str | Path, *, batch_size: int = 64) -> list[Answer]:
+        return self._answers(self._rows_of(file), batch_size)
+
+    def answers_in_parts(self, file: str | Path, *, batch_size: int = 64, after: int = 0) -> Iterator[list[Answer]]:
+        return in_parts(self._rows_of(file), lambda rows: self._answers(rows, batch_size), batch_size, after)
+
+    def _rows_of(self, file: str | Path) -> Any:
+        """What is asked about each row of a file."""
+        raise self._cannot("predicts nothing")
+
+    def _answers(self, rows: Any, batch_size: int) -> list[Answer]:
+        """An answer to each of these rows."""
+        raise self._cannot("predicts nothing")
+
+
 def in_parts(
     rows: Sequence[Any], answer: Callable[[Any], Answers], batch_size: int, after: int, told: str = "predicting"
 ) -> Iterator[Answers]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.models.predictor import Answer, Predictor, in_parts
+from luthier.models.predictor import Answer, RowPredictor
 from luthier.registry import PREDICTORS
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @PREDICTORS.register
-class TaskModelPredictor(Predictor):
+class TaskModelPredictor(RowPredictor):
     """Asks a model that was tuned on one task in the columns that it was trained on."""
 
     name = "task_model"
@@ -43,17 +43,10 @@ class TaskModelPredictor(Predictor):
 
         return self._answers(rows_of_texts(texts, pairs, self.card, str(self.run)), batch_size)
 
-    def predict_file(self, file: str | Path, *, batch_size: int = 64) -> list[Answer]:
+    def _rows_of(self, file: str | Path) -> list[Answer]:
         from luthier.prediction.rows import rows_of_file
 
-        return self._answers(rows_of_file(str(file), self.card), batch_size)
-
-    def answers_in_parts(self, file: str | Path, *, batch_size: int = 64, after: int = 0) -> Iterator[list[Answer]]:
-        from luthier.prediction.rows import rows_of_file
-
-        return in_parts(
-            rows_of_file(str(file), self.card), lambda rows: self._answers(rows, batch_size), batch_size, after
-        )
+        return rows_of_file(str(file), self.card)
 
     def _answers(self, rows: list[Answer], batch_size: int) -> list[Answer]:
         from luthier.prediction.texts import answers_of

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.models.predictor import Answer, Predictor, in_parts
+from luthier.models.predictor import Answer, RowPredictor
 from luthier.registry import PREDICTORS
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @PREDICTORS.register
-class MaskedModelPredictor(Predictor):
+class MaskedModelPredictor(RowPredictor):
     """Asks a masked language model that a `pretrain` stage made.
 
     A text with the tokenizer's mask token, or with `[MASK]`, is completed: `fills` has for every mask the five
@@ -45,13 +45,7 @@ class MaskedModelPredictor(Predictor):
             raise DataError("a masked language model reads one text a row", fix="leave the second texts out")
         return self._answers(paired(texts, None), batch_size)
 
-    def predict_file(self, file: str | Path, *, batch_size: int = 64) -> list[Answer]:
-        return self._answers(self._texts_of(file), batch_size)
-
-    def answers_in_parts(self, file: str | Path, *, batch_size: int = 64, after: int = 0) -> Iterator[list[Answer]]:
-        return in_parts(self._texts_of(file), lambda texts: self._answers(texts, batch_size), batch_size, after)
-
-    def _texts_of(self, file: str | Path) -> Any:
+    def _rows_of(self, file: str | Path) -> Any:
         from luthier.data.texts import texts_of_file
 
         return texts_of_file(file, text=str((self.card.columns or {}).get("text", "text")))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.models.predictor import Answer, Predictor, in_parts
+from luthier.models.predictor import Answer, RowPredictor
 from luthier.registry import PREDICTORS
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @PREDICTORS.register
-class SharedEncoderPredictor(Predictor):
+class SharedEncoderPredictor(RowPredictor):
     """Asks all heads of an encoder that a `represent` stage, or `SharedEncoder.save`, made; on the accelerator where
     there is one.
 
@@ -48,16 +48,10 @@ class SharedEncoderPredictor(Predictor):
 
         return self._answers(paired(texts, pairs), batch_size)
 
-    def predict_file(self, file: str | Path, *, batch_size: int = 64) -> list[Answer]:
-        return self._answers(self._texts_of(file), batch_size)
-
-    def answers_in_parts(self, file: str | Path, *, batch_size: int = 64, after: int = 0) -> Iterator[list[Answer]]:
-        return in_parts(self._texts_of(file), lambda texts: self._answers(texts, batch_size), batch_size, after)
-
     def embed(self, texts: Any, *, batch_size: int = 64, dtype: str = "float32") -> np.ndarray:
         return self.encoder.encode(texts, batch_size=batch_size, dtype=dtype)
 
-    def _texts_of(self, file: str | Path) -> Any:
+    def _rows_of(self, file: str | Path) -> Any:
         from luthier.data.texts import texts_of_file
 
         heads = self.encoder.heads.values()

@@ -20,6 +20,7 @@ from luthier.data.guessing.columns import (
     told_labels,
 )
 from luthier.data.reading.forms import conversation_columns, conversation_form, example_of, form_of, in_form
+from luthier.data.rows.canonical import as_flag
 from luthier.data.rows.labels import seems_missing
 from luthier.data.table import Table
 from luthier.errors import DataError
@@ -361,7 +362,7 @@ def _flags(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
         return None
     names, held = _texts_of(columns, texts)
     found = TaskGuess("multi_label", _renamed(names) | {"label": flags}, shown=tuple(names.values()))
-    some = [name for name in flags for said in columns[name].labels if said.lower() in ("1", "true")]
+    some = [name for name in flags for value in columns[name].values if as_flag(value)]
     found.said = [
         f"{held} the text, {', '.join(map(repr, flags))} whether it is of each class",
         f"labels seen: {told_labels(some)}",

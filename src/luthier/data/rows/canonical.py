@@ -229,7 +229,7 @@ def as_score(value: Any) -> float:
     return score
 
 
-def _as_flag(value: Any) -> bool:
+def as_flag(value: Any) -> bool:
     """A cell that says yes or no: 1 and 0, true and false, yes and no, in whatever case."""
     if is_missing(value) or value == "":
         raise BadCellError("is missing")
@@ -244,7 +244,7 @@ def _as_classes(names: Sequence[str], cells: Sequence[Any]) -> list[str]:
     found = []
     for name, value in zip(names, cells, strict=True):
         try:
-            if _as_flag(value):
+            if as_flag(value):
                 found.append(name)
         except BadCellError as error:
             raise BadCellError(str(error), name) from None
