@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -179,14 +178,15 @@ def test_the_modules_of_a_folder_beside_a_plugin_count(tmp_path: Path, monkeypat
     assert found == {"mine", "near.part"} | ({"near"} if package else set())
 
 
-def test_it_is_fast_once_files_are_known():
-    Sources().code_digest(LORA)
-    taken = []
-    for _ in range(5):
-        started = time.process_time()
-        Sources().code_digest(LORA)
-        taken.append(time.process_time() - started)
-    assert min(taken) < 0.15
+def test_a_known_file_is_neither_read_nor_parsed_again(tree: Path, monkeypatch):
+    before = Sources({"luthier": tree}).code_digest(LORA)
+
+    def refuse(path: Path, *_: str):
+        raise AssertionError(f"{path} was read again")
+
+    monkeypatch.setattr("luthier.storage.code.sha256_of", refuse)
+    monkeypatch.setattr("luthier.storage.code.facts_of", refuse)
+    assert Sources({"luthier": tree}).code_digest(LORA) == before
 
 
 RUN = """
