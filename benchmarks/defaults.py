@@ -2,7 +2,7 @@
 
 Every method is trained at three to six rates on two data sets that no other benchmark reports; prompts, which are
 small beside the task head, also at two rates of the head and from two starts. Of the rates at which no run failed, what
-has the best mean validation accuracy becomes the method's default in `src/luthier/tuning/methods/`.
+has the best mean validation accuracy becomes the method's `default_learning_rate`.
 """
 
 from __future__ import annotations

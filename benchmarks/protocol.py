@@ -123,7 +123,7 @@ def run(study: Study, options: argparse.Namespace) -> None:
     study = study.at(options.scale)
     if options.model:
         study = replace(study, model=options.model)
-    _exists(study.model)
+    bed_exists(study.model)
     bench = harness.Bench(study.model)
 
     def measure(cell: dict[str, Any]) -> dict[str, Any]:
@@ -145,7 +145,8 @@ def run(study: Study, options: argparse.Namespace) -> None:
         cells(list(finals(study, chosen, seeds_of(study, list(done["cells"].values())))))
 
 
-def _exists(model: str) -> None:
+def bed_exists(model: str) -> None:
+    """Say how to make the masked LM where it is meant and not there."""
     if model == str(MASKED_LM) and not MASKED_LM.exists():
         raise ModelError(
             f"the test bed {MASKED_LM} is not there",
@@ -294,4 +295,15 @@ def _power(study: Study, comparison: Comparison, cells: Cells) -> str:
     return f"Pilot: paired seeds deviate by {pilot.deviation:.3f}, {seeds} {half:.3f}."
 
 
-__all__ = ["MASKED_LM", "Arm", "Comparison", "Study", "arguments", "at_rates", "findings", "page", "run"]
+__all__ = [
+    "MASKED_LM",
+    "Arm",
+    "Comparison",
+    "Study",
+    "arguments",
+    "at_rates",
+    "bed_exists",
+    "findings",
+    "page",
+    "run",
+]

@@ -56,6 +56,7 @@ SCRIPTS = (
     "preambles",
     "rollout",
     "defaults",
+    "defaults_language",
 )
 HEADER = """\
 # Results

@@ -26,7 +26,7 @@ from typing import Any
 
 import harness
 from evidence import COLUMNS, Claim, Differences, Finding, findings_of, hours_of
-from protocol import MASKED_LM
+from protocol import MASKED_LM, bed_exists
 from tables import Cells, pick, table
 from task_prefixes import encoder_of, labelled, source, trained_together
 
@@ -72,8 +72,7 @@ ALIVE = Claim(
 
 def main() -> None:
     options = harness.arguments(__doc__)
-    if not MASKED_LM.exists():
-        raise SystemExit(f"the test bed {MASKED_LM} is not there: luthier run recipes/local/masked_lm.yaml makes it")
+    bed_exists(str(MASKED_LM))
     bench = harness.Bench(str(MASKED_LM))
 
     def cells(wanted: list[dict[str, Any]]) -> Cells:
