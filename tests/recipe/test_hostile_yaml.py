@@ -64,6 +64,17 @@ def test_hostile_yaml_is_an_error_with_its_line(text, line, words):
     assert "fix: " in message
 
 
+@pytest.mark.parametrize(
+    "line", ["seed: 9223372036854775808", f"seed: -{'9' * 39}", "seed: 0x8000000000000000", f"stages: [1, {'9' * 20}]"]
+)
+def test_a_number_that_nothing_counts_to_is_an_error_with_its_line(line):
+    source = parse_yaml(HEAD + line, "r.yaml")
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(source)
+    assert "beyond 9,223,372,036,854,775,807" in str(caught.value)
+    assert "r.yaml:3:" in str(caught.value)
+
+
 def test_the_bomb_is_a_small_file():
     assert len(BOMB) < 1000
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from pydantic import ValidationError
 
 from luthier.errors import RecipeError
 from luthier.recipe.problem import Problem, refusal
 from luthier.recipe.problems import explained, merged
 from luthier.recipe.recipe import RecipeBase, recipe_model, stage_names
-from luthier.recipe.yaml_text import YamlText
+from luthier.recipe.yaml_text import Path, YamlText
 from luthier.registry import classes_stay, import_plugins
+
+# What the libraries below count to.
+_MOST = 2**63 - 1
 
 
 def examined(source: YamlText) -> tuple[RecipeBase | None, list[Problem]]:
@@ -20,7 +26,7 @@ def examined(source: YamlText) -> tuple[RecipeBase | None, list[Problem]]:
     """
     if not isinstance(source.data, dict):
         raise RecipeError("a recipe is a mapping of keys to values", where=source.name, fix="`luthier init` writes one")
-    problems = list(source.problems)
+    problems = [*source.problems, *_beyond_counting(source.data)]
     plugins = source.data.get("plugins")
     for plugin, error in import_plugins(map(str, plugins) if isinstance(plugins, list) else ()).items():
         problems.append(Problem(("plugins",), f"{plugin} can't be imported: {error}"))
@@ -31,6 +37,15 @@ def examined(source: YamlText) -> tuple[RecipeBase | None, list[Problem]]:
     except ValidationError as error:
         problems += merged([problem for detail in error.errors() for problem in explained(detail, source, model)])
     return None, problems
+
+
+def _beyond_counting(node: Any, path: Path = ()) -> Iterator[Problem]:
+    """Whole numbers anywhere in a recipe that are larger than any setting can be."""
+    inside = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list | tuple) else ()
+    for step, below in inside:
+        yield from _beyond_counting(below, (*path, step))
+    if isinstance(node, int) and abs(node) > _MOST:
+        yield Problem(path, f"no whole number here can be beyond {_MOST:,}", "where text is meant, write it in quotes")
 
 
 def checked(source: YamlText) -> RecipeBase:
