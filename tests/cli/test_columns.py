@@ -243,11 +243,13 @@ def test_every_trained_task_is_predicted_from_python_as_from_the_command_line(tr
 def test_answers_that_are_written_in_parts_are_those_of_all_rows_together(trained, tmp_path, monkeypatch, name):
     case, place = CASES[name], trained(name)
     file, output = place.file(case), tmp_path / "answers.jsonl"
-    monkeypatch.setattr("luthier.models.predictor._FIRST_BATCHES", 1)
-    monkeypatch.setattr("luthier.models.predictor._PART_SECONDS", 0)
+    together = json.loads(json.dumps(predict_file(place.run_folder, file)))
+    for size in ("_SMALL_PART", "_FIRST_PART", "_LARGEST_PART"):
+        monkeypatch.setattr(f"luthier.models.predictor.{size}", 2)
     assert write_predictions(place.run_folder, file, output, batch_size=2) == (len(case.rows), 0)
     found = [json.loads(line) for line in output.read_text().splitlines()]
-    assert near(found, json.loads(json.dumps(predict_file(place.run_folder, file))))
+    assert near(found, together)
+    assert found == json.loads(json.dumps(predict_file(place.run_folder, file, batch_size=2)))
 
 
 def near(one: Any, other: Any) -> bool:

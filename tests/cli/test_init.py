@@ -1,5 +1,6 @@
 """`luthier init` looks at the data: whatever it writes validates, loads and, on the packaged models, trains."""
 
+import csv
 import json
 import random
 import re
@@ -226,13 +227,56 @@ def test_columns_of_0_and_1_are_classes_of_a_text(folder, capsys):
     assert load_data(settings).labels == list(names)
 
 
-def test_a_column_that_is_named_as_labels_are_is_taken_before_flags(folder):
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("category", "single_sentence"),
+        ("issue category", "single_sentence"),
+        ("review_rating", "regression"),
+        ("place", "multi_label"),
+    ],
+)
+def test_a_column_that_is_named_as_labels_are_is_taken_before_flags(folder, capsys, name, task):
     names = ("is_reply", "verified", "edited")
-    told = [(*row, ["up", "down"][i % 2]) for i, row in enumerate(flagged(names))]
-    (folder / "posts.csv").write_text(rows(("id", "text", *names, "category"), *told))
+    values = [1, 2, 3, 4, 5] if task == "regression" else ["up", "down"]
+    told = [(*row, values[i % len(values)]) for i, row in enumerate(flagged(names))]
+    (folder / "posts.csv").write_text(rows(("id", "text", *names, name), *told))
     assert main(["init", "--data", "posts.csv"]) == 0
     settings = load_recipe("recipe.yaml").stage_list()[0].data
-    assert (settings.task, settings.label) == ("single_sentence", "category")
+    several = task == "multi_label"
+    assert settings.label == (list(names) if several else name)
+    assert (settings.task == "multi_label") is several
+    assert ("if one of them, or 'place', is to be learned" in capsys.readouterr().out) is several
+
+
+@pytest.mark.parametrize("words", [("no", "YES"), ("0.0", "1.0"), ("False", "True")])
+def test_flags_are_the_words_that_are_read_as_such(folder, words):
+    names = ("rude", "threat", "insult")
+    told = [(number, text, *(words[flag] for flag in found)) for number, text, *found in flagged(names)]
+    (folder / "posts.csv").write_text(rows(("id", "text", *names), *told))
+    assert main(["init", "--data", "posts.csv"]) == 0
+    settings = load_recipe("recipe.yaml").stage_list()[0].data
+    assert settings.label == list(names)
+    assert load_data(settings).labels == list(names)
+
+
+@pytest.mark.parametrize("name", ["labels", "marks"])
+def test_lists_in_a_csv_are_several_classes_a_text(folder, name):
+    told = [(text, json.dumps(["a", "b"][: i % 3])) for i, text in enumerate(TEXTS)]
+    with (folder / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", name), *told])
+    assert main(["init", "--data", "rows.csv"]) == 0
+    settings = load_recipe("recipe.yaml").stage_list()[0].data
+    assert (settings.task, settings.label) == ("multi_label", name)
+    assert load_data(settings).labels == ["a", "b"]
+
+
+def test_labels_with_commas_between_them_are_asked_about(folder, capsys):
+    told = [(text, ["a", "b", "a,b", "b, c"][i % 4]) for i, text in enumerate(TEXTS)]
+    with (folder / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "topic"), *told])
+    assert main(["init", "--data", "rows.csv"]) == 0
+    assert "some cells of 'topic' hold several labels with commas between them" in capsys.readouterr().out
 
 
 def test_lists_that_are_no_labels_are_said_not_to_be_read(folder, capsys):

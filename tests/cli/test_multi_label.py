@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import ValidationError
@@ -193,6 +196,8 @@ def test_labels_of_a_cell(tmp_path: Path, cell: Any, labels: list[str]):
     ("cell", "told"),
     [
         ('["a"', "is not valid JSON"),
+        ("['a', 'b']", "JSON has double quotes"),
+        ("[" * 100_000, "nested too deeply"),
         ({"a": 1}, "which is no list of labels"),
         (["a", ["b"]], "is no label"),
         (2.5, "2.5"),
@@ -260,11 +265,22 @@ def test_every_class_may_have_a_column(tmp_path: Path, caplog):
     assert "no row is of the class 'spam'" in caplog.text
 
 
+def test_decimal_numbers_of_a_parquet_file_are_numbers(tmp_path: Path):
+    marks = [Decimal("1.0"), Decimal("0.0"), Decimal("1.0"), Decimal("0.0")]
+    columns = {"text": list("abcd"), "rude": marks, "threat": marks[::-1], "kind": [Decimal("1.0"), Decimal("2.5")] * 2}
+    pq.write_table(pa.table(columns), tmp_path / "flags.parquet")
+    file = {"train": str(tmp_path / "flags.parquet")}
+    several = load_data(DataSettings(**file, task="multi_label", label=["rude", "threat"]))
+    assert several.splits["train"]["label"][:] == [["rude"], ["threat"], ["rude"], ["threat"]]
+    assert load_data(DataSettings(**file, task="single_sentence", label="kind")).labels == ["1", "2.5"]
+
+
 @pytest.mark.parametrize(
     ("row", "told"),
     [
         (("b", 1, -1, 0), "row 2 (line 3), column 'threat': holds '-1', which is neither 0 nor 1"),
         (("b", 1, 0, ""), "row 2 (line 3), column 'spam': is missing"),
+        (("b", 1, 0, " "), "row 2 (line 3), column 'spam': is missing"),
         (("b", 0.5, 0, 0), "row 2 (line 3), column 'rude': holds '0.5', which is neither 0 nor 1"),
         (("", 1, 0, 0), "row 2 (line 3), column 'text'"),
     ],

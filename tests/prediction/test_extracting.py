@@ -120,8 +120,7 @@ def test_a_stopped_command_goes_on_and_nothing_found_is_lost_before_it_is_writte
         return answers_of(model, tokenizer, card, rows, batch_size)
 
     stopped: list[bool] = []
-    monkeypatch.setattr("luthier.models.predictor._FIRST_BATCHES", 1)
-    monkeypatch.setattr("luthier.models.predictor._PART_SECONDS", 0)
+    monkeypatch.setattr("luthier.models.predictor._FIRST_PART", 4)
     monkeypatch.setattr("luthier.prediction.texts.answers_of", counted)
     file, output, page = write(tmp_path / "asked.json", DOCUMENTS), tmp_path / "out.jsonl", tmp_path / "page.html"
     command = ["extract", str(trained), "--file", file, "--batch-size", "4", "--output", str(output)]
@@ -137,6 +136,20 @@ def test_a_stopped_command_goes_on_and_nothing_found_is_lost_before_it_is_writte
     assert sorted(path.name for path in tmp_path.iterdir()) == ["asked.json", "out.jsonl", "page.html"]
     found = [told(json.loads(line)) for line in output.read_text().splitlines()]
     assert found == [told(one) for one in extract(trained, documents_of_file(file))[0]]
+
+
+@pytest.mark.parametrize("how", [[], ["--suggest", "spert"], ["--view", "page.html"]])
+def test_annotations_that_are_read_are_not_written_over(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: list[str]
+):
+    monkeypatch.chdir(tmp_path)
+    file = write(tmp_path / "gold.json", DOCUMENTS)
+    (tmp_path / "page.html").symlink_to("gold.json")
+    before = Path(file).read_bytes()
+    output = [] if "--view" in how else ["--output", "gold.json"]
+    assert main(["extract", str(trained), "--file", file, *how, *output]) == 6
+    assert "which would be lost" in capsys.readouterr().err
+    assert Path(file).read_bytes() == before
 
 
 def test_what_can_not_be_is_refused_before_the_model_is_loaded(trained: Path, tmp_path: Path):

@@ -38,22 +38,22 @@ def predict(arguments: argparse.Namespace) -> None:
 
 
 def _write_lines(rows: list[Any], output: str | None) -> None:
-    from luthier.prediction.writing import as_lines
-    from luthier.storage.files import write_text
+    from luthier.prediction.writing import as_lines, place_of_output
+    from luthier.storage.files import write_bytes
 
     if output is None:
-        sys.stdout.write(as_lines(rows))
+        sys.stdout.write(as_lines(rows).decode())
     else:
-        write_text(Path(output), as_lines(rows))
+        write_bytes(place_of_output(output), as_lines(rows))
 
 
 def _check_lines_place(output: str | None, *read: str | None) -> None:
     """Refuse what can't be written when all is done, before anything is."""
     if output is None:
         return
-    from luthier.storage.files import check_place_of
+    from luthier.prediction.writing import place_of_output
 
-    check_place_of(Path(output), *read)
+    place_of_output(output, *read)
     if Path(output).suffix.lower() in (".csv", ".tsv", ".parquet"):
         raise RecipeError("JSON lines are written", where=output, fix="name the file .jsonl")
 
@@ -70,16 +70,18 @@ def extract(arguments: argparse.Namespace) -> None:
         raise RecipeError("--column is a key of the lines of --jsonl, which was not given", fix="leave it out")
     from luthier.extraction.formats.files import check_format
     from luthier.prediction import extracting
+    from luthier.prediction.writing import place_of_output
     from luthier.progress import progress_display
-    from luthier.storage.files import check_place_of
 
     read = arguments.file, arguments.jsonl
+    places = [arguments.view, arguments.graph]
     if arguments.suggest:
         check_format(arguments.suggest)
+        places += [] if arguments.suggest == "brat" else [arguments.output]  # that is a folder
     else:
         _check_lines_place(arguments.output, *read)
-    for place in filter(None, (arguments.view, arguments.graph)):
-        check_place_of(Path(place), *read)
+    for place in filter(None, places):
+        place_of_output(place, *read)
     options = {"tokeniser": arguments.tokeniser}
     with progress_display():
         if arguments.text:

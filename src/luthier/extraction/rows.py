@@ -78,6 +78,6 @@ def _decoded(cell: Any) -> Any:
     if isinstance(cell, str):
         try:
             cell = json.loads(cell)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     return list(cell) if isinstance(cell, list | tuple) else None

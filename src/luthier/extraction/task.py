@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from luthier.data.rows.canonical import BadCellError, as_label
+from luthier.data.rows.canonical import BadCellError, as_label, json_cell
 from luthier.data.schemas import LabelKind
 from luthier.data.table import shorten
 from luthier.errors import DataError
@@ -262,10 +261,7 @@ def _told(predictions: Predictions, numbers: Sequence[int], rows: Any, types: Ty
 def _listed(value: Any) -> list[Any]:
     """A list, or the JSON text of one; empty where there is nothing."""
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise BadCellError(f"is not valid JSON: {error.msg}") from error
+        value = json_cell(value)
     if value is not None and not isinstance(value, list | tuple):
         raise BadCellError(f"holds {shorten(value)}, which is no list")
     return list(value or ())

@@ -5,7 +5,6 @@ Nothing here imports torch; a predictor imports it when it is made.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -19,7 +18,8 @@ if TYPE_CHECKING:
 
 Answer = dict[str, Any]
 Answers = TypeVar("Answers")
-_FIRST_BATCHES, _PART_SECONDS = 4, 120
+# Rows that are answered before they are kept. In the larger parts, rows of one length find each other.
+_SMALL_PART, _FIRST_PART, _LARGEST_PART = 64, 256, 2048
 
 
 class Predictor:
@@ -60,11 +60,6 @@ class Predictor:
         """One answer a row of a file. See `luthier.prediction.predict_file`."""
         raise self._cannot("predicts nothing")
 
-    def answers_in_parts(self, file: str | Path, *, batch_size: int = 64, after: int = 0) -> Iterator[list[Answer]]:
-        """The answers to a file's rows in their order, some at a time, without those to the first `after` rows. A kind
-        of artefact that answers all rows together gives them all at once."""
-        yield self.predict_file(file, batch_size=batch_size)[after:]
-
     def embed(self, texts: Any, *, batch_size: int = 64, dtype: str = "float32") -> np.ndarray:
         """Vectors (N, D) of N texts, or of N (text, second text)."""
         raise self._cannot("makes no vectors")
@@ -74,43 +69,60 @@ class Predictor:
 
 
 class RowPredictor(Predictor):
-    """One that answers some rows of a file without the others."""
+    """One that answers some rows of a file without the others, so that `predict --file --output` keeps what it has."""
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether an answer takes long and gains nothing from other rows: then parts are small."""
+        return False
 
     def predict_file(self, file: str | Path, *, batch_size: int = 64) -> list[Answer]:
-        return self._answers(self._rows_of(file), batch_size)
+        rows = self.rows_of_file(file)
+        parts = in_parts(rows, lambda some: self.answers(some, batch_size), batch_size, one_by_one=self.one_by_one)
+        return [answer for part in parts for answer in part]
 
-    def answers_in_parts(self, file: str | Path, *, batch_size: int = 64, after: int = 0) -> Iterator[list[Answer]]:
-        return in_parts(self._rows_of(file), lambda rows: self._answers(rows, batch_size), batch_size, after)
+    def rows_of_file(self, file: str | Path) -> Sequence[Any]:
+        """What is asked about each row of a file, of JSON's types; unusable rows are told of here, where that is seen.
 
-    def _rows_of(self, file: str | Path) -> Any:
-        """What is asked about each row of a file."""
+        Raises:
+            DataError: the file can't be read, or has rows that can't be answered.
+        """
         raise self._cannot("predicts nothing")
 
-    def _answers(self, rows: Any, batch_size: int) -> list[Answer]:
+    def answers(self, rows: Any, batch_size: int) -> list[Answer]:
         """An answer to each of these rows."""
         raise self._cannot("predicts nothing")
 
 
 def in_parts(
-    rows: Sequence[Any], answer: Callable[[Any], Answers], batch_size: int, after: int, told: str = "predicting"
+    rows: Sequence[Any],
+    answer: Callable[[Any], Answers],
+    batch_size: int,
+    *,
+    one_by_one: bool = False,
+    told: str = "predicting",
 ) -> Iterator[Answers]:
-    """Answer rows in parts that grow until one takes minutes, so that little is lost where that is stopped.
+    """Answer rows in parts, which depend on nothing but their number: the same rows have the same neighbours each time.
+
+    Messages number rows from the first one of all, and what is told of rows that were cut is told of all at the end.
 
     Args:
         rows: all of a file.
         answer: some rows -> an answer for each.
-        batch_size: rows in one forward pass.
-        after: the rows at the start that are left out.
+        batch_size: rows in one forward pass; no part has fewer.
+        one_by_one: parts stay small, in place of growing so that rows of one length find each other.
         told: what the bar says of it; a bar of this name that `answer` shows is shown in it.
     """
-    size, start = _FIRST_BATCHES * batch_size, after
+    from luthier.data.batches.notes import Parts
+
+    start, size = 0, _SMALL_PART if one_by_one else _FIRST_PART
+    parts = Parts(len(rows))
     with track(told, len(rows)) as bar:
         while start < len(rows):
-            began = time.monotonic()
-            with part_of(bar, start):
-                answers = answer(rows[start : start + size])
-            start = min(start + size, len(rows))
-            bar.update(start)
-            if time.monotonic() - began < _PART_SECONDS / 2:
-                size *= 2
+            stop = min(start + max(size, batch_size), len(rows))
+            with part_of(bar, start), parts.from_row(start):
+                answers = answer(rows[start:stop])
+            bar.update(stop)
             yield answers
+            start, size = stop, size if one_by_one else min(2 * size, _LARGEST_PART)
+    parts.tell()

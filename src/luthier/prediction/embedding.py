@@ -6,7 +6,7 @@ Shapes: N texts, D width of a representation.
 from __future__ import annotations
 
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,23 +94,36 @@ def embed_file(
 def _written(
     run: str | Path, texts: Any, output: str | Path, batch_size: int, dtype: str, allow: Collection[Danger]
 ) -> tuple[int, int]:
-    from luthier.models.predictor import in_parts
-    from luthier.prediction.writing import key_of
-    from luthier.storage.part_file import Arrays, part_file
+    from luthier.prediction.writing import answered, key_of, place_of_output
+    from luthier.storage.part_file import kept_parts
 
     check_output(output)
+    place = place_of_output(output)
     with noise_logged():
         embedder = load_embedder(run, allow)
 
         def embedded(some: Any) -> np.ndarray:
             return embedder.embed(some, batch_size=batch_size, dtype=dtype)
 
-        with part_file(Path(output), key_of(run, [list(texts), dtype]), Arrays, becomes=False) as part:
-            for vectors in in_parts(texts, embedded, batch_size, part.count, "encoding text"):
-                part.append(vectors)
-            vectors = part.joined() if part.count else embedded(texts)
-            write_vectors(output, texts, vectors)
+        with kept_parts(place, key_of(run, dtype)) as kept:
+            keys, _ = answered(kept, texts, embedded, _packed, batch_size, told="encoding text")
+            vectors = _joined(map(kept.read, keys)) if keys else embedded(texts)
+            write_vectors(place, texts, vectors)
     return vectors.shape[0], vectors.shape[1]
+
+
+def _packed(vectors: np.ndarray) -> bytes:
+    import numpy as np
+
+    content = io.BytesIO()
+    np.save(content, vectors, allow_pickle=False)
+    return content.getvalue()
+
+
+def _joined(parts: Iterable[bytes]) -> np.ndarray:
+    import numpy as np
+
+    return np.concatenate([np.load(io.BytesIO(part), allow_pickle=False) for part in parts])
 
 
 def check_output(output: str | Path, *read: str | Path) -> None:
@@ -124,11 +137,11 @@ def check_output(output: str | Path, *read: str | Path) -> None:
         DataError: another kind of file name.
         WorkspaceError: the place can't be written, or is a file that is read.
     """
-    from luthier.storage.files import check_place_of
+    from luthier.prediction.writing import place_of_output
 
     if Path(output).suffix not in FORMATS:
         raise DataError("vectors are written as .npy or .parquet", where=str(output), fix="name the output so")
-    check_place_of(Path(output), *read)
+    place_of_output(output, *read)
 
 
 def write_vectors(output: str | Path, texts: Any, vectors: np.ndarray) -> None:
@@ -145,9 +158,8 @@ def write_vectors(output: str | Path, texts: Any, vectors: np.ndarray) -> None:
     from luthier.storage.files import write_bytes
 
     check_output(output)
-    content = io.BytesIO()
     if Path(output).suffix == ".npy":
-        np.save(content, vectors, allow_pickle=False)
+        content = _packed(vectors)
     else:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -157,5 +169,7 @@ def write_vectors(output: str | Path, texts: Any, vectors: np.ndarray) -> None:
         if len(texts) and not isinstance(texts[0], str):
             columns["text_pair"] = pa.array([one[1] for one in texts], pa.string())
         columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-        pq.write_table(pa.table(columns), content)
-    write_bytes(Path(output), content.getvalue())
+        table = io.BytesIO()
+        pq.write_table(pa.table(columns), table)
+        content = table.getvalue()
+    write_bytes(Path(output), content)

@@ -99,9 +99,11 @@ def extract(
     Raises:
         ModelError: the directory holds no whole model, or one of another task.
     """
+    from luthier.models.predictor import in_parts
+
     with noise_logged():
-        answered, types = _asked(run, batch_size, allow)
-        answers = answered(_rows(documents))
+        answer, types = _asked(run, batch_size, allow)
+        answers = [one for part in in_parts(_rows(documents), answer, batch_size) for one in part]
     return _found(documents, answers), types
 
 
@@ -124,17 +126,16 @@ def extract_and_write(
     Raises:
         WorkspaceError: the output can't be written, or another process writes it.
     """
-    from luthier.models.predictor import in_parts
-    from luthier.prediction.writing import as_lines, key_of
-    from luthier.storage.part_file import Lines, part_file
+    from luthier.prediction.writing import answered, as_lines, key_of
+    from luthier.storage.part_file import kept_parts
 
     rows = _rows(documents)
     with noise_logged():
-        answered, types = _asked(run, batch_size, allow)
-        with part_file(Path(output), key_of(run, rows), Lines, becomes=False) as part:
-            for answers in in_parts(rows, answered, batch_size, part.count):
-                part.append(as_lines(answers))
-            return write(_found(documents, [json.loads(line) for line in part.lines()]), types)
+        answer, types = _asked(run, batch_size, allow)
+        with kept_parts(Path(output), key_of(run)) as kept:
+            keys, _ = answered(kept, rows, answer, as_lines, batch_size)
+            answers = [json.loads(line) for key in keys for line in kept.read(key).split(b"\n") if line]
+            return write(_found(documents, answers), types)
 
 
 def _asked(
@@ -152,7 +153,7 @@ def _asked(
 
 
 def _rows(documents: Sequence[Document]) -> list[Any]:
-    return [{"tokens": list(one["tokens"])} for one in documents]
+    return [{"tokens": list(one["tokens"]), "row": number} for number, one in enumerate(documents, 1)]
 
 
 def _found(documents: Sequence[Document], answers: Sequence[Any]) -> list[Document]:

@@ -36,19 +36,26 @@ class TaskModelPredictor(RowPredictor):
         model, tokenizer, _ = self.saved.load()
         return on_accelerator(model), tokenizer
 
+    @property
+    def one_by_one(self) -> bool:
+        from luthier.tasks.base import task_named
+        from luthier.tasks.language import LanguageTask
+
+        return isinstance(task_named(str(self.card.schema), self.card.text_form), LanguageTask)
+
     def predict_texts(
         self, texts: list[str] | str, pairs: list[str] | str | None = None, *, batch_size: int = 64
     ) -> list[Answer]:
         from luthier.prediction.rows import rows_of_texts
 
-        return self._answers(rows_of_texts(texts, pairs, self.card, str(self.run)), batch_size)
+        return self.answers(rows_of_texts(texts, pairs, self.card, str(self.run)), batch_size)
 
-    def _rows_of(self, file: str | Path) -> list[Answer]:
+    def rows_of_file(self, file: str | Path) -> list[Answer]:
         from luthier.prediction.rows import rows_of_file
 
         return rows_of_file(str(file), self.card)
 
-    def _answers(self, rows: list[Answer], batch_size: int) -> list[Answer]:
+    def answers(self, rows: list[Answer], batch_size: int) -> list[Answer]:
         from luthier.prediction.texts import answers_of
 
         return answers_of(*self.loaded, self.card, rows, batch_size)

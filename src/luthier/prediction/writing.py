@@ -1,11 +1,12 @@
-"""Writes what a model says of the rows of a file as it comes, so that the same command goes on after a stop."""
+"""Writes what a model says of the rows of a file; what there is of it is kept, and the same command takes it over."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+import os
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from luthier.data.sources.base import check_there_and_filled
 from luthier.models.quiet import noise_logged
@@ -13,46 +14,103 @@ from luthier.models.settings import Danger
 from luthier.prediction.loading import check_run, load_predictor
 from luthier.secrets import redact_values
 
+if TYPE_CHECKING:
+    from luthier.storage.part_file import KeptParts
+
+Answers = TypeVar("Answers")
+
 
 def write_predictions(
     run: str | Path, file: str | Path, output: str | Path, *, batch_size: int = 64, allow: Collection[Danger] = ()
 ) -> tuple[int, int]:
     """Label the rows of a file, as `predict_file` does, and write the answers as JSON lines.
 
-    Until all are there they are in `OUTPUT.KEY.part`, of which the key stands for model, file and version: the same
-    call goes on behind those that an earlier one left.
+    Until all are there they are kept beside the output, some rows at a time, and the same call takes over the parts of
+    the file that an earlier one answered, where they are still the same rows of the same model.
 
     Returns:
         The rows, and how many of them an earlier call had answered.
 
     Raises:
         DataError: the file can't be read, or lacks a column.
-        WorkspaceError: the output can't be written, or another process writes it.
+        WorkspaceError: the output can't be written, is the file that is read, or another process writes it.
     """
-    from luthier.storage.part_file import Lines, part_file
+    from luthier.models.predictor import RowPredictor
+    from luthier.storage.files import write_bytes
+    from luthier.storage.part_file import kept_parts
 
     check_run(run)
     check_there_and_filled(str(file))
+    place = place_of_output(output, file)
     with noise_logged():
         predictor = load_predictor(run, allow)
-        with part_file(Path(output), key_of(run, _content(file)), Lines, becomes=True) as part:
-            before = part.count
-            for answers in predictor.answers_in_parts(file, batch_size=batch_size, after=before):
-                part.append(as_lines(answers))
-            return part.count, before
+        if not isinstance(predictor, RowPredictor):
+            answers = predictor.predict_file(file, batch_size=batch_size)
+            write_bytes(place, as_lines(answers))
+            return len(answers), 0
+        rows = predictor.rows_of_file(file)
+        with kept_parts(place, key_of(run)) as kept:
+            keys, before = answered(
+                kept,
+                rows,
+                lambda some: predictor.answers(some, batch_size),
+                as_lines,
+                batch_size,
+                one_by_one=predictor.one_by_one,
+            )
+            write_bytes(place, map(kept.read, keys))
+        return len(rows), before
 
 
-def as_lines(rows: Iterable[Any]) -> str:
+def answered(
+    kept: KeptParts,
+    rows: Sequence[Any],
+    answer: Callable[[Any], Answers],
+    packed: Callable[[Answers], bytes],
+    batch_size: int,
+    **how: Any,
+) -> tuple[list[str], int]:
+    """Answer rows in parts, and keep each.
+
+    Args:
+        kept: parts of an earlier call among them.
+        rows: of JSON's types.
+        answer: some rows -> what is kept of them.
+        packed: that -> bytes.
+        batch_size, how: as `luthier.models.predictor.in_parts` takes them.
+
+    Returns:
+        The keys of the parts in their order, and how many rows an earlier call had answered.
+    """
+    from luthier.models.predictor import in_parts
+    from luthier.storage.keys import digest_of
+
+    before = 0
+
+    def part(some: Any) -> str:
+        nonlocal before
+        key = digest_of(list(some))
+        if key in kept:
+            before += len(some)
+        else:
+            kept.add(key, packed(answer(some)))
+        return key
+
+    return list(in_parts(rows, part, batch_size, **how)), before
+
+
+def as_lines(rows: Iterable[Any]) -> bytes:
     """Answers as JSON lines, with every secret blotted out."""
-    return "".join(json.dumps(redact_values(row), ensure_ascii=False) + "\n" for row in rows)
+    lines = (json.dumps(redact_values(row), ensure_ascii=False) + "\n" for row in rows)
+    return "".join(lines).encode(errors="backslashreplace")
 
 
-def key_of(run: str | Path, asked: Any) -> str:
-    """What tells that the answers so far are those of this model, in this version, to what it is asked.
+def key_of(run: str | Path, *asked: Any) -> str:
+    """What tells that answers are those of this model, in this version.
 
     Args:
         run: a run, cell, stage or artefact directory.
-        asked: plain data.
+        asked: what else they depend on, beside the rows.
     """
     from luthier._version import __version__
     from luthier.models.manifest import MANIFEST
@@ -62,12 +120,37 @@ def key_of(run: str | Path, asked: Any) -> str:
 
     folder = resolve(str(run)).path
     manifest = None if folder is None else folder / MANIFEST
-    return digest_of([__version__, sha256_of(manifest) if manifest and manifest.is_file() else str(run), asked])
+    return digest_of([__version__, sha256_of(manifest) if manifest and manifest.is_file() else str(run), *asked])
 
 
-def _content(file: str | Path) -> str:
-    from luthier.storage.files import sha256_of
-    from luthier.storage.paths import user_path
+def place_of_output(output: str | Path, *read: str | Path | None) -> Path:
+    """The file that is written, where a link leads to it.
 
-    place = user_path(file)
-    return sha256_of(place) if place.is_file() else str(file)
+    Args:
+        output: as the user names it.
+        read: sources that must not be lost.
+
+    Raises:
+        WorkspaceError: it can't be written, or is a source that is read, or the archive that holds one.
+    """
+    from luthier.storage.files import check_place_of
+
+    files = [path for one in read if one is not None for path in _files_of(one)]
+    place = Path(os.path.realpath(output))
+    for path in (Path(output), place):
+        check_place_of(path, *files)
+    return place
+
+
+def _files_of(source: str | Path) -> list[Path]:
+    """The files on this machine that a source string names, that of an archive for one of its members."""
+    from luthier.data.sources.base import FileSource, FolderSource, resolve
+    from luthier.errors import DataError
+
+    try:
+        found = resolve(str(source))
+    except DataError:  # told of by whoever reads it
+        return [Path(source)]
+    if isinstance(found, FolderSource):
+        return [one.path for one in found.files]
+    return [found.path] if isinstance(found, FileSource) else []

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from luthier.data.schemas import IGNORED
+from luthier.data.table import Problems
 from luthier.errors import DataError
 from luthier.language_modeling.rows import PredictionRows, prediction_rows
 
@@ -29,8 +31,7 @@ def answer(model: nn.Module, tokenizer: Any, text: str, longest: int | None, bat
     Raises:
         DataError: the text is longer than the model takes, or has no token to guess.
     """
-    masked = text.replace(MASK, tokenizer.mask_token)
-    ids = tokenizer(masked)["input_ids"]
+    ids = _ids(tokenizer, text)
     if longest is not None and len(ids) > longest:
         raise DataError(
             f"the text has {len(ids)} tokens, and the model was trained on {longest}", fix="give a shorter text"
@@ -38,6 +39,32 @@ def answer(model: nn.Module, tokenizer: Any, text: str, longest: int | None, bat
     if tokenizer.mask_token_id in ids:
         return {"text": text, "fills": _fills(model, tokenizer, ids)}
     return {"text": text, **_likelihood(model, tokenizer, ids, batch_size)}
+
+
+def check_texts(texts: Sequence[str], tokenizer: Any, longest: int | None, where: str) -> None:
+    """
+    Raises:
+        DataError: texts of a file are longer than the model takes, or have no token to guess; names their rows.
+    """
+    problems = Problems(where)
+    for number, text in enumerate(texts, 1):
+        ids = _ids(tokenizer, text)
+        if longest is not None and len(ids) > longest:
+            problems.add(f"row {number}", f"has {len(ids)} tokens, and the model was trained on {longest}")
+        elif tokenizer.mask_token_id not in ids and not _guessed(tokenizer, ids):
+            problems.add(f"row {number}", "has no token to guess")
+    problems.raise_if_any("shorten these texts, or leave them out")
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text.replace(MASK, tokenizer.mask_token))["input_ids"]
+    return ids
+
+
+def _guessed(tokenizer: Any, ids: list[int]) -> list[int]:
+    """The places of the tokens that are guessed where nothing is masked."""
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    return [place for place, token in enumerate(ids) if token not in special]
 
 
 def _fills(model: nn.Module, tokenizer: Any, ids: list[int]) -> list[list[dict[str, Any]]]:
@@ -54,8 +81,7 @@ def _fills(model: nn.Module, tokenizer: Any, ids: list[int]) -> list[list[dict[s
 
 
 def _likelihood(model: nn.Module, tokenizer: Any, ids: list[int], batch_size: int) -> dict[str, Any]:
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    places = [place for place, token in enumerate(ids) if token not in special]
+    places = _guessed(tokenizer, ids)
     if not places:
         raise DataError("the text has no token to guess", fix="give a text with a word in it")
     total = 0.0

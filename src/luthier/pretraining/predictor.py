@@ -35,6 +35,10 @@ class MaskedModelPredictor(RowPredictor):
         model, self.tokenizer, self.card = saved_artifact(run, self.allow).load()
         self.model = on_accelerator(model)
 
+    @property
+    def one_by_one(self) -> bool:
+        return True
+
     def predict_texts(
         self, texts: list[str] | str, pairs: list[str] | str | None = None, *, batch_size: int = 64
     ) -> list[Answer]:
@@ -43,14 +47,17 @@ class MaskedModelPredictor(RowPredictor):
 
         if pairs is not None:
             raise DataError("a masked language model reads one text a row", fix="leave the second texts out")
-        return self._answers(paired(texts, None), batch_size)
+        return self.answers(paired(texts, None), batch_size)
 
-    def _rows_of(self, file: str | Path) -> Any:
+    def rows_of_file(self, file: str | Path) -> Any:
         from luthier.data.texts import texts_of_file
+        from luthier.pretraining.answering import check_texts
 
-        return texts_of_file(file, text=str((self.card.columns or {}).get("text", "text")))
+        texts = texts_of_file(file, text=str((self.card.columns or {}).get("text", "text")))
+        check_texts(texts, self.tokenizer, self.card.max_length, str(file))
+        return texts
 
-    def _answers(self, texts: list[str], batch_size: int) -> list[Answer]:
+    def answers(self, texts: list[str], batch_size: int) -> list[Answer]:
         from luthier.pretraining.answering import answer
 
         return [answer(self.model, self.tokenizer, text, self.card.max_length, batch_size) for text in texts]

@@ -110,7 +110,7 @@ def _read(place: Path, name: str) -> HumanLabels:
 def _parsed(line: str) -> object:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -137,7 +137,7 @@ def _text_of(cell: Any) -> str:
         if cell.startswith("{") and '"turns"' in cell:
             try:
                 return _text_of(json.loads(cell))
-            except ValueError:
+            except (ValueError, RecursionError):
                 return cell
         return cell
     if isinstance(cell, Mapping):

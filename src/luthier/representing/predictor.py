@@ -46,19 +46,19 @@ class SharedEncoderPredictor(RowPredictor):
     ) -> list[Answer]:
         from luthier.data.texts import paired
 
-        return self._answers(paired(texts, pairs), batch_size)
+        return self.answers(paired(texts, pairs), batch_size)
 
     def embed(self, texts: Any, *, batch_size: int = 64, dtype: str = "float32") -> np.ndarray:
         return self.encoder.encode(texts, batch_size=batch_size, dtype=dtype)
 
-    def _rows_of(self, file: str | Path) -> Any:
+    def rows_of_file(self, file: str | Path) -> Any:
         from luthier.data.texts import texts_of_file
 
         heads = self.encoder.heads.values()
         in_pairs = bool(heads) and all(head.pairs for head in heads)
         return texts_of_file(file, text_pair="text_pair" if in_pairs else None)
 
-    def _answers(self, texts: Any, batch_size: int) -> list[Answer]:
+    def answers(self, texts: Any, batch_size: int) -> list[Answer]:
         predictions = self.encoder.predict(texts, batch_size=batch_size)
         rows: list[Answer] = [
             {"text": one} if isinstance(one, str) else {"text": one[0], "text_pair": one[1]} for one in texts

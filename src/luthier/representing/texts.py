@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from luthier.data.batches.encoding import encode_rows, make_collator
+from luthier.data.batches.notes import rows_before
 from luthier.errors import DataError
 from luthier.progress import track
 
@@ -64,7 +65,7 @@ def are_pairs(texts: Texts) -> bool:
 def _rows(texts: TextList) -> tuple[list[dict[str, str]], str]:
     rows: list[dict[str, str]] = []
     pairs = are_pairs(texts)
-    for number, entry in enumerate(texts, 1):
+    for number, entry in enumerate(texts, rows_before() + 1):
         parts: list[Any] = list(entry) if isinstance(entry, tuple | list) else [entry]
         if len(parts) != 1 + pairs or not all(isinstance(part, str) for part in parts):
             wanted = "a pair of texts, as the first one is" if pairs else "a text"

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from luthier.storage.paths import is_folder, is_there, user_path
 
 # What only a write is refused with: no space, no quota, too large a file, a read-only mount.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_LONGEST_NAME = 255
 _MORE_SPACE = "free some space, or choose another {place}{again}"
 _NOT_ALLOWED = "choose a {place} that you may write to, or have its permissions changed"
 _IN_THE_WAY = "choose another {place}, or move away what stands in its way"
@@ -63,12 +64,18 @@ def check_place_of(path: Path, *read: str | Path | None) -> None:
         read: files that it must not take the place of.
 
     Raises:
-        WorkspaceError: it is a folder, one of these files, or in a folder that can't be written to.
+        WorkspaceError: it is a folder, a device or a pipe, one of these files, or in a folder that can't be written to.
     """
     number = 0
     above = next(folder for folder in path.absolute().parents if is_there(folder))
     if is_folder(path):
         number = errno.EISDIR
+    elif is_there(path) and not path.is_file():
+        raise WorkspaceError(
+            "this is no ordinary file, and would be replaced by one", where=str(path), fix="name a file to write"
+        )
+    elif len(os.fsencode(_scratch(path).name)) > _LONGEST_NAME:
+        number = errno.ENAMETOOLONG
     elif not is_folder(above):
         number = errno.ENOTDIR
     elif not os.access(above, os.W_OK | os.X_OK):
@@ -93,23 +100,33 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, redact(text).encode(errors="backslashreplace"))
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Write a file in one step.
+
+    Args:
+        path: of the file.
+        content: all of it, or one piece after another.
 
     Raises:
         WorkspaceError: the place can't be written or the disk is full; what was there is untouched.
     """
-    scratch = path.with_name(f".writing-{path.name}")
+    scratch = _scratch(path)
     try:
         with reporting_failed_writes(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            scratch.write_bytes(content)
+            with scratch.open("wb") as file:
+                file.writelines([content] if isinstance(content, bytes) else content)
             sync(scratch)
             scratch.replace(path)
-    except WorkspaceError:
+    except BaseException:
         with suppress(OSError):
             scratch.unlink()
         raise
+
+
+def _scratch(path: Path) -> Path:
+    """Where a file is written before it takes its place."""
+    return path.with_name(f".writing-{path.name}")
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -1,133 +1,98 @@
-"""A file that grows while a long command runs, and that the same command goes on with when it was stopped."""
+"""What a long command has made so far, kept beside its output, so that the same command goes on when it was stopped."""
 
 from __future__ import annotations
 
 import glob
-import io
-import math
+import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO
 
 from luthier.errors import WorkspaceError
 from luthier.storage.files import reporting_failed_writes, sync
 
-if TYPE_CHECKING:
-    import numpy as np
+_LONGEST_NAME = 180
+_HEAD = re.compile(rb"([0-9a-f]{64}) ([0-9a-f]{16})\n")
+_HEAD_BYTES = 64 + 1 + 16 + 1
 
 
-class PartFile:
-    """What there is so far of a file that is not whole yet, beside its place.
+class KeptParts:
+    """Parts of a result, each under the key of what it was made from, in one file that grows.
 
     Attributes:
-        path: where it is.
-        count: how many entries it has.
+        path: of the file.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.count = path, 0
+        self.path = path
+        self._places: dict[str, tuple[int, int]] = {}
         if path.exists():
             with reporting_failed_writes(path), path.open("r+b") as file:
-                self.count, whole = self._whole(file)
-                file.truncate(whole)
+                file.truncate(self._find(file))
 
-    def _whole(self, file: IO[bytes]) -> tuple[int, int]:
-        """How many entries a file has, and the bytes that they take; what a stop cut short is behind them."""
-        raise NotImplementedError
+    def _find(self, file: IO[bytes]) -> int:
+        """Take note of the whole parts; the bytes that they take, behind which is what a stop cut short."""
+        size, whole = file.seek(0, os.SEEK_END), 0
+        while True:
+            file.seek(whole)
+            head = _HEAD.fullmatch(file.read(_HEAD_BYTES))
+            start = whole + _HEAD_BYTES
+            if head is None or start + int(head[2], 16) > size:
+                return whole
+            self._places[head[1].decode()] = start, int(head[2], 16)
+            whole = start + int(head[2], 16)
 
-    def _add(self, content: bytes, count: int) -> None:
-        with reporting_failed_writes(self.path):
-            with self.path.open("ab") as file:
-                file.write(content)
-            sync(self.path)
-        self.count += count
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
 
+    def add(self, key: str, content: bytes) -> None:
+        """Keep a part, which is there after a power cut, too.
 
-class Lines(PartFile):
-    """Lines of text."""
-
-    def _whole(self, file: IO[bytes]) -> tuple[int, int]:
-        lines = [len(line) for line in file if line.endswith(b"\n")]
-        return len(lines), sum(lines)
-
-    def append(self, text: str) -> None:
-        """Add whole lines, which are there after a power cut, too.
+        Args:
+            key: SHA-256, in hex.
+            content: of the part.
 
         Raises:
-            WorkspaceError: they can't be written; the lines before are still there.
+            WorkspaceError: it can't be written; the parts before are still there.
         """
-        self._add(text.encode(errors="backslashreplace"), text.count("\n"))
+        with reporting_failed_writes(self.path):
+            with self.path.open("ab") as file:
+                start = file.tell() + _HEAD_BYTES
+                file.write(f"{key} {len(content):016x}\n".encode() + content)
+            sync(self.path)
+        self._places[key] = start, len(content)
 
-    def lines(self) -> Iterator[str]:
-        """What was added, line by line."""
-        if self.path.exists():
-            with self.path.open(encoding="utf8") as file:
-                yield from file
-
-
-class Arrays(PartFile):
-    """Arrays whose rows together are one array."""
-
-    def _whole(self, file: IO[bytes]) -> tuple[int, int]:
-        from numpy.lib import format as npy
-
-        rows = whole = 0
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        with suppress(ValueError):
-            while whole < size:
-                npy.read_magic(file)
-                shape, _, dtype = npy.read_array_header_1_0(file)
-                end = file.tell() + math.prod(shape) * dtype.itemsize
-                if end > size:
-                    break
-                rows, whole = rows + shape[0], end
-                file.seek(end)
-        return rows, whole
-
-    def append(self, array: np.ndarray) -> None:
-        """Add an array, as `Lines.append` adds lines."""
-        import numpy as np
-
-        content = io.BytesIO()
-        np.save(content, array, allow_pickle=False)
-        self._add(content.getvalue(), len(array))
-
-    def joined(self) -> np.ndarray:
-        """All rows, of which there is one at least."""
-        import numpy as np
-
-        found, size = [], self.path.stat().st_size
+    def read(self, key: str) -> bytes:
+        """The content of a part."""
+        start, size = self._places[key]
         with self.path.open("rb") as file:
-            while file.tell() < size:
-                found.append(np.load(file, allow_pickle=False))
-        return np.concatenate(found)
-
-
-Kind = TypeVar("Kind", bound=PartFile)
+            file.seek(start)
+            return file.read(size)
 
 
 @contextmanager
-def part_file(place: Path, key: str, kind: type[Kind], *, becomes: bool) -> Iterator[Kind]:
-    """What an earlier command with this key left, or nothing.
+def kept_parts(place: Path, key: str) -> Iterator[KeptParts]:
+    """Parts that an earlier command with this key left beside its output, or none.
 
-    Where the block fails it stays, and a command with the same key goes on with it; one with another key removes it.
-    No second process writes to the same place.
+    They go at the end of the block, which writes the output. Where it fails they stay, and a command with the same key
+    goes on with them; one with another key removes them. No second process writes to the same place.
 
     Args:
-        place: of the file.
-        key: of all that the entries depend on.
-        kind: of the entries.
-        becomes: whether the entries are the file at the end of the block; else the block writes it, and they go.
+        place: of the output.
+        key: of all that every part depends on.
 
     Raises:
-        WorkspaceError: another process writes the file, or the place can't be written.
+        WorkspaceError: another process writes the output, or the place can't be written.
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(place.with_name(f".{place.name}.lock"), timeout=0)
+    name = place.name
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+    lock = FileLock(place.with_name(f".{name}.lock"), timeout=0)
     with reporting_failed_writes(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -137,18 +102,14 @@ def part_file(place: Path, key: str, kind: type[Kind], *, becomes: bool) -> Iter
                 "another process is writing this file", where=str(place), fix="wait for it to end, or name another file"
             ) from None
     try:
-        path = place.with_name(f"{place.name}.{key[:16]}.part")
-        for other in place.parent.glob(f"{glob.escape(place.name)}.{'[0-9a-f]' * 16}.part"):
-            if other != path:
-                other.unlink(missing_ok=True)
-        part = kind(path)
-        yield part
+        path = place.with_name(f"{name}.{key[:16]}.part")
         with reporting_failed_writes(place):
-            if becomes:
-                path.touch()
-                path.replace(place)
-            else:
-                path.unlink(missing_ok=True)
+            for other in place.parent.glob(f"{glob.escape(name)}.{'[0-9a-f]' * 16}.part"):
+                if other != path and other.is_file():
+                    other.unlink(missing_ok=True)
+        yield KeptParts(path)
+        with reporting_failed_writes(place):
+            path.unlink(missing_ok=True)
     finally:
         with suppress(OSError):
             Path(lock.lock_file).unlink()

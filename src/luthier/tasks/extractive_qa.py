@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from luthier.data.rows.canonical import BadCellError, as_text
+from luthier.data.rows.canonical import BadCellError, as_text, json_cell
 from luthier.data.schemas import LabelKind
 from luthier.data.table import shorten
 from luthier.registry import TASKS
@@ -123,10 +122,7 @@ def _of_tokens(logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
 
 def _as_answers(value: Any) -> dict[str, list[Any]]:
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise BadCellError(f"is not valid JSON: {error.msg}") from error
+        value = json_cell(value)
     if isinstance(value, list) and all(isinstance(one, dict) for one in value):
         starts = [one.get("answer_start", one.get("start")) for one in value]
         value = {"text": [one.get("text") for one in value], "answer_start": starts}

@@ -73,6 +73,7 @@ class LanguageTask(Task):
     ) -> list[Row]:
         """What the model writes after each row, greedily: at most `most` tokens."""
         from luthier.data.batches.encoders import Encoder, opening_tokens
+        from luthier.data.batches.notes import Notes, tell
         from luthier.models.inspect import is_encoder_decoder, model_max_length
         from luthier.progress import track
         from luthier.tasks.running.writing import written_after
@@ -83,7 +84,9 @@ class LanguageTask(Task):
         encoder = Encoder(tokenizer, longest, reserved, "truncate", two_sided, "rows")
         openings = opening_tokens(rows, encoder, _LEAST_WRITTEN)
         if encoder.cut:
-            logger.warning("%d of %d rows were cut, so that a response finds room", len(encoder.cut), len(rows))
+            notes, room = Notes(), max(map(len, openings))  # so that a response finds room
+            notes.take(encoder)
+            tell(notes, encoder.where, len(rows), room)
         rooms = [longest - reserved - (0 if two_sided else len(ids)) for ids in openings]
         positions = model_max_length(model.config, tokenizer)
         with track("predicting", len(rows)) as bar:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from luthier.data.rows.canonical import BadCellError, as_label
+from luthier.data.rows.canonical import BadCellError, as_label, json_cell
 from luthier.data.schemas import LabelKind
 from luthier.data.table import is_missing, shorten
 from luthier.registry import TASKS
@@ -197,7 +196,4 @@ def _as_labels(value: Any) -> list[str]:
 def _parted(text: str) -> Any:
     if not text.startswith("["):
         return [one for one in text.split(",") if one.strip()]
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise BadCellError(f"is not valid JSON: {error}") from error
+    return json_cell(text)

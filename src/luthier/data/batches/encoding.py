@@ -14,6 +14,7 @@ from luthier.data.batches.arrow import record_batch, write_batches
 from luthier.data.batches.collating import make_collator, with_pad_token
 from luthier.data.batches.encoded_cache import CHUNK, WORTH_KEEPING, EncodedCache, encoding_key
 from luthier.data.batches.encoders import Encoded, Encoder
+from luthier.data.batches.notes import Notes, rows_before, tell
 from luthier.data.batches.packing import PACKED_TOGETHER, Packer, tokens_of
 from luthier.data.batches.unusable import UnusableRowsError
 from luthier.data.schemas import SCHEMAS, TaskSchema
@@ -109,7 +110,7 @@ def encode_rows(
     if not rows:
         raise DataError("there are no rows to encode")
     columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in rows[0]}
-    columns.setdefault("row", list(range(1, len(rows) + 1)))
+    columns.setdefault("row", [rows_before() + number for number in range(1, len(rows) + 1)])
     options = Encoder(tokenizer, max_length, reserved, too_long, encoder_decoder, named, form)
     task = SCHEMAS[schema] if form is None else SCHEMAS[schema].posed_as(form)
 
@@ -139,58 +140,6 @@ class _Source:
     dataset: Any = None
 
 
-@dataclass
-class _Notes:
-    """What is told of encoded rows, each time that they are asked for.
-
-    Attributes:
-        cut: how many rows were cut.
-        longest: the longest of them, and its tokens before.
-        unseen: rows with words that the model does not see.
-        words: how many such words.
-        first: the first such row.
-    """
-
-    cut: int = 0
-    longest: tuple[int, int] = (0, 0)
-    unseen: int = 0
-    words: int = 0
-    first: int = 0
-
-    def take(self, options: Encoder) -> None:
-        """Move what an encoder took note of here."""
-        if options.cut:
-            self.cut += len(options.cut)
-            row, length = max(options.cut, key=lambda pair: pair[1])
-            self.longest = (row, length) if length > self.longest[1] else self.longest
-        if options.unseen:
-            self.first = self.first if self.unseen else options.unseen[0][0]
-            self.unseen += len(options.unseen)
-            self.words += sum(words for _, words in options.unseen)
-        options.cut, options.unseen = [], []
-
-    def tell(self, options: Encoder, total: int) -> None:
-        """Warn of rows that the model sees only a part of."""
-        if self.cut:
-            _log.warning(
-                "%s: %d of %d rows were cut to %d tokens; the longest, row %d, had %d",
-                options.where,
-                self.cut,
-                total,
-                options.room,
-                *self.longest,
-            )
-        if self.unseen:
-            _log.warning(
-                "%s: %d words of %d rows become no tokens or lie behind the cut, so that they are neither learned nor "
-                "judged, and predicted to be nothing; the first is in row %d",
-                options.where,
-                self.words,
-                self.unseen,
-                self.first,
-            )
-
-
 def _encoded(source: _Source, task: TaskSchema, options: Encoder, told: str, content: str) -> Any:
     import datasets
 
@@ -200,7 +149,7 @@ def _encoded(source: _Source, task: TaskSchema, options: Encoder, told: str, con
         )
     with_pad_token(options.tokenizer)
     table, notes, key = _found_or_made(source, task, options, told)
-    notes.tell(options, source.total)
+    tell(notes, options.where, source.total, options.room)
     name = (
         key
         or hashlib.sha256(
@@ -210,7 +159,7 @@ def _encoded(source: _Source, task: TaskSchema, options: Encoder, told: str, con
     return datasets.Dataset(table, fingerprint=name[:32])
 
 
-def _found_or_made(source: _Source, task: TaskSchema, options: Encoder, told: str) -> tuple[Any, _Notes, str | None]:
+def _found_or_made(source: _Source, task: TaskSchema, options: Encoder, told: str) -> tuple[Any, Notes, str | None]:
     """The table of the encoded rows, what is told of them, and the key that they are kept under, if they are."""
     key = _key_of(source, task, options)
     if key is None:
@@ -219,8 +168,8 @@ def _found_or_made(source: _Source, task: TaskSchema, options: Encoder, told: st
     found = cache.open(key)
     if found is not None:
         table, noted = found
-        return table, _Notes(**noted | {"longest": tuple(noted["longest"])}), key
-    notes = _Notes()
+        return table, Notes(**noted | {"longest": tuple(noted["longest"])}), key
+    notes = Notes()
     try:
         with cache.writing(key) as (file, finish):
             write_batches(file, _batches(source, task, options, told, notes))
@@ -247,15 +196,15 @@ def _key_of(source: _Source, task: TaskSchema, options: Encoder) -> str | None:
     return encoding_key(rows, options.tokenizer, task, settings)
 
 
-def _in_memory(source: _Source, task: TaskSchema, options: Encoder, told: str) -> tuple[Any, _Notes]:
+def _in_memory(source: _Source, task: TaskSchema, options: Encoder, told: str) -> tuple[Any, Notes]:
     import pyarrow
 
-    notes = _Notes()
+    notes = Notes()
     batches = list(_batches(source, task, options, told, notes))
     return pyarrow.Table.from_batches(batches) if batches else pyarrow.table({}), notes
 
 
-def _batches(source: _Source, task: TaskSchema, options: Encoder, told: str, notes: _Notes) -> Iterator[Any]:
+def _batches(source: _Source, task: TaskSchema, options: Encoder, told: str, notes: Notes) -> Iterator[Any]:
     """Arrow batches of the encoded rows, made one after another."""
     schema = None
     with track(told, source.total) if source.total > CHUNK else nullcontext() as bar:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from luthier.data.rows.canonical import BadCellError, as_label
+from luthier.data.rows.canonical import BadCellError, as_flag, as_label
 from luthier.data.rows.labels import seems_missing
 from luthier.data.table import Table, is_missing
 
@@ -44,7 +44,6 @@ _LABEL_WORDS = {
     "similarity", "rating", "stars", "grade", "relevance",
 }  # fmt: skip
 _NO_NUMBER = ("na", "-", "--", "?", "#n/a", "missing", "unknown")
-_YES_OR_NO = {"0", "1", "false", "true"}
 _MOST_LABELS = 50
 _MOST_GRADES = 20
 # Of the values of a column of numbers, at least, where the others stand for none.
@@ -125,9 +124,12 @@ class Column:
 
     @property
     def says_yes_or_no(self) -> bool:
-        """Whether every row has a 0 or a 1, or false or true."""
-        said = {label.lower() for label in self.labels}
-        return bool(said) and said <= _YES_OR_NO and len(self.values) == self.rows
+        """Whether every row has a 0 or a 1, or another word for yes or no."""
+        try:
+            said = [as_flag(value) for value in self.values]
+        except BadCellError:
+            return False
+        return bool(said) and len(said) == self.rows
 
     @property
     def has_decimal_commas(self) -> bool:
@@ -193,6 +195,11 @@ def named_like(columns: Iterable[str], names: Sequence[str]) -> str | None:
     return next((written[name] for name in names if name in written), None)
 
 
+def says_label(name: str) -> bool:
+    """Whether the name of a column says that it holds labels."""
+    return named_like([name], LABEL_NAMES) is not None or bool(_LABEL_WORDS & set(re.findall(r"[a-z]+", name.lower())))
+
+
 def label_column(columns: Mapping[str, Column]) -> str | None:
     """The column that seems to hold what is learned: by name, else by a word of it, else the one of few values that
     stands last."""
@@ -204,7 +211,7 @@ def label_column(columns: Mapping[str, Column]) -> str | None:
     others = [name for name in able if texts != [name]]
     paired = _named_alike(texts)
     others = [name for name in others if paired is None or name not in paired] or others
-    others = [name for name in others if _LABEL_WORDS & set(re.findall(r"[a-z]+", name.lower()))] or others
+    others = [name for name in others if says_label(name)] or others
     full = [name for name in others if len(columns[name].values) == columns[name].rows]
     varied = [name for name in full if 2 <= len(set(columns[name].labels)) <= _MOST_LABELS]
     return next(reversed(varied or full or others), None)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from luthier.data.guessing.columns import (
-    LABEL_NAMES,
     Column,
     columns_of,
     label_column,
@@ -19,8 +17,9 @@ from luthier.data.guessing.columns import (
     text_pair_of,
     told_labels,
 )
+from luthier.data.guessing.several import columns_of_classes, parted_by_commas, several_labels
+from luthier.data.guessing.task_guess import TaskGuess, renamed
 from luthier.data.reading.forms import conversation_columns, conversation_form, example_of, form_of, in_form
-from luthier.data.rows.canonical import as_flag
 from luthier.data.rows.labels import seems_missing
 from luthier.data.table import Table
 from luthier.errors import DataError
@@ -30,11 +29,8 @@ _REFUSED = "such rows are refused until corrected, or left out with `invalid_row
 # Labels that are named one by one in a piece of advice, at most.
 _MOST_NAMED = 8
 _LETTERS = "ABCDEFGH"
-# Columns of 0 and 1 that are classes of a text and not, like one or two, something else about it.
-_FEWEST_FLAGS = 3
 _CHOICE_LABELS = ("label", "answer", "answerkey", "answer_key", "answer_idx", "gold", "target", "correct", "y")
 _CONTEXTS = ("startphrase", "context", "ctx", "question", "premise", "stem", "sent1", "prompt", "passage", "text")
-_LISTED = (*LABEL_NAMES, *(f"{name}s" for name in LABEL_NAMES), "categories", "classes", "topics", "genres")
 _PASSAGES = ("context", "passage", "paragraph", "document", "article", "text")
 _PROMPTS = (
     ("prompt", "response"), ("prompt", "completion"), ("instruction", "response"), ("instruction", "output"),
@@ -43,27 +39,6 @@ _PROMPTS = (
     ("text", "summary"), ("question", "response"), ("inputs", "targets"),
     ("prompt", "chosen"),
 )  # fmt: skip
-
-
-@dataclass
-class TaskGuess:
-    """A task, and the keys of the data block that name its columns.
-
-    Attributes:
-        task: as in recipes.
-        keys: of the data block.
-        said: what was found.
-        doubts: what else it could be, and how to say so.
-        shown: what a row's length is judged by: the columns that a model reads together.
-        exchanges: whether rows hold conversations of several messages.
-    """
-
-    task: str
-    keys: dict[str, Any] = field(default_factory=dict)
-    said: list[str] = field(default_factory=list)
-    doubts: list[str] = field(default_factory=list)
-    shown: tuple[str, ...] = ()
-    exchanges: bool = False
 
 
 def guess_task(table: Table) -> tuple[TaskGuess, Table]:
@@ -85,11 +60,6 @@ def guess_task(table: Table) -> tuple[TaskGuess, Table]:
 
 
 _FORMED = ("prompt_response", "extractive_qa", "multiple_choice")
-
-
-def _renamed(names: Mapping[str, str | list[str] | None]) -> dict[str, Any]:
-    """The names that are not the canonical ones already."""
-    return {name: column for name, column in names.items() if column is not None and column != name}
 
 
 def _annotated(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
@@ -124,7 +94,7 @@ def _words(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
         if tokens is None or tag is None or tokens == tag or not _aligned(table, tokens, tag):
             return None
     labels = [str(one) for value in columns[tag].values for one in (value.split() if isinstance(value, str) else value)]
-    found = TaskGuess("token_labels", _renamed({"tokens": tokens, "tags": tag}), shown=(tokens,))
+    found = TaskGuess("token_labels", renamed({"tokens": tokens, "tags": tag}), shown=(tokens,))
     found.said = [f"{tokens!r} holds the words, {tag!r} a label for each", f"labels seen: {told_labels(labels)}"]
     if len(tags) > 1:
         found.doubts = [f"{', '.join(map(repr, tags))} all fit as labels: choose with `tags: NAME`"]
@@ -233,7 +203,7 @@ def _choice_guess(label: Column, context: str, choices: str | list[str], count: 
             return None
     elif "0" not in labels:
         doubts = ['no row has 0 as its answer; if answers count from 1, set `label_map: {"1": "0", "2": "1", ...}`']
-    found = TaskGuess("multiple_choice", _renamed({"context": context, "choices": choices, "label": label.name}))
+    found = TaskGuess("multiple_choice", renamed({"context": context, "choices": choices, "label": label.name}))
     if maps:
         found.keys["label_map"] = maps
     named = repr(choices) if isinstance(choices, str) else ", ".join(map(repr, choices))
@@ -258,7 +228,7 @@ def _questions(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
         return None
     start = named_like(columns, ("answer_start", "start"))
     spans = [value for value in columns[answer].values if _has_places(value)]
-    keys = _renamed({"question": question, "context": context, "answers": answer})
+    keys = renamed({"question": question, "context": context, "answers": answer})
     found = TaskGuess("extractive_qa", keys, shown=(question, context))
     found.said = [f"{question!r} is answered by a part of {context!r}, which {answer!r} holds"]
     if spans and len(spans) == len(columns[answer].values):
@@ -314,7 +284,7 @@ def _prompts(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
         exact = (first, second) in (("prompt", "response"), ("prompt", "completion"))
         if not exact and columns[response].could_be_label and columns[response].words < 3:
             continue
-        found = TaskGuess("prompt_response", _renamed({"prompt": prompt, "response": response}))
+        found = TaskGuess("prompt_response", renamed({"prompt": prompt, "response": response}))
         found.said = [f"{prompt!r} holds the prompt, {response!r} the response", "only the response is learned"]
         found.shown = (prompt, response)
         if second == "chosen":
@@ -328,64 +298,6 @@ def _prompts(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
     return None
 
 
-def _several(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
-    """Lists of labels: by name, or the only lists of few values beside text where no column holds one label."""
-    listed = {
-        name: [str(one) for value in column.values for one in value]
-        for name, column in columns.items()
-        if column.values and all(map(_lists_labels, column.values))
-    }
-    label = named_like(listed, _LISTED)
-    if label is None and label_column(columns) is None:
-        label = next((name for name, found in listed.items() if 2 * len(set(found)) <= len(found)), None)
-    texts = text_columns(columns, label)
-    if label is None or not listed[label] or not texts:
-        return None
-    names, held = _texts_of(columns, texts)
-    found = TaskGuess("multi_label", _renamed(names | {"label": label}), shown=tuple(names.values()))
-    found.said = [
-        f"{held} the text, {label!r} any number of labels",
-        f"labels seen: {told_labels(listed[label])}",
-    ]
-    if others := [name for name in listed if name != label]:
-        found.doubts.append(f"{', '.join(map(repr, others))} could be the labels, too: choose with `label: NAME`")
-    return found
-
-
-def _flags(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
-    """A column of 0 and 1 for each of several classes, where no other column is named as one of labels is."""
-    flags = [name for name, column in columns.items() if column.says_yes_or_no]
-    texts = text_columns(columns, None)
-    rest = [name for name, one in columns.items() if one.could_be_label and not one.is_identifier and name not in flags]
-    named = named_like(rest, LABEL_NAMES)
-    if len(flags) < _FEWEST_FLAGS or named is not None or not texts:
-        return None
-    names, held = _texts_of(columns, texts)
-    found = TaskGuess("multi_label", _renamed(names) | {"label": flags}, shown=tuple(names.values()))
-    some = [name for name in flags for value in columns[name].values if as_flag(value)]
-    found.said = [
-        f"{held} the text, {', '.join(map(repr, flags))} whether it is of each class",
-        f"labels seen: {told_labels(some)}",
-    ]
-    found.doubts = [f"if one of them alone is to be learned, set `task: {_one_label(names)}` and `label: NAME`"]
-    return found
-
-
-def _texts_of(columns: Mapping[str, Column], texts: Sequence[str]) -> tuple[dict[str, str], str]:
-    """The keys of the texts that are read, a pair where two belong together, and how to say what they hold."""
-    pair = text_pair_of(columns, texts)
-    names = {"text": pair[0], "text_pair": pair[1]} if pair else {"text": texts[0]}
-    return names, f"{' and '.join(map(repr, names.values()))} {'hold' if pair else 'holds'}"
-
-
-def _one_label(names: Mapping[str, str]) -> str:
-    return "pair" if "text_pair" in names else "single_sentence"
-
-
-def _lists_labels(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str | int) and not isinstance(one, bool) for one in value)
-
-
 def _labelled(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
     label = label_column(columns)
     texts = text_columns(columns, label)
@@ -394,7 +306,7 @@ def _labelled(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
     column = columns[label]
     pair = text_pair_of(columns, texts, scored=column.holds_scores)
     names = {"text": pair[0], "text_pair": pair[1]} if pair else {"text": texts[0]}
-    found = TaskGuess("pair" if pair else "single_sentence", _renamed(names | {"label": label}))
+    found = TaskGuess("pair" if pair else "single_sentence", renamed(names | {"label": label}))
     found.shown = tuple(names.values())
     held = " and ".join(map(repr, names.values()))
     found.said = [f"{held} {'hold' if pair else 'holds'} the text, {label!r} the label"]
@@ -435,6 +347,11 @@ def _settle_numbers(found: TaskGuess, column: Column, table: Table) -> None:
         found.doubts.append(f"{_told_odd(column, table)}, which is taken for a label")
     if column.has_decimal_commas:
         found.doubts.append(_told_commas(column.name))
+    elif parted_by_commas(column.labels):
+        found.doubts.append(
+            f"some cells of {column.name!r} hold several labels with commas between them: to learn each, set "
+            "`task: multi_label`"
+        )
     found.said.append(f"labels seen: {told_labels(column.labels)}")
     if "-" in column.labels:
         found.doubts.append("the label '-' often stands for none: take these rows out if it does")
@@ -476,7 +393,7 @@ def _plain(table: Table, columns: Mapping[str, Column]) -> TaskGuess:
             where=table.name,
             fix="is it the right file? If the fields are parted by another character, say so with `delimiter`",
         )
-    found = TaskGuess("plain_text", _renamed({"text": texts[0]}), shown=(texts[0],))
+    found = TaskGuess("plain_text", renamed({"text": texts[0]}), shown=(texts[0],))
     found.said = [f"{texts[0]!r} holds plain text, with nothing beside it that could be a label"]
     lists = [name for name, one in columns.items() if one.values and all(isinstance(v, list) for v in one.values)]
     commas = [name for name, one in columns.items() if one.has_decimal_commas]
@@ -494,5 +411,6 @@ def _plain(table: Table, columns: Mapping[str, Column]) -> TaskGuess:
 
 Guesser = Callable[[Table, Mapping[str, Column]], TaskGuess | None]
 _GUESSERS: tuple[Guesser, ...] = (
-    _annotated, _words, _messages, _choices, _questions, _instructions, _prompts, _several, _flags, _labelled,
+    _annotated, _words, _messages, _choices, _questions, _instructions, _prompts, several_labels, columns_of_classes,
+    _labelled,
 )  # fmt: skip

@@ -283,7 +283,7 @@ def _records(files: list[FileSource]) -> Iterator[dict[str, Any]]:
         for number, text in _lines([file]):
             try:
                 record = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(
                     f"line {number} is no JSON: {error}", where=file.name, fix="copy the file again"
                 ) from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
@@ -208,12 +210,30 @@ def as_label(value: Any) -> str:
     """A label as text: 1, 1.0 and "1" are the same, and so are True and "True"."""
     if is_missing(value) or (isinstance(value, str) and not value.strip()):
         raise BadCellError("has no label")
+    if isinstance(value, Decimal):
+        value = float(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, str | int | float):
         several = "; several labels a text are learned with `task: multi_label`" if isinstance(value, list) else ""
         raise BadCellError(f"holds {shorten(value)}, which is no label{several}")
     return whole_characters(str(value).strip())
+
+
+def json_cell(text: str) -> Any:
+    """What the JSON in a cell says.
+
+    Raises:
+        BadCellError: it is none.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise BadCellError("holds JSON that is nested too deeply") from error
+    except ValueError as error:
+        reason = f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
+        quoted = "; JSON has double quotes" if "'" in text and '"' not in text else ""
+        raise BadCellError(f"is not valid JSON: {reason}{quoted}") from error
 
 
 def as_score(value: Any) -> float:
@@ -231,7 +251,7 @@ def as_score(value: Any) -> float:
 
 def as_flag(value: Any) -> bool:
     """A cell that says yes or no: 1 and 0, true and false, yes and no, in whatever case."""
-    if is_missing(value) or value == "":
+    if is_missing(value) or (isinstance(value, str) and not value.strip()):
         raise BadCellError("is missing")
     said = _FLAGS.get(as_label(value).lower())
     if said is None:
