@@ -1,8 +1,9 @@
 """Whether default learning rates, found in 100 steps on a sentence encoder, suit a masked LM and longer runs.
 
 Every method is trained at its default and at the half decades below and above it, in 100 steps and in 400, on the two
-sets of `defaults.py`, which no other benchmark reports. Nothing is scored on test. A default that is behind a neighbour
-at one of the lengths by more than their seeds differ is one to change, or to make a matter of length.
+sets of `defaults.py`; each seed draws its training rows. Nothing is scored on test. A default that is behind a
+neighbour at one of the lengths by more than their seeds differ is one to look at again, or to make a matter of length:
+what is counted so is exploratory, since the best of three rates is compared on the scores that it was chosen by.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import harness
-from defaults import COMMON, SETS, failed
+from defaults import COMMON, SETS
 from evidence import Differences
 from protocol import MASKED_LM, bed_exists
 from tables import Cells, grouped, pick, spread, table
+
+from luthier.errors import TrainingError
 
 LENGTHS = (100, 400)
 SEEDS = (1, 2, 3)
@@ -47,15 +50,31 @@ def main() -> None:
     def measure(cell: dict[str, Any]) -> dict[str, Any]:
         tune = {
             "method": cell["method"],
-            "data": SETS[cell["set"]] | COMMON,
+            "data": SETS[cell["set"]] | COMMON | {"subset_seed": cell["seed"]},
             "max_steps": cell["steps"],
             "batch_size": BATCH,
             "learning_rate": cell["rate"],
             "evaluate_every": cell["steps"],
         }
-        return bench.tune(tune, cell["seed"], test=None)
+        try:
+            return bench.tune(
+                tune, cell["seed"], test=None, judge=lambda _, prepared: {"commonest": commonest(prepared)}
+            )
+        except TrainingError as error:  # a rate at which training breaks down is an answer
+            return {"failed": str(error), "validation_accuracy": 0.0, "commonest": 0.0}
 
     harness.run_cells("defaults_language", SETTINGS, cells(), measure, options)
+
+
+def commonest(prepared: Any) -> float:
+    """The share of the commonest class among the validation rows: what a constant answer gets."""
+    labels = list(prepared.task.splits["validation"]["label"])
+    return round(max(map(labels.count, labels)) / len(labels), 5)
+
+
+def failed(found: Cells) -> int:
+    """How many runs are no better than a constant answer."""
+    return sum(e["validation_accuracy"] <= e["commonest"] for e in found)
 
 
 def cells() -> list[dict[str, Any]]:
@@ -81,8 +100,8 @@ def page(found: Cells) -> str:
     return (
         "## Default learning rates on a masked language model\n\nValidation accuracy, mean of the two sets ± sample "
         "standard deviation over seeds, at the default, which was found in 100 steps on a sentence encoder, and at the "
-        "half decades beside it; the best in bold. A run has failed where its validation loss is not below that of "
-        "guessing evenly. Last, how far the best is above the default, with the 95 % interval over seeds.\n\n"
+        "half decades beside it; the best in bold. A run has failed where it is no better than the commonest class. "
+        "Last, how far the best is above the default, with the 95 % interval over seeds.\n\n"
     ) + table(["method", "default", "steps", "below", "default", "above", "best less default"], rows)
 
 

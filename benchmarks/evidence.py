@@ -168,7 +168,7 @@ class Differences:
             return math.nan
         variance = (self.deviation**2 / seeds + self._row_variance + between) / units
         effect = TTestPower().solve_power(effect_size=None, nobs=repeats, alpha=ALPHA, power=POWER)
-        return float(effect) * math.sqrt(variance * repeats)
+        return float(np.asarray(effect).item()) * math.sqrt(variance * repeats)
 
     @cached_property
     def _row_variance(self) -> float:
@@ -246,7 +246,8 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """holds, does not hold, not told (with one seed; else how many would tell), or not testable here (and why)."""
+        """holds (maybe by less than half of the figure), does not hold, not told (with one seed; else how many would
+        tell), or not testable here (and why)."""
         if self.differences is None:
             return f"not testable here: {self.why}"
         if self.differences.seeds < 2:
@@ -254,7 +255,7 @@ class Finding:
         high = self.differences.interval()[1]
         published = self.claim.published
         if self.level < 1 and self.differences.interval(self.level)[0] > 0:
-            return "holds"
+            return "holds" if published is None or high >= published / 2 else "holds: by less than half of the figure"
         if high < (0 if published is None else published / 2):
             return "does not hold"
         if published is None:

@@ -11,7 +11,7 @@ import statistics
 from typing import Any
 
 import harness
-from evidence import Claim, Finding, compared, findings_of, hours_of, plot
+from evidence import Claim, Differences, Finding, compared, findings_of, hours_of, plot
 from tables import Cells, gap, grouped, pick, plot_file, spread, table, test_scores
 
 SETS = ("sst2", "mrpc", "trec", "subj")
@@ -61,18 +61,21 @@ def page(cells: Cells) -> str:
     about = (
         "## IDPG at equal size\n\nMiniLM; 500 examples in all, 120 steps of 8; test score (F1 on mrpc, accuracy on the "
         "others) on at most 300 rows, mean ± sample standard deviation over three seeds, which also draw the examples. "
-        "The last column is IDPG's mean over the sets minus the method's, paired by seed.\n"
+        "The last column is IDPG's mean over the sets minus the method's, paired by seed. Against `prompt` it says "
+        f"nothing of the methods: {CUT}.\n"
     )
     plots = "\n".join(plot(found, f"idpg-{n}", plot_file) for n, found in enumerate(findings(cells)))
     return about + "\n" + plots + "\n\n" + table(["method", "trained", *SETS, "mean", "IDPG - method (95 %)"], rows)
 
 
+CUT = "the prompt of 48 tokens counts in the 64 that are read, so that its rows were cut to 16 and those of IDPG to 59"
 # Published at 500 examples: M-IDPG-PHM 86.3, prompt tuning 84.2, P-tuning v2 86.1, Compacter 86.5.
 OTHERS = {"prompt": ("prompt tuning", 0.021), "prefix": ("prefixes", 0.002), "lora": ("LoRA", None)}
 
 
 def findings(cells: Cells) -> list[Finding]:
-    measured = []
+    measured: list[tuple[Claim, Differences | None]] = []
+    told: list[Finding] = []
     for method, (name, published) in OTHERS.items():
         claim = Claim(
             f"IDPG is above {name} of its size.",
@@ -82,9 +85,12 @@ def findings(cells: Cells) -> list[Finding]:
             "MiniLM",
             main=published is not None,
         )
+        if method == "prompt":
+            told.append(Finding(claim, None, why=CUT))
+            continue
         arms = {s: (pick(cells, set=s, method="idpg"), pick(cells, set=s, method=method)) for s in SETS}
         measured.append((claim, compared(arms)))
-    return findings_of(measured, hours_of(cells))
+    return told + findings_of(measured, hours_of(cells))
 
 
 def _mean(cells: Cells) -> dict[Any, float]:

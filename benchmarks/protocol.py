@@ -24,10 +24,11 @@ import harness
 from evidence import Claim, Differences, Finding, compared, findings_of, hours_of
 from tables import Cells, grouped, pick, spread, table, test_scores
 
-from luthier.errors import ModelError
+from luthier.errors import ModelError, TrainingError
 
 TRIAL_SEEDS = (101, 102)
-PILOT = 3
+# Seeds of the pilot, and those that are run where no number of them would tell.
+PILOT, WITHOUT_END = 3, 5
 # Written by `luthier run recipes/local/masked_lm.yaml`.
 MASKED_LM = Path("runs/masked-lm/00-pretrain/model")
 
@@ -56,11 +57,19 @@ def at_rates(method: dict[str, Any], *rates: float) -> Arm:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A claim about two arms. `second` may name several: then the one that validation likes best is meant, by set."""
+    """A claim about two arms.
+
+    Attributes:
+        claim: as one number.
+        first: the arm that is claimed to be above.
+        second: the other one; of several the one that validation likes best is meant, by set.
+        sets: that it is about; None takes all.
+    """
 
     claim: Claim
     first: str
     second: tuple[str, ...]
+    sets: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,10 @@ def run(study: Study, options: argparse.Namespace) -> None:
         trial = study.arms[cell["arm"]].trials[cell["trial"]]
         final = cell["phase"] == "final"
         judge = partial(study.judge, name=cell["set"]) if final and study.judge else None
-        return bench.tune(block(study, cell, trial), cell["seed"], test="test" if final else None, judge=judge)
+        try:
+            return bench.tune(block(study, cell, trial), cell["seed"], test="test" if final else None, judge=judge)
+        except TrainingError as error:  # a rate at which training breaks down is an answer
+            return {"failed": str(error)}
 
     def cells(found: list[dict[str, Any]]) -> dict[str, Any]:
         return harness.run_cells(study.name, study.settings(), found, measure, options)
@@ -139,7 +151,7 @@ def run(study: Study, options: argparse.Namespace) -> None:
     if not _all_done(done, trials(study)):
         return
     chosen = choices(study, list(done["cells"].values()))
-    pilot = list(finals(study, chosen, dict.fromkeys(study.arms, PILOT)))
+    pilot = list(finals(study, chosen, {(name, arm): PILOT for name in study.sets for arm in study.arms}))
     done = cells(pilot)
     if _all_done(done, pilot):
         cells(list(finals(study, chosen, seeds_of(study, list(done["cells"].values())))))
@@ -189,29 +201,35 @@ def choices(study: Study, cells: Cells) -> dict[tuple[str, str], int]:
 
 
 def validation_score(entry: dict[str, Any]) -> float:
-    return float(entry["validation_" + entry["primary"]])
+    return 0.0 if "failed" in entry else float(entry["validation_" + entry["primary"]])
 
 
-def finals(study: Study, chosen: Mapping[tuple[str, str], int], seeds: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+def finals(
+    study: Study, chosen: Mapping[tuple[str, str], int], seeds: Mapping[tuple[str, str], int]
+) -> Iterator[dict[str, Any]]:
     """Cells of every arm with its chosen trial, by seed so that a stop leaves whole seeds."""
     for seed in range(1, max(seeds.values()) + 1):
         for name in study.sets:
             for arm in study.arms:
-                if seed <= seeds[arm] and (name, arm) in chosen:
+                if seed <= seeds[name, arm] and (name, arm) in chosen:
                     yield {"phase": "final", "set": name, "arm": arm, "trial": chosen[name, arm], "seed": seed}
 
 
-def seeds_of(study: Study, cells: Cells) -> dict[str, int]:
-    """Arm -> seeds, by the main comparisons that it takes part in; three where it is in none."""
-    needed = dict.fromkeys(study.arms, PILOT)
+def seeds_of(study: Study, cells: Cells) -> dict[tuple[str, str], int]:
+    """(set, arm) -> seeds, by the main comparisons that it takes part in; three where it is in none."""
+    needed = {(name, arm): PILOT for name in study.sets for arm in study.arms}
     for one in study.comparisons:
         found = differences(study, one, pilot_of(cells))
         if not one.claim.main or found is None:
             continue
         published = one.claim.published
-        enough = found.seeds_for(published / 2, study.most_seeds) if published else None
-        for arm in (one.first, *one.second):
-            needed[arm] = max(needed[arm], min(study.most_seeds, enough or study.most_seeds))
+        # Where rows or sets decide, more seeds than these would be thrown away; without a figure all are run.
+        enough = (found.seeds_for(published / 2) or WITHOUT_END) if published else study.most_seeds
+        for name in one.sets or study.sets:
+            second = best_of(pick(pick(cells, phase="final"), set=name), one.second)
+            for arm in (one.first, second):
+                if arm is not None:
+                    needed[name, arm] = max(needed[name, arm], min(study.most_seeds, enough))
     return needed
 
 
@@ -221,9 +239,9 @@ def pilot_of(cells: Cells) -> Cells:
 
 def differences(study: Study, comparison: Comparison, cells: Cells) -> Differences | None:
     """The first arm less the second, by set."""
-    finals_of = pick(cells, phase="final")
+    finals_of = [e for e in pick(cells, phase="final") if "failed" not in e]
     arms = {}
-    for name in study.sets:
+    for name in comparison.sets or study.sets:
         own = pick(finals_of, set=name)
         second = best_of(own, comparison.second)
         if second is not None:
@@ -253,6 +271,8 @@ def page(study: Study, cells: Cells) -> str:
     told = findings(study, cells)
     plots = [plot(found, f"{study.name}-{n}", plot_file) for n, found in enumerate(told)]
     scores, chosen = [], choices(study, cells)
+    broken = sum("failed" in e for e in cells)
+    cells = [e for e in cells if "failed" not in e or e["cell"]["phase"] == "trial"]
     for (arm,), found in grouped(pick(cells, phase="final"), "arm").items():
         per_set = [test_scores(pick(found, set=name)) for name in study.sets]
         shown = [spread(values) if values else "" for values in per_set]
@@ -276,6 +296,7 @@ def page(study: Study, cells: Cells) -> str:
         *([table(["set", "arm", *study.columns], more)] if more else []),
         "Chosen on validation, of as many trials with two seeds each:\n",
         table(["set", "arm", "settings", "of"], settings),
+        *([f"Training broke down in {broken} cells, which count as the worst of trials.\n"] if broken else []),
     ]
     return "\n".join(parts)
 

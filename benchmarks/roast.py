@@ -147,7 +147,8 @@ def judged(
 
 @cache
 def evaluation_set(source: str, labels: tuple[str, ...] | None, most: int | None) -> Any:
-    """At most so many rows of a set, the same ones for every model; its test rows where it has some."""
+    """At most so many rows of a set, the same ones for every model: its test rows where it has some. Where all are
+    asked for, they are those of all splits, unless models are trained on the set."""
     import numpy as np
 
     from luthier.data.loading import load_data
@@ -159,10 +160,13 @@ def evaluation_set(source: str, labels: tuple[str, ...] | None, most: int | None
     if two_way and labels is not None:
         chosen["label_map"] = TWO_WAY
     task = load_data(DataSettings(source=source, limit=most, **chosen))
-    rows = task.splits[next(s for s in ("test", "validation", "train") if s in task.splits)]
-    columns = [rows[c] for c in ("text", "text_pair") if c in rows.column_names]
+    found = [s for s in ("test", "validation", "train") if s in task.splits]
+    trained_on = source in [one["train"] for one in TASKS.values()]
+    splits = [task.splits[s] for s in (found[:1] if most is not None or trained_on else found)]
+    names = [c for c in ("text", "text_pair") if c in splits[0].column_names]
+    columns = [[value for rows in splits for value in rows[c]] for c in names]
     texts = [t[0] if len(t) == 1 else t for t in zip(*columns, strict=True)]
-    ids = None if labels is None else np.asarray(rows["label"], dtype=int)
+    ids = None if labels is None else np.asarray([one for rows in splits for one in rows["label"]], dtype=int)
     return EvaluationSet(source.removeprefix("data:"), texts, ids, two_way and labels is not None)
 
 

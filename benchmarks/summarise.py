@@ -69,12 +69,12 @@ and continues where it was. Data sets are public ones, found under the folder th
 ## Published claims
 
 A claim is one number, stated in its script. It *holds* where the 95 % interval is above 0 (by Holm's procedure over
-the main comparisons of a script); it *does not hold*, for this model and these sets, where the interval is below half
-of the published effect, or below 0 where no figure is known; else it is *not told*, with the seeds a unit (a set, or a
-set and size) that would tell with 80 % power. Intervals redraw seeds and test rows where rows are given; else they are
-those of a mixed model with an intercept for each unit, which allows for other rows and other sets, and beside them
-stands the interval over seeds alone. Hours are those of the whole script. The papers used larger models and longer
-training.
+the main comparisons of a script), which may be less than half of the published figure; it *does not hold*, for this
+model and these sets, where the interval is below half of the published effect, or below 0 where no figure is known;
+else it is *not told*, with the seeds a unit (a set, or a set and size) that would tell with 80 % power. Intervals
+redraw seeds and test rows where rows are given; else they are those of a mixed model with an intercept for each unit,
+which allows for other rows and other sets, and beside them stands the interval over seeds alone. Hours are those of
+the whole script. The papers used larger models and longer training.
 """
 COSTS = """\
 ## Costs and other questions

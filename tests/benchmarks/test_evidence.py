@@ -76,6 +76,12 @@ def test_seeds_needed_are_the_fewest_that_see_the_effect():
     assert found.detectable(needed) <= 0.01 < found.detectable(needed - 1)
 
 
+def test_what_could_be_seen_falls_with_every_seed():
+    found = Differences({"a": [-0.05, 0.05, 0.02]})
+    seen = [found.detectable(seeds) for seeds in (*range(2, 60), *range(60, 1000, 50))]
+    assert seen == sorted(seen, reverse=True)
+
+
 def test_power_is_reached_by_simulation():
     """Of many sets of as many seeds with the effect that can be seen, four in five have intervals above 0."""
     effect = Differences({"a": [-0.01, 0.0, 0.01]}).detectable(8)
@@ -93,6 +99,8 @@ def test_where_units_differ_more_seeds_may_not_do():
     ("mean", "published", "verdict"),
     [
         (0.02, 0.02, "holds"),
+        (0.02, 0.06, "holds: by less than half of the figure"),
+        (0.02, None, "holds"),
         (-0.01, 0.02, "does not hold"),
         (0.0, 0.04, "does not hold"),
         (-0.02, None, "does not hold"),

@@ -9,6 +9,7 @@ from harness import cell_name
 from protocol import (
     PILOT,
     TRIAL_SEEDS,
+    WITHOUT_END,
     Comparison,
     Study,
     at_rates,
@@ -21,6 +22,7 @@ from protocol import (
 )
 
 SETS = ("one", "two")
+PAIRS = [(name, arm) for name in SETS for arm in "abc"]
 
 
 def study(published: float = 0.1, **more) -> Study:
@@ -47,9 +49,9 @@ def trial_cells(best: int = 1) -> list[dict]:
 
 def final_cells(of: Study, gain: float, spread: float = 0.0, seeds: int = PILOT) -> list[dict]:
     found = []
-    for cell in finals(of, choices(of, trial_cells()), dict.fromkeys(of.arms, seeds)):
+    for cell in finals(of, choices(of, trial_cells()), dict.fromkeys(PAIRS, seeds)):
         generator = np.random.default_rng(cell["seed"])
-        share = 0.5 + spread * generator.normal() + (gain if cell["arm"] == "a" else 0.0)
+        share = 0.5 + (spread * generator.normal() + gain if cell["arm"] == "a" else 0.0)
         rows = np.random.default_rng(7).random(200) < share
         right = "".join("1" if r else "0" for r in rows)
         scores = {"validation_accuracy": share, "test_accuracy": rows.mean(), "test_right": right}
@@ -73,14 +75,41 @@ def test_nothing_is_chosen_before_all_trials_are_run():
 
 def test_seeds_of_trials_are_used_for_nothing_else():
     chosen = choices(study(), trial_cells())
-    assert not {cell["seed"] for cell in finals(study(), chosen, dict.fromkeys("abc", 50))} & set(TRIAL_SEEDS)
+    assert not {cell["seed"] for cell in finals(study(), chosen, dict.fromkeys(PAIRS, 50))} & set(TRIAL_SEEDS)
 
 
 def test_the_pilot_decides_on_the_seeds_of_the_main_arms():
     clear = seeds_of(study(published=0.4), final_cells(study(), 0.1))
-    assert clear == {"a": PILOT, "b": PILOT, "c": PILOT}
-    hard = seeds_of(study(published=0.001), final_cells(study(), 0.1))
-    assert hard == {"a": 10, "b": 10, "c": PILOT}
+    assert clear == dict.fromkeys(PAIRS, PILOT)
+    hard = seeds_of(study(published=0.24), final_cells(study(), 0.1, spread=0.15))
+    assert all(PILOT < hard[name, arm] <= 10 for name in SETS for arm in "ab")
+    assert all(hard[name, "c"] == PILOT for name in SETS)
+
+
+def test_no_seeds_are_spent_where_test_rows_decide():
+    assert seeds_of(study(published=0.001), final_cells(study(), 0.1))["one", "a"] == WITHOUT_END
+
+
+def test_only_the_part_that_is_compared_has_more_seeds():
+    several = replace(study(published=0.24).comparisons[0], second=("b", "c"), sets=("two",))
+    cells = final_cells(study(), 0.1, spread=0.15)
+    for entry in cells:
+        entry["validation_accuracy"] = {"a": 0.5, "b": 0.4, "c": 0.6}[entry["cell"]["arm"]]
+    found = seeds_of(replace(study(), comparisons=(several,)), cells)
+    assert {pair for pair, seeds in found.items() if seeds > PILOT} == {("two", "a"), ("two", "c")}
+
+
+def test_cells_in_which_training_broke_down_are_the_worst_trials_and_no_scores():
+    cells = trial_cells(best=1)
+    for entry in cells:
+        if entry["cell"]["trial"] == 1 and entry["cell"]["arm"] == "a" and entry["cell"]["seed"] == TRIAL_SEEDS[0]:
+            entry["failed"] = "the loss is nan"
+    chosen = choices(study(), cells)
+    assert {pair for pair, trial in chosen.items() if trial == 0} == {(name, "a") for name in SETS}
+    ends = final_cells(study(), 0.2)
+    ends[0] = {"cell": ends[0]["cell"], "failed": "the loss is nan", "wall_seconds": 1.0}
+    assert differences(study(), study().comparisons[0], ends).seeds == PILOT - 1
+    assert "broke down in 3 cells" in page(replace(study(), comparisons=()), cells + ends)
 
 
 def test_differences_are_paired_by_seed_and_row():
