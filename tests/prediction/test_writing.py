@@ -235,7 +235,16 @@ def test_a_link_stays_one(run: str):
     write_predictions(run, "rows.txt", "out.jsonl")
     assert Path("out.jsonl").is_symlink()
     assert len(written("far/answers.jsonl")) == 40
-    assert [path.name for path in Path("far").iterdir()] == ["answers.jsonl"]
+    Path("v.npy").symlink_to("far/vectors")
+    embed_file(run, "rows.txt", "v.npy")
+    assert np.load("far/vectors").shape == (40, 1)
+    assert sorted(path.name for path in Path("far").iterdir()) == ["answers.jsonl", "vectors"]
+
+
+def test_only_rows_of_an_earlier_command_are_called_so(run: str):
+    Path("rows.txt").write_text("same\n" * 40)
+    assert write_predictions(run, "rows.txt", "out.jsonl", batch_size=2) == (40, 0)
+    assert len(written()) == 40
 
 
 def test_rows_are_numbered_from_the_first_and_cut_ones_told_of_once(caplog):

@@ -98,17 +98,16 @@ def _written(
     from luthier.storage.part_file import kept_parts
 
     check_output(output)
-    place = place_of_output(output)
     with noise_logged():
         embedder = load_embedder(run, allow)
 
         def embedded(some: Any) -> np.ndarray:
             return embedder.embed(some, batch_size=batch_size, dtype=dtype)
 
-        with kept_parts(place, key_of(run, dtype)) as kept:
+        with kept_parts(place_of_output(output), key_of(run, dtype)) as kept:
             keys, _ = answered(kept, texts, embedded, _packed, batch_size, told="encoding text")
             vectors = _joined(map(kept.read, keys)) if keys else embedded(texts)
-            write_vectors(place, texts, vectors)
+            write_vectors(output, texts, vectors)
     return vectors.shape[0], vectors.shape[1]
 
 
@@ -155,6 +154,7 @@ def write_vectors(output: str | Path, texts: Any, vectors: np.ndarray) -> None:
     """
     import numpy as np
 
+    from luthier.prediction.writing import place_of_output
     from luthier.storage.files import write_bytes
 
     check_output(output)
@@ -172,4 +172,4 @@ def write_vectors(output: str | Path, texts: Any, vectors: np.ndarray) -> None:
         table = io.BytesIO()
         pq.write_table(pa.table(columns), table)
         content = table.getvalue()
-    write_bytes(Path(output), content)
+    write_bytes(place_of_output(output), content)

@@ -85,15 +85,16 @@ def answered(
     from luthier.models.predictor import in_parts
     from luthier.storage.keys import digest_of
 
-    before = 0
+    before, made = 0, set()
 
     def part(some: Any) -> str:
         nonlocal before
         key = digest_of(list(some))
-        if key in kept:
-            before += len(some)
-        else:
+        if key not in kept:
             kept.add(key, packed(answer(some)))
+            made.add(key)
+        elif key not in made:
+            before += len(some)
         return key
 
     return list(in_parts(rows, part, batch_size, **how)), before
