@@ -247,6 +247,16 @@ def test_yaml_round_trip_keeps_text_that_looks_like_something_else():
     assert parse_value("[1, no]") == [1, "no"]
 
 
+@pytest.mark.parametrize("between", [" ", "  ", "\t", " \n", "\n\n", "\x85", "\u2028 ", ": ", " #", "' \""])
+def test_yaml_round_trip_keeps_every_character_of_a_long_text(between: str):
+    for words in range(10, 60, 7):
+        data = {
+            "template": between.join(f"{{text}} word{n}" for n in range(words)),
+            "below": [{between: between * words}],
+        }
+        assert parse_yaml(dump_yaml(data), "d").data == data
+
+
 @pytest.mark.parametrize(
     "code",
     [

@@ -1,6 +1,8 @@
 """Reading run directories, whole and damaged."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +64,22 @@ def test_cells_never_started_and_cells_of_another_grid_are_told(tmp_path: Path):
     assert [c.status for c in ia3] == ["unfinished"] * 3
     assert ia3[0].problems == ["it has not been started"]
     assert run.problems == ["3 of the folders in cells/ belong to another grid and are left out"]
+
+
+def test_of_two_folders_with_one_cell_the_one_that_ran_last_is_shown(tmp_path: Path):
+    """As where the factors were named in another order, and the settings of all cells have changed since."""
+    folder = grid(tmp_path / "grid")
+    older = cell_folder(folder, "prompt", 1)
+    for name, time in (("aaa", 2e9), ("zzz", 1e9)):
+        newer = shutil.copytree(older, older.with_name(name))
+        text = (newer / "00-tune" / "metrics.json").read_text()
+        metrics = json.loads(text)
+        metrics["scores"] = dict.fromkeys(metrics["scores"], 0.123 if name == "aaa" else 0.456)
+        (newer / "00-tune" / "metrics.json").write_text(json.dumps(metrics))
+        os.utime(newer / "recipe.yaml", (time, time))
+    os.utime(older / "recipe.yaml", (1.5e9, 1.5e9))
+    (cell,) = [c for c in read_run(folder).cells if (c.factors["stages.0.tune.method"], c.seed) == ("prompt", 1)]
+    assert set(cell.stages["00-tune"]["scores"].values()) == {0.123}
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"scores": 3, "cost": []}', "[" * 100_000, '{"scores": {"a": 1e999}}'])

@@ -16,6 +16,7 @@ from luthier.data.left_out import left_out, settle
 from luthier.data.rows.canonical import Columns
 from luthier.data.rows.labels import (
     LabelIds,
+    alike_labels,
     check_labels,
     declared_labels,
     equal_numbers,
@@ -142,7 +143,7 @@ def label_names(
             values += rows["validation"].columns[schema.label_column or ""]
         tags = schema.label_kind == "classes"
         labels = sorted_labels([tag for row in values for tag in row] if tags else values, tags=tags)
-        for group in equal_numbers(labels):
+        for group in [*equal_numbers(labels), *alike_labels(labels)]:
             _log.warning(
                 "%s: the labels %s are classes of their own; if they mean the same, rename them with `label_map`",
                 rows[base].where,

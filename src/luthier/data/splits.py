@@ -6,6 +6,7 @@ import logging
 import math
 from array import array
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,6 +37,8 @@ from luthier.errors import DataError
 _log = logging.getLogger(__name__)
 # Rows that are checked together.
 _TOGETHER = 4096
+# Of the values of a column of scores, at least.
+_MOSTLY_NUMBERS = 0.9
 
 
 @dataclass
@@ -262,10 +265,10 @@ def _has(present: set[str], mapping: Columns, wanted: Sequence[str]) -> bool:
 def _holds_scores(values: list[Any]) -> bool:
     numbers = []
     for value in values:
-        try:
+        with suppress(TypeError, ValueError, OverflowError):
             numbers.append(float(value))
-        except (TypeError, ValueError, OverflowError):
-            return False
+    if len(numbers) < _MOSTLY_NUMBERS * len(values):
+        return False
     return any(math.isfinite(number) and not number.is_integer() for number in numbers)
 
 
@@ -290,7 +293,9 @@ def canonical_rows(
     skips = origin.known is not None and origin.known.skips_unusable
     problems, kept, columns = _checked(schema, table, raw.kept, wanted)
     if not skips:
-        settle(problems, raw.noted, len(kept), "correct or remove these rows")
+        droppable = settings.labelled and raw.noted is None
+        out = ", or leave them out with `invalid_rows: drop`" if droppable else ""
+        settle(problems, raw.noted, len(kept), f"correct or remove these rows{out}")
     columns = {"row": [table.number(index) for index in kept], **columns}
     left_out = f"{problems.count} rows without text left out" if problems.count and skips else ""
     said = "; ".join(part for part in (raw.note, left_out) if part)

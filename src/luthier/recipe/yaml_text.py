@@ -12,12 +12,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from luthier.errors import RecipeError
 from luthier.recipe.problem import Problem
 from luthier.recipe.yaml_limits import PlainConstructor, check_events, check_length, whole_text
 
 Path = tuple[str | int, ...]
+_OTHER_BREAK = re.compile("[\x85\u2028\u2029]")
 _COMMENT = re.compile(r"(?:^|\s)#")
 
 
@@ -115,12 +117,23 @@ def parse_value(text: str) -> Any:
     return text if plain and _COMMENT.search(text) else value
 
 
+class _Written(RoundTripRepresenter):
+    """Writes text that holds a line break of other alphabets than YAML's so that it is read again as it is."""
+
+    def represent_text(self, text: str) -> Any:
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _OTHER_BREAK.search(text) else None)
+
+
+_Written.add_representer(str, _Written.represent_text)
+
+
 def dump_yaml(data: Any) -> str:
     """Plain data as YAML, keys in their order."""
     yaml = YAML(pure=True)
     yaml.default_flow_style = False
+    yaml.Representer = _Written
     yaml.allow_unicode = True
-    yaml.width = 110
+    yaml.width = 1 << 24  # folding loses blanks
     stream = io.StringIO()
     yaml.dump(data, stream)
     return stream.getvalue()

@@ -3,6 +3,7 @@ they differ. Read from what the stages tell under `ran` in their details, as far
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +82,7 @@ def facts_of(cell: Cell, stage: str, folder: Path) -> dict[str, str]:
 
 def _model(model: Mapping[str, Any], folder: Path) -> str:
     reference, base = str(model.get("reference")), model.get("base")
-    inside = str(folder.resolve())
+    inside = f"{folder.resolve()}{os.sep}"
     if inside in reference:
         reference = f"that of {reference.partition(inside)[2].strip('/').removesuffix('/model')}"
         if base and inside not in str(base):

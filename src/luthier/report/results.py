@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -198,9 +199,10 @@ def _trials(folder: Path) -> list[dict[str, Any]]:
 
 
 def _read_grid(folder: Path, places: list[Path], wanted: list[dict[str, Any]], problems: list[str]) -> list[Cell]:
-    """Cells in the wanted order, those that were never started included, those of another grid not."""
+    """Cells in the wanted order, those that were never started included, those of another grid not. Of two folders
+    with one cell, as where its factors were named in another order, the one that was run last is read."""
     found: dict[str, Cell] = {}
-    for place in places:
+    for place in sorted(places, key=_last_run):
         recipe = _text(place / "recipe.yaml")
         unread: list[str] = []
         cell = _read_cell(place, _recipe_data(recipe, unread) if recipe else {})
@@ -209,13 +211,19 @@ def _read_grid(folder: Path, places: list[Path], wanted: list[dict[str, Any]], p
         cell.problems += unread
         found[_key(cell.factors) if cell.factors else place.name] = cell
     if not wanted:
-        return list(found.values())
+        return sorted(found.values(), key=lambda cell: cell.name)
     cells = [found.pop(key) if (key := _key(factors)) in found else _not_started(factors) for factors in wanted]
     nameless = [cell for cell in found.values() if not cell.factors]
     if strangers := len(found) - len(nameless):
         problems.append(f"{strangers} of the folders in cells/ belong to another grid and are left out")
     problems += [f"cells/{cell.name} does not say which cell it is and is left out" for cell in nameless]
     return cells
+
+
+def _last_run(cell: Path) -> tuple[float, str]:
+    with suppress(OSError):
+        return (cell / "recipe.yaml").stat().st_mtime, cell.name
+    return 0.0, cell.name
 
 
 def _not_started(factors: dict[str, Any]) -> Cell:

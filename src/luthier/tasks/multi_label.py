@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from luthier.data.rows.canonical import BadCellError, as_label, json_cell
+from luthier.data.rows.canonical import BadCellError, as_label, is_multi_hot, list_cell
 from luthier.data.schemas import LabelKind
 from luthier.data.table import is_missing, shorten
 from luthier.registry import TASKS
@@ -190,10 +190,14 @@ def _as_labels(value: Any) -> list[str]:
         value = []
     if not isinstance(value, list | tuple):
         raise BadCellError(f"holds {shorten(value)}, which is no list of labels")
+    if is_multi_hot(value):
+        raise BadCellError(
+            f"holds {shorten(value)}, a 0 or 1 for each class: write the labels' names, or give each class a column"
+        )
     return list(dict.fromkeys(as_label(one) for one in value))
 
 
 def _parted(text: str) -> Any:
     if not text.startswith("["):
         return [one for one in text.split(",") if one.strip()]
-    return json_cell(text)
+    return list_cell(text)

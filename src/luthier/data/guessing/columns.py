@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -28,9 +28,10 @@ PAIR_NAMES = (
     ("question", "passage"), ("question", "sentence"), ("question", "context"), ("query", "passage"),
     ("query", "document"), ("claim", "evidence"), ("first", "second"),
 )  # fmt: skip
-_IDENTIFIERS = re.compile(
-    r"|id|idx|index|uid|guid|key|row|no|nr|unnamed: ?\d+|.*_id|.*id|id_.*|pair[_ ]?id", re.IGNORECASE
-)
+_IDENTIFIERS = re.compile(r"|id|idx|index|uid|guid|key|row|no|nr|unnamed: ?\d+|pair[_ ]?id", re.IGNORECASE)
+# Names of identifiers, unless they say what is learned, as in "class_id"; and those that may be words, as "paid" is.
+_OF_SOMETHING = re.compile(r".*_id|id_.*|.*[a-z]I[dD]", re.DOTALL)
+_MAYBE = re.compile(r".*id", re.IGNORECASE)
 # What tells one of two columns from the other, as in "phrase_one" and "phrase_two".
 _COUNTING = frozenset([("1", "2"), ("a", "b"), ("one", "two"), ("first", "second"), ("left", "right"), ("0", "1")])
 _EUROPEAN = re.compile(r"[+-]?\d+(,\d+)?")
@@ -111,8 +112,8 @@ class Column:
 
     @property
     def holds_text(self) -> bool:
-        """Whether the values are texts, and not numbers or lists."""
-        return bool(self.texts) and len(self.texts) == len(self.values) and not self.numbers
+        """Whether the values are texts, with a few exceptions at most, and not numbers or lists."""
+        return bool(self.texts) and len(self.texts) >= (1 - _ODD) * len(self.values) and not self.numbers
 
     @property
     def holds_lists(self) -> bool:
@@ -148,7 +149,11 @@ class Column:
         numbered = len(set(labels)) == len(labels) > 1 and all(number.is_integer() for number in self.numbers or [0.5])
         if self.name.lower() in LABEL_NAMES or self.name.lower() in TEXT_NAMES:
             return False
-        return (bool(_IDENTIFIERS.fullmatch(self.name.strip())) and self.words <= 1) or (numbered and len(labels) > 5)
+        name, distinct = self.name.strip(), len(set(labels))
+        named = bool(_IDENTIFIERS.fullmatch(name))
+        named |= bool(_OF_SOMETHING.fullmatch(name)) and not says_label(name)
+        named |= bool(_MAYBE.fullmatch(name)) and (2 * distinct > len(labels) or (distinct > 2 and bool(self.numbers)))
+        return (named and self.words <= 1) or (numbered and len(labels) > 5)
 
     @property
     def names_rows(self) -> bool:
@@ -167,7 +172,8 @@ class Column:
         labels, distinct = self.labels, len(set(self.labels))
         if not labels or self.words > 6 or self.holds_dates:
             return False
-        return bool(self.numbers) or distinct <= max(2, min(_MOST_LABELS, len(labels) // 2))
+        most = len(labels) // 2 if says_label(self.name) else min(_MOST_LABELS, len(labels) // 2)
+        return bool(self.numbers) or distinct <= max(2, most)
 
 
 def _as_number(value: Any) -> float | None:
@@ -197,7 +203,8 @@ def named_like(columns: Iterable[str], names: Sequence[str]) -> str | None:
 
 def says_label(name: str) -> bool:
     """Whether the name of a column says that it holds labels."""
-    return named_like([name], LABEL_NAMES) is not None or bool(_LABEL_WORDS & set(re.findall(r"[a-z]+", name.lower())))
+    words = {part.lower() for part in _PARTS.findall(name)}
+    return named_like([name], LABEL_NAMES) is not None or bool(_LABEL_WORDS & words)
 
 
 def label_column(columns: Mapping[str, Column]) -> str | None:
@@ -209,12 +216,25 @@ def label_column(columns: Mapping[str, Column]) -> str | None:
         return named
     texts = [name for name, column in columns.items() if column.holds_text]
     others = [name for name in able if texts != [name]]
-    paired = _named_alike(texts)
-    others = [name for name in others if paired is None or name not in paired] or others
+    paired = _named_alike(texts) or ()
+    apart = [name for name in others if name not in paired]
+    return likeliest_label(apart, columns) or likeliest_label(others, columns)
+
+
+def label_beside(names: Collection[str], columns: Mapping[str, Column]) -> str | None:
+    """The column that could hold a label of what these columns hold."""
+    able = [name for name, one in columns.items() if one.could_be_label and not one.is_identifier and name not in names]
+    return likeliest_label(able, columns)
+
+
+def likeliest_label(others: Sequence[str], columns: Mapping[str, Column]) -> str | None:
+    """The last column of few values, of those with a word for labels in their names where there are some; a column
+    without missing values before others, and one of a single value only where its name says so."""
     others = [name for name in others if says_label(name)] or others
     full = [name for name in others if len(columns[name].values) == columns[name].rows]
-    varied = [name for name in full if 2 <= len(set(columns[name].labels)) <= _MOST_LABELS]
-    return next(reversed(varied or full or others), None)
+    varied = [name for name in others if 2 <= len(set(columns[name].labels)) <= _MOST_LABELS]
+    found = [name for name in varied if name in full] or varied
+    return next(reversed(found or list(filter(says_label, full or others))), None)
 
 
 def text_columns(columns: Mapping[str, Column], label: str | None) -> list[str]:
@@ -227,6 +247,7 @@ def text_columns(columns: Mapping[str, Column], label: str | None) -> list[str]:
     ]
     found = [name for name in found if any(map(str.isalpha, "".join(columns[name].texts)))] or found
     found = [name for name in found if not columns[name].names_rows] or found
+    found = [name for name in found if 2 * len(columns[name].values) >= columns[name].rows] or found
     named = [name for name in found if any(part.lower() in TEXT_NAMES for part in _PARTS.findall(name))]
     return sorted(found, key=lambda name: (name not in named, -columns[name].words))
 

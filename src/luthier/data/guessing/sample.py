@@ -14,6 +14,7 @@ from luthier.data.reading.heads import ROWS, head_of_parquet
 from luthier.data.reading.lines import is_utf8
 from luthier.data.reading.readers import (
     BYTE_ORDER_MARKS,
+    CONLL_COMMENT,
     FIX_ROWS,
     ReadOptions,
     decoded_lines,
@@ -278,7 +279,8 @@ def _cells_of(line: str) -> list[str]:
 
 
 def _looks_like_conll(lines: Sequence[str]) -> bool:
-    filled = [_cells_of(line) for line in lines if line.strip() and not line.startswith("-DOCSTART-")]
+    lines = [line for line in lines if not line.startswith("-DOCSTART-") and not CONLL_COMMENT.match(line)]
+    filled = [_cells_of(line) for line in lines if line.strip()]
     inner = list(itertools.dropwhile(lambda line: not line.strip(), lines))
     while inner and not inner[-1].strip():
         inner.pop()

@@ -16,7 +16,7 @@ from luthier.data.guessing.columns import (
     told_labels,
 )
 from luthier.data.guessing.task_guess import TaskGuess, renamed
-from luthier.data.rows.canonical import BadCellError, as_flag, json_cell
+from luthier.data.rows.canonical import BadCellError, as_flag, is_multi_hot, list_cell
 from luthier.data.table import Table
 
 # Columns of 0 and 1 that are classes of a text and not, like one or two, something else about it.
@@ -50,10 +50,10 @@ def several_labels(table: Table, columns: Mapping[str, Column]) -> TaskGuess | N
     return found
 
 
-def parted_by_commas(labels: Sequence[str]) -> bool:
-    """Whether labels seem to be several each, with commas between them: fewer parts than wholes, and known alone."""
-    parts = {part.strip() for label in labels for part in label.split(",")}
-    several = {label for label in labels if "," in label}
+def parted_by(mark: str, labels: Sequence[str]) -> bool:
+    """Whether labels seem to be several each, with a mark between them: fewer parts than wholes, and known alone."""
+    parts = {part.strip() for label in labels for part in label.split(mark)}
+    several = {label for label in labels if mark in label}
     return bool(several) and len(parts) < len(set(labels)) + len(several) and any(part in labels for part in parts)
 
 
@@ -94,8 +94,8 @@ def _labels_in(value: Any) -> list[Any] | None:
     """The labels of a cell that is a list, or the JSON text of one; None for any other."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            value = json_cell(value)
+            value = list_cell(value)
         except BadCellError:
             return None
     labels = isinstance(value, list) and all(isinstance(one, str | int) and not isinstance(one, bool) for one in value)
-    return value if labels else None
+    return value if labels and not is_multi_hot(value) else None

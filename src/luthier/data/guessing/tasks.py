@@ -11,17 +11,19 @@ from typing import Any
 from luthier.data.guessing.columns import (
     Column,
     columns_of,
+    label_beside,
     label_column,
     named_like,
+    says_label,
     text_columns,
     text_pair_of,
     told_labels,
 )
-from luthier.data.guessing.several import columns_of_classes, parted_by_commas, several_labels
+from luthier.data.guessing.several import columns_of_classes, parted_by, several_labels
 from luthier.data.guessing.task_guess import TaskGuess, renamed
 from luthier.data.reading.forms import conversation_columns, conversation_form, example_of, form_of, in_form
-from luthier.data.rows.labels import seems_missing
-from luthier.data.table import Table
+from luthier.data.rows.labels import alike_labels, seems_missing
+from luthier.data.table import Table, shorten
 from luthier.errors import DataError
 
 _CHOICE = re.compile(r"(ending|choice|option|answer|solution|sol|opt|alternative|candidate)[_ ]?(\d|[a-hA-H])")
@@ -32,6 +34,9 @@ _LETTERS = "ABCDEFGH"
 _CHOICE_LABELS = ("label", "answer", "answerkey", "answer_key", "answer_idx", "gold", "target", "correct", "y")
 _CONTEXTS = ("startphrase", "context", "ctx", "question", "premise", "stem", "sent1", "prompt", "passage", "text")
 _PASSAGES = ("context", "passage", "paragraph", "document", "article", "text")
+_EXCHANGED = ("prompt", "response", "completion", "instruction", "input", "output", "context", "chosen", "rejected")
+# Names of what is written and of nothing else.
+_WRITTEN = ("response", "completion", "output", "chosen", "targets")
 _PROMPTS = (
     ("prompt", "response"), ("prompt", "completion"), ("instruction", "response"), ("instruction", "output"),
     ("question", "answer"), ("query", "response"), ("query", "answer"), ("input", "output"), ("source", "target"),
@@ -54,11 +59,29 @@ def guess_task(table: Table) -> tuple[TaskGuess, Table]:
             break
     else:
         found = _plain(table, columns)
+    found.doubts += _unusable(found, columns, table)
     named = {name: value for name, value in found.keys.items() if name in ("question", "context", "answers")}
     form = form_of(example_of(table), named=named, task=found.task) if found.task in _FORMED else None
     return found, in_form(table, form) if form else table
 
 
+def _unusable(found: TaskGuess, columns: Mapping[str, Column], table: Table) -> list[str]:
+    """What to say of rows without a text that they need, or with something else in its place."""
+    told = []
+    for name in found.shown if found.task in _READ_AS_TEXT else ():
+        column = columns.get(name)
+        if column is None or not column.holds_text:
+            continue
+        odd = [value for value in column.values if not isinstance(value, str)]
+        if missing := len(table) - len(column.texts) - len(odd):
+            told.append(f"{_rows_have(missing)} nothing in {name!r}: {_REFUSED}")
+        if odd:
+            place = table.place(table.columns[name].index(odd[0]))
+            told.append(f"{place} holds {shorten(odd[0])} in {name!r}, which is no text: {_REFUSED}")
+    return told
+
+
+_READ_AS_TEXT = ("single_sentence", "pair", "regression", "multi_label", "prompt_response")
 _FORMED = ("prompt_response", "extractive_qa", "multiple_choice")
 
 
@@ -273,7 +296,9 @@ def _instructions(table: Table, columns: Mapping[str, Column]) -> TaskGuess | No
     if form is None:
         return None
     said = [form.about, "only the response is learned"]
-    return TaskGuess("prompt_response", {}, said, [], ("prompt", "response"))
+    label = label_beside(_EXCHANGED, columns)
+    doubts = [] if label is None else [f"if {label!r} is what is to be learned, set `task: pair` and `label: {label}`"]
+    return TaskGuess("prompt_response", {}, said, doubts, ("prompt", "response"))
 
 
 def _prompts(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
@@ -284,6 +309,9 @@ def _prompts(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
         exact = (first, second) in (("prompt", "response"), ("prompt", "completion"))
         if not exact and columns[response].could_be_label and columns[response].words < 3:
             continue
+        label = label_beside((prompt, response), columns)
+        if label is not None and says_label(label) and second not in _WRITTEN:
+            return None
         found = TaskGuess("prompt_response", renamed({"prompt": prompt, "response": response}))
         found.said = [f"{prompt!r} holds the prompt, {response!r} the response", "only the response is learned"]
         found.shown = (prompt, response)
@@ -294,6 +322,11 @@ def _prompts(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
                 f"{response!r} has few values: if they are classes, set `task: single_sentence`, `text: {prompt}` and "
                 f"`label: {response}` in place of `prompt` and `response`"
             ]
+        if label is not None:
+            found.doubts.append(
+                f"if {label!r} is what is to be learned, set `task: pair` and `label: {label}`, `text: {prompt}`, "
+                f"`text_pair: {response}` in place of `prompt` and `response`"
+            )
         return found
     return None
 
@@ -345,13 +378,21 @@ def _settle_numbers(found: TaskGuess, column: Column, table: Table) -> None:
         return
     if column.odd:
         found.doubts.append(f"{_told_odd(column, table)}, which is taken for a label")
-    if column.has_decimal_commas:
+    if column.has_decimal_commas and not parted_by(",", column.labels):
         found.doubts.append(_told_commas(column.name))
-    elif parted_by_commas(column.labels):
+    elif parted_by(",", column.labels):
         found.doubts.append(
             f"some cells of {column.name!r} hold several labels with commas between them: to learn each, set "
             "`task: multi_label`"
         )
+    elif mark := next((mark for mark in ";|" if parted_by(mark, column.labels)), None):
+        found.doubts.append(
+            f"some cells of {column.name!r} hold several labels with {mark!r} between them: to learn each, write them "
+            "with commas and set `task: multi_label`"
+        )
+    for alike in alike_labels(column.labels)[:_MOST_NAMED]:
+        named = ", ".join(map(repr, alike))
+        found.doubts.append(f"{named} are classes of their own; if they mean the same, rename them with `label_map`")
     found.said.append(f"labels seen: {told_labels(column.labels)}")
     if "-" in column.labels:
         found.doubts.append("the label '-' often stands for none: take these rows out if it does")

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import IO, Any, NamedTuple, TypeVar
@@ -25,6 +26,8 @@ from luthier.data.table import Problems, Table, listing, place, shorten
 from luthier.errors import DataError
 
 __all__ = ["BYTE_ORDER_MARKS", "ReadOptions", "Row", "decoded_lines", "iterate_rows", "read_table"]
+# A line that says something of the sentence behind it.
+CONLL_COMMENT = re.compile(r"#\s*(id|sent_id|text|newdoc|newpar|global|meta)\b")
 FIX_ROWS = "correct or remove these rows"
 T = TypeVar("T")
 # Rows that are checked and put into columns together.
@@ -239,6 +242,8 @@ def _quoted(
 
 def _checked_header(cells: list[str], name: str) -> list[str]:
     names = [cell.strip() for cell in cells]
+    if names.count("") > 1:  # as of empty columns that a spreadsheet leaves
+        names = [name or f"column{number}" for number, name in enumerate(names, 1)]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise DataError(
@@ -273,7 +278,7 @@ def _conll(lines: Iterator[tuple[int, str]], problems: Problems, *, tagged: bool
     tokens: list[str] = []
     tags: list[str] = []
     for line, text in itertools.chain(lines, [(0, "")]):
-        if not text.strip() or text.startswith("-DOCSTART-"):
+        if not text.strip() or text.startswith("-DOCSTART-") or (not tokens and CONLL_COMMENT.match(text)):
             if tokens:
                 yield Row(number, start, {"tokens": tokens} | ({"tags": tags} if tagged else {}))
                 number, tokens, tags = number + 1, [], []

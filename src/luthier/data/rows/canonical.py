@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import re
@@ -18,6 +19,8 @@ from luthier.errors import DataError, nearest
 UNCHECKED = "line"
 Columns = Mapping[str, str | list[str]]
 Cell = Callable[[Any], Any]
+# Characters of a list that Python's own reader, which needs much memory for deep ones, is asked about.
+_LONGEST_LITERAL = 10_000
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _FLAGS = {"1": True, "1.0": True, "true": True, "yes": True, "0": False, "0.0": False, "false": False, "no": False}
 _COMPANIONS = ("group", "candidate", "question", "choices", "history")
@@ -234,6 +237,27 @@ def json_cell(text: str) -> Any:
         reason = f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else str(error)
         quoted = "; JSON has double quotes" if "'" in text and '"' not in text else ""
         raise BadCellError(f"is not valid JSON: {reason}{quoted}") from error
+
+
+def list_cell(text: str) -> Any:
+    """What the text of a list in a cell says: JSON, or as Python, and so pandas, writes it.
+
+    Raises:
+        BadCellError: it is neither.
+    """
+    try:
+        return json_cell(text)
+    except BadCellError:
+        try:
+            return ast.literal_eval(text.strip()) if len(text) < _LONGEST_LITERAL else json_cell(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            pass
+        raise
+
+
+def is_multi_hot(value: Sequence[Any]) -> bool:
+    """Whether a list has a 0 or a 1 for each class, and not labels, of which none would be there twice."""
+    return bool(value) and all(one in (0, 1) for one in value) and len(set(value)) < len(value)
 
 
 def as_score(value: Any) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 
@@ -12,7 +13,7 @@ from luthier.data.table import Problems, listing
 from luthier.errors import DataError, nearest
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]{1,4})?", re.ASCII | re.IGNORECASE)
-_LIKE_MISSING = ("nan", "none", "null", "n/a")
+_LIKE_MISSING = ("nan", "none", "null", "n/a", "na", "#n/a")
 # Labels of fewer rows than these may well be one each.
 _MANY_ROWS = 20
 _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))(\.0)?", re.ASCII)
@@ -82,6 +83,16 @@ def equal_numbers(labels: Iterable[str]) -> list[list[str]]:
         if _NUMBER.fullmatch(label):
             groups.setdefault(Decimal(label), []).append(label)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def alike_labels(labels: Iterable[str]) -> list[list[str]]:
+    """Labels that people read as one: that differ in case, in blanks, in what can't be seen, or in how a letter with an
+    accent is written; each group in order."""
+    groups: dict[str, list[str]] = {}
+    for label in dict.fromkeys(labels):
+        shown = "".join(one for one in unicodedata.normalize("NFKC", label) if unicodedata.category(one) != "Cf")
+        groups.setdefault(" ".join(shown.casefold().split()), []).append(label)
+    return [sorted(group) for group in groups.values() if len(group) > 1]
 
 
 def check_labels(labels: Sequence[str], where: str) -> None:
