@@ -41,7 +41,7 @@ MORE = {
 # encoder -> (what it is in the page, where it lies)
 OTHER_ENCODERS = {
     "multilingual": ("multilingual-e5-small", Path(".cache/multilingual/model")),
-    "masked_lm": ("MiniLM continued as a masked LM", MASKED_LM),
+    "masked_lm": ("MiniLM continued as a masked LM (3 million tokens)", MASKED_LM),
 }
 MADE_BY = "demo/prepare_multilingual.py makes the multilingual encoder, recipes/local/masked_lm.yaml the masked LM"
 MAIN_SET, MAIN_LEVEL, LEAST = "conll04", "relation_strict", 0.011
