@@ -58,7 +58,7 @@ def test_a_name_that_ends_as_one_of_ids_may_be_that_of_labels(folder, capsys, na
     assert data.label == name
 
 
-@pytest.mark.parametrize("name", ["user_id", "userid", "productId", "uid"])
+@pytest.mark.parametrize("name", ["user_id", "USER_ID", "userid", "productId", "uid"])
 def test_ids_are_no_labels(folder, capsys, name):
     data, _ = guessed(folder, capsys, ("text", name, "kind"), [(t, i // 3, "ab"[i % 2]) for i, t in enumerate(LONG)])
     assert data.label == "kind"

@@ -30,7 +30,7 @@ PAIR_NAMES = (
 )  # fmt: skip
 _IDENTIFIERS = re.compile(r"|id|idx|index|uid|guid|key|row|no|nr|unnamed: ?\d+|pair[_ ]?id", re.IGNORECASE)
 # Names of identifiers, unless they say what is learned, as in "class_id"; and those that may be words, as "paid" is.
-_OF_SOMETHING = re.compile(r".*_id|id_.*|.*[a-z]I[dD]", re.DOTALL)
+_OF_SOMETHING = re.compile(r"(?i:.*_id|id_.*)|.*[a-z]I[dD]")
 _MAYBE = re.compile(r".*id", re.IGNORECASE)
 # What tells one of two columns from the other, as in "phrase_one" and "phrase_two".
 _COUNTING = frozenset([("1", "2"), ("a", "b"), ("one", "two"), ("first", "second"), ("left", "right"), ("0", "1")])
