@@ -231,10 +231,11 @@ def likeliest_label(others: Sequence[str], columns: Mapping[str, Column]) -> str
     """The last column of few values, of those with a word for labels in their names where there are some; a column
     without missing values before others, and one of a single value only where its name says so."""
     others = [name for name in others if says_label(name)] or others
+    distinct = {name: len(set(columns[name].labels)) for name in others}
+    others = [name for name in others if distinct[name] > 1 or says_label(name)]
     full = [name for name in others if len(columns[name].values) == columns[name].rows]
-    varied = [name for name in others if 2 <= len(set(columns[name].labels)) <= _MOST_LABELS]
-    found = [name for name in varied if name in full] or varied
-    return next(reversed(found or list(filter(says_label, full or others))), None)
+    varied = [name for name in full if 2 <= distinct[name] <= _MOST_LABELS]
+    return next(reversed(varied or full or others), None)
 
 
 def text_columns(columns: Mapping[str, Column], label: str | None) -> list[str]:
