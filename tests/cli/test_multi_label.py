@@ -185,6 +185,7 @@ def test_a_teacher_teaches_it(place: Workplace):
         (None, []),
         ([], []),
         ([3, 1], ["3", "1"]),
+        ("['b', \"it's\"]", ["b", "it's"]),
     ],
 )
 def test_labels_of_a_cell(tmp_path: Path, cell: Any, labels: list[str]):
@@ -196,7 +197,7 @@ def test_labels_of_a_cell(tmp_path: Path, cell: Any, labels: list[str]):
     ("cell", "told"),
     [
         ('["a"', "is not valid JSON"),
-        ("['a', 'b']", "JSON has double quotes"),
+        ("['a', b]", "JSON has double quotes"),
         ("[" * 100_000, "nested too deeply"),
         ({"a": 1}, "which is no list of labels"),
         (["a", ["b"]], "is no label"),

@@ -232,7 +232,7 @@ def likeliest_label(others: Sequence[str], columns: Mapping[str, Column]) -> str
     without missing values before others, and one of a single value only where its name says so."""
     others = [name for name in others if says_label(name)] or others
     distinct = {name: len(set(columns[name].labels)) for name in others}
-    others = [name for name in others if distinct[name] > 1 or says_label(name)]
+    others = [name for name in others if distinct[name] > 1 or columns[name].rows <= _FEW or says_label(name)]
     full = [name for name in others if len(columns[name].values) == columns[name].rows]
     varied = [name for name in full if 2 <= distinct[name] <= _MOST_LABELS]
     return next(reversed(varied or full or others), None)
