@@ -21,7 +21,7 @@ STUDY = Study(
     about="500 examples in all; prompts stand behind [CLS].",
     model=str(MASKED_LM),
     sets={name: {"source": f"data:{name}", **COMMON} for name in ("subj", "sst2", "agnews")},
-    tune={"max_steps": 600, "batch_size": 8, "evaluate_every": 60},
+    tune={"max_steps": 600, "batch_size": 8, "evaluate_every": 120},
     arms={
         "idpg": at_rates({"name": "idpg", **HEAD}, 1e-3, 3e-3, 1e-2, 3e-2),
         "prompt": at_rates({"name": "prompt", "length": 5, **PROMPT}, 3e-3, 1e-2, 3e-2, 1e-1),

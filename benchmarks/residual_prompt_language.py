@@ -28,7 +28,7 @@ STUDY = Study(
         "sst2": {"source": "data:sst2", **COMMON},
         "trec": {"source": "data:trec", **COMMON},
     },
-    tune={"max_steps": 400, "batch_size": 8, "evaluate_every": 50},
+    tune={"max_steps": 400, "batch_size": 8, "evaluate_every": 100},
     arms={
         "prompt": at_rates({"name": "prompt", **PROMPT}, *RATES),
         "residual_prompt": at_rates(

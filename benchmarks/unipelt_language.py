@@ -18,7 +18,7 @@ STUDY = Study(
     about="Parts are as large as in UniPELT itself.",
     model=str(MASKED_LM),
     sets={name: {"source": f"data:{name}", **COMMON} for name in ("subj", "sst2", "agnews")},
-    tune={"max_steps": 400, "batch_size": 8, "evaluate_every": 50},
+    tune={"max_steps": 400, "batch_size": 8, "evaluate_every": 100},
     arms={
         "bottleneck": at_rates({"name": "bottleneck", "reduction": 16}, 1e-3, 3e-3, 1e-2),
         "prefix": at_rates({"name": "prefix", "length": 10, "head_learning_rate": None}, 3e-3, 1e-2, 3e-2),
