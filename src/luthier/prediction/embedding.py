@@ -94,17 +94,17 @@ def embed_file(
 def _written(
     run: str | Path, texts: Any, output: str | Path, batch_size: int, dtype: str, allow: Collection[Danger]
 ) -> tuple[int, int]:
-    from luthier.prediction.writing import answered, key_of, place_of_output
+    from luthier.prediction.writing import answered, key_of
     from luthier.storage.part_file import kept_parts
 
-    check_output(output)
+    place = check_output(output)
     with noise_logged():
         embedder = load_embedder(run, allow)
 
         def embedded(some: Any) -> np.ndarray:
             return embedder.embed(some, batch_size=batch_size, dtype=dtype)
 
-        with kept_parts(place_of_output(output), key_of(run, dtype)) as kept:
+        with kept_parts(place, key_of(run, dtype)) as kept:
             keys, _ = answered(kept, texts, embedded, _packed, batch_size, told="encoding text")
             vectors = _joined(map(kept.read, keys)) if keys else embedded(texts)
             write_vectors(output, texts, vectors)
@@ -125,12 +125,15 @@ def _joined(parts: Iterable[bytes]) -> np.ndarray:
     return np.concatenate([np.load(io.BytesIO(part), allow_pickle=False) for part in parts])
 
 
-def check_output(output: str | Path, *read: str | Path) -> None:
+def check_output(output: str | Path, *read: str | Path) -> Path:
     """Refuse a file name of another kind than .npy and .parquet, and a place that can't be written.
 
     Args:
         output: of the vectors.
         read: files that are read, and may not be written over.
+
+    Returns:
+        The file that is written, where a link leads to it.
 
     Raises:
         DataError: another kind of file name.
@@ -140,7 +143,7 @@ def check_output(output: str | Path, *read: str | Path) -> None:
 
     if Path(output).suffix not in FORMATS:
         raise DataError("vectors are written as .npy or .parquet", where=str(output), fix="name the output so")
-    place_of_output(output, *read)
+    return place_of_output(output, *read)
 
 
 def write_vectors(output: str | Path, texts: Any, vectors: np.ndarray) -> None:
@@ -154,10 +157,9 @@ def write_vectors(output: str | Path, texts: Any, vectors: np.ndarray) -> None:
     """
     import numpy as np
 
-    from luthier.prediction.writing import place_of_output
     from luthier.storage.files import write_bytes
 
-    check_output(output)
+    place = check_output(output)
     if Path(output).suffix == ".npy":
         content = _packed(vectors)
     else:
@@ -172,4 +174,4 @@ def write_vectors(output: str | Path, texts: Any, vectors: np.ndarray) -> None:
         table = io.BytesIO()
         pq.write_table(pa.table(columns), table)
         content = table.getvalue()
-    write_bytes(place_of_output(output), content)
+    write_bytes(place, content)

@@ -207,10 +207,15 @@ def says_label(name: str) -> bool:
     return named_like([name], LABEL_NAMES) is not None or bool(_LABEL_WORDS & words)
 
 
+def able_labels(columns: Mapping[str, Column]) -> list[str]:
+    """The columns that could hold labels."""
+    return [name for name, column in columns.items() if column.could_be_label and not column.is_identifier]
+
+
 def label_column(columns: Mapping[str, Column]) -> str | None:
     """The column that seems to hold what is learned: by name, else by a word of it, else the one of few values that
     stands last."""
-    able = [name for name, column in columns.items() if column.could_be_label and not column.is_identifier]
+    able = able_labels(columns)
     named = named_like(able, LABEL_NAMES)
     if named is not None:
         return named
@@ -223,8 +228,7 @@ def label_column(columns: Mapping[str, Column]) -> str | None:
 
 def label_beside(names: Collection[str], columns: Mapping[str, Column]) -> str | None:
     """The column that could hold a label of what these columns hold."""
-    able = [name for name, one in columns.items() if one.could_be_label and not one.is_identifier and name not in names]
-    return likeliest_label(able, columns)
+    return likeliest_label([name for name in able_labels(columns) if name not in names], columns)
 
 
 def likeliest_label(others: Sequence[str], columns: Mapping[str, Column]) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 from luthier.data.guessing.columns import (
     LABEL_NAMES,
     Column,
+    able_labels,
     label_column,
     named_like,
     says_label,
@@ -39,7 +40,7 @@ def several_labels(table: Table, columns: Mapping[str, Column]) -> TaskGuess | N
     texts = text_columns(columns, label)
     if label is None or not listed[label] or not texts:
         return None
-    names, held = _texts_of(columns, texts)
+    names, held = texts_of(columns, texts)
     found = TaskGuess("multi_label", renamed(names | {"label": label}), shown=tuple(names.values()))
     found.said = [
         f"{held} the text, {label!r} any number of labels",
@@ -62,11 +63,10 @@ def columns_of_classes(table: Table, columns: Mapping[str, Column]) -> TaskGuess
     flags = [name for name, column in columns.items() if column.says_yes_or_no]
     beside = {name: column for name, column in columns.items() if name not in flags}
     texts = text_columns(beside, None)
-    others = [name for name, column in beside.items() if column.could_be_label and not column.is_identifier]
-    others = [name for name in others if texts[:1] != [name]]
+    others = [name for name in able_labels(beside) if texts[:1] != [name]]
     if len(flags) < _FEWEST_FLAGS or not texts or any(map(says_label, others)):
         return None
-    names, held = _texts_of(columns, texts)
+    names, held = texts_of(columns, texts)
     found = TaskGuess("multi_label", renamed(names) | {"label": flags}, shown=tuple(names.values()))
     some = [name for name in flags for value in columns[name].values if as_flag(value)]
     found.said = [
@@ -75,18 +75,21 @@ def columns_of_classes(table: Table, columns: Mapping[str, Column]) -> TaskGuess
     ]
     others = [name for name in others if name not in names.values()]
     which = f"one of them, or {' or '.join(map(repr, others))}," if others else "one of them alone"
-    found.doubts = [f"if {which} is to be learned, set `task: {_one_label(names)}` and `label: NAME`"]
+    found.doubts = [f"if {which} is to be learned, set `task: {one_label_task(names)}` and `label: NAME`"]
     return found
 
 
-def _texts_of(columns: Mapping[str, Column], texts: Sequence[str]) -> tuple[dict[str, str], str]:
+def texts_of(
+    columns: Mapping[str, Column], texts: Sequence[str], *, scored: bool = False
+) -> tuple[dict[str, str], str]:
     """The keys of the texts that are read, a pair where two belong together, and how to say what they hold."""
-    pair = text_pair_of(columns, texts)
+    pair = text_pair_of(columns, texts, scored=scored)
     names = {"text": pair[0], "text_pair": pair[1]} if pair else {"text": texts[0]}
     return names, f"{' and '.join(map(repr, names.values()))} {'hold' if pair else 'holds'}"
 
 
-def _one_label(names: Mapping[str, str]) -> str:
+def one_label_task(names: Mapping[str, str]) -> str:
+    """The task with one label a row that reads these texts."""
     return "pair" if "text_pair" in names else "single_sentence"
 
 

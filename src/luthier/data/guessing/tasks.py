@@ -10,6 +10,7 @@ from typing import Any
 
 from luthier.data.guessing.columns import (
     Column,
+    able_labels,
     columns_of,
     label_beside,
     label_column,
@@ -19,7 +20,7 @@ from luthier.data.guessing.columns import (
     text_pair_of,
     told_labels,
 )
-from luthier.data.guessing.several import columns_of_classes, parted_by, several_labels
+from luthier.data.guessing.several import columns_of_classes, one_label_task, parted_by, several_labels, texts_of
 from luthier.data.guessing.task_guess import TaskGuess, renamed
 from luthier.data.reading.forms import conversation_columns, conversation_form, example_of, form_of, in_form
 from luthier.data.rows.labels import alike_labels, seems_missing
@@ -337,12 +338,10 @@ def _labelled(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
     if label is None or not texts:
         return None
     column = columns[label]
-    pair = text_pair_of(columns, texts, scored=column.holds_scores)
-    names = {"text": pair[0], "text_pair": pair[1]} if pair else {"text": texts[0]}
-    found = TaskGuess("pair" if pair else "single_sentence", renamed(names | {"label": label}))
-    found.shown = tuple(names.values())
-    held = " and ".join(map(repr, names.values()))
-    found.said = [f"{held} {'hold' if pair else 'holds'} the text, {label!r} the label"]
+    names, held = texts_of(columns, texts, scored=column.holds_scores)
+    pair = "text_pair" in names
+    found = TaskGuess(one_label_task(names), renamed(names | {"label": label}), shown=tuple(names.values()))
+    found.said = [f"{held} the text, {label!r} the label"]
     left = [name for name in texts if name not in names.values() and not columns[name].could_be_label]
     if left and not pair:
         both = "" if column.holds_scores else "`task: pair` and "
@@ -352,11 +351,7 @@ def _labelled(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
         )
     elif pair and text_pair_of(columns, texts) is None:
         found.doubts.append("both texts are read; if the numbers are about one of them, take `text_pair` out")
-    able = [
-        name
-        for name, one in columns.items()
-        if name != label and one.could_be_label and not one.is_identifier and len(set(one.labels)) > 1
-    ]
+    able = [name for name in able_labels(columns) if name != label and len(set(columns[name].labels)) > 1]
     if able:
         found.doubts.append(f"{', '.join(map(repr, able))} could be the label, too: choose with `label: NAME`")
     _settle_numbers(found, column, table)

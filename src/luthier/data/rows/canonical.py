@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -248,10 +249,9 @@ def list_cell(text: str) -> Any:
     try:
         return json_cell(text)
     except BadCellError:
-        try:
-            return ast.literal_eval(text.strip()) if len(text) < _LONGEST_LITERAL else json_cell(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            pass
+        if len(text) < _LONGEST_LITERAL:
+            with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+                return ast.literal_eval(text.strip())
         raise
 
 
