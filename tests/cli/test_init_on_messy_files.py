@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,35 @@ def test_lines_about_a_sentence_are_no_words_of_it(folder, capsys):
     data = load_data(load_recipe("recipe.yaml").stage_list()[0].data)
     assert list(data.splits["train"]["tokens"][0]) == ["EU", "said", "#"]
     assert data.labels == ["O", "B-ORG", "I-ORG"]
+
+
+WORDS = (("The", "DET"), ("dog", "NOUN"), ("runs", "VERB"))
+
+
+@pytest.mark.parametrize("name", ["rows.conllu", "rows.txt"])
+def test_conll_u_is_words_with_their_parts_of_speech(folder, capsys, name):
+    lines = [f"{n}\t{word}\t_\t{tag}\t_\t_\t0\troot\t_\t_" for n, (word, tag) in enumerate(WORDS, 1)]
+    (folder / name).write_text("# text = x\n" + ("\n".join(lines) + "\n\n") * 40)
+    assert main(["init", "--data", name]) == 0
+    data = load_data(load_recipe("recipe.yaml").stage_list()[0].data)
+    assert list(data.splits["train"]["tokens"][0]) == ["The", "dog", "runs"]
+    assert data.labels == ["DET", "NOUN", "VERB"]
+
+
+@pytest.mark.parametrize(("indent", "listed"), [(2, False), (None, True), (2, True)])
+def test_objects_that_do_not_stand_on_one_line_each(folder, capsys, indent, listed):
+    rows = [{"text": text, "label": "ham" if i % 2 else "spam"} for i, text in enumerate(LONG)]
+    apart = "\n".join(json.dumps(row, indent=indent) for row in rows)
+    (folder / "rows.jsonl").write_text(json.dumps(rows, indent=indent) if listed else apart)
+    assert main(["init", "--data", "rows.jsonl"]) == 0
+    assert load_data(load_recipe("recipe.yaml").stage_list()[0].data).labels == ["ham", "spam"]
+
+
+def test_a_file_that_tells_excel_its_separator(folder, capsys):
+    rows = [f"{text.replace(';', ',')};{'ham' if i % 2 else 'spam'}" for i, text in enumerate(LONG)]
+    (folder / "rows.csv").write_text("\n".join(["sep=;", "text;label", *rows]))
+    assert main(["init", "--data", "rows.csv"]) == 0
+    assert load_data(load_recipe("recipe.yaml").stage_list()[0].data).labels == ["ham", "spam"]
 
 
 def test_a_score_that_is_no_number_is_refused_and_makes_no_classes_of_the_others(folder, capsys):

@@ -7,10 +7,12 @@ import hashlib
 import json
 import os
 import re
+import secrets
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from luthier.errors import LuthierError, WorkspaceError
 from luthier.secrets import redact, redact_values
@@ -19,6 +21,8 @@ from luthier.storage.paths import is_folder, is_there, user_path
 # What only a write is refused with: no space, no quota, too large a file, a read-only mount.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _LONGEST_NAME = 255
+# Seconds after which a file that is being written is one that a kill left.
+_LEFT_BEHIND = 3600
 _MORE_SPACE = "free some space, or choose another {place}{again}"
 _NOT_ALLOWED = "choose a {place} that you may write to, or have its permissions changed"
 _IN_THE_WAY = "choose another {place}, or move away what stands in its way"
@@ -101,7 +105,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
-    """Write a file in one step.
+    """Write a file in one step. A link stays one: what it leads to is written. Of several processes that write the same
+    file at the same time, one has the last word, and the file is whole.
 
     Args:
         path: of the file.
@@ -110,18 +115,34 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
     Raises:
         WorkspaceError: the place can't be written or the disk is full; what was there is untouched.
     """
-    scratch = _scratch(path)
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    scratch = None
     try:
         with reporting_failed_writes(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with scratch.open("wb") as file:
+            scratch, file = _open_scratch(path)
+            with file:
                 file.writelines([content] if isinstance(content, bytes) else content)
             sync(scratch)
             scratch.replace(path)
     except BaseException:
-        with suppress(OSError):
-            scratch.unlink()
+        if scratch is not None:
+            with suppress(OSError):
+                scratch.unlink()
         raise
+
+
+def _open_scratch(path: Path) -> tuple[Path, IO[bytes]]:
+    """A new file that nobody else writes to: where another process does already, one with a name of its own."""
+    scratch = _scratch(path)
+    with suppress(OSError):
+        if time.time() - scratch.stat().st_mtime > _LEFT_BEHIND:
+            scratch.unlink()
+    try:
+        return scratch, scratch.open("xb")
+    except FileExistsError:
+        scratch = path.with_name(f".writing-{secrets.token_hex(8)}")
+        return scratch, scratch.open("xb")
 
 
 def _scratch(path: Path) -> Path:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthier.data.reading.heads import head_of_parquet
 from luthier.data.reading.readers import ReadOptions, read_table
 from luthier.data.sources.base import FileSource, resolve
 from luthier.errors import DataError
@@ -107,6 +108,54 @@ def test_words_alone_are_read_where_none_has_a_tag():
     assert read("x.conll", "a\nb\n\nc X\n", tagged=False).columns == {"tokens": [["a", "b"], ["c"]]}
 
 
+def test_of_conll_u_the_words_and_their_parts_of_speech_are_read():
+    lines = [
+        "# sent_id = 1",
+        "# source = a book",
+        "1-2\tdon't\t_\t_\t_\t_\t_\t_\t_\t_",
+        "1\tdo\tdo\tAUX\tVB\t_\t0\troot\t_\t_",
+        "2\tn't\tnot\tPART\tRB\t_\t1\tadvmod\t_\t_",
+        "2.1\tgo\tgo\tVERB\tVB\t_\t_\t_\t0:root\t_",
+        "",
+        "1\t#\t#\tSYM\tNN\t_\t0\troot\t_\t_",
+        "2\t1999\t1999\tNUM\tCD\t_\t1\tdep\t_\t_",
+    ]
+    table = read("x.conllu", "\n".join(lines))
+    assert table.columns == {
+        "tokens": [["do", "n't"], ["#", "1999"]],
+        "tags": [["AUX", "PART"], ["SYM", "NUM"]],
+    }
+    # Ten columns of another kind, of which the first is the word.
+    assert read("x.conll", "1999 _ _ _ _ _ _ _ _ O\nwas _ _ _ _ _ _ _ _ O\n").columns["tokens"] == [["1999", "was"]]
+
+
+def test_the_line_that_tells_excel_the_separator_is_no_row():
+    expected = {"a": ["1"], "b": ["sep=;"]}
+    assert read("x.csv", "sep=;\na;b\n1;sep=;\n".replace(";sep=;", ';"sep=;"'), delimiter=";").columns == expected
+    assert read("x.csv", "sep=,\na,b\n1,sep=;\n").columns == expected
+    assert read("x.csv", "sep=,\n1,sep=;\n", column_names=("a", "b")).columns == expected
+    assert read("x.tsv", "sep=\t\na\tb\n1\tsep=;\n").columns == expected
+    assert read("x.csv", "sep=\nx\n").columns == {"sep=": ["x"]}
+
+
+def test_objects_behind_one_another_are_read_as_json(tmp_path):
+    rows = [{"a": 1, "b": [{"c": "}\n{"}]}, {"a": 2, "b": []}]
+    for indent in (None, 2):
+        for between in ("\n", "", " \n\n"):
+            text = between.join(json.dumps(row, indent=indent) for row in rows) + "\n"
+            assert read("x.json", text).columns == {"a": [1, 2], "b": [row["b"] for row in rows]}
+    assert read("x.json", json.dumps(rows, indent=1).replace("\n", "\r")).columns["a"] == [1, 2]
+
+
+def test_columns_of_one_name_of_a_parquet_file_are_refused(tmp_path):
+    columns = [pyarrow.array(["x"]), pyarrow.array(["y"])]
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, names=["a", "a"]), tmp_path / "x.parquet")
+    source = resolve(str(tmp_path / "x.parquet"))
+    for reads in (lambda: read_table(source, ReadOptions()), lambda: head_of_parquet(source, 5)):
+        with pytest.raises(DataError, match="names a column twice: 'a'"):
+            reads()
+
+
 def test_a_quoted_field_may_hold_line_breaks():
     table = read("x.csv", 'a,b\n"one\ntwo",1\nthree,2\n')
     assert (table.columns["a"], list(table.lines)) == (["one\ntwo", "three"], [2, 4])
@@ -134,7 +183,16 @@ def test_a_quoted_field_may_hold_line_breaks():
         ("x.csv", b'a\n"open\n', "row that starts at line 2 is not valid csv"),
         ("x.jsonl", b'{"a": 1}\n{"a": \n', r"row 2: is not valid JSON: .* at character"),
         ("x.jsonl", b"[1]\n", "not an object with named fields"),
-        ("x.json", b'{"a": 1}\n{"a": 2}\n', "set `format: jsonl`"),
+        ("x.json", b'{"a": 1}\n{"a": \n', "set `format: jsonl`"),
+        ("x.json", b'{"a": 1}\n[2]\n', "is not valid JSON: Extra data"),
+        ("x.jsonl", b'{\n "a": 1\n}\n', "set `format: json`"),
+        ("x.jsonl", b'[{"a": 1}, {"a": 2}]\n', "set `format: json`"),
+        ("x.csv", b"sep=;\na;b\n1;2\n", 'set `delimiter: ";"`'),
+        ("x.csv", b'a, b\n1, "2, 3"\n', "row 1 .line 2.: has 3 fields, .*a blank stands in front of a quote"),
+        ("x.csv", b"a,b\r1,2\r3,4\r", "end with carriage returns alone"),
+        ("x.txt", b"one\rtwo\rthree", "end with carriage returns alone"),
+        ("x.jsonl", b'{"a": 1}\r{"a": 2}\r' * 100_000, "end with carriage returns alone"),
+        ("x.conllu", b"1\tEU\teu\tPROPN\t_\t_\t0\troot\t_\t_\n2\tsaid\n", "is not a line of CoNLL-U"),
         ("x.json", b"3", "neither a list of objects"),
         ("x.json", b'{"a": [1], "b": []}', "differ in length"),
         ("x.json", b"[1]", "not an object"),

@@ -48,12 +48,17 @@ def line_by_line(content, limit):
             return found, f"line {number} is not valid utf-8: .* at byte {offset + start + error.start} of"
         found.append((number, text.rstrip("\r\n")))
         offset += len(raw)
+    if b"\n" not in content and content.strip(b"\r").count(b"\r") > 1:
+        return [], "end with carriage returns alone"
     return found, None if any(text.strip() for _, text in found) else "the file is empty"
 
 
 @settings(max_examples=300, deadline=None)
 @given(contents.map(b"".join), st.integers(1, 20), st.sampled_from([30, 1000]))
 @example(b"\xff\xfe\0\0", 1, 30)
+@example(b"a\rb\rc", 1, 30)
+@example(b"a\rb\rc\n", 1, 30)
+@example(b"a\rb\rc\0", 1, 30)
 def test_lines_are_those_that_are_read_one_by_one(content, block, limit):
     expected, fault = line_by_line(content, limit)
     found = []

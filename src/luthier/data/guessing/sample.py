@@ -10,15 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from luthier.data.reading import conll
 from luthier.data.reading.heads import ROWS, head_of_parquet
 from luthier.data.reading.lines import is_utf8
 from luthier.data.reading.readers import (
     BYTE_ORDER_MARKS,
-    CONLL_COMMENT,
     FIX_ROWS,
     ReadOptions,
     decoded_lines,
+    is_part_of_json,
     iterate_rows,
+    named_delimiter,
     read_table,
 )
 from luthier.data.sources.base import FileSource
@@ -152,7 +154,7 @@ def looks_like_conll(source: FileSource) -> tuple[bool, bool]:
     """
     options, _ = _encoding(source)
     lines = _first_lines(source, options)
-    return _looks_like_conll(lines), not _is_tagged(_cells_of(lines[0])) if lines else False
+    return _looks_like_conll(lines), not _is_tagged(conll.cells_of(lines[0])) if lines else False
 
 
 def reread(source: FileSource, keys: dict[str, Any]) -> Table:
@@ -211,8 +213,8 @@ def _of_lines(source: FileSource, options: ReadOptions, kind: str | None) -> Sam
         if found != kind:
             kind = found
             options = replace(options, format=kind)
-    if kind == "json":
-        table = read_table(source, options)
+    if kind == "json" or (kind == "jsonl" and is_part_of_json(lines[0])):
+        table = read_table(source, replace(options, format="json"))
         return Sample(_head(table), {"format": "json"}, ("the format is json",), whole=len(table) <= ROWS)
     if kind in ("csv", "tsv"):
         return _delimited(source, options, kind, lines)
@@ -228,7 +230,9 @@ def _of_lines(source: FileSource, options: ReadOptions, kind: str | None) -> Sam
 
 
 def _about_conll(lines: Sequence[str], by_looks: bool) -> str:
-    width = max((len(_cells_of(line)) for line in lines if line.strip()), default=2)
+    if conll.looks_universal(lines):
+        return "the format is conll, as CoNLL-U has it: the second column is the word, the fourth its part of speech"
+    width = max((len(conll.cells_of(line)) for line in lines if line.strip()), default=2)
     others = f"; of {width} columns the first is the word and the last its tag" if width > 2 else ""
     looks = ", by what the lines look like" if by_looks else ""
     return f"the format is conll{looks}: a word and its tag on each line{others}"
@@ -274,13 +278,11 @@ def _kind_of(lines: Sequence[str], named: str | None) -> str:
     return "txt"
 
 
-def _cells_of(line: str) -> list[str]:
-    return [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
-
-
 def _looks_like_conll(lines: Sequence[str]) -> bool:
-    lines = [line for line in lines if not line.startswith("-DOCSTART-") and not CONLL_COMMENT.match(line)]
-    filled = [_cells_of(line) for line in lines if line.strip()]
+    if conll.looks_universal(lines):
+        return True
+    lines = [line for line in lines if not line.startswith("-DOCSTART-") and not conll.COMMENT.match(line)]
+    filled = [conll.cells_of(line) for line in lines if line.strip()]
     inner = list(itertools.dropwhile(lambda line: not line.strip(), lines))
     while inner and not inner[-1].strip():
         inner.pop()
@@ -331,14 +333,18 @@ def _delimiter(lines: Sequence[str], kind: str) -> str | None:
 
 
 def _delimited(source: FileSource, options: ReadOptions, kind: str, lines: Sequence[str]) -> Sample:
-    delimiter = _delimiter(lines, kind)
+    told = named_delimiter(lines[0])
+    if told is not None:
+        lines = lines[1:]
+    usual = "," if kind == "csv" else "\t"
+    delimiter = _delimiter(lines, kind) if told is None else told if told != usual else None
     options = replace(options, delimiter=delimiter)
     keys: dict[str, Any] = {"format": options.format} if options.format else {}
     said = [f"the format is {kind}, by what the lines look like"] if options.format else []
     if delimiter:
         keys["delimiter"] = delimiter
         said.append(f"the fields are parted by {delimiter!r}")
-    width = len(_first_record(lines, delimiter or ("," if kind == "csv" else "\t"), kind))
+    width = len(_first_record(lines, delimiter or usual, kind))
     plain = tuple(f"column{number + 1}" for number in range(width))
     try:
         table, whole = _rows(source, replace(options, column_names=plain))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from luthier.data.reading.readers import ReadOptions, iterate_rows, read_table
+from luthier.data.reading.readers import ReadOptions, iterate_rows, read_table, refuse_equal_names
 from luthier.data.sources.base import FileSource
 from luthier.data.table import Problems, Table
 from luthier.errors import DataError
@@ -58,6 +58,7 @@ def head_of_parquet(source: FileSource, rows: int) -> Table:
     try:
         place: Any = source.path if plain else io.BytesIO(source.read())
         with pyarrow.parquet.ParquetFile(place) as file:
+            refuse_equal_names(file.schema_arrow.names, source.name)
             batch = next(file.iter_batches(rows), None)
         columns = {} if batch is None else {name: batch.column(name).to_pylist() for name in batch.schema.names}
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:

@@ -88,7 +88,8 @@ def decoded_lines(
         start: where in the file the stream is, if not at its start.
 
     Raises:
-        DataError: empty file, NUL byte, bytes that are not in the encoding, or a line that is too long.
+        DataError: empty file, NUL byte, bytes that are not in the encoding, a line that is too long, or several that
+            end with carriage returns alone.
     """
     for number, lines in decoded_blocks(stream, name, options, start):
         yield from enumerate(lines, number)
@@ -125,6 +126,8 @@ def _raw_blocks(stream: IO[bytes], name: str, options: ReadOptions, start: Place
         lines = _lines_of(part, number == 1, options) if len(kept) - end <= options.max_line_bytes else None
         if lines is None:
             break
+        if number == 1 and len(lines) == 1:
+            _refuse_other_ends(part, name)
         if part:
             yield number, lines
             kept, number, offset = kept[end:], number + len(lines), offset + end
@@ -132,6 +135,15 @@ def _raw_blocks(stream: IO[bytes], name: str, options: ReadOptions, start: Place
             return
     for line, text in _byte_lines(_Reread(kept, stream), number, offset, name, options):
         yield line, [text.rstrip("\r\n")]
+
+
+def _refuse_other_ends(start: bytes, name: str) -> None:
+    if b"\n" not in start and start.strip(b"\r").count(b"\r") > 1:
+        raise DataError(
+            "its lines end with carriage returns alone, as those of old Macs do",
+            where=name,
+            fix="save it with line feeds, as by `tr '\\r' '\\n' < FILE > NEW_FILE`",
+        )
 
 
 def _decodes_line_by_line(encoding: str) -> bool:

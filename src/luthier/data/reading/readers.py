@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import IO, Any, NamedTuple, TypeVar
 
 from luthier.data.left_out import settle
+from luthier.data.reading import conll
 from luthier.data.reading.lines import (
     BYTE_ORDER_MARKS,
     ReadOptions,
@@ -26,8 +27,9 @@ from luthier.data.table import Problems, Table, listing, place, shorten
 from luthier.errors import DataError
 
 __all__ = ["BYTE_ORDER_MARKS", "ReadOptions", "Row", "decoded_lines", "iterate_rows", "read_table"]
-# A line that says something of the sentence behind it.
-CONLL_COMMENT = re.compile(r"#\s*(id|sent_id|text|newdoc|newpar|global|meta)\b")
+_SEPARATOR = re.compile(r'"?sep=(\W)"?', re.IGNORECASE)
+_PART = re.compile(r"\{$|\[\s*(\{|$)")
+_BLANKS = re.compile(r"\s*")
 FIX_ROWS = "correct or remove these rows"
 T = TypeVar("T")
 # Rows that are checked and put into columns together.
@@ -157,6 +159,8 @@ class _Delimited:
         self.number += 1
         if len(cells) != len(self.header):
             message = f"has {len(cells)} fields, but there are {len(self.header)} columns"
+            if any(cell.startswith(' "') for cell in cells):
+                message += "; a blank stands in front of a quote, which then quotes nothing: take it out"
             self.problems.add(place(self.number, line), message)
             return None
         return Row(self.number, line, dict(zip(self.header, cells, strict=True)))
@@ -182,8 +186,7 @@ class _Delimited:
 def _delimited(
     lines: Iterator[tuple[int, str]], kind: str, name: str, options: ReadOptions, problems: Problems, behind: Place
 ) -> Iterator[Row]:
-    blocks = ((number, [line]) for number, line in lines)
-    records = _quoted(blocks, name, options, behind.line) if kind == "csv" else _unquoted(blocks, options)
+    records = _records(((number, [line]) for number, line in lines), kind, name, options, behind.line)
     reader = _Delimited(name, options, problems, behind.row)
     yield from (row for record in records if (row := reader.row(*record)) is not None)
 
@@ -192,7 +195,7 @@ def _fill_delimited(
     table: TableBuilder, blocks: Iterator[tuple[int, list[str]]], kind: str, options: ReadOptions, problems: Problems
 ) -> None:
     reader = _Delimited(table.name, options, problems)
-    records = _quoted(blocks, table.name, options) if kind == "csv" else _unquoted(blocks, options)
+    records = _records(blocks, kind, table.name, options)
     for some in _in_runs(records, _TOGETHER):
         lines, cells = zip(*some, strict=True)
         reader.add(table, lines, cells)
@@ -213,6 +216,34 @@ def _in_runs(records: Iterator[T], size: int) -> Iterator[list[T]]:
         raise
     if run:
         yield run
+
+
+def _records(
+    blocks: Iterator[tuple[int, list[str]]], kind: str, name: str, options: ReadOptions, behind: int = 0
+) -> Iterator[tuple[int, list[str]]]:
+    """Line and cells of every record, but for a first line such as `sep=;`, which tells Excel the separator.
+
+    Raises:
+        DataError: it names another separator, or a record is not valid csv.
+    """
+    records = _quoted(blocks, name, options, behind) if kind == "csv" else _unquoted(blocks, options)
+    delimiter = options.delimiter or ("," if kind == "csv" else "\t")
+    for line, cells in records:
+        told = named_delimiter(delimiter.join(cells)) if line == 1 else None
+        if told is None:
+            yield line, cells
+        elif told != delimiter:
+            raise DataError(
+                f"the first line says that the fields are parted by {told!r}",
+                where=name,
+                fix=f"set `delimiter: {json.dumps(told)}`",
+            )
+
+
+def named_delimiter(line: str) -> str | None:
+    """The separator that a first line such as `sep=;` tells Excel; None where it is another line."""
+    found = _SEPARATOR.fullmatch(line.strip(" \r\n"))
+    return found[1] if found else None
 
 
 def _unquoted(blocks: Iterator[tuple[int, list[str]]], options: ReadOptions) -> Iterator[tuple[int, list[str]]]:
@@ -244,14 +275,19 @@ def _checked_header(cells: list[str], name: str) -> list[str]:
     names = [cell.strip() for cell in cells]
     if names.count("") > 1:  # as of empty columns that a spreadsheet leaves
         names = [name or f"column{number}" for number, name in enumerate(names, 1)]
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice:
-        raise DataError(
-            f"the header names a column twice: {listing(map(repr, twice))}",
-            where=name,
-            fix="rename one; if the file has no header line, set `column_names`",
-        )
+    refuse_equal_names(names, name, "the header", "rename one; if the file has no header line, set `column_names`")
     return names
+
+
+def refuse_equal_names(names: Sequence[str], where: str, what: str = "the schema", fix: str = "rename one") -> None:
+    """Refuse a table of which one column could not be told from another.
+
+    Raises:
+        DataError: two columns have the same name.
+    """
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"{what} names a column twice: {listing(map(repr, twice))}", where=where, fix=fix)
 
 
 def _json_lines(lines: Iterator[tuple[int, str]], problems: Problems, number: int = 0) -> Iterator[Row]:
@@ -259,6 +295,12 @@ def _json_lines(lines: Iterator[tuple[int, str]], problems: Problems, number: in
         if not text.strip():
             continue
         number += 1
+        if number == 1 and is_part_of_json(text):
+            raise DataError(
+                f"line {line} is no object with named fields, but a part of one, or a list",
+                where=problems.name,
+                fix="set `format: json`, or write one object a line",
+            )
         try:
             record = json.loads(text)
         except (json.JSONDecodeError, RecursionError, ValueError) as error:
@@ -273,24 +315,36 @@ def _json_lines(lines: Iterator[tuple[int, str]], problems: Problems, number: in
         yield Row(number, line, record)
 
 
+def is_part_of_json(line: str) -> bool:
+    """Whether a first line is that of a json file that does not hold one object a line: a list of objects, or the
+    beginning of a value that goes on in the next line."""
+    return _PART.match(line.strip()) is not None
+
+
 def _conll(lines: Iterator[tuple[int, str]], problems: Problems, *, tagged: bool) -> Iterator[Row]:
     number, start = 1, 1
     tokens: list[str] = []
     tags: list[str] = []
+    universal: bool | None = None
     for line, text in itertools.chain(lines, [(0, "")]):
-        if not text.strip() or text.startswith("-DOCSTART-") or (not tokens and CONLL_COMMENT.match(text)):
+        if not conll.is_filled(text) or (not tokens and conll.COMMENT.match(text)):
             if tokens:
                 yield Row(number, start, {"tokens": tokens} | ({"tags": tags} if tagged else {}))
                 number, tokens, tags = number + 1, [], []
             continue
-        parts = text.split("\t") if "\t" in text else text.split()
-        if len(parts) < 1 + tagged or not parts[0].strip():
-            wanted = "a word and its tag" if tagged else "a word"
+        cells = conll.cells_of(text)
+        if universal is None:
+            universal = conll.begins_universal(cells)
+        if universal and conll.is_unwritten(cells):
+            continue
+        found = conll.word_and_tag(cells, universal=universal, tagged=tagged)
+        if found is None:
+            wanted = "a line of CoNLL-U" if universal else "a word and its tag" if tagged else "a word"
             problems.add(place(number, line), f"{shorten(text)} is not {wanted}")
             continue
         start = start if tokens else line
-        tokens.append(parts[0])
-        tags.append(parts[-1].strip())
+        tokens.append(found[0])
+        tags.append(found[1])
 
 
 def _read_parquet(source: FileSource) -> Table:
@@ -299,7 +353,8 @@ def _read_parquet(source: FileSource) -> Table:
 
     content = source.read()
     try:
-        table = pyarrow.parquet.read_table(io.BytesIO(content))
+        table = pyarrow.parquet.ParquetFile(io.BytesIO(content)).read()
+        refuse_equal_names(table.column_names, source.name)
         columns = {name: column.to_pylist() for name, column in zip(table.column_names, table.columns, strict=True)}
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise DataError(
@@ -347,12 +402,15 @@ def parse_json(source: FileSource, options: ReadOptions) -> Any:
     Raises:
         DataError: it is empty, not text in the encoding, or not valid JSON.
     """
-    stream = io.BytesIO(source.read())
+    content = source.read()
+    stream = io.BytesIO(content if b"\n" in content else content.replace(b"\r", b"\n"))
     whole = ReadOptions(encoding=options.encoding, max_line_bytes=max(1, stream.getbuffer().nbytes))
     text = "\n".join(line for _, line in decoded_lines(stream, source.name, whole))
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
+        if (several := _objects_in(text)) is not None:
+            return several
         raise DataError(
             f"is not valid JSON: {error.msg} at line {error.lineno}, character {error.colno}",
             where=source.name,
@@ -364,3 +422,19 @@ def parse_json(source: FileSource, options: ReadOptions) -> Any:
         ) from error
     except ValueError as error:
         raise DataError(f"is not valid JSON: {error}", where=source.name) from error
+
+
+def _objects_in(text: str) -> list[Any] | None:
+    """The objects of a text that holds one behind another, over as many lines as they take; None where it holds
+    anything else."""
+    decoder, found, at = json.JSONDecoder(), [], 0
+    try:
+        while at < len(text):
+            value, at = decoder.raw_decode(text, at)
+            if not isinstance(value, dict):
+                return None
+            found.append(value)
+            at = _BLANKS.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing, too
+    except (ValueError, RecursionError):
+        return None
+    return found

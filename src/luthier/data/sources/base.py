@@ -36,6 +36,7 @@ FORMATS = {
     ".parquet": "parquet",
     ".txt": "txt",
     ".conll": "conll",
+    ".conllu": "conll",
 }
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
