@@ -55,6 +55,32 @@ def test_a_stage_that_the_recipe_has_and_the_folder_lacks_is_unfinished(tmp_path
     assert list(cell.stages) == ["00-tune"]
 
 
+def test_a_stage_that_was_made_before_an_earlier_one_began_again_is_left_out(tmp_path: Path):
+    """As where a recipe was changed, and its first stage has failed or still runs."""
+    folder = grid(tmp_path / "grid")
+    place = cell_folder(folder, "full", 1)
+    write_recipe(place, "seed: 1\nstages:\n- tune: {}\n- evaluate: {}\n")
+    write_stage(place / "01-evaluate", 0.9)
+    assert list(read_run(folder).cells[0].stages) == ["00-tune", "01-evaluate"]
+    (place / "00-tune" / "done.json").unlink()
+    cell = read_run(folder).cells[0]
+    assert cell.status == "unfinished"
+    assert not cell.stages
+    assert cell.problems == [
+        "00-tune has begun and is not done",
+        "01-evaluate is of before 00-tune was begun again, and is left out",
+    ]
+
+
+def test_a_stage_behind_torn_metrics_is_read(tmp_path: Path):
+    folder = grid(tmp_path / "grid")
+    place = cell_folder(folder, "full", 1)
+    write_recipe(place, "seed: 1\nstages:\n- tune: {}\n- evaluate: {}\n")
+    write_stage(place / "01-evaluate", 0.9)
+    (place / "00-tune" / "metrics.json").write_text('{"sco')
+    assert list(read_run(folder).cells[0].stages) == ["01-evaluate"]
+
+
 def test_cells_never_started_and_cells_of_another_grid_are_told(tmp_path: Path):
     folder = grid(tmp_path / "grid")
     text = (folder / "recipe.yaml").read_text()

@@ -236,7 +236,14 @@ def _read_cell(folder: Path, plan: Mapping[str, Any]) -> Cell:
     described = _json(folder / "cell.json", problems) if folder.parent.name == "cells" else {}
     cell = Cell(folder.name, _mapping(described.get("factors")), problems=problems)
     cell.seed = cell.factors.get("seed", plan.get("seed"))
+    waiting = ""
     for name in _stage_names(folder, plan):
+        done = (folder / name / "done.json").is_file()
+        if done and waiting:
+            # Stages run one after another: this one was made from what the earlier one gave before it began again.
+            problems.append(f"{name} is of before {waiting} was begun again, and is left out")
+            continue
+        waiting = waiting if done or waiting else name
         _read_stage(folder / name, cell)
     if (folder / "failed.json").is_file():
         failure = _json(folder / "failed.json", problems)
