@@ -18,7 +18,7 @@ from luthier.runs.runner import FAILED, GOES_ON, RunRecord, locked, run_cell
 from luthier.settings import Settings
 from luthier.storage.files import disk_failure, write_json, write_text
 from luthier.storage.one_version import one_version
-from luthier.storage.provenance import environment
+from luthier.storage.provenance import ENVIRONMENT, environment
 from luthier.storage.ranks import conducted
 
 
@@ -55,7 +55,8 @@ def _run(checked: RecipeBase, folder: Path, on_cell: Callable[[int, int, dict[st
     with locked(folder), one_version():
         check_kind(folder, checked)
         write_text(folder / "recipe.yaml", recipe_yaml(checked))
-        write_json(folder / "environment.json", environment())
+        if not (folder / ENVIRONMENT).exists():
+            write_json(folder / ENVIRONMENT, environment())
         if checked.compare is None:
             (folder / FAILED).unlink(missing_ok=True)
             try:

@@ -120,6 +120,18 @@ def finishes_without_training(tuning, steps: list[int]) -> None:
     assert {path.name for path in stage.iterdir()} == {*LISTED, "done.json"}
 
 
+def test_the_environment_is_that_of_what_was_run_and_not_of_a_command_that_found_it_done(tuning, steps):
+    assert tuning.run() == 0
+    place = tuning.run_folder / "environment.json"
+    elsewhere = json.loads(place.read_text()) | {"processor": "of another machine"}
+    place.write_text(json.dumps(elsewhere))
+    assert tuning.run() == 0
+    assert json.loads(place.read_text()) == elsewhere
+    tuning.tune["learning_rate"] = 0.5
+    assert tuning.run() == 0
+    assert json.loads(place.read_text())["processor"] != "of another machine"
+
+
 def test_what_a_kill_left_is_swept_and_never_listed(tuning, steps):
     assert tuning.run() == 0
     stage = tuning.run_folder / "00-tune"

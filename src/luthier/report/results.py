@@ -16,6 +16,7 @@ from luthier.metric_names import is_mean_of_rows
 from luthier.report.intervals import redrawn_means
 from luthier.storage.jsonlines import read_log
 from luthier.storage.nearby import check_there
+from luthier.storage.provenance import ENVIRONMENT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,7 +114,7 @@ class Run:
     Attributes:
         name, folder: of the run.
         recipe: text of the resolved recipe.
-        environment: content of environment.json.
+        environment: content of environment.json: where the stages were run that were run last.
         cells: one for a plain run.
         baseline: the value that differences are taken to, as the recipe names it.
         compare: the recipe's block of that name.
@@ -158,7 +159,7 @@ def read_run(folder: Path) -> Run:
         cells = _read_grid(folder, places, wanted, problems)
     else:
         cells = [_read_cell(folder, plan)]
-    environment = _json(folder / "environment.json", problems)
+    environment = _json(folder / ENVIRONMENT, problems)
     baseline = compare.get("baseline")
     name = folder.resolve().name
     baseline = None if baseline is None else str(baseline)

@@ -20,8 +20,9 @@ from luthier.stages.artifacts import KINDS, Artifact
 from luthier.stages.base import Stage, StageInputs, StageOutputs
 from luthier.stages.chaining import ChainError, Link, chain, saved_data
 from luthier.storage.done import read_done
-from luthier.storage.files import json_text, unwritable, write_text
+from luthier.storage.files import json_text, unwritable, write_json, write_text
 from luthier.storage.paths import user_path
+from luthier.storage.provenance import ENVIRONMENT, environment
 from luthier.storage.ranks import world_size
 from luthier.storage.steps import Workspace
 
@@ -188,6 +189,8 @@ def _run_stage(visit: Visit, folder: Path) -> StageRecord:
     stage, gives = visit.stage, visit.stage.gives()
 
     def work(workspace: Workspace) -> dict[str, Any]:
+        # Of what runs, and not of a later command that finds everything done.
+        write_json((folder.parents[1] if folder.parent.name == "cells" else folder) / ENVIRONMENT, environment())
         settings = {stage.name: stage.filled_in().model_dump(mode="json"), "seed": visit.inputs.seed}
         write_text(workspace.folder / "stage.yaml", dump_yaml(settings))
         inputs = replace(visit.inputs, key=workspace.key, workspace=workspace)

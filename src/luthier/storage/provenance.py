@@ -13,6 +13,8 @@ from typing import Any
 
 from luthier._version import __version__
 
+# In a run directory: where the results were made that were made last.
+ENVIRONMENT = "environment.json"
 LIBRARIES = (
     "torch",
     "transformers",
