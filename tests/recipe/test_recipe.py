@@ -4,6 +4,7 @@ import gc
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -197,9 +198,17 @@ def written(path: Path) -> dict[str, Any]:
     return YAML(typ="safe", pure=True).load(path)
 
 
+@cache
+def validator() -> Any:
+    schema = json_schema()
+    kind = jsonschema.validators.validator_for(schema)
+    kind.check_schema(schema)
+    return kind(schema)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_shipped_recipes_fit_the_json_schema(path: Path):
-    jsonschema.validate(written(path), json_schema())
+    validator().validate(written(path))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +224,7 @@ def test_the_json_schema_refuses_what_a_recipe_refuses(change: dict[str, Any]):
     recipe = written(next(path for path in RECIPES if path.stem == "quickstart"))
     recipe["stages"][0]["tune"] |= change
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(recipe, json_schema())
+        validator().validate(recipe)
 
 
 def test_a_recipe_of_known_stages_is_checked_without_a_look_at_what_is_frozen(monkeypatch: pytest.MonkeyPatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from typing import Any
 
 import torch
@@ -104,12 +105,16 @@ def time_estimate(
 
 
 def operations_per_second() -> float:
-    """Floating-point operations of training that this machine does in a second: half of those of a matrix product.
+    """Floating-point operations of training that this machine does in a second: half of those of a matrix product. It
+    is measured once a process.
 
     On processors it is the processor time of each thread that counts, so that other work on the machine changes little.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    threads = torch.get_num_threads()
+    return _operations_per_second("cuda" if torch.cuda.is_available() else "cpu", torch.get_num_threads())
+
+
+@cache
+def _operations_per_second(device: str, threads: int) -> float:
     a = torch.randn(512, 512, device=device)
     speed = 0.0
     for _ in range(5):
