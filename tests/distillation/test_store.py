@@ -115,6 +115,27 @@ def test_rows_are_found_by_content_in_any_batch(tmp_path: Path, everywhere: bool
     assert found.left_out["mean"] == 0  # three labels, three kept
 
 
+def test_a_row_has_one_key_however_it_is_padded() -> None:
+    rows = [{"input_ids": [5, 6], "labels": [1, -100]}, {"input_ids": [5, 6, 7], "labels": [1, -100, 2]}]
+
+    def batch(width: int, left: bool, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        def padded(values: list[int], filler: int) -> list[int]:
+            more = [filler] * (width - len(values))
+            return more + values if left else values + more
+
+        return {
+            "input_ids": torch.tensor([padded(row["input_ids"], 0) for row in rows]),
+            "attention_mask": torch.tensor([padded([1] * len(row["input_ids"]), 0) for row in rows]),
+            "labels": torch.tensor([padded(row["labels"], -100) for row in rows]),
+        }
+
+    expected = kept().keys(batch(3, False, rows))
+    assert len(set(expected)) == 2
+    for left in (False, True):
+        assert kept().keys(batch(5, left, rows)) == expected
+        assert kept().keys(batch(2, left, rows[:1])) == expected[:1]
+
+
 def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     found = stored(tmp_path, top_k=1)
     log_rest = torch.cat([torch.from_numpy(np.array(shard.rest)) for shard in found.shards])

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from luthier.data.sources.base import FolderSource
 from luthier.errors import DataError, WorkspaceError
 from luthier.extraction.formats.base import ReadingOptions
 from luthier.extraction.formats.files import FORMATS, read_documents, write_documents
 from luthier.extraction.tokens import tokenise
 from luthier.extraction.types import Types
 from luthier.extras import is_installed
+from luthier.prediction.extracting import documents_of_file
 
 from .corpora import TYPES, sentences
 
@@ -197,6 +199,76 @@ def test_what_a_format_can_not_hold_is_refused_whole_or_dropped_and_named(tmp_pa
     findings = write_documents(path, [nested, SCORED], "columns", invalid="drop")
     assert findings.counts["unwritable"] == 4
     assert [len(one["entities"]) for one in read_documents(path).documents] == [0, 2]
+
+
+def columns(*words: tuple[str, str]) -> str:
+    return "".join(f"{number}\t{word}\t{tag}\n" for number, (word, tag) in enumerate(words)) + "\n"
+
+
+@pytest.mark.parametrize("ends", ["BIES", "BILU"])
+def test_tags_that_mark_the_last_word_are_read(ends: str, tmp_path: Path):
+    begin, inside, end, alone = ends
+    tags = [f"{begin}-P", f"{inside}-P", f"{end}-P", f"{end}-P", f"{alone}-P", f"{begin}-Q", f"{end}-Q", "O"]
+    (tmp_path / "c.conll").write_text(columns(*zip("abcdefgh", tags, strict=True)))
+    corpus = read_documents(tmp_path / "c.conll", invalid="drop")
+    (document,) = corpus.documents
+    assert [(e["type"], e["start"], e["end"]) for e in document["entities"]] == [("P", 0, 3), ("P", 4, 5), ("Q", 5, 7)]
+    assert document["ignore"] == [[3, 4]]
+    assert corpus.findings.counts["unreadable"] == 1
+
+
+def test_words_whose_tag_has_a_fault_stay_and_are_ignored_ones(tmp_path: Path):
+    """Entities that begin with I are a fault of each of their words, and no example of words without an entity."""
+    (tmp_path / "c.conll").write_text(
+        columns(("Anna", "I-P"), ("Berg", "I-P"), ("met", "O"), ("Bo", "B-P"), ("Li", "I-P"), ("x", "?"))
+        + "0\ta\n1\tb\n\n"
+        + "0\ta\tO\n1\t\tO\n\n"
+    )
+    documents = read_documents(tmp_path / "c.conll", invalid="drop").documents
+    assert [one["tokens"] for one in documents] == [["Anna", "Berg", "met", "Bo", "Li", "x"], ["a", "b"]]
+    assert [one["ignore"] for one in documents] == [[[0, 1], [1, 2], [5, 6]], [[0, 1], [1, 2]]]
+    assert documents[0]["entities"] == [{"type": "P", "start": 3, "end": 5}]
+    with pytest.raises(DataError, match=r"line 12 is .*, and holds no number and word"):
+        documents_of_file(tmp_path / "c.conll")
+
+
+@pytest.mark.parametrize("key", ["label", "labels"])
+def test_objects_in_a_list_of_labels_are_entities(key: str, tmp_path: Path):
+    entities = [{"start": 0, "end": 4, "text": "Anna", "labels": ["P"]}, {"start": 15, "end": 19, "label": "Q"}]
+    (tmp_path / "c.json").write_text(json.dumps([{"id": 3, "text": "Anna works for Acme .", key: entities}]))
+    (document,) = read_documents(tmp_path / "c.json").documents
+    assert [(e["type"], e["start"], e["end"]) for e in document["entities"]] == [("P", 0, 1), ("Q", 3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("starts", "words"),
+    [
+        ((3, 6), [2, 4]),  # of UTF-16 units: the first of them fits as characters, too, at another word
+        ((2, 5), [2, 4]),
+        ((3, 5), [3, 4]),
+    ],
+)
+def test_offsets_of_a_text_are_all_of_one_kind(starts: tuple[int, int], words: list[int], tmp_path: Path):
+    given = ("哈", "x")
+    entities = [{"type": "P", "start": s, "end": s + 1, "text": g} for s, g in zip(starts, given, strict=True)]
+    (tmp_path / "c.json").write_text(json.dumps([{"text": "😀哈哈哈 x", "entities": entities}]))
+    (document,) = read_documents(tmp_path / "c.json").documents
+    assert [one["start"] for one in document["entities"]] == words
+
+
+def test_types_of_brat_files_may_stand_in_a_folder_above(tmp_path: Path):
+    folder = tmp_path / "corpus" / "train"
+    folder.mkdir(parents=True)
+    (folder / "a.txt").write_text("Anna met Bo\n")
+    rows = ["T1\tPerson 0 4\tAnna", "T2\tPerson 9 11\tBo", "T3\tMeet 5 8\tmet", "R1\tsibling Arg1:T1 Arg2:T2\t"]
+    (folder / "a.ann").write_text("\n".join([*rows, "E1\tMeet:T3 A:T1"]) + "\n")
+    relations = "sibling Arg1:Person, Arg2:Person, <REL-TYPE>:symmetric\nsibling Arg1:Firm, Arg2:Firm\n"
+    types = tmp_path / "corpus" / "annotation.conf"
+    types.write_text(f"[entities]\nPerson\n[relations]\n{relations}[events]\nMeet A:Person\n")
+    assert read_documents(folder).types == Types(["Person", "Meet"], {"sibling": True})
+    assert [file.path for file in FolderSource(folder, "train").files][-1] == types
+    (folder / "annotation.conf").write_text("[entities]\nPerson\nMeet\n[relations]\nsibling Arg1:Person\n")
+    assert not read_documents(folder).types.is_symmetric("sibling")
 
 
 @pytest.mark.parametrize(("name", "kind"), [("brat", "Legal Person"), ("columns", "Legal\tPerson")])

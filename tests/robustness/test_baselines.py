@@ -54,6 +54,18 @@ def test_every_objective_trains_every_kind_of_model(name: str, kind: str, tmp_pa
     assert all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.parametrize("name", ["free_lb", "adv_weight", "roast", "smart", "r3f"])
+def test_a_batch_without_weight_leaves_no_gradient(name: str, tmp_path: Path) -> None:
+    """As that of a row which only fills a pass in which a process has none."""
+    trainer = tiny.trainer(tiny.bert(), OBJECTIVES.get(name)(), tmp_path, max_steps=1, eval_strategy="no")
+    trainer.train()
+    trainer.model.zero_grad()
+    step = trainer.step_on(trainer.model, next(iter(trainer.get_train_dataloader())), None)
+    step.weight = 0.0
+    (0 * trainer.objective_parts.loss(step)).backward()
+    assert all(p.grad is None or not p.grad.any() for p in trainer.model.parameters())
+
+
 # Forward passes of a step, and what its backward passes cost: 2, or 1 where they only reach the embeddings.
 PASSES = {
     "roast": (3, 5),

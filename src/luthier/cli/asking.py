@@ -68,7 +68,7 @@ def extract(arguments: argparse.Namespace) -> None:
         raise RecipeError("--suggest writes a file, and no --output was given", fix="name the file with --output")
     if arguments.column and not arguments.jsonl:
         raise RecipeError("--column is a key of the lines of --jsonl, which was not given", fix="leave it out")
-    from luthier.extraction.formats.files import check_format
+    from luthier.extraction.formats.files import check_format, check_place
     from luthier.prediction import extracting
     from luthier.prediction.writing import place_of_output
     from luthier.progress import progress_display
@@ -77,6 +77,7 @@ def extract(arguments: argparse.Namespace) -> None:
     places = [arguments.view, arguments.graph]
     if arguments.suggest:
         check_format(arguments.suggest)
+        check_place(arguments.output, arguments.suggest)
         places += [] if arguments.suggest == "brat" else [arguments.output]  # that is a folder
     else:
         _check_lines_place(arguments.output, *read)
@@ -105,10 +106,13 @@ def extract(arguments: argparse.Namespace) -> None:
 def _write_extractions(arguments: argparse.Namespace, found: list[Any], types: Any) -> list[str]:
     """What was written, in words; nothing where it went to standard output."""
     from luthier.extraction import write_documents, write_graph, write_view
+    from luthier.progress import tell
 
     written = []
     if arguments.output and arguments.suggest:
-        write_documents(arguments.output, found, arguments.suggest, types=types)
+        left_out = write_documents(arguments.output, found, arguments.suggest, types=types, invalid="drop").faults
+        if left_out.count:
+            tell(f"{arguments.suggest} can't hold all of it; left out is\n  {left_out.listed()}")
         written.append(f"{len(found)} documents to {arguments.output}")
     elif arguments.output:
         _write_lines(found, arguments.output)

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from luthier.distillation.divergence import divergence
 from luthier.distillation.edge import Edge
 from luthier.distillation.schedules import Schedule, share_done
+from luthier.errors import ModelError
 from luthier.objectives.part import Part
 from luthier.objectives.step import MAIN, Step, logits_of, predicts_next_token
 from luthier.storage.jsonlines import JsonLog
@@ -121,6 +122,12 @@ class SoftLoss(Term):
 
     def value(self, step: Step) -> Tensor:
         learner, teacher = self._rows(step, self.student), self._rows(step, self.teacher)
+        if learner.shape != teacher.shape:
+            raise ModelError(
+                f"the two models of the edge {self.edge.name} tell {tuple(learner.shape)} and {tuple(teacher.shape)} "
+                "(rows, classes) of one batch, which can't be compared",
+                fix="let both have the same settings of the head, as `max_span_size` and `heads` of joint extraction",
+            )
         total = divergence(
             learner,
             teacher,

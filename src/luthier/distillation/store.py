@@ -82,7 +82,7 @@ class Kept:
         wanted = self.wanted(batch)
         inputs = {k: v.cpu() for k, v in batch.items() if k != "row"}
         counted = {} if wanted is None else {"counted": predicted_positions(wanted.cpu(), shifted=self.shifted)}
-        found = row_keys(inputs | counted)
+        found = row_keys(inputs | counted, from_first=True)
         if found is None:
             raise ModelError("outputs of this task can't be stored", fix="leave `store` out")
         return found

@@ -51,6 +51,7 @@ class Step:
         items: labelled items of the whole optimiser step, or None.
         task_pass: runs a model and computes the trainer's own loss.
         parts: of the run, which say how passes of the main model are run.
+        weight: of the whole batch; 0 where it only fills a pass in which this process has no row.
     """
 
     def __init__(
@@ -61,8 +62,9 @@ class Step:
         items: Tensor | float | None,
         task_pass: TaskPass,
         parts: PartList,
+        weight: float = 1.0,
     ) -> None:
-        self.trainer, self.model, self.items = trainer, model, items
+        self.trainer, self.model, self.items, self.weight = trainer, model, items, weight
         self.inputs = attending_to_padding(inputs) if parts.attends_to_padding else inputs
         self.batch, self._task_pass = inputs, task_pass
         self._dropout = RandomState() if parts.shares_dropout else None
@@ -182,7 +184,7 @@ class Step:
     def backward(self, loss: Tensor) -> None:
         """Add a part of the loss's gradient now, before the trainer's own backward pass."""
         with self.trainer.accelerator.no_sync(self.model):
-            self.trainer.accelerator.backward(loss if self._is_share else loss / self._batches)
+            self.trainer.accelerator.backward(self.weight * (loss if self._is_share else loss / self._batches))
 
     @cached_property
     def _shifted(self) -> bool:

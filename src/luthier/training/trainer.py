@@ -229,9 +229,12 @@ class LuthierTrainer(Trainer):
         return (loss, logits) if return_outputs else loss
 
     def _counted(self, loss: Tensor) -> Tensor:
-        """The loss, or nothing of that of a row which only fills a pass in which this process has none."""
+        return loss if (weight := self._weight()) == 1 else weight * loss
+
+    def _weight(self) -> float:
+        """Of the loss of the batch at hand: 0 for a row which only fills a pass in which this process has none."""
         number = len(self._losses)
-        return 0 * loss if number < len(self.fillers) and self.fillers[number] else loss
+        return 0.0 if number < len(self.fillers) and self.fillers[number] else 1.0
 
     def step_on(self, model: nn.Module, inputs: dict[str, Any], items: Tensor | float | None) -> Step:
         """A batch as the parts see it."""
@@ -240,7 +243,7 @@ class LuthierTrainer(Trainer):
             logits = self.logits_of(model, inputs, of)
             return self.loss_of(logits, inputs, items), logits
 
-        return Step(self, model, inputs, items, task_pass, self.parts)
+        return Step(self, model, inputs, items, task_pass, self.parts, self._weight())
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | None = None

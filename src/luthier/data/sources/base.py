@@ -25,6 +25,8 @@ from luthier.errors import DataError, nearest
 from luthier.storage.nearby import did_you_mean
 from luthier.storage.paths import is_file, is_folder, is_there, user_path
 
+# Of BRAT, and in how many folders above its files it is looked for.
+BRAT_TYPES, _LEVELS = "annotation.conf", 3
 DATA_VARIABLE = "LUTHIER_DATA"
 NO_SUCH_FILE = "there is no such file"
 FORMATS = {
@@ -128,9 +130,18 @@ class FolderSource:
 
     @property
     def files(self) -> list[FileSource]:
-        """Every such file in it, in order."""
+        """Every such file in it, in order, and the known types where these stand in a folder above it."""
         read = sorted(p for p in self.path.rglob("*") if p.suffix in (".txt", ".ann", ".conf") and p.is_file())
-        return [FileSource(p, None, f"{self.name.rstrip('/')}/{p.relative_to(self.path).as_posix()}") for p in read]
+        found = [FileSource(p, None, f"{self.name.rstrip('/')}/{p.relative_to(self.path).as_posix()}") for p in read]
+        types = configuration_of(self.path)
+        return found if types is None or types in read else [*found, FileSource(types, None, str(types))]
+
+
+def configuration_of(folder: Path) -> Path | None:
+    """The file with the known types of a folder of BRAT files: its own, or that of the nearest of three above it."""
+    above = folder.resolve().parents[:_LEVELS]
+    places = [folder / BRAT_TYPES, *(place / BRAT_TYPES for place in above)]
+    return next((place for place in places if is_file(place)), None)
 
 
 @dataclass(frozen=True)

@@ -157,12 +157,11 @@ def to_document(source: CharacterDocument, where: str, options: ReadingOptions, 
     made |= {"text": text, "offsets": words}
     ignored = [] if source.annotated else [[0, len(words)]]
     aligner, placed = Aligner(text, words), dict[Any, int | None]()
-    for mention in source.mentions:
+    for mention in _by_characters(source.mentions, text):
         key = _hashable(mention.key)
         if key in placed:
             findings.add("unreadable", where, f"two entities are called {shorten(key, 30)}")
             continue
-        mention = _by_characters(mention, text)
         entity = None if mention.faulty else _aligned(mention, text, aligner, where, options, findings)
         placed[key] = None if entity is None else len(made["entities"])
         if entity is not None:
@@ -219,18 +218,32 @@ def _aligned(
     return entity if mention.score is None else entity | {"score": mention.score}
 
 
-def _by_characters(mention: Mention, text: str) -> Mention:
-    """The mention, of which a tool may have counted UTF-16 units, as JavaScript does: where only these give the text
-    that the file says stands there, its offsets are changed to characters."""
-    given = mention.given
-    if not isinstance(given, str) or text[mention.start : mention.end] == given or text.isascii():
-        return mention
+def _by_characters(mentions: list[Mention], text: str) -> list[Mention]:
+    """The mentions of a text, of which a tool may have counted UTF-16 units, as JavaScript does. It did so of all or of
+    none: where some have the text that the file gives for them only by units, and none only by characters, the offsets
+    of all are changed to characters."""
+    if text.isascii():
+        return mentions
     units = text.encode("utf-16-le", "surrogatepass")
-    if not 0 <= mention.start < mention.end <= len(units) // 2:
-        return mention
+    converted = [_from_units(mention, units) for mention in mentions]
+    by_characters = [text[one.start : one.end] == one.given for one in mentions]
+    only_units = any(new is not None and not fits for new, fits in zip(converted, by_characters, strict=True))
+    only_characters = any(new is None and fits for new, fits in zip(converted, by_characters, strict=True))
+    if not only_units:
+        return mentions
+    keep = by_characters if only_characters else [False] * len(mentions)
+    told = zip(mentions, converted, keep, strict=True)
+    return [one if new is None or fits else new for one, new, fits in told]
+
+
+def _from_units(mention: Mention, units: bytes) -> Mention | None:
+    """The mention with its UTF-16 units as characters; None where they don't give its text."""
+    given = mention.given
+    if not isinstance(given, str) or not 0 <= mention.start < mention.end <= len(units) // 2:
+        return None
     before, inside = units[: 2 * mention.start], units[2 * mention.start : 2 * mention.end]
     if inside.decode("utf-16-le", "replace") != given:
-        return mention
+        return None
     start = len(before.decode("utf-16-le", "replace"))
     return replace(mention, start=start, end=start + len(given))
 

@@ -1,8 +1,9 @@
 """BRAT standoff: a folder with NAME.txt and NAME.ann for every document, and annotation.conf.
 
-Read are text-bound annotations (T), relations (R) and equivalences (*, a symmetric relation of every two); events,
-attributes, normalisations and notes are remarked on. Relations marked `<REL-TYPE>:symmetric` in annotation.conf are
-symmetric. Entities in several pieces are faults of the kind `discontinuous`. Scores are not written.
+Read are text-bound annotations (T), relations (R) and equivalences (*, a symmetric relation of every two); the triggers
+of events are entities, and events, attributes, normalisations and notes are remarked on. annotation.conf stands in the
+folder or in one of the three above it; relations marked `<REL-TYPE>:symmetric` in it are symmetric. Entities in several
+pieces are faults of the kind `discontinuous`. Scores are not written.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from luthier.data.sources.base import BRAT_TYPES, configuration_of
 from luthier.data.table import shorten
 from luthier.errors import DataError
 from luthier.extraction.checking import Findings
@@ -30,7 +32,6 @@ from luthier.extraction.formats.base import (
 from luthier.extraction.types import Types
 from luthier.storage.files import write_bytes
 
-_CONF = "annotation.conf"
 _RELATION = re.compile(r"(\S+)\s+\w+:(\S+)\s+\w+:(\S+)\s*")
 _SPAN = re.compile(r"(.+?) (\d+) (\d+)")
 _PIECES = re.compile(r".+? \d+ \d+(;\d+ \d+)+")
@@ -46,8 +47,8 @@ def read(folder: Path, options: ReadingOptions, findings: Findings) -> Read:
     if not files:
         raise DataError("has no .ann file", where=str(folder), fix="name the folder with the .txt and .ann files")
     made = Read([], [])
-    configured = _configured(folder / _CONF, options) if (folder / _CONF).is_file() else None
-    made.types = configured
+    configuration = configuration_of(folder)
+    made.types = None if configuration is None else _configured(configuration, options)
     for file in files:
         where = file.relative_to(folder).as_posix()
         if not file.with_suffix(".txt").is_file():
@@ -113,7 +114,11 @@ def _configured(path: Path, options: ReadingOptions) -> Types | None:
             types.entities.append(row.lstrip("!"))
         elif row and section == "relations" and not row.startswith("<"):
             name, _, arguments = re.sub(r"\s+", " ", row).partition(" ")
-            types.relations[name] = "symmetric" in arguments.partition("<REL-TYPE>:")[2]
+            symmetric = "symmetric" in arguments.partition("<REL-TYPE>:")[2]
+            types.relations[name] = types.relations.get(name, False) or symmetric
+        elif row and section == "events" and not row.startswith("<"):  # their triggers are marked as entities are
+            types.entities.append(row.split()[0].lstrip("!"))
+    types.entities[:] = dict.fromkeys(types.entities)
     return types if types.entities else None
 
 
@@ -144,7 +149,7 @@ def write(folder: Path, documents: Sequence[Document], types: Types, findings: F
             continue
         write_bytes(folder / f"{name}.txt", source.text.encode())
         write_bytes(folder / f"{name}.ann", "".join(rows).encode())
-    write_bytes(folder / _CONF, _conf(types).encode())
+    write_bytes(folder / BRAT_TYPES, _conf(types).encode())
 
 
 def _file_name(wanted: str, number: int, taken: set[str]) -> str:

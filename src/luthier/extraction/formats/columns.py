@@ -8,9 +8,9 @@
 
 Columns are parted by tabs: number, word, tag, names of the relations of which the entity that ends here is the head,
 and the numbers of the words at which their tails end. `N` is no relation. It is the layout in which CoNLL04 is spread
-(Bekoulis et al. 2018), with the comments of CoNLL-U; lines of `#doc ID` are read too, and so are files without the
-last two columns. With a `# text` comment the words have their places in that text. Entities that share words can't be
-written.
+(Bekoulis et al. 2018), with the comments of CoNLL-U; lines of `#doc ID` are read too, and so are BIOES and BILOU tags,
+and files without the last two columns. With a `# text` comment the words have their places in that text. Entities that
+share words can't be written.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from luthier.storage.files import write_bytes
 
 _NONE = "N"
 _COMMENT = re.compile(r"#\s*(?:doc\s+|sent_id\s*=\s*|(text)\s*=\s*)(.*)")
+# BIO, and what BIOES and BILOU add: an entity's last word, and one of a single word.
+_TAG = re.compile(r"O|([BIESLU])-(.+)")
 _Row = tuple[int, list[str]]
 
 
@@ -41,11 +43,10 @@ def read(source: FileSource, options: ReadingOptions, findings: Findings) -> Rea
     made = Read([], [])
     for line, comments, rows in _blocks(source, options):
         where = f"document {len(made.documents) + 1} (line {line})"
-        sound = [row for row in rows if _is_row(row, where, findings)]
-        if not sound:
+        if [row for row in rows if not _is_word(row, where, findings)]:
             continue
-        document: Document = {"tokens": [cells[1] for _, cells in sound], **_entities(sound, where, findings)}
-        document["relations"] = _relations(sound, document, where, findings)
+        document: Document = {"tokens": [cells[1] for _, cells in rows], **_entities(rows, where, findings)}
+        document["relations"] = _relations(rows, document, where, findings)
         if "id" in comments:
             document = {"id": comments["id"]} | document
         text = comments.get("text")
@@ -77,30 +78,39 @@ def _blocks(source: FileSource, options: ReadingOptions) -> Iterator[tuple[int, 
         yield rows[0][0], comments, rows
 
 
-def _is_row(row: _Row, where: str, findings: Findings) -> bool:
+def _is_word(row: _Row, where: str, findings: Findings) -> bool:
+    """Without one of its words a sentence would be another one, so that it is left out whole."""
     line, cells = row
-    if len(cells) >= 3 and cells[1].strip() and re.fullmatch(r"O|[BI]-.+", cells[2]):
+    if len(cells) >= 2 and cells[1].strip():
         return True
-    findings.add("unreadable", where, f"line {line} is {shorten(cells)}, and not a number, a word and a BIO tag")
+    findings.add("document", where, f"line {line} is {shorten(cells)}, and holds no number and word")
     return False
 
 
 def _entities(rows: list[_Row], where: str, findings: Findings) -> dict[str, Any]:
+    """Entities by their tags; words whose tag has a fault are ignored ones."""
     entities: list[dict[str, Any]] = []
-    last = "O"
+    ignored: list[list[int]] = []
+    open_kind: str | None = None
     for number, (line, cells) in enumerate(rows):
-        tag = cells[2]
-        kind = tag[2:]
-        if tag.startswith("B-"):
+        tag = cells[2] if len(cells) > 2 else ""
+        found = _TAG.fullmatch(tag)
+        begins, kind = (found[1], found[2]) if found else ("", None)
+        if found is None:
+            findings.add(
+                "unreadable", where, f"line {line} is {shorten(cells)}, and not a number, a word and a BIO tag"
+            )
+        elif begins and begins in "BSU":
             entities.append({"type": kind, "start": number, "end": number + 1})
-        elif tag.startswith("I-"):
-            if last == "O" or last[2:] != kind:
-                findings.add("unreadable", where, f"line {line} goes on with {tag!r} where no such entity is")
-                tag = "O"
-            else:
-                entities[-1]["end"] = number + 1
-        last = tag
-    return {"entities": entities}
+        elif begins and kind == open_kind:
+            entities[-1]["end"] = number + 1
+        elif begins:
+            findings.add("unreadable", where, f"line {line} goes on with {tag!r} where no such entity is")
+            kind = None
+        if kind is None and tag != "O":
+            ignored.append([number, number + 1])
+        open_kind = kind if begins and begins in "BI" else None
+    return {"entities": entities} | ({"ignore": ignored} if ignored else {})
 
 
 def _relations(rows: list[_Row], document: Document, where: str, findings: Findings) -> list[dict[str, Any]]:

@@ -153,8 +153,7 @@ def write_documents(
     """
     module = _module(format)
     _one_of(invalid, ("refuse", "drop"), "invalid")
-    if format == "brat" and any(Path(path).rglob("*.ann")):
-        raise WorkspaceError("holds BRAT files already", where=str(path), fix="name another folder, or empty this one")
+    check_place(path, format)
     documents, findings = check_documents(documents, types, name=str(path))
     if invalid == "refuse":
         findings.raise_if_faulty()
@@ -231,7 +230,7 @@ def _format_of(record: Any) -> tuple[str, bool]:
         return "", False
     if not items and lists.keys() & {"label", "labels"}:
         return "doccano", False  # where nothing is annotated, only the name of the list tells
-    return "offsets_jsonl", any(isinstance(one, dict) for one in lists.get("entities", ()))
+    return "offsets_jsonl", any(isinstance(one, dict) for found in lists.values() for one in found)
 
 
 def _records(source: FileSource, read: ReadOptions) -> Iterator[Any]:
@@ -256,6 +255,14 @@ def check_format(name: str) -> None:
     extra = {"spacy_docbin": "spacy"}.get(name)
     if extra and not is_installed(extra):
         raise DataError(f"the format {name} needs an extra that is not installed", fix=how_to_install(extra))
+
+
+def check_place(path: str | Path, format: str) -> None:  # noqa: A002
+    """Raises:
+    WorkspaceError: documents in this format can't be written there: it is a folder that holds BRAT files already.
+    """
+    if format == "brat" and any(Path(path).rglob("*.ann")):
+        raise WorkspaceError("holds BRAT files already", where=str(path), fix="name another folder, or empty this one")
 
 
 def _module(name: str) -> ModuleType:

@@ -1,7 +1,8 @@
 """Character-offset JSONL: one {text, entities: [{type, start, end}], relations: [{type, head, tail}], id} a line.
 
 Offsets count characters (code points), end exclusive. A relation names entities by their `id` where they have one, and
-by their place in the list otherwise. `label` is taken for `type`, `spans` for `entities`. `words`, [start, end]
+by their place in the list otherwise. `label` and `labels` are taken for `type`, `spans` for `entities`, and so are
+`label` and `labels` where they hold objects, as in the JSON-MIN of Label Studio. `words`, [start, end]
 characters of every word, is optional and takes the place of the tokeniser.
 """
 
@@ -43,10 +44,8 @@ def _characters(record: Any, where: str, findings: Findings, symmetric: set[str]
     if text is None:
         return None
     mentions, links = [], []
-    for number, one in enumerate(
-        items_of(record, "entities", where, findings) or items_of(record, "spans", where, findings)
-    ):
-        kind = one.get("type", one.get("label")) if isinstance(one, dict) else None
+    for number, one in enumerate(_entities(record, where, findings)):
+        kind = _kind_of(one)
         if not isinstance(kind, str):
             findings.add("unreadable", where, f"entity {number} has no `type`")
             continue
@@ -59,6 +58,21 @@ def _characters(record: Any, where: str, findings: Findings, symmetric: set[str]
             continue
         links.append(Link(kind, one.get("head"), one.get("tail"), one.get("score")))
     return CharacterDocument(text, mentions, links, record.get("id"), _words(record, where, findings))
+
+
+def _entities(record: dict[str, Any], where: str, findings: Findings) -> list[Any]:
+    found = items_of(record, "entities", where, findings) or items_of(record, "spans", where, findings)
+    if found:
+        return found
+    # As Label Studio exports them in JSON-MIN.
+    lists = [record[key] for key in ("label", "labels") if isinstance(record.get(key), list)]
+    return next((one for one in lists if any(isinstance(item, dict) for item in one)), [])
+
+
+def _kind_of(entity: Any) -> Any:
+    """Its type; where it is given as a list, the one in it."""
+    kind = entity.get("type", entity.get("label", entity.get("labels"))) if isinstance(entity, dict) else None
+    return kind[0] if isinstance(kind, list) and len(kind) == 1 else kind
 
 
 def _words(record: dict[str, Any], where: str, findings: Findings) -> list[list[int]] | None:

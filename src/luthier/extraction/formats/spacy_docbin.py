@@ -72,7 +72,7 @@ def _document(doc: Any, where: str, findings: Findings) -> Document:
     }
     if _ID in doc.user_data:
         made = {"id": doc.user_data[_ID]} | made
-    spans = list(doc.spans[SPANS]) if SPANS in doc.spans else list(doc.ents)
+    spans = (list(doc.spans[SPANS]) if SPANS in doc.spans else []) or list(doc.ents)
     for number, span in enumerate(spans):
         words = [place[i] for i in range(span.start, span.end) if i in place]
         if not words:

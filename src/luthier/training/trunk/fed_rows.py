@@ -34,7 +34,7 @@ def batch_key(batch: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def row_keys(batch: Mapping[str, Any]) -> list[bytes] | None:
+def row_keys(batch: Mapping[str, Any], *, from_first: bool = False) -> list[bytes] | None:
     """The key of each row of a batch: of all its inputs at its real tokens, and of where these stand.
 
     A row has the same key in every batch that pads it on the right. What is padded on the left stands elsewhere in a
@@ -42,6 +42,7 @@ def row_keys(batch: Mapping[str, Any]) -> list[bytes] | None:
 
     Args:
         batch: inputs by name, with an `attention_mask` (B, T).
+        from_first: count places from the first real token, so that a row has one key however it is padded.
 
     Returns:
         B keys, or None where there is no such mask, or an input that does not have a part for each row.
@@ -54,12 +55,14 @@ def row_keys(batch: Mapping[str, Any]) -> list[bytes] | None:
         return None
     seen = _array(mask)
     arrays = {f"{name} {value.dtype}": _array(value) for name, value in sorted(inputs.items())}
-    return [_row_key(seen[row], {name: array[row] for name, array in arrays.items()}) for row in range(len(seen))]
+    rows = ({name: array[row] for name, array in arrays.items()} for row in range(len(seen)))
+    return [_row_key(mask, inputs, from_first) for mask, inputs in zip(seen, rows, strict=True)]
 
 
-def _row_key(mask: np.ndarray, inputs: dict[str, np.ndarray]) -> bytes:
+def _row_key(mask: np.ndarray, inputs: dict[str, np.ndarray], from_first: bool) -> bytes:
     places = np.flatnonzero(mask)
-    digest = xxhash.xxh3_128(mask[: places[-1] + 1].tobytes() if len(places) else b"")
+    start = places[0] if from_first and len(places) else 0
+    digest = xxhash.xxh3_128(mask[start : places[-1] + 1].tobytes() if len(places) else b"")
     for name, array in inputs.items():
         part = array[places] if array.shape[:1] == mask.shape else array
         digest.update(f"{name} {part.shape}\n".encode())
