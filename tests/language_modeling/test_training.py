@@ -14,13 +14,15 @@ import torch
 from torch.nn import functional as F
 from transformers import TrainerCallback
 
-from luthier.errors import DataError, RecipeError
+from luthier.errors import DataError, RecipeError, WorkspaceError
 from luthier.language_modeling import HeldOut, Masking, held_out_rows, text_job, training_job
 from luthier.language_modeling.corpus_settings import CorpusSettings
 from luthier.language_modeling.documents import Corpus
 from luthier.language_modeling.packing import Frame
 from luthier.language_modeling.settings import LanguageTrainingSettings
+from luthier.language_modeling.stream import encoded_row
 from luthier.storage.jsonlines import read_log
+from luthier.storage.one_version import one_version
 from luthier.training.job import TrainingJob, train
 from luthier.training.weights import trainable_state
 from tests.language_modeling.models import CAUSAL, MASKED, made, word_pieces
@@ -233,6 +235,58 @@ def test_the_pseudo_perplexity_masks_one_token_at_a_time(tmp_path: Path):
                 chances = model(input_ids=seen).logits[0, place].log_softmax(-1)
             total, count = total - chances[whole[place]].item(), count + 1
     assert held.scores(model)["pseudo_perplexity"] == pytest.approx(math.exp(total / count), rel=1e-4)
+
+
+@pytest.mark.parametrize(("share", "told"), [(1.0, "knows nothing of this text"), (0.5, "")])
+def test_text_that_the_tokenizer_does_not_know_is_told(tmp_path: Path, share: float, told: str, caplog: Any):
+    """Nothing of it would be guessed, at a loss of 0."""
+    path = tmp_path / "other.txt"
+    lines = ["the cat sat"] * 100 if share < 1 else []
+    path.write_text("\n".join([*lines, *["ሰላም ለሁሉም ሰው"] * 100]))
+    tokenizer = word_pieces()
+    frame, corpus = Frame.of(tokenizer, 16, masked=True), Corpus([str(path)], CorpusSettings(train=str(path)))
+
+    def rows() -> Any:
+        return held_out_rows(corpus, tokenizer, frame, Masking.of(tokenizer), share=None, most=40)
+
+    if told:
+        with pytest.raises(DataError, match=told):
+            rows()
+    else:
+        assert len(rows()) == 40
+        assert "of the held-out tokens are unknown to the tokenizer" in caplog.text
+
+
+def test_a_file_that_is_read_in_another_way_is_another_text(tmp_path: Path):
+    prints = []
+    for name in ("a.txt", "a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text('{"text": "the cat"}\n')
+        prints.append(Corpus([str(tmp_path / name)], CorpusSettings(train=str(tmp_path / name))).fingerprint())
+    assert prints[0] != prints[1] == prints[2]
+
+
+def test_held_out_text_that_changes_while_it_is_read_is_told(tmp_path: Path):
+    path = tmp_path / "held.txt"
+    path.write_text("the cat sat on the mat\n" * 40)
+    tokenizer = word_pieces()
+    frame, corpus = Frame.of(tokenizer, 16, masked=True), Corpus([str(path)], CorpusSettings(train=str(path)))
+
+    def change(block: Any, number: int) -> Any:
+        path.write_text("another text\n")
+        return encoded_row(block, number, Masking.of(tokenizer))
+
+    with one_version():
+        corpus.fingerprint()
+        with pytest.raises(WorkspaceError, match="changed while it was in use"):
+            held_out_rows(corpus, tokenizer, frame, Masking.of(tokenizer), share=None, most=2, encode=change)
+
+
+@pytest.mark.parametrize("end", ["", "\r"])
+def test_lines_that_end_as_those_of_old_macs_are_told(tmp_path: Path, end: str):
+    (tmp_path / "a.txt").write_bytes(b"one line\rtwo lines\rthree lines" + end.encode())
+    corpus = Corpus([str(tmp_path / "a.txt")], CorpusSettings(train=str(tmp_path / "a.txt")))
+    with pytest.raises(DataError, match="end with carriage returns alone"):
+        list(corpus.documents())
 
 
 def test_too_little_held_out_text_is_told(tmp_path: Path):

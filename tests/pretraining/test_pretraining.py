@@ -297,6 +297,29 @@ def test_a_tokenizer_has_the_vocabulary_that_is_asked_for():
         new_tokenizer([" "], TokenizerSettings())
 
 
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_text_that_looks_like_a_special_token_stays_text(kind: str, lowercase: bool):
+    words = [line for line, _ in sentences(300, 0)] + ["[MASK] [SEP] ]["]
+    made = new_tokenizer(
+        words, TokenizerSettings(kind=kind, vocabulary=290 if kind == "bpe" else 90, lowercase=lowercase)
+    )
+    ids = made("a [MASK] film [SEP]", add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert not set(ids) & (set(made.all_special_ids) - {made.unk_token_id})
+    assert made.mask_token_id in made("a [MASK] film")["input_ids"]
+
+
+def test_a_new_architecture_goes_by_its_own_positions(tmp_path: Path):
+    """And not by those of the model that its tokenizer came with."""
+    short = word_pieces()
+    short.model_max_length = 16
+    short.save_pretrained(tmp_path / "tokenizer")
+    made(MASKED["bert"]).save_pretrained(tmp_path / "tokenizer")
+    given = {"architecture": TINY | {"max_position_embeddings": 48}, "length": 32, "max_steps": 1}
+    folder = run(tmp_path, recipe(tmp_path, tmp_path / "tokenizer", **given)) / "model"
+    assert AutoTokenizer.from_pretrained(folder).model_max_length == 48
+
+
 def test_a_script_of_many_letters_keeps_to_the_vocabulary_or_is_told():
     han = ["".join(chr(0x4E00 + n) for n in range(start, start + 20)) for start in range(0, 200, 5)]
     for kind, size in (("wordpiece", 100), ("bpe", 261), ("bpe", 300)):

@@ -10,11 +10,13 @@ from pathlib import Path
 import pyarrow
 import pytest
 
-from luthier.errors import DataError
+from luthier.errors import DataError, WorkspaceError
+from luthier.storage.one_version import one_version
 from luthier.vocabulary.checking import check_text
-from luthier.vocabulary.folders import folder_sources
+from luthier.vocabulary.folders import folder_sources, not_read
 from luthier.vocabulary.settings import LanguageText
 from luthier.vocabulary.text import (
+    check_text_unchanged,
     clean,
     clean_lines,
     corpus_of,
@@ -48,6 +50,39 @@ def test_files_and_folders_are_languages_and_packed_ones_are_the_same_text(tmp_p
     lines = {name: list(clean_lines(corpus_of(text, found))) for name, found in sources.items()}
     assert lines["hi"] == lines["sw"] == lines_of("la", 40)
     assert len(lines["de"]) == len(lines["zh"]) == 80
+
+
+def test_linked_folders_are_read_and_an_empty_one_is_told(tmp_path: Path):
+    data, folder = tmp_path / "data", tmp_path / "text"
+    for place in (data / "deep", folder / "zh", folder / "de", folder / "fr"):
+        place.mkdir(parents=True)
+    for path in (data / "deep" / "b.txt", folder / "de" / "a.txt"):
+        path.write_text("some text\n")
+    (folder / "zh" / "parts").symlink_to(data)
+    (folder / "de" / "parts").symlink_to(data)
+    (data / "deep" / "up").symlink_to(data)
+    found = folder_sources(folder)
+    assert found["de"] == [str(folder / "de" / "a.txt"), str(folder / "de" / "parts" / "deep" / "b.txt")]
+    assert found["zh"] == [str(folder / "zh" / "parts" / "deep" / "b.txt")]
+    assert not_read(folder) == ["fr"]
+
+
+def test_long_lines_may_be_believed(tmp_path: Path):
+    (tmp_path / "de.txt").write_text("x" * 9_000_000 + "\n")
+    with pytest.raises(DataError, match="raise `max_line_megabytes`"):
+        list(corpus_of(LanguageText(folder=str(tmp_path)), [str(tmp_path / "de.txt")]).documents())
+    text = LanguageText(folder=str(tmp_path), max_line_megabytes=10)
+    assert len(list(corpus_of(text, [str(tmp_path / "de.txt")]).documents())) == 1
+
+
+def test_text_that_changes_while_it_is_read_is_told(tmp_path: Path):
+    (tmp_path / "de.txt").write_text("some text\n")
+    text = LanguageText(folder=str(tmp_path))
+    with one_version():
+        check_text_unchanged(text)
+        (tmp_path / "de.txt").write_text("another text\n")
+        with pytest.raises(WorkspaceError, match="changed while it was in use"):
+            check_text_unchanged(text)
 
 
 def test_a_missing_or_empty_folder_is_told(tmp_path: Path):

@@ -83,13 +83,15 @@ class Corpus:
         return any(text.strip() for text, _ in self._of_source(source, {}))
 
     def fingerprint(self) -> str:
-        """One hash over what the sources hold; sets on the Hub count by id, configuration and revision."""
+        """One hash over what the sources hold, and the formats that their names tell; sets on the Hub count by id,
+        configuration and revision."""
         parts: list[Any] = []
         for source in self.sources:
             if isinstance(source, HubSource):
                 parts.append([source.id, source.config, source.revision, source.split])
             else:
-                parts.append([first_sight(_seen_as(source), partial(_digest, source)), source.member])
+                content = first_sight(_seen_as(source), partial(_digest, source))
+                parts.append([content, source.member, _format_of(source, self.settings)])
         return digest_of({"sources": parts})
 
     def bytes_here(self) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,9 @@ Row = dict[str, Any]
 # Of the masks of held-out text: another seed than any run's, and the same for all runs.
 HELD_OUT_SEED = 2**63 + 1
 _TOGETHER = 128
+# Of the tokens of held-out text: a share that is told of.
+_MUCH_UNKNOWN = 0.2
+log = logging.getLogger(__name__)
 
 
 def held_out_rows(
@@ -48,20 +52,43 @@ def held_out_rows(
         encode: makes a row of a block and its number; default as in a plain stream.
 
     Raises:
-        DataError: the text fills no block.
+        DataError: the text fills no block, or has no token that could be masked.
+        WorkspaceError: the text was changed while it was read.
     """
     fixed = None if masking is None else replace(masking, seed=HELD_OUT_SEED)
     words = masking is not None and masking.whole_words
     blocks = itertools.islice(_blocks(corpus, tokenizer, frame, share, words), most)
     make = encode or partial(encoded_row, masking=fixed)
     rows = [make(block, number) for number, block in enumerate(blocks)]
+    where = ", ".join(one.name for one in corpus.sources)
     if not rows:
         raise DataError(
             f"the held-out text fills no block of {frame.length} tokens",
-            where=", ".join(one.name for one in corpus.sources),
+            where=where,
             fix="hold out a larger share with `held_out`, name `validation` text, or take a smaller `length`",
         )
+    if share is None:  # of text that is trained on, too, training looks after it
+        corpus.check_unchanged()
+    if masking is not None:
+        _check_known(rows, tokenizer, where)
     return rows
+
+
+def _check_known(rows: Sequence[Row], tokenizer: Any, where: str) -> None:
+    """Refuse text of which the tokenizer knows nothing, which would give a loss of 0, and warn where it lacks much."""
+    fix = "give the model a vocabulary of this text first, with a `transplant` stage, or take another tokenizer"
+    if all((row["labels"] == IGNORED).all() for row in rows):
+        raise DataError("the tokenizer knows nothing of this text, so that no token is guessed", where=where, fix=fix)
+    ids = np.concatenate([np.where(row["labels"] == IGNORED, row["input_ids"], row["labels"]) for row in rows])
+    others = [one for one in tokenizer.all_special_ids if one != tokenizer.unk_token_id]
+    unknown = float(np.mean(ids[~np.isin(ids, others)] == tokenizer.unk_token_id))
+    if unknown > _MUCH_UNKNOWN:
+        log.warning(
+            "%s: %.0f %% of the held-out tokens are unknown to the tokenizer, and neither learned nor scored; %s",
+            where,
+            100 * unknown,
+            fix,
+        )
 
 
 def _blocks(corpus: Corpus, tokenizer: Any, frame: Frame, share: float | None, words: bool) -> Iterator[Block]:

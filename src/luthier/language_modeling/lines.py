@@ -7,6 +7,7 @@ from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import NoReturn
 
+from luthier.data.reading.lines import refuse_other_ends
 from luthier.data.reading.readers import ReadOptions, decoded_lines
 from luthier.data.sources.base import FileSource
 from luthier.errors import DataError
@@ -24,7 +25,8 @@ def lines_from(
         number: lines in front of it.
 
     Raises:
-        DataError: the file can't be read, or a line is not text in the encoding, or too long.
+        DataError: the file can't be read, a line is not text in the encoding, or too long, or lines end with carriage
+            returns alone.
     """
     if not _breaks_lines_as_ascii(options.encoding):
         with source.open() as stream:
@@ -34,6 +36,8 @@ def lines_from(
     with source.open() as stream:
         stream.seek(offset)
         while raw := stream.readline(options.max_line_bytes + 1):
+            if not offset:
+                refuse_other_ends(raw, source.name)
             line = raw if offset else raw.removeprefix(BOM_UTF8)
             decoded = None if len(raw) > options.max_line_bytes or b"\0" in raw else _decoded(line, options.encoding)
             text = _refused(source, options, number + 1) if decoded is None else decoded

@@ -33,9 +33,7 @@ def answer(model: nn.Module, tokenizer: Any, text: str, longest: int | None, bat
     """
     ids = _ids(tokenizer, text)
     if longest is not None and len(ids) > longest:
-        raise DataError(
-            f"the text has {len(ids)} tokens, and the model was trained on {longest}", fix="give a shorter text"
-        )
+        raise DataError(f"the text has {len(ids)} tokens, and the model takes {longest}", fix="give a shorter text")
     if tokenizer.mask_token_id in ids:
         return {"text": text, "fills": _fills(model, tokenizer, ids)}
     return {"text": text, **_likelihood(model, tokenizer, ids, batch_size)}
@@ -50,7 +48,7 @@ def check_texts(texts: Sequence[str], tokenizer: Any, longest: int | None, where
     for number, text in enumerate(texts, 1):
         ids = _ids(tokenizer, text)
         if longest is not None and len(ids) > longest:
-            problems.add(f"row {number}", f"has {len(ids)} tokens, and the model was trained on {longest}")
+            problems.add(f"row {number}", f"has {len(ids)} tokens, and the model takes {longest}")
         elif tokenizer.mask_token_id not in ids and not _guessed(tokenizer, ids):
             problems.add(f"row {number}", "has no token to guess")
     problems.raise_if_any("shorten these texts, or leave them out")

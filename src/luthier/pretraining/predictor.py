@@ -29,11 +29,13 @@ class MaskedModelPredictor(RowPredictor):
 
     def __init__(self, run: str | Path, allow: Collection[Danger] = ()) -> None:
         from luthier.models.artifacts import saved_artifact
+        from luthier.models.inspect import model_max_length
         from luthier.models.placing import on_accelerator
 
         super().__init__(run, allow)
         model, self.tokenizer, self.card = saved_artifact(run, self.allow).load()
         self.model = on_accelerator(model)
+        self.longest = self.card.max_length or model_max_length(model.config, self.tokenizer)
 
     @property
     def one_by_one(self) -> bool:
@@ -54,10 +56,10 @@ class MaskedModelPredictor(RowPredictor):
         from luthier.pretraining.answering import check_texts
 
         texts = texts_of_file(file, text=str((self.card.columns or {}).get("text", "text")))
-        check_texts(texts, self.tokenizer, self.card.max_length, str(file))
+        check_texts(texts, self.tokenizer, self.longest, str(file))
         return texts
 
     def answers(self, texts: list[str], batch_size: int) -> list[Answer]:
         from luthier.pretraining.answering import answer
 
-        return [answer(self.model, self.tokenizer, text, self.card.max_length, batch_size) for text in texts]
+        return [answer(self.model, self.tokenizer, text, self.longest, batch_size) for text in texts]

@@ -14,7 +14,7 @@ from luthier.language_modeling.preparing import TextJob, text_job
 from luthier.models.artifacts import load_model
 from luthier.models.head_kinds import Head
 from luthier.models.heads import auto_class, check_head_fits, kinds_of_layers
-from luthier.models.inspect import is_decoder, is_encoder_decoder
+from luthier.models.inspect import is_decoder, is_encoder_decoder, model_max_length
 from luthier.models.loading import empty_model, load_config, load_tokenizer
 from luthier.models.quiet import quiet_transformers
 from luthier.models.remapping import Remapping, remap_parameters
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from luthier.stages.base import StageInputs
 
 
+# Of a tokenizer: no limit, as transformers writes it.
+UNLIMITED = int(1e30)
 logger = logging.getLogger(__name__)
 
 
@@ -114,6 +116,8 @@ def start_of(stage: Pretrain, inputs: StageInputs, tokenizer_folder: Path | None
         config = new_configuration(stage.architecture, tokenizer, stage.length)
     else:
         config = resized_configuration(stage, load_config(stage.start(inputs).model))
+    if stage.architecture is not None:  # the tokenizer knows the length of the model that it came with
+        tokenizer.model_max_length = model_max_length(config) or UNLIMITED
     if len(tokenizer) > config.vocab_size:
         raise ModelError(
             f"the tokenizer has {len(tokenizer)} tokens, and the model embeds {config.vocab_size}",

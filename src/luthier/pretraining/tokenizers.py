@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from luthier.pretraining.stage import TokenizerSettings
 
 PADDING, UNKNOWN, OPENING, SEPARATOR, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# How far the scores of special tokens lie below those of all others.
+_NEVER = 1000.0
 # Where Unicode has room for letters of one's own: 131,068 of them.
 _PRIVATE = 0xF0000
 
@@ -140,7 +142,9 @@ def _unigram(texts: Iterable[str], settings: TokenizerSettings) -> Any:
     rare = sorted(piece for piece, score in scores.items() if len(piece) == 1 and score < lowest)
     scores |= zip(rare, sorted((scores[piece] for piece in rare), reverse=True), strict=True)
     pieces = sorted(scores.items(), key=lambda one: (-one[1], one[0]))
-    inner.model = models.Unigram([*((piece, 0.0) for piece in SPECIAL), *pieces], unk_id=SPECIAL.index(UNKNOWN))
+    # So low that text which looks like one of them is never taken for it.
+    special = [(piece, lowest - _NEVER) for piece in SPECIAL]
+    inner.model = models.Unigram([*special, *pieces], unk_id=SPECIAL.index(UNKNOWN))
     return inner
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
@@ -46,8 +47,9 @@ def folder_sources(folder: str | Path) -> dict[str, list[str]]:
 
 
 def not_read(folder: str | Path) -> list[str]:
-    """Names of a folder's entries that have files which are not read, since their names tell no format of text."""
-    return [entry.name for entry, files in _entries(folder) if not all(_is_text(path) for path in files)]
+    """Names of a folder's entries that have files which are not read, since their names tell no format of text, or
+    that have none."""
+    return [entry.name for entry, files in _entries(folder) if not (files and all(map(_is_text, files)))]
 
 
 def folder_of(folder: str | Path) -> Path:
@@ -64,8 +66,21 @@ def _entries(folder: str | Path) -> Iterator[tuple[Path, list[Path]]]:
         )
     for entry in sorted(place.iterdir()):
         if not entry.name.startswith("."):
-            below = sorted(entry.rglob("*")) if entry.is_dir() else [entry]
+            below = sorted(_files_in(entry)) if entry.is_dir() else [entry]
             yield entry, [path for path in below if path.is_file() and not _is_hidden(path.relative_to(place))]
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, also where links lead to; each folder once, so that a link upwards ends."""
+    seen: set[str] = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(here) / name for name in files)
 
 
 def _is_hidden(path: Path) -> bool:

@@ -60,6 +60,9 @@ class LanguageText(Settings):
     text: str = Field("text", description="Column or field of the text; txt files have no other.")
     format: TextFormat | None = Field(None, description="Format of the files, when their names do not tell.")
     encoding: str = Field("utf-8", description="Encoding of text files.")
+    max_line_megabytes: float = Field(
+        8.0, gt=0, description="Longest line of a text file that is believed. Longer ones are an error."
+    )
     unspaced: list[str] | None = Field(
         None,
         description="Languages that are written without blanks between words, which are learned from sentences and "
@@ -103,7 +106,8 @@ class LanguageText(Settings):
 
     def corpus(self, sources: list[str]) -> CorpusSettings:
         """How the sources of one language are read."""
-        return CorpusSettings(train=sources, text=self.text, format=self.format, encoding=self.encoding)
+        alike = self.model_dump(include={"text", "format", "encoding", "max_line_megabytes"})
+        return CorpusSettings(train=sources, **alike)
 
 
 TextByLanguage = Annotated[LanguageText, BeforeValidator(_as_it_is, json_schema_input_type=str | LanguageText)]

@@ -45,12 +45,26 @@ def tell_of_others(text: LanguageText) -> None:
     """Warn of what lies beside the files of a folder and is not read."""
     if text.folder is not None and (names := not_read(text.folder)):
         shown = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
-        log.warning("%s: not read, or not whole, since files are of no known format: %s", text.folder, ascii(shown))
+        log.warning(
+            "%s: not read, or not whole, since there are no files or some of no known format: %s",
+            text.folder,
+            ascii(shown),
+        )
 
 
 def corpus_of(text: LanguageText, sources: list[str]) -> Corpus:
     """The documents of one language."""
     return Corpus(sources, text.corpus(sources))
+
+
+def check_text_unchanged(text: LanguageText) -> None:
+    """To be called when the text was read.
+
+    Raises:
+        WorkspaceError: a file is no longer what it was when the run first looked at it.
+    """
+    for sources in language_sources(text).values():
+        corpus_of(text, sources).check_unchanged()
 
 
 def clean_lines(corpus: Corpus) -> Iterator[str]:

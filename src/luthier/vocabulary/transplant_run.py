@@ -19,7 +19,14 @@ from luthier.stages.base import StageOutputs, metrics_record
 from luthier.vocabulary.day_one import nats_a_letter, unknown_share
 from luthier.vocabulary.settings import LanguageText
 from luthier.vocabulary.surgery import extend_tokenizer, prune_tokenizer
-from luthier.vocabulary.text import corpus_of, is_spaced, language_sources, plain_lines, sample_language
+from luthier.vocabulary.text import (
+    check_text_unchanged,
+    corpus_of,
+    is_spaced,
+    language_sources,
+    plain_lines,
+    sample_language,
+)
 from luthier.vocabulary.transplanting import Transplanted, transplant_embeddings
 
 if TYPE_CHECKING:
@@ -62,6 +69,9 @@ def run_transplant(stage: Transplant, inputs: StageInputs, folder: Path) -> Stag
             seed=inputs.seed,
         )
     after = _scored(model, new, head, texts, inputs.seed)
+    for text in (stage.text, stage.prune and stage.prune.text):
+        if text:
+            check_text_unchanged(text)
     name = stage.name if head == "encoder" else head
     method = {"name": name, "stage": stage.name, "init": stage.init}
     schema = None if head == "encoder" else "plain_text"

@@ -64,15 +64,18 @@ def long_documents(settings: DocumentSettings) -> Iterator[LongDocument]:
 
     Raises:
         DataError: a source can't be read.
+        WorkspaceError: one was changed while it was read.
     """
     share, seen = settings.held_out_share, set[str]()
     for names, held in ((settings.train, False), (settings.validation, True)):
-        texts = _joined(Corpus(names, settings), settings.join)
+        corpus = Corpus(names, settings)
+        texts = _joined(corpus, settings.join)
         for text in itertools.islice(texts, settings.most):
             name = text_id(text)
             if name not in seen:
                 seen.add(name)
                 yield LongDocument(name, text, held or is_held_out(text, share))
+        corpus.check_unchanged()
 
 
 def _joined(corpus: Corpus, count: int) -> Iterator[str]:

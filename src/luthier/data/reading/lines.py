@@ -127,7 +127,7 @@ def _raw_blocks(stream: IO[bytes], name: str, options: ReadOptions, start: Place
         if lines is None:
             break
         if number == 1 and len(lines) == 1:
-            _refuse_other_ends(part, name)
+            refuse_other_ends(part, name)
         if part:
             yield number, lines
             kept, number, offset = kept[end:], number + len(lines), offset + end
@@ -137,7 +137,12 @@ def _raw_blocks(stream: IO[bytes], name: str, options: ReadOptions, start: Place
         yield line, [text.rstrip("\r\n")]
 
 
-def _refuse_other_ends(start: bytes, name: str) -> None:
+def refuse_other_ends(start: bytes, name: str) -> None:
+    """Refuse a file whose first line, which has no line feed, is several.
+
+    Raises:
+        DataError: they end with carriage returns alone.
+    """
     if b"\n" not in start and start.strip(b"\r").count(b"\r") > 1:
         raise DataError(
             "its lines end with carriage returns alone, as those of old Macs do",
