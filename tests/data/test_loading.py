@@ -123,6 +123,12 @@ def test_token_labels(write):
         load(train=write("a.conll", "Ada B-PER\nran O\n"), test=write("b.conll", "Acme B-ORG\n"))
 
 
+def test_words_of_a_cell_may_be_a_list(write):
+    rows = ['"[""EU"", ""said""]",B-ORG O', "\"['so', 'on']\",\"['O', 'O']\"", "[ a ],O O O"]
+    data = load(train=write("a.csv", "tokens,tags\n" + "\n".join(rows) + "\n"), task="token_labels")
+    assert list(data.splits["train"]["tokens"]) == [["EU", "said"], ["so", "on"], ["[", "a", "]"]]
+
+
 def test_extractive_answers(write):
     row = {"question": "who?", "context": "it was Ada", "answers": {"text": ["Ada"], "answer_start": [7]}}
     data = load(train=write("a.jsonl", jsonl(row, {**row, "answers": {"text": [], "answer_start": []}})))

@@ -103,6 +103,35 @@ def test_the_command_writes_lines_suggestions_a_page_and_a_graph(
     assert (said.out + said.err).count("wrote") == 3
 
 
+@pytest.mark.parametrize("suggested", ["columns", "brat"])
+def test_what_an_annotation_tool_can_not_hold_is_left_out_of_suggestions_and_told(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], suggested: str
+):
+    """And what is asked for beside them is written."""
+
+    def more(model: Any, tokenizer: Any, card: Any, rows: list[Any], batch_size: int) -> list[Any]:
+        found = answers_of(model, tokenizer, card, rows, batch_size)
+        nested = {"type": "Person", "start": 0, "end": 1, "score": 0.5}
+        return [one | {"entities": [*one["entities"], nested]} for one in found]
+
+    if suggested == "columns":
+        monkeypatch.setattr("luthier.prediction.texts.answers_of", more)
+    else:
+        monkeypatch.setattr("luthier.extraction.formats.brat._has_blank", lambda name: name == "Firm")
+    output, page = tmp_path / "out", tmp_path / "page.html"
+    command = ["extract", str(trained), "--text", TEXT, "--output", str(output), "--suggest", suggested]
+    assert main([*command, "--view", str(page)]) == 0
+    said = capsys.readouterr()
+    assert f"{suggested} can't hold all of it; left out is" in said.out + said.err
+    assert page.exists()
+    (document,) = read_documents(output, suggested).documents
+    assert ("Nordic Paper", "Firm") in told(document)[0] or suggested == "brat"
+    if suggested == "brat":
+        assert told(document)[0] == [("Anna Berg", "Person")]
+        assert main(command) == 6
+        assert "holds BRAT files already" in capsys.readouterr().err
+
+
 def unwritten(_rows: Any, output: str) -> None:
     raise WorkspaceError("no space left", where=output, fix="free some space")
 
