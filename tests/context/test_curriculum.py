@@ -26,6 +26,17 @@ def test_the_saving_is_forty_per_cent_and_less_with_the_causal_half_alone():
     assert one / other == pytest.approx(0.5, abs=0.01)  # a token at 4k costs half of one at 32k
 
 
+def test_of_a_training_that_ended_early_its_own_steps_count():
+    whole = LengthCurriculum([(8, 0.5), (16, 0.3), (32, 0.2)])
+    assert whole.trained(100, 100) == whole.trained(100, 0) == whole
+    assert whole.trained(100, 40).stages == ((8, 1.0),)
+    assert [one[0] for one in whole.trained(100, 60).stages] == [8, 16]
+    assert [one[1] for one in whole.trained(100, 60).stages] == pytest.approx([5 / 6, 1 / 6])
+    early = whole.trained(100, 40)
+    at_the_longest = LengthCurriculum([(32, 1.0)]).flops(40, 2, 4)
+    assert early.saving(2, 4, longest=32) == pytest.approx(1 - early.flops(40, 2, 4) / at_the_longest)
+
+
 def test_stages_begin_at_their_share_of_the_steps():
     three = LengthCurriculum([(16, 0.5), (32, 0.25), (64, 0.25)])
     assert three.switches(100) == [0, 50, 75]

@@ -76,6 +76,18 @@ class LengthCurriculum:
         place = max(n for n, start in enumerate(self.switches(steps)) if start <= step)
         return self.stages[place][0]
 
+    def trained(self, steps: int, done: int) -> LengthCurriculum:
+        """What of it was trained, where a training of `steps` ended after fewer: stages that it did not reach are not
+        there, and of the last one the share is that of the steps that were done."""
+        if done >= steps or done <= 0 or len(self.stages) == 1:
+            return self
+        starts = self.switches(steps)
+        parts = [
+            (length, (min(end, done) - start) / done)
+            for (length, _), start, end in zip(self.stages, starts, [*starts[1:], steps], strict=True)
+        ]
+        return LengthCurriculum([(length, share) for length, share in parts if share > 0])
+
     def mean(self, cost_of: Callable[[int], float]) -> float:
         """The mean over all tokens of a cost that goes by the length.
 
@@ -96,9 +108,15 @@ class LengthCurriculum:
 
         return self.mean(lambda length: paper_flops(tokens, layers, hidden, length, causal_half=causal_half))
 
-    def saving(self, layers: int, hidden: int, *, causal_half: bool = False) -> float:
-        """Share of the operations that training at the longest length from the start would take more."""
-        whole = LengthCurriculum([(self.longest, 1.0)]).flops(1, layers, hidden, causal_half=causal_half)
+    def saving(self, layers: int, hidden: int, *, longest: int | None = None, causal_half: bool = False) -> float:
+        """Share of the operations that training at the longest length from the start would take more.
+
+        Args:
+            layers, hidden: l and h.
+            longest: that length, where no stage of these has it.
+            causal_half: as in `flops`.
+        """
+        whole = LengthCurriculum([(longest or self.longest, 1.0)]).flops(1, layers, hidden, causal_half=causal_half)
         return 1 - self.flops(1, layers, hidden, causal_half=causal_half) / whole
 
     def __str__(self) -> str:

@@ -20,15 +20,18 @@ def sections(stage: Lengthen, ready: Ready, result: TrainingResult) -> list[Sect
     return [_positions(stage, ready), _budget(ready, result), _text(ready), _lengths(ready)]
 
 
-def flop_account(ready: Ready, tokens: float) -> dict[str, float]:
-    """Operations as the paper counts them, 72 tokens l h^2 (1 + L / 6h), and what a curriculum saves of them."""
-    config, lengths = ready.model.config, ready.rows.curriculum
+def flop_account(ready: Ready, steps: int) -> dict[str, float]:
+    """Operations of the steps that were trained: `all` of them, those that the paper counts, 72 tokens l h^2
+    (1 + L / 6h), and what a curriculum saves of them."""
+    config, whole = ready.model.config, ready.rows.curriculum
+    lengths, tokens = whole.trained(ready.rows.steps, steps), steps * ready.budget.tokens_per_step
     sizes = int(config.num_hidden_layers), int(config.hidden_size)
     return {
+        "all": tokens * ready.text.cost(ready.model, lengths).training,
         "paper": lengths.flops(tokens, *sizes),
         "paper_causal_half": lengths.flops(tokens, *sizes, causal_half=True),
-        "saved": lengths.saving(*sizes),
-        "saved_causal_half": lengths.saving(*sizes, causal_half=True),
+        "saved": lengths.saving(*sizes, longest=whole.longest),
+        "saved_causal_half": lengths.saving(*sizes, longest=whole.longest, causal_half=True),
     }
 
 
@@ -56,12 +59,12 @@ def _positions(stage: Lengthen, ready: Ready) -> Section:
 
 def _budget(ready: Ready, result: TrainingResult) -> Section:
     tokens = result.steps * ready.budget.tokens_per_step
-    account = flop_account(ready, tokens)
+    account = flop_account(ready, result.steps)
     lengths = ready.rows.curriculum
     facts: dict[str, Value] = {
         "tokens": f"{tokens:,}, {ready.budget.tokens_per_step:,} a step",
         "lengths": str(lengths),
-        "floating-point operations": f"{tokens * ready.budget.cost.training:.3g}",
+        "floating-point operations": f"{account['all']:.3g}",
         "as the paper counts them": f"{account['paper']:.3g}; with the causal half of attention alone "
         f"{account['paper_causal_half']:.3g}",
     }

@@ -147,7 +147,7 @@ def sendable(stage: Lengthen) -> Lengthen:
 def context_record(stage: Lengthen, ready: Ready, steps: int) -> dict[str, Any]:
     """What `context.json` holds: positions before and after, lengths, the curriculum, tokens and operations."""
     after = rope_in(ready.model.config)
-    tokens = steps * ready.budget.tokens_per_step
+    account = flop_account(ready, steps)
     return {
         "rope": {"kind": stage.rope.kind, "before": dict(ready.before.parameters), "after": dict(after.parameters)},
         "length": {"before": ready.old_length, "after": stage.length},
@@ -156,9 +156,9 @@ def context_record(stage: Lengthen, ready: Ready, steps: int) -> dict[str, Any]:
             {"length": length, "share": share, "from_step": start}
             for (length, share), start in zip(ready.rows.curriculum.stages, ready.rows.switches, strict=True)
         ],
-        "tokens": tokens,
-        "flops": tokens * ready.budget.cost.training,
-        "flop_account": flop_account(ready, tokens),
+        "tokens": steps * ready.budget.tokens_per_step,
+        "flops": account.pop("all"),
+        "flop_account": account,
         "text": {
             "tokens_by_domain": dict(ready.rows.report.tokens),
             "documents_by_domain": dict(ready.rows.report.documents),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from luthier.context.corpus_settings import DomainSettings
+from luthier.context.curriculum import LengthCurriculum
 from luthier.context.mixture import mixture_of
 from luthier.context.rows import Collator, CurriculumRows, Row, collate_rows, rows_of_block
 from luthier.language_modeling.budget import TokenCost, token_cost
@@ -54,13 +55,14 @@ class LongText(TextJob):
             share=self.share,
         )
 
-    def cost(self, model: nn.Module) -> TokenCost:
-        """Floating-point operations of a token, as the mean over the tokens of all lengths."""
+    def cost(self, model: nn.Module, lengths: LengthCurriculum | None = None) -> TokenCost:
+        """Floating-point operations of a token, as the mean over the tokens of all lengths: those of the stage, or
+        others."""
 
         def part(name: str) -> Callable[[int], float]:
             return lambda length: float(getattr(token_cost(model, length, (length - 1) / length), name))
 
-        lengths = self.settings.lengths()
+        lengths = lengths or self.settings.lengths()
         return TokenCost(*(lengths.mean(part(name)) for name in ("body", "attention", "head")))
 
     def validation(self) -> Validation | None:
