@@ -137,6 +137,52 @@ def test_it_does_not_try_again_after_a_refusal(server):
         written(endpoint, asked(1))
 
 
+def http(code: int, body: dict[str, Any]) -> bytes:
+    content = json.dumps(body).encode()
+    return f"HTTP/1.1 {code} Reason\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"code": "content_filter", "message": "no"},
+        {"code": None, "type": "content_filter"},
+        {"code": "other", "innererror": {"code": "ResponsibleAIPolicyViolation"}},
+    ],
+)
+@pytest.mark.parametrize("code", [400, 200])
+def test_a_prompt_that_the_server_refuses_has_an_empty_answer(error, code):
+    talk = Talk(http(code, {"error": error}))
+    endpoint = Endpoint(PermittedEndpoint(url=talk.url, model="m", max_cost=1.0, price_in=1.0), sleep=lambda _: None)
+    found = written(endpoint, asked(2))
+    assert {name: (one.text, one.cut_off) for name, one in found.items()} == {"r0": ("", False), "r1": ("", False)}
+    assert talk.asked == endpoint.budget.requests == 2
+    talk.socket.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "tries", "said"),
+    [
+        (400, {"message": "max_tokens is\n too large"}, 1, "it answered 400 Reason: max_tokens is too large"),
+        (400, "what is this", 1, "it answered 400 Reason: what is this"),
+        (200, {"code": 429, "message": "slow down"}, 3, "it answered 429: slow down"),
+        (200, {"message": "unknown model"}, 1, "it answered 400: unknown model"),
+    ],
+)
+def test_what_the_server_says_is_told(code, error, tries, said):
+    talk = Talk(http(code, {"error": error}))
+    endpoint = Endpoint(PermittedEndpoint(url=talk.url, model="m", retries=2, at_once=1), sleep=lambda _: None)
+    with pytest.raises(ModelError, match=said):
+        written(endpoint, asked(1))
+    assert talk.asked == endpoint.budget.requests == tries
+    talk.socket.close()
+
+
+def test_a_key_that_ends_in_a_line_break_is_sent_without_it(server):
+    written(Endpoint(settings(server, api_key="secret-key\n")), asked(1))
+    assert server.keys == ["Bearer secret-key"]
+
+
 def test_it_gives_up_after_the_last_try(server):
     server.faults = [(503, {})] * 3
     with pytest.raises(ModelError, match="503"):

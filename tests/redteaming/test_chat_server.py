@@ -109,6 +109,20 @@ def test_messages_in_parts_are_read():
     assert (request.prompt, request.seed, most) == ("hide it", 2, 5)
 
 
+def test_a_target_that_lies_outside_is_not_mistaken_for_one_inside(tmp_path, monkeypatch):
+    """As where a recipe names its model by a relative path that the stage has, too."""
+    monkeypatch.chdir(tmp_path)
+    stage = tmp_path / "run" / "00-redteam"
+    for folder in (stage / "model", stage / "seeds", tmp_path / "model"):
+        folder.mkdir(parents=True)
+    (stage / "seeds" / "train.jsonl").write_text("{}")
+    write_targets(stage, ModelSettings(reference="model"), stage / "model")
+    assert target_of(stage.parent, "before").reference == str(tmp_path / "model")
+    assert target_of(stage.parent, "after").reference == str(stage / "model")
+    write_targets(stage, ModelSettings(reference="hub:some/model"), stage / "model")
+    assert target_of(stage.parent, "before").reference == "hub:some/model"
+
+
 def test_both_targets_of_a_run_are_found_wherever_it_lies(tmp_path):
     stage = tmp_path / "run" / "00-redteam"
     for name in ("seeds", "start/model", "model"):

@@ -37,6 +37,26 @@ def test_tables_are_read_by_columns_that_look_like_prompts(tmp_path, column):
         read_prompts({"file": str(tmp_path / "p.csv"), "category": "categry"})
 
 
+def test_of_conversations_the_last_turn_of_the_user_is_the_prompt(tmp_path):
+    said = [
+        [
+            {"role": "user", "content": "one"},
+            {"role": "assistant", "content": "no"},
+            {"role": "user", "content": "two"},
+        ],
+        [{"from": "human", "value": "three"}],
+        {"role": "user", "content": "four"},
+        "five",
+    ]
+    rows = [json.dumps({"prompt": one, "category": "c"}) for one in said]
+    (tmp_path / "p.jsonl").write_text("\n".join([*rows, '{"prompt": NaN, "category": NaN}']))
+    found = read_prompts(str(tmp_path / "p.jsonl"))
+    assert [(one.text, one.category) for one in found] == [(text, "c") for text in ("two", "three", "four", "five")]
+    (tmp_path / "p.jsonl").write_text('{"prompt": ["one", "two"]}')
+    with pytest.raises(DataError, match="neither text nor a conversation"):
+        read_prompts(str(tmp_path / "p.jsonl"))
+
+
 def test_hit_logs_of_garak_old_and_new(tmp_path):
     old = {
         "goal": "g",

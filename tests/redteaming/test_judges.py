@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import random
+import re
 
 import pytest
 import torch
@@ -69,6 +70,16 @@ def test_a_classifier_scores_one_less_the_worst_class(classifiers):
     assert good.version != judge.version
     judge.release()
     assert judge.score(PROMPTS, ANSWERS)[0].score == pytest.approx(expected[0], abs=1e-5)
+
+
+def test_a_classifier_reads_as_much_as_its_model_takes_and_tells_what_it_cuts(classifiers, monkeypatch, caplog):
+    monkeypatch.setattr("luthier.redteaming.judges.models._LONGEST", 3)
+    settings = {"kind": "classifier", "model": str(classifiers["classes"]), "bad": ["unsafe"]}
+    expected = [1 - float(row.softmax(-1)[1]) for row in logits_one_by_one(classifiers["classes"])]
+    assert [one.score for one in load_judge(settings).score(PROMPTS, ANSWERS)] == pytest.approx(expected, abs=1e-5)
+    assert "longer ones are cut" not in caplog.text
+    load_judge(settings | {"max_length": 3}).score(PROMPTS, ANSWERS)
+    assert re.search(rf"reads 3 tokens, which [1-{len(PROMPTS)}] of {len(PROMPTS)} answers", caplog.text)
 
 
 def test_a_reward_model_is_squashed_by_a_middle_and_a_spread(classifiers):
@@ -309,6 +320,14 @@ def test_labelled_rows_that_can_not_be_used(tmp_path, content, said):
     (tmp_path / "rows.csv").write_text(content)
     with pytest.raises(DataError, match=said):
         read_labelled(LabelledPairs(file=str(tmp_path / "rows.csv")))
+
+
+def test_labels_are_the_same_however_they_are_written(tmp_path):
+    labels = ["safe", "unsafe", "Unsafe ", "UNSAFE", " harmful"]
+    rows = [json.dumps({"prompt": "a", "response": "b", "label": label}) for label in labels]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    found = read_labelled(LabelledPairs(file=str(tmp_path / "rows.jsonl"), bad=["unsafe", "Harmful"]))
+    assert [one.good for one in found] == [True, False, False, False, False]
 
 
 def test_what_is_missing_in_a_labelled_row_is_no_text(tmp_path):

@@ -272,6 +272,23 @@ def test_any_tuner_trains_the_target(method, prompts, speaker, tmp_path):
     assert model.config.vocab_size > 0
 
 
+def test_both_sides_may_have_adapters_of_their_own_kind(prompts, speaker, tmp_path):
+    sides = {name: {"max_steps": 1, "method": method} for name, method in (("adversary", "lora"), ("target", "ia3"))}
+    result = run(prompts, speaker, tmp_path, rounds=2, evaluation=LITTLE, **sides)
+    assert len(result.rounds) == 2
+
+
+def test_a_file_that_changed_is_read_anew(prompts, speaker, tmp_path):
+    seeds, lines = tmp_path / "seeds.jsonl", (prompts / "seeds.jsonl").read_text().splitlines()
+    seeds.write_text("\n".join(lines[:-2]))
+    counts = []
+    for more in ([], lines[-2:]):
+        with seeds.open("a") as file:
+            file.write("".join(f"\n{line}" for line in more))
+        counts.append(run(prompts, speaker, tmp_path / "loop", rounds=0, evaluation=LITTLE, seeds=str(seeds)).seeds)
+    assert counts[0] != counts[1]
+
+
 def test_one_side_alone_is_trained(prompts, speaker, tmp_path):
     result = run(
         prompts,

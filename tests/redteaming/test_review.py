@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from luthier.cli.arguments import main
 from luthier.errors import DataError
 from luthier.generation.records import write_records
 from luthier.redteaming.diversity import diversity
@@ -274,3 +275,20 @@ def test_the_server_shows_the_page_and_saves_labels_for_those_who_know_its_addre
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize(
+    "given", [["--all"], ["--form", "jsonl"], ["--round", "1"], ["--port", "9000"], ["--labels", "x.jsonl"]]
+)
+def test_options_without_effect_are_refused(stage, given, capsys):
+    assert main(["attacks", str(stage), *given]) == 2
+    assert given[0] in capsys.readouterr().err
+    assert main(["attacks", str(stage)]) == 0
+
+
+def test_of_several_stages_it_is_said_which_is_read(stage, tmp_path, capsys):
+    shutil.copytree(stage, stage.with_name("01-redteam"))
+    assert main(["attacks", str(stage.parent)]) == 0
+    said = capsys.readouterr()
+    assert "of 2 stages the last is read" in said.err
+    assert "round 1: 1 attacks were asked, 1 succeeded" in said.out

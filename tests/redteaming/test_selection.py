@@ -154,6 +154,14 @@ def test_quantiles_keep_shares_and_leave_the_violation_cut():
     assert quantile_limits(LIMITS, []).safety == 1
 
 
+def test_answers_that_tie_at_the_top_are_learned_and_ties_of_all_are_not():
+    """As judges by rules give them, and classifiers that are sure."""
+    answers = [answer(str(i), 1.0 if i < 30 else i / 200, 0.9, prompt=f"p{i}") for i in range(100)]
+    found = quantile_limits(LIMITS, answers)
+    assert sum(one.safety > found.safety for one in answers) == 30
+    assert not any(one.helpfulness > found.helpfulness for one in answers)
+
+
 def test_the_rates_of_the_paper_and_their_interval():
     scores = [0.1] * 36 + [0.9] * 716
     assert violation([*scores, None]) == (36, 752)

@@ -193,7 +193,6 @@ def _attacks_arguments(attacks: argparse.ArgumentParser) -> None:
     attacks.add_argument(
         "--form",
         choices=("garak", "pyrit", "jsonl", "preferences"),
-        default="jsonl",
         help="form of --write: a prompt a line (a list for .json), a PyRIT seed file, JSON lines, or prompts with a "
         "safe and an unsafe answer each (default: jsonl)",
     )

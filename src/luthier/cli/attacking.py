@@ -18,7 +18,16 @@ def attacks(arguments: argparse.Namespace) -> None:
     from luthier.redteaming.reading import attacks_of, number_of, preferences_of, round_folders, stage_folders
     from luthier.redteaming.review import write_review
 
-    folder = stage_folders(arguments.run)[-1]
+    folders = stage_folders(arguments.run)
+    folder = folders[-1]
+    if len(folders) > 1:
+        told = f"of {len(folders)} stages the last is read, {folder}; name another one's folder to read that"
+        console(stderr=True).print(told, soft_wrap=True, highlight=False, markup=False)
+    given = {"--round": arguments.round, "--form": arguments.form, "--all": arguments.all}
+    if not arguments.write and (unused := [name for name, value in given.items() if value]):
+        raise RecipeError(f"{unused[0]} says what --write writes, which was not given", fix="give it, or leave it out")
+    if arguments.port and not (arguments.serve or arguments.endpoint):
+        raise RecipeError("--port belongs to --serve or --endpoint", fix="give one of them, or leave it out")
     if arguments.labels and not (arguments.view or arguments.serve):
         raise RecipeError("--labels belongs to --view or --serve", fix="give one of them")
     if arguments.serve and arguments.endpoint:
@@ -35,7 +44,7 @@ def attacks(arguments: argparse.Namespace) -> None:
             console().print(f"wrote {len(pairs)} pairs of answers to {arguments.write}", soft_wrap=True)
         else:
             found = attacks_of(folder, arguments.round, every=arguments.all)
-            write_attacks(arguments.write, found, arguments.form)
+            write_attacks(arguments.write, found, arguments.form or "jsonl")
             console().print(f"wrote {len(found)} attacks to {arguments.write}", soft_wrap=True)
     if arguments.serve:
         _serve_review(folder, Path(arguments.labels or "labels.jsonl"), arguments.port or 0)

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,21 @@ from luthier.storage.files import write_json
 logger = logging.getLogger(__name__)
 _MAY_PASS = (408, 409, 425, 429, 500, 502, 503, 504)
 _LONGEST_WAIT = 60.0
-_MOST_BYTES = 64 << 20
+_MOST_BYTES, _MOST_TOLD = 64 << 20, 1 << 16
+# The status of an answer that says none; asked again, it may be another.
+_ANY_OTHER = 502
+# Why an answer ended, and how servers say that they refuse the prompt itself.
+_FILTERED = "content_filter"
+_FILTERS = (_FILTERED, "content_policy_violation", "ResponsibleAIPolicyViolation")
+_LONGEST_REASON = 300
+
+
+class _RefusedError(Exception):
+    """An answer without a text: why, the status that it is like, and how long to wait."""
+
+    def __init__(self, reason: str, code: int, retry_after: str | None = None, *, filtered: bool = False) -> None:
+        super().__init__(reason)
+        self.code, self.retry_after, self.filtered = code, retry_after, filtered
 
 
 class Budget:
@@ -159,7 +174,7 @@ class Endpoint:
             raise ModelError(
                 "the answer is none of the chat protocol", where=self.settings.url, fix="is it the right address?"
             ) from error
-        if self.settings.max_cost is not None and not read + written:
+        if self.settings.max_cost is not None and not read + written and choice.get("finish_reason") != _FILTERED:
             raise ModelError(
                 "the server does not say how many tokens it used, so that `max_cost` can't be kept",
                 where=self.settings.url,
@@ -175,13 +190,13 @@ class Endpoint:
             self.budget.take()
             try:
                 return self._once(body)
-            except urllib.error.HTTPError as error:
-                reason = f"it answered {error.code} {error.reason}"
+            except _RefusedError as error:
+                if error.filtered:
+                    return {"choices": [{"message": {"content": ""}, "finish_reason": _FILTERED}]}
+                reason = str(error)
                 if error.code not in _MAY_PASS:
                     break
-                pause = _pause(number, error.headers.get("Retry-After"))
-            except ValueError:
-                reason, pause = "what it answered is no JSON", _pause(number, None)
+                pause = _pause(number, error.retry_after)
             except (OSError, http.client.HTTPException) as error:
                 reason, pause = f"no answer: {type(error).__name__}", _pause(number, None)
             if number < self.settings.retries:
@@ -194,16 +209,30 @@ class Endpoint:
         )
 
     def _once(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The answer to one request.
+
+        Raises:
+            _RefusedError: it is none, or says why there is none.
+            OSError, HTTPException: the server can't be reached.
+        """
         headers = {"Content-Type": "application/json"}
         if self.settings.api_key:
-            headers["Authorization"] = f"Bearer {self.settings.api_key}"
+            headers["Authorization"] = f"Bearer {self.settings.api_key.strip()}"
         address = self.settings.url.rstrip("/") + "/chat/completions"
         request = urllib.request.Request(address, json.dumps(body).encode(), headers, method="POST")
         end = self._clock() + self.settings.seconds
-        with _opener().open(request, timeout=self.settings.seconds) as answer:
-            found = json.loads(self._body(answer, end))
-        if not isinstance(found, dict):
-            raise ValueError("no mapping")
+        try:
+            with _opener().open(request, timeout=self.settings.seconds) as answer:
+                content = self._body(answer, end)
+        except urllib.error.HTTPError as error:
+            with suppress(OSError, http.client.HTTPException):
+                raise _refusal(error.code, error.reason, error.read(_MOST_TOLD), error.headers) from None
+            raise _refusal(error.code, error.reason, b"", error.headers) from None
+        found = _mapping(content)
+        if found is None:
+            raise _RefusedError("what it answered is no JSON", _ANY_OTHER)
+        if found.get("error") and "choices" not in found:
+            raise _refusal(_code_of(found["error"]), "", content, None)
         return found
 
     def _body(self, answer: http.client.HTTPResponse, end: float) -> bytes:
@@ -225,6 +254,35 @@ class Endpoint:
             self._next = start + 60 / self.settings.requests_per_minute
         if start > now:
             self._sleep(start - now)
+
+
+def _mapping(content: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _code_of(told: Any) -> int:
+    """The status that an error in an answer names."""
+    code = str(told.get("code", told.get("status")) if isinstance(told, dict) else None)
+    return int(code) if code.isdecimal() and 100 <= int(code) < 600 else 400
+
+
+def _refusal(code: int, reason: str, content: bytes, headers: Any) -> _RefusedError:
+    """Why a server gave no text, in its own words where it has some."""
+    told = (_mapping(content) or {}).get("error")
+    message = told.get("message") if isinstance(told, dict) else told
+    shown = " ".join(str(message or "").split())[:_LONGEST_REASON]
+    inner = told.get("innererror") if isinstance(told, dict) else None
+    named = {str(one.get(key)) for one in (told, inner) if isinstance(one, dict) for key in ("code", "type")}
+    return _RefusedError(
+        f"it answered {' '.join(filter(None, [str(code), reason]))}" + (f": {shown}" if shown else ""),
+        code,
+        headers.get("Retry-After") if headers is not None else None,
+        filtered=bool(named & set(_FILTERS)),
+    )
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -26,7 +26,8 @@ _LARGE = 10_000_000
 class LoadedModels:
     """Loads models when they are asked, and keeps one base in memory.
 
-    An adapter whose base is there already is put beside the others; another model takes the place of what is there.
+    An adapter whose base is there already is put beside others of its kind; another model takes the place of what is
+    there.
     """
 
     def __init__(self) -> None:
@@ -35,6 +36,7 @@ class LoadedModels:
         self._reserved = 0
         self._base: ModelSettings | None = None
         self._names: dict[str, str] = {}
+        self._kind = ""
         self.bases_loaded = 0
 
     def get(self, settings: ModelSettings) -> tuple[Any, Any, int]:
@@ -51,13 +53,16 @@ class LoadedModels:
             return self._ready()
         card = read_card(folder)
         base = base_settings(card, settings)
-        switched = str(read_json(folder / ADAPTER_CONFIG).get("peft_type")) in _SWITCHED
-        if not (self._names and self._base == base and switched):
+        config = read_json(folder / ADAPTER_CONFIG)
+        kind = str(config.get("peft_type"))
+        # Of adapters that train biases PEFT takes one.
+        switched = kind in _SWITCHED and config.get("bias", "none") == "none"
+        if not (self._names and switched and self._base == base and self._kind == kind):
             self.release()
             model, tokenizer, _ = load_artifact(folder, settings=settings)
             # Other adapters stay on the model: it can't be asked as the base.
             self._put(model, tokenizer, base if switched else None)
-            self._names = {str(folder): model.active_adapter} if switched else {}
+            self._names, self._kind = ({str(folder): model.active_adapter}, kind) if switched else ({}, "")
         elif str(folder) not in self._names:
             self._add(folder)
         if switched:
@@ -86,7 +91,7 @@ class LoadedModels:
         """Let go of all, so that training has the memory."""
         large = self._model is not None and sum(p.numel() for p in self._model.parameters()) > _LARGE
         self._model = self._tokenizer = None
-        self._names, self._base, self._reserved = {}, None, 0
+        self._names, self._kind, self._base, self._reserved = {}, "", None, 0
         if large:
             gc.collect()  # PEFT's wrappers refer to one another
 

@@ -21,6 +21,7 @@ from luthier.models.tensors import read_json
 from luthier.redteaming.local_server import LocalHandler, LocalServer, local_server
 from luthier.redteaming.reading import stage_folders
 from luthier.storage.files import write_json
+from luthier.storage.paths import is_there, user_path
 
 TARGETS = "targets.json"
 # Of a model that the library saved: it lies in no GGUF file and on no Hub.
@@ -59,13 +60,17 @@ def target_of(run: str | Path, when: When) -> ModelSettings:
 
 
 def write_targets(stage: Path, before: ModelSettings, after: Path) -> None:
-    """Note both models; one inside the stage by its place there, so that a run can be moved."""
+    """Note both models; one inside the stage by its place there, so that a run can be moved, and another one on this
+    machine by its whole path."""
     models = {"before": before, "after": before.model_copy(update=PLAIN | {"reference": str(after)})}
     told = {}
     for when, model in models.items():
-        path = Path(model.reference)
-        inside = path.is_absolute() and path.is_relative_to(stage.resolve())
-        reference = path.relative_to(stage.resolve()).as_posix() if inside else model.reference
+        path = user_path(model.reference)
+        reference = model.reference
+        if is_there(path):
+            path = path.resolve()
+            inside = path.is_relative_to(stage.resolve())
+            reference = path.relative_to(stage.resolve()).as_posix() if inside else str(path)
         told[when] = model.model_copy(update={"reference": reference}).model_dump(mode="json")
     write_json(stage / TARGETS, told)
 

@@ -14,7 +14,7 @@ from luthier.models.references import resolve as resolve_model
 from luthier.storage.one_version import first_sight
 
 if TYPE_CHECKING:
-    from luthier.redteaming.stage import Redteam
+    from luthier.redteaming.settings import MartSettings
 
 
 def file_of(name: str) -> FileSource:
@@ -29,7 +29,7 @@ def file_of(name: str) -> FileSource:
     return source
 
 
-def fingerprints(stage: Redteam) -> dict[str, str]:
+def fingerprints(stage: MartSettings) -> dict[str, str]:
     """What is read -> its digest, in a run as it was at first sight."""
     found = {name: _file_digest(one.file) for name, one in stage.prompt_sources().items()}
     found |= {f"labelled {name}": _file_digest(name) for name in stage.labelled_files()}

@@ -23,6 +23,7 @@ from luthier.redteaming.asking import Asking, judged
 from luthier.redteaming.checks import JudgeCheck
 from luthier.redteaming.diversity import Diversity, diversity
 from luthier.redteaming.duplicates import NearDuplicates
+from luthier.redteaming.inputs import fingerprints
 from luthier.redteaming.labels import read_labels
 from luthier.redteaming.marks import marks_of
 from luthier.redteaming.measuring import answers_to, measure, safety_summary
@@ -49,7 +50,7 @@ class MartLoop:
         folder: where everything is kept.
         adversary: what the adversary starts from; None is the target's twin.
         seed: of all sampling.
-        key: of what the loop is made from; empty takes the settings, the models and the seed.
+        key: of what the loop is made from; empty takes the settings, the models, the seed, and all files that are read.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class MartLoop:
         self.key = key or digest_of(
             {
                 "settings": settings,
+                "read": fingerprints(settings),
                 "models": [fingerprint(resolve(one)) for one in (self.start, self.twin)],
                 "seed": seed,
             }
@@ -377,7 +379,9 @@ class MartLoop:
                 name: self._asked_again(f"final/{name}", asked, model, "final", name)
                 for name, model in (("first", self.start), ("last", result.target))
             }
+            before = set(self._written_before(len(result.rounds) + 1))
             result.final["prompts"] = len(asked)
+            result.final["asked_before"] = sum(one.text in before for one in asked)
         if evaluation.transfer:
             targets = [self.start, *(done.target for done in result.rounds)]
             for done in result.rounds:

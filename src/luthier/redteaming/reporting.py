@@ -131,11 +131,12 @@ def _safety(result: MartResult) -> Iterator[Section]:
         "trained."
     )
     if fall.get("reduction") is not None and len(result.measured) > 1:
-        way = "fell" if fall["reduction"] >= 0 else "rose"
+        way, bounds = "fell" if fall["reduction"] >= 0 else "rose", _range(fall["reduction_interval"])
+        interval = f"; 95 % interval of the reduction {bounds}" if bounds else ""
         text += (
-            f" Violations {way} by {abs(fall['reduction']):.1%} of what they were; 95 % interval of the reduction "
-            f"{_range(fall['reduction_interval'])}, on the same {fall['prompts']} prompts, of whose answers "
-            f"{fall['scored_before']} could be scored before and {fall['scored_after']} after."
+            f" Violations {way} by {abs(fall['reduction']):.1%} of what they were{interval}, on the same "
+            f"{fall['prompts']} prompts, of whose answers {fall['scored_before']} could be scored before and "
+            f"{fall['scored_after']} after."
         )
     if result.stopped:
         text += f" The loop stopped early: {result.stopped}."
@@ -272,7 +273,9 @@ def _attacks(result: MartResult) -> Iterator[Section]:
             if result.final.get(key, {}).get(_ROLE, {}).get("rate") is not None
         }
         if values:
-            text = f"{result.final['prompts']} prompts that the last adversary wrote, which nobody was trained on: "
+            before = result.final.get("asked_before", 0)
+            asked = f"{before} of which were asked in a round, too" if before else "none of which was asked in a round"
+            text = f"{result.final['prompts']} prompts after the last round, {asked}: "
             text += "; ".join(_counted(result.final[key][_ROLE], name) for key, name in targets.items()) + "."
             yield Section("The last adversary's attacks", text, plot=Bars(values, "share of answers that are unsafe"))
     if any(row for row in result.transfer.values()):

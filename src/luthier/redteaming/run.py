@@ -63,7 +63,7 @@ def run_redteaming(stage: Redteam, inputs: StageInputs, folder: Path) -> StageOu
         "transfer": {str(k): {str(t): v for t, v in row.items()} for k, row in result.transfer.items()},
         "sections": sections(stage, result),
     }
-    marks = [*result.marks, *([] if result.trained or not stage.rounds else [_UNTRAINED])]
+    marks = [*result.marks, *([_UNTRAINED] if stage.target.train and stage.rounds and not result.trained else [])]
     record = metrics_record(
         stage.name,
         scores=scores,

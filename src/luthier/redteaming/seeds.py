@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.data.reading.readers import ReadOptions, read_table
 from luthier.data.sources.base import FileSource
-from luthier.data.table import listing
+from luthier.data.table import listing, shorten
 from luthier.errors import DataError, nearest
 from luthier.generation.writing import text_id, whole
 from luthier.redteaming.inputs import file_of
@@ -132,7 +132,12 @@ def _column(
 
 
 def _text_of(cell: Any) -> str:
-    """A prompt as text; garak's newer hit logs hold a conversation, whose last turn of the user is taken."""
+    """A prompt as text; of a conversation, as garak's newer hit logs and sets on the Hub have it, the last turn of the
+    user is taken.
+
+    Raises:
+        DataError: it is a list of something else.
+    """
     if isinstance(cell, str):
         if cell.startswith("{") and '"turns"' in cell:
             try:
@@ -144,14 +149,25 @@ def _text_of(cell: Any) -> str:
         if isinstance(cell.get("turns"), Sequence):
             said = [turn for turn in cell["turns"] if isinstance(turn, Mapping) and turn.get("role") == "user"]
             return _text_of(said[-1].get("content")) if said else ""
-        return _text_of(cell.get("text") or "")
-    return "" if cell is None else str(cell)
+        return _text_of(cell.get("text") or cell.get("content") or "")
+    if isinstance(cell, list | tuple):
+        if not all(isinstance(turn, Mapping) for turn in cell):
+            told = f"a prompt is {shorten(cell)}, which is neither text nor a conversation"
+            raise DataError(told, fix="give its text")
+        return _text_of({"turns": [_as_turn(turn) for turn in cell]})
+    return "" if cell is None or cell != cell else str(cell)
+
+
+def _as_turn(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message as {role, content}; {from, value} is the same."""
+    role = message.get("role", message.get("from"))
+    return {"role": "user" if role == "human" else role, "content": message.get("content", message.get("value"))}
 
 
 def _word(cell: Any) -> str:
     if isinstance(cell, list | tuple):
         return str(cell[0]) if cell else ""
-    return "" if cell is None else str(cell)
+    return "" if cell is None or cell != cell else str(cell)
 
 
 def _pyrit(file: FileSource) -> Iterable[Prompt]:

@@ -6,6 +6,7 @@ Source: Ge et al., "MART", NAACL 2024, section 3 and algorithm 1.
 from __future__ import annotations
 
 import hashlib
+import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -133,14 +134,16 @@ def quantile_limits(limits: Thresholds, answers: Iterable[Scored]) -> Thresholds
 
 
 def _quantile(values: Sequence[float], share: float) -> float:
-    """Linear between the neighbours, as numpy's default."""
+    """Linear between the neighbours, as numpy's default; just below the largest value where that would be the limit,
+    which it could else not pass itself, unless all are the same."""
     if not values:
         return 1.0
     ordered = sorted(values)
     place = share * (len(ordered) - 1)
     low = int(place)
     high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+    limit = ordered[low] + (place - low) * (ordered[high] - ordered[low])
+    return math.nextafter(limit, -math.inf) if ordered[0] < limit == ordered[-1] else limit
 
 
 def select_round(

@@ -10,7 +10,14 @@ from luthier.data.settings import DataSettings
 from luthier.errors import LuthierError
 from luthier.generation.settings import EndpointSettings, LocalSettings, VllmSettings
 from luthier.methods.base import TuningMethod
-from luthier.redteaming.judges.settings import JudgeModel, JudgeSettings, LabelledPairs, RuleJudgeSettings, leaves
+from luthier.redteaming.judges.settings import (
+    JudgeModel,
+    JudgeSettings,
+    LabelledPairs,
+    RewardJudgeSettings,
+    RuleJudgeSettings,
+    leaves,
+)
 from luthier.registry import METHODS, one_of
 from luthier.settings import Paper, Settings
 from luthier.training.settings import TrainingSettings
@@ -331,6 +338,24 @@ class MartSettings(Settings):
             for key in ("adversary", "target")
         }
         return create_model(name, __base__=cls, __module__=module, **fields)
+
+    def prompt_sources(self) -> dict[str, PromptSource]:
+        """Every list of prompts that it reads."""
+        found = {
+            "seeds": self.seeds,
+            "held out": self.held_out,
+            "list": self.attacks.list,
+            "look-alikes": self.evaluation.look_alikes,
+        }
+        return {name: one for name, one in found.items() if one is not None}
+
+    def labelled_files(self) -> Iterator[str]:
+        """Every file of labelled answers that it reads."""
+        if self.judges.labelled is not None:
+            yield self.judges.labelled.file
+        for judge in self.every_judge():
+            if isinstance(judge, RewardJudgeSettings) and judge.fit is not None:
+                yield judge.fit.file
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from luthier.redteaming.judges.settings import RewardJudgeSettings
-from luthier.redteaming.settings import PAPER, MartSettings, PromptSource
+from luthier.redteaming.settings import PAPER, MartSettings
 from luthier.registry import STAGES
 from luthier.settings import Paper
 from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
@@ -73,24 +72,6 @@ class Redteam(MartSettings, Stage):
             for role in self.judges_of_stages()
         }
         return self.model_copy(update={"judges": self.judges.model_copy(update=judges)})
-
-    def prompt_sources(self) -> dict[str, PromptSource]:
-        """Every list of prompts that it reads."""
-        found = {
-            "seeds": self.seeds,
-            "held out": self.held_out,
-            "list": self.attacks.list,
-            "look-alikes": self.evaluation.look_alikes,
-        }
-        return {name: one for name, one in found.items() if one is not None}
-
-    def labelled_files(self) -> Iterator[str]:
-        """Every file of labelled answers that it reads."""
-        if self.judges.labelled is not None:
-            yield self.judges.labelled.file
-        for judge in self.every_judge():
-            if isinstance(judge, RewardJudgeSettings) and judge.fit is not None:
-                yield judge.fit.file
 
     def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
         from luthier.redteaming.inputs import fingerprints

@@ -56,8 +56,7 @@ def run_transplant(stage: Transplant, inputs: StageInputs, folder: Path) -> Stag
     before = _scored(model, old, head, texts, inputs.seed)
     with CostMeter() as meter:
         new = new_tokenizer(stage, inputs, old)
-        if new.model_max_length > old.model_max_length:
-            new.model_max_length = old.model_max_length
+        new.model_max_length = old.model_max_length  # which is the model's, and not that of whatever it came from
         done = transplant_embeddings(
             model,
             old,

@@ -42,7 +42,7 @@ def read_labelled(settings: LabelledPairs) -> list[LabelledPair]:
                 fix=f"did you mean {guess!r}?" if guess else "name the columns: prompt, response, label",
             )
         columns.append(table.columns[wanted])
-    bad, rows = set(settings.bad), list[LabelledPair]()
+    bad, rows = {_plain(one) for one in settings.bad}, list[LabelledPair]()
     for number, (prompt, answer, label) in enumerate(zip(*columns, strict=True), 1):
         if len(rows) == settings.limit:
             break
@@ -50,14 +50,19 @@ def read_labelled(settings: LabelledPairs) -> list[LabelledPair]:
             raise DataError(
                 f"row {number} has no {settings.label}", where=settings.file, fix="label it, or leave the row out"
             )
-        rows.append(LabelledPair(_text(prompt), _text(answer), str(label) not in bad))
+        rows.append(LabelledPair(_text(prompt), _text(answer), _plain(label) not in bad))
     if len({row.good for row in rows}) < 2:
         raise DataError(
             f"all {len(rows)} answers have labels of one kind",
             where=settings.file,
-            fix=f"say with `bad` which values of {settings.label!r} are bad; taken as bad: {listing(bad)}",
+            fix=f"say with `bad` which values of {settings.label!r} are bad; taken as bad: {listing(settings.bad)}",
         )
     return rows
+
+
+def _plain(label: object) -> str:
+    """A label without what is no part of it: blanks around it, and capital letters."""
+    return str(label).strip().casefold()
 
 
 def _text(cell: object) -> str:

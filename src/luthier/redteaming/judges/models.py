@@ -5,6 +5,7 @@ Shapes: B pairs of a batch, T tokens, C classes, V vocabulary.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
@@ -23,7 +24,9 @@ from luthier.redteaming.judges.fitness import HEADS, check_card, check_classes
 from luthier.redteaming.judges.settings import ClassifierJudgeSettings, GuardJudgeSettings, RewardJudgeSettings
 from luthier.storage.keys import digest_of
 
+# Tokens that are read where nothing says how many the model takes.
 _LONGEST = 512
+logger = logging.getLogger(__name__)
 
 
 class ModelJudge(Judge):
@@ -87,8 +90,10 @@ class ModelJudge(Judge):
     def outputs(self, prompts: Sequence[str], answers: Sequence[str], longest: int | None) -> list[torch.Tensor]:
         """The head's outputs, (C,) in float32 for each pair."""
         model, tokenizer, limit = self.loaded()
-        longest = min(one for one in (longest, limit, _LONGEST if longest is None else None) if one)
+        known = [one for one in (longest, limit) if one]
+        longest = min(known) if known else _LONGEST
         found: list[Any] = [None] * len(prompts)
+        filled = 0
         for places in self.batches([len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]):
             batch = tokenizer(
                 *self.texts(tokenizer, [prompts[i] for i in places], [answers[i] for i in places]),
@@ -97,10 +102,14 @@ class ModelJudge(Judge):
                 padding=True,
                 return_tensors="pt",
             ).to(model.device)
+            filled += int((batch["attention_mask"].sum(-1) >= longest).sum())
             with torch.inference_mode():
                 logits = model(**batch).logits.float().cpu()
             for place, row in zip(places, logits, strict=True):
                 found[place] = row
+        if filled:
+            told = "the judge %s reads %d tokens, which %d of %d answers with their prompts fill: longer ones are cut"
+            logger.warning(told, self.where, longest, filled, len(prompts))
         return found
 
     def texts(self, tokenizer: Any, prompts: list[str], answers: list[str]) -> tuple[list[str], ...]:
