@@ -9,7 +9,7 @@ LOWER_IS_BETTER = frozenset(
     {"loss", "perplexity", "error", "ece", "mce", "nll", "brier", "fpr", "fpr95", "wer", "latency"}
     # Edit distances of translations and transcripts, errors of numbers, bits that a letter or a byte takes.
     | {"ter", "cer", "mae", "mse", "rmse", "bits", "bpb"}
-    | {"violation", "success", "refusal"}
+    | {"violation", "success", "refusal", "stereotype"}
     | {"seconds", "memory", "bytes", "parameters"}
     # Of tokenizers, and of models over several of them: unknown tokens, tokens or nats a letter.
     | {"unknown", "letter"}

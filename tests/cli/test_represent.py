@@ -202,6 +202,7 @@ def test_parquet_has_the_texts_beside_the_vectors(encoders):
         (lambda s: s["heads"]["mood"]["data"].update(task="plain_text"), 3, "heads.mood: the rows have no labels"),
         (lambda s: s["tasks"]["films"]["data"].update(task="plain_text"), 3, "tasks.films: the rows have no labels"),
         (lambda s: s["heads"]["mood"]["data"].update(max_length=9), 2, "data.max_length would have no effect"),
+        (lambda s: s["heads"]["mood"].update(kind="linear", hidden=9), 2, "`hidden` belongs to `kind: mlp`"),
         (lambda s: s.update(max_length=4), 3, "longer than 4 tokens"),
         (lambda s: s["tasks"].update(gone={"prefix": "no/such.safetensors"}), 4, "there is no such file or folder"),
         (lambda s: s["tasks"]["films"].update(weight=float("inf")), 2, "has to be a finite number"),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from luthier.data.schemas import SCHEMAS
 from luthier.errors import RecipeError
 from luthier.evaluation.calibration import brier_score, error_of_draws, expected_calibration_error, reliability_bins
 from luthier.evaluation.metrics import answer_f1, bootstrap_interval, exact_match, percentiles, score
@@ -27,6 +28,29 @@ def test_correlations_and_constant_guesses():
 def test_entities_count_only_whole():
     gold = [["B-PER", "I-PER", "O", "B-LOC"]]
     assert score(("seqeval_f1",), gold, [["B-PER", "O", "O", "B-LOC"]])["seqeval_f1"] == pytest.approx(0.5)
+
+
+def test_tags_of_bilou_are_those_of_bioes():
+    gold, guess = [["B-P", "L-P", "U-P", "U-P"]], [["B-P", "L-P", "U-P", "O"]]
+    assert score(("seqeval_f1",), gold, guess)["seqeval_f1"] == pytest.approx(2 * 2 / 5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "metric"),
+    [
+        (["O", "B-PER", "I-PER"], "seqeval_f1"),
+        (["O", "U-PER", "L-PER", "S-PER", "E-PER"], "seqeval_f1"),
+        (["B", "I", "O"], "seqeval_f1"),
+        (["NOUN", "VERB", "X"], "word_accuracy"),
+        (["0", "1", "2"], "word_accuracy"),
+        (["IN", "NN", "O"], "word_accuracy"),
+    ],
+)
+def test_words_are_scored_by_entities_where_their_labels_mark_some(labels, metric):
+    assert SCHEMAS["token_labels"].metrics_for(labels) == (metric,)
+    # seqeval would join the first two, and take one for the other.
+    rows = [["CCONJ", "CCONJ", "NOUN"], ["X"]]
+    assert score(("word_accuracy",), rows, [["SCONJ", "CCONJ", "NOUN"], ["X"]])["word_accuracy"] == 0.75
 
 
 def test_answers_by_the_squad_rules():

@@ -89,6 +89,7 @@ CASES = [
     *((numbers(ties), name) for ties in (False, True) for name in ("pearson", "spearman", "mean_squared_error")),
     *((Judged(numbers(False).gold, np.full(ROWS, 0.1, np.float32)), name) for name in ("pearson", "spearman")),
     (tags(), "seqeval_f1"),
+    (tags(), "word_accuracy"),
     *((answers(), name) for name in ("exact_match", "squad_f1")),
     *((of_questions(), name) for name in (*CLASSES, "question_exact_match")),
 ]

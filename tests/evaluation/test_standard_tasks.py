@@ -159,6 +159,20 @@ def test_groups_and_tasks_outside_of_them_are_taken_over():
     assert math.isnan(found["sums/perplexity"].error)
 
 
+def test_of_a_group_without_numbers_its_tasks_count():
+    """And of one inside it that has some, that group."""
+    results = {
+        "board": {"alias": "board", "name": "board"},
+        "sums": {"acc,none": 0.4},
+        "hard": {"acc,none": 0.5},
+        "hard_a": {"acc,none": 0.6},
+        "deep": {"acc,none": 0.7},
+    }
+    groups = {"board": ["sums", "hard"], "hard": ["hard_a", "bare"], "bare": ["deep"]}
+    found = _scores({"results": results, "group_subtasks": groups, "n-samples": {}, "n-shot": {}})
+    assert [one.name for one in found] == ["sums/acc", "hard/acc"]
+
+
 @pytest.mark.parametrize(
     ("score", "ends"),
     [

@@ -81,6 +81,39 @@ def test_a_hub_model_loads_and_is_not_fetched_twice(hub: FakeHub):
     assert hub.downloads == before
 
 
+@pytest.mark.parametrize(
+    "left", [{"config.json"}, {"config.json", "tokenizer.json", "model-00001-of-00002.safetensors"}]
+)
+def test_what_a_stopped_download_left_is_fetched_to_its_end(hub: FakeHub, left: set[str]):
+    model = load_model(str(hub.repository), "encoder")
+    (hub.repository / "model.safetensors").unlink()
+    model.save_pretrained(hub.repository, max_shard_size="20KB")
+    shards = sorted(path.name for path in hub.repository.glob("*.safetensors"))
+    left = {shards[0] if name.startswith("model-") else name for name in left}
+    assert len(shards) > 1
+    hub.snapshot_download("org/name", revision=COMMIT, allow_patterns=sorted(left), ignore_patterns=["*/*"])
+    before = list(hub.downloads)
+    load_tokenizer("org/name")
+    assert not set(hub.downloads[len(before) :]) & set(shards)
+    load_model("org/name", "encoder")
+    assert set(shards) <= set(hub.downloads)
+    before = list(hub.downloads)
+    load_model("org/name", "encoder")
+    assert hub.downloads == before
+
+
+def test_python_that_is_allowed_comes_with_the_configuration(hub: FakeHub):
+    config = json.loads((hub.repository / "config.json").read_text())
+    (hub.repository / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "own.OwnConfig"}}))
+    own = "from transformers import BertConfig\n\nclass OwnConfig(BertConfig):\n    own = 3\n"
+    (hub.repository / "own.py").write_text(own)
+    with pytest.raises(ModelError, match="`auto_map` names Python classes"):
+        load_config("org/name")
+    settings = ModelSettings(reference="org/name", allow=["remote_code"])
+    assert load_config(settings).own == 3
+    assert not any(name.endswith(".safetensors") for name in hub.downloads)
+
+
 def test_a_dry_run_fetches_no_weights(hub: FakeHub):
     counts = parameter_counts(empty_model("org/name", "sequence_classification"))
     assert "model.safetensors" not in hub.downloads

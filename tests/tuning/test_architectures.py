@@ -113,6 +113,12 @@ def test_gradient_checkpointing_under_a_prefix_is_refused() -> None:
     with pytest.raises(ValueError, match="checkpointing"):
         applied("prefix", BUILDERS["bert"]()).gradient_checkpointing_enable()
     assert METHODS._entries["prefix"].supports_gradient_checkpointing is False
+    peft = METHODS._entries["peft"]
+    assert peft(peft_type="lora").supports_gradient_checkpointing
+    given = peft(peft_type="prefix_tuning", settings={"num_virtual_tokens": 3})
+    assert not given.supports_gradient_checkpointing
+    with pytest.raises(ValueError, match="checkpointing"):
+        given.apply(BUILDERS["bert"](), MethodContext("SEQ_CLS")).gradient_checkpointing_enable()
 
 
 @pytest.mark.parametrize("method", ["prompt", "p_tuning", "prefix", "residual_prompt"])
@@ -213,6 +219,26 @@ def test_prompt_head_and_network_have_their_own_rates() -> None:
     assert rates["prompt_encoder.default.network.norm.gain"] == (0.2, 0.0)
     assert rates["base_model.classifier.modules_to_save.default.weight"] == (0.3, 0.01)
     assert rates["base_model.classifier.modules_to_save.default.bias"] == (0.3, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "free"),
+    [
+        ("ia3", {}, "ia3_l."),
+        ("peft", {"peft_type": "IA3"}, "ia3_l."),
+        ("peft", {"peft_type": "PROMPT_TUNING", "settings": {"num_virtual_tokens": 3}}, "prompt_encoder."),
+    ],
+)
+def test_what_is_no_weight_does_not_decay(name: str, more: dict[str, Any], free: str) -> None:
+    method = METHODS._entries[name](**more)
+    model = method.apply(BUILDERS["bert"](), MethodContext("SEQ_CLS"))
+    decays = {id(p): g["weight_decay"] for g in method.parameter_groups(model, 0.1, 0.01) for p in g["params"]}
+    trained = {n: decays[id(p)] for n, p in model.named_parameters() if p.requires_grad}
+    assert {decay for n, decay in trained.items() if free in n} == {0.0}
+    assert {n.rpartition(".")[2]: decay for n, decay in trained.items() if "classifier" in n} == {
+        "weight": 0.01,
+        "bias": 0.0,
+    }
 
 
 def test_layers_are_found_by_name() -> None:

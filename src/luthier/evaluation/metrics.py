@@ -29,7 +29,18 @@ def _entity_f1(gold: list[list[str]], guess: list[list[str]]) -> float:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return float(f1_score(gold, guess, zero_division=0))
+        return float(f1_score(as_bioes(gold), as_bioes(guess), zero_division=0))
+
+
+def as_bioes(rows: list[list[str]]) -> list[list[str]]:
+    """Tags as seqeval reads them: L and U of BILOU are E and S of BIOES."""
+    other = {"L-": "E-", "U-": "S-"}
+    return [[other.get(tag[:2], tag[:2]) + tag[2:] for tag in row] for row in rows]
+
+
+def _word_accuracy(gold: list[list[str]], guess: list[list[str]]) -> float:
+    pairs = [(a, b) for real, said in zip(gold, guess, strict=True) for a, b in zip(real, said, strict=True)]
+    return float(np.mean([a == b for a, b in pairs])) if pairs else 0.0
 
 
 def normalise_answer(text: str) -> str:
@@ -80,6 +91,7 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
     "spearman": _of_rows(counted.spearman),
     "mean_squared_error": _of_rows(counted.mean_squared_error),
     "seqeval_f1": _entity_f1,
+    "word_accuracy": _word_accuracy,
     "exact_match": exact_match,
     "squad_f1": answer_f1,
 }

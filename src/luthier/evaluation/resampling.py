@@ -13,7 +13,7 @@ import numpy as np
 
 from luthier.evaluation import counted
 from luthier.evaluation.counted import Statistic, mean_of, ratio_of
-from luthier.evaluation.metrics import answer_f1, exact_match
+from luthier.evaluation.metrics import answer_f1, as_bioes, exact_match
 
 if TYPE_CHECKING:
     from luthier.tasks.running.judged import Judged
@@ -77,7 +77,13 @@ def _entities(rows: list[list[str]]) -> list[set[Any]]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return [set(get_entities(row)) for row in rows]
+        return [set(get_entities(row)) for row in as_bioes(rows)]
+
+
+def _word_accuracy(gold: list[list[str]], guess: list[list[str]]) -> Statistic:
+    pairs = list(zip(gold, guess, strict=True))
+    right = [sum(a == b for a, b in zip(real, said, strict=True)) for real, said in pairs]
+    return ratio_of(np.array(right), [len(real) for real, _ in pairs])
 
 
 def _mean_by_row(metric: Callable[[Any, Any], float]) -> _Builder:
@@ -93,6 +99,7 @@ _BUILDERS: dict[str, _Builder] = {
     "spearman": counted.spearman,
     "mean_squared_error": counted.mean_squared_error,
     "seqeval_f1": _entity_f1,
+    "word_accuracy": _word_accuracy,
     "exact_match": _mean_by_row(exact_match),
     "squad_f1": _mean_by_row(answer_f1),
 }

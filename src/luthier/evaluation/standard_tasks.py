@@ -164,9 +164,18 @@ def _asked(
     return list(_scores(found)), versions
 
 
+def _has_numbers(of: Mapping[str, Any]) -> bool:
+    return any("," in key and isinstance(value, int | float) for key, value in of.items())
+
+
 def _scores(found: Mapping[str, Any]) -> Iterator[TaskScore]:
-    """The numbers of tasks and groups; tasks inside a group count in the group."""
-    inside = {name for names in found.get("group_subtasks", {}).values() for name in names}
+    """The numbers of tasks and groups; tasks inside a group count in the group, where it has numbers of its own."""
+    groups = found.get("group_subtasks", {})
+    inside, waiting = set[str](), [name for name in groups if _has_numbers(found["results"].get(name, {}))]
+    while waiting:
+        below = set(groups.get(waiting.pop(), ())) - inside
+        inside |= below
+        waiting += below
     for task, numbers in found["results"].items():
         if task in inside:
             continue

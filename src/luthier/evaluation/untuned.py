@@ -64,7 +64,7 @@ def untuned_scores(subject: Subject, names: Collection[str]) -> dict[str, float]
     from luthier.evaluation.scoring import plain_scores
     from luthier.progress import track
 
-    if not names:
+    if not {*subject.task.metrics, "loss", "perplexity"} & {*names}:  # what a pass over the rows can tell
         return {}
     with untuned_model(subject) as model:
         if model is None:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+# In names of parameters.
+_NO_WEIGHTS = (".ia3_l.", "prompt_encoder.default.embedding.")
+
+
 @dataclass(frozen=True)
 class MethodContext:
     """What a method may need to know beside its own settings.
@@ -78,13 +82,12 @@ class TuningMethod(Settings):
         return {}
 
     def parameter_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Optimiser groups over the trainable parameters: decay on matrices, none on biases and norms."""
-        trainable = [p for p in model.parameters() if p.requires_grad]
+        """Optimiser groups over the trainable parameters: decay on matrices, none on biases, norms, and what PEFT
+        stores as matrices of vectors that are no weights: factors of (IA)3, which begin at 1, and prompts."""
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        decayed = [p for name, p in trained if p.ndim >= 2 and not any(part in name for part in _NO_WEIGHTS)]
+        decayed_ids = set(map(id, decayed))
         return [
-            {
-                "params": [p for p in trainable if p.ndim >= 2],
-                "lr": learning_rate,
-                "weight_decay": weight_decay,
-            },
-            {"params": [p for p in trainable if p.ndim < 2], "lr": learning_rate, "weight_decay": 0.0},
+            {"params": decayed, "lr": learning_rate, "weight_decay": weight_decay},
+            {"params": [p for _, p in trained if id(p) not in decayed_ids], "lr": learning_rate, "weight_decay": 0.0},
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,12 +46,16 @@ def fetch(source: ModelSource, allow: tuple[str, ...] = (), *, weights: bool = T
             raise _offline(source)
         return cached
     info = _ask(source, lambda: HfApi().model_info(_id(source), revision=source.revision))
-    if cached is not None and cached.name == info.sha and _complete(cached, weights and not source.gguf_file):
-        return cached
-    names = [sibling.rfilename for sibling in info.siblings or []]
+    names = [sibling.rfilename for sibling in info.siblings or [] if "/" not in sibling.rfilename]
     gguf = [source.gguf_file] if source.gguf_file else []
     if weights and not gguf:
-        check_weight_names([name for name in names if "/" not in name], source.reference, allow)
+        check_weight_names(names, source.reference, allow)
+    only_pickles = not any(name.endswith(".safetensors") for name in names)
+    formats = [f"*{ending}" for ending in PICKLES] if only_pickles else ["*.safetensors"]
+    python = ["*.py"] if "remote_code" in allow else []
+    wanted = [*_TEXT_FILES, *python, *(gguf or (formats if weights else []))]
+    if cached is not None and cached.name == info.sha and _holds(cached, names, wanted):
+        return cached
 
     def download(patterns: list[str]) -> Path:
         return Path(
@@ -64,16 +69,12 @@ def fetch(source: ModelSource, allow: tuple[str, ...] = (), *, weights: bool = T
 
     folder = download(list(CONFIG_FILES))
     check_configs(folder, allow)
-    if not weights:
-        return download([*_TEXT_FILES, *gguf])
-    only_pickles = not gguf and not any(name.endswith(".safetensors") for name in names)
-    formats = [f"*{ending}" for ending in PICKLES] if only_pickles else ["*.safetensors"]
-    python = ["*.py"] if "remote_code" in allow else []
-    return download([*_TEXT_FILES, *(gguf or formats), *python])
+    return download(wanted)
 
 
-def _complete(folder: Path, weights: bool) -> bool:
-    return not weights or any(folder.glob("*.safetensors"))
+def _holds(folder: Path, names: list[str], patterns: list[str]) -> bool:
+    """Whether all files that are wanted are there: a download that was stopped leaves some."""
+    return all((folder / name).is_file() for name in names if any(fnmatch(name, pattern) for pattern in patterns))
 
 
 def _id(source: ModelSource) -> str:

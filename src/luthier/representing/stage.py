@@ -68,6 +68,8 @@ class HeadTask(Settings):
     def _data_have_effect(self) -> Self:
         if self.data.max_length is not None:
             raise ValueError("data.max_length would have no effect: the stage's max_length is that of every text")
+        if self.kind == "linear" and self.changed("hidden"):
+            raise ValueError("`hidden` belongs to `kind: mlp`")
         return self
 
     def options(self, seed: int) -> dict[str, object]:

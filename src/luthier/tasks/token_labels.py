@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from luthier.models.head_kinds import Head
     from luthier.tasks.running.judged import Judged
     from luthier.tasks.running.predicting import Predictions
+
+# No entity, or a part of one: BIO, BIOES and BILOU.
+_ENTITY = re.compile(r"O|[BIESLU](-.*)?")
 
 
 @TASKS.register
@@ -35,6 +39,11 @@ class TokenLabels(TaskOnWords):
         if "tags" in row and len(row["tags"]) != len(row["tokens"]):
             return [("tags", f"has {len(row['tags'])} labels for {len(row['tokens'])} words")]
         return []
+
+    def metrics_for(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """F1 of entities where the labels mark them, word by word else: seqeval would take any first letter for a mark,
+        so that parts of speech would be joined, and confused ones be right."""
+        return self.metrics if all(map(_ENTITY.fullmatch, labels)) else ("word_accuracy",)
 
     def encode(self, columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> Encoded:
         from luthier.data.batches.encoders import encode_words

@@ -39,8 +39,7 @@ def continued_model(stage: SupervisedSettings, inputs: StageInputs, prepared: Pr
     """
     folder, card = check_continues(stage, inputs, prepared)
     model, _, _ = load_artifact(folder, trainable=True, settings=inputs.model)
-    if stage.method.name == "prefix":
-        # Checkpointed layers drop the cache, and with it the prefix, in silence.
+    if not stage.method.supports_gradient_checkpointing:
         model.get_base_model().supports_gradient_checkpointing = False
     if not stage.train_head:
         freeze_head(model, head_parameters(model.get_base_model(), peft_task_type(prepared.head)))

@@ -418,7 +418,7 @@ class LuthierTrainer(Trainer):
                     where=self.args.output_dir,
                     fix="give a longer training a directory of its own",
                 )
-        if self._out_of_patience() or self._is_finished():
+        if self._out_of_patience() or self._is_finished() or self.time_used >= 1:
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)

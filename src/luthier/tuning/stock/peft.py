@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+# Tuners that train keys and values in front of every layer's own.
+_KEYS_AND_VALUES = ("PREFIX_TUNING", "CARTRIDGE")
 _OURS_TO_SET = ("peft_type", "task_type", "inference_mode", "auto_mapping", "peft_version")
 
 
@@ -29,6 +31,11 @@ class Peft(TuningMethod):
     default_learning_rate: ClassVar[float] = 1e-3
     peft_type: str = Field(description="PEFT's name of the tuner: VERA, BOFT, LOHA, ...")
     settings: dict[str, Any] = Field(default_factory=dict, description="Fields of the tuner's PEFT configuration.")
+
+    @property
+    def supports_gradient_checkpointing(self) -> bool:  # type: ignore[override]
+        """Checkpointed layers drop keys and values from outside in silence."""
+        return self.peft_type.upper() not in _KEYS_AND_VALUES
 
     def reserved_tokens(self) -> int:
         tokens = self.settings.get("num_virtual_tokens")
@@ -47,7 +54,10 @@ class Peft(TuningMethod):
         config = self._config(model, context)
         if config.is_prompt_learning:
             check_prompts_fit(model, context, f"peft ({self.peft_type})")
-        return wrap(model, config, context)
+        wrapped = wrap(model, config, context)
+        if not self.supports_gradient_checkpointing:
+            model.supports_gradient_checkpointing = False
+        return wrapped
 
     def _config(self, model: Any, context: MethodContext) -> Any:
         from luthier.methods.targets import check_targets
