@@ -1,13 +1,14 @@
 """Residual Prompt Tuning against prompt tuning on a masked language model.
 
-Claim, as one number: test accuracy, residual prompt less prompt, at the rate that validation chose for each; published
-about +7 points (SuperGLUE, T5-Base), so that half of it is 3.5. Both prompts stand behind [CLS], which the head reads,
-start from the same rows of the vocabulary, and train a head at the same rate. What the model sees of the residual one
-is longer at the start, by the layer norm behind its network (norms of 19.5 and 1.1 where it was looked at): an
-exploratory arm, a prompt that starts from noise of unit variance, has that length without the network.
+Claim, as one number: test accuracy on TREC, residual prompt less prompt, at the rate that validation chose for each;
+published about +7 points (SuperGLUE, T5-Base), so that half of it is 3.5. Both prompts stand behind [CLS], which the
+head reads, start from the same rows of the vocabulary, and train a head at the same rate.
 
 The model is the one that `recipes/local/masked_lm.yaml` trains, not a sentence encoder: a prompt steers what was
-learned by filling gaps.
+learned by filling gaps. The set is one on which a prompt brings something: `head_only`, the head alone, is an arm for
+that. On six others that were looked at, with one seed, 300 steps and validation rows, the head does the work: head
+alone against prompt 0.850 and 0.852 to 0.858 on subj, 0.752 and 0.754 on sst2, 0.580 and 0.580 on sick, 0.868 and
+0.870 on atis; cola is not learned by full fine-tuning either, and trec/fine, 0.356 and 0.418, has the rows of TREC.
 """
 
 from __future__ import annotations
@@ -15,26 +16,22 @@ from __future__ import annotations
 from evidence import Claim
 from protocol import MASKED_LM, Comparison, Study, arguments, at_rates, run
 
-RATES, RESIDUAL_RATES = (3e-3, 1e-2, 3e-2, 1e-1), (1e-3, 3e-3, 1e-2, 3e-2)
+RATES, RESIDUAL_RATES, HEAD_RATES = (3e-3, 1e-2, 3e-2, 1e-3), (1e-3, 3e-3, 1e-2, 3e-4), (3e-3, 1e-2, 3e-2, 1e-1)
 COMMON = {"too_long": "truncate", "max_length": 64, "examples": 2000, "validation_examples": 500}
 PROMPT = {"length": 10, "init": "vocabulary", "insert": "after_cls", "head_learning_rate": 5e-3}
 STUDY = Study(
     name="residual_prompt_language",
     title="Residual Prompt Tuning against prompt tuning on a masked language model",
-    about="2,000 examples, prompt length 10, behind [CLS].",
+    about="2,000 examples, 600 steps of 8, prompt length 10, behind [CLS]; `head_only` shows what the head does alone.",
     model=str(MASKED_LM),
-    sets={
-        "subj": {"source": "data:subj", **COMMON},
-        "sst2": {"source": "data:sst2", **COMMON},
-        "trec": {"source": "data:trec", **COMMON},
-    },
-    tune={"max_steps": 400, "batch_size": 8, "evaluate_every": 100},
+    sets={"trec": {"source": "data:trec", **COMMON}},
+    tune={"max_steps": 600, "batch_size": 8, "evaluate_every": 200},
     arms={
         "prompt": at_rates({"name": "prompt", **PROMPT}, *RATES),
         "residual_prompt": at_rates(
             {"name": "residual_prompt", "network_learning_rate": None, **PROMPT}, *RESIDUAL_RATES
         ),
-        "prompt from noise": at_rates({"name": "prompt", **PROMPT, "init": "random"}, *RATES),
+        "head_only": at_rates({"name": "head_only"}, *HEAD_RATES),
     },
     comparisons=(
         Comparison(
@@ -50,15 +47,15 @@ STUDY = Study(
         ),
         Comparison(
             Claim(
-                "Residual Prompt Tuning scores above prompt tuning from noise, as long at the start.",
-                "test accuracy at the rate that validation chose, residual prompt less prompt from noise",
+                "A prompt brings anything beside the head on this set.",
+                "test accuracy at the rate that validation chose, prompt less head alone",
                 None,
-                "",
+                "no claim of the paper",
                 "masked LM",
                 main=False,
             ),
-            "residual_prompt",
-            ("prompt from noise",),
+            "prompt",
+            ("head_only",),
         ),
     ),
 )

@@ -10,15 +10,15 @@ from __future__ import annotations
 from evidence import Claim
 from protocol import MASKED_LM, Comparison, Study, arguments, at_rates, run
 
-COMMON = {"too_long": "truncate", "max_length": 80, "examples": 100, "validation_examples": 300}
+COMMON = {"too_long": "truncate", "max_length": 64, "examples": 100, "validation_examples": 300}
 PARTS = ("bottleneck", "prefix", "lora")
 STUDY = Study(
     name="unipelt_language",
     title="UniPELT against its parts on a masked language model",
-    about="Parts are as large as in UniPELT itself.",
+    about="100 examples in all, 200 steps of 8; parts are as large as in UniPELT itself.",
     model=str(MASKED_LM),
-    sets={name: {"source": f"data:{name}", **COMMON} for name in ("subj", "sst2", "agnews")},
-    tune={"max_steps": 400, "batch_size": 8, "evaluate_every": 100},
+    sets={name: {"source": f"data:{name}", **COMMON} for name in ("trec", "sst2")},
+    tune={"max_steps": 200, "batch_size": 8, "evaluate_every": 50},
     arms={
         "bottleneck": at_rates({"name": "bottleneck", "reduction": 16}, 1e-3, 3e-3, 1e-2),
         "prefix": at_rates({"name": "prefix", "length": 10, "head_learning_rate": None}, 3e-3, 1e-2, 3e-2),
