@@ -4,7 +4,8 @@ Claim, as one number: test score with 500 examples, IDPG less prompt tuning of i
 (published +2.1 points). Exploratory, since no number of seeds here sees their published differences, or they have none:
 less a prompt as large as its generator, prefixes (+0.2, of P-tuning v2) and LoRA, each with about as many numbers
 trained beside the head. Prompts, IDPG's too, stand behind [CLS], which the head reads; heads learn at one rate but for
-LoRA's, which has none of its own. Lengths leave every arm at least 64 tokens of text.
+LoRA's, which has none of its own. Lengths leave every arm at least 64 tokens of text. The set is one on which prompts
+bring something beside the head, by `prompt_beds.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ STUDY = Study(
     title="IDPG at equal size on a masked language model",
     about="500 examples in all; prompts stand behind [CLS].",
     model=str(MASKED_LM),
-    sets={name: {"source": f"data:{name}", **COMMON} for name in ("subj", "sst2", "agnews")},
+    sets={"trec": {"source": "data:trec", **COMMON}},
     tune={"max_steps": 600, "batch_size": 8, "evaluate_every": 120},
     arms={
         "idpg": at_rates({"name": "idpg", **HEAD}, 1e-3, 3e-3, 1e-2, 3e-2),

@@ -21,6 +21,7 @@ SCRIPTS = (
     "residual_prompt",
     "residual_prompt_decoder",
     "residual_prompt_language",
+    "prompt_beds",
     "prompt_place",
     "unipelt",
     "unipelt_language",

@@ -229,10 +229,11 @@ def test_columns_of_people(tmp_path: Path):
     file = tmp_path / "c.conll"
     file.write_text("\n".join([*rows, "0\tBoris\tB-Peop", "nothing"]), encoding="utf8")
     corpus = read_documents(file, invalid="drop")
-    assert corpus.findings.counts == {"unreadable": 3, "missing_entity": 2}
+    assert corpus.findings.counts == {"unreadable": 2, "missing_entity": 2, "document": 1}
     assert corpus.findings.faults.found[0].startswith("document 1 (line 2): line 3 goes on with 'I-Loc'")
     assert corpus.findings.faults.found[-1].startswith("document 2 (line 7): line 8 is ['nothing']")
-    assert [one["tokens"] for one in corpus.documents] == [["Anna", "lives", "in"], ["Boris"]]
+    assert [one["tokens"] for one in corpus.documents] == [["Anna", "lives", "in"]]  # without a word it is another text
+    assert corpus.documents[0]["ignore"] == [[1, 2]]
     assert corpus.documents[0]["id"] == "17"
 
 
