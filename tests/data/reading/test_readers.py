@@ -145,6 +145,8 @@ def test_objects_behind_one_another_are_read_as_json(tmp_path):
             text = between.join(json.dumps(row, indent=indent) for row in rows) + "\n"
             assert read("x.json", text).columns == {"a": [1, 2], "b": [row["b"] for row in rows]}
     assert read("x.json", json.dumps(rows, indent=1).replace("\n", "\r")).columns["a"] == [1, 2]
+    letters = json.dumps([{"a": "\u0d0d\u0d05"}], ensure_ascii=False)  # bytes of UTF-16 that are a carriage return
+    assert read("x.json", letters.encode("utf-16"), encoding="utf-16").columns["a"] == ["\u0d0d\u0d05"]
 
 
 def test_columns_of_one_name_of_a_parquet_file_are_refused(tmp_path):

@@ -403,7 +403,9 @@ def parse_json(source: FileSource, options: ReadOptions) -> Any:
         DataError: it is empty, not text in the encoding, or not valid JSON.
     """
     content = source.read()
-    stream = io.BytesIO(content if b"\n" in content else content.replace(b"\r", b"\n"))
+    if b"\n" not in content and breaks_lines_as_ascii(source.name, options):  # as old Macs end lines
+        content = content.replace(b"\r", b"\n")
+    stream = io.BytesIO(content)
     whole = ReadOptions(encoding=options.encoding, max_line_bytes=max(1, stream.getbuffer().nbytes))
     text = "\n".join(line for _, line in decoded_lines(stream, source.name, whole))
     try:
