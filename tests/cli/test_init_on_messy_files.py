@@ -154,6 +154,8 @@ def test_conll_u_is_words_with_their_parts_of_speech(folder, capsys, name):
     (folder / name).write_text("# text = x\n" + ("\n".join(lines) + "\n\n") * 40)
     assert main(["init", "--data", name]) == 0
     data = load_data(load_recipe("recipe.yaml").stage_list()[0].data)
+    assert "scored by word_accuracy" in Path("recipe.yaml").read_text()
+    assert data.metrics == ("word_accuracy",)
     assert list(data.splits["train"]["tokens"][0]) == ["The", "dog", "runs"]
     assert data.labels == ["DET", "NOUN", "VERB"]
 

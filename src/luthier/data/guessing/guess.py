@@ -98,7 +98,7 @@ def guess_data(source: str) -> Guess:
     return Guess(
         guess.task,
         keys,
-        SCHEMAS[guess.task].metrics,
+        SCHEMAS[guess.task].metrics_for(guess.labels) if guess.labels else SCHEMAS[guess.task].metrics,
         (*said, *about_splits, told),
         tuple(doubts),
         _examples(_rows(found, sample), sample, table, splits),

@@ -18,6 +18,7 @@ class TaskGuess:
         doubts: what else it could be, and how to say so.
         shown: what a row's length is judged by: the columns that a model reads together.
         exchanges: whether rows hold conversations of several messages.
+        labels: those that were seen, where the metrics go by them.
     """
 
     task: str
@@ -26,6 +27,7 @@ class TaskGuess:
     doubts: list[str] = field(default_factory=list)
     shown: tuple[str, ...] = ()
     exchanges: bool = False
+    labels: list[str] = field(default_factory=list)
 
 
 def renamed(names: Mapping[str, str | list[str] | None]) -> dict[str, Any]:

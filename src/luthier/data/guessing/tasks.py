@@ -119,6 +119,7 @@ def _words(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
             return None
     labels = [str(one) for value in columns[tag].values for one in (value.split() if isinstance(value, str) else value)]
     found = TaskGuess("token_labels", renamed({"tokens": tokens, "tags": tag}), shown=(tokens,))
+    found.labels = sorted(set(labels))
     found.said = [f"{tokens!r} holds the words, {tag!r} a label for each", f"labels seen: {told_labels(labels)}"]
     if len(tags) > 1:
         found.doubts = [f"{', '.join(map(repr, tags))} all fit as labels: choose with `tags: NAME`"]
