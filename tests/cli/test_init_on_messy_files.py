@@ -160,6 +160,14 @@ def test_conll_u_is_words_with_their_parts_of_speech(folder, capsys, name):
     assert data.labels == ["DET", "NOUN", "VERB"]
 
 
+def test_words_of_a_csv_that_are_lists_have_the_labels_that_are_learned(folder, capsys):
+    told = [(json.dumps(["EU", "said", str(i)]), json.dumps(["B-ORG", "O", "O"])) for i in range(40)]
+    data, out = guessed(folder, capsys, ("tokens", "tags"), told)
+    assert "labels seen: 'O' (80), 'B-ORG' (40)" in out
+    assert "scored by seqeval_f1" in Path("recipe.yaml").read_text()
+    assert load_data(data).metrics == ("seqeval_f1",)
+
+
 @pytest.mark.parametrize(("indent", "listed"), [(2, False), (None, True), (2, True)])
 def test_objects_that_do_not_stand_on_one_line_each(folder, capsys, indent, listed):
     rows = [{"text": text, "label": "ham" if i % 2 else "spam"} for i, text in enumerate(LONG)]

@@ -49,6 +49,13 @@ def accuracy(gold: np.ndarray, guess: np.ndarray) -> Statistic:
     return mean_of(gold == guess)
 
 
+def word_accuracy(gold: list[list[str]], guess: list[list[str]]) -> Statistic:
+    """The share of words whose label is right, of N rows of words."""
+    pairs = list(zip(gold, guess, strict=True))
+    right = [sum(a == b for a, b in zip(real, said, strict=True)) for real, said in pairs]
+    return ratio_of(right, [len(real) for real, _ in pairs])
+
+
 def binary_f1(gold: np.ndarray, guess: np.ndarray) -> Statistic:
     real, said = (gold == 1).astype(float), (guess == 1).astype(float)
     return ratio_of(2 * real * said, real + said)

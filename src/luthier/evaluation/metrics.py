@@ -15,10 +15,10 @@ from luthier.errors import RecipeError
 from luthier.evaluation import counted
 
 
-def _of_rows(statistic: Callable[[np.ndarray, np.ndarray], counted.Statistic]) -> Callable[[Any, Any], float]:
-    """A score of (N,) labels or numbers, as that of draws where every row counts once."""
+def _of_rows(statistic: Callable[[Any, Any], counted.Statistic]) -> Callable[[Any, Any], float]:
+    """A score of (N,) labels or numbers, or of N rows of words, as that of draws where every row counts once."""
 
-    def score(gold: np.ndarray, guess: np.ndarray) -> float:
+    def score(gold: Any, guess: Any) -> float:
         return counted.of_all_rows(statistic(gold, guess), len(gold))
 
     return score
@@ -36,11 +36,6 @@ def as_bioes(rows: list[list[str]]) -> list[list[str]]:
     """Tags as seqeval reads them: L and U of BILOU are E and S of BIOES."""
     other = {"L-": "E-", "U-": "S-"}
     return [[other.get(tag[:2], tag[:2]) + tag[2:] for tag in row] for row in rows]
-
-
-def _word_accuracy(gold: list[list[str]], guess: list[list[str]]) -> float:
-    pairs = [(a, b) for real, said in zip(gold, guess, strict=True) for a, b in zip(real, said, strict=True)]
-    return float(np.mean([a == b for a, b in pairs])) if pairs else 0.0
 
 
 def normalise_answer(text: str) -> str:
@@ -91,7 +86,7 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
     "spearman": _of_rows(counted.spearman),
     "mean_squared_error": _of_rows(counted.mean_squared_error),
     "seqeval_f1": _entity_f1,
-    "word_accuracy": _word_accuracy,
+    "word_accuracy": _of_rows(counted.word_accuracy),
     "exact_match": exact_match,
     "squad_f1": answer_f1,
 }

@@ -80,12 +80,6 @@ def _entities(rows: list[list[str]]) -> list[set[Any]]:
         return [set(get_entities(row)) for row in as_bioes(rows)]
 
 
-def _word_accuracy(gold: list[list[str]], guess: list[list[str]]) -> Statistic:
-    pairs = list(zip(gold, guess, strict=True))
-    right = [sum(a == b for a, b in zip(real, said, strict=True)) for real, said in pairs]
-    return ratio_of(np.array(right), [len(real) for real, _ in pairs])
-
-
 def _mean_by_row(metric: Callable[[Any, Any], float]) -> _Builder:
     return lambda gold, guess: mean_of([metric([one], [said]) for one, said in zip(gold, guess, strict=True)])
 
@@ -99,7 +93,7 @@ _BUILDERS: dict[str, _Builder] = {
     "spearman": counted.spearman,
     "mean_squared_error": counted.mean_squared_error,
     "seqeval_f1": _entity_f1,
-    "word_accuracy": _word_accuracy,
+    "word_accuracy": counted.word_accuracy,
     "exact_match": _mean_by_row(exact_match),
     "squad_f1": _mean_by_row(answer_f1),
 }

@@ -23,6 +23,7 @@ from luthier.data.guessing.columns import (
 from luthier.data.guessing.several import columns_of_classes, one_label_task, parted_by, several_labels, texts_of
 from luthier.data.guessing.task_guess import TaskGuess, renamed
 from luthier.data.reading.forms import conversation_columns, conversation_form, example_of, form_of, in_form
+from luthier.data.rows.canonical import words_of_cell
 from luthier.data.rows.labels import alike_labels, seems_missing
 from luthier.data.table import Table, shorten
 from luthier.errors import DataError
@@ -117,7 +118,9 @@ def _words(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
         )
         if tokens is None or tag is None or tokens == tag or not _aligned(table, tokens, tag):
             return None
-    labels = [str(one) for value in columns[tag].values for one in (value.split() if isinstance(value, str) else value)]
+    labels = [
+        str(one) for value in columns[tag].values for one in (words_of_cell(value) if isinstance(value, str) else value)
+    ]
     found = TaskGuess("token_labels", renamed({"tokens": tokens, "tags": tag}), shown=(tokens,))
     found.labels = sorted(set(labels))
     found.said = [f"{tokens!r} holds the words, {tag!r} a label for each", f"labels seen: {told_labels(labels)}"]
@@ -132,7 +135,7 @@ def _aligned(table: Table, tokens: str | None, tags: str) -> bool:
     both = zip(table.columns[tokens], table.columns[tags], strict=True)
     counts = [
         [
-            len(value.split() if isinstance(value, str) else value) if isinstance(value, str | list) else -1
+            len(words_of_cell(value) if isinstance(value, str) else value) if isinstance(value, str | list) else -1
             for value in pair
         ]
         for pair in both

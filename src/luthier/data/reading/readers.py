@@ -27,6 +27,7 @@ from luthier.data.table import Problems, Table, listing, place, shorten
 from luthier.errors import DataError
 
 __all__ = ["BYTE_ORDER_MARKS", "ReadOptions", "Row", "decoded_lines", "iterate_rows", "read_table"]
+# A first line of a csv file that tells Excel the separator; one of a json file that is no object a line.
 _SEPARATOR = re.compile(r'"?sep=(\W)"?', re.IGNORECASE)
 _PART = re.compile(r"\{$|\[\s*(\{|$)")
 _BLANKS = re.compile(r"\s*")
@@ -228,7 +229,7 @@ def _records(
     """
     records = _quoted(blocks, name, options, behind) if kind == "csv" else _unquoted(blocks, options)
     delimiter = options.delimiter or ("," if kind == "csv" else "\t")
-    for line, cells in records:
+    for line, cells in itertools.islice(records, 1):
         told = named_delimiter(delimiter.join(cells)) if line == 1 else None
         if told is None:
             yield line, cells
@@ -238,6 +239,7 @@ def _records(
                 where=name,
                 fix=f"set `delimiter: {json.dumps(told)}`",
             )
+    yield from records
 
 
 def named_delimiter(line: str) -> str | None:

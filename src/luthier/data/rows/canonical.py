@@ -296,7 +296,7 @@ def _as_classes(names: Sequence[str], cells: Sequence[Any]) -> list[str]:
 
 
 def _as_words(value: Any) -> list[str]:
-    words: Any = _parted(value) if isinstance(value, str) else value
+    words: Any = words_of_cell(value) if isinstance(value, str) else value
     if not isinstance(words, list) or not words:
         raise BadCellError("holds no words" if not is_missing(value) else "is missing")
     bad = [word for word in words if not isinstance(word, str) or not word.strip()]
@@ -305,7 +305,7 @@ def _as_words(value: Any) -> list[str]:
     return [whole_characters(word) for word in words]
 
 
-def _parted(text: str) -> list[Any]:
+def words_of_cell(text: str) -> list[str]:
     """Words that blanks part, or those of a list, as a cell of a csv file holds it."""
     if text.strip()[:1] == "[" and text.strip()[-1:] == "]":
         with suppress(BadCellError):
@@ -316,7 +316,7 @@ def _parted(text: str) -> list[Any]:
 
 
 def _as_labels(value: Any) -> list[str]:
-    labels: Any = _parted(value) if isinstance(value, str) else value
+    labels: Any = words_of_cell(value) if isinstance(value, str) else value
     if not isinstance(labels, list):
         raise BadCellError("holds no list of labels")
     return [as_label(label) for label in labels]

@@ -231,9 +231,8 @@ def _by_characters(mentions: list[Mention], text: str) -> list[Mention]:
     only_characters = any(new is None and fits for new, fits in zip(converted, by_characters, strict=True))
     if not only_units:
         return mentions
-    keep = by_characters if only_characters else [False] * len(mentions)
-    told = zip(mentions, converted, keep, strict=True)
-    return [one if new is None or fits else new for one, new, fits in told]
+    told = zip(mentions, converted, by_characters, strict=True)
+    return [one if new is None or (fits and only_characters) else new for one, new, fits in told]
 
 
 def _from_units(mention: Mention, units: bytes) -> Mention | None:

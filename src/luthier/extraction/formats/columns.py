@@ -35,6 +35,7 @@ _NONE = "N"
 _COMMENT = re.compile(r"#\s*(?:doc\s+|sent_id\s*=\s*|(text)\s*=\s*)(.*)")
 # BIO, and what BIOES and BILOU add: an entity's last word, and one of a single word.
 _TAG = re.compile(r"O|([BIESLU])-(.+)")
+_BEGINNINGS, _GOES_ON = ("B", "S", "U"), ("B", "I")
 _Row = tuple[int, list[str]]
 
 
@@ -43,7 +44,8 @@ def read(source: FileSource, options: ReadingOptions, findings: Findings) -> Rea
     made = Read([], [])
     for line, comments, rows in _blocks(source, options):
         where = f"document {len(made.documents) + 1} (line {line})"
-        if [row for row in rows if not _is_word(row, where, findings)]:
+        sound = [row for row in rows if _is_word(row, where, findings)]
+        if len(sound) < len(rows):
             continue
         document: Document = {"tokens": [cells[1] for _, cells in rows], **_entities(rows, where, findings)}
         document["relations"] = _relations(rows, document, where, findings)
@@ -95,12 +97,12 @@ def _entities(rows: list[_Row], where: str, findings: Findings) -> dict[str, Any
     for number, (line, cells) in enumerate(rows):
         tag = cells[2] if len(cells) > 2 else ""
         found = _TAG.fullmatch(tag)
-        begins, kind = (found[1], found[2]) if found else ("", None)
+        begins, kind = (found[1], found[2]) if found else (None, None)
         if found is None:
             findings.add(
                 "unreadable", where, f"line {line} is {shorten(cells)}, and not a number, a word and a BIO tag"
             )
-        elif begins and begins in "BSU":
+        elif begins in _BEGINNINGS:
             entities.append({"type": kind, "start": number, "end": number + 1})
         elif begins and kind == open_kind:
             entities[-1]["end"] = number + 1
@@ -109,7 +111,7 @@ def _entities(rows: list[_Row], where: str, findings: Findings) -> dict[str, Any
             kind = None
         if kind is None and tag != "O":
             ignored.append([number, number + 1])
-        open_kind = kind if begins and begins in "BI" else None
+        open_kind = kind if begins in _GOES_ON else None
     return {"entities": entities} | ({"ignore": ignored} if ignored else {})
 
 
