@@ -118,9 +118,7 @@ def _words(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
         )
         if tokens is None or tag is None or tokens == tag or not _aligned(table, tokens, tag):
             return None
-    labels = [
-        str(one) for value in columns[tag].values for one in (words_of_cell(value) if isinstance(value, str) else value)
-    ]
+    labels = [str(one) for value in columns[tag].values for one in _listed(value)]
     found = TaskGuess("token_labels", renamed({"tokens": tokens, "tags": tag}), shown=(tokens,))
     found.labels = sorted(set(labels))
     found.said = [f"{tokens!r} holds the words, {tag!r} a label for each", f"labels seen: {told_labels(labels)}"]
@@ -129,17 +127,15 @@ def _words(table: Table, columns: Mapping[str, Column]) -> TaskGuess | None:
     return found
 
 
+def _listed(value: Any) -> Any:
+    return words_of_cell(value) if isinstance(value, str) else value
+
+
 def _aligned(table: Table, tokens: str | None, tags: str) -> bool:
     if tokens is None:
         return False
     both = zip(table.columns[tokens], table.columns[tags], strict=True)
-    counts = [
-        [
-            len(words_of_cell(value) if isinstance(value, str) else value) if isinstance(value, str | list) else -1
-            for value in pair
-        ]
-        for pair in both
-    ]
+    counts = [[len(_listed(value)) if isinstance(value, str | list) else -1 for value in pair] for pair in both]
     return all(first == second > 0 for first, second in counts) and any(first > 1 for first, _ in counts)
 
 
