@@ -37,6 +37,18 @@ def tried(place, output="runs") -> list[dict]:
     return [r["factors"] for r in read_log(place.folder / output / "small" / "trials.jsonl") if r["event"] == "ask"]
 
 
+def ended_early(folder: Path) -> list[int]:
+    """Numbers of the trials that the search ended."""
+    ended = [json.loads(p.read_text())["factors"] for p in folder.glob("cells/*/cell.json") if _pruned(p.parent)]
+    asked = [r for r in read_log(folder / "trials.jsonl") if r["event"] == "ask"]
+    return [r["trial"] for r in asked if r["factors"] in ended]
+
+
+def _pruned(cell: Path) -> bool:
+    failure = cell / "failed.json"
+    return failure.exists() and json.loads(failure.read_text())["pruned"]
+
+
 def test_a_search_tries_its_space_and_leaves_the_best_as_a_recipe(place, capsys):
     assert place.search() == 0
     factors = tried(place)
@@ -101,7 +113,7 @@ def test_poor_trials_are_ended_early_and_a_stopped_search_ends_the_same_ones(pla
     assert place.search("straight") == 0
     out = capsys.readouterr().out
     straight = place.folder / "straight" / "small"
-    pruned = [r["trial"] for r in read_log(straight / "trials.jsonl") if r["event"] == "pruned"]
+    pruned = ended_early(straight)
     rates = [f["stages.0.tune.learning_rate"] for f in tried(place, "straight")]
     assert pruned
     for trial in range(5, 9):
@@ -123,8 +135,19 @@ def test_poor_trials_are_ended_early_and_a_stopped_search_ends_the_same_ones(pla
     codes = [place.search("stopped") for _ in range(4)]
     assert codes == [75, 75, 75, 0]
     stopped = place.folder / "stopped" / "small"
-    assert [r["trial"] for r in read_log(stopped / "trials.jsonl") if r["event"] == "pruned"] == pruned
+    assert ended_early(stopped) == pruned
     assert tried(place, "stopped") == tried(place, "straight")
+
+    # Told by what they left, as long as that is of these data.
+    before = len(calls)
+    assert place.search("stopped") == 0
+    assert len(calls) == before
+    assert ended_early(stopped) == pruned
+    with (place.folder / "train.tsv").open("a") as file:
+        file.write("one more row\tgood\n")
+    assert place.search("stopped") == 0
+    assert len(calls) - before == 8 * (9 - len(pruned)) + 4 * len(pruned)
+    assert ended_early(stopped) == pruned
 
 
 def test_what_is_tried_again_ends_as_it_did_before(place, monkeypatch):
@@ -164,7 +187,7 @@ def test_searches_with_other_seeds_try_other_values(place, other):
         rates = []
         for number in range(9):
             rates += search.ask(number).values()
-            search.finish(number, folder / "none", ("validation/accuracy", 0.5))
+            search.finish(folder / "none", ("validation/accuracy", 0.5))
         found.append(set(rates))
     assert len(found[0]) == 9
     assert not found[0] & found[1]
@@ -251,7 +274,7 @@ def test_a_range_with_steps_ends_where_they_reach(place, recwarn, among, reached
     search, found = Search(recipe, place.folder), set()
     for number in range(40):
         found |= {round(value, 9) for value in search.ask(number).values()}
-        search.finish(number, place.folder / "none", ("validation/accuracy", 0.5))
+        search.finish(place.folder / "none", ("validation/accuracy", 0.5))
     assert found == reached
     assert not [one for one in recwarn if "divisible" in str(one.message)]
 

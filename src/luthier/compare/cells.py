@@ -78,21 +78,19 @@ def _searched(recipe: RecipeBase, folder: Path) -> Iterator[tuple[dict[str, Any]
     search = Search(recipe, folder)
     for number in range(search.settings.trials):
         factors = search.ask(number)
-        yield factors, partial(_run_trial, recipe, factors, folder, search, number)
+        yield factors, partial(_run_trial, recipe, factors, folder, search)
 
 
-def _run_trial(recipe: RecipeBase, factors: dict[str, Any], folder: Path, search: Search, number: int) -> RunRecord:
+def _run_trial(recipe: RecipeBase, factors: dict[str, Any], folder: Path, search: Search) -> RunRecord:
     place, earlier = folder / "cells" / cell_name(factors), search.ended.get(cell_name(factors))
     if earlier is not None:  # what was tried before ends as it did then
         cell = earlier
-    elif search.was_pruned(number):
-        cell = RunRecord(place, error="ended early by the search", pruned=True)
     else:
         cell = _run_one(recipe, factors, folder, search.following)
     search.ended[place.name] = cell
     found = validation_score_of([stage.metrics for stage in cell.stages]) if cell.error is None else None
     score = found if found is not None and math.isfinite(found[1]) else None
-    search.finish(number, place, score, pruned=cell.pruned)
+    search.finish(place, score, pruned=cell.pruned)
     return cell
 
 
@@ -100,7 +98,7 @@ def _run_one(
     recipe: RecipeBase,
     factors: dict[str, Any],
     folder: Path,
-    around: Callable[[Path], AbstractContextManager[None]] = lambda _: nullcontext(),
+    around: Callable[[RecipeBase, Path], AbstractContextManager[None]] = lambda *_: nullcontext(),
 ) -> RunRecord:
     """Run one cell. What stops it is recorded, and says nothing about the others."""
     place = folder / "cells" / cell_name(factors)
@@ -114,7 +112,7 @@ def _run_one(
         return _failed(place, {"error": error.what.partition("\n")[2] or error.what}, error)
     cause: LuthierError | None = None
     try:
-        with around(place):
+        with around(made, place):
             return run_cell(made, place)
     except EndedEarlyError as error:
         for left in place.glob("*/checkpoints"):

@@ -2,7 +2,8 @@
 
 What a trial tries is written down before it runs. After a restart the trials of before are told to a new study in
 their order, and the sampler is seeded by the trial's number, so that the next trial is the one that a search which was
-never stopped would have tried.
+never stopped would have tried. A trial that was ended early is ended again by the evaluations that it left, as long as
+its data and code are as they were.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from luthier.metric_names import higher_is_better
 from luthier.recipe.comparison import Range, SearchSettings
 from luthier.recipe.recipe import RecipeBase
 from luthier.report.results import TRIALS
-from luthier.runs.runner import RunRecord
+from luthier.runs.runner import RunRecord, walk
 from luthier.storage.jsonlines import JsonLog, read_log
 from luthier.storage.keys import digest_of
+from luthier.storage.steps import key_in
 from luthier.training.watch import EndedEarlyError, watching
 
 # Random trials before the model of the sampler counts, and trials before any is ended early.
@@ -46,7 +48,7 @@ class Search:
         self._optuna = import_optuna()
         self._distributions = {key: self._distribution(among) for key, among in self.settings.space.items()}
         self._log = JsonLog(folder / TRIALS)
-        self._asked, self._pruned = self._earlier(recipe, folder)
+        self._asked = self._earlier(recipe, folder)
         scored = [f"{n:02d}-{stage.name}" for n, stage in enumerate(recipe.stage_list()) if stage.scores_by_step]
         # Steps of several such stages would be taken for those of one.
         follows = self.settings.pruner == "median" and len(scored) == 1
@@ -72,25 +74,22 @@ class Search:
             self._log.write("ask", trial=number, factors=factors)
         return factors
 
-    def was_pruned(self, number: int) -> bool:
-        """Whether the trial was ended early before the search was stopped."""
-        return number in self._pruned
-
     @contextmanager
-    def following(self, place: Path) -> Iterator[None]:
+    def following(self, recipe: RecipeBase, place: Path) -> Iterator[None]:
         """Watch the trial that runs in this block, in a folder where it may have begun before; end it if it is poor."""
         with watching(self._watch if self._follows else None):
-            if self._follows and self._score_name is not None:
+            if self._follows and self._score_name is not None and has_begun(recipe, place, self._scored):
                 for step, score in evaluations(place / self._scored, self._score_name):
                     self._watch(step, self._score_name, score)
             yield
 
-    def finish(self, number: int, place: Path, score: tuple[str, float] | None, *, pruned: bool = False) -> None:
+    def finish(self, place: Path, score: tuple[str, float] | None, *, pruned: bool = False) -> None:
         """Tell the study how the trial ended: with a score, pruned, or failed."""
         states = self._optuna.trial.TrialState
         if self._score_name is None and score is not None:
             self._score_name = score[0]
-        if self._follows and self._score_name is not None:
+        # Of a finished stage; the others told theirs while they ran, and an earlier one may be back in their place.
+        if self._follows and self._score_name is not None and score is not None:
             for step, value in evaluations(place / self._scored, self._score_name):
                 self._report(step, self._score_name, value)
         if pruned:
@@ -99,8 +98,6 @@ class Search:
             self._study.tell(self._trial, state=states.FAIL)
         else:
             self._study.tell(self._trial, self._signed(*score))
-        if pruned and number not in self._pruned:
-            self._log.write("pruned", trial=number)
 
     def _watch(self, step: int, name: str, score: float) -> None:
         self._score_name = self._score_name or name
@@ -146,8 +143,8 @@ class Search:
 
     # -- what was tried before -----------------------------------------------------------------------------
 
-    def _earlier(self, recipe: RecipeBase, folder: Path) -> tuple[dict[int, dict[str, Any]], set[int]]:
-        """Factors by trial, and the trials that were ended early, of the same search; another one's are put aside."""
+    def _earlier(self, recipe: RecipeBase, folder: Path) -> dict[int, dict[str, Any]]:
+        """Factors by trial of the same search; another one's are put aside."""
         identity, place = identity_of(recipe), folder / TRIALS
         records = read_log(place) if place.exists() else []
         if records and records[0].get("search") != identity:
@@ -157,8 +154,7 @@ class Search:
             records = []
         if not records:
             self._log.write("search", search=identity)
-        asked = {r["trial"]: r["factors"] for r in records if r.get("event") == "ask"}
-        return asked, {r["trial"] for r in records if r.get("event") == "pruned"}
+        return {r["trial"]: r["factors"] for r in records if r.get("event") == "ask"}
 
 
 def import_optuna() -> Any:
@@ -189,6 +185,12 @@ def _seed_of_trial(seed: int, number: int) -> int:
     import numpy as np
 
     return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+
+
+def has_begun(recipe: RecipeBase, folder: Path, stage: str) -> bool:
+    """Whether what a stage left in the folder of a run was made by the recipe with its data and code as they are."""
+    left = key_in(folder / stage)
+    return left is not None and any(v.key == left for v in walk(recipe, folder) if v.place.name == stage)
 
 
 def evaluations(stage: Path, name: str) -> list[tuple[int, float]]:

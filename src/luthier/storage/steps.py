@@ -132,6 +132,14 @@ def shared_step(inputs: Mapping[str, Any] | str) -> Step | None:
     return Step(place, key, result, cached=True)
 
 
+def key_in(place: Path) -> str | None:
+    """The key that a step wrote in its folder when it began; None where there is none."""
+    try:
+        return str(_read_json(place / KEY)["key"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def make_way(place: Path, key: str, told: set[Path] | None = None) -> Path | None:
     """Keep what can't be gone on with out of the way: a step of other inputs or code, or a changed one.
 
@@ -145,10 +153,7 @@ def make_way(place: Path, key: str, told: set[Path] | None = None) -> Path | Non
     """
     if not place.exists():
         return None
-    try:
-        earlier = str(_read_json(place / KEY)["key"])
-    except (OSError, ValueError, KeyError):
-        earlier = "unknown"
+    earlier = key_in(place) or "unknown"
     if earlier != key:
         reason, level = "it was made by other settings or another version", logging.WARNING
         if told is not None:
