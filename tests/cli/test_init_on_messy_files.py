@@ -151,7 +151,7 @@ WORDS = (("The", "DET"), ("dog", "NOUN"), ("runs", "VERB"))
 @pytest.mark.parametrize("name", ["rows.conllu", "rows.txt"])
 def test_conll_u_is_words_with_their_parts_of_speech(folder, capsys, name):
     lines = [f"{n}\t{word}\t_\t{tag}\t_\t_\t0\troot\t_\t_" for n, (word, tag) in enumerate(WORDS, 1)]
-    (folder / name).write_text("# text = x\n" + ("\n".join(lines) + "\n\n") * 40)
+    (folder / name).write_text("# A book\n" + ("\n".join(lines) + "\n\n") * 40)
     assert main(["init", "--data", name]) == 0
     data = load_data(load_recipe("recipe.yaml").stage_list()[0].data)
     assert "scored by word_accuracy" in Path("recipe.yaml").read_text()

@@ -110,13 +110,14 @@ def test_words_alone_are_read_where_none_has_a_tag():
 
 def test_of_conll_u_the_words_and_their_parts_of_speech_are_read():
     lines = [
+        "# A book",
         "# sent_id = 1",
-        "# source = a book",
         "1-2\tdon't\t_\t_\t_\t_\t_\t_\t_\t_",
         "1\tdo\tdo\tAUX\tVB\t_\t0\troot\t_\t_",
         "2\tn't\tnot\tPART\tRB\t_\t1\tadvmod\t_\t_",
         "2.1\tgo\tgo\tVERB\tVB\t_\t_\t_\t0:root\t_",
         "",
+        "#checked",
         "1\t#\t#\tSYM\tNN\t_\t0\troot\t_\t_",
         "2\t1999\t1999\tNUM\tCD\t_\t1\tdep\t_\t_",
     ]

@@ -281,7 +281,7 @@ def _kind_of(lines: Sequence[str], named: str | None) -> str:
 def _looks_like_conll(lines: Sequence[str]) -> bool:
     if conll.looks_universal(lines):
         return True
-    lines = [line for line in lines if not line.startswith("-DOCSTART-") and not conll.COMMENT.match(line)]
+    lines = [x for x in lines if not x.startswith("-DOCSTART-") and not conll.is_comment(x, universal=False)]
     filled = [conll.cells_of(line) for line in lines if line.strip()]
     inner = list(itertools.dropwhile(lambda line: not line.strip(), lines))
     while inner and not inner[-1].strip():

@@ -6,8 +6,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-# A line that says something of the sentence behind it.
-COMMENT = re.compile(r"#\s*((id|sent_id|text|newdoc|newpar|global|meta)\b|[\w.:]+ = )")
+# A line that says something of the sentence behind it, where `#` may also be a word.
+_COMMENT = re.compile(r"#\s*((id|sent_id|text|newdoc|newpar|global|meta)\b|[\w.:]+ = )")
 # Of CoNLL-U: the number of a word, of a range of them that are written as one, or of a word that isn't written.
 _NUMBER = re.compile(r"\d+([-.]\d+)?")
 _FIRST = re.compile(r"1(-\d+)?|0\.1")
@@ -24,16 +24,21 @@ def is_filled(line: str) -> bool:
     return bool(line.strip()) and not line.startswith("-DOCSTART-")
 
 
-def begins_universal(cells: Sequence[str]) -> bool:
-    """Whether the first word of a file is one of CoNLL-U or CoNLL-X: number, word, lemma, part of speech, and six
-    columns more."""
+def looks_universal(lines: Iterable[str]) -> bool:
+    """Whether the first word of some lines is one of CoNLL-U or CoNLL-X: a number, the word, its lemma, its part of
+    speech, and six columns more."""
+    cells = cells_of(next(filter(may_be_word, lines), ""))
     return len(cells) == _WIDTH and _FIRST.fullmatch(cells[0]) is not None
 
 
-def looks_universal(lines: Iterable[str]) -> bool:
-    """Whether the first word of some lines is one of CoNLL-U or CoNLL-X."""
-    first = next((line for line in lines if is_filled(line) and not COMMENT.match(line)), "")
-    return begins_universal(cells_of(first))
+def may_be_word(line: str) -> bool:
+    """Whether a line is neither empty nor what CoNLL-U takes for a comment."""
+    return is_filled(line) and not line.startswith("#")
+
+
+def is_comment(line: str, *, universal: bool) -> bool:
+    """Whether the first line of a sentence only says something of it."""
+    return line.startswith("#") if universal else _COMMENT.match(line) is not None
 
 
 def word_and_tag(cells: Sequence[str], *, universal: bool, tagged: bool) -> tuple[str, str] | None:

@@ -327,16 +327,19 @@ def _conll(lines: Iterator[tuple[int, str]], problems: Problems, *, tagged: bool
     number, start = 1, 1
     tokens: list[str] = []
     tags: list[str] = []
-    universal: bool | None = None
-    for line, text in itertools.chain(lines, [(0, "")]):
-        if not conll.is_filled(text) or (not tokens and conll.COMMENT.match(text)):
+    first: list[tuple[int, str]] = []
+    for numbered in lines:
+        first.append(numbered)
+        if conll.may_be_word(numbered[1]):
+            break
+    universal = conll.looks_universal(text for _, text in first)
+    for line, text in itertools.chain(first, lines, [(0, "")]):
+        if not conll.is_filled(text) or (not tokens and conll.is_comment(text, universal=universal)):
             if tokens:
                 yield Row(number, start, {"tokens": tokens} | ({"tags": tags} if tagged else {}))
                 number, tokens, tags = number + 1, [], []
             continue
         cells = conll.cells_of(text)
-        if universal is None:
-            universal = conll.begins_universal(cells)
         if universal and conll.is_unwritten(cells):
             continue
         found = conll.word_and_tag(cells, universal=universal, tagged=tagged)
