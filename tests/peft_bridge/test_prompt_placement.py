@@ -19,6 +19,8 @@ from transformers import (
     LlamaForSequenceClassification,
     MistralConfig,
     MistralForCausalLM,
+    ModernBertDecoderConfig,
+    ModernBertDecoderForSequenceClassification,
     MptConfig,
     MptForCausalLM,
     T5Config,
@@ -60,8 +62,18 @@ def bloom() -> Any:
     )
 
 
+def modernbert_decoder() -> Any:
+    # Its head is called `classifier`, as that of an encoder.
+    tokens = {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+    return ModernBertDecoderForSequenceClassification(
+        ModernBertDecoderConfig(**LLAMA, **tokens, intermediate_size=40, local_attention=8)
+    )
+
+
 @pytest.mark.parametrize("placed", [True, False])
-@pytest.mark.parametrize("build", [lambda: LlamaForSequenceClassification(LlamaConfig(**LLAMA)), bloom])
+@pytest.mark.parametrize(
+    "build", [lambda: LlamaForSequenceClassification(LlamaConfig(**LLAMA)), bloom, modernbert_decoder]
+)
 def test_a_decoder_classifies_from_the_last_token_of_the_text(build: Any, placed: bool) -> None:
     model = prompted(build(), "SEQ_CLS", placed=placed)
     alone = classify(model, [[5, 6, 7]])[0]

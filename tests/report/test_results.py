@@ -108,7 +108,11 @@ def test_of_two_folders_with_one_cell_the_one_that_ran_last_is_shown(tmp_path: P
     assert set(cell.stages["00-tune"]["scores"].values()) == {0.123}
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"scores": 3, "cost": []}', "[" * 100_000, '{"scores": {"a": 1e999}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"scores": 3, "cost": []}', "[" * 100_000, '{"scores": {"a": 1e999}}'],
+    ids=["empty", "list", "numbers", "deep", "infinite"],
+)
 @pytest.mark.parametrize("name", ["metrics.json", "done.json", "log.jsonl", "../cell.json", "../recipe.yaml"])
 def test_no_damage_of_any_file_is_a_crash(tmp_path: Path, name: str, content: str):
     folder = grid(tmp_path / "grid", seeds=(1,))

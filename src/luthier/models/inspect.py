@@ -28,6 +28,9 @@ _POSITIONS_AFTER_PADDING = frozenset(
         "xmod",
         "esm",
         "luke",
+        "lilt",
+        "layoutlmv3",
+        "markuplm",
     }
 )
 _NO_LIMIT = 10_000_000
@@ -141,10 +144,15 @@ def _position_limit(config: Any) -> int | None:
     rope = getattr(text, "rope_parameters", None) or {}
     if rope.get("rope_type") == "dynamic":
         limit = int(limit * float(rope.get("factor") or 1))  # its positions are those of before it was lengthened
-    if kind in _POSITIONS_AFTER_PADDING:
-        padding = getattr(config, "pad_token_id", None)
-        limit -= (1 if padding is None else padding) + 1
-    return limit
+    return limit - first_position(config)
+
+
+def first_position(config: Any) -> int:
+    """The position of a text's first token: RoBERTa-like models count from behind the one that padding has."""
+    if getattr(config, "model_type", "") not in _POSITIONS_AFTER_PADDING:
+        return 0
+    padding = getattr(config, "pad_token_id", None)
+    return (1 if padding is None else padding) + 1
 
 
 def _sane(value: Any) -> int | None:

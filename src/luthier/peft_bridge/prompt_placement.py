@@ -18,6 +18,8 @@ import torch
 from peft.utils import PeftType
 from torch import Tensor, nn
 
+from luthier.models.inspect import is_decoder
+
 
 def keep_prompt_beside_text(model: nn.Module, task_type: str | None, length: int = 0) -> None:
     """Make a decoder's logits independent of padding under prompt, P- and prefix tuning; encoders need nothing.
@@ -34,7 +36,7 @@ def keep_prompt_beside_text(model: nn.Module, task_type: str | None, length: int
         hook: Callable[..., Any] = _PaddingFirst(length)
     elif task_type == "CAUSAL_LM" and _takes_positions(model):
         hook = _count_positions
-    elif task_type == "SEQ_CLS" and hasattr(model, "score"):
+    elif task_type == "SEQ_CLS" and is_decoder(model.config):
         hook = _pad_left
     else:
         return

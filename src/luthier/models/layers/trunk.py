@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from luthier.models.inspect import is_decoder, table_width
+from luthier.models.inspect import first_position, is_decoder, table_width
 from luthier.models.layers.placement import last_columns
 
 # Decoders that are known as causal language models and see the whole text where they are given no mask of their own.
 _BOTH_WAYS = ("xlnet",)
+# Encoders with the relative positions of T5 whose texts start with a token that stands for all of them.
+_RELATIVE_WITH_FIRST = ("mpnet",)
 
 
 @dataclass
@@ -56,7 +58,7 @@ class Trunk:
     @property
     def has_first_token(self) -> bool:
         """Whether texts start with a token that stands for all of them, as in BERT."""
-        return not self.causal and self.decoder is None and not _relative_positions(self.module)
+        return not self.causal and self.decoder is None and not _lacks_first_token(self.module)
 
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """A call of the body as keyword arguments."""
@@ -71,11 +73,8 @@ class Trunk:
         """(B, T) mask -> (B, T) position ids counted over real tokens; None where the body takes none."""
         if "position_ids" not in inspect.signature(self.module.forward).parameters:
             return None
-        counted = mask.long().cumsum(1)
-        embeddings: Any = getattr(self.module, "embeddings", None)
-        if hasattr(embeddings, "create_position_ids_from_input_ids"):
-            return counted * mask.long() + embeddings.padding_idx
-        return (counted - 1).clamp(min=0)
+        counted, first = mask.long().cumsum(1), first_position(self.config)
+        return counted * mask.long() + first - 1 if first else (counted - 1).clamp(min=0)
 
     def check_room(self, length: int, inserted: int) -> None:
         """Raise ValueError where text and prompt are longer than the positions that the body has learned."""
@@ -166,5 +165,7 @@ def _reads_forward(outer: Any) -> bool:
     return is_decoder(outer.config) and outer.config.model_type not in _BOTH_WAYS
 
 
-def _relative_positions(module: nn.Module) -> bool:
-    return any(hasattr(part, "relative_attention_bias") for part in module.modules())
+def _lacks_first_token(module: Any) -> bool:
+    """Of T5, which has none, and of XLNet, whose last token it is."""
+    relative = any(hasattr(part, "relative_attention_bias") for part in module.modules())
+    return (relative and module.config.model_type not in _RELATIVE_WITH_FIRST) or module.config.model_type in _BOTH_WAYS
