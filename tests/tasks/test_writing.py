@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -14,11 +16,14 @@ from transformers import (
     RecurrentGemmaConfig,
     RecurrentGemmaForCausalLM,
 )
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from luthier.data.batches.encoding import encode_rows
+from luthier.data.schemas import IGNORED
 from luthier.methods.base import MethodContext
 from luthier.registry import METHODS, import_folder
 from luthier.tasks.base import task_named
-from luthier.tasks.running.writing import written_after
+from luthier.tasks.running.writing import end_tokens, written_after
 from tests.evaluation.text_models import model_of, tokenizer_of
 
 import_folder("luthier.tuning.stock")
@@ -106,3 +111,40 @@ def test_prompts_share_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("luthier.tasks.running.writing._CACHED", 60)
     written_after(model, tokenizer, PROMPTS, MOST)
     assert sizes == [2, 3], "24 tokens fit twice, 17 three times"
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|> {{ m['role'] }} {{ m['content'] }} <|im_end|> {% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [CHATML, None])
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_response_ends_where_training_ended_it(template: str | None, stated: bool) -> None:
+    """A base model of the layout of Qwen's: its end token is another than the one that ends a turn."""
+    words = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "[UNK]", "user", "assistant", "hello", "world", "more"]
+    raw = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"eos_token": words[0], "pad_token": words[0], "unk_token": "[UNK]"}
+    tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=raw, **special)
+    tokenizer.add_special_tokens({"additional_special_tokens": words[1:3]})
+    tokenizer.chat_template = template
+    row = encode_rows([{"prompt": "hello", "response": "world"}], "prompt_response", tokenizer, max_length=40)[0]
+    *answer, end = [token for token in row["labels"] if token != IGNORED]
+    config = hf.LlamaConfig(vocab_size=9, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, eos_token_id=None)
+    model: Any = hf.LlamaForCausalLM(config).eval()
+    model.generation_config.eos_token_id = 0 if stated else None
+
+    # It tells the answer and its end by heart, and goes on.
+    def forward(input_ids: torch.Tensor, **_: Any) -> Any:
+        tail = [*answer, end, 8, 8, 8, 8]
+        behind = dict(zip([row["input_ids"][-len(answer) - 2], *tail], tail, strict=False))
+        logits = torch.nn.functional.one_hot(torch.tensor([[behind.get(int(i), 8)] for i in input_ids[:, -1]]), 9)
+        return CausalLMOutputWithPast(logits=logits.float() * 50)
+
+    model.forward = forward
+    prompt = row["input_ids"][: -len(answer) - 1]
+    assert end == (2 if template else 0)
+    assert written_after(model, tokenizer, [prompt], [6]) == [answer]
+    assert end in end_tokens(model, tokenizer)

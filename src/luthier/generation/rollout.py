@@ -20,8 +20,9 @@ from luthier.data.batches.encoders import Encoder, prompt_tokens
 from luthier.generation.sampling import RowSampler
 from luthier.generation.writing import Request, Written
 from luthier.models.greedy import GREEDY
-from luthier.models.inspect import ends_of, model_max_length
+from luthier.models.inspect import model_max_length
 from luthier.progress import track
+from luthier.tasks.running.writing import end_tokens
 
 logger = logging.getLogger(__name__)
 # A beginning is read apart when it is this long, and finished rows leave when they are a quarter of a batch.
@@ -75,7 +76,9 @@ class Rollout:
             for one, text, row, ids in zip(requests, texts, rows, prompts, strict=True)
         ]
 
-    def _step_by_step(self, prompts: list[list[int]], rows: list[Row], sampler: RowSampler, ends: set[int]) -> None:
+    def _step_by_step(
+        self, prompts: list[list[int]], rows: list[Row], sampler: RowSampler, ends: frozenset[int]
+    ) -> None:
         logits_BV, cache, mask_BT = read_prompts(self.model, prompts, self._pad())
         here = list(range(len(rows)))
         while True:
@@ -99,7 +102,9 @@ class Rollout:
             )
             logits_BV, cache = out.logits[:, -1].float(), out.past_key_values
 
-    def _by_generate(self, prompts: list[list[int]], rows: list[Row], sampler: RowSampler, ends: set[int]) -> None:
+    def _by_generate(
+        self, prompts: list[list[int]], rows: list[Row], sampler: RowSampler, ends: frozenset[int]
+    ) -> None:
         """By transformers' own loop, for tuners that put vectors beside the text."""
         ids_BT, mask_BT = padded(prompts, self._pad(), self.model.device)
 
@@ -119,6 +124,7 @@ class Rollout:
             attention_mask=mask_BT,
             max_new_tokens=max(row.most for row in rows),
             logits_processor=[pick],
+            **({"eos_token_id": sorted(ends)} if ends else {}),
             **GREEDY,
         )
 
@@ -148,13 +154,13 @@ class Row:
     def finished(self) -> bool:
         return self.ended or len(self.tokens) >= self.most
 
-    def take(self, token: int, ends: set[int]) -> None:
+    def take(self, token: int, ends: frozenset[int]) -> None:
         """One more token; nothing where it is finished."""
         if not self.finished:
             self.tokens.append(token)
             self.ended = token in ends
 
-    def text(self, ends: set[int]) -> list[int]:
+    def text(self, ends: frozenset[int]) -> list[int]:
         """Its tokens without the end."""
         return [token for token in self.tokens if token not in ends]
 
@@ -264,12 +270,6 @@ def padded(prompts: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[Ten
     ids = [[pad] * (width - len(one)) + list(one) for one in prompts]
     mask = [[0] * (width - len(one)) + [1] * len(one) for one in prompts]
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-
-def end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """Tokens that end a text, by the model's settings or by the tokenizer."""
-    own = tokenizer.eos_token_id
-    return {*ends_of(model), *(() if own is None else (int(own),))}
 
 
 def reads_prompt_beside_text(model: Any) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from luthier.data.batches.encoders import turn_end
 from luthier.errors import ModelError
 from luthier.extras import how_to_install, is_installed
 from luthier.generation.rollout import prompt_ids
@@ -122,9 +123,14 @@ class VllmWriter:
         from vllm import SamplingParams, TokensPrompt
         from vllm.lora.request import LoRARequest
 
+        end = turn_end(self._tokenizer)
         sampling = [
             SamplingParams(
-                temperature=one.temperature, top_p=one.top_p, max_tokens=max_new_tokens, seed=one.seed % (1 << 31)
+                temperature=one.temperature,
+                top_p=one.top_p,
+                max_tokens=max_new_tokens,
+                seed=one.seed % (1 << 31),
+                stop_token_ids=None if end is None else [end],
             )
             for one in part
         ]

@@ -18,8 +18,6 @@ import torch
 from peft.utils import PeftType
 from torch import Tensor, nn
 
-from luthier.models.inspect import is_decoder
-
 
 def keep_prompt_beside_text(model: nn.Module, task_type: str | None, length: int = 0) -> None:
     """Make a decoder's logits independent of padding under prompt, P- and prefix tuning; encoders need nothing.
@@ -36,12 +34,19 @@ def keep_prompt_beside_text(model: nn.Module, task_type: str | None, length: int
         hook: Callable[..., Any] = _PaddingFirst(length)
     elif task_type == "CAUSAL_LM" and _takes_positions(model):
         hook = _count_positions
-    elif task_type == "SEQ_CLS" and is_decoder(model.config):
+    elif task_type == "SEQ_CLS" and _reads_last(model.config):
         hook = _pad_left
     else:
         return
     if hook not in model._forward_pre_hooks.values():
         model.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _reads_last(config: Any) -> bool:
+    """Whether a classifier reads the last token of a text: a decoder, whatever its head is called."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
 
 
 def rows_before_text(config: Any) -> int:

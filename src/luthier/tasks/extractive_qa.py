@@ -103,13 +103,30 @@ class ExtractiveQA(Task):
         from luthier.tasks.running.answers import best_answers
         from luthier.tasks.running.judged import Judged
 
-        return Judged(*best_answers(predictions, examples, rows))
+        none = any(not one["text"] for one in examples["answers"])
+        return Judged(*best_answers(predictions, examples, rows, none=none))
+
+    def prior(self, data: TaskData) -> dict[str, Any]:
+        from luthier.tasks.running.priors import training_labels
+
+        answers = training_labels(data.splits, "answers")
+        unanswered = sum(not one["text"] for one in answers)
+        return {"rows": len(answers), "unanswered": unanswered / len(answers)} if unanswered else {}
+
+    def by_prior(self, prior: Mapping[str, Any], predictions: Predictions, data: TaskData) -> Predictions | None:
+        from luthier.tasks.running.answers import without_answers
+
+        return without_answers(predictions) if "unanswered" in prior else None
+
+    def told_prior(self, prior: Mapping[str, Any]) -> str:
+        return "never an answer"
 
     def describe(self, predictions: Predictions, rows: Sequence[Row], encoded: Any, card: ModelCard) -> list[Row]:
         from luthier.tasks.running.answers import best_answers
 
         examples = [{**row, "answers": {"text": []}} for row in rows]
-        _, answers = best_answers(predictions, examples, encoded)
+        none = "unanswered" in (card.prior or {})
+        _, answers = best_answers(predictions, examples, encoded, none=none)
         return [self.shown(row) | {"answer": answer} for row, answer in zip(rows, answers, strict=True)]
 
 

@@ -349,6 +349,17 @@ def turns(prompts: Sequence[str], responses: Sequence[str], tokenizer: Any) -> I
         yield (start, whole.removeprefix(start)) if whole.startswith(start) else (start, response)
 
 
+def turn_end(tokenizer: Any) -> int | None:
+    """The special token that ends a response where the tokenizer's chat template writes one; None where none does."""
+    if getattr(tokenizer, "chat_template", None) is None:
+        return None
+    told = "answer"
+    ((_, reply),) = turns(["question"], [told], tokenizer)
+    special = {place for place, token in tokenizer.added_tokens_decoder.items() if token.special}
+    behind = tokenizer(reply.partition(told)[2], add_special_tokens=False)["input_ids"]
+    return next((int(token) for token in behind if token in special), None)
+
+
 def _two_sided(rows: list[int], prompts: Any, replies: Any, eos: int | None, encoder: Encoder) -> Encoded:
     prompts = [list(ids) for ids in prompts]
     replies = [[*ids, eos] if eos is not None else list(ids) for ids in replies]

@@ -5,6 +5,7 @@ A prior is a mapping in JSON's types, so that a saved model can carry it:
     {"rows": 300, "shares": {"negative": 0.48, "positive": 0.52}}    one class of a closed set a row, or a word
     {"rows": 300, "shares": [0.3, 0.7]}                              the place of the right choice
     {"rows": 300, "mean": 2.6, "deviation": 1.5}                     a number a row
+    {"rows": 300, "unanswered": 0.3}                                 questions, some of them without an answer
 
 Shapes: N rows, C classes or choices, T tokens.
 """

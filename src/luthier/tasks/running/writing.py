@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from luthier.data.batches.collating import with_pad_token
+from luthier.data.batches.encoders import turn_end
 from luthier.models.greedy import GREEDY
 from luthier.models.inspect import ends_of
 from luthier.storage.helping import each
@@ -33,7 +34,7 @@ def written_after(
     batch_size: int = 64,
     on_prompt: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
-    """The tokens that a model writes after every prompt, without the one that ends a text. Equal prompts are answered
+    """The tokens that a model writes after every prompt, up to the first that ends a text. Equal prompts are answered
     once.
 
     Args:
@@ -50,7 +51,7 @@ def written_after(
     asked = [(tuple(ids), allowed) for ids, allowed in zip(prompts, most, strict=True)]
     order = sorted(dict.fromkeys(asked), key=lambda one: (-len(one[0]), one[1]))
     pad = with_pad_token(tokenizer).pad_token_id
-    write = partial(_written, pad=pad, goes_on=goes_on, ends=ends_of(model))
+    write = partial(_written, pad=pad, goes_on=goes_on, ends=end_tokens(model, tokenizer))
     batches = [*_batches(order, batch_size, limit if goes_on else None, alike=_reads_padding(model))]
     found: dict[Any, list[int]] = {}
     was_training = model.training
@@ -63,6 +64,13 @@ def written_after(
     finally:
         model.train(was_training)
     return [found[one] for one in asked]
+
+
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens that end a text: by the model's settings of generation, by the tokenizer, whose end token is learned
+    behind a response, and by its chat template, which may end a turn with another one."""
+    learned = {tokenizer.eos_token_id, turn_end(tokenizer)} - {None}
+    return ends_of(model) | frozenset(map(int, learned))
 
 
 _Asked = tuple[tuple[int, ...], int]
@@ -103,6 +111,7 @@ def _written(model: Any, batch: Sequence[_Asked], *, pad: int, goes_on: bool, en
             attention_mask=mask_BT.to(device),
             max_new_tokens=max(most for _, most in batch),
             pad_token_id=pad,
+            **({"eos_token_id": sorted(ends)} if ends else {}),
             **GREEDY,
         )
     # What an encoder-decoder writes begins with the token that starts its decoder.
@@ -122,4 +131,4 @@ def _reads_padding(model: Any) -> bool:
     return prefixed or str(getattr(model.config, "model_type", "")) in _READ_PADDING
 
 
-__all__ = ["written_after"]
+__all__ = ["end_tokens", "written_after"]
