@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
 
 from luthier.context import multi_key_retrieval, passkey_retrieval, variable_tracking
 from luthier.context.answering import Question, answers
 from luthier.context.beginnings import Beginnings
 from luthier.context.ruler import _named, _tracked
-from luthier.errors import DataError
+from luthier.errors import DataError, ModelError
 from tests.context.test_probes import ByteTokenizer, Reader, finder
 
 SIZES = {
@@ -142,6 +142,13 @@ def test_models_whose_keys_change_with_the_text_read_every_prompt(kind: str):
         model = decoder(LlamaForCausalLM(LlamaConfig(**{**SIZES, "max_position_embeddings": 64}, rope_parameters=rope)))
     once, each = (PROBES["multi_key"](model, reuse=reuse) for reuse in (True, False))
     assert all(np.allclose(one.margins, other.margins, atol=1e-5) for one, other in zip(once, each, strict=True))
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_a_model_without_keys_and_values_is_refused_in_words(name: str):
+    model = MambaForCausalLM(MambaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2)).eval()
+    with pytest.raises(ModelError, match="keeps no keys and values"):
+        PROBES[name](model)
 
 
 def test_what_leaves_no_room_is_said():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+import transformers as hf
 
-from luthier.generation.rollout import Rollout, common_beginning, opened, prompt_ids
+from luthier.generation.rollout import Rollout, common_beginning, opened, prompt_ids, read_prompts
 from luthier.generation.sampling import RowSampler, nucleus
 from luthier.generation.writing import Request
 from luthier.models.artifacts import load_model
@@ -35,6 +38,59 @@ def test_greedy_texts_are_those_of_generate_one_by_one(loaded):
     for one in asked(0.0):
         ids = torch.tensor([tokenizer(one.prompt)["input_ids"]])
         out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+        assert found[one.id].text == tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True), one.prompt
+
+
+SIZES = {"vocab_size": 80, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "pad_token_id": 0}
+LLAMA = {**SIZES, "num_key_value_heads": 4, "intermediate_size": 48, "max_position_embeddings": 128}
+OWN = {"vocab_size": 80, "n_layer": 2, "n_head": 4, "n_embd": 32, "n_positions": 128}
+NEAR = {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 24}
+DECODERS = {
+    "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**LLAMA)),
+    "mistral": lambda: hf.MistralForCausalLM(hf.MistralConfig(**LLAMA, sliding_window=24)),
+    "gemma3": lambda: hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**LLAMA, head_dim=8, sliding_window=24)),
+    "gpt_neo": lambda: hf.GPTNeoForCausalLM(hf.GPTNeoConfig(vocab_size=80, hidden_size=32, **NEAR)),
+    "mpt": lambda: hf.MptForCausalLM(hf.MptConfig(vocab_size=80, d_model=32, n_layers=2, n_heads=4, max_seq_len=128)),
+    "bloom": lambda: hf.BloomForCausalLM(hf.BloomConfig(vocab_size=80, hidden_size=32, n_layer=2, n_head=4)),
+}
+
+
+def sharpened(model: Any) -> Any:
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", list(DECODERS))
+@pytest.mark.parametrize("rests", [(20, 12, 3), (9, 9, 9)])
+def test_a_prompt_is_read_as_if_it_were_alone_whatever_others_begin_with(kind, rests):
+    """Windows and distances over columns count the padding behind a beginning that is read once."""
+    model, draw = sharpened(DECODERS[kind]()), torch.Generator().manual_seed(1)
+    begins, *ends = (torch.randint(3, 80, (n,), generator=draw).tolist() for n in (30, *rests))
+    prompts = [begins + end for end in ends]
+    with torch.inference_mode():
+        found, _, _ = read_prompts(model, prompts, 0)
+        alone = torch.cat([model(input_ids=torch.tensor([one])).logits[:, -1] for one in prompts])
+    torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-4)
+
+
+UNCACHED = {
+    "mamba": lambda: hf.MambaForCausalLM(hf.MambaConfig(vocab_size=80, hidden_size=32, num_hidden_layers=2)),
+    "rwkv": lambda: hf.RwkvForCausalLM(hf.RwkvConfig(vocab_size=80, hidden_size=32, num_hidden_layers=2)),
+    "openai-gpt": lambda: hf.OpenAIGPTLMHeadModel(hf.OpenAIGPTConfig(**OWN)),
+}
+
+
+@pytest.mark.parametrize("kind", list(UNCACHED))
+def test_models_that_keep_no_keys_and_values_write_as_each_text_alone(loaded, kind):
+    model, tokenizer = sharpened(UNCACHED[kind]()), loaded[1]
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    found = {one.id: one for part in Rollout(model, tokenizer, batch_size=8).write(asked(0.0), 6) for one in part}
+    for one in asked(0.0):
+        ids = torch.tensor(prompt_ids([one], tokenizer, 128, 6))
+        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
         assert found[one.id].text == tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True), one.prompt
 
 

@@ -47,6 +47,8 @@ def bare(kind: str, vocabulary: int) -> Any:
     if kind == "recurrent_gemma":
         sizes = {**SIZES, "lru_width": 32, "attention_window_size": 16, "num_hidden_layers": 3}
         return RecurrentGemmaForCausalLM(RecurrentGemmaConfig(vocab_size=vocabulary, **sizes, **ENDS))
+    if kind == "rwkv":
+        return hf.RwkvForCausalLM(hf.RwkvConfig(vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, **ENDS))
     return model_of(kind, vocabulary)
 
 
@@ -81,6 +83,7 @@ def alone(model: Any, prompt: list[int], most: int, *, two_sided: bool) -> list[
         *[("mistral", method) for method in ("full", "prompt", "prefix", "unipelt", "residual_prompt", "idpg")],
         ("gpt2", "full"),
         ("recurrent_gemma", "full"),
+        ("rwkv", "full"),
     ],
 )
 def test_many_at_once_are_as_each_alone(kind: str, method: str) -> None:

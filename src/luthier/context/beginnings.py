@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.generation.rollout import common_beginning
+from luthier.errors import ModelError
+from luthier.generation.rollout import common_beginning, keys_can_be_shared
 
 # A beginning is read apart when it has so many tokens.
 _LEAST = 16
-# Frequencies of these depend on how long the text is, so that its beginning alone has other keys.
-_BY_LENGTH = ("dynamic", "longrope")
 
 
 class Beginnings:
@@ -32,7 +31,7 @@ class Beginnings:
 
     def __init__(self, model: Any, *, reuse: bool = True) -> None:
         self.model, self.read = model, 0
-        self._may = reuse and _keys_hang_on_positions_alone(getattr(model, "config", None))
+        self._may = reuse and hasattr(model, "config") and keys_can_be_shared(model.config, even=True)
         self._ids: list[int] = []
         self._layers: list[tuple[Tensor, Tensor]] = []
 
@@ -45,7 +44,7 @@ class Beginnings:
         rest = torch.tensor([list(one[start:]) for one in prompts], device=device)
         self.read += rest.numel()
         more = {} if cache is None else {"past_key_values": cache}
-        found = self.model(input_ids=rest, use_cache=True, logits_to_keep=1, **more).past_key_values
+        found = self._read(rest, more)
         for layer in getattr(found, "layers", ()):
             if hasattr(layer, "activate_past_recording"):
                 layer.activate_past_recording()  # what moves out of a window is needed when an answer is taken back
@@ -63,12 +62,21 @@ class Beginnings:
             more = {"past_key_values": self._cache(known, 1)} if known else {}
             new = torch.tensor([ids[known:]], device=device)
             self.read += new.numel()
-            cache = self.model(input_ids=new, use_cache=True, logits_to_keep=1, **more).past_key_values
+            cache = self._read(new, more)
             if not isinstance(cache, DynamicCache) or not all(_is_plain(layer) for layer in cache.layers):
                 self._may = False
                 return None
             self._ids, self._layers = ids, [(layer.keys, layer.values) for layer in cache.layers]
         return self._cache(len(ids), count)
+
+    def _read(self, ids: Tensor, more: dict[str, Any]) -> Any:
+        found = getattr(self.model(input_ids=ids, use_cache=True, logits_to_keep=1, **more), "past_key_values", None)
+        if found is None:
+            raise ModelError(
+                f"a {self.model.config.model_type} model keeps no keys and values, behind which answers are compared",
+                fix="ask a model with attention, or leave out what compares answers behind a text",
+            )
+        return found
 
     def _cache(self, tokens: int, count: int) -> Any:
         from transformers.cache_utils import DynamicCache
@@ -77,14 +85,6 @@ class Beginnings:
             return values[..., :tokens, :].expand(count, -1, -1, -1)
 
         return DynamicCache(ddp_cache_data=[(rows(keys), rows(values)) for keys, values in self._layers])
-
-
-def _keys_hang_on_positions_alone(config: Any) -> bool:
-    if config is None:
-        return False
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope.get("rope_type")] if "rope_type" in rope else [one.get("rope_type") for one in rope.values() if one]
-    return not set(kinds) & set(_BY_LENGTH)
 
 
 def _is_plain(layer: Any) -> bool:

@@ -8,6 +8,7 @@ Shapes: B rows, U distinct prompts, P tokens of the common beginning, T tokens o
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,11 +23,16 @@ from luthier.generation.writing import Request, Written
 from luthier.models.greedy import GREEDY
 from luthier.models.inspect import model_max_length
 from luthier.progress import track
-from luthier.tasks.running.writing import end_tokens
+from luthier.tasks.running.writing import end_tokens, reads_padding, rows_at_once
 
 logger = logging.getLogger(__name__)
 # A beginning is read apart when it is this long, and finished rows leave when they are a quarter of a batch.
 _COMMON, _LEAVES = 16, 4
+# Frequencies of these rotary embeddings depend on how long the text is, so that its beginning alone has other keys.
+_BY_LENGTH = ("dynamic", "longrope")
+# Settings of models whose tokens see those that are near, and models whose distances count what stands between.
+_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "attention_window_size")
+_OVER_COLUMNS = ("mpt",)
 
 
 class Rollout:
@@ -42,9 +48,10 @@ class Rollout:
     def __init__(
         self, model: Any, tokenizer: Any, *, batch_size: int = 32, reserved: int = 0, description: str = "writing"
     ) -> None:
-        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, rows_at_once(model, batch_size)
         self.limit = (model_max_length(model.config, tokenizer) or 1 << 20) - reserved
         self.description = description
+        self._keeps: bool | None = None
 
     def write(
         self, requests: Sequence[Request], max_new_tokens: int, skip: frozenset[str] = frozenset()
@@ -54,19 +61,27 @@ class Rollout:
         order = sorted(range(len(requests)), key=lambda i: (-len(prompts[i]), prompts[i], requests[i].id))
         done = 0
         with track(self.description, len(requests)) as bar:
-            for start in range(0, len(order), self.batch_size):
-                places = order[start : start + self.batch_size]
+            for places in self._batches(order, prompts):
                 done += len(places)
                 if not all(requests[i].id in skip for i in places):
                     yield self._batch([requests[i] for i in places], [prompts[i] for i in places], max_new_tokens)
                 bar.update(done)
+
+    def _batches(self, order: Sequence[int], prompts: list[list[int]]) -> Iterator[list[int]]:
+        """Parts of the order: of prompts of one length where the model reads padding."""
+        parts = [list(order)]
+        if reads_padding(self.model):
+            parts = [list(part) for _, part in itertools.groupby(order, key=lambda i: len(prompts[i]))]
+        for part in parts:
+            for start in range(0, len(part), self.batch_size):
+                yield part[start : start + self.batch_size]
 
     def _batch(self, requests: list[Request], prompts: list[list[int]], most: int) -> list[Written]:
         ends = end_tokens(self.model, self.tokenizer)
         rows = [Row(self.limit - len(ids), most) for ids in prompts]
         sampler = RowSampler(requests)
         with torch.inference_mode():
-            if reads_prompt_beside_text(self.model):
+            if reads_prompt_beside_text(self.model) or not self._keeps_rows():
                 self._by_generate(prompts, rows, sampler, ends)
             else:
                 self._step_by_step(prompts, rows, sampler, ends)
@@ -127,6 +142,15 @@ class Rollout:
             **({"eos_token_id": sorted(ends)} if ends else {}),
             **GREEDY,
         )
+
+    def _keeps_rows(self) -> bool:
+        """Whether the model gives a cache whose rows can be chosen, as recurrent and some old ones do not."""
+        if self._keeps is None:
+            one = torch.tensor([[self._pad()]], device=self.model.device)
+            cache = getattr(self.model(input_ids=one, use_cache=True), "past_key_values", None)
+            layers = getattr(cache, "layers", ())
+            self._keeps = bool(layers) and all(hasattr(layer, "batch_select_indices") for layer in layers)
+        return self._keeps
 
     def _pad(self) -> int:
         pad = self.tokenizer.pad_token_id
@@ -227,7 +251,9 @@ def read_prompts(model: Any, prompts: list[list[int]], pad: int) -> tuple[Tensor
     unique = list(dict.fromkeys(map(tuple, prompts)))
     place_of = {ids: place for place, ids in enumerate(unique)}
     shared = common_beginning(unique)
-    shared = shared if shared >= _COMMON and len(unique) > 1 else 0
+    # Behind a beginning that is read once, padding stands between it and the shorter rests.
+    even = len(set(map(len, unique))) == 1
+    shared = shared if shared >= _COMMON and len(unique) > 1 and keys_can_be_shared(model.config, even=even) else 0
     cache, before = None, torch.ones(len(unique), shared, dtype=torch.long, device=model.device)
     if shared:
         first = torch.tensor([unique[0][:shared]], device=model.device)
@@ -252,6 +278,25 @@ def read_prompts(model: Any, prompts: list[list[int]], pad: int) -> tuple[Tensor
     order = torch.tensor([place_of[tuple(ids)] for ids in prompts], device=model.device)
     assert order.tolist() == list(range(len(prompts)))
     return logits, cache, mask
+
+
+def keys_can_be_shared(config: Any, *, even: bool) -> bool:
+    """Whether the keys of what several texts begin with are the same in each of them, and serve what follows there.
+
+    Args:
+        config: of the model.
+        even: whether they are as long as each other, so that no padding parts a beginning from what follows. Windows,
+            and distances that are counted over columns, count padding.
+    """
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope.get("rope_type")] if "rope_type" in rope else [one.get("rope_type") for one in rope.values() if one]
+    if set(kinds) & set(_BY_LENGTH):
+        return False
+    windows = any(getattr(config, name, None) for name in _WINDOWS) or any(
+        kind not in ("full_attention", "global") for kind in getattr(config, "layer_types", None) or ()
+    )
+    return even or not (windows or config.model_type in _OVER_COLUMNS)
 
 
 def common_beginning(prompts: Sequence[Sequence[int]]) -> int:

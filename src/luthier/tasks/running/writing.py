@@ -22,6 +22,8 @@ from luthier.tasks.running.predicting import named_task
 _CACHED = 1 << 14
 # Recurrent models read padding like text.
 _READ_PADDING = frozenset({"rwkv", "recurrent_gemma", "xlstm"})
+# transformers mixes the states of rows of these, from the second token on.
+_ONE_BY_ONE = frozenset({"rwkv"})
 
 
 def written_after(
@@ -52,7 +54,8 @@ def written_after(
     order = sorted(dict.fromkeys(asked), key=lambda one: (-len(one[0]), one[1]))
     pad = with_pad_token(tokenizer).pad_token_id
     write = partial(_written, pad=pad, goes_on=goes_on, ends=end_tokens(model, tokenizer))
-    batches = [*_batches(order, batch_size, limit if goes_on else None, alike=_reads_padding(model))]
+    batch_size = rows_at_once(model, batch_size)
+    batches = [*_batches(order, batch_size, limit if goes_on else None, alike=reads_padding(model))]
     found: dict[Any, list[int]] = {}
     was_training = model.training
     model.eval()
@@ -123,7 +126,12 @@ def _to_end(tokens: list[int], ends: frozenset[int]) -> list[int]:
     return tokens[: next((place for place, token in enumerate(tokens) if token in ends), len(tokens))]
 
 
-def _reads_padding(model: Any) -> bool:
+def rows_at_once(model: Any, batch_size: int) -> int:
+    """How many prompts a model can go on from in one pass."""
+    return 1 if getattr(model.config, "model_type", "") in _ONE_BY_ONE else batch_size
+
+
+def reads_padding(model: Any) -> bool:
     """Whether padding before a prompt changes what is written: recurrent layers read it, and a prefix lies further away
     behind it, out of a window's reach."""
     kinds = {getattr(one.peft_type, "value", one.peft_type) for one in getattr(model, "peft_config", {}).values()}
@@ -131,4 +139,4 @@ def _reads_padding(model: Any) -> bool:
     return prefixed or str(getattr(model.config, "model_type", "")) in _READ_PADDING
 
 
-__all__ = ["end_tokens", "written_after"]
+__all__ = ["end_tokens", "reads_padding", "rows_at_once", "written_after"]
