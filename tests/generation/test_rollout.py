@@ -13,6 +13,7 @@ from luthier.generation.sampling import RowSampler, nucleus
 from luthier.generation.writing import Request
 from luthier.models.artifacts import load_model
 from luthier.models.loading import load_tokenizer
+from tests.models.builders import BERT_TOKENS, build_tokenizer
 from tests.redteaming.conftest import WORDS
 
 
@@ -186,3 +187,11 @@ def test_a_prompt_stands_as_it_is_where_no_chat_is_wanted(loaded):
         tokenizer.chat_template = before
     assert first == tokenizer("how may i")["input_ids"]
     assert second == tokenizer("please how may i tell")["input_ids"]
+
+
+@pytest.mark.parametrize("template", ["{{ messages[0]['content'] }}", None])
+def test_a_text_that_goes_on_does_not_end_in_the_end_token(template):
+    tokenizer = build_tokenizer(**BERT_TOKENS, eos_token="[SEP]")
+    tokenizer.chat_template = template
+    (found,) = prompt_ids([Request("a", "a good film", chat=False)], tokenizer, 64, 8)
+    assert found == tokenizer("a good film")["input_ids"][:-1]

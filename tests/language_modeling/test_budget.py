@@ -9,7 +9,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AlbertConfig,
+    AlbertForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
 from luthier.errors import DataError, RecipeError
 from luthier.language_modeling import paper_flops, token_cost
@@ -28,6 +35,28 @@ def test_a_forward_pass_costs_what_torch_counts(kind: str):
         model(input_ids=torch.randint(5, 60, (batch, length)), attention_mask=torch.ones(batch, length).long())
     counted = counter.get_total_flops()
     assert token_cost(model, length).forward * batch * length == pytest.approx(counted, rel=1e-6)
+
+
+@pytest.mark.parametrize(("layers", "groups", "inner"), [(1, 1, 1), (6, 1, 1), (6, 2, 1), (4, 2, 2)])
+def test_a_layer_that_is_shared_costs_as_often_as_it_runs(layers: int, groups: int, inner: int):
+    sizes = {"vocab_size": 61, "embedding_size": 8, "hidden_size": 16, "num_attention_heads": 2}
+    shared = {"num_hidden_layers": layers, "num_hidden_groups": groups, "inner_group_num": inner}
+    model = AlbertForMaskedLM(AlbertConfig(**sizes, **shared, intermediate_size=24)).eval()
+    model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=torch.randint(5, 60, (3, 24)))
+    assert token_cost(model, 24).forward * 72 == pytest.approx(counter.get_total_flops(), rel=1e-6)
+
+
+def test_experts_cost_by_the_share_that_a_token_goes_to():
+    def cost(width: int, chosen: int) -> float:
+        sizes = {**SIZES, "num_key_value_heads": 2, "intermediate_size": width, "num_experts_per_tok": chosen}
+        with torch.device("meta"):
+            return token_cost(MixtralForCausalLM(MixtralConfig(**sizes, num_local_experts=4)), 16).body
+
+    one = 2 * 3 * SIZES["hidden_size"] * 24 * SIZES["num_hidden_layers"]
+    assert cost(24, 2) - cost(24, 1) == one
+    assert cost(48, 1) - cost(24, 1) == one
 
 
 def test_of_a_masked_model_the_head_runs_on_a_share():

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.data.batches.encoders import Encoder, prompt_tokens
+from luthier.data.batches.encoders import Encoder, open_ended, prompt_tokens
 from luthier.generation.sampling import RowSampler
 from luthier.generation.writing import Request, Written
 from luthier.models.greedy import GREEDY
@@ -208,7 +208,8 @@ def prompt_ids(requests: Sequence[Request], tokenizer: Any, limit: int, max_new_
     if plain := [n for n in range(len(requests)) if n not in found]:
         texts = [as_it_stands(requests[n]) for n in plain]
         if has_template:
-            found |= zip(plain, encoder.tokenize(texts)["input_ids"], strict=True)
+            ids = encoder.tokenize(texts)["input_ids"]
+            found |= zip(plain, [open_ended(one, tokenizer) for one in ids], strict=True)
         else:
             found |= zip(plain, prompt_tokens(texts, encoder), strict=True)
     cut = sum(len(ids) > room for ids in found.values())

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # A backward pass multiplies twice what a forward pass does once: for the inputs' and for the weights' gradients.
 TRAINING_PASSES = 3
+# What configurations call the number of experts that a token goes to.
+_CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_top_k")
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,26 @@ def body_cost(model: nn.Module, length: int) -> float:
 
 def _body(base: Any, length: int) -> tuple[float, float]:
     """Operations a token of the layers' weights, and of attention."""
-    weights = 2.0 * sum(_products(module) for module in base.base_model.modules())
+    weights = 2.0 * _multiplied(base.base_model, base.config)
     return weights, 4.0 * _layers(base.config) * _attention_width(base.config) * length
+
+
+def _multiplied(module: nn.Module, config: Any) -> float:
+    """Weights of a module that a token is multiplied with: those of a layer that runs several times as often, those of
+    experts by the share of them that a token goes to."""
+    own = _products(module) + _of_experts(module, config) + sum(_multiplied(part, config) for part in module.children())
+    if type(module).__name__ == "AlbertLayerGroup":
+        own *= config.num_hidden_layers / config.num_hidden_groups
+    return own
+
+
+def _of_experts(module: nn.Module, config: Any) -> float:
+    if not type(module).__name__.endswith("Experts"):
+        return 0.0
+    text = config.get_text_config()
+    chosen = next((count for name in _CHOSEN if (count := getattr(text, name, None))), None)
+    tables = [one for one in module.parameters(recurse=False) if one.ndim == 3]
+    return sum(one.numel() * min(1.0, (chosen or len(one)) / len(one)) for one in tables)
 
 
 def paper_flops(tokens: float, layers: int, hidden: int, length: int, *, causal_half: bool = False) -> float:
@@ -98,7 +118,7 @@ def _products(module: nn.Module) -> int:
 
 
 def _layers(config: Any) -> int:
-    return int(getattr(config, "num_hidden_layers", 0))
+    return int(getattr(config, "num_hidden_layers", 0) * getattr(config, "inner_group_num", 1))
 
 
 def _attention_width(config: Any) -> int:

@@ -308,10 +308,15 @@ def prompt_tokens(prompts: Sequence[str], encoder: Encoder) -> list[list[int]]:
     chat = getattr(encoder.tokenizer, "chat_template", None) is not None
     written = [start for start, _ in turns(prompts, [""] * len(prompts), encoder.tokenizer)]
     found = encoder.tokenize(written, add_special_tokens=not chat)["input_ids"]
-    end = encoder.tokenizer.eos_token_id
     if encoder.encoder_decoder or chat:
         return [list(ids) for ids in found]
-    return [list(ids[:-1]) if end is not None and ids[-1:] == [end] else list(ids) for ids in found]
+    return [open_ended(ids, encoder.tokenizer) for ids in found]
+
+
+def open_ended(ids: Sequence[int], tokenizer: Any) -> list[int]:
+    """Token ids without the end token that some tokenizers put behind a text, so that it can go on."""
+    end = tokenizer.eos_token_id
+    return list(ids[:-1]) if end is not None and list(ids[-1:]) == [end] else list(ids)
 
 
 def opening_tokens(rows: Sequence[Mapping[str, Any]], encoder: Encoder, written: int) -> list[list[int]]:
