@@ -251,6 +251,7 @@ def test_rows_of_the_embeddings_that_are_updated_late_end_with_the_same_weights(
         ({"row_updates": True, "sampled_softmax": 9, "adam_betas": [0.9, 0.8]}, "can't be done: the first of"),
         ({"corpus": {"train": "a.txt", "validation": "b.txt", "held_out": 0.1}}, "keep one of them"),
         ({"corpus": {"train": ["a.txt", "b.txt"], "validation": "b.txt"}}, "same text"),
+        ({"corpus": {"train": "a.txt", "held_out": 0}, "patience": 2}, "no text is held out"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(given: dict[str, Any], told: str):
@@ -270,6 +271,7 @@ def test_settings_that_do_not_fit_are_refused(given: dict[str, Any], told: str):
         ({"length": 512}, "takes 64 tokens"),
         ({"sampled_softmax": 5000, "row_updates": True}, "so every step moves all of them"),
         ({"max_steps": None, "max_tokens": 10}, "of a step"),
+        ({"architecture": DECODER, "masking": {"rate": 0.4}}, "`masking` has no effect on a causal model"),
         ({"corpus": "nowhere.txt"}, "no such file"),
         ({"cloze": "nowhere.txt"}, "can't be read"),
     ],

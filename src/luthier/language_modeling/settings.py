@@ -75,6 +75,8 @@ class LanguageTrainingSettings(TrainingSettings):
         # By their values, since a recipe that is written out has every default in it.
         if self.objective == "causal" and self.masking != MaskingSettings():
             raise ValueError("`masking` has no effect under `objective: causal`")
+        if self.patience is not None and not self.corpus.validation and not self.corpus.held_out_share:
+            raise ValueError("patience needs evaluations, but no text is held out")
         if self.epochs != _ONE_PASS and (given := [b for b in BUDGETS if getattr(self, b) is not None]):
             raise ValueError(f"`epochs` and `{given[0]}` both end the training: keep one of them")
         if not self.group_by_length:

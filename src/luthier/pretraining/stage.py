@@ -8,7 +8,12 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from luthier.language_modeling.settings import ONLY_CAUSAL, ContextParallelSettings, LanguageTrainingSettings
+from luthier.language_modeling.settings import (
+    ONLY_CAUSAL,
+    ContextParallelSettings,
+    LanguageTrainingSettings,
+    MaskingSettings,
+)
 from luthier.models.settings import RemapSettings
 from luthier.pretraining.glue import Glue
 from luthier.pretraining.suite import PseudoPerplexitySuite
@@ -175,11 +180,14 @@ class Pretrain(ContextParallelSettings, LanguageTrainingSettings, Stage):
         return language_head(configuration(self.architecture))
 
     def misfit(self, kinds: Mapping[str, str], data: Any, language_head: Callable[[str], str]) -> str:
-        if self.context_parallel_size == 1:
+        masks = self.masking != MaskingSettings()
+        if self.context_parallel_size == 1 and not masks:
             return ""
         given = language_head("model") if "model" in kinds else ""
-        masked = self.language_head("model", given, read=True) == "masked_lm"
-        return f"`context_parallel_size`: {ONLY_CAUSAL}" if masked else ""
+        head = self.language_head("model", given, read=True)
+        if head == "masked_lm" and self.context_parallel_size > 1:
+            return f"`context_parallel_size`: {ONLY_CAUSAL}"
+        return "`masking` has no effect on a causal model" if head == "causal_lm" and masks else ""
 
     def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
         from luthier.language_modeling.documents import Corpus

@@ -190,6 +190,7 @@ def test_what_does_not_fit_is_told(tmp_path: Path, asker: Path, texts: Path, mor
         ({"method": {"name": "prompt", "length": 4}}, "before the text"),
         ({"writing": {"chat": False, "backend": {"kind": "vllm"}}}, "in this process"),
         ({"documents": {"train": "a.txt", "shuffle": 5}}, "shuffle"),
+        ({"documents": {"train": "a.txt", "held_out": 0}, "patience": 2}, "no document is held out"),
     ],
 )
 def test_settings_that_do_not_fit(texts: Path, more: dict[str, Any], said: str):

@@ -119,6 +119,8 @@ class InstructionSettings(TrainingSettings):
     def _instructions_fit(self) -> Self:
         if self.short_rows is not None and self.short is None:
             raise ValueError("`short_rows` has no effect without `short`")
+        if self.patience is not None and not self.documents.validation and not self.documents.held_out_share:
+            raise ValueError("patience needs evaluations, but no document is held out")
         if self.length is not None and self.writing.chunk_tokens >= self.length:
             raise ValueError("a part of a document has to be shorter than a sample: lower `writing.chunk_tokens`")
         if isinstance(self.method, TuningMethod):
