@@ -99,6 +99,15 @@ def test_the_next_stage_goes_on_from_what_was_learned(place: Workplace):
     assert config["problem_type"] == "multi_label_classification"
 
 
+def test_a_whole_number_is_one_class_however_it_is_written(tiny_model: Path, tmp_path: Path):
+    from luthier.data.batches.encoding import encode
+    from luthier.models.loading import load_tokenizer
+
+    data = load_data(files(tmp_path, ["1", "2"], ["1.0"], ["2.0", "1"]))
+    rows = encode(data, load_tokenizer(str(tiny_model)), max_length=16)["train"]
+    assert rows["labels"][:] == [[1, 1], [1, 0], [1, 1]]
+
+
 def test_the_loss_is_that_of_transformers(tiny_model: Path, tmp_path: Path):
     from luthier.data.batches.collating import make_collator
     from luthier.data.batches.encoding import encode

@@ -101,6 +101,37 @@ def test_a_map_of_labels_knows_both_ways_to_write_a_number(write):
     assert (data.labels, data.splits["train"]["label"][:]) == (["bad", "good"], [1, 0, 1, 0])
 
 
+def test_a_map_of_labels_makes_classes_of_fractions(write):
+    rows = csv("0.0", "0.5", "1.0", "0.5")
+    assert load(train=write("a.csv", rows)).schema.name == "regression"
+    data = load(train=write("a.csv", rows), label_map={"0.0": "bad", "0.5": "fair", "1.0": "good"})
+    assert (data.schema.name, data.labels) == ("single_sentence", ["bad", "fair", "good"])
+
+
+@pytest.mark.parametrize("given", [{"labels": ["a", "b"]}, {"label_map": {"a": "b"}}])
+def test_names_of_labels_that_the_task_lacks_are_refused_where_the_columns_told_it(write, given):
+    answers = {"text": ["b"], "answer_start": [2]}
+    row = json.dumps({"question": "which?", "context": "a b", "answers": answers})
+    with pytest.raises(DataError, match="has no effect for task extractive_qa, which the columns fit"):
+        load(train=write("a.jsonl", row), **given)
+
+
+def test_of_texts_with_several_labels_numbers_are_one_class_and_alike_ones_are_told(write, caplog):
+    train = write("a.csv", "text,label\n" + "".join(f'x,"{one}"\n' for one in ("1,10", "2", "1.0,2.0")))
+    data = load(train=train, test=write("b.csv", "text,label\nx,1.0\n"), task="multi_label")
+    assert data.labels == ["1", "2", "10"]
+    assert data.summary["test"].label_counts == {"1": 1, "2": 0, "10": 0}
+    load(train=write("c.csv", "text,label\nx,Toxic\nx,toxic \nx,nan\n"), task="multi_label")
+    assert "'Toxic', 'toxic' are classes of their own; if they mean the same, write them alike" in caplog.text
+    assert "'nan' is counted as a label" in caplog.text
+
+
+def test_flags_of_two_classes_are_no_labels(write):
+    rows = "".join(json.dumps({"text": "x", "label": one}) + "\n" for one in ([0, 1], [1, 0], [0, 1]))
+    with pytest.raises(DataError, match="flags of two classes and no labels"):
+        load(train=write("a.jsonl", rows), task="multi_label")
+
+
 def test_versions_are_classes_of_their_own_and_told(write, caplog):
     versions = csv("1.1", "1.10", "1.0", "1")
     data = load(train=write("a.csv", versions), task="single_sentence")

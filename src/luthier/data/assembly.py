@@ -143,22 +143,27 @@ def label_names(
             values += rows["validation"].columns[schema.label_column or ""]
         tags = schema.label_kind == "classes"
         labels = sorted_labels([tag for row in values for tag in row] if tags else values, tags=tags)
-        for group in [*equal_numbers(labels), *alike_labels(labels)]:
-            _log.warning(
-                "%s: the labels %s are classes of their own; if they mean the same, rename them with `label_map`",
-                rows[base].where,
-                listing(map(repr, group)),
-            )
+        _warn_of_alike(labels, rows[base].where, "rename them with `label_map`")
         if not tags and (told := too_many(labels, len(values))):
             _log.warning("%s: column %r: %s", rows[base].where, rows[base].label_column, told)
     check_labels(labels, rows[base].where)
+    _warn_of_missing(labels, rows[base].where)
+    return labels
+
+
+def _warn_of_alike(labels: Sequence[str], where: str, fix: str) -> None:
+    for group in [*equal_numbers(labels), *alike_labels(labels)]:
+        told = "%s: the labels %s are classes of their own; if they mean the same, %s"
+        _log.warning(told, where, listing(map(repr, group)), fix)
+
+
+def _warn_of_missing(labels: Sequence[str], where: str) -> None:
     if missing := [label for label in labels if seems_missing(label)]:
         _log.warning(
             "%s: %s counted as a label; if it stands for a missing one, remove these rows",
-            rows[base].where,
+            where,
             f"{listing(map(repr, missing))} {'is' if len(missing) == 1 else 'are'}",
         )
-    return labels
 
 
 def _known_for(settings: DataSettings, one: RawSplit) -> KnownSet | None:
@@ -193,7 +198,24 @@ def _told_labels(
             fix="is what the rows tell under another name, or in another format?",
         )
     said = [label for base in bases if base in raw for label in _labels_of_source(raw[base], schema)]
-    return sorted({schema.known_as(label, said) or label for label in told})
+    labels = sorted_labels([schema.known_as(label, said) or label for label in told], tags=False)
+    if schema.labels_by_column:
+        _refuse_flags(rows[bases[0]], schema)
+        _warn_of_alike(labels, rows[bases[0]].where, "write them alike")
+        _warn_of_missing(labels, rows[bases[0]].where)
+    return labels
+
+
+def _refuse_flags(one: Rows, schema: TaskSchema) -> None:
+    """Raises:
+    DataError: every row has a 0 and a 1 for two classes, which read as labels are both classes in every row.
+    """
+    if all(sorted(schema.labels_of(row)) == ["0", "1"] for row in _records(one)):
+        raise DataError(
+            f"{one.label_column!r} holds a 0 and a 1 in every row, which are flags of two classes and no labels",
+            where=one.where,
+            fix="write the labels' names, or give each class a column",
+        )
 
 
 def _labels_of_source(one: RawSplit, schema: TaskSchema) -> list[str]:
@@ -359,8 +381,6 @@ def metric_names(origin: Origin, schema: TaskSchema, labels: list[str]) -> tuple
     if known is not None and known.task == schema.name:
         binary = len(labels) == 2 or not schema.has_classes
         return tuple(m for m in known.metrics if m != "f1" or binary) or schema.metrics
-    if schema.metrics[0] == "accuracy" and len(labels) == 2:
-        return "accuracy", "f1"
     return schema.metrics_for(labels)
 
 

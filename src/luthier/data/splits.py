@@ -247,13 +247,24 @@ def choose_schema(
             fix="name them, as in `text: sentence` and `label: polarity`, or set `task`",
         )
     scored_as = SCHEMAS[task].scored_as
-    if scored_as is not None and settings.labelled and not settings.labels:
+    if scored_as is not None and settings.labelled and not settings.labels and not settings.label_map:
         label = SCHEMAS[task].label_column or ""
         column = mapping.get(label, label)
         if isinstance(column, str) and _holds_scores(raw.table.columns.get(column, [])):
             _log.info("%s: column %r holds fractions, so the task is %s", raw.origin.name, column, scored_as)
             task = scored_as
-    return SCHEMAS[task]
+    schema = SCHEMAS[task]
+    for name, taken in (
+        ("labels", schema.has_classes or schema.tells_labels),
+        ("label_map", schema.has_classes or schema.label_kind == "choice"),
+    ):
+        if getattr(settings, name) and not taken:
+            raise DataError(
+                f"`{name}` has no effect for task {task}, which the columns fit",
+                where=raw.origin.name,
+                fix=f"leave `{name}` out, or set `task`",
+            )
+    return schema
 
 
 def _has(present: set[str], mapping: Columns, wanted: Sequence[str]) -> bool:

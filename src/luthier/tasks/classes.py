@@ -29,6 +29,10 @@ class ClassTask(TextPosable):
     head: ClassVar[Head | None] = "sequence_classification"
     gives_probabilities: ClassVar[bool] = True
 
+    def metrics_for(self, labels: Sequence[str]) -> tuple[str, ...]:
+        of_two = len(labels) == 2 and self.metrics == ClassTask.metrics
+        return ("accuracy", "f1") if of_two else self.metrics
+
     def encode(self, columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> Encoded:
         from luthier.data.batches.encoders import encode_texts
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from luthier.data.rows.canonical import BadCellError, as_label, is_multi_hot, list_cell
+from luthier.data.rows.labels import spelled_as
 from luthier.data.schemas import LabelKind
 from luthier.data.table import is_missing, shorten
 from luthier.registry import TASKS
@@ -56,6 +57,9 @@ class MultiLabel(Task):
     def labels_of(self, row: Mapping[str, Any]) -> list[str]:
         return list(row.get("label") or ())
 
+    def known_as(self, label: str, labels: Sequence[str]) -> str | None:
+        return spelled_as(label, labels)
+
     def arrow_types(self) -> Mapping[str, Any]:
         import pyarrow
 
@@ -73,7 +77,8 @@ class MultiLabel(Task):
 
         told = columns.get("label")
         if told is not None:
-            rows = [set(labels) for labels in told]
+            meant = {label: spelled_as(label, encoder.labels) for label in set().union(*told)}
+            rows = [{meant[label] for label in labels} for labels in told]
             columns = {**columns, "label": [[int(one in row) for one in encoder.labels] for row in rows]}
         return encode_texts(columns, encoder)
 
