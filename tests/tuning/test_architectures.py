@@ -253,6 +253,32 @@ def test_layers_are_found_by_name() -> None:
         default_targets(model, {}, ("query",))
 
 
+DECODER = {**SIZES, "num_key_value_heads": 2}
+OPT = {**{k: v for k, v in SIZES.items() if k != "intermediate_size"}, "ffn_dim": 48, "word_embed_proj_dim": 32}
+SCALED = {
+    "albert": (BUILDERS["albert"], {"key", "value", "ffn_output"}),
+    "qwen2": (lambda: hf.Qwen2ForSequenceClassification(hf.Qwen2Config(**DECODER)), {"k_proj", "v_proj", "down_proj"}),
+    "opt": (lambda: hf.OPTForSequenceClassification(hf.OPTConfig(**OPT)), {"k_proj", "v_proj", "fc2"}),
+    "starcoder2": (
+        lambda: hf.Starcoder2ForSequenceClassification(hf.Starcoder2Config(**DECODER)),
+        {"k_proj", "v_proj", "c_proj"},
+    ),
+}
+
+
+@pytest.mark.parametrize("architecture", list(SCALED))
+def test_ia3_scales_keys_values_and_what_goes_into_the_feed_forward_output(architecture: str) -> None:
+    build, expected = SCALED[architecture]
+    model = applied("ia3", build())
+    vectors = {n.rpartition(".ia3_l.")[0]: p for n, p in model.named_parameters() if ".ia3_l." in n}
+    assert {name.rpartition(".")[2] for name in vectors} == expected
+    for name, vector in vectors.items():
+        # Of a feed-forward layer what goes in is scaled, of keys and values what comes out.
+        feedforward = name.rpartition(".")[2] in ("ffn_output", "down_proj", "fc2", "c_proj")
+        layer = model.get_submodule(name)
+        assert vector.numel() == (layer.in_features if feedforward else layer.out_features)
+
+
 def test_half_of_bitfit_is_fewer_biases() -> None:
     counts = []
     for targets in ("all", "query_and_feedforward"):

@@ -14,7 +14,10 @@ QUERY = ("query", "q", "q_proj", "q_lin", "query_proj")
 FUSED = ("Wqkv", "qkv", "qkv_proj", "c_attn", "query_key_value", "in_proj")
 ATTENTION_PROJECTIONS = (*QUERY, *_KEY_VALUE, *FUSED)
 KEY_VALUE_PROJECTIONS = (*_KEY_VALUE, *FUSED)
-FEEDFORWARD_OUTPUTS = ("lin2", "down_proj", "fc2", "mlp.Wo", "wo", "output.dense", "dense_4h_to_h", "fc_out")
+FEEDFORWARD_OUTPUTS = (
+    *("lin2", "down_proj", "fc2", "mlp.Wo", "wo", "output.dense", "dense_4h_to_h", "fc_out", "ffn_output"),
+    *("mlp.c_proj", "w2"),
+)
 ALL_LINEAR = "all-linear"
 
 
@@ -49,13 +52,19 @@ def default_targets(model: Any, mapping: Mapping[str, Any], names: tuple[str, ..
     """
     if model.config.model_type in mapping:
         return None
-    matching = [name for name in names if any(_ends(layer, name) for layer in _layers(model))]
+    matching = names_in(model, names)
     if not matching:
         raise ModelError(
             f"no attention projections were found by name in a {model.config.model_type} model",
             fix=f"set target_modules; its layers: {', '.join(layer_names(model))}",
         )
     return matching
+
+
+def names_in(model: nn.Module, names: tuple[str, ...]) -> list[str]:
+    """Those of some names that layers of the model have."""
+    layers = _layers(model)
+    return [name for name in names if any(_ends(layer, name) for layer in layers)]
 
 
 def _layers(model: nn.Module) -> list[str]:

@@ -63,14 +63,17 @@ class IA3(TuningMethod):
             KEY_VALUE_PROJECTIONS,
             check_targets,
             default_targets,
+            names_in,
         )
 
         wanted = self.target_modules
         if wanted is None and self.feedforward_modules is None:
+            # PEFT's table has queries in the place of keys for several architectures.
+            attention, outputs = names_in(model, KEY_VALUE_PROJECTIONS), names_in(model, FEEDFORWARD_OUTPUTS)
+            if attention and outputs:
+                return [*attention, *outputs], outputs
             wanted = default_targets(model, KNOWN, (*KEY_VALUE_PROJECTIONS, *FEEDFORWARD_OUTPUTS))
-            if wanted is None:
-                return None, None
-            return wanted, [name for name in wanted if name in FEEDFORWARD_OUTPUTS]
+            return wanted, outputs if wanted else None
         if wanted is None:
             raise RecipeError(
                 "feedforward_modules chooses among target_modules, which are left out", fix="list target_modules too"

@@ -33,8 +33,8 @@ class Lora(TuningMethod):
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the addition's input.")
     target_modules: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] | None = Field(
         None,
-        description="Names of the layers to add to, or `all-linear`; null takes query and value projections, or "
-        "all attention projections where PEFT does not know the architecture.",
+        description="Names of the layers to add to, or `all-linear`; null takes what PEFT has for the "
+        "architecture, mostly query and value projections, or all attention projections where it has nothing.",
     )
     rank_stabilized: bool = Field(False, description="Scale by alpha / sqrt(rank) instead (rsLoRA).")
     dora: bool = Field(False, description="Train the length of every weight column apart from its direction (DoRA).")
