@@ -462,6 +462,9 @@ def test_predict_takes_the_number_format_of_the_training(bert: Path, tmp_path: P
         logits = model.eval()(**load_tokenizer(str(bert))("a good film", return_tensors="pt")).logits
     assert answer["probabilities"]["good"] == pytest.approx(float(logits.float().softmax(-1)[0, 1]), abs=1e-6)
     assert load_predictor(place).loaded[0].get_input_embeddings().weight.dtype == torch.bfloat16
+    assert load(str(place))[0].get_input_embeddings().weight.dtype == torch.bfloat16
+    asked = ModelSettings(reference=str(place), dtype="float32")
+    assert load(asked)[0].get_input_embeddings().weight.dtype == torch.float32
     content = json.loads((place / "luthier.json").read_text())
     del content["dtype"]
     (place / "luthier.json").write_text(json.dumps(content | {"format_version": 4}))

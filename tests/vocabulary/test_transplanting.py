@@ -17,6 +17,8 @@ from transformers import (
     BertTokenizerFast,
     LlamaConfig,
     LlamaForCausalLM,
+    MPNetConfig,
+    MPNetForMaskedLM,
     PreTrainedTokenizerFast,
     XLMRobertaConfig,
     XLMRobertaForMaskedLM,
@@ -292,9 +294,10 @@ def test_what_is_refused(old: Any, new: Any):
         transplant_embeddings(bert(old), old, new, init="focus", texts=["", ""])
     with pytest.raises(ModelError, match="the model embeds"):
         transplant_embeddings(bert(old), new, old)
-    config = XLMRobertaConfig(vocab_size=len(word_pieces()), pad_token_id=0, **SIZES)
-    with pytest.raises(ModelError, match="counts positions from its padding id, 0"):
-        transplant_embeddings(XLMRobertaForMaskedLM(config), word_pieces(), new)
+    for config, kind in ((XLMRobertaConfig, XLMRobertaForMaskedLM), (MPNetConfig, MPNetForMaskedLM)):
+        model = kind(config(vocab_size=len(word_pieces()), pad_token_id=0, **SIZES))
+        with pytest.raises(ModelError, match="counts positions from its padding id, 0"):
+            transplant_embeddings(model, word_pieces(), new)
 
 
 @pytest.mark.parametrize("kind", ["unigram", "wordpiece"])

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.errors import ModelError, WorkspaceError
 from luthier.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter
-from luthier.models.artifacts import load_artifact, save_artifact
+from luthier.models.artifacts import save_artifact, saved_artifact
 from luthier.models.card import ModelCard, read_card
 from luthier.models.manifest import verify_manifest
 from luthier.models.references import resolve
 from luthier.models.safety import check_configs, check_links
 from luthier.models.saved_head import save_head_only, saved_head_in
-from luthier.models.settings import Danger, ModelSettings
+from luthier.models.settings import Danger
 from luthier.models.tensors import check_safetensors, read_json
 from luthier.peft_bridge.adapter_types import ADAPTER_TYPES, PROMPT_EMBEDDINGS
 from luthier.registry import PREDICTORS, discover
@@ -120,7 +120,7 @@ def export_model(
         raise WorkspaceError(
             "there is something already", where=str(place), fix="name another folder, or add --force (overwrite=True)"
         )
-    model, tokenizer, card = load_artifact(source, settings=ModelSettings(reference=str(source), allow=allow))
+    model, tokenizer, card = saved_artifact(source, allow).load()
     save_head_only(model, None)
     return save_artifact(model, tokenizer, place, card)
 

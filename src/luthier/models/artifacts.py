@@ -235,7 +235,8 @@ def load_model(
 
 
 def load(reference: ModelSettings | str, head: Head = "encoder") -> tuple[Any, PreTrainedTokenizerBase]:
-    """A model and its tokenizer: of a directory that Luthier saved, with its adapter, or of any reference.
+    """A model and its tokenizer: of a directory that Luthier saved, with its adapter, or of any reference. A saved one
+    comes in the number format in which it was trained, unless the settings name another.
 
     Args:
         head: for a model that Luthier did not save.
@@ -243,6 +244,9 @@ def load(reference: ModelSettings | str, head: Head = "encoder") -> tuple[Any, P
     settings = ModelSettings.model_validate(reference)
     source = resolve(settings)
     if source.kind == "artifact":
+        trained = read_card(Path(str(source.path))).dtype
+        if trained is not None and "dtype" not in settings.model_fields_set:
+            settings = settings.model_copy(update={"dtype": trained})
         model, tokenizer, _ = load_artifact(str(source.path), settings=settings)
         return model, tokenizer
     return load_model(settings, head), load_tokenizer(settings)

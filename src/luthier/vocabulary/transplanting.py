@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from luthier.errors import ModelError
+from luthier.models.inspect import first_position
 from luthier.vocabulary.auxiliary import token_vectors
 from luthier.vocabulary.piece_views import PieceView, id_count
 from luthier.vocabulary.transplant_settings import Init
@@ -305,13 +306,12 @@ def _bias_of(projection: Any, size: int) -> Tensor:
 
 def _check_positions(model: Any, padding: int | None) -> None:
     """RoBERTa-like models number positions from behind the padding id, whose change would move all of them."""
-    for module in model.modules():
-        if hasattr(module, "create_position_ids_from_input_ids") and getattr(module, "padding_idx", padding) != padding:
-            raise ModelError(
-                f"the model counts positions from its padding id, {module.padding_idx}, and that of the new tokenizer "
-                f"is {padding}",
-                fix="take a tokenizer with the same padding id, or a model such as bert",
-            )
+    first = first_position(model.config)
+    if first and padding != first - 1:
+        raise ModelError(
+            f"the model counts positions from its padding id, {first - 1}, and that of the new tokenizer is {padding}",
+            fix="take a tokenizer with the same padding id, or a model such as bert",
+        )
 
 
 def _settle_special(model: Any, new: PieceView, copied: Mapping[int, int]) -> None:
