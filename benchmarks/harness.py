@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -52,12 +53,14 @@ def run_cells(
     """Measure every cell that has no result yet, writing `results/<claim>.json` after each.
 
     A result counts only under the settings it was made with: other settings start the file afresh, beside the old one.
-    The same command may run several times at once: each takes the cells that no other has begun.
+    The same command may run several times at once: each takes the cells that no other has begun, and in the end waits
+    for the others, so that what follows from all cells is the same for each.
     """
     place, settings = RESULTS / f"{claim}.json", json.loads(json.dumps(settings))
     done = _read(place, settings)
     every, started = list(cells), time.monotonic()
-    for number, cell in enumerate(every):
+    held: list[dict[str, Any]] = []  # by others; comes behind all cells, as it is by then
+    for number, cell in enumerate(itertools.chain(every, held)):
         name = cell_name(cell)
         if name in done["cells"] or (options.only and options.only not in name):
             continue
@@ -67,8 +70,10 @@ def run_cells(
         if options.minutes and time.monotonic() - started > 60 * options.minutes:
             print("time is up; run again to continue", file=sys.stderr)
             break
-        with begun(place, name) as free:
+        with begun(place, name, wait=number >= len(every)) as free:
             done = _read(place, settings)
+            if not free:
+                held.append(cell)
             if not free or name in done["cells"]:
                 continue
             begin = time.perf_counter()
@@ -82,14 +87,15 @@ def run_cells(
                 done = _read(place, settings)
                 done["cells"][name] = {"cell": cell, **measured, "wall_seconds": seconds, "environment": noted(done)}
                 write_json(place, done)
-        print(f"[{number + 1}/{len(every)}] {name}: {summary(measured)} in {seconds:.0f} s", flush=True)
+        print(f"[{every.index(cell) + 1}/{len(every)}] {name}: {summary(measured)} in {seconds:.0f} s", flush=True)
     return _read(place, settings)
 
 
 @contextmanager
-def begun(place: Path, name: str) -> Iterator[bool]:
-    """Hold a cell while it is measured; false where another process does. A process that dies lets go."""
-    lock = FileLock(lock_of(place, name), timeout=0)
+def begun(place: Path, name: str, *, wait: bool = False) -> Iterator[bool]:
+    """Hold a cell while it is measured; false where another process does, which may be waited for. A process that dies
+    lets go."""
+    lock = FileLock(lock_of(place, name), timeout=-1 if wait else 0)
     try:
         lock.acquire()
     except Timeout:

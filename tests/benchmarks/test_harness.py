@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,23 @@ def test_every_cell_names_the_place_it_ran_at(run: Any):
     assert "Machine of 4 cells: first, 2 cores" in told
     assert f"revisions `{'a' * 10}`, `{'c' * 10}`" in told
     assert "Machine of 1 cell: second, 2 cores, 1 threads used, 8 GB, no accelerator. Python 3.11, torch 1.0" in told
+
+
+def test_a_cell_that_another_process_holds_is_waited_for_and_measured_where_that_one_died(run: Any, tmp_path: Path):
+    holds, asked = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with harness.begun(tmp_path / "some.json", "n=1"):
+            holds.set()
+            asked.wait(60)
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    holds.wait(60)
+    asked.set()
+    assert list(run(range(3))["cells"]) == ["n=0", "n=2", "n=1"]
+    thread.join()
 
 
 def test_a_file_with_one_environment_for_all_is_read_and_goes_on(run: Any, tmp_path: Path):
