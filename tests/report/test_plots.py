@@ -164,6 +164,15 @@ def test_few_numbers_are_written_into_a_heat_map():
     assert ">0.25</text>" in plot_heatmap(["r"], ["c", "d"], [[0.25, 1]], title="t")
 
 
+def test_counts_are_written_in_full_to_be_seen_and_to_be_heard():
+    svg = plot_heatmap(["r"], ["c", "d"], [[1235, 99999]], title="t")
+    assert re.findall(r">([\d.,e+]+)</text>", svg) == ["1,235", "99,999"]
+    assert "<desc>r: 1,235, 99,999.</desc>" in svg
+    assert "a 295,682, 0.5;" in plot_scatter(
+        {"a": [(295682, 0.5)], "b": [(2, 0.25)]}, title="t", x_label="", y_label=""
+    )
+
+
 def test_plots_leave_the_users_backend_alone(tmp_path: Path):
     import matplotlib
 

@@ -14,7 +14,7 @@ from luthier.report.results import Cell, Run
 from luthier.report.scores import cost_facts, marks, score_table
 from luthier.report.sections import Plot, Section, SectionTable, Value, read_sections, section_of
 from luthier.report.tables import Line, Table
-from luthier.report.text import number_text
+from luthier.report.text import figure_text, number_text
 
 logger = logging.getLogger(__name__)
 MOST_SAMPLES = 50
@@ -191,7 +191,7 @@ def _value(value: Value) -> tuple[str, bool]:
     if value is None:
         return "", False
     if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1e6 else f"{value:,.0f}", True
+        return figure_text(value), True
     return str(value), isinstance(value, int) and not isinstance(value, bool)
 
 

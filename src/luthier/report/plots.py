@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from luthier.report.svg import COLOURS, INK, draw, label, style
+from luthier.report.text import figure_text
 
 Points = Sequence[tuple[float, float]]
 _MOST_WRITTEN_CELLS = 150
@@ -42,7 +43,11 @@ def plot_lines(
         axes.set_xlabel(label(x_label))
         axes.set_ylabel(label(y_label))
 
-    ends = [f"{name} ends at {statistics.fmean(points[max(points)]):.4g}" for name, points in shared.items() if points]
+    ends = [
+        f"{name} ends at {figure_text(statistics.fmean(points[max(points)]))}"
+        for name, points in shared.items()
+        if points
+    ]
     return draw(
         paint, title=title, description=_told(x_label, y_label, ends), size=_below(series), legend=len(series) > 1
     )
@@ -72,7 +77,10 @@ def plot_bands(
         axes.set_xlabel(label(x_label))
         axes.set_ylabel(label(y_label))
 
-    told = [f"{name} " + ", ".join(f"{m:.3g} ± {d:.2g}" for _, m, d in points) for name, points in series.items()]
+    told = [
+        f"{name} " + ", ".join(f"{figure_text(m, 3)} ± {figure_text(d, 2)}" for _, m, d in points)
+        for name, points in series.items()
+    ]
     return draw(paint, title=title, description=_told(x_label, y_label, told), size=_below(series), legend=True)
 
 
@@ -128,7 +136,7 @@ def plot_bars(
         axes.margins(x=0.08)
         axes.set_ylim(len(values) - 0.4, -0.6)
 
-    told = [f"{name} {mean:.4g}" for name, mean in means.items()]
+    told = [f"{name} {figure_text(mean)}" for name, mean in means.items()]
     return draw(paint, title=title, description=_told(x_label, "", told), size=(4.7, 0.75 + 0.38 * len(values)))
 
 
@@ -164,7 +172,7 @@ def plot_scatter(
         axes.set_xlabel(label(x_label))
         axes.set_ylabel(label(y_label))
 
-    told = [f"{name} {x:.4g}, {y:.4g}" for name, (x, y) in centres.items()]
+    told = [f"{name} {figure_text(x)}, {figure_text(y)}" for name, (x, y) in centres.items()]
     return draw(paint, title=title, description=_told(x_label, y_label, told), size=_below(points), legend=True)
 
 
@@ -234,7 +242,10 @@ def plot_radar(series: Mapping[str, Mapping[str, float]], *, title: str) -> str:
         axes.spines["polar"].set_visible(False)
         axes.tick_params(axis="y", labelsize=7.5)
 
-    told = [f"{name}: " + ", ".join(f"{axis} {values[axis]:.3g}" for axis in names) for name, values in series.items()]
+    told = [
+        f"{name}: " + ", ".join(f"{axis} {figure_text(values[axis], 3)}" for axis in names)
+        for name, values in series.items()
+    ]
     size = (4.7, 3.6 + 0.2 * len(series))
     return draw(paint, title=title, description=_told("", "", told), size=size, polar=True, legend=len(series) > 1)
 
@@ -280,9 +291,9 @@ def plot_heatmap(
         for y, line in enumerate(values):
             for x, value in enumerate(line):
                 ink = INK if (y, x) in blank else "#000000" if value > (low + high) / 2 else "#ffffff"
-                axes.text(x + 0.5, y + 0.5, f"{value:.3g}", ha="center", va="center", fontsize=8, color=ink)
+                axes.text(x + 0.5, y + 0.5, figure_text(value, 3), ha="center", va="center", fontsize=8, color=ink)
 
-    told = [f"{name}: " + ", ".join(f"{v:.3g}" for v in line) for name, line in zip(rows, values, strict=True)]
+    told = [f"{name}: " + ", ".join(figure_text(v, 3) for v in line) for name, line in zip(rows, values, strict=True)]
     size = (4.7, (2.4 if tilt else 0.6) + 0.3 * len(rows))
     return draw(paint, title=title, description=_told("", "", told), size=size)
 

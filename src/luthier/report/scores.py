@@ -12,7 +12,7 @@ from luthier.report.intervals import bounded_interval
 from luthier.report.ran import chosen_by_validation
 from luthier.report.results import Cell
 from luthier.report.tables import COSTS, SPLITS, cost_text, interval_text
-from luthier.report.text import number_text
+from luthier.report.text import figure_text, number_text
 
 BEFORE = "before tuning"
 _NONE = [("", True)] * 4
@@ -144,9 +144,7 @@ def _cost_name(key: str) -> str:
 
 
 def _cost(key: str, value: float) -> str:
-    if key in COSTS:
-        return cost_text(key, value)
-    return f"{value:,.0f}" if value.is_integer() else f"{value:,.4g}"
+    return cost_text(key, value) if key in COSTS else figure_text(value)
 
 
 def marks(cell: Cell) -> list[str]:

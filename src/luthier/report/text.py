@@ -40,3 +40,10 @@ def one_line(value: Any, longest: int = 80) -> str:
 def number_text(value: float) -> str:
     """A score for people: four significant digits, `0.8730`, `12.35`, `0.01200`, `1.200e-07`, `12345`."""
     return f"{value:.0f}" if abs(value) >= 1e4 else f"{value:#.4g}".removesuffix(".")
+
+
+def figure_text(value: float, digits: int = 4) -> str:
+    """A count or measure for people: from a thousand on, and where it is whole, in full with separators, `1,240`; else
+    so many significant digits, `0.87`."""
+    in_full = abs(value) >= 1000 or float(value).is_integer()
+    return f"{value:,.0f}" if in_full and abs(value) < 1e15 else f"{value:.{digits}g}"
