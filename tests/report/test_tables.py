@@ -274,6 +274,19 @@ def test_runs_that_were_scored_on_other_rows_are_marked_and_not_ranked(tmp_path:
     assert "scored on different rows" in headline(comparison_table([read_run(folder)]))
 
 
+def test_runs_on_other_rows_are_not_ranked_where_their_seeds_differ_too(tmp_path: Path):
+    places = [tmp_path / name for name in ("a", "b")]
+    for number, place in enumerate(places):
+        write_stage(place / "00-tune", 0.8, details={"scored_rows": {"validation": place.name}})
+        write_recipe(place, f"name: x\nseed: {number}\nstages: [{{tune: {{}}}}]\n")
+    table = comparison_table(read_runs(places))
+    assert table.lines[1].on_other_rows
+    assert "scored on different rows" in headline(table)
+    metrics = places[1] / "00-tune" / "metrics.json"
+    metrics.write_text(metrics.read_text().replace('{"validation": "b"}', '{"validation": "a"}'))
+    assert not comparison_table(read_runs(places)).lines[1].on_other_rows
+
+
 def test_one_seed_has_an_interval_over_rows_and_no_claim(tmp_path: Path):
     folder = grid(tmp_path / "grid", seeds=(1,))
     for number, method in enumerate(METHODS):

@@ -211,7 +211,11 @@ def difference(row: Row, baseline: Row, *, by_rows: bool = True) -> Difference |
 
 
 def on_other_rows(row: Row, baseline: Row) -> bool:
-    """Whether a seed of both was scored on other rows."""
+    """Whether a seed of both was scored on other rows; without a seed in common, whether no seed of one was scored on
+    the rows of a seed of the other."""
+    if not any(seed in baseline.scores for seed in row.scores):
+        rows, others = set(row.rows.values()), set(baseline.rows.values())
+        return bool(rows and others) and rows.isdisjoint(others)
     return any(row.rows[s] != baseline.rows[s] for s in row.scores if s in row.rows and s in baseline.rows)
 
 
