@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from luthier.report import charts
 from luthier.report.charts import comparison_charts
 from luthier.report.plots import plot_bars, plot_heatmap, plot_lines, plot_radar, plot_scatter
 from luthier.report.results import read_run
@@ -75,6 +76,17 @@ def test_a_seed_that_failed_early_does_not_end_the_curves_of_the_others(tmp_path
     assert {step for step, _ in ends} == {200}
     told = f"lora ends at {(ends[0][1] + ends[1][1]) / 2:.4g}"
     assert told in charts["training loss: mean and range over seeds"]
+
+
+def test_lines_with_fewer_seeds_are_no_better_than_whole_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = grid(tmp_path / "grid")
+    for seed in (1, 2):
+        fail(folder, "residual_prompt", seed, "nan")
+    monkeypatch.setattr(charts, "MOST_SERIES", 2)
+    drawn = " ".join(svg for _, svg in comparison_charts(comparison_table([read_run(folder)])))
+    assert "lora" in drawn
+    assert "prompt" in drawn
+    assert "residual_prompt" not in drawn
 
 
 def test_text_is_text_and_no_mathematics():

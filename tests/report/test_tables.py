@@ -95,6 +95,20 @@ def test_the_headline_where_lower_is_better_and_where_all_are_equal(tmp_path: Pa
     )
 
 
+def test_a_line_with_fewer_seeds_than_others_is_not_the_best(tmp_path: Path):
+    values = {"full": (0.88, 0.6, 0.6), "lora": (0.9, 0.82, 0.81), "prompt": (0.1,) * 3, "residual_prompt": (0.2,) * 3}
+    folder = flat(tmp_path / "a", values)
+    for seed in (2, 3):
+        fail(folder, "full", seed, "nan")
+    text = headline(comparison_table([read_run(folder)]))
+    assert text.startswith("Highest mean validation/accuracy: lora, 0.8433 ± 0.0493 over 3 seeds.")
+    assert "Against the baseline, full: +0.020 on one seed in common" in text
+    assert text.endswith(" Left out: full (1 of 3 seeds).")
+    for method in ("prompt", "residual_prompt"):
+        fail(folder, method, 1, "nan")
+    assert headline(comparison_table([read_run(folder)])).startswith("lora: validation/accuracy 0.8433 ± 0.0493 over")
+
+
 def test_equal_gaps_are_not_sold_as_certain(tmp_path: Path):
     folder = flat(tmp_path / "a", {**SAME, "full": (0.5, 0.6, 0.7), "residual_prompt": (0.6, 0.7, 0.8)})
     assert "no interval can be given" in headline(comparison_table([read_run(folder)]))

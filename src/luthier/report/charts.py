@@ -70,12 +70,13 @@ def comparison_charts(table: Table) -> Charts:
 
 
 def _best(lines: list[Line], score_name: str) -> tuple[list[Line], str]:
-    """As many lines as the eye can tell apart, in the table's order, and a note where some are left out."""
+    """As many lines as the eye can tell apart, in the table's order, and a note where some are left out. Those with
+    fewer seeds than others come last."""
     if len(lines) <= MOST_SERIES:
         return lines, ""
     sign = 1 if higher_is_better(score_name) else -1
     scored = [line for line in lines if line.row.mean is not None]
-    chosen = sorted(scored, key=lambda line: -sign * (line.row.mean or 0.0))[:MOST_SERIES]
+    chosen = sorted(scored, key=lambda line: (-line.row.n, -sign * (line.row.mean or 0.0)))[:MOST_SERIES]
     kept = [line for line in lines if line.is_baseline or line in chosen]
     return kept, f" (the best {MOST_SERIES} of {len(lines)}, and the baseline)"
 

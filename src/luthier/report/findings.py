@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from luthier.metric_names import higher_is_better
 from luthier.report.results import Cell, Run
 from luthier.report.scores import own_interval
-from luthier.report.statistics import Row, difference, on_other_rows
+from luthier.report.statistics import Row, difference, on_other_rows, with_all_seeds
 from luthier.report.tables import SPLITS, Table, difference_text, interval_text
 
 
@@ -24,18 +24,24 @@ def headline(table: Table) -> str:
     comparable = [row for row in scored if row is baseline or not on_other_rows(row, baseline)]
     if len(comparable) == 1:
         return f"The runs were scored on different rows of {table.score_name}: no one can be set above another."
-    best, *others = _ranked(comparable, table.score_name)
-    if best.mean == others[0].mean:
+    whole = with_all_seeds(comparable)
+    best, *others = _ranked(whole, table.score_name)
+    fewer = ", ".join(f"{row.label} ({row.n} of {best.n} seeds)" for row in comparable if row not in whole)
+    left_out = f" Left out: {fewer}." if fewer else ""
+    if others and best.mean == others[0].mean:
         equal = ", ".join(row.label for row in (best, *others) if row.mean == best.mean)
-        return f"Equal mean {table.score_name} {best.mean:.4f}: {equal}."
+        return f"Equal mean {table.score_name} {best.mean:.4f}: {equal}.{left_out}"
     word = "Highest" if higher_is_better(table.score_name) else "Lowest"
     role = " (the baseline)" if best is baseline else ""
     text = f"{word} mean {table.score_name}: {best.label}{role}, {_mean(best)}."
-    rivals = {"the baseline": baseline} if others[0] is baseline else {"the next": others[0], "the baseline": baseline}
+    if not others:
+        text = f"{best.label}{role}: {table.score_name} {_mean(best)}."
+    rivals = {"the next": others[0]} if others and others[0] is not baseline else {}
+    rivals["the baseline"] = baseline
     for role, rival in rivals.items():
         if rival is not best:
             text += f" Against {role}, {rival.label}: {_claim(best, rival, table.by_rows)}."
-    return text
+    return text + left_out
 
 
 def run_headline(cell: Cell) -> str:

@@ -219,6 +219,12 @@ def on_other_rows(row: Row, baseline: Row) -> bool:
     return any(row.rows[s] != baseline.rows[s] for s in row.scores if s in row.rows and s in baseline.rows)
 
 
+def with_all_seeds(rows: Sequence[Row]) -> list[Row]:
+    """The rows with as many scores as the fullest: the mean of fewer seeds may be high by the choice of them."""
+    most = max((row.n for row in rows), default=0)
+    return [row for row in rows if row.n == most]
+
+
 def _range_of_differences(row: Row, baseline: Row) -> Interval:
     """What a difference of two scores can be."""
     low, high = range_of(row.score_name or "")
