@@ -2,6 +2,7 @@
 
 import html
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -247,6 +248,11 @@ def test_a_lower_loss_is_better(tmp_path: Path):
     choice = recommend(folder)
     assert choice.contenders[0].row.label == "prompt"
     assert choice.reasons[0].startswith("Lowest mean validation/loss: prompt")
+    for seed in (2, 3):
+        for method in ("full", "prompt"):
+            shutil.rmtree(cell_folder(folder, method, seed))
+    (folder / "recipe.yaml").write_text((folder / "recipe.yaml").read_text().replace("[1, 2, 3]", "[1]"))
+    assert "Lowest validation/loss of that seed: prompt" in recommend(folder).lead
 
 
 def test_a_plain_grid_recommends_nothing(tmp_path: Path):

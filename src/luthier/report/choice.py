@@ -82,8 +82,12 @@ class Choice:
         best = self.contenders[0].row
         return (
             "Nothing can be recommended: with one seed no method can be told from another. "
-            f"Highest {self.score_name} of that seed: {best.label}, {best.mean:.4f}."
+            f"{self._word} {self.score_name} of that seed: {best.label}, {best.mean:.4f}."
         )
+
+    @property
+    def _word(self) -> str:
+        return "Highest" if higher_is_better(self.score_name or "") else "Lowest"
 
     def _too_few_rows(self) -> str:
         """The choice where few validation rows tell no method from another; empty where they tell some, or are many."""
@@ -117,8 +121,7 @@ class Choice:
 
     def _comparison(self) -> str:
         best, level = self.contenders[0].row, [c for c in self.contenders[1:] if c.level]
-        word = "Highest" if higher_is_better(self.score_name or "") else "Lowest"
-        text = f"{word} mean {self.score_name}: {best.label}, {best.mean:.4f} ± {best.deviation or 0:.4f} "
+        text = f"{self._word} mean {self.score_name}: {best.label}, {best.mean:.4f} ± {best.deviation or 0:.4f} "
         text += f"over {best.n} seeds. "
         if len(self.contenders) == 1:
             return text + "There is no other method to compare it with."
