@@ -77,9 +77,20 @@ def test_what_is_no_baseline_is_left_out(kept: object) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.8733333333333333, "0.8733"), (0.8, "0.8000"), (12.3456789, "12.35"), (1234.0, "1234"), (123456.7, "123457")],
+    [
+        (0.8733333333333333, "0.8733"),
+        (0.8, "0.8000"),
+        (0.0, "0.0000"),
+        (12.3456789, "12.3457"),
+        (0.00001234567, "1.235e-05"),
+        (123456.7, "123457"),
+        (1e40, "1.000e+40"),
+        (float("nan"), "nan"),
+        (0.9999999999999999, "1.0000"),
+        (0.99997, "0.99997"),
+    ],
 )
-def test_scores_have_four_significant_digits(value: float, text: str) -> None:
+def test_scores_have_four_decimals_or_four_significant_digits(value: float, text: str) -> None:
     assert number_text(value) == text
 
 

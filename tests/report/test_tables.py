@@ -109,6 +109,20 @@ def test_a_line_with_fewer_seeds_than_others_is_not_the_best(tmp_path: Path):
     assert headline(comparison_table([read_run(folder)])).startswith("lora: validation/accuracy 0.8433 ± 0.0493 over")
 
 
+def test_small_and_huge_scores_are_told_apart(tmp_path: Path):
+    values = {
+        "full": (4.1e-5, 4.2e-5),
+        "lora": (2.1e-5, 2.2e-5),
+        "prompt": (1e40, 3e40),
+        "residual_prompt": (3e40,) * 2,
+    }
+    table = comparison_table([read_run(flat(tmp_path / "a", values, "validation/mean_squared_error"))])
+    shown = [line[1] for line in table.cells()]
+    assert shown[:2] == ["4.150e-05 ± 7.071e-07", "2.150e-05 ± 7.071e-07"]
+    assert shown[2:] == ["2.000e+40 ± 1.414e+40", "3.000e+40 ± 0.0000"]
+    assert headline(table).startswith("Lowest mean validation/mean_squared_error: lora, 2.150e-05 ± 7.071e-07 over 2")
+
+
 def test_equal_gaps_are_not_sold_as_certain(tmp_path: Path):
     folder = flat(tmp_path / "a", {**SAME, "full": (0.5, 0.6, 0.7), "residual_prompt": (0.6, 0.7, 0.8)})
     assert "no interval can be given" in headline(comparison_table([read_run(folder)]))

@@ -19,6 +19,7 @@ from luthier.metric_names import higher_is_better
 from luthier.recipe.comparison import Range, SearchSettings
 from luthier.recipe.recipe import RecipeBase
 from luthier.report.results import TRIALS
+from luthier.report.text import number_text
 from luthier.runs.runner import RunRecord, walk
 from luthier.storage.jsonlines import JsonLog, read_log
 from luthier.storage.keys import digest_of
@@ -103,10 +104,8 @@ class Search:
         self._score_name = self._score_name or name
         self._report(step, name, score)
         if self._trial.should_prune():
-            side = "below" if higher_is_better(name) else "above"
-            raise EndedEarlyError(
-                f"ended by the search at step {step}: {name} {score:.4f} is {side} the median of earlier trials there"
-            )
+            told = f"{name} {number_text(score)} is {'below' if higher_is_better(name) else 'above'}"
+            raise EndedEarlyError(f"ended by the search at step {step}: {told} the median of earlier trials there")
 
     def _report(self, step: int, name: str, score: float) -> None:
         if step not in self._reported:

@@ -17,7 +17,7 @@ from luthier.report.marks import FEW_ROWS, scored_row_count
 from luthier.report.results import Cell, Run, read_run
 from luthier.report.statistics import Difference, Row, difference, on_other_rows, summarise
 from luthier.report.tables import cost_text, difference_text, interval_text, score_text
-from luthier.report.text import one_line
+from luthier.report.text import mean_text, number_text, one_line
 
 _COSTS = {"parameters": "trainable_parameters", "seconds": "seconds"}
 _MOST_SHOWN = 100
@@ -75,14 +75,14 @@ class Choice:
         if self.chosen is not None:
             if self.kind == "search":
                 of = f"{len(self.contenders)} finished trial" + ("s" if len(self.contenders) > 1 else "")
-                return f"Best of {of}: {self.chosen.label}, {self.score_name} {self.chosen.mean:.4f}."
+                return f"Best of {of}: {self.chosen.label}, {self.score_name} {number_text(self.chosen.mean or 0.0)}."
             return self._too_few_rows() or f"Recommended: {self.chosen.label}."
         if not self.contenders:
             return "Nothing can be recommended: no run has finished with a validation score."
         best = self.contenders[0].row
         return (
             "Nothing can be recommended: with one seed no method can be told from another. "
-            f"{self._word} {self.score_name} of that seed: {best.label}, {best.mean:.4f}."
+            f"{self._word} {self.score_name} of that seed: {best.label}, {number_text(best.mean or 0.0)}."
         )
 
     @property
@@ -121,8 +121,8 @@ class Choice:
 
     def _comparison(self) -> str:
         best, level = self.contenders[0].row, [c for c in self.contenders[1:] if c.level]
-        text = f"{self._word} mean {self.score_name}: {best.label}, {best.mean:.4f} ± {best.deviation or 0:.4f} "
-        text += f"over {best.n} seeds. "
+        text = f"{self._word} mean {self.score_name}: {best.label}, "
+        text += f"{mean_text(best.mean or 0.0, best.deviation or 0.0)} over {best.n} seeds. "
         if len(self.contenders) == 1:
             return text + "There is no other method to compare it with."
         if not level:
@@ -138,7 +138,7 @@ class Choice:
         if all(one is not None and not one.better for one in trivial):
             return (
                 f"{best.label}, the best of all, is not shown to be better than the trivial baseline, "
-                f"{self.score_name} {trivial_mean(best):.4f}. Train longer, or give more rows."
+                f"{self.score_name} {number_text(trivial_mean(best) or 0.0)}. Train longer, or give more rows."
             )
         labels = max((_label_count(cell) for cell in best.cells.values()), default=0)
         if not count or not labels or not str(self.score_name).endswith("/accuracy"):

@@ -10,6 +10,7 @@ from luthier.report.results import Cell, Run
 from luthier.report.scores import own_interval
 from luthier.report.statistics import Row, difference, on_other_rows, with_all_seeds
 from luthier.report.tables import SPLITS, Table, difference_text, interval_text
+from luthier.report.text import mean_text, number_text
 
 
 def headline(table: Table) -> str:
@@ -30,7 +31,7 @@ def headline(table: Table) -> str:
     left_out = f" Left out: {fewer}." if fewer else ""
     if others and best.mean == others[0].mean:
         equal = ", ".join(row.label for row in (best, *others) if row.mean == best.mean)
-        return f"Equal mean {table.score_name} {best.mean:.4f}: {equal}.{left_out}"
+        return f"Equal mean {table.score_name} {number_text(best.mean or 0.0)}: {equal}.{left_out}"
     word = "Highest" if higher_is_better(table.score_name) else "Lowest"
     role = " (the baseline)" if best is baseline else ""
     text = f"{word} mean {table.score_name}: {best.label}{role}, {_mean(best)}."
@@ -53,7 +54,7 @@ def run_headline(cell: Cell) -> str:
     interval = intervals[-1] if intervals else own_interval(cell, name)
     split = name.partition("/")[0]
     rows = f"{split} rows" if split in SPLITS else "rows"
-    return f"{name} {value:.4f}" + (f" (95 % {interval_text(interval)} over {rows})." if interval else ".")
+    return f"{name} {number_text(value)}" + (f" (95 % {interval_text(interval)} over {rows})." if interval else ".")
 
 
 def _ranked(rows: Sequence[Row], score_name: str) -> list[Row]:
@@ -61,9 +62,8 @@ def _ranked(rows: Sequence[Row], score_name: str) -> list[Row]:
 
 
 def _mean(row: Row) -> str:
-    if row.deviation is None:
-        return f"{row.mean:.4f} (one seed)"
-    return f"{row.mean:.4f} ± {row.deviation:.4f} over {row.n} seeds"
+    seeds = "(one seed)" if row.deviation is None else f"over {row.n} seeds"
+    return f"{mean_text(row.mean or 0.0, row.deviation)} {seeds}"
 
 
 def _claim(best: Row, rival: Row, by_rows: bool) -> str:

@@ -22,7 +22,7 @@ from luthier.report.statistics import (
     summarise,
     value_text,
 )
-from luthier.report.text import one_line
+from luthier.report.text import mean_text, one_line
 
 COSTS = {
     "trainable_parameters": "trained",
@@ -205,7 +205,7 @@ def score_text(row: Row, score_name: str) -> str:
     if row.mean is None:
         states = sorted({cell.status for cell in row.cells.values()})
         return ", ".join(states) if states != ["finished"] else "no score"
-    text = f"{row.mean:.4f}" if row.deviation is None else f"{row.mean:.4f} ± {row.deviation:.4f}"
+    text = mean_text(row.mean, row.deviation)
     if row.score_name != score_name:
         text = f"{one_line(row.score_name)} {text}"
     return text if row.n == len(row.cells) else f"{text} ({row.n} of {len(row.cells)})"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
+from decimal import Decimal
 from typing import Any
 
 # Control, format (direction, zero width), lone surrogates, private use, unassigned, line and paragraph separators.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+# Scores from here on are written with an exponent.
+_HUGE = 10_000_000
 
 
 def is_hidden(character: str) -> bool:
@@ -38,8 +43,29 @@ def one_line(value: Any, longest: int = 80) -> str:
 
 
 def number_text(value: float) -> str:
-    """A score for people: four significant digits, `0.8730`, `12.35`, `0.01200`, `1.200e-07`, `12345`."""
-    return f"{value:.0f}" if abs(value) >= 1e4 else f"{value:#.4g}".removesuffix(".")
+    """A score for people: four decimals from 0.01 to 10,000, `0.8730`, `12.3456`; below four significant digits,
+    `0.001200`, `1.200e-07`; above no decimals, `12345`, and from ten millions on `1.235e+07`. Nothing but 1 becomes 1.
+    """
+    if not math.isfinite(value):
+        return str(value)
+    # What stands behind twelve digits is a remainder of the computation.
+    number = Decimal(f"{value:.11e}")
+    size = abs(number)
+    if size >= _HUGE or 0 < size < Decimal("0.01"):
+        rounded = float(number.quantize(Decimal(1).scaleb(number.adjusted() - 3)))
+        return f"{rounded:#.4g}"
+    places = 0 if size >= 10_000 else 4
+    while abs(number.quantize(Decimal(1).scaleb(-places))) == 1 != size:
+        places += 1
+    return f"{number.quantize(Decimal(1).scaleb(-places)):f}"
+
+
+def mean_text(mean: float, deviation: float | None) -> str:
+    """A mean with its deviation, `0.8730 ± 0.0120`, which is written as 0 where it is that alone; or the mean alone."""
+    if deviation is None:
+        return number_text(mean)
+    as_the_mean = 0.01 <= abs(mean) < 10_000 and (deviation >= 0.00005 or not deviation)
+    return f"{number_text(mean)} ± " + (f"{deviation:.4f}" if as_the_mean else number_text(deviation))
 
 
 def figure_text(value: float, digits: int = 4) -> str:
