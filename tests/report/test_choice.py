@@ -84,7 +84,7 @@ def test_methods_that_are_all_right_have_intervals_and_differences_that_are_not_
         assert contender.level
     assert choice.contenders[1].gap.interval == pytest.approx((least - 1, 1 - least))
     assert choice.contenders[1].by_rows
-    assert "[1.000, 1.000]" not in write_report([folder]).read_text(encoding="utf8")
+    assert "[1.0000, 1.0000]" not in write_report([folder]).read_text(encoding="utf8")
 
 
 def test_the_interval_is_that_of_seeds_and_rows_together(tmp_path: Path):

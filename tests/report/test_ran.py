@@ -77,7 +77,7 @@ def test_every_number_of_a_run_is_shown_once_and_no_legend_has_one_line(tmp_path
     shown = text[text.index("What was run") :]
     for number in ("0.8000", "0.7000", "295,682", "22,713,986", "org/tiny"):
         assert shown.count(number) == 1, number
-    assert "test/accuracy 0.7000 (95 % [0.680, 0.720] over test rows)." in text
+    assert "test/accuracy 0.7000 (95 % [0.6800, 0.7200] over test rows)." in text
     assert "The validation rows chose which step's weights were kept" in text.replace("&#39;", "'")
 
 
@@ -96,9 +96,9 @@ def test_what_two_stages_scored_by_one_name_is_shown_of_both(tmp_path: Path, oth
     found = {row[0][0].removeprefix("test/"): [text for text, _ in row[1:]] for row in table["rows"]}
     newest, first = found["accuracy"], found["accuracy (00-evaluate)"]
     assert "0.8300" in newest
-    assert "[0.810, 0.850]" in newest
+    assert "[0.8100, 0.8500]" in newest
     assert "0.6100" in first
-    assert "[0.590, 0.630]" in first
+    assert "[0.5900, 0.6300]" in first
     assert not [title for title in found if title.startswith("odd (")]
     page = write_report([folder]).read_text(encoding="utf8")
     assert "accuracy (00-evaluate)" in page

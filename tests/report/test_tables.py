@@ -11,7 +11,7 @@ from rich.console import Console
 
 from luthier.report.findings import headline, states
 from luthier.report.results import read_run, read_runs
-from luthier.report.tables import comparison_table, cost_text, to_csv, to_json, to_markdown
+from luthier.report.tables import comparison_table, cost_text, interval_text, to_csv, to_json, to_markdown
 from luthier.report.terminal import print_table
 
 from .fixtures import METHODS, cell_folder, fail, grid, write_recipe, write_stage
@@ -121,6 +121,23 @@ def test_small_and_huge_scores_are_told_apart(tmp_path: Path):
     assert shown[:2] == ["4.150e-05 ± 7.071e-07", "2.150e-05 ± 7.071e-07"]
     assert shown[2:] == ["2.000e+40 ± 1.414e+40", "3.000e+40 ± 0.0000"]
     assert headline(table).startswith("Lowest mean validation/mean_squared_error: lora, 2.150e-05 ± 7.071e-07 over 2")
+
+
+@pytest.mark.parametrize(
+    ("ends", "text"),
+    [
+        ((0.70004, 0.7412), "[0.7000, 0.7412]"),
+        ((0.7 - 0.02, 0.7 + 0.02), "[0.6800, 0.7200]"),
+        ((0.99982, 1.0), "[0.9998, 1.0000]"),
+        ((0.9998, 0.99998), "[0.9998, 0.99998]"),
+        ((0.00003, 0.02), "[3.000e-05, 0.0200]"),
+        ((-0.99996, -0.12344), "[-0.99996, -0.1234]"),
+        ((12.34567, 12.34568), "[12.3456, 12.3457]"),
+        ((12345.6, 2e40), "[12345, 2.000e+40]"),
+    ],
+)
+def test_an_interval_is_rounded_outwards_and_to_no_certainty(ends: tuple[float, float], text: str):
+    assert interval_text(ends) == text
 
 
 def test_equal_gaps_are_not_sold_as_certain(tmp_path: Path):

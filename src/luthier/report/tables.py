@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, ROUND_FLOOR
 from typing import Any
 
 from luthier.report.baselines import COLUMN, title_of, trivial_mean, trivial_text
@@ -22,7 +23,7 @@ from luthier.report.statistics import (
     summarise,
     value_text,
 )
-from luthier.report.text import mean_text, one_line
+from luthier.report.text import mean_text, number_text, one_line
 
 COSTS = {
     "trainable_parameters": "trained",
@@ -212,12 +213,8 @@ def score_text(row: Row, score_name: str) -> str:
 
 
 def interval_text(pair: tuple[float, float] | None) -> str:
-    """`[0.712, 0.743]`, or nothing."""
-    return f"[{_end_text(pair[0])}, {_end_text(pair[1])}]" if pair else ""
-
-
-def _end_text(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
+    """`[0.7120, 0.7430]`, or nothing: ends as scores are written, rounded outwards, so that they hold the score."""
+    return f"[{number_text(pair[0], ROUND_FLOOR)}, {number_text(pair[1], ROUND_CEILING)}]" if pair else ""
 
 
 def difference_text(found: Difference | None) -> str:

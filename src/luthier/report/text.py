@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 # Control, format (direction, zero width), lone surrogates, private use, unassigned, line and paragraph separators.
@@ -42,9 +42,13 @@ def one_line(value: Any, longest: int = 80) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def number_text(value: float) -> str:
+def number_text(value: float, rounding: str = ROUND_HALF_EVEN) -> str:
     """A score for people: four decimals from 0.01 to 10,000, `0.8730`, `12.3456`; below four significant digits,
     `0.001200`, `1.200e-07`; above no decimals, `12345`, and from ten millions on `1.235e+07`. Nothing but 1 becomes 1.
+
+    Args:
+        value: the score.
+        rounding: a way of `decimal`.
     """
     if not math.isfinite(value):
         return str(value)
@@ -52,12 +56,12 @@ def number_text(value: float) -> str:
     number = Decimal(f"{value:.11e}")
     size = abs(number)
     if size >= _HUGE or 0 < size < Decimal("0.01"):
-        rounded = float(number.quantize(Decimal(1).scaleb(number.adjusted() - 3)))
+        rounded = float(number.quantize(Decimal(1).scaleb(number.adjusted() - 3), rounding))
         return f"{rounded:#.4g}"
     places = 0 if size >= 10_000 else 4
-    while abs(number.quantize(Decimal(1).scaleb(-places))) == 1 != size:
+    while abs(number.quantize(Decimal(1).scaleb(-places), rounding)) == 1 != size:
         places += 1
-    return f"{number.quantize(Decimal(1).scaleb(-places)):f}"
+    return f"{number.quantize(Decimal(1).scaleb(-places), rounding):f}"
 
 
 def mean_text(mean: float, deviation: float | None) -> str:
