@@ -11,7 +11,16 @@ from rich.console import Console
 
 from luthier.report.findings import headline, states
 from luthier.report.results import read_run, read_runs
-from luthier.report.tables import comparison_table, cost_text, interval_text, to_csv, to_json, to_markdown
+from luthier.report.statistics import Difference
+from luthier.report.tables import (
+    comparison_table,
+    cost_text,
+    difference_text,
+    interval_text,
+    to_csv,
+    to_json,
+    to_markdown,
+)
 from luthier.report.terminal import print_table
 
 from .fixtures import METHODS, cell_folder, fail, grid, write_recipe, write_stage
@@ -138,6 +147,23 @@ def test_small_and_huge_scores_are_told_apart(tmp_path: Path):
 )
 def test_an_interval_is_rounded_outwards_and_to_no_certainty(ends: tuple[float, float], text: str):
     assert interval_text(ends) == text
+
+
+@pytest.mark.parametrize(
+    ("mean", "interval", "text"),
+    [
+        (0.031, (0.01, 0.052), "+0.031 [+0.010, +0.052]"),
+        (0.0003, (0.00012, 0.00048), "+0.00030 [+0.00012, +0.00048]"),
+        (0.025, (-1e-5, 0.05), "+0.025000 [-0.000010, +0.050000]"),
+        (0.025, (0.0, 0.05), "+0.025 [+0.000, +0.050]"),
+        (-2e-5, (-2.25e-5, -1.75e-5), "-2.000e-05 [-2.250e-05, -1.750e-05]"),
+        (1e40, None, "+1.000e+40"),
+        (0.00042, None, "+0.00042"),
+        (0.0, None, "+0.000"),
+    ],
+)
+def test_a_difference_that_is_told_apart_is_not_shown_as_zero(mean, interval, text: str):
+    assert difference_text(Difference(mean, interval, 2)) == text
 
 
 def test_equal_gaps_are_not_sold_as_certain(tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, ROUND_FLOOR
@@ -34,6 +35,9 @@ COSTS = {
 }
 SPLITS = ("train", "validation", "test")
 OTHER_ROWS = "other rows"
+# Differences that are no larger than this are 0, but for rounding.
+_NOTHING = 1e-12
+_MOST_PLACES = 6
 _FORMULA = ("=", "+", "-", "@")
 
 
@@ -218,12 +222,19 @@ def interval_text(pair: tuple[float, float] | None) -> str:
 
 
 def difference_text(found: Difference | None) -> str:
-    """A difference with its interval: `+0.031 [+0.010, +0.052]`."""
+    """A difference with its interval: `+0.031 [+0.010, +0.052]`, with two digits that count in the end nearest to zero.
+
+    From ten millions on, and where all is below 0.0001, with an exponent.
+    """
     if found is None:
         return ""
-    if found.interval is None:
-        return f"{found.mean:+.3f}"
-    return f"{found.mean:+.3f} [{found.interval[0]:+.3f}, {found.interval[1]:+.3f}]"
+    ends = found.interval or (found.mean,)
+    largest = max(map(abs, (found.mean, *ends)))
+    nearest = min((abs(end) for end in ends if abs(end) > _NOTHING), default=1.0)
+    places = min(max(3, 1 - math.floor(math.log10(nearest))), _MOST_PLACES)
+    form = "+.3e" if largest >= 1e7 or _NOTHING < largest < 1e-4 else f"+.{places}f"
+    interval = f" [{', '.join(f'{end:{form}}' for end in ends)}]" if found.interval else ""
+    return f"{found.mean:{form}}{interval}"
 
 
 def cost_text(key: str, value: float | None) -> str:
