@@ -1,5 +1,6 @@
 """Plots: well-formed, harmless, readable, and honest about what they can't draw."""
 
+import json
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -11,10 +12,10 @@ from luthier.report.charts import comparison_charts
 from luthier.report.plots import plot_bars, plot_heatmap, plot_lines, plot_radar, plot_scatter
 from luthier.report.results import read_run
 from luthier.report.sections import plot_from_json
-from luthier.report.svg import COLOURS, DARK_COLOURS, INK, style
+from luthier.report.svg import COLOURS, DARK_COLOURS, INK, labels, style
 from luthier.report.tables import comparison_table
 
-from .fixtures import BINS, HOSTILE, cell_folder, fail, grid
+from .fixtures import BINS, HOSTILE, METHODS, cell_folder, fail, grid
 
 PLOTS = {
     "bars": {"kind": "bars", "values": {HOSTILE: 0.3, "b": [0.4, 0.5]}, "x_label": HOSTILE},
@@ -87,6 +88,43 @@ def test_lines_with_fewer_seeds_are_no_better_than_whole_ones(tmp_path: Path, mo
     assert "lora" in drawn
     assert "prompt" in drawn
     assert "residual_prompt" not in drawn
+
+
+def written(svg: str) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+
+
+def test_lines_are_named_by_what_sets_them_apart(tmp_path: Path):
+    folder = grid(tmp_path / "grid", seeds=(1, 2))
+    for cell in (folder / "cells").iterdir():
+        factors = json.loads((cell / "cell.json").read_text())["factors"]
+        length = 32 * (1 + METHODS.index(factors["stages.0.tune.method"]))
+        same = {"a.method": "residual_prompt", "a.learning_rate": 0.001, "a.batch_size": 16, "a.label_smoothing": 0.1}
+        (cell / "cell.json").write_text(json.dumps({"factors": same | {"a.length": length, "seed": factors["seed"]}}))
+    (folder / "recipe.yaml").write_text("name: [")
+    for _, svg in comparison_charts(comparison_table([read_run(folder)])):
+        assert {"length 32", "length 64", "length 96", "length 128"} <= set(written(svg))
+        assert "residual_prompt" not in svg
+    (folder / "again").mkdir()
+    for part in ("recipe.yaml", "environment.json", "cells"):
+        (folder / "again" / part).symlink_to(folder / part)
+    _, svg = comparison_charts(comparison_table([read_run(folder), read_run(folder / "again")]))[0]
+    assert {"grid: length 32", "again: length 32"} <= set(written(svg))
+
+
+def test_different_names_are_not_cut_to_one():
+    begin = "a name that goes on for longer than a plot"
+    assert labels([f"{begin}, 1", f"{begin}, 2", "b", "b"]) == [
+        "a name that goes …ger than a plot, 1",
+        "a name that goes …ger than a plot, 2",
+        "b",
+        "b",
+    ]
+    both = labels([f"{begin} one {begin}", f"{begin} two {begin}"])
+    assert len(set(both)) == 2
+    assert all(len(name) <= 36 for name in both)
+    svg = plot_bars({f"{begin}, 1": [0.1], f"{begin}, 2": [0.2]}, title="t", x_label="x")
+    assert {"a name that goes …ger than a plot, 1", "a name that goes …er than a plot, 2"} <= set(written(svg))
 
 
 def test_text_is_text_and_no_mathematics():

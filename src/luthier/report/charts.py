@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from luthier.metric_names import higher_is_better
 from luthier.report.plots import plot_bars, plot_lines, plot_scatter
 from luthier.report.results import Cell
+from luthier.report.statistics import label_of
 from luthier.report.tables import Line, Table
 
 MOST_SERIES = 10
@@ -47,19 +49,20 @@ def comparison_charts(table: Table) -> Charts:
     """(caption, SVG) of what several cells have in common: scores, learning curves, and score against one cost."""
     alike = [line for line in table.lines if line.row.score_name in (table.score_name, None)]
     lines, note = _best(alike, table.score_name)
-    scored = {line.row.label: list(line.row.scores.values()) for line in lines if line.row.scores}
+    names = _names(table)
+    scored = {names[id(line.row)]: list(line.row.scores.values()) for line in lines if line.row.scores}
     plots = []
     if len(scored) > 1:
-        intervals = {line.row.label: line.row.interval for line in lines if line.row.scores and table.by_rows}
+        intervals = {names[id(line.row)]: line.row.interval for line in lines if line.row.scores and table.by_rows}
         without = ", where there is one" if any(one is None for one in intervals.values()) else ""
         spread = f"95 % interval{without}" if table.by_rows else "deviation"
         each = f"mean, {spread}, and every seed below it" if table.seeds > 1 else "one seed each"
         caption = f"{table.score_name}: {each}"
         svg = plot_bars(scored, title=caption, x_label=table.score_name, intervals=intervals)
         plots.append((caption + note, svg))
-    plots += [(caption + note, svg) for caption, svg in _curve_plots(lines, table)]
+    plots += [(caption + note, svg) for caption, svg in _curve_plots(lines, names, table.score_name)]
     for key, name in _COSTS:
-        points = _cost_points(lines, key)
+        points = _cost_points(lines, names, key)
         if len(points) > 1 and len({cost for line in points.values() for cost, _ in line}) > 1:
             title = f"{table.score_name} against {name}"
             log = key == "trainable_parameters"
@@ -81,17 +84,31 @@ def _best(lines: list[Line], score_name: str) -> tuple[list[Line], str]:
     return kept, f" (the best {MOST_SERIES} of {len(lines)}, and the baseline)"
 
 
-def _cost_points(lines: list[Line], key: str) -> dict[str, list[tuple[float, float]]]:
+def _names(table: Table) -> dict[int, str]:
+    """What a chart calls each row, by its id: as its label, without the factors that all rows share."""
+    rows = [line.row for line in table.lines]
+    texts = {id(row): {key: label_of({key: value}) for key, value in row.factors.items()} for row in rows}
+    shared = set.intersection(*(set(one.items()) for one in texts.values())) if len(rows) > 1 else set()
+    names = {}
+    for line in table.lines:
+        own = ", ".join(text for key, text in texts[id(line.row)].items() if (key, text) not in shared)
+        of = line.names[0] if len({one.names[0] for one in table.lines}) > 1 and table.name_columns[0] == "run" else ""
+        names[id(line.row)] = ": ".join(part for part in (of, own) if part)
+    alike = len(set(names.values())) < len(names) or not all(names.values())
+    return {id(row): row.label for row in rows} if alike else names
+
+
+def _cost_points(lines: list[Line], names: Mapping[int, str], key: str) -> dict[str, list[tuple[float, float]]]:
     points: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
         for seed, score in line.row.scores.items():
             cost = line.row.cells[seed].cost(key)
             if cost and cost > 0:
-                points.setdefault(line.row.label, []).append((cost, score))
+                points.setdefault(names[id(line.row)], []).append((cost, score))
     return points
 
 
-def _curve_plots(lines: list[Line], table: Table) -> Charts:
+def _curve_plots(lines: list[Line], names: Mapping[int, str], score_name: str) -> Charts:
     """Training loss, and the validation score by the metric that the table shows, over steps."""
     found: dict[tuple[str, str], dict[str, list[Any]]] = {}
     for line in lines:
@@ -101,8 +118,8 @@ def _curve_plots(lines: list[Line], table: Table) -> Charts:
             for stage, curves in cell.curves.items():
                 for name, points in curves.items():
                     if len(points) > 1 and (name == "loss" or name.startswith("validation/")):
-                        found.setdefault((stage, name), {}).setdefault(line.row.label, []).append(points)
-    metric = table.score_name.rpartition("/")[2]
+                        found.setdefault((stage, name), {}).setdefault(names[id(line.row)], []).append(points)
+    metric = score_name.rpartition("/")[2]
     order = sorted(
         (k for k in found if k[1] == "loss" or k[1].rpartition("/")[2] == metric), key=lambda k: k[1] != "loss"
     )

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from luthier.report.svg import COLOURS, INK, draw, label, style
+from luthier.report.svg import COLOURS, INK, draw, label, labels, style
 from luthier.report.text import figure_text
 
 Points = Sequence[tuple[float, float]]
@@ -29,12 +29,12 @@ def plot_lines(
     _finite([y for points in shared.values() for ys in points.values() for y in ys])
 
     def paint(axes: Any) -> None:
-        for number, (name, points) in enumerate(shared.items()):
+        for number, (name, points) in enumerate(zip(labels(shared), shared.values(), strict=True)):
             xs = sorted(points)
             looks = style(number)
             few = max(1, len(xs) // 8)
             means = [statistics.fmean(points[x]) for x in xs]
-            axes.plot(xs, means, markersize=4, markevery=(number % few, few), linewidth=1.5, label=label(name), **looks)
+            axes.plot(xs, means, markersize=4, markevery=(number % few, few), linewidth=1.5, label=name, **looks)
             if max(map(len, points.values())) > 1:
                 low, high = [min(points[x]) for x in xs], [max(points[x]) for x in xs]
                 axes.fill_between(xs, low, high, color=looks["color"], alpha=0.16, linewidth=0)
@@ -67,10 +67,10 @@ def plot_bands(
     _finite([number for points in series.values() for point in points for number in point])
 
     def paint(axes: Any) -> None:
-        for number, (name, points) in enumerate(series.items()):
+        for number, (name, points) in enumerate(zip(labels(series), series.values(), strict=True)):
             xs, means, deviations = zip(*points, strict=True)
             looks = style(number)
-            axes.plot(xs, means, markersize=4.5, linewidth=1.5, label=label(name), **looks)
+            axes.plot(xs, means, markersize=4.5, linewidth=1.5, label=name, **looks)
             low, high = ([m + sign * d for m, d in zip(means, deviations, strict=True)] for sign in (-1, 1))
             axes.fill_between(xs, low, high, color=looks["color"], alpha=0.16, linewidth=0)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -128,7 +128,7 @@ def plot_bars(
             )
             if len(found) > 1:
                 axes.scatter(found, [number + 0.26] * len(found), s=10, color=INK, alpha=0.55, linewidths=0)
-        axes.set_yticks(range(len(values)), [label(name) for name in values])
+        axes.set_yticks(range(len(values)), labels(values))
         axes.tick_params(axis="y", length=0)
         axes.grid(False, axis="y")
         axes.spines["left"].set_visible(False)
@@ -161,10 +161,10 @@ def plot_scatter(
     centres = {name: [statistics.fmean(_finite(side)) for side in both] for name, both in sides.items()}
 
     def paint(axes: Any) -> None:
-        for number, name in enumerate(points):
+        for number, (name, both) in enumerate(zip(labels(points), sides.values(), strict=True)):
             looks = style(number)
             del looks["linestyle"]
-            axes.scatter(*sides[name], s=34, alpha=0.8, linewidths=0, label=label(name), **looks)
+            axes.scatter(*both, s=34, alpha=0.8, linewidths=0, label=name, **looks)
         if log_x:
             _logarithmic(axes.xaxis, [x for found in points.values() for x, _ in found])
         else:
@@ -231,13 +231,13 @@ def plot_radar(series: Mapping[str, Mapping[str, float]], *, title: str) -> str:
 
     def paint(axes: Any) -> None:
         angles = [2 * math.pi * i / len(names) for i in range(len(names))]
-        for number, (name, values) in enumerate(series.items()):
+        for number, (name, values) in enumerate(zip(labels(series), series.values(), strict=True)):
             ring = [values[axis] for axis in names]
             looks = style(number)
-            axes.plot([*angles, angles[0]], [*ring, ring[0]], markersize=4, linewidth=1.5, label=label(name), **looks)
+            axes.plot([*angles, angles[0]], [*ring, ring[0]], markersize=4, linewidth=1.5, label=name, **looks)
             axes.fill(angles, ring, color=looks["color"], alpha=0.08)
         axes.set_theta_offset(math.pi / 2)
-        axes.set_xticks(angles, [label(name) for name in names])
+        axes.set_xticks(angles, labels(names))
         axes.set_ylim(0, max(1.0, *(v for values in series.values() for v in values.values())))
         axes.spines["polar"].set_visible(False)
         axes.tick_params(axis="y", labelsize=7.5)
@@ -282,8 +282,8 @@ def plot_heatmap(
         axes.grid(False)
         image = axes.pcolormesh(painted, cmap="cividis", edgecolors="none", vmin=low, vmax=high)
         axes.invert_yaxis()
-        axes.set_yticks([n + 0.5 for n in range(len(rows))], [label(r) for r in rows])
-        axes.set_xticks([n + 0.5 for n in range(len(columns))], [label(c) for c in columns], **tilt)
+        axes.set_yticks([n + 0.5 for n in range(len(rows))], labels(rows))
+        axes.set_xticks([n + 0.5 for n in range(len(columns))], labels(columns), **tilt)
         axes.tick_params(length=0)
         if len(flat) > _MOST_WRITTEN_CELLS:
             axes.figure.colorbar(image, ax=axes).solids.set_rasterized(False)

@@ -6,7 +6,7 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any
 
@@ -45,6 +45,25 @@ def style(number: int) -> dict[str, Any]:
 def label(text: object) -> str:
     """A name as it stands in a plot: on one line, nothing hidden, not too long."""
     return one_line(text, _LONGEST_LABEL)
+
+
+def labels(texts: Iterable[object]) -> list[str]:
+    """The names of one plot as they stand in it. Where different ones, cut at the end, would be alike, they are cut in
+    the middle, and numbered if that does not help."""
+    given = [str(text) for text in texts]
+    whole = list(dict.fromkeys(given))
+    cut = [label(text) for text in whole]
+    half = _LONGEST_LABEL // 2
+    middle = [
+        f"{visible(text)[: half - 1]}…{visible(text)[-half:]}" if name.endswith("…") and cut.count(name) > 1 else name
+        for text, name in zip(whole, cut, strict=True)
+    ]
+    told = [
+        f"{number} {name[: _LONGEST_LABEL - 4]}" if middle.count(name) > 1 else name
+        for number, name in enumerate(middle, 1)
+    ]
+    names = dict(zip(whole, told, strict=True))
+    return [names[text] for text in given]
 
 
 def draw(
