@@ -9,7 +9,7 @@ import pytest
 
 from luthier.report import charts
 from luthier.report.charts import comparison_charts
-from luthier.report.plots import plot_bars, plot_heatmap, plot_lines, plot_radar, plot_scatter
+from luthier.report.plots import plot_bands, plot_bars, plot_heatmap, plot_lines, plot_radar, plot_scatter
 from luthier.report.results import read_run
 from luthier.report.sections import plot_from_json
 from luthier.report.svg import COLOURS, DARK_COLOURS, INK, labels, style
@@ -124,7 +124,21 @@ def test_different_names_are_not_cut_to_one():
     assert len(set(both)) == 2
     assert all(len(name) <= 36 for name in both)
     svg = plot_bars({f"{begin}, 1": [0.1], f"{begin}, 2": [0.2]}, title="t", x_label="x")
-    assert {"a name that goes …ger than a plot, 1", "a name that goes …er than a plot, 2"} <= set(written(svg))
+    assert {"a name that goes …ger than a plot, 1", "a name that goes …ger than a plot, 2"} <= set(written(svg))
+
+
+@pytest.mark.parametrize("kind", ["lines", "bands", "scatter", "radar"])
+def test_a_name_that_begins_with_an_underscore_has_its_place_in_the_legend(kind: str):
+    points = {
+        "lines": [[(0, 1), (1, 2)]],
+        "bands": [(0, 1, 0.1), (1, 2, 0.1)],
+        "scatter": [(0, 1)],
+        "radar": {"a": 1, "b": 2, "c": 1},
+    }
+    axes = {} if kind == "radar" else {"x_label": "x", "y_label": "y"}
+    draw = {"lines": plot_lines, "bands": plot_bands, "scatter": plot_scatter, "radar": plot_radar}[kind]
+    svg = draw(dict.fromkeys(("_old", "new"), points[kind]), title="t", **axes)
+    assert {"_old", "new"} <= {text.strip() for text in written(svg)}
 
 
 def test_text_is_text_and_no_mathematics():

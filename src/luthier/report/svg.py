@@ -44,7 +44,9 @@ def style(number: int) -> dict[str, Any]:
 
 def label(text: object) -> str:
     """A name as it stands in a plot: on one line, nothing hidden, not too long."""
-    return one_line(text, _LONGEST_LABEL)
+    name = one_line(text, _LONGEST_LABEL)
+    # A legend leaves out what begins with an underscore.
+    return f" {name}" if name.startswith("_") else name
 
 
 def labels(texts: Iterable[object]) -> list[str]:
@@ -55,7 +57,9 @@ def labels(texts: Iterable[object]) -> list[str]:
     cut = [label(text) for text in whole]
     half = _LONGEST_LABEL // 2
     middle = [
-        f"{visible(text)[: half - 1]}…{visible(text)[-half:]}" if name.endswith("…") and cut.count(name) > 1 else name
+        label(f"{visible(text)[: half - 1]}…{visible(text)[-half:]}")
+        if name.endswith("…") and cut.count(name) > 1
+        else name
         for text, name in zip(whole, cut, strict=True)
     ]
     told = [
