@@ -72,6 +72,26 @@ def test_every_factor_has_its_column(tmp_path: Path):
     assert table.cells()[0][:2] == ["full", "0.1"]
 
 
+def with_factor(folder: Path, values: dict[str, object]) -> Path:
+    """A grid with one more factor, its value by method."""
+    for cell in (folder / "cells").iterdir():
+        factors = json.loads((cell / "cell.json").read_text())["factors"]
+        more = {"x.rate": values[factors["stages.0.tune.method"]]}
+        (cell / "cell.json").write_text(json.dumps({"factors": factors | more}))
+    (folder / "recipe.yaml").write_text("name: [")
+    return folder
+
+
+def test_different_factors_look_different_and_a_file_has_all_their_digits(tmp_path: Path):
+    folder = with_factor(grid(tmp_path / "grid"), dict(zip(METHODS, (0.123456, 0.2, 0.3, 0.4), strict=True)))
+    table = comparison_table([read_run(folder)])
+    assert table.cells()[0][1] == "0.1235"
+    assert next(csv.DictReader(io.StringIO(to_csv(table))))["rate"] == "0.123456"
+    with_factor(folder, dict(zip(METHODS, (0.00012341, 0.00012342, 0.3, 0.4), strict=True)))
+    cells = comparison_table([read_run(folder)]).cells()
+    assert [line[1] for line in cells] == ["0.00012341", "0.00012342", "0.3", "0.4"]
+
+
 def test_one_seed_has_no_interval_and_no_claim(tmp_path: Path):
     table = comparison_table([read_run(grid(tmp_path / "grid", seeds=(1,)))])
     assert all(line.difference is None or line.difference.interval is None for line in table.lines)

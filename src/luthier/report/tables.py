@@ -45,15 +45,16 @@ _FORMULA = ("=", "+", "-", "@")
 class Line:
     """One line of the table: a row of cells, its difference to the baseline, and whether it is the baseline.
 
-    `names` holds a text for each of the table's `name_columns`; `on_other_rows` tells that it was scored on other rows
-    than the baseline, so that no difference is taken; `marks` are what a reader must not miss, in few words, where
-    there are several lines or seeds.
+    `names` holds a text for each of the table's `name_columns`, and `exact_names` the same with all digits of numbers;
+    `on_other_rows` tells that it was scored on other rows than the baseline, so that no difference is taken; `marks`
+    are what a reader must not miss, in few words, where there are several lines or seeds.
     """
 
     row: Row
     difference: Difference | None
     is_baseline: bool
     names: list[str]
+    exact_names: list[str]
     on_other_rows: bool = False
     marks: str = ""
 
@@ -147,16 +148,19 @@ def comparison_table(runs: Sequence[Run]) -> Table:
     wanted = next((run.baseline for run in runs if run.baseline), None)
     baseline = baseline_of(rows, wanted) if len(rows) > 1 else None
     several = sum(len(row.cells) for row in rows) > 1
+    exact = {key: [_factor_text(row, key, exact=True) for row in rows] for key in keys}
+    shown = {key: _rounded(rows, key, exact[key]) for key in keys}
     lines = [
         Line(
             row,
             gap,
             row is baseline,
-            [title] * with_run + [_factor_text(row, key) for key in keys],
+            [title] * with_run + [shown[key][number] for key in keys],
+            [title] * with_run + [exact[key][number] for key in keys],
             baseline is not None and row is not baseline and on_other_rows(row, baseline),
             marks_text(row) if several else "",
         )
-        for (title, row), gap in zip(pairs, paired_differences(rows, baseline), strict=True)
+        for number, ((title, row), gap) in enumerate(zip(pairs, paired_differences(rows, baseline), strict=True))
     ]
     name = (baseline.score_name if baseline else rows[0].score_name if rows else None) or "score"
     columns = ["run"] * with_run + _short_names(keys)
@@ -185,8 +189,14 @@ def _notes(rows: Sequence[Row], wanted: str | None, baseline: Row | None, lines:
     return notes
 
 
-def _factor_text(row: Row, key: str) -> str:
-    return value_text(row.factors[key]) if key in row.factors else ""
+def _factor_text(row: Row, key: str, *, exact: bool) -> str:
+    return value_text(row.factors[key], exact=exact) if key in row.factors else ""
+
+
+def _rounded(rows: Sequence[Row], key: str, exact: list[str]) -> list[str]:
+    """The texts of a factor with four digits that count, or the exact ones where two values would be alike."""
+    texts = [_factor_text(row, key, exact=False) for row in rows]
+    return texts if len(set(texts)) == len(set(exact)) else exact
 
 
 def _short_names(keys: Sequence[str]) -> list[str]:
@@ -262,7 +272,7 @@ def _markdown(text: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """The table as CSV with plain numbers: the same as `to_json` but for each seed."""
+    """The table as CSV with plain, exact numbers: the same as `to_json` but for each seed."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     ends = ["difference_low", "difference_high"]
@@ -285,7 +295,7 @@ def to_csv(table: Table) -> str:
         interval = data["interval"] or (None, None)
         costs = [data[key] for key in (*COSTS, "trivial_baseline")]
         costs.append(_spreadsheet(line.marks))
-        writer.writerow([*map(_spreadsheet, line.names), data["score"], *numbers, *interval, *costs])
+        writer.writerow([*map(_spreadsheet, line.exact_names), data["score"], *numbers, *interval, *costs])
     return out.getvalue()
 
 
