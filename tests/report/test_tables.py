@@ -92,6 +92,13 @@ def test_different_factors_look_different_and_a_file_has_all_their_digits(tmp_pa
     assert [line[1] for line in cells] == ["0.00012341", "0.00012342", "0.3", "0.4"]
 
 
+def test_a_file_for_spreadsheets_has_numbers_and_no_formulas(tmp_path: Path):
+    values = dict(zip(METHODS, (-2.5, "\t=1", "\r=1", "-x"), strict=True))
+    text = to_csv(comparison_table([read_run(with_factor(grid(tmp_path / "grid"), values))]))
+    assert "full,-2.5," in text
+    assert all(f"'{value}" in text for value in ("\t=1", "\r=1", "-x"))
+
+
 def test_one_seed_has_no_interval_and_no_claim(tmp_path: Path):
     table = comparison_table([read_run(grid(tmp_path / "grid", seeds=(1,)))])
     assert all(line.difference is None or line.difference.interval is None for line in table.lines)

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, ROUND_FLOOR
 from typing import Any
@@ -38,7 +39,7 @@ OTHER_ROWS = "other rows"
 # Differences that are no larger than this are 0, but for rounding.
 _NOTHING = 1e-12
 _MOST_PLACES = 6
-_FORMULA = ("=", "+", "-", "@")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass
@@ -295,12 +296,17 @@ def to_csv(table: Table) -> str:
         interval = data["interval"] or (None, None)
         costs = [data[key] for key in (*COSTS, "trivial_baseline")]
         costs.append(_spreadsheet(line.marks))
-        writer.writerow([*map(_spreadsheet, line.exact_names), data["score"], *numbers, *interval, *costs])
+        writer.writerow(
+            [*map(_spreadsheet, line.exact_names), _spreadsheet(data["score"]), *numbers, *interval, *costs]
+        )
     return out.getvalue()
 
 
 def _spreadsheet(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula."""
+    """Text that a spreadsheet does not take for a formula; numbers stay numbers."""
+    with suppress(ValueError):
+        float(text)
+        return text
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
