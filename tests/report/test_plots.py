@@ -11,6 +11,7 @@ from luthier.report import charts
 from luthier.report.charts import comparison_charts
 from luthier.report.plots import plot_bands, plot_bars, plot_heatmap, plot_lines, plot_radar, plot_scatter
 from luthier.report.results import read_run
+from luthier.report.scores import cost_facts
 from luthier.report.sections import plot_from_json
 from luthier.report.svg import COLOURS, DARK_COLOURS, INK, labels, style
 from luthier.report.tables import comparison_table
@@ -139,6 +140,19 @@ def test_a_name_that_begins_with_an_underscore_has_its_place_in_the_legend(kind:
     draw = {"lines": plot_lines, "bands": plot_bands, "scatter": plot_scatter, "radar": plot_radar}[kind]
     svg = draw(dict.fromkeys(("_old", "new"), points[kind]), title="t", **axes)
     assert {"_old", "new"} <= {text.strip() for text in written(svg)}
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_seconds_are_of_training_where_something_was_trained(tmp_path: Path, trained: bool):
+    folder = grid(tmp_path / "grid", seeds=(1,))
+    for number, place in enumerate(sorted(folder.rglob("metrics.json"))):
+        metrics = json.loads(place.read_text())
+        metrics["cost"] = {"seconds": 2.5 + number} | ({"trainable_parameters": 8.0} if trained else {})
+        place.write_text(json.dumps(metrics))
+    run = read_run(folder)
+    name = "training seconds" if trained else "seconds"
+    assert f"validation/accuracy against {name}" in dict(comparison_charts(comparison_table([run])))
+    assert (name, "2.5") in cost_facts(run.cells[0])
 
 
 def test_text_is_text_and_no_mathematics():

@@ -12,7 +12,7 @@ from luthier.report.statistics import label_of
 from luthier.report.tables import Line, Table
 
 MOST_SERIES = 10
-_COSTS = (("trainable_parameters", "trained parameters"), ("seconds", "training seconds"))
+_COSTS = (("trainable_parameters", "trained parameters"), ("seconds", "seconds"))
 Charts = list[tuple[str, str]]
 
 
@@ -64,9 +64,11 @@ def comparison_charts(table: Table) -> Charts:
     for key, name in _COSTS:
         points = _cost_points(lines, names, key)
         if len(points) > 1 and len({cost for line in points.values() for cost, _ in line}) > 1:
-            title = f"{table.score_name} against {name}"
             log = key == "trainable_parameters"
-            svg = plot_scatter(points, title=title, log_x=log, x_label=name, y_label=table.score_name)
+            trained = all(line.row.cells[seed].trained for line in lines for seed in line.row.scores)
+            told = f"training {name}" if trained and not log else name
+            title = f"{table.score_name} against {told}"
+            svg = plot_scatter(points, title=title, log_x=log, x_label=told, y_label=table.score_name)
             plots.append((title + note, svg))
             break
     return plots

@@ -93,6 +93,11 @@ class Cell:
                 return f"{len(right)} rows"
         return None
 
+    @property
+    def trained(self) -> bool:
+        """Whether a stage trained a model, so that its costs are those of training."""
+        return any("trainable_parameters" in metrics["cost"] for metrics in self.stages.values())
+
     def cost(self, key: str) -> float | None:
         """A cost of the stages that trained, or of the first that has it where none did.
 

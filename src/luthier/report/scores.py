@@ -134,13 +134,12 @@ def cost_facts(cell: Cell) -> list[tuple[str, str]]:
             elif key not in ("total_parameters", "trainable_parameters"):
                 found[key] = value
     del_parameters = {key: value for key, value in found.items() if key != "trainable_parameters"}
-    return [(_cost_name(key), _cost(key, value)) for key, value in del_parameters.items()]
+    return [(_cost_name(key, cell.trained), _cost(key, value)) for key, value in del_parameters.items()]
 
 
-def _cost_name(key: str) -> str:
-    return {"seconds": "training seconds", "bytes_on_disk": "on disk"}.get(
-        key, key.removesuffix("_bytes").replace("_", " ")
-    )
+def _cost_name(key: str, trained: bool) -> str:
+    names = {"seconds": "training seconds" if trained else "seconds", "bytes_on_disk": "on disk"}
+    return names.get(key, key.removesuffix("_bytes").replace("_", " "))
 
 
 def _cost(key: str, value: float) -> str:
