@@ -241,6 +241,15 @@ def test_several_runs_with_one_name_stay_apart(tmp_path: Path):
     assert table.lines[2].difference is None
 
 
+def test_no_two_runs_get_one_name(tmp_path: Path):
+    places = [tmp_path / "plain", tmp_path / "plain", tmp_path / "plain (2)"]
+    for place in set(places):
+        write_stage(place / "00-tune", 0.8)
+        write_recipe(place, "name: plain\n")
+    labels = [line.row.label.removeprefix(f"{tmp_path}/") for line in comparison_table(read_runs(places)).lines]
+    assert labels == ["plain", "plain (3)", "plain (2)"]
+
+
 def test_a_plain_run_is_one_line(tmp_path: Path):
     write_stage(tmp_path / "plain" / "00-tune", 0.8)
     write_recipe(tmp_path / "plain", "name: plain\n")

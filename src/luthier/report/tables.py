@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from contextlib import suppress
@@ -207,12 +208,11 @@ def _short_names(keys: Sequence[str]) -> list[str]:
 
 
 def _unlike(labels: Sequence[str]) -> list[str]:
-    """Labels with a number behind those that were there before."""
-    seen: dict[str, int] = {}
-    found = []
+    """Labels with a number behind those that were there before, which no other has."""
+    found: list[str] = []
     for label in labels:
-        seen[label] = seen.get(label, 0) + 1
-        found.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
+        numbered = (f"{label} ({number})" for number in itertools.count(2) if f"{label} ({number})" not in labels)
+        found.append(label if label not in found else next(one for one in numbered if one not in found))
     return found
 
 
