@@ -57,6 +57,7 @@ def test_answers_by_the_squad_rules():
     assert exact_match([["The Cat!"], ["a dog"]], ["cat", "cat"]) == 0.5
     assert answer_f1([["the quick fox", "fox"]], ["quick brown fox"]) == pytest.approx(2 * 2 / 5)
     assert answer_f1([[""]], [""]) == 1.0
+    assert answer_f1([[], ["cat"]], ["", "cat"]) == exact_match([[], ["cat"]], ["", "cat"]) == 0.5
 
 
 def test_unknown_metric_is_named():

@@ -53,8 +53,9 @@ def exact_match(gold: list[list[str]], guess: list[str]) -> float:
 
 
 def answer_f1(gold: list[list[str]], guess: list[str]) -> float:
-    """Mean over answers of the best token-multiset F1 against their references (SQuAD v1.1)."""
-    return float(np.mean([max(_overlap(g, a) for g in golds) for golds, a in zip(gold, guess, strict=True)]))
+    """Mean over answers of the best token-multiset F1 against their references (SQuAD v1.1), 0 without any."""
+    best = [max((_overlap(g, a) for g in golds), default=0.0) for golds, a in zip(gold, guess, strict=True)]
+    return float(np.mean(best))
 
 
 def _overlap(gold: str, guess: str) -> float:
