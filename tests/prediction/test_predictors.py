@@ -18,7 +18,10 @@ from luthier.models.card import ModelCard, write_card
 from luthier.models.manifest import write_manifest
 from luthier.models.predictor import Predictor
 from luthier.prediction import embed, predict_file, predict_texts
+from luthier.prediction.embedding import embed_texts
+from luthier.prediction.extracting import extract
 from luthier.prediction.loading import load_predictor, predictor_of
+from luthier.prediction.writing import write_predictions
 from luthier.registry import PREDICTORS
 
 
@@ -90,6 +93,21 @@ def test_a_single_string_is_one_text_for_any_predictor(tmp_path: Path):
     assert load_predictor(run, "pickle").allow == ("pickle",)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="text 2 is 3, which is no text"):
         predict_texts(run, ["a", 3])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_holds_a_text_at_least(tmp_path: Path, size: int):
+    asked = [
+        lambda: predict_texts(tmp_path, ["a"], batch_size=size),
+        lambda: predict_file(tmp_path, "rows.tsv", batch_size=size),
+        lambda: write_predictions(tmp_path, "rows.tsv", tmp_path / "out", batch_size=size),
+        lambda: embed(tmp_path, ["a"], batch_size=size),
+        lambda: embed_texts(tmp_path, ["a"], tmp_path / "v.npy", batch_size=size),
+        lambda: extract(tmp_path, [{"tokens": ["a"]}], batch_size=size),
+    ]
+    for ask in asked:
+        with pytest.raises(DataError, match=f"batch_size is {size}"):
+            ask()
 
 
 @pytest.mark.usefixtures("kinds")

@@ -14,7 +14,7 @@ from luthier.data.texts import paired, texts_of_file
 from luthier.errors import DataError
 from luthier.models.quiet import noise_logged
 from luthier.models.settings import Danger
-from luthier.prediction.loading import load_embedder
+from luthier.prediction.loading import check_batch_size, load_embedder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,8 +43,9 @@ def embed(
 
     Raises:
         ModelError: the directory holds no whole encoder.
-        DataError: an entry is no text.
+        DataError: an entry is no text, or a batch size is below 1.
     """
+    check_batch_size(batch_size)
     with noise_logged():
         return load_embedder(run, allow).embed(paired(texts, pairs), batch_size=batch_size, dtype=dtype)
 
@@ -97,6 +98,7 @@ def _written(
     from luthier.prediction.writing import answered, key_of
     from luthier.storage.part_file import kept_parts
 
+    check_batch_size(batch_size)
     place = check_output(output)
     with noise_logged():
         embedder = load_embedder(run, allow)

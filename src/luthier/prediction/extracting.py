@@ -16,7 +16,7 @@ from luthier.extraction.tokens import tokenise
 from luthier.extraction.types import Types
 from luthier.models.quiet import noise_logged
 from luthier.models.settings import Danger
-from luthier.prediction.loading import check_run, load_predictor
+from luthier.prediction.loading import check_batch_size, check_run, load_predictor
 
 Written = TypeVar("Written")
 
@@ -145,6 +145,7 @@ def _asked(
     from luthier.extraction.pipeline import check_task
     from luthier.prediction.texts import answers_of
 
+    check_batch_size(batch_size)
     check_run(run)
     predictor: Any = load_predictor(run, allow)
     card = check_task(getattr(predictor, "card", None), str(run))

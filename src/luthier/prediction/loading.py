@@ -10,7 +10,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from luthier.errors import LuthierError, ModelError
+from luthier.errors import DataError, LuthierError, ModelError
 from luthier.models.predictor import Predictor
 from luthier.models.settings import Danger
 from luthier.recipe.yaml_text import parse_yaml
@@ -41,6 +41,14 @@ def check_run(run: str | Path) -> None:
     ModelError: there is no such folder; names the nearest one.
     """
     check_there(run, ModelError, "name a finished run, a stage of it, or the stage's `model` folder")
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises:
+    DataError: no row fits in so small a batch.
+    """
+    if batch_size < 1:
+        raise DataError(f"batch_size is {batch_size}", fix="give a whole number above 0")
 
 
 def load_embedder(run: str | Path, allow: Collection[Danger] = ()) -> Predictor:

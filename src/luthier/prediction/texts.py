@@ -10,7 +10,7 @@ from luthier.data.sources.base import check_there_and_filled
 from luthier.data.texts import listed
 from luthier.models.quiet import noise_logged
 from luthier.models.settings import Danger
-from luthier.prediction.loading import check_run, load_predictor
+from luthier.prediction.loading import check_batch_size, check_run, load_predictor
 
 if TYPE_CHECKING:
     from luthier.models.card import ModelCard
@@ -54,10 +54,11 @@ def predict_texts(
 
     Raises:
         ModelError: the directory holds no whole model.
-        DataError: a model of pairs without second texts, or the other way round; a text without words where each
-            word gets a label; or a model whose rows no text holds, such as one of multiple choice: `predict_file`
-            takes those.
+        DataError: a batch size below 1; a model of pairs without second texts, or the other way round; a text without
+            words where each word gets a label; or a model whose rows no text holds, such as one of multiple choice:
+            `predict_file` takes those.
     """
+    check_batch_size(batch_size)
     seconds = None if pairs is None else listed(pairs)
     with noise_logged():
         return load_predictor(run, allow).predict_texts(listed(texts), seconds, batch_size=batch_size)
@@ -74,6 +75,7 @@ def predict_file(
     Raises:
         DataError: the file can't be read, or lacks a column.
     """
+    check_batch_size(batch_size)
     check_run(run)
     check_there_and_filled(str(file))
     with noise_logged():

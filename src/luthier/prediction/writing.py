@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from luthier.data.sources.base import check_there_and_filled
 from luthier.models.quiet import noise_logged
 from luthier.models.settings import Danger
-from luthier.prediction.loading import check_run, load_predictor
+from luthier.prediction.loading import check_batch_size, check_run, load_predictor
 from luthier.secrets import redact_values
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def write_predictions(
     from luthier.storage.files import write_bytes
     from luthier.storage.part_file import kept_parts
 
+    check_batch_size(batch_size)
     check_run(run)
     check_there_and_filled(str(file))
     place = place_of_output(output, file)
