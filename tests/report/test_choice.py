@@ -129,6 +129,21 @@ def test_a_method_that_was_scored_on_other_rows_is_left_out(tmp_path: Path, meth
     assert choice.contenders[0].row.label != method
 
 
+def test_a_method_whose_score_is_the_mean_over_other_tokens_is_left_out(tmp_path: Path):
+    folder = preset_run(tmp_path / "run", CLOSE)
+    for method, scores in CLOSE.items():
+        for seed, score in zip(SEEDS, scores, strict=True):
+            set_score(folder, method, seed, score, "validation/perplexity")
+            place = cell_folder(folder, method, seed) / "00-tune" / "metrics.json"
+            metrics = json.loads(place.read_text())
+            tokens = 1500 if method == "prompt" else 1000
+            metrics["details"] |= {"scored_rows": {"validation": "same"}, "scored_tokens": tokens}
+            place.write_text(json.dumps(metrics))
+    choice = recommend(folder)
+    assert choice.left_out == [("prompt", "its score is the mean over other tokens than that of full")]
+    assert choice.contenders[0].row.label != "prompt"
+
+
 def test_a_method_with_another_score_is_left_out(tmp_path: Path):
     folder = preset_run(tmp_path / "run", CLOSE)
     for seed in SEEDS:

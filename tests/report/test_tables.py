@@ -394,6 +394,31 @@ def test_runs_on_other_rows_are_not_ranked_where_their_seeds_differ_too(tmp_path
     assert not comparison_table(read_runs(places)).lines[1].on_other_rows
 
 
+@pytest.mark.parametrize("metric", ["perplexity", "loss"])
+def test_means_over_the_tokens_of_different_tokenizers_are_not_ranked(tmp_path: Path, metric: str):
+    values = {"full": (9.0, 9.1), "lora": (8.0, 8.2), "prompt": (7.0, 7.1), "residual_prompt": (2.0, 2.1)}
+    folder = flat(tmp_path / "a", values, f"validation/{metric}")
+
+    def tell(tokens: dict[str, int]) -> None:
+        for method in METHODS:
+            for seed in (1, 2):
+                place = cell_folder(folder, method, seed) / "00-tune" / "metrics.json"
+                metrics = json.loads(place.read_text())
+                metrics["details"] = {"scored_rows": {"validation": "same"}, "scored_tokens": tokens.get(method, 1000)}
+                place.write_text(json.dumps(metrics))
+
+    tell({"residual_prompt": 1500})
+    table = comparison_table([read_run(folder)])
+    assert table.lines[-1].difference is None
+    assert table.cells()[-1][3] == "other tokens"
+    assert "Scored on another number of tokens than full: residual_prompt." in table.notes[0]
+    assert headline(table).startswith(f"Lowest mean validation/{metric}: prompt")
+    tell({"full": 900})
+    assert "scored on different tokens" in headline(comparison_table([read_run(folder)]))
+    set_scores(folder, {(m, n + 1): s / 10 for m, found in values.items() for n, s in enumerate(found)})
+    assert comparison_table([read_run(folder)]).lines[-1].difference is not None
+
+
 def test_one_seed_has_an_interval_over_rows_and_no_claim(tmp_path: Path):
     folder = grid(tmp_path / "grid", seeds=(1,))
     for number, method in enumerate(METHODS):

@@ -15,7 +15,7 @@ from luthier.metric_names import higher_is_better
 from luthier.report.baselines import trivial_mean, trivial_of
 from luthier.report.marks import FEW_ROWS, scored_row_count
 from luthier.report.results import Cell, Run, read_run
-from luthier.report.statistics import Difference, Row, difference, on_other_rows, summarise
+from luthier.report.statistics import Difference, Row, difference, on_other_rows, on_other_tokens, summarise
 from luthier.report.tables import cost_text, difference_text, interval_text, score_text
 from luthier.report.text import mean_text, number_text, one_line
 
@@ -305,6 +305,8 @@ def _of_one_kind(rows: Sequence[Row]) -> tuple[str | None, dict[int, str]]:
     for row in alike:
         if usual is not None and on_other_rows(row, usual):
             apart[id(row)] = f"its validation rows are not those of {usual.label}"
+        elif usual is not None and on_other_tokens(row, usual):
+            apart[id(row)] = f"its score is the mean over other tokens than that of {usual.label}"
     return name, apart
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from luthier.metric_names import higher_is_better
 from luthier.report.results import Cell, Run
 from luthier.report.scores import own_interval
-from luthier.report.statistics import Row, difference, on_other_rows, with_all_seeds
+from luthier.report.statistics import Row, comparable, difference, on_other_rows, with_all_seeds
 from luthier.report.tables import SPLITS, Table, difference_text, interval_text
 from luthier.report.text import mean_text, number_text
 
@@ -21,13 +21,14 @@ def headline(table: Table) -> str:
     if len(scored) == 1:
         return f"{scored[0].label}: {table.score_name} {_mean(scored[0])}."
     baseline = next(line.row for line in table.lines if line.is_baseline)
-    # What was scored on other rows than the baseline can't be ranked with it.
-    comparable = [row for row in scored if row is baseline or not on_other_rows(row, baseline)]
-    if len(comparable) == 1:
-        return f"The runs were scored on different rows of {table.score_name}: no one can be set above another."
-    whole = with_all_seeds(comparable)
-    best, *others = _ranked(whole, table.score_name)
-    fewer = ", ".join(f"{row.label} ({row.n} of {best.n} seeds)" for row in comparable if row not in whole)
+    # What was scored on other rows or tokens than the baseline can't be ranked with it.
+    ranked = [row for row in scored if row is baseline or comparable(row, baseline)]
+    if len(ranked) == 1:
+        of_rows = all(on_other_rows(row, baseline) for row in scored if row is not baseline)
+        parts = "rows" if of_rows else "tokens"
+        return f"The runs were scored on different {parts} of {table.score_name}: no one can be set above another."
+    best, *others = _ranked(with_all_seeds(ranked), table.score_name)
+    fewer = ", ".join(f"{row.label} ({row.n} of {best.n} seeds)" for row in ranked if row.n < best.n)
     left_out = f" Left out: {fewer}." if fewer else ""
     if others and best.mean == others[0].mean:
         equal = ", ".join(row.label for row in (best, *others) if row.mean == best.mean)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Status = Literal["finished", "failed", "pruned", "unfinished"]
 Curves = dict[str, list[tuple[float, float]]]
 TRIALS = "trials.jsonl"
+# Scores of a language model that are means over tokens.
+_PER_TOKEN = ("loss", "perplexity")
 _NOT_SERIES = ("event", "time", "step", "epoch", "suite")
 
 
@@ -91,6 +93,17 @@ class Cell:
                 return found
             if split == "validation" and (right := _outcomes(metrics["details"])):
                 return f"{len(right)} rows"
+        return None
+
+    def scored_tokens(self, score: str) -> int | None:
+        """How many tokens a score is the mean over, where it is one and a stage tells. Of the same text another
+        tokenizer makes more of them, or fewer."""
+        if score.rpartition("/")[2] not in _PER_TOKEN:
+            return None
+        for metrics in reversed(list(self.stages.values())):
+            found = metrics["details"].get("scored_tokens")
+            if score in metrics["scores"] and isinstance(found, int):
+                return found
         return None
 
     @property

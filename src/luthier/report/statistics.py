@@ -31,6 +31,7 @@ class Row:
         drawn: repeat -> (B,) the score in every draw of rows, where the cell tells.
         alike: repeat -> how many rows bound the score where they all came out alike, where it is a mean over rows.
         rows: repeat -> fingerprint of the rows that were scored, where the cell tells.
+        tokens: repeat -> how many tokens the score is the mean over, where it is one and the cell tells.
     """
 
     label: str
@@ -41,6 +42,7 @@ class Row:
     drawn: dict[Any, np.ndarray] = field(default_factory=dict, repr=False)
     alike: dict[Any, int] = field(default_factory=dict)
     rows: dict[Any, str] = field(default_factory=dict)
+    tokens: dict[Any, int] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -139,6 +141,8 @@ def _add_rows(row: Row, repeat: Any, cell: Cell) -> None:
         row.alike[repeat] = alike
     if rows is not None:
         row.rows[repeat] = rows
+    if (tokens := cell.scored_tokens(row.score_name)) is not None:
+        row.tokens[repeat] = tokens
 
 
 def _stacked(drawn: Sequence[np.ndarray]) -> np.ndarray:
@@ -187,14 +191,14 @@ class Difference:
 
 def difference(row: Row, baseline: Row, *, by_rows: bool = True) -> Difference | None:
     """The paired difference of two rows; None for a row and itself, other scores, no seed in common, or a seed that was
-    scored on other rows.
+    scored on other rows or other tokens.
 
     Args:
         row, baseline: what is compared.
         by_rows: whether rows are redrawn too where both tell what became of each; else the interval is over seeds.
     """
     seeds = [s for s in row.scores if s in baseline.scores]
-    if not seeds or row is baseline or row.score_name != baseline.score_name or on_other_rows(row, baseline):
+    if not seeds or row is baseline or row.score_name != baseline.score_name or not comparable(row, baseline):
         return None
     gaps = [row.scores[s] - baseline.scores[s] for s in seeds]
     mean = statistics.fmean(gaps)
@@ -210,13 +214,26 @@ def difference(row: Row, baseline: Row, *, by_rows: bool = True) -> Difference |
     return Difference(mean, (max(least, mean - half), min(most, mean + half)), len(gaps))
 
 
+def comparable(row: Row, baseline: Row) -> bool:
+    """Whether two rows were scored on the same rows and tokens, as far as their cells tell."""
+    return not on_other_rows(row, baseline) and not on_other_tokens(row, baseline)
+
+
 def on_other_rows(row: Row, baseline: Row) -> bool:
     """Whether a seed of both was scored on other rows; without a seed in common, whether no seed of one was scored on
     the rows of a seed of the other."""
+    return _differ(row, baseline, row.rows, baseline.rows)
+
+
+def on_other_tokens(row: Row, baseline: Row) -> bool:
+    """The same of the number of tokens that a score is the mean over, which tells one tokenizer from another."""
+    return _differ(row, baseline, row.tokens, baseline.tokens)
+
+
+def _differ(row: Row, baseline: Row, told: Mapping[Any, object], of_baseline: Mapping[Any, object]) -> bool:
     if not any(seed in baseline.scores for seed in row.scores):
-        rows, others = set(row.rows.values()), set(baseline.rows.values())
-        return bool(rows and others) and rows.isdisjoint(others)
-    return any(row.rows[s] != baseline.rows[s] for s in row.scores if s in row.rows and s in baseline.rows)
+        return bool(told and of_baseline) and set(told.values()).isdisjoint(of_baseline.values())
+    return any(told[s] != of_baseline[s] for s in told if s in of_baseline)
 
 
 def with_all_seeds(rows: Sequence[Row]) -> list[Row]:

@@ -22,6 +22,7 @@ from luthier.report.statistics import (
     baseline_of,
     names_of,
     on_other_rows,
+    on_other_tokens,
     paired_differences,
     summarise,
     value_text,
@@ -37,6 +38,7 @@ COSTS = {
 }
 SPLITS = ("train", "validation", "test")
 OTHER_ROWS = "other rows"
+OTHER_TOKENS = "other tokens"
 # Differences that are no larger than this are 0, but for rounding.
 _NOTHING = 1e-12
 _MOST_PLACES = 6
@@ -48,8 +50,9 @@ class Line:
     """One line of the table: a row of cells, its difference to the baseline, and whether it is the baseline.
 
     `names` holds a text for each of the table's `name_columns`, and `exact_names` the same with all digits of numbers;
-    `on_other_rows` tells that it was scored on other rows than the baseline, so that no difference is taken; `marks`
-    are what a reader must not miss, in few words, where there are several lines or seeds.
+    `on_other_rows` tells that it was scored on other rows than the baseline, and `on_other_tokens` that its score is
+    the mean over other tokens, so that no difference is taken; `marks` are what a reader must not miss, in few words,
+    where there are several lines or seeds.
     """
 
     row: Row
@@ -58,6 +61,7 @@ class Line:
     names: list[str]
     exact_names: list[str]
     on_other_rows: bool = False
+    on_other_tokens: bool = False
     marks: str = ""
 
 
@@ -119,6 +123,8 @@ class Table:
                 interval_text(line.row.interval) if self.by_rows else "",
                 OTHER_ROWS
                 if line.on_other_rows
+                else OTHER_TOKENS
+                if line.on_other_tokens
                 else "baseline"
                 if line.is_baseline
                 else difference_text(line.difference),
@@ -160,6 +166,7 @@ def comparison_table(runs: Sequence[Run]) -> Table:
             [title] * with_run + [shown[key][number] for key in keys],
             [title] * with_run + [exact[key][number] for key in keys],
             baseline is not None and row is not baseline and on_other_rows(row, baseline),
+            baseline is not None and row is not baseline and on_other_tokens(row, baseline),
             marks_text(row) if several else "",
         )
         for number, ((title, row), gap) in enumerate(zip(pairs, paired_differences(rows, baseline), strict=True))
@@ -178,6 +185,12 @@ def _notes(rows: Sequence[Row], wanted: str | None, baseline: Row | None, lines:
         notes.append(
             f"Scored on other rows than {baseline.label}: {', '.join(others)}. No difference is taken between scores "
             "on different rows; score all on the same ones to compare them."
+        )
+    if others := [line.row.label for line in lines if line.on_other_tokens and not line.on_other_rows]:
+        assert baseline is not None
+        notes.append(
+            f"Scored on another number of tokens than {baseline.label}: {', '.join(others)}. No difference is taken "
+            "between means over different tokens, as those of two tokenizers are."
         )
     names = list(dict.fromkeys(row.score_name for row in rows if row.score_name))
     if len(names) > 1:
