@@ -211,6 +211,10 @@ def test_trials_of_another_search_are_put_aside(place):
     assert tried(place) != first
     assert len(list((place.run_folder / "replaced").glob("trials-*.jsonl"))) == 1
     assert len(recommend(place.run_folder).contenders) == 2
+    for seed in (0, 5):
+        place.recipe["compare"]["search"]["seed"] = seed
+        assert place.search("runs", "--no-report") == 0
+    assert len(list((place.run_folder / "replaced").glob("trials-*.jsonl"))) == 3
 
 
 def test_without_optuna_the_extra_is_named(place, monkeypatch, capsys):

@@ -60,6 +60,33 @@ def test_of_many_steps_in_a_folder_that_are_replaced_one_is_told(tmp_path: Path,
     assert len(list((tmp_path / "mono" / "replaced").iterdir())) == 3
 
 
+def test_a_finished_step_that_was_put_aside_is_never_deleted(tmp_path: Path):
+    def killed(workspace: Workspace) -> dict[str, Any]:
+        (workspace.folder / "half").write_text(str(time.time_ns()))
+        raise KeyboardInterrupt
+
+    run, key = Workspace(tmp_path), digest_of({"x": 1})[:8]
+    run.step("00-a", {"x": 1}, Work())
+    run.step("00-a", {"x": 2}, Work())
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            run.step("00-a", {"x": 1}, killed, notes={"other": "notes"})
+        half = (tmp_path / "00-a" / "half").read_text()
+        run.step("00-a", {"x": 2}, Work())
+    aside = tmp_path / "replaced"
+    assert (aside / f"00-a-{key}" / "model" / "weights").exists()
+    assert (aside / f"00-a-{key}-2" / "half").read_text() == half
+    assert not (aside / f"00-a-{key}-3").exists()
+
+
+def test_each_finished_step_that_changed_is_kept(tmp_path: Path):
+    run, texts = Workspace(tmp_path), {b"1234567890", b"0987654321"}
+    for text in texts:
+        (run.step("a", {}, Work()).folder / "model" / "weights").write_bytes(text)
+    run.step("a", {}, Work())
+    assert {path.read_bytes() for path in (tmp_path / "replaced").glob("a-*-changed*/model/weights")} == texts
+
+
 def test_a_changed_file_is_noticed_in_every_artefact(tmp_path: Path):
     work, run = Work(), Workspace(tmp_path)
     (run.step("a", {}, work).folder / "model" / "weights").write_bytes(b"1234567890")

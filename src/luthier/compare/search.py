@@ -23,7 +23,7 @@ from luthier.report.text import number_text
 from luthier.runs.runner import RunRecord, walk
 from luthier.storage.jsonlines import JsonLog, read_log
 from luthier.storage.keys import digest_of
-from luthier.storage.steps import key_in
+from luthier.storage.steps import REPLACED, first_free, key_in
 from luthier.training.watch import EndedEarlyError, watching
 
 # Random trials before the model of the sampler counts, and trials before any is ended early.
@@ -147,7 +147,7 @@ class Search:
         identity, place = identity_of(recipe), folder / TRIALS
         records = read_log(place) if place.exists() else []
         if records and records[0].get("search") != identity:
-            aside = folder / "replaced" / f"trials-{str(records[0].get('search'))[:8]}.jsonl"
+            aside = first_free(folder / REPLACED, f"trials-{str(records[0].get('search'))[:8]}", ".jsonl")
             aside.parent.mkdir(exist_ok=True)
             place.replace(aside)
             records = []

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -182,13 +183,20 @@ def _bring_back(aside: Path, place: Path, notes: dict[str, Any]) -> None:
 
 
 def _set_aside(place: Path, name: str, reason: str, level: int = logging.WARNING) -> Path:
-    aside = place.parent / REPLACED / name
+    # Of steps that never finished, the newest alone is kept: they could fill the disk.
+    aside = first_free(place.parent / REPLACED, name, taken=lambda earlier: (earlier / DONE).exists())
     with reporting_failed_writes(aside):
         shutil.rmtree(aside, ignore_errors=True)
         aside.parent.mkdir(exist_ok=True)
         place.rename(aside)
     logger.log(level, "%s: %s; what was there is now in %s", place, reason, aside)
     return aside
+
+
+def first_free(folder: Path, name: str, suffix: str = "", *, taken: Callable[[Path], bool] = Path.exists) -> Path:
+    """The first of `NAME`, `NAME-2`, `NAME-3`… that isn't taken yet in a folder."""
+    numbered = (f"{name}-{number}" for number in count(2))
+    return next(place for one in chain([name], numbered) if not taken(place := folder / f"{one}{suffix}"))
 
 
 def _share(place: Path, key: str) -> bool:
