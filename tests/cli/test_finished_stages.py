@@ -207,3 +207,16 @@ def test_what_changes_no_result_trains_nothing_again(tuning, steps, setting, val
     tuning.tune[setting] = value
     assert tuning.run() == 0
     assert steps == []
+
+
+def test_another_value_from_the_environment_is_another_setting(tuning, steps, monkeypatch):
+    tuning.tune["method"] = {"name": "prompt", "init": "text", "init_text": "${env:LUTHIER_TEST_START}"}
+    tuning.tune["data"]["train"] = "${env:LUTHIER_TEST_ROWS}"
+    monkeypatch.setenv("LUTHIER_TEST_ROWS", str(tuning.folder / "train.tsv"))
+    for start, trains in (("a lovely plot", True), ("a lovely plot", False), ("a dull and cold scene", True)):
+        monkeypatch.setenv("LUTHIER_TEST_START", start)
+        steps.clear()
+        assert tuning.run() == 0
+        assert bool(steps) is trains
+    for place in tuning.run_folder.rglob("key.json"):
+        assert "scene" not in place.read_text()

@@ -9,6 +9,7 @@ from luthier.errors import ModelError
 from luthier.models.card import CARD, read_card
 from luthier.models.references import fingerprint, resolve
 from luthier.registry import METHODS
+from luthier.secrets import references
 from luthier.stages.artifacts import Artifact
 from luthier.stages.base import Stage, StageInputs
 from luthier.stages.parts import modules_of
@@ -26,10 +27,12 @@ def stage_key(stage: Stage, active: Stage, inputs: StageInputs) -> str:
         active: with every secret filled in.
         inputs: what it starts from.
     """
+    settings, used = (one.filled_in().model_dump(mode="json", exclude=_left_out(one)) for one in (stage, active))
     return digest_of(
         {
             "stage": stage.name,
-            "settings": stage.filled_in().model_dump(mode="json", exclude=_left_out(stage)),
+            "settings": settings,
+            **({"used": used} if references(settings) else {}),
             "artifacts": {port: _identity(artifact) for port, artifact in inputs.artifacts.items()},
             "external": active.external_inputs(inputs),
             "seed": inputs.seed,
