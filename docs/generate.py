@@ -25,10 +25,11 @@ put `# yaml-language-server: $schema=…/recipe.schema.json` on a recipe's first
 
 A stage is one key with its settings below it. A method, objective or suite is written as its name, or as a mapping with
 its `name` and settings. `${env:NAME}` anywhere in a text is filled in from the environment when the stage runs;
-what was filled in appears in no log, report or saved recipe, unless it has fewer than 4 characters, which no
-search could tell from chance. With another value a finished stage runs again, unless the setting has no effect on its
-results, as `api_key`. A model's base in such a place is found again through the same variable. Any key can be set from
-the command line: `--set stages.0.tune.epochs=1`.
+what was filled in appears in no log, report or saved recipe, unless it has fewer than 4 characters, is a word of fewer
+than 8 letters or a part of a name that recipes use, which no search could tell from chance; a warning says so. With
+another value a finished stage runs again, unless the setting has no effect on its results, as `api_key`. A model's base
+in such a place is found again through the same variable. Any key can be set from the command line:
+`--set stages.0.tune.epochs=1`.
 
 A stage takes artefacts and gives artefacts; one called NAME lies in the folder NAME of the stage's own. What goes in as
 `model` is the newest model of the stages before, or the recipe's, unless the stage names another one:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from luthier import secrets
 from luthier.errors import RecipeError
 from luthier.recipe.yaml_text import dump_yaml
+from luthier.registry import discover
 from luthier.storage.files import write_json, write_text
 from luthier.storage.jsonlines import JsonLog
 
@@ -80,7 +81,7 @@ def test_yaml_that_folds_a_secret_hides_it(secret):
     assert " ".join(left.replace("\\", "").split()).replace(f"{secrets.HIDDEN} after", f"{secrets.HIDDEN}after") == (
         f'"key": "before {secrets.HIDDEN}after"'
     )
-    left = secrets.redact(dump_yaml({"key": "x " * 50 + secret}))
+    left = dump_yaml({"key": "x " * 50 + secret})
     assert left.rstrip("'\n").endswith(secrets.HIDDEN)
 
 
@@ -133,18 +134,34 @@ def test_a_secret_of_blanks_is_looked_for_in_linear_time():
     assert secrets.redact("\n  " * 500 + "x").endswith("x")
 
 
-@pytest.mark.parametrize("secret", ["1", "ab", "abc"])
-def test_a_short_value_is_not_hidden_and_told_of_once(secret, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("secret", "reason"),
+    [
+        *((short, "has fewer than 4 characters") for short in ("1", "ab", "abc")),
+        *((word, "holds a word of fewer than 8 letters") for word in ("data", "none", "reviews", "größe")),
+        *((name, "holds a part of a name that recipes use") for name in ("validation", "learning", "batch_size")),
+    ],
+)
+def test_a_value_that_stands_anywhere_by_chance_is_not_hidden_and_told_of_once(secret, reason, monkeypatch, caplog):
+    discover()
     monkeypatch.setenv("LUTHIER_TEST_TOKEN", secret)
     assert secrets.expand(["${env:LUTHIER_TEST_TOKEN}", "${env:LUTHIER_TEST_TOKEN}"]) == [secret, secret]
-    assert secrets.redact("1 abc") == "1 abc"
+    assert secrets.redact_values({secret: f"1 {secret}"}) == {secret: f"1 {secret}"}
     assert [r.getMessage().partition(", so")[0] for r in caplog.records] == [
-        "the environment variable LUTHIER_TEST_TOKEN has fewer than 4 characters"
+        f"the environment variable LUTHIER_TEST_TOKEN {reason}"
     ]
+
+
+@pytest.mark.parametrize("secret", ["passphrase", "hunter2", "a-b-c-d", "s3cr", "datasets/validation"])
+def test_any_other_value_is_hidden_in_keys_too(secret, monkeypatch):
+    monkeypatch.setenv("LUTHIER_TEST_TOKEN", secret)
+    secrets.expand("${env:LUTHIER_TEST_TOKEN}")
+    assert secrets.redact_values({f"a {secret}": [secret]}) == {f"a {secrets.HIDDEN}": [secrets.HIDDEN]}
 
 
 def test_numbers_are_no_secrets():
     use("1234")
+    assert dump_yaml({"seed": 1234, "text": "1234"}) == "seed: 1234\ntext: •••\n"
     assert secrets.redact_values({"loss": 0.12345, "text": "0.12345"}) == {"loss": 0.12345, "text": "0.•••5"}
 
 

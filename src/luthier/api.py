@@ -54,7 +54,7 @@ def run(
 def _run(checked: RecipeBase, folder: Path, on_cell: Callable[[int, int, dict[str, Any]], None] | None) -> RunRecord:
     with locked(folder), one_version():
         check_kind(folder, checked)
-        write_text(folder / "recipe.yaml", recipe_yaml(checked))
+        write_text(folder / "recipe.yaml", recipe_yaml(checked), hidden=True)
         if not (folder / ENVIRONMENT).exists():
             write_json(folder / ENVIRONMENT, environment())
         if checked.compare is None:

@@ -3,8 +3,9 @@
 What is written is blotted out twice: values while they are still values (`redact_values`, before JSON or YAML escapes
 them), and text that a library wrote or formatted (`redact`), where a secret may be escaped in any way.
 
-A value of fewer than `SHORTEST` characters can't be hidden: it would blot out every place where it stands by chance,
-numbers and keys among them. Such a value is filled in as any other, and a warning names its variable.
+Not every value can be hidden. One of fewer than `SHORTEST` characters, a word of fewer than `SHORTEST_WORD` letters, or
+a part of a name that recipes use would blot out every place where it stands by chance, numbers and keys among them.
+Such a value is filled in as any other, and a warning names its variable.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 from luthier.errors import RecipeError
 
 logger = logging.getLogger(__name__)
-SHORTEST = 4
+SHORTEST, SHORTEST_WORD = 4, 8
 HIDDEN = "•••"
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 _known: dict[str, str] = {}
@@ -106,16 +107,25 @@ def _lookup(match: re.Match[str]) -> str:
     secret = os.environ.get(name)
     if not secret:
         raise RecipeError(f"the environment variable {name} is not set", fix=f"export {name}=… before running")
-    if len(secret) >= SHORTEST:
+    if (reason := _why_shown(secret)) is None:
         _known[secret] = name
     elif name not in _told:
         _told.add(name)
-        logger.warning(
-            "the environment variable %s has fewer than %d characters, so it is not hidden in what is written",
-            name,
-            SHORTEST,
-        )
+        logger.warning("the environment variable %s %s, so it is not hidden in what is written", name, reason)
     return secret
+
+
+def _why_shown(secret: str) -> str | None:
+    """What the value of a variable is, where it would be found in other texts by chance; None where it would not."""
+    from luthier.settings import names_in_use
+
+    if len(secret) < SHORTEST:
+        return f"has fewer than {SHORTEST} characters"
+    if len(secret) < SHORTEST_WORD and secret.isalpha():
+        return f"holds a word of fewer than {SHORTEST_WORD} letters"
+    if any(secret in name for name in names_in_use()):
+        return "holds a part of a name that recipes use"
+    return None
 
 
 def _spans(secret: str, text: str) -> list[tuple[int, int]]:

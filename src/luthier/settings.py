@@ -65,6 +65,19 @@ class Settings(BaseModel):
         return ()
 
 
+def names_in_use() -> set[str]:
+    """The names of all fields, and of all parts, in the settings that have been imported."""
+    found: set[str] = set()
+    classes: list[type[Settings]] = [Settings]
+    while classes:
+        one = classes.pop()
+        classes += one.__subclasses__()
+        found.update(one.model_fields)
+        if "name" in one.model_fields and isinstance(name := one.model_fields["name"].default, str):
+            found.add(name)
+    return found
+
+
 @cache
 def _numbers(settings: type[Settings]) -> frozenset[str]:
     """The fields that hold a number, and neither text, true or false, nor anything whatever."""

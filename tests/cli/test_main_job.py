@@ -16,6 +16,7 @@ from luthier.compare.planning import plan_recipe
 from luthier.models import placing
 from luthier.prediction import predict_texts
 from luthier.recipe.loading import load_recipe
+from luthier.secrets import HIDDEN
 from tests.test_secrets import forms_in
 
 
@@ -224,6 +225,19 @@ def test_secrets_stay_out_of_everything_that_is_written(workplace, monkeypatch, 
             assert forms_in(path.read_bytes(), secret) == [], path
     printed = capfd.readouterr()
     assert forms_in(f"{printed.out} {printed.err}".encode(), secret) == []
+
+
+def test_an_ordinary_word_from_the_environment_leaves_every_key_as_it_is(workplace, monkeypatch):
+    (workplace.folder / "data").mkdir()
+    (workplace.folder / "train.tsv").rename(workplace.folder / "data" / "train.tsv")
+    monkeypatch.setenv("LUTHIER_TEST_PLACE", "data")
+    monkeypatch.setenv("LUTHIER_TEST_SPLIT", "validation")
+    workplace.tune["epochs"] = 1
+    workplace.tune["data"]["train"] = "${env:LUTHIER_TEST_PLACE}/train.tsv"
+    workplace.tune["data"]["validation"] = "${env:LUTHIER_TEST_SPLIT}.tsv"
+    assert workplace.run("--no-report") == 0
+    assert [path for path in workplace.run_folder.rglob("*.[jy]*") if HIDDEN in path.read_text()] == []
+    assert workplace.luthier("validate", str(workplace.run_folder / "recipe.yaml")) == 0
 
 
 @pytest.mark.parametrize("verb", ["list", "doctor", "schema"])

@@ -154,4 +154,4 @@ def _write_choice(recipe: RecipeBase, folder: Path) -> None:
         return
     chosen = cell_recipe(recipe, choice.chosen.factors)
     named = chosen.model_copy(update={"name": f"{recipe.name[:70].rstrip()}-best"})
-    write_text(place, recipe_yaml(named))
+    write_text(place, recipe_yaml(named), hidden=True)

@@ -17,6 +17,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from luthier.errors import RecipeError
 from luthier.recipe.problem import Problem
 from luthier.recipe.yaml_limits import PlainConstructor, check_events, check_length, whole_text
+from luthier.secrets import redact_values
 
 Path = tuple[str | int, ...]
 _OTHER_BREAK = re.compile("[\x85\u2028\u2029]")
@@ -128,14 +129,14 @@ _Written.add_representer(str, _Written.represent_text)
 
 
 def dump_yaml(data: Any) -> str:
-    """Plain data as YAML, keys in their order."""
+    """Plain data as YAML, keys in their order, with every secret in its texts blotted out before they are escaped."""
     yaml = YAML(pure=True)
     yaml.default_flow_style = False
     yaml.Representer = _Written
     yaml.allow_unicode = True
     yaml.width = 1 << 24  # folding loses blanks
     stream = io.StringIO()
-    yaml.dump(data, stream)
+    yaml.dump(redact_values(data), stream)
     return stream.getvalue()
 
 

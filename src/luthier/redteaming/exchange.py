@@ -4,7 +4,6 @@ for training on preferences."""
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 from luthier._version import __version__
 from luthier.errors import WorkspaceError
 from luthier.redteaming.seeds import Prompt
-from luthier.storage.files import write_text
+from luthier.secrets import redact_values
+from luthier.storage.files import json_text, write_json, write_text
 
 _SOURCE = f"written by luthier {__version__} while a model was made safer; for testing models that are yours"
 
@@ -27,10 +27,9 @@ def write_garak(path: str | Path, prompts: Sequence[Prompt]) -> Path:
     """
     place = Path(path)
     if place.suffix == ".json":
-        text = json.dumps([one.text for one in prompts], ensure_ascii=False, indent=1) + "\n"
+        write_json(place, [one.text for one in prompts])
     else:
-        text = "".join(" ".join(one.text.split()) + "\n" for one in prompts)
-    write_text(place, text)
+        write_text(place, "".join(" ".join(one.text.split()) + "\n" for one in prompts))
     return place
 
 
@@ -60,8 +59,8 @@ def write_pyrit(path: str | Path, prompts: Sequence[Prompt], name: str = "luthie
     yaml.default_flow_style, yaml.allow_unicode, yaml.width = False, True, 4096
     yaml.sort_base_mapping_type_on_output = False
     text = io.StringIO()
-    yaml.dump(content, text)
-    write_text(Path(path), text.getvalue())
+    yaml.dump(redact_values(content), text)
+    write_text(Path(path), text.getvalue(), hidden=True)
     return Path(path)
 
 
@@ -77,7 +76,7 @@ def write_preferences(path: str | Path, pairs: Sequence[Mapping[str, Any]]) -> P
             where=str(path),
             fix="take other rounds; rounds with context distillation or rejection sampling have most of them",
         )
-    write_text(Path(path), "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in pairs))
+    write_text(Path(path), "".join(json_text(one, indent=None) for one in pairs), hidden=True)
     return Path(path)
 
 
@@ -93,5 +92,5 @@ def write_attacks(path: str | Path, prompts: Sequence[Prompt], form: str) -> Pat
         return write_garak(path, prompts)
     if form == "pyrit":
         return write_pyrit(path, prompts)
-    write_text(Path(path), "".join(json.dumps(one.to_json(), ensure_ascii=False) + "\n" for one in prompts))
+    write_text(Path(path), "".join(json_text(one.to_json(), indent=None) for one in prompts), hidden=True)
     return Path(path)

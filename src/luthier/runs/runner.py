@@ -103,7 +103,7 @@ class Visit:
 
 def run_cell(recipe: RecipeBase, folder: Path) -> RunRecord:
     """Run the stages of one recipe in one folder."""
-    write_text(folder / "recipe.yaml", recipe_yaml(recipe.filled_in()))
+    write_text(folder / "recipe.yaml", recipe_yaml(recipe.filled_in()), hidden=True)
     record = RunRecord(folder)
     _check(recipe, folder)
     for visit in walk(recipe, folder):
@@ -192,7 +192,7 @@ def _run_stage(visit: Visit, folder: Path) -> StageRecord:
         # Of what runs, and not of a later command that finds everything done.
         write_json((folder.parents[1] if folder.parent.name == "cells" else folder) / ENVIRONMENT, environment())
         settings = {stage.name: stage.filled_in().model_dump(mode="json"), "seed": visit.inputs.seed}
-        write_text(workspace.folder / "stage.yaml", dump_yaml(settings))
+        write_text(workspace.folder / "stage.yaml", dump_yaml(settings), hidden=True)
         inputs = replace(visit.inputs, key=workspace.key, workspace=workspace)
         outputs = visit.active.run(inputs, workspace.folder)
         _check_given(stage, outputs, workspace.folder)

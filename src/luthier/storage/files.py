@@ -95,13 +95,18 @@ def check_place_of(path: Path, *read: str | Path | None) -> None:
         )
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, hidden: bool = False) -> None:
     """Write a text file in one step, with every secret blotted out.
+
+    Args:
+        path: of the file.
+        text: all of it.
+        hidden: whether they are already, as in what `json_text` and `dump_yaml` give, whose numbers stay as they are.
 
     Raises:
         WorkspaceError: the place can't be written or the disk is full; what was there is untouched.
     """
-    write_bytes(path, redact(text).encode(errors="backslashreplace"))
+    write_bytes(path, (text if hidden else redact(text)).encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
