@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,6 +31,27 @@ def test_an_unknown_verb_is_answered_with_the_nearest(capsys):
 def test_runs_as_a_module(module):
     command = [sys.executable, "-m", module, "--version"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith("luthier ")
+
+
+def test_a_file_of_the_folder_takes_the_place_of_no_module(workplace):
+    """As the command does, which has its own folder first on the path and not the working one."""
+    workplace.write()
+    (workplace.folder / "statistics.py").write_text("raise RuntimeError('this ran')\n")
+    (workplace.folder / "my_plugin.py").write_text("print('this is imported')\n")
+    program = "import sys; from luthier.cli import main; code = main(sys.argv[1:]); import statistics; sys.exit(code)"
+    command = [sys.executable, "-P", "-c", program, "validate", "--set", "plugins=[my_plugin]"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, cwd=workplace.folder, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "this is imported" in done.stdout
+
+
+def test_a_folder_that_is_gone_needs_no_traceback(tmp_path: Path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["list"]) == 0
+    assert "lora" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verb", ["run", "plan", "validate"])

@@ -287,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser, words = build_parser(), list(sys.argv[1:] if arguments is None else arguments)
     _refuse_unknown_verb(parser, words)
     parsed = parser.parse_args(words)
-    sys.path.insert(0, os.getcwd()) if os.getcwd() not in sys.path else None
+    _look_here_for_plugins()
     try:
         quieten(parsed.verbose)
         from luthier.registry import classes_stay
@@ -310,6 +310,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"out of memory\n  fix: {_less_memory(parsed)}", 1)
     except Exception as error:
         return _unwritable(error) or _unexpected(error, parsed)
+
+
+def _look_here_for_plugins() -> None:
+    """Let a recipe name modules of the working folder as plugins; they come after everything that is installed."""
+    with suppress(OSError):  # the folder is gone
+        if (here := os.getcwd()) not in sys.path:
+            sys.path.append(here)
 
 
 def _refuse_unknown_verb(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
