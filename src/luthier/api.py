@@ -54,7 +54,6 @@ def run(
 def _run(checked: RecipeBase, folder: Path, on_cell: Callable[[int, int, dict[str, Any]], None] | None) -> RunRecord:
     with locked(folder), one_version():
         check_kind(folder, checked)
-        write_text(folder / "recipe.yaml", recipe_yaml(checked), hidden=True)
         if not (folder / ENVIRONMENT).exists():
             write_json(folder / ENVIRONMENT, environment())
         if checked.compare is None:
@@ -69,6 +68,7 @@ def _run(checked: RecipeBase, folder: Path, on_cell: Callable[[int, int, dict[st
                 if disk_failure(error) is None:
                     write_json(folder / FAILED, {"error": f"unexpected {type(error).__name__}: {error}"})
                 raise
+        write_text(folder / "recipe.yaml", recipe_yaml(checked), hidden=True)
         return run_comparison(checked, folder, on_cell)
 
 

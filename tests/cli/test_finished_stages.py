@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from luthier.models import artifacts
+from luthier.runs import runner
 from luthier.storage import done
 from luthier.storage import steps as steps_module
 from luthier.storage.done import read_done, sweep, write_done
@@ -130,6 +131,33 @@ def test_the_environment_is_that_of_what_was_run_and_not_of_a_command_that_found
     tuning.tune["learning_rate"] = 0.5
     assert tuning.run() == 0
     assert json.loads(place.read_text())["processor"] != "of another machine"
+
+
+def saved(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in ("recipe.yaml", "environment.json", "00-tune/stage.yaml")}
+
+
+@pytest.mark.parametrize("refused", ["before any stage", "by the stage"])
+def test_a_recipe_that_is_refused_leaves_that_of_the_results(tuning, monkeypatch, refused):
+    assert tuning.run() == 0
+    place = tuning.run_folder / "environment.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"processor": "of another machine"}))
+    before = saved(tuning.run_folder)
+    tuning.tune["learning_rate"] = 0.5
+    (tuning.folder / "validation.tsv").write_text("text\tlabel\na film\tneither\n")
+    if refused == "by the stage":
+        monkeypatch.setattr(runner, "_check", lambda *_: None)
+    assert tuning.run() == 3
+    assert saved(tuning.run_folder) == before
+    assert (tuning.run_folder / "00-tune" / "done.json").exists()
+
+
+def test_a_recipe_of_which_nothing_finished_is_that_of_the_last_attempt(tuning):
+    (tuning.folder / "validation.tsv").write_text("text\tlabel\na film\tneither\n")
+    for rate in (0.5, 0.25):
+        tuning.tune["learning_rate"] = rate
+        assert tuning.run() == 3
+        assert f"learning_rate: {rate}" in (tuning.run_folder / "recipe.yaml").read_text()
 
 
 def test_what_a_kill_left_is_swept_and_never_listed(tuning, steps):

@@ -19,8 +19,8 @@ from luthier.secrets import expand
 from luthier.stages.artifacts import KINDS, Artifact
 from luthier.stages.base import Stage, StageInputs, StageOutputs
 from luthier.stages.chaining import ChainError, Link, chain, saved_data
-from luthier.storage.done import read_done
-from luthier.storage.files import json_text, unwritable, write_json, write_text
+from luthier.storage.done import DONE, read_done
+from luthier.storage.files import json_text, unwritable, write_bytes, write_json, write_text
 from luthier.storage.paths import user_path
 from luthier.storage.provenance import ENVIRONMENT, environment
 from luthier.storage.ranks import world_size
@@ -102,12 +102,24 @@ class Visit:
 
 
 def run_cell(recipe: RecipeBase, folder: Path) -> RunRecord:
-    """Run the stages of one recipe in one folder."""
-    write_text(folder / "recipe.yaml", recipe_yaml(recipe.filled_in()), hidden=True)
-    record = RunRecord(folder)
+    """Run the stages of one recipe in one folder. A recipe that is refused doesn't replace that of finished results."""
+    place, text, record = folder / "recipe.yaml", recipe_yaml(recipe.filled_in()), RunRecord(folder)
+    beside = [place, folder / ENVIRONMENT] if any(folder.glob(f"*/{DONE}")) else []
+    earlier = {path: path.read_bytes() for path in beside if path.is_file()}
+    if not earlier:
+        write_text(place, text, hidden=True)
     _check(recipe, folder)
-    for visit in walk(recipe, folder):
-        record.stages.append(_run_stage(visit, folder))
+    write_text(place, text, hidden=True)
+    try:
+        for visit in walk(recipe, folder):
+            record.stages.append(_run_stage(visit, folder))
+    except BaseException:
+        position = len(record.stages)
+        stopped_at = stage_folder(folder, position, recipe.stage_list()[position])
+        if all(stage.cached for stage in record.stages) and read_done(stopped_at) is not None:
+            for path, content in earlier.items():
+                write_bytes(path, content)
+        raise
     (folder / FAILED).unlink(missing_ok=True)
     return record
 
