@@ -20,8 +20,9 @@ EXTRAS = {
 
 
 def is_installed(extra: str) -> bool:
-    """Whether what an extra brings can be imported."""
-    return importlib.util.find_spec(EXTRAS[extra]) is not None
+    """Whether what an extra brings can be imported; a folder of its name, without code, is none."""
+    spec = importlib.util.find_spec(EXTRAS[extra])
+    return spec is not None and spec.origin is not None
 
 
 def how_to_install(extra: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import ModelError
+from luthier.extras import is_installed
 from luthier.models.adapters import base_settings, is_adapter
 from luthier.models.card import CARD, read_card
 from luthier.models.gguf import gguf_read_well
@@ -382,7 +383,5 @@ def _refuse_panicking(tokenizer: Any, folder: Path) -> None:
 
 
 def _require_gguf(where: str) -> None:
-    import importlib.util
-
-    if importlib.util.find_spec("gguf") is None:
+    if not is_installed("gguf"):
         raise ModelError("reading GGUF files needs the package gguf", where=where, fix="pip install 'luthier[gguf]'")

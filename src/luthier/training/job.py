@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from luthier.data.batches.workers import quiet_forks, telling_of_dead_workers
 from luthier.errors import InterruptedRunError, TrainingError
 from luthier.evaluation.meters import CostMeter
+from luthier.extras import is_installed
 from luthier.models.inspect import base_of
 from luthier.objectives.part import Part
 from luthier.objectives.step import MAIN
@@ -310,7 +310,7 @@ def refuse_missing_trackers(trackers: Sequence[str]) -> None:
         TrainingError: its package is not installed.
     """
     for name in trackers:
-        if importlib.util.find_spec(name) is None:
+        if not is_installed(name):
             raise TrainingError(
                 f"report_to names {name}, which is not installed", fix=f"pip install 'luthier[{name}]', or leave it out"
             )
