@@ -129,7 +129,7 @@ def discover() -> None:
 
     for plugin in entry_points(group="luthier.plugins"):
         try:
-            importlib.import_module(plugin.module)
+            _import_plugin(plugin.module)
         except Exception as error:  # a plugin is any code
             of = f" of {plugin.dist.name}" if plugin.dist is not None else ""
             raise RecipeError(
@@ -143,10 +143,17 @@ def import_plugins(names: Iterable[str]) -> dict[str, Exception]:
     failed = {}
     for name in names:
         try:
-            importlib.import_module(name)
+            _import_plugin(name)
         except Exception as error:  # a plugin is any code
             failed[name] = error
     return failed
+
+
+def _import_plugin(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except SystemExit as error:
+        raise ImportError(f"it ends the program with sys.exit({error.code!r})") from error
 
 
 def import_folder(package: str) -> None:

@@ -46,6 +46,16 @@ def test_a_file_of_the_folder_takes_the_place_of_no_module(workplace):
     assert "this is imported" in done.stdout
 
 
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_a_plugin_that_ends_the_program_is_an_error_of_the_recipe(workplace, monkeypatch, capsys, exit_code):
+    (workplace.folder / f"my_script_{exit_code}.py").write_text(f"import sys\nsys.exit({exit_code})\n")
+    monkeypatch.syspath_prepend(str(workplace.folder))
+    workplace.recipe["plugins"] = [f"my_script_{exit_code}"]
+    assert main(["validate", workplace.write()]) == 2
+    told = f"my_script_{exit_code} can't be imported: it ends the program with sys.exit({exit_code})"
+    assert told in capsys.readouterr().err
+
+
 def test_a_folder_that_is_gone_needs_no_traceback(tmp_path: Path, monkeypatch, capsys):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
