@@ -352,6 +352,43 @@ def test_a_missing_file_is_refused_before_anything_is_written(folder, capsys):
     assert not (folder / "recipe.yaml").exists()
 
 
+@pytest.mark.parametrize("words", ["rows.csv", "rows.csv --force", "rows.csv --data rows.csv --force"])
+def test_data_in_place_of_the_recipe_are_left_as_they_are(folder, capsys, words):
+    (folder / "rows.csv").write_text(rows(("text", "label"), *LABELLED))
+    assert main(["init", *words.split()]) == 2
+    said = "rows.csv: a recipe's file ends in .yaml, .yml or .json\n  fix: `luthier init recipe.yaml --data rows.csv`"
+    assert said in capsys.readouterr().err
+    assert Path("rows.csv").read_text() == rows(("text", "label"), *LABELLED)
+
+
+def test_a_recipe_takes_no_place_of_its_data_and_no_other_name(folder, capsys):
+    Path("rows.json").write_text("[]")
+    assert main(["init", "rows.json", "--data", "rows.json", "--force"]) == 6
+    assert "rows.json: this is the file that is read" in capsys.readouterr().err
+    assert Path("rows.json").read_text() == "[]"
+    assert main(["init", "recipe.txt"]) == 2
+    assert "fix: name another file, such as recipe.yaml" in capsys.readouterr().err
+
+
+def test_what_is_next_can_be_pasted(folder, capsys):
+    name = f"my {'long ' * 20}recipe.yaml"
+    assert main(["init", name]) == 0
+    assert f"next: luthier validate '{name}', luthier plan '{name}', luthier run '{name}'\n" in capsys.readouterr().out
+
+
+def test_a_method_that_needs_settings_is_refused_in_words(folder, capsys):
+    assert main(["init", "--method", "peft"]) == 2
+    error = capsys.readouterr().err
+    assert "the method peft needs `peft_type`" in error
+    assert "write `method: {name: peft, peft_type: …}` into the recipe" in error
+    assert not Path("recipe.yaml").exists()
+
+
+def test_a_device_is_no_data(folder, capsys):
+    assert main(["init", "--data", "/dev/null"]) == 3
+    assert "/dev/null: this is no ordinary file" in capsys.readouterr().err
+
+
 HOSTILE = {
     "empty": ("rows.csv", b"", "the file is empty"),
     "blank": ("rows.csv", b"\n \n", "the file is empty"),

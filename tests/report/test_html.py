@@ -227,6 +227,15 @@ def test_an_old_page_stays_whole_when_the_new_one_cannot_be_made(tmp_path: Path)
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".writing")] == []
 
 
+def test_a_page_takes_the_place_of_no_other_file_of_a_run(tmp_path: Path):
+    run = grid(tmp_path / "grid", seeds=(1,))
+    recipe = (run / "recipe.yaml").read_text()
+    with pytest.raises(WorkspaceError, match="this is the file that is read"):
+        write_report([run], run / "recipe.yaml")
+    assert (run / "recipe.yaml").read_text() == recipe
+    assert write_report([run], run / "own.html") == write_report([run], run / "own.html")
+
+
 def test_a_large_grid_shows_the_best_lines_only(tmp_path: Path):
     values = list(range(14))
     folder = tmp_path / "large"

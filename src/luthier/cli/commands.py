@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ from typing import Any
 from luthier.cli.arguments import OUTPUT
 from luthier.cli.messages import console
 from luthier.errors import RecipeError
-from luthier.recipe.loading import check_recipe, load_recipe
+from luthier.recipe.loading import SUFFIXES, check_recipe, load_recipe
 from luthier.recipe.recipe import RecipeBase, json_schema
 from luthier.secrets import redact
 from luthier.storage.nearby import check_there
-from luthier.storage.paths import is_folder
+from luthier.storage.paths import is_file, is_folder, is_there
 from luthier.storage.ranks import is_main
 
 DEFAULT_RECIPE = "recipe.yaml"
@@ -26,8 +27,7 @@ def init(arguments: argparse.Namespace) -> None:
     from luthier.cli.starter import starter_recipe
 
     place = Path(arguments.path)
-    if place.exists() and not arguments.force:
-        raise RecipeError("the file is there already", where=str(place), fix="name another one, or add --force")
+    _check_place_of_recipe(place, arguments.data, replace=arguments.force)
     from luthier.storage.files import write_text
 
     starter = starter_recipe(arguments.model, arguments.data, arguments.method)
@@ -36,7 +36,29 @@ def init(arguments: argparse.Namespace) -> None:
         console().print(line, soft_wrap=True)
     for line in starter.doubts:
         console().print(f"not sure: {line}", soft_wrap=True)
-    console().print(f"wrote {place}; next: luthier validate {place}, luthier plan {place}, luthier run {place}")
+    named = shlex.quote(str(place))
+    console().print(
+        f"wrote {place}; next: luthier validate {named}, luthier plan {named}, luthier run {named}", soft_wrap=True
+    )
+
+
+def _check_place_of_recipe(place: Path, data: str | None, *, replace: bool) -> None:
+    """Refuse a file that is no place for a starter recipe.
+
+    Raises:
+        RecipeError: it is called as no recipe is, or it is there and not to be replaced.
+        WorkspaceError: it can't be written, or the recipe is made for what it holds.
+    """
+    from luthier.storage.files import check_place_of
+
+    if place.suffix.lower() not in SUFFIXES:
+        fix = f"name another file, such as {DEFAULT_RECIPE}"
+        if is_file(place):
+            fix = f"`luthier init {DEFAULT_RECIPE} --data {shlex.quote(data or str(place))}` writes one for data"
+        raise RecipeError("a recipe's file ends in .yaml, .yml or .json", where=str(place), fix=fix)
+    check_place_of(place, data)
+    if is_there(place) and not replace:
+        raise RecipeError("the file is there already", where=str(place), fix="name another one, or add --force")
 
 
 def validate(arguments: argparse.Namespace) -> None:
@@ -255,8 +277,9 @@ def doctor(_arguments: argparse.Namespace) -> None:
 def schema(arguments: argparse.Namespace) -> None:
     text = json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
     if arguments.output:
-        from luthier.storage.files import write_text
+        from luthier.storage.files import check_place_of, write_text
 
+        check_place_of(Path(arguments.output))
         write_text(Path(arguments.output), text)
         console().print(f"wrote {arguments.output}")
     else:

@@ -13,7 +13,7 @@ from typing import Any
 from luthier.data.catalogue.lookup import set_of_source
 from luthier.data.guessing import Guess, guess_data
 from luthier.data.text_form import REPLIES
-from luthier.errors import ModelError
+from luthier.errors import ModelError, RecipeError
 from luthier.models.stated import CHAT_MODEL, cannot_write, packaged
 from luthier.recipe.recipe import RESERVED_NAMES
 from luthier.registry import METHODS
@@ -101,11 +101,18 @@ def starter_recipe(model: str | None = None, data: str | None = None, method: st
         method: how to tune it.
 
     Raises:
-        RecipeError: there is no such method.
+        RecipeError: there is no such method, or it has settings that only the user can give.
         DataError: there is no such file, or it can't be read.
         ModelError: the model can't learn from the data, as far as its files tell.
     """
-    METHODS.get(method)
+    if lacking := _without_default(METHODS.get(method)):
+        named = ", ".join(f"`{name}`" for name in lacking)
+        written = ", ".join(f"{name}: …" for name in lacking)
+        raise RecipeError(
+            f"the method {method} needs {named}, which the data can't tell",
+            where="--method",
+            fix=f"take another one, and write `method: {{name: {method}, {written}}}` into the recipe",
+        )
     guess = _unseen() if data is None else guess_data(data)
     source = "source" if data and set_of_source(data) and "#" not in data else "train"
     keys: dict[str, Any] = {source: data or "train.tsv"} | guess.keys | {"too_long": "truncate"}
@@ -234,4 +241,8 @@ def _scalar(text: str) -> str:
 
 def needs_settings(part: type[Any]) -> bool:
     """Whether a recipe can't name the part alone, since it has settings without a default."""
-    return any(field.is_required() for field in part.model_fields.values())
+    return bool(_without_default(part))
+
+
+def _without_default(part: type[Any]) -> list[str]:
+    return [name for name, field in part.model_fields.items() if field.is_required()]

@@ -48,14 +48,22 @@ def write_report(folders: list[Path], output: Path | None = None) -> Path:
         The file that was written, in one step: an older one stays whole until then.
 
     Raises:
-        WorkspaceError: a folder is no run, or the file can't be written.
+        WorkspaceError: a folder is no run, or the file can't be written, or is one of a run's that is no page.
     """
-    from luthier.storage.files import write_text
+    from luthier.storage.files import check_place_of, write_text
 
     runs = read_runs([Path(f) for f in folders])
     place = Path(output) if output is not None else _own_place([run.folder for run in runs])
+    check_place_of(place, *_read_of([run.folder for run in runs], place))
     write_text(place, render(runs))
     return place
+
+
+def _read_of(folders: Sequence[Path], place: Path) -> list[Path]:
+    """The file at a place, if it lies in a run directory and is no page."""
+    real = Path(os.path.realpath(place))
+    inside = any(real.is_relative_to(os.path.realpath(folder)) for folder in folders)
+    return [place] if inside and real.suffix != Path(PAGE).suffix else []
 
 
 def _own_place(folders: Sequence[Path]) -> Path:

@@ -269,6 +269,10 @@ def _file(path: Path, member: str | None, name: str) -> FileSource:
             "is a folder, not a file", where=name, fix=f"name one of its files{several}: {listing(inside_it)}"
         )
     if not is_file(path):
+        if is_there(path):
+            raise DataError(
+                "this is no ordinary file, such as a device or a pipe", where=name, fix="write the rows into a file"
+            )
         raise DataError(NO_SUCH_FILE, where=name, fix=did_you_mean(path) or "name a file that is there")
     archive = path.name.lower().endswith(_ARCHIVES)
     if member is not None:
