@@ -29,7 +29,8 @@ what was filled in appears in no log, report or saved recipe, unless it has fewe
 than 8 letters or a part of a name that recipes use, which no search could tell from chance; a warning says so. With
 another value a finished stage runs again, unless the setting has no effect on its results, as `api_key`. A model's base
 in such a place is found again through the same variable. Any key can be set from the command line:
-`--set stages.0.tune.epochs=1`.
+`--set stages.0.tune.epochs=1`. The value is read as YAML, so that text which looks like a number needs quotes within
+those of the shell: `--set 'name="2024"'`.
 
 A stage takes artefacts and gives artefacts; one called NAME lies in the folder NAME of the stage's own. What goes in as
 `model` is the newest model of the stages before, or the recipe's, unless the stage names another one:
@@ -39,7 +40,8 @@ Stages that can't follow one another are refused when the recipe is loaded. The 
 {KINDS_OF_ARTIFACTS}
 
 A recipe is one YAML 1.2 document of at most 100,000 characters, 10,000 values (those of aliases counted) and 50 levels.
-Anchors, aliases and merges (`<<`) work; tags other than `!!str` are refused, and dates are text.
+Anchors, aliases and merges (`<<`) work, and each place of an alias is set by itself; tags other than `!!str` are
+refused, and dates are text.
 """
 
 

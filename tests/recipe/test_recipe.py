@@ -69,6 +69,35 @@ def test_duplicate_keys_are_found_with_both_lines():
     assert "r.yaml:11: seed: the key is given twice, first in line 10" in message
 
 
+def test_a_key_beside_a_merge_takes_the_place_of_the_merged_one():
+    merged = GOOD.replace("- tune:", "- tune: &t").replace(
+        "  - evaluate:", "  - tune:\n      <<: *t\n      epochs: 2\n  - evaluate:"
+    )
+    tunes = check(merged).stage_list()[:2]
+    assert [(tune.epochs, tune.learning_rate) for tune in tunes] == [(tunes[0].epochs, 1e-4), (2, 1e-4)]
+    source = parse_yaml(merged, "r.yaml")
+    tune = ("stages", 1, "tune")
+    assert [source.place((*tune, key)) for key in ("epochs", "method", "data")] == ["r.yaml:10", "r.yaml:9", "r.yaml:9"]
+    assert source.place((*tune, "data", "train")) == "r.yaml:9"
+    message = errors(merged.replace("epochs: 2", "epochs: 2\n      epochs: 3"))
+    assert "1 error" in message
+    assert "r.yaml:11: stages.1.tune.epochs: the key is given twice, first in line 10" in message
+
+
+def test_two_merges_in_one_mapping_are_to_be_a_list():
+    message = errors(f"a: &a {{seed: 1}}\nb: &b {{seed: 2}}\n{GOOD}<<: *a\n<<: *b\n")
+    assert "the key is given twice, first in line 12\n" in message
+    assert "fix: merge them in one list: `<<: [*a, *b]`" in message
+
+
+def test_a_key_is_set_in_one_of_the_places_that_share_it():
+    text = GOOD.replace("data: {", "data: &d {").replace("calibration]", "calibration]\n      data: *d")
+    tune, evaluate = check(text, "stages.0.tune.data.limit=20").stage_list()
+    assert (tune.data.limit, evaluate.data.limit) == (20, None)
+    listed = check(text, "stages.0.tune.data.labels.0=none").stage_list()
+    assert [stage.data.labels for stage in listed] == [["none", "yes"], ["no", "yes"]]
+
+
 def test_wrong_type_names_value_and_line():
     assert "r.yaml:7: stages.0.tune.learning_rate" in errors(GOOD.replace("1e-4", "fast"))
 
@@ -81,6 +110,14 @@ def test_no_mapping_is_an_error(text):
 def test_broken_yaml_names_the_line():
     assert "r.yaml:2" in errors("name: [\nmodel: x: y\n")
     assert "not with tabs" in errors("name: a\nstages:\n\t- tune: {}\n")
+
+
+@pytest.mark.parametrize("path", [r"C:\data\x.csv", r"C:\users\x.csv", r"C:\xy.csv"])
+def test_a_path_of_windows_in_double_quotes_says_how_to_write_it(path):
+    message = errors(GOOD.replace("train.tsv", f'"{path}"'))
+    assert "r.yaml:6: this is not YAML" in message
+    assert "take single ones, or write a path with /" in message
+    assert check(GOOD.replace("train.tsv", f"'{path}'")).stage_list()[0].data.train == path
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "nul", "a:b", " outer"])
@@ -146,6 +183,26 @@ def test_a_value_of_the_command_line_has_no_comments():
     assert [parse_value(value) for value in values] == ["#text", "a #b", "5 # x", "a #b", ["a", "b"], "a#b", None]
     data = check(GOOD, "stages.0.tune.data.text=#text").stage_list()[0].data
     assert data.text == "#text"
+
+
+@pytest.mark.parametrize("text", [*"|>~&*-?:;,%@ ", "|-", "&x", "*.csv", "---", "\t"])
+def test_a_sign_on_the_command_line_is_text(text):
+    assert parse_value(text) == text
+
+
+def test_a_tab_and_null_can_be_set_on_the_command_line():
+    data = check(GOOD, r"stages.0.tune.data.delimiter=\t", "stages.0.tune.data.labels=null").stage_list()[0].data
+    assert (data.delimiter, data.labels) == ("\t", None)
+    assert parse_value("[|, ~]") == "[|, ~]"
+    assert parse_value("|\n a\n") == "a\n"
+
+
+def test_text_that_looks_like_a_number_is_quoted_for_the_shell():
+    assert """fix: write --set 'name="2024"'\n""" in errors(GOOD, "name=2024") + "\n"
+    assert check(GOOD, 'name="2024"').name == "2024"
+    assert """write --set 'stages.0.tune.data.text="1e5"'""" in errors(GOOD, "stages.0.tune.data.text=1e5")
+    assert f"""where text is meant, write --set 'name="{"9" * 20}"'""" in errors(GOOD, f"name={'9' * 20}")
+    assert "fix: write it in quotes" in errors(GOOD, "stages.0.tune.data={train: a.tsv, text: 5}")
 
 
 def test_a_place_in_a_list_of_any_length_is_refused():

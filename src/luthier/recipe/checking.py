@@ -26,7 +26,7 @@ def examined(source: YamlText) -> tuple[RecipeBase | None, list[Problem]]:
     """
     if not isinstance(source.data, dict):
         raise RecipeError("a recipe is a mapping of keys to values", where=source.name, fix="`luthier init` writes one")
-    problems = [*source.problems, *_beyond_counting(source.data)]
+    problems = [*source.problems, *_beyond_counting(source.data, source)]
     plugins = source.data.get("plugins")
     for plugin, error in import_plugins(map(str, plugins) if isinstance(plugins, list) else ()).items():
         problems.append(Problem(("plugins",), f"{plugin} can't be imported: {error}"))
@@ -39,13 +39,14 @@ def examined(source: YamlText) -> tuple[RecipeBase | None, list[Problem]]:
     return None, problems
 
 
-def _beyond_counting(node: Any, path: Path = ()) -> Iterator[Problem]:
+def _beyond_counting(node: Any, source: YamlText, path: Path = ()) -> Iterator[Problem]:
     """Whole numbers anywhere in a recipe that are larger than any setting can be."""
     inside = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list | tuple) else ()
     for step, below in inside:
-        yield from _beyond_counting(below, (*path, step))
+        yield from _beyond_counting(below, source, (*path, step))
     if isinstance(node, int) and abs(node) > _MOST:
-        yield Problem(path, f"no whole number here can be beyond {_MOST:,}", "where text is meant, write it in quotes")
+        fix = f"where text is meant, {source.quoting(path)}"
+        yield Problem(path, f"no whole number here can be beyond {_MOST:,}", fix)
 
 
 def checked(source: YamlText) -> RecipeBase:

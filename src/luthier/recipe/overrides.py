@@ -22,7 +22,9 @@ def apply_override(source: YamlText, text: str) -> None:
     if not equals or not key:
         raise RecipeError(f"--set {text}: write key=value", fix="for example --set stages.0.tune.epochs=1")
     set_key(source.data, key.strip(), parse_value(value), f"--set {text}")
-    source.override(tuple(_step(part) for part in key.strip().split(".")), f"--set {key.strip()}")
+    path = tuple(_step(part) for part in key.strip().split("."))
+    source.override(path, f"--set {key.strip()}")
+    source.set_to[path] = value
 
 
 def set_key(data: Any, key: str, value: Any, where: str) -> None:

@@ -80,7 +80,7 @@ def _explained(detail: ErrorDetails, source: YamlText, model: type[RecipeBase]) 
         if isinstance(given, str) and (near := difflib.get_close_matches(given[:_SHOWN], choices, n=1, cutoff=0.5)):
             fix = f"did you mean {near[0]!r}?"
         if detail["type"] == "string_type" and isinstance(detail["input"], bool | int | float):
-            fix = "write it in quotes"
+            fix = source.quoting(path)
     return Problem(path, message, fix, _cut(key))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import pathlib
 import re
+import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +23,10 @@ from luthier.secrets import redact_values
 
 Path = tuple[str | int, ...]
 _OTHER_BREAK = re.compile("[\x85\u2028\u2029]")
+_MERGE = "tag:yaml.org,2002:merge"
+# On a command line a blank, the head of a block and an anchor are text, and so is a sign that YAML reads as a list, a
+# mapping, a document or null.
+_LONE = re.compile(r"\s+|[|>][^\n]*|[&*].*|[~:?-]|---|\.\.\.", re.DOTALL)
 _COMMENT = re.compile(r"(?:^|\s)#")
 
 
@@ -34,6 +40,7 @@ class YamlText:
         lines: path of keys and indices -> 1-based line.
         problems: duplicate keys.
         overridden: path -> where its value comes from in place of the text.
+        set_to: path -> the text that `--set` gives for it.
         folder: of the file; None for a text without one.
     """
 
@@ -42,11 +49,19 @@ class YamlText:
     lines: dict[Path, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     overridden: dict[Path, str] = field(default_factory=dict)
+    set_to: dict[Path, str] = field(default_factory=dict)
     folder: pathlib.Path | None = None
 
     def override(self, path: Path, origin: str) -> None:
         """Note that a path now comes from elsewhere."""
         self.overridden[path] = origin
+
+    def quoting(self, path: Path) -> str:
+        """How to write text that looks like something else at a path; a shell takes quotes away."""
+        if path not in self.set_to:
+            return "write it in quotes"
+        text = f'{".".join(map(str, path))}="{self.set_to[path].strip()}"'
+        return f"write --set {shlex.quote(text)}"
 
     def place(self, path: Path) -> str:
         """`file:line` of the nearest enclosing key that the text has, or the override that it comes from."""
@@ -98,18 +113,23 @@ def parse_yaml(text: str, name: str) -> YamlText:
         check_events(_reader().parse(io.StringIO(text)), name)
         yaml.composer.warn_double_anchors = False
         root = yaml.compose(io.StringIO(text))
-        data = None if root is None else yaml.constructor.construct_document(root)
+        result = YamlText(name, None)
+        _walk(root, (), result)  # first, since construction puts what is merged among a mapping's own keys
+        result.data = None if root is None else _unshared(yaml.constructor.construct_document(root))
     except RecipeError:
         raise
     except Exception as error:  # of the reader, or of what it builds
         raise _unreadable(error, text, name) from None
-    result = YamlText(name, data)
-    _walk(root, (), result)
     return result
 
 
 def parse_value(text: str) -> Any:
-    """One value of a command line, read as YAML without comments; what is no YAML is taken as text."""
+    """One value of a command line, read as YAML without comments; what is no YAML is taken as text, and so is what
+    would be null for a reader of YAML alone, such as `|`. `\\t` is a tab."""
+    if text == r"\t":
+        return "\t"
+    if _LONE.fullmatch(text):
+        return text
     try:
         value = parse_yaml(text, "value").data
     except RecipeError:
@@ -153,12 +173,13 @@ def _unreadable(error: Exception, text: str, name: str) -> RecipeError:
     if isinstance(error, ReaderError):
         line = text.count("\n", 0, error.position) + 1
     reason = error.problem if isinstance(error, MarkedYAMLError) else (str(error).splitlines() or [repr(error)])[0]
-    return RecipeError(f"this is not YAML: {reason}", where=f"{name}:{line}", fix=_hint(text, mark))
+    return RecipeError(f"this is not YAML: {reason}", where=f"{name}:{line}", fix=_hint(text, mark, str(reason)))
 
 
 def _walk(node: Any, path: Path, result: YamlText) -> None:
     if isinstance(node, MappingNode):
         seen: dict[str, int] = {}
+        merged: dict[str, int] = {}
         for key, value in node.value:
             if not isinstance(key, ScalarNode):
                 continue
@@ -166,17 +187,46 @@ def _walk(node: Any, path: Path, result: YamlText) -> None:
             line, below = key.start_mark.line + 1, (*path, name)
             if name in seen:
                 what = f"the key is given twice, first in line {seen[name]}"
-                result.problems.append(Problem(below, what, "keep one of them", line=line))
+                fix = "merge them in one list: `<<: [*a, *b]`" if key.tag == _MERGE else "keep one of them"
+                result.problems.append(Problem(below, what, fix, line=line))
             seen[name] = line
+            if key.tag == _MERGE:
+                merged |= dict.fromkeys(_keys_of(value), line)
+                continue
             result.lines[below] = line
             _walk(value, below, result)
+        for name, line in merged.items():
+            result.lines.setdefault((*path, name), line)
     elif isinstance(node, SequenceNode):
         for index, value in enumerate(node.value):
             result.lines[(*path, index)] = value.start_mark.line + 1
             _walk(value, (*path, index), result)
 
 
-def _hint(text: str, mark: Any) -> str:
+def _keys_of(node: Any) -> Iterator[str]:
+    """The keys of a mapping, or of several, those that are merged into it included."""
+    if isinstance(node, SequenceNode):
+        for one in node.value:
+            yield from _keys_of(one)
+    elif isinstance(node, MappingNode):
+        for key, value in node.value:
+            if key.tag == _MERGE:
+                yield from _keys_of(value)
+            elif isinstance(key, ScalarNode):
+                yield whole_text(key.value)
+
+
+def _unshared(value: Any) -> Any:
+    """The value with a copy wherever an alias stands, so that one place can be changed without the others. It is no
+    larger than `check_events` allows, which counts what aliases stand for."""
+    if isinstance(value, dict):
+        return {key: _unshared(below) for key, below in value.items()}
+    return [_unshared(below) for below in value] if isinstance(value, list) else value
+
+
+def _hint(text: str, mark: Any, reason: str) -> str:
+    if "escape" in reason:
+        return "a backslash begins an escape in double quotes: take single ones, or write a path with /"
     lines = text.splitlines()
     if mark and mark.line < len(lines) and "\t" in lines[mark.line]:
         return "indent with blanks, not with tabs"
