@@ -27,6 +27,8 @@ class Settings(BaseModel):
     )
     # Fields that may name a file or folder of this machine; a recipe's relative ones are looked for beside it, too.
     path_fields: ClassVar[tuple[str, ...]] = ()
+    # Values of these fields that name something built in, whatever lies beside the recipe.
+    no_paths: ClassVar[frozenset[str]] = frozenset()
     # Fields that are no part of a key of results, since no result depends on them.
     without_effect_on_results: ClassVar[frozenset[str]] = frozenset()
 

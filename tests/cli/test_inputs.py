@@ -312,6 +312,45 @@ def test_relative_paths_are_tried_from_the_folder_of_the_recipe_too(place, capsy
     assert "did you mean ../trian.tsv?" in told
 
 
+@pytest.mark.parametrize(
+    ("compare", "found"),
+    [
+        (
+            {"over": {"stages.0.tune.data.train": ["train.tsv", "more.tsv"]}, "baseline": "more.tsv"},
+            {"over": {"stages.0.tune.data.train": ["../train.tsv", "../more.tsv"]}, "baseline": "../more.tsv"},
+        ),
+        (
+            {"over": {"model": ["./model", {"reference": "model", "dtype": "float32"}], "seed": [1, 2]}},
+            {"over": {"model": ["../model", {"reference": "../model", "dtype": "float32"}], "seed": [1, 2]}},
+        ),
+        (
+            {"search": {"space": {"stages.0.tune.data": [{"train": "more.tsv", "validation_fraction": 0.5}]}}},
+            {"search": {"space": {"stages.0.tune.data": [{"train": "../more.tsv", "validation_fraction": 0.5}]}}},
+        ),
+        (
+            {"preset": {"methods": ["lora", {"name": "residual_prompt", "init": "tensor", "init_file": "more.tsv"}]}},
+            {
+                "preset": {
+                    "methods": ["lora", {"name": "residual_prompt", "init": "tensor", "init_file": "../more.tsv"}]
+                }
+            },
+        ),
+    ],
+)
+def test_paths_among_the_values_of_a_comparison_are_found_beside_the_recipe(place, monkeypatch, compare, found):
+    recipe()
+    Path("more.tsv").write_text(ROWS)
+    with open("recipe.yaml", "a") as file:
+        file.write(f"compare: {json.dumps(compare)}\n")
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    loaded = load_recipe("../recipe.yaml").compare
+    assert loaded is not None
+    given = loaded.model_dump(mode="json", exclude_unset=True)
+    given = {key: given[key] for key in compare}
+    assert given == found
+
+
 def test_paths_beside_a_recipe_with_another_fault_are_found(place, capsys, monkeypatch):
     recipe(more="task: single_sentence\n        tetx: a")
     (place / "elsewhere").mkdir()
@@ -356,6 +395,50 @@ def test_values_from_the_environment_are_looked_at(place, capsys, monkeypatch):
     assert "stages.0.tune.data.train:" in refused(capsys, code=3)
     monkeypatch.setenv("ROWS", "train.tsv")
     assert main(["validate"]) == 0
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_values_from_the_environment_are_looked_at_in_every_block(place, capsys, monkeypatch, there):
+    texts = place / "texts-of-mine"
+    texts.mkdir()
+    monkeypatch.setenv("TEXTS_OF_MINE", str(texts if there else place / "nowhere-at-all"))
+    for name in ("t.txt", "cloze.txt"):
+        (texts / name).write_text("Snow is [[white]].\n" * 3)
+    init = {"name": "residual_prompt", "init": "tensor", "init_file": "${env:TEXTS_OF_MINE}/t.txt"}
+    stages = [
+        {"pretrain": {"corpus": {"train": "${env:TEXTS_OF_MINE}/t.txt"}, "cloze": "${env:TEXTS_OF_MINE}/cloze.txt"}},
+        {"tune": {"data": {"train": "train.tsv", "validation_fraction": 0.5}, "method": init}},
+        {"evaluate": {"suites": [{"name": "lm_eval", "tasks": ["mine"], "folder": "${env:TEXTS_OF_MINE}"}]}},
+    ]
+    places = ["corpus.train", "cloze", "init_file", "folder"]
+    monkeypatch.setattr("luthier.recipe.inputs.is_installed", lambda _extra: True)
+    Path("recipe.yaml").write_text(json.dumps({"name": "a", "model": "./model", "stages": stages}))
+    code = main(["validate"])
+    told = capsys.readouterr().err
+    assert [key for key in places if f"{key}: " in told] == ([] if there else places), told
+    assert code == (0 if there else 3), told
+
+
+def test_a_name_that_is_not_set_is_told_once_for_a_comparison(place, capsys):
+    recipe()
+    with open("recipe.yaml", "a") as file:
+        file.write('compare: {over: {stages.0.tune.data.train: ["${env:NO_SUCH_NAME}"]}}\n')
+    assert refused(capsys, code=2).count("NO_SUCH_NAME is not set") == 1
+
+
+def test_sentences_to_complete_are_looked_at_and_found_beside_the_recipe(place, capsys, monkeypatch):
+    for name in ("texts.txt", "cloze.txt", "english"):
+        Path(name).write_text("Snow is [[white]].\n")
+    text = "name: a\nmodel: ./model\nstages:\n  - pretrain:\n      corpus: texts.txt\n      cloze: {}\n"
+    Path("recipe.yaml").write_text(text.format("cloez.txt"))
+    told = refused(capsys, code=3)
+    assert "recipe.yaml:6: stages.0.pretrain.cloze: cloez.txt: there is no such file" in told
+    assert "did you mean cloze.txt?" in told
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    for written, found in (("cloze.txt", "../cloze.txt"), ("english", "english")):
+        Path("../recipe.yaml").write_text(text.format(written))
+        assert load_recipe("../recipe.yaml", inputs=True).stage_list()[0].cloze == found
 
 
 def test_python_callers_are_told_the_same(place):

@@ -273,7 +273,8 @@ def test_settings_that_do_not_fit_are_refused(given: dict[str, Any], told: str):
         ({"max_steps": None, "max_tokens": 10}, "of a step"),
         ({"architecture": DECODER, "masking": {"rate": 0.4}}, "`masking` has no effect on a causal model"),
         ({"corpus": "nowhere.txt"}, "no such file"),
-        ({"cloze": "nowhere.txt"}, "can't be read"),
+        ({"cloze": "nowhere.txt"}, "stages.0.pretrain.cloze: nowhere.txt: there is no such file"),
+        ({"cloze": "."}, "can't be read"),
     ],
 )
 def test_what_can_not_be_done_is_told_before_anything_is_trained(

@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from luthier.data.sources.base import NO_SUCH_FILE
 from luthier.errors import DataError
+from luthier.storage.nearby import did_you_mean
 
 _MARKED = re.compile(r"\[\[(.+?)\]\]")
 
@@ -38,10 +40,13 @@ def read_sentences(path: Path) -> list[Sentence]:
     """Sentences of a file, one a line; empty lines and those that start with `#` are left out.
 
     Raises:
-        DataError: the file can't be read, or a line does not have one word in double brackets.
+        DataError: the file is not there, or can't be read, or a line does not have one word in double brackets.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        fix = did_you_mean(path) or "name a file of sentences, one a line"
+        raise DataError(NO_SUCH_FILE, where=str(path), fix=fix) from error
     except (OSError, UnicodeError) as error:
         raise DataError(
             f"the sentences to complete can't be read: {error}", where=str(path), fix="name a file of UTF-8 text"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from luthier.errors import LuthierError
 from luthier.language_modeling.settings import (
     ONLY_CAUSAL,
     ContextParallelSettings,
@@ -78,6 +79,8 @@ class Pretrain(ContextParallelSettings, LanguageTrainingSettings, Stage):
     }
     products: ClassVar[Mapping[str, tuple[str, ...]]] = {"model": ("pretrained",)}
     scores_by_step: ClassVar[bool] = True
+    path_fields: ClassVar[tuple[str, ...]] = ("cloze",)
+    no_paths: ClassVar[frozenset[str]] = frozenset({BUILT_IN})
     runs: ClassVar[str] = "luthier.pretraining.run:run_pretraining"
     plans: ClassVar[str] = "luthier.pretraining.planning:plan_pretraining"
 
@@ -204,6 +207,16 @@ class Pretrain(ContextParallelSettings, LanguageTrainingSettings, Stage):
         """Where the sentences to complete are."""
         built_in = self.cloze == BUILT_IN
         return Path(__file__).with_name("cloze_english.txt") if built_in else user_path(str(self.cloze))
+
+    def missing(self) -> Iterator[tuple[str, LuthierError]]:
+        """A file of sentences that is not there, or has none that can be read."""
+        from luthier.pretraining.sentences import read_sentences
+
+        try:
+            if self.cloze is not None:
+                read_sentences(self.cloze_file())
+        except LuthierError as error:
+            yield "cloze", error
 
     def check(self, inputs: StageInputs) -> None:
         from luthier.pretraining.checking import check_pretraining

@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from luthier.extras import how_to_install, is_installed
 from luthier.models.references import resolve
 from luthier.models.settings import ModelSettings
 from luthier.models.stated import answers_need_a_writer, cannot_write, kind_without_text
+from luthier.recipe.comparison import CompareSettings, SearchSettings, TuningPreset, varied_by
 from luthier.recipe.grid import blamed, cell_recipe, cells
+from luthier.recipe.overrides import place_of
 from luthier.recipe.problem import Problem
 from luthier.recipe.recipe import RecipeBase
 from luthier.recipe.yaml_text import YamlText
@@ -47,17 +50,13 @@ def anchor(recipe: RecipeBase, source: YamlText) -> bool:
     Returns:
         Whether a path was changed, in `source.data`.
     """
-    changed, folder = False, source.folder
+    folder = source.folder
     if folder is None:
-        return changed
-    for place, settings in settings_in(recipe):
-        for name in settings.path_fields:
-            value = getattr(settings, name)
-            for number, one in enumerate([value] if isinstance(value, str) else value or ()):
-                found = _beside(one, folder)
-                if found is not None and _replace(source, (*place, name, number), one, found):
-                    changed = True
-    return changed
+        return False
+    changed = [_replace(source, *found) for found in _found_beside(recipe, folder)]
+    if recipe.compare is not None:
+        changed += [_replace(source, *found) for found in _factors_beside(recipe, folder)]
+    return any(changed)
 
 
 def input_problems(recipe: RecipeBase, source: YamlText) -> list[Problem]:
@@ -210,11 +209,13 @@ def _extras_of_model(settings: Settings) -> dict[str, str]:
 
 
 def _filled_in(settings: Settings) -> Any:
-    """The settings with what they take from the environment."""
-    if not isinstance(settings, DataSettings | ModelSettings):
+    """The settings with what they take from the environment; not the settings inside, which are looked at as well, and
+    not the values of a comparison, which its cells have."""
+    if isinstance(settings, CompareSettings | SearchSettings | TuningPreset):
         return settings
-    written = settings.model_dump(exclude_unset=True)
-    return type(settings).model_validate(expand(written)) if references(written) else settings
+    own = {name: getattr(settings, name) for name in type(settings).model_fields}
+    taken = {name: value for name, value in own.items() if references(value)}
+    return settings.model_copy(update=expand(taken)) if taken else settings
 
 
 def _trains(place: Place) -> bool:
@@ -270,6 +271,60 @@ def _beside(value: str, folder: Path) -> str | None:
         return None
     found = str(folder / text)
     return f"{found}{mark}{member}" if _can_be_found(found) else None
+
+
+def _found_beside(recipe: RecipeBase | None, folder: Path) -> Iterator[tuple[Place, str, str]]:
+    """The paths of a recipe that lead somewhere from the folder alone: where they stand, and how they are found."""
+    for place, settings in settings_in(recipe):
+        for name in settings.path_fields:
+            value = getattr(settings, name)
+            for number, one in enumerate([value] if isinstance(value, str) else value or ()):
+                if one not in settings.no_paths and (found := _beside(one, folder)) is not None:
+                    yield (*place, name, number), one, found
+
+
+def _factors_beside(recipe: RecipeBase, folder: Path) -> Iterator[tuple[Place, str, str]]:
+    """The same for the values of a comparison, by the recipe that each of them gives; and for the baseline, if it is
+    called as one of them is."""
+    assert recipe.compare is not None
+    for where, key, value in _values(recipe, recipe.compare):
+        if not any(_beside(text, folder) for text in _texts(value)):
+            continue
+        at = place_of(key)
+        for below, one, found in _found_beside(_with_value(recipe, key, value), folder):
+            if below[: len(at)] == at:
+                yield (*where, *below[len(at) :]), one, found
+                if recipe.compare.baseline == one:
+                    yield ("compare", "baseline"), one, found
+
+
+def _values(recipe: RecipeBase, compare: CompareSettings) -> Iterator[tuple[Place, str, Any]]:
+    """The values that are listed in a comparison: where each stands, and the key that it is tried for."""
+    lists: list[tuple[Place, str, Any]] = [(("over", key), key, values) for key, values in compare.over.items()]
+    if compare.search is not None:
+        lists += [(("search", "space", key), key, values) for key, values in compare.search.space.items()]
+    if compare.preset is not None:
+        _, key = varied_by(compare.preset, [stage.name for stage in recipe.stage_list()])
+        lists.append((("preset", "methods"), key, compare.preset.methods))
+    for where, key, values in lists:
+        for number, value in enumerate(values if isinstance(values, list) else ()):
+            yield ("compare", *where, number), key, value
+
+
+def _with_value(recipe: RecipeBase, key: str, value: Any) -> RecipeBase | None:
+    """The recipe with one value of its comparison; with the first of every other key where it is not valid alone."""
+    assert recipe.compare is not None
+    for others in ({}, next(iter(_factors(recipe)))):
+        with suppress(RecipeError):
+            return cell_recipe(recipe, {**others, key: value})
+    return None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _texts(one)
 
 
 def _can_be_found(path: str) -> bool:

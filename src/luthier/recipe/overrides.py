@@ -22,9 +22,14 @@ def apply_override(source: YamlText, text: str) -> None:
     if not equals or not key:
         raise RecipeError(f"--set {text}: write key=value", fix="for example --set stages.0.tune.epochs=1")
     set_key(source.data, key.strip(), parse_value(value), f"--set {text}")
-    path = tuple(_step(part) for part in key.strip().split("."))
+    path = place_of(key)
     source.override(path, f"--set {key.strip()}")
     source.set_to[path] = value
+
+
+def place_of(key: str) -> tuple[str | int, ...]:
+    """The steps of a dotted key."""
+    return tuple(_step(part) for part in key.strip().split("."))
 
 
 def set_key(data: Any, key: str, value: Any, where: str) -> None:
