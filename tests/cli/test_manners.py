@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -85,6 +87,28 @@ def test_the_recipe_of_the_folder_is_valid(workplace, capsys):
 
 
 @pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("validate", "recipe.yaml is valid: tune \\u2192 evaluate"),
+        ("init käse→.yaml", "next: luthier validate 'käse\\u2192.yaml'"),
+    ],
+)
+def test_output_in_an_encoding_without_arrows_has_escapes(workplace, monkeypatch, command, said):
+    workplace.write()
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding="cp1252"))
+    assert main(command.split()) == 0
+    assert said in printed.getvalue().decode("cp1252")
+
+
+def test_the_recipe_of_the_folder_is_valid_for_python_callers_that_keep_what_is_printed(workplace):
+    workplace.write()
+    with contextlib.redirect_stdout(io.StringIO()) as kept:
+        assert main(["validate"]) == 0
+    assert "tune → evaluate" in kept.getvalue()
+
+
+@pytest.mark.parametrize(
     ("command", "code"),
     [
         ("predict smal --text a", 4),
@@ -154,6 +178,13 @@ def test_a_stop_outside_of_training_says_what_is_kept(workplace, monkeypatch, ca
     said = capsys.readouterr().err
     assert said.startswith("luthier: stopped at once\n  fix: run the same command again")
     assert "checkpoint where there is one" in said
+
+
+def test_a_schema_takes_the_place_of_no_pipe(tmp_path: Path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["schema", "--output", str(tmp_path / "pipe")]) == 6
+    assert "this is no ordinary file" in capsys.readouterr().err
+    assert (tmp_path / "pipe").is_fifo()
 
 
 class OutOfMemoryError(RuntimeError):

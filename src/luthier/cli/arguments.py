@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -288,6 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _refuse_unknown_verb(parser, words)
     parsed = parser.parse_args(words)
     _look_here_for_plugins()
+    _print_in_any_encoding()
     try:
         quieten(parsed.verbose)
         from luthier.registry import classes_stay
@@ -317,6 +319,12 @@ def _look_here_for_plugins() -> None:
     with suppress(OSError):  # the folder is gone
         if (here := os.getcwd()) not in sys.path:
             sys.path.append(here)
+
+
+def _print_in_any_encoding() -> None:
+    """Let characters that standard output has no bytes for be printed as escapes, as standard error does."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _refuse_unknown_verb(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
