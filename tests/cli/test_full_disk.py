@@ -158,7 +158,7 @@ def test_a_file_in_the_way_is_no_matter_of_space(workplace, capsys, monkeypatch)
     assert workplace.luthier("run", workplace.write(), "--quiet") == 6
     assert "fix: choose another folder with --output, or move away what stands in its way" in capsys.readouterr().err
     assert workplace.luthier("schema", "--output", str(workplace.folder / "runs" / "schema.json")) == 6
-    assert "fix: choose another folder, or move away what stands in its way" in capsys.readouterr().err
+    assert "fix: choose another file, or move away what stands in its way" in capsys.readouterr().err
     assert workplace.luthier("init", str(workplace.folder / "runs" / "recipe.yaml")) == 6
     assert "--output" not in capsys.readouterr().err
 
