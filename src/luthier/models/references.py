@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from luthier.errors import ModelError, nearest
@@ -244,14 +245,15 @@ def package_folder(name: str, where: str) -> Path:
     )
 
 
-def _import_names(name: str) -> list[str]:
-    names = [name.replace("-", "_")]
+def _import_names(name: str) -> Iterator[str]:
+    first = name.replace("-", "_")
+    yield first  # mostly the right one, and the list of a package's files takes time to read
     try:
         files = importlib.metadata.distribution(name).files or []
     except importlib.metadata.PackageNotFoundError:
         files = []
     tops = {file.parts[0] for file in files if len(file.parts) > 1}
-    return names + sorted(top for top in tops if top.isidentifier() and top not in names)
+    yield from sorted(top for top in tops if top.isidentifier() and top != first)
 
 
 def _models_below(root: Path) -> list[Path]:
