@@ -31,6 +31,11 @@ def is_mean_of_rows(name: str) -> bool:
     return name.rpartition("/")[2] in _MEANS_OF_ROWS
 
 
+def is_mean_of_tokens(name: str) -> bool:
+    """Whether a score of a language model is a mean over tokens, which differ with the tokenizer: `test/perplexity`."""
+    return name.rpartition("/")[2] in ("loss", "perplexity")
+
+
 def higher_is_better(name: str) -> bool:
     """Whether more of a score or cost is better, by the words of its name: `test/expected_calibration_error`."""
     return LOWER_IS_BETTER.isdisjoint(_words(name))

@@ -77,7 +77,7 @@ def test_every_part_is_there(page: Path):
         "Reliability",
         "Five sides",
         "torch 2.13.0",
-        "[0.700,\u00a00.740]",
+        "[0.7000,\u00a00.7400]",
         "plots of the kind &#39;pie&#39;",
         *METHODS,
     ]

@@ -31,7 +31,7 @@ def test_a_single_run_shows_every_score_with_its_interval(tmp_path: Path):
     scores = {"test/accuracy": 0.8, "test/loss": 0.25}
     assert alone(tmp_path / "a", scores, {"test/accuracy": [0.7, 0.9]}) == [
         ["score", "test", "95", "%", "over", "test", "rows", "better", "is"],
-        ["accuracy", "0.8000", "[0.700,", "0.900]", "higher"],
+        ["accuracy", "0.8000", "[0.7000,", "0.9000]", "higher"],
         ["loss", "0.2500", "lower"],
     ]
     assert alone(tmp_path / "b", scores, {})[0] == ["score", "test", "better", "is"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.errors import WorkspaceError
-from luthier.metric_names import is_mean_of_rows
+from luthier.metric_names import is_mean_of_rows, is_mean_of_tokens
 from luthier.report.intervals import redrawn_means
 from luthier.storage.jsonlines import read_log
 from luthier.storage.nearby import check_there
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 Status = Literal["finished", "failed", "pruned", "unfinished"]
 Curves = dict[str, list[tuple[float, float]]]
 TRIALS = "trials.jsonl"
-# Scores of a language model that are means over tokens.
-_PER_TOKEN = ("loss", "perplexity")
 _NOT_SERIES = ("event", "time", "step", "epoch", "suite")
 
 
@@ -98,7 +96,7 @@ class Cell:
     def scored_tokens(self, score: str) -> int | None:
         """How many tokens a score is the mean over, where it is one and a stage tells. Of the same text another
         tokenizer makes more of them, or fewer."""
-        if score.rpartition("/")[2] not in _PER_TOKEN:
+        if not is_mean_of_tokens(score):
             return None
         for metrics in reversed(list(self.stages.values())):
             found = metrics["details"].get("scored_tokens")
