@@ -15,6 +15,7 @@ from luthier.evaluation.untuned import worse_than_untuned
 from luthier.report import comparison_table, read_run
 from luthier.report.html import render
 from luthier.report.terminal import print_details
+from luthier.report.text import number_text
 from tests.models.builders import llama_config, save_tiny
 
 WORDS = "a good bad film was very not it the plot".split()
@@ -65,7 +66,7 @@ def test_they_are_shown_in_the_terminal_and_on_the_page_and_can_be_left_out(tmp_
     terminal = console.file.getvalue()  # type: ignore[attr-defined]
     for text in (terminal, render([run])):
         assert "before tuning on validation" in text.replace("<wbr>", "")
-        assert f"{metrics['details']['untuned']['validation/perplexity']:.2f}" in text
+        assert number_text(metrics["details"]["untuned"]["validation/perplexity"]) in text
     assert "untuned" not in metrics_of(tmp_path, {"method": "lora"}, {"untuned": False})["details"]
 
 

@@ -258,7 +258,7 @@ def choose_schema(
         ("labels", schema.has_classes or schema.tells_labels),
         ("label_map", schema.has_classes or schema.label_kind == "choice"),
     ):
-        if getattr(settings, name) and not taken:
+        if getattr(settings, name) and schema.label_column and not taken:
             raise DataError(
                 f"`{name}` has no effect for task {task}, which the columns fit",
                 where=raw.origin.name,

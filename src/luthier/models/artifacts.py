@@ -181,7 +181,12 @@ def saved_artifact(directory: str | Path, allow: Collection[Danger] = ()) -> Che
     Raises:
         ModelError: as `check_artifact`.
     """
-    checked = check_artifact(directory, settings=ModelSettings(reference=str(directory), allow=tuple(allow)))
+    return _in_own_format(
+        check_artifact(directory, settings=ModelSettings(reference=str(directory), allow=tuple(allow)))
+    )
+
+
+def _in_own_format(checked: CheckedArtifact) -> CheckedArtifact:
     dtype = checked.card.dtype or checked.settings.dtype
     return dataclasses.replace(checked, settings=checked.settings.model_copy(update={"dtype": dtype}))
 
@@ -244,10 +249,9 @@ def load(reference: ModelSettings | str, head: Head = "encoder") -> tuple[Any, P
     settings = ModelSettings.model_validate(reference)
     source = resolve(settings)
     if source.kind == "artifact":
-        trained = read_card(Path(str(source.path))).dtype
-        if trained is not None and "dtype" not in settings.model_fields_set:
-            settings = settings.model_copy(update={"dtype": trained})
-        model, tokenizer, _ = load_artifact(str(source.path), settings=settings)
+        checked = check_artifact(str(source.path), settings=settings)
+        as_trained = "dtype" not in settings.model_fields_set
+        model, tokenizer, _ = (_in_own_format(checked) if as_trained else checked).load()
         return model, tokenizer
     return load_model(settings, head), load_tokenizer(settings)
 
