@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import RobertaConfig, RobertaModel
+from transformers import AutoConfig, AutoModel, RobertaConfig, RobertaModel
 
 from luthier.models.layers.trunk import find_trunk
 from luthier.tuning.instance_prompt import InstancePromptConfig, PHMLinear
@@ -296,3 +296,15 @@ def test_an_order_that_divides_not_every_width_is_refused_with_those_that_do(opt
 def test_settings_that_can_not_be_are_refused(options: dict[str, Any], complaint: str):
     with pytest.raises(ValueError, match=complaint):
         tuned(encoder(), **options)
+
+
+@pytest.mark.parametrize("kind", ["mpnet", "gptj"])
+def test_attention_that_would_not_take_the_vectors_is_refused(kind: str):
+    """Its projections are found, and what is handed down to it is dropped."""
+    sizes: dict[str, dict[str, Any]] = {
+        "mpnet": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48},
+        "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 64},
+    }
+    model = AutoModel.from_config(AutoConfig.for_model(kind, vocab_size=61, **sizes[kind]))
+    with pytest.raises(ValueError, match="does nothing in"):
+        tuned(model, insertion="key_value")

@@ -29,7 +29,8 @@ def find_projections(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
     """The key and value projections of a layer's self-attention.
 
     Raises:
-        ValueError: it has none of its own, or does not hand keyword arguments down.
+        ValueError: it has none of its own, does not hand keyword arguments down, or does not look its attention
+            function up, so that what is handed down would do nothing.
     """
     takes_more = any(
         p.kind is inspect.Parameter.VAR_KEYWORD for p in inspect.signature(type(layer).forward).parameters.values()
@@ -37,6 +38,11 @@ def find_projections(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
     for part in layer.modules() if takes_more else ():
         for key, value in _PROJECTIONS:
             if isinstance(getattr(part, key, None), nn.Linear) and isinstance(getattr(part, value, None), nn.Linear):
+                if not hasattr(sys.modules[type(part).__module__], "ALL_ATTENTION_FUNCTIONS"):
+                    raise ValueError(
+                        f"insertion 'key_value' does nothing in {type(part).__name__}, which does not call "
+                        "transformers' attention interface: use 'add' or 'replace'"
+                    )
                 return getattr(part, key), getattr(part, value)
     raise ValueError(
         f"insertion 'key_value' needs key and value projections of their own, which {type(layer).__name__} "
