@@ -298,13 +298,17 @@ def test_settings_that_can_not_be_are_refused(options: dict[str, Any], complaint
         tuned(encoder(), **options)
 
 
-@pytest.mark.parametrize("kind", ["mpnet", "gptj"])
+LAYERED = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+
+
+@pytest.mark.parametrize("kind", ["mpnet", "gptj", "stablelm"])
 def test_attention_that_would_not_take_the_vectors_is_refused(kind: str):
-    """Its projections are found, and what is handed down to it is dropped."""
+    """It has projections, and it, or the layer around it, drops what is handed down."""
     sizes: dict[str, dict[str, Any]] = {
-        "mpnet": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48},
+        "mpnet": LAYERED,
+        "stablelm": {**LAYERED, "num_key_value_heads": 4},
         "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 64},
     }
     model = AutoModel.from_config(AutoConfig.for_model(kind, vocab_size=61, **sizes[kind]))
-    with pytest.raises(ValueError, match="does nothing in"):
+    with pytest.raises(ValueError, match=r"does nothing in|does not have: use 'add'"):
         tuned(model, insertion="key_value")

@@ -32,10 +32,7 @@ def find_projections(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
         ValueError: it has none of its own, does not hand keyword arguments down, or does not look its attention
             function up, so that what is handed down would do nothing.
     """
-    takes_more = any(
-        p.kind is inspect.Parameter.VAR_KEYWORD for p in inspect.signature(type(layer).forward).parameters.values()
-    )
-    for part in layer.modules() if takes_more else ():
+    for part in layer.modules() if _hands_down(type(layer).forward) else ():
         for key, value in _PROJECTIONS:
             if isinstance(getattr(part, key, None), nn.Linear) and isinstance(getattr(part, value, None), nn.Linear):
                 if not hasattr(sys.modules[type(part).__module__], "ALL_ATTENTION_FUNCTIONS"):
@@ -48,6 +45,16 @@ def find_projections(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
         f"insertion 'key_value' needs key and value projections of their own, which {type(layer).__name__} "
         "does not have: use 'add' or 'replace'"
     )
+
+
+def _hands_down(forward: Callable[..., Any]) -> bool:
+    """Whether a layer takes any keyword arguments, and gives them on, as far as its source is there to tell."""
+    more = [p.name for p in inspect.signature(forward).parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
+    try:
+        source = inspect.getsource(inspect.unwrap(forward))
+    except (OSError, TypeError):
+        return bool(more)
+    return bool(more) and source.count(f"**{more[0]}") > 1
 
 
 def project(layer: nn.Module, vectors: Tensor) -> tuple[Tensor, Tensor]:
