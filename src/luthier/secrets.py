@@ -107,7 +107,7 @@ def _lookup(match: re.Match[str]) -> str:
     secret = os.environ.get(name)
     if not secret:
         raise RecipeError(f"the environment variable {name} is not set", fix=f"export {name}=… before running")
-    if (reason := _why_shown(secret)) is None:
+    if secret in _known or (reason := _why_shown(secret)) is None:
         _known[secret] = name
     elif name not in _told:
         _told.add(name)

@@ -210,10 +210,8 @@ class DataSettings(Settings):
                     raise ValueError(
                         f"`{name}` has no effect for task {self.task}, whose columns are {', '.join(allowed)}"
                     )
-            if self.labels and not (schema.has_classes or schema.tells_labels):
-                raise ValueError(f"`labels` has no effect for task {self.task}")
-            if self.label_map and not (schema.has_classes or schema.label_kind == "choice"):
-                raise ValueError(f"`label_map` has no effect for task {self.task}")
+            if ignored := self.ignored_names(schema):
+                raise ValueError(f"`{ignored}` has no effect for task {self.task}")
             if self.per_class is not None and schema.label_kind != "class":
                 raise ValueError(f"`per_class` needs one label an example, which task {self.task} does not have")
         if isinstance(self.label, list):
@@ -226,6 +224,14 @@ class DataSettings(Settings):
         if not self.labelled and self.per_class is not None:
             raise ValueError("`per_class` needs labels, but `labelled` is false")
         return self
+
+    def ignored_names(self, schema: TaskSchema) -> str:
+        """Which of `labels` and `label_map` is given and no part of a task; empty where none is."""
+        taken = {
+            "labels": schema.has_classes or schema.tells_labels,
+            "label_map": schema.has_classes or schema.label_kind == "choice",
+        }
+        return next((name for name, fits in taken.items() if getattr(self, name) and not fits), "")
 
     @model_validator(mode="after")
     def _text_fits(self) -> DataSettings:

@@ -254,16 +254,12 @@ def choose_schema(
             _log.info("%s: column %r holds fractions, so the task is %s", raw.origin.name, column, scored_as)
             task = scored_as
     schema = SCHEMAS[task]
-    for name, taken in (
-        ("labels", schema.has_classes or schema.tells_labels),
-        ("label_map", schema.has_classes or schema.label_kind == "choice"),
-    ):
-        if getattr(settings, name) and schema.label_column and not taken:
-            raise DataError(
-                f"`{name}` has no effect for task {task}, which the columns fit",
-                where=raw.origin.name,
-                fix=f"leave `{name}` out, or set `task`",
-            )
+    if schema.label_column and (ignored := settings.ignored_names(schema)):
+        raise DataError(
+            f"`{ignored}` has no effect for task {task}, which the columns fit",
+            where=raw.origin.name,
+            fix=f"leave `{ignored}` out, or set `task`",
+        )
     return schema
 
 

@@ -12,6 +12,7 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -51,7 +52,6 @@ class Rollout:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, rows_at_once(model, batch_size)
         self.limit = (model_max_length(model.config, tokenizer) or 1 << 20) - reserved
         self.description = description
-        self._keeps: bool | None = None
 
     def write(
         self, requests: Sequence[Request], max_new_tokens: int, skip: frozenset[str] = frozenset()
@@ -59,12 +59,12 @@ class Rollout:
         """Texts, batch by batch; see `luthier.generation.writing.Writer`."""
         prompts = prompt_ids(requests, self.tokenizer, self.limit, max_new_tokens)
         order = sorted(range(len(requests)), key=lambda i: (-len(prompts[i]), prompts[i], requests[i].id))
-        done = 0
+        done, ends = 0, end_tokens(self.model, self.tokenizer)
         with track(self.description, len(requests)) as bar:
             for places in self._batches(order, prompts):
                 done += len(places)
                 if not all(requests[i].id in skip for i in places):
-                    yield self._batch([requests[i] for i in places], [prompts[i] for i in places], max_new_tokens)
+                    yield self._batch([requests[i] for i in places], [prompts[i] for i in places], max_new_tokens, ends)
                 bar.update(done)
 
     def _batches(self, order: Sequence[int], prompts: list[list[int]]) -> Iterator[list[int]]:
@@ -76,12 +76,13 @@ class Rollout:
             for start in range(0, len(part), self.batch_size):
                 yield part[start : start + self.batch_size]
 
-    def _batch(self, requests: list[Request], prompts: list[list[int]], most: int) -> list[Written]:
-        ends = end_tokens(self.model, self.tokenizer)
+    def _batch(
+        self, requests: list[Request], prompts: list[list[int]], most: int, ends: frozenset[int]
+    ) -> list[Written]:
         rows = [Row(self.limit - len(ids), most) for ids in prompts]
         sampler = RowSampler(requests)
         with torch.inference_mode():
-            if reads_prompt_beside_text(self.model) or not self._keeps_rows():
+            if reads_prompt_beside_text(self.model) or not self._keeps_rows:
                 self._by_generate(prompts, rows, sampler, ends)
             else:
                 self._step_by_step(prompts, rows, sampler, ends)
@@ -143,14 +144,13 @@ class Rollout:
             **GREEDY,
         )
 
+    @cached_property
     def _keeps_rows(self) -> bool:
         """Whether the model gives a cache whose rows can be chosen, as recurrent and some old ones do not."""
-        if self._keeps is None:
-            one = torch.tensor([[self._pad()]], device=self.model.device)
-            cache = getattr(self.model(input_ids=one, use_cache=True), "past_key_values", None)
-            layers = getattr(cache, "layers", ())
-            self._keeps = bool(layers) and all(hasattr(layer, "batch_select_indices") for layer in layers)
-        return self._keeps
+        one = torch.tensor([[self._pad()]], device=self.model.device)
+        cache = getattr(self.model(input_ids=one, use_cache=True), "past_key_values", None)
+        layers = getattr(cache, "layers", ())
+        return bool(layers) and all(hasattr(layer, "batch_select_indices") for layer in layers)
 
     def _pad(self) -> int:
         pad = self.tokenizer.pad_token_id

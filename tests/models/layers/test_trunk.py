@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,12 +27,18 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("architecture", list(MODELS))
-def test_a_body_is_causal_where_no_position_sees_a_later_one(architecture: str) -> None:
+def drawn(build: Callable[[], Any]) -> Any:
+    """A model whose weights tell tokens apart."""
     torch.manual_seed(1)
-    model: Any = MODELS[architecture]().eval()
+    model = build().eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.mark.parametrize("architecture", list(MODELS))
+def test_a_body_is_causal_where_no_position_sees_a_later_one(architecture: str) -> None:
+    model = drawn(MODELS[architecture])
     ids = torch.randint(3, 61, (1, 6))
     changed = torch.where(torch.arange(6) == 5, (ids + 1) % 61, ids)
     with torch.no_grad():
@@ -56,10 +63,7 @@ FROM_PADDING = {
 
 @pytest.mark.parametrize("architecture", list(FROM_PADDING))
 def test_a_pass_without_prompts_is_that_of_the_model_with_padding_on_either_side(architecture: str) -> None:
-    torch.manual_seed(1)
-    model: Any = FROM_PADDING[architecture]().eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
+    model = drawn(FROM_PADDING[architecture])
     trunk, ids = find_trunk(model), torch.randint(5, 61, (1, 6))
     assert trunk.has_first_token
     with torch.no_grad():
