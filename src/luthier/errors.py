@@ -69,6 +69,11 @@ def _writable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def a_model(kind: str) -> str:
+    """A kind of model with its article: `a bert model`, `an albert model`."""
+    return f"{'an' if kind[:1] in 'aeio' else 'a'} {kind} model"
+
+
 def nearest(word: str, known: list[str] | tuple[str, ...]) -> str | None:
     """The known word that a typo most likely meant, in whatever case, or None."""
     import difflib

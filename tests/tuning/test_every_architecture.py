@@ -145,3 +145,9 @@ def test_it_trains_and_pads_or_is_refused(architecture: str, method: str) -> Non
         other = model(**batch(both[:1], 14)).logits[0]
     torch.testing.assert_close(among, alone, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(other, alone, atol=1e-4)
+
+
+def test_a_refusal_names_the_method_and_the_model_as_people_do() -> None:
+    tuner = METHODS._entries["idpg"]()
+    with pytest.raises(ModelError, match="^idpg can't be put on an albert model: "):
+        tuner.apply(built("albert"), MethodContext("SEQ_CLS"))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.errors import ModelError
+from luthier.errors import ModelError, a_model
 from luthier.generation.rollout import common_beginning, keys_can_be_shared
 
 # A beginning is read apart when it has so many tokens.
@@ -73,7 +73,7 @@ class Beginnings:
         found = getattr(self.model(input_ids=ids, use_cache=True, logits_to_keep=1, **more), "past_key_values", None)
         if found is None:
             raise ModelError(
-                f"a {self.model.config.model_type} model keeps no keys and values, behind which answers are compared",
+                f"{a_model(self.model.config.model_type)} keeps no keys and values, behind which answers are compared",
                 fix="ask a model with attention, or leave out what compares answers behind a text",
             )
         return found

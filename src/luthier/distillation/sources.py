@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.distillation.curves import NodeCost, cost_of
 from luthier.distillation.edge import never_begun
 from luthier.distillation.nodes import Heads, NodeBuilder
-from luthier.errors import RecipeError
+from luthier.errors import RecipeError, a_model
 from luthier.language_modeling.budget import TRAINING_PASSES, TokenCost, budget_of
 from luthier.language_modeling.documents import check_corpora
 from luthier.language_modeling.preparing import TextJob, text_job
@@ -38,13 +38,13 @@ def prepared_source(stage: Distil, inputs: StageInputs, builder: NodeBuilder) ->
         masked = settings.objective == "masked" if settings.objective is not None else not is_decoder(config)
         if is_encoder_decoder(config):
             raise RecipeError(
-                f"a {config.model_type} model is neither a masked nor a causal language model",
+                f"{a_model(config.model_type)} is neither a masked nor a causal language model",
                 where="distil.text",
                 fix="take an encoder such as bert, or a decoder such as llama",
             )
         if not masked and not stage.same_mask:
             raise RecipeError(
-                f"`same_mask` is about masked text, and a {config.model_type} model predicts the next token",
+                f"`same_mask` is about masked text, and {a_model(config.model_type)} predicts the next token",
                 where="distil.same_mask",
                 fix="leave it out",
             )

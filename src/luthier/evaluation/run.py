@@ -14,7 +14,7 @@ from luthier.data.schemas import SCHEMAS, TaskSchema
 from luthier.data.settings import SPLITS, DataSettings
 from luthier.data.sources.origins import plan as origins_of
 from luthier.data.task_data import TaskData
-from luthier.errors import DataError, ModelError, RecipeError
+from luthier.errors import DataError, ModelError, RecipeError, a_model
 from luthier.evaluation.fit import (
     cut_splits,
     head_misfit,
@@ -195,9 +195,9 @@ def checked_head(inputs: StageInputs, config: Any, heads: frozenset[str]) -> str
     if head in heads:
         return head
     raise ModelError(
-        f"a {config.model_type} model without a task head does not write text, so there is nothing to judge"
+        f"{a_model(config.model_type)} without a task head does not write text, so there is nothing to judge"
         if head not in LANGUAGE_HEADS.values()
-        else f"a {config.model_type} model is no masked language model",
+        else f"{a_model(config.model_type)} is no masked language model",
         where=inputs.model.reference,
         fix="tune it first, or take a decoder or an encoder-decoder"
         if head not in LANGUAGE_HEADS.values()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from luthier.errors import ModelError
+from luthier.errors import ModelError, a_model
 from luthier.methods.base import MethodContext, TuningMethod
 from luthier.methods.options import Options, option
 from luthier.models.inspect import is_of_choices, table_width
@@ -87,7 +87,7 @@ def check_prompts_fit(model: Any, context: MethodContext, method: str) -> None:
         )
     if table_width(model) is None:
         raise ModelError(
-            f"{method} can't be put on a {model.config.model_type} model, which has no table of token embeddings",
+            f"{method} can't be put on {a_model(model.config.model_type)}, which has no table of token embeddings",
             fix="use lora, bitfit or full",
         )
 
@@ -106,7 +106,7 @@ def check_insert(insert: str, model: Any, task_type: str | None) -> None:
     if task_type != "SEQ_CLS":
         reason = f"only classifiers of whole texts read that token, and the task is {task_type}"
     elif not find_trunk(model).has_first_token:
-        reason = f"a {model.config.model_type} model has no first token that stands for the text"
+        reason = f"{a_model(model.config.model_type)} has no first token that stands for the text"
     if reason:
         raise ModelError(f"a prompt can't stand behind [CLS]: {reason}", fix="set `insert` to before_text")
 

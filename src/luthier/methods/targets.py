@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from luthier.errors import ModelError, RecipeError, nearest
+from luthier.errors import ModelError, RecipeError, a_model, nearest
 
 _KEY_VALUE = ("key", "value", "k", "v", "k_proj", "v_proj", "k_lin", "v_lin", "key_proj", "value_proj")
 QUERY = ("query", "q", "q_proj", "q_lin", "query_proj")
@@ -55,7 +55,7 @@ def default_targets(model: Any, mapping: Mapping[str, Any], names: tuple[str, ..
     matching = names_in(model, names)
     if not matching:
         raise ModelError(
-            f"no attention projections were found by name in a {model.config.model_type} model",
+            f"no attention projections were found by name in {a_model(model.config.model_type)}",
             fix=f"set target_modules; its layers: {', '.join(layer_names(model))}",
         )
     return matching

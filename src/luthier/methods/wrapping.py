@@ -7,14 +7,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from luthier.errors import ModelError
+from luthier.errors import ModelError, a_model
 from luthier.methods.base import MethodContext
 from luthier.methods.heads import head_modules
 from luthier.methods.trial import FAILURES, first_failure
 
 
-def wrap(model: Any, config: Any, context: MethodContext) -> Any:
+def wrap(model: Any, config: Any, context: MethodContext, method: str | None = None) -> Any:
     """`get_peft_model` with the task head among the trained modules; new parameters depend on the seed alone.
+
+    Args:
+        method: what errors call the method; PEFT's type where it is None.
 
     Raises:
         ModelError: PEFT refuses the model, or the model runs and does not with what was put on it.
@@ -24,7 +27,7 @@ def wrap(model: Any, config: Any, context: MethodContext) -> Any:
     if hasattr(config, "modules_to_save"):
         head = head_modules(model, context.task_type)
         config.modules_to_save = sorted({*(config.modules_to_save or []), *head}) or None
-    name, kind = config.peft_type.value, model.config.model_type
+    name, kind = method or config.peft_type.value, model.config.model_type
     runs = first_failure(model, context.task_type) is None
     try:
         if config.is_prompt_learning:
@@ -34,12 +37,12 @@ def wrap(model: Any, config: Any, context: MethodContext) -> Any:
     except FAILURES as error:
         by_layers = hasattr(config, "target_modules")
         raise ModelError(
-            f"{name} can't be put on a {kind} model: {error}",
+            f"{name} can't be put on {a_model(kind)}: {error}",
             fix="name the layers with target_modules, or use lora" if by_layers else "use lora, bitfit or full",
         ) from error
     if runs and (failure := first_failure(wrapped, context.task_type)) is not None:
         raise ModelError(
-            f"a {kind} model does not run with {name}: {failure}", fix="use lora, bitfit or full"
+            f"{a_model(kind)} does not run with {name}: {failure}", fix="use lora, bitfit or full"
         ) from failure
     return wrapped
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.errors import ModelError, nearest
+from luthier.errors import ModelError, a_model, nearest
 from luthier.models.head_kinds import HEAD_KINDS, Head
 from luthier.models.inspect import is_decoder, is_encoder_decoder
 from luthier.models.source import ModelSource
@@ -113,7 +113,7 @@ def check_head_fits(config: Any, head: str, source: ModelSource) -> None:
         return
     fitting = [name for name in HEAD_KINDS if _fits(config, name)]
     raise ModelError(
-        f"a {config.model_type} model has no {head} head",
+        f"{a_model(config.model_type)} has no {head} head",
         where=source.reference,
         fix=f"it has: {', '.join(fitting) or 'none'}",
     )

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from luthier.errors import ModelError
+from luthier.errors import ModelError, a_model
 from luthier.models.depth_rules import depth_sources
 from luthier.models.layers.blocks import Block, find_blocks
 from luthier.models.settings import DepthRule, WidthRule
@@ -107,7 +107,7 @@ def _check_alike(student: Any, teacher: Any, embeddings: bool) -> None:
             raise ModelError(f"the {who} has adapters, which remapping can't place", fix="merge them into it first")
     kinds = student.config.model_type, teacher.config.model_type
     if kinds[0] != kinds[1]:
-        raise ModelError(f"the student is a {kinds[0]} model and the teacher a {kinds[1]} model", fix=_ALIKE)
+        raise ModelError(f"the student is {a_model(kinds[0])} and the teacher {a_model(kinds[1])}", fix=_ALIKE)
     sizes = [model.get_input_embeddings().num_embeddings for model in (student, teacher)]
     if embeddings and sizes[0] != sizes[1]:
         raise ModelError(
@@ -214,6 +214,6 @@ def _check_preserved(student: Any, teacher: Any) -> None:
     found, wanted = results[0][..., : results[1].shape[-1]], results[1]
     if not torch.allclose(found, wanted, rtol=0, atol=1e-3 * float(wanted.abs().max())):
         raise ModelError(
-            f"`function_preserving` does not preserve what a {student.config.model_type} model computes",
+            f"`function_preserving` does not preserve what {a_model(student.config.model_type)} computes",
             fix="use overlap or overlap_random",
         )

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import ModelError, RecipeError
+from luthier.errors import ModelError, RecipeError, a_model
 from luthier.models.references import resolve
 from luthier.models.settings import ModelSettings
 from luthier.models.source import ModelSource
@@ -44,7 +44,7 @@ def cannot_write(settings: ModelSettings | str, *, exchanges: bool) -> ModelErro
         return None
     fix = f"take a model that was tuned to chat, such as {packaged(*CHAT_MODEL)}"
     if kind := kind_without_text(settings):
-        return ModelError(f"a {kind} model writes no text, and is to learn to answer", where=source.reference, fix=fix)
+        return ModelError(f"{a_model(kind)} writes no text, and is to learn to answer", where=source.reference, fix=fix)
     if exchanges and _has_no_chat_template(source.path):
         what = "the tokenizer has no chat template, and is to write conversations of several messages"
         return ModelError(what, where=source.reference, fix=f"{fix}, or rows of one prompt and one response")
@@ -73,7 +73,7 @@ def _files_of(settings: ModelSettings | str) -> ModelSource | None:
 def answers_need_a_writer(kind: str) -> RecipeError:
     """What is said where answers are to be written by a model of a kind that writes no text."""
     return RecipeError(
-        f"`as_text` needs a model that writes text, which a {kind} model does not",
+        f"`as_text` needs a model that writes text, which {a_model(kind)} does not",
         fix="leave `as_text` out, so that it gets a classification head, or take a decoder or an encoder-decoder",
     )
 

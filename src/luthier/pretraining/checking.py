@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from luthier.errors import ModelError, RecipeError, nearest
+from luthier.errors import ModelError, RecipeError, a_model, nearest
 from luthier.language_modeling.documents import check_corpora
 from luthier.models.depth_rules import depth_sources
 from luthier.models.loading import load_config
@@ -55,7 +55,7 @@ def check_initial(stage: Pretrain, trained: Any, new: Any) -> None:
         raise ModelError(
             f"`architecture` is {kind}, and the model that it starts from is {trained.model_type}",
             where="pretrain.initialise_from",
-            fix=f"set `model_type: {trained.model_type}`, or start from a {kind} model",
+            fix=f"set `model_type: {trained.model_type}`, or start from {a_model(kind)}",
         )
     layers = getattr(trained, "num_hidden_layers", None)
     if layers is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from luthier.errors import ModelError, RecipeError
+from luthier.errors import ModelError, RecipeError, a_model
 from luthier.language_modeling.preparing import TextJob, text_job
 from luthier.models.artifacts import load_model
 from luthier.models.head_kinds import Head
@@ -129,7 +129,7 @@ def start_of(stage: Pretrain, inputs: StageInputs, tokenizer_folder: Path | None
     where = inputs.model.reference if stage.architecture is None else f"architecture {config.model_type}"
     if is_encoder_decoder(config):
         raise RecipeError(
-            f"a {config.model_type} model has an encoder and a decoder, and is neither a masked nor a causal model",
+            f"{a_model(config.model_type)} has an encoder and a decoder, and is neither a masked nor a causal model",
             where=where,
             fix="take an encoder such as bert, or a decoder such as llama",
         )

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.errors import ModelError
+from luthier.errors import ModelError, a_model
 from luthier.models.adapter_files import refuse_other_base
 from luthier.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter
 from luthier.models.artifacts import load_model
@@ -75,7 +75,7 @@ class FrozenBase:
             trunk, rack = find_trunk(model), PrefixRack(model)
         except ValueError as error:
             raise ModelError(
-                f"a {model.config.model_type} model can't take prefixes: {error}", where=settings.reference
+                f"{a_model(model.config.model_type)} can't take prefixes: {error}", where=settings.reference
             ) from error
         return cls(settings, card, model, trunk, tokenizer, rack)
 

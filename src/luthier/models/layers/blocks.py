@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from luthier.errors import a_model
+
 _SELF_ATTENTION = ("attention.self", "self_attn", "attn", "attention", "layer.0.SelfAttention")
 _CROSS_ATTENTION = ("crossattention.self", "encoder_attn", "layer.1.EncDecAttention")
 _PROJECTIONS = (
@@ -164,7 +166,7 @@ def find_blocks(model: Any) -> list[Block]:
     if not blocks:
         kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
         raise ValueError(
-            f"the layers of a {kind} model are not of a known make: "
+            f"the layers of {a_model(kind)} are not of a known make: "
             "no attention with query, key and value projections beside a feed-forward part was found"
         )
     return blocks

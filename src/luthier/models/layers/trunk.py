@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from luthier.errors import a_model
 from luthier.models.inspect import first_position, is_decoder, table_width
 from luthier.models.layers.placement import last_columns
 
@@ -101,10 +102,10 @@ def find_trunk(model: Any) -> Trunk:
     decoder = parts[1] if len(parts) > 1 else None
     layers = _layers(module)
     if not layers:
-        raise ValueError(f"no list of {module.config.num_hidden_layers} layers was found in a {kind} model")
+        raise ValueError(f"no list of {module.config.num_hidden_layers} layers was found in {a_model(kind)}")
     embedding_width = table_width(module)
     if embedding_width is None:
-        raise ValueError(f"a {kind} model has no table of token embeddings")
+        raise ValueError(f"{a_model(kind)} has no table of token embeddings")
     # Not every decoder says it of its layers: BLOOM, MPT and Mamba do not.
     causal = any(getattr(part, "is_causal", False) is True for part in layers[0].modules()) or _reads_forward(outer)
     predicts = causal and decoder is None and model.get_output_embeddings() is not None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.errors import ModelError
+from luthier.errors import ModelError, a_model
 from luthier.methods.base import MethodContext, TuningMethod
 from luthier.registry import METHODS
 from luthier.settings import Paper
@@ -51,7 +51,7 @@ class BitFit(TuningMethod):
         biases = self._biases(model, head)
         if not biases:
             raise ModelError(
-                f"bitfit has nothing to train: a {model.config.model_type} model has no such bias terms",
+                f"bitfit has nothing to train: {a_model(model.config.model_type)} has no such bias terms",
                 fix="use lora, ia3 or prompt",
             )
         train_only(model, head)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from luthier.errors import ModelError
+from luthier.errors import ModelError, a_model
 from luthier.methods.base import MethodContext
 from luthier.methods.prefix_options import NETWORK_RATE, check_network_rate
 from luthier.methods.prompt_method import PromptMethod, check_prompts_fit
@@ -71,7 +71,7 @@ class Prefix(PromptMethod):
             prefix_projection=self.projection,
             encoder_hidden_size=(self.hidden_size or width) if self.projection else None,
         )
-        wrapped = wrap(model, config, context)
+        wrapped = wrap(model, config, context, self.name)
         # Checkpointed layers drop the cache, and with it the prefix, in silence.
         model.supports_gradient_checkpointing = False
         return wrapped
@@ -81,7 +81,7 @@ def _check_cache(model: Any) -> None:
     body = getattr(model, model.base_model_prefix, model)
     if not any("past_key_values" in inspect.signature(part.forward).parameters for part in (model, body)):
         raise ModelError(
-            f"prefix can't be put on a {model.config.model_type} model, which takes no keys and values from outside",
+            f"prefix can't be put on {a_model(model.config.model_type)}, which takes no keys and values from outside",
             fix="use prompt, residual_prompt or lora",
         )
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
