@@ -131,13 +131,17 @@ class Selection:
 
         Every process has to ask for it at the same time.
         """
+        return self._sum() / max(1, self.observed)
+
+    def _sum(self) -> Tensor:
+        """(P,) sum of squared gradients, averaged over processes; zeros under a rule that needs none."""
         if self._squares is None:
             return self._zeros()
         total = self._squares.clone()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(total)
             total /= torch.distributed.get_world_size()
-        return total / max(1, self.observed)
+        return total
 
     def observe(self, gradients: Sequence[Tensor | None], scale: float = 1.0) -> None:
         """Add (gradient / scale)² of one optimiser step; None counts as zeros."""
@@ -197,7 +201,7 @@ class Selection:
         """Enough to go on exactly. Every process has to ask for it at the same time."""
         state: dict[str, Any] = {"observed": self.observed, "rounds": self.rounds, "draw": self.draw_key[1]}
         if self._squares is not None:
-            state["squares"] = self.importance * max(1, self.observed)
+            state["squares"] = self._sum()
         if self.probability is not None:
             state["probability"] = self.probability
         return state
