@@ -75,6 +75,7 @@ def test_many_classes_are_taken_together_and_nothing_is_lost() -> None:
     assert len(plot.rows) == len(plot.columns) == MOST_CLASSES + 1
     assert sum(map(sum, plot.values)) == 200
     assert plot.rows[-1] == "10 others"
+    assert plot.apart == ((MOST_CLASSES, MOST_CLASSES),)  # a sum of a hundred cells is left out of the scale of colours
     assert "10 are one row" in titled(sections, "Confusion matrix").text
     shown, folded = table.rows[: -table.folded], table.rows[-table.folded :]
     assert sum(row[4] for row in shown) == sum(row[5] for row in shown) == 200

@@ -1,5 +1,6 @@
 """Plots: well-formed, harmless, readable, and honest about what they can't draw."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -269,3 +270,12 @@ def test_cells_apart_change_no_colour_of_a_heat_map():
     assert len(set(plain)) > len(set(swamped))
     assert set(left_out) - {INK} <= set(plain)
     assert len(set(left_out) - {INK}) == len(set(plain) - {INK})
+
+
+@pytest.mark.parametrize("name", ["intent {}", "a class with a name that goes on for long, {}"])
+def test_names_below_a_large_heat_map_stand_beside_each_other(name: str):
+    names = [name.format(number) for number in range(21)]
+    svg = plot_heatmap(names, names, [[0, 1] * 10 + [2]] * 21, title="t")
+    places = [float(x) for x in re.findall(r'"translate\(([\d.]+) [\d.]+\) rotate\(-90\)"', svg)]
+    assert len(places) == 21
+    assert min(b - a for a, b in itertools.pairwise(places)) > 10.5  # a line of text

@@ -164,13 +164,14 @@ def confusions(found: Answered) -> Section:
     text = "Rows are labels, columns are answers."
     if rest:
         text += f" The {MOST_CLASSES} most frequent of {len(found.names)} classes are shown; the other {len(rest)} are "
-        text += "one row and one column, whose cell in common also holds confusions among them."
+        text += "one row and one column, whose cell in common also holds confusions among them and has no colour."
     outside = [place for place, n in enumerate(kept) if found.words is not None and names[n] == OUTSIDE]
-    apart = tuple((place, place) for place in outside)
-    if apart:
+    if outside:
         text += (
             f" {OUTSIDE} where {OUTSIDE} is right, as most words are, has no colour, so that the others show theirs."
         )
+    # Sums of many cells, beside which the others would all look dark.
+    apart = tuple((place, place) for place in [*outside, *([len(kept)] if rest else [])])
     plot = Heatmap(titles, [*titles, NO_LABEL] if wrote_none else titles, values, apart)
     return Section("Confusion matrix", text=text, plot=plot)
 

@@ -12,6 +12,9 @@ from luthier.report.text import figure_text
 
 Points = Sequence[tuple[float, float]]
 _MOST_WRITTEN_CELLS = 150
+# Of a heat map, in characters and in inches: names stand on two sides of it, and upright ones need a line each.
+_LONGEST_CELL_NAME, _LETTER, _BAR, _SLOPED, _UPRIGHT = 24, 0.075, 0.7, 0.24, 0.17
+_WIDEST = 9.4
 
 
 def plot_lines(
@@ -276,16 +279,21 @@ def plot_heatmap(
     low, high = min(coloured), max(coloured)
     painted = [[math.nan if (y, x) in blank else v for x, v in enumerate(line)] for y, line in enumerate(values)]
 
-    tilt = {"rotation": 40, "ha": "right"} if sum(len(label(c)) + 2 for c in columns) > 40 else {}
+    left, below = labels(rows, _LONGEST_CELL_NAME), labels(columns, _LONGEST_CELL_NAME)
+    bar = len(flat) > _MOST_WRITTEN_CELLS
+    room = 4.7 - _LETTER * max(map(len, left)) - _BAR * bar
+    tilt: dict[str, Any] = {}
+    if sum(len(name) + 2 for name in below) > 40:
+        tilt = {"rotation": 40, "ha": "right"} if room / len(below) > _SLOPED else {"rotation": 90}
 
     def paint(axes: Any) -> None:
         axes.grid(False)
         image = axes.pcolormesh(painted, cmap="cividis", edgecolors="none", vmin=low, vmax=high)
         axes.invert_yaxis()
-        axes.set_yticks([n + 0.5 for n in range(len(rows))], labels(rows))
-        axes.set_xticks([n + 0.5 for n in range(len(columns))], labels(columns), **tilt)
+        axes.set_yticks([n + 0.5 for n in range(len(rows))], left)
+        axes.set_xticks([n + 0.5 for n in range(len(columns))], below, **tilt)
         axes.tick_params(length=0)
-        if len(flat) > _MOST_WRITTEN_CELLS:
+        if bar:
             axes.figure.colorbar(image, ax=axes).solids.set_rasterized(False)
             return
         for y, line in enumerate(values):
@@ -294,7 +302,8 @@ def plot_heatmap(
                 axes.text(x + 0.5, y + 0.5, figure_text(value, 3), ha="center", va="center", fontsize=8, color=ink)
 
     told = [f"{name}: " + ", ".join(figure_text(v, 3) for v in line) for name, line in zip(rows, values, strict=True)]
-    size = (4.7, (2.4 if tilt else 0.6) + 0.3 * len(rows))
+    width = min(_WIDEST, 4.7 + max(0.0, _UPRIGHT * len(below) - room))
+    size = (width, (2.4 if tilt else 0.6) + 0.3 * len(rows))
     return draw(paint, title=title, description=_told("", "", told), size=size)
 
 

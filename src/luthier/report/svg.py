@@ -42,29 +42,28 @@ def style(number: int) -> dict[str, Any]:
     return {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": DASHES[around % len(DASHES)]}
 
 
-def label(text: object) -> str:
+def label(text: object, longest: int = _LONGEST_LABEL) -> str:
     """A name as it stands in a plot: on one line, nothing hidden, not too long."""
-    name = one_line(text, _LONGEST_LABEL)
+    name = one_line(text, longest)
     # A legend leaves out what begins with an underscore.
     return f" {name}" if name.startswith("_") else name
 
 
-def labels(texts: Iterable[object]) -> list[str]:
-    """The names of one plot as they stand in it. Where different ones, cut at the end, would be alike, they are cut in
-    the middle, and numbered if that does not help."""
+def labels(texts: Iterable[object], longest: int = _LONGEST_LABEL) -> list[str]:
+    """The names of one plot as they stand in it, of `longest` characters at most. Where different ones, cut at the end,
+    would be alike, they are cut in the middle, and numbered if that does not help."""
     given = [str(text) for text in texts]
     whole = list(dict.fromkeys(given))
-    cut = [label(text) for text in whole]
-    half = _LONGEST_LABEL // 2
+    cut = [label(text, longest) for text in whole]
+    half = longest // 2
     middle = [
-        label(f"{visible(text)[: half - 1]}…{visible(text)[-half:]}")
+        label(f"{visible(text)[: half - 1]}…{visible(text)[-half:]}", longest)
         if name.endswith("…") and cut.count(name) > 1
         else name
         for text, name in zip(whole, cut, strict=True)
     ]
     told = [
-        f"{number} {name[: _LONGEST_LABEL - 4]}" if middle.count(name) > 1 else name
-        for number, name in enumerate(middle, 1)
+        f"{number} {name[: longest - 4]}" if middle.count(name) > 1 else name for number, name in enumerate(middle, 1)
     ]
     names = dict(zip(whole, told, strict=True))
     return [names[text] for text in given]
