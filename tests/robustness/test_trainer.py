@@ -12,6 +12,7 @@ from transformers import Trainer, TrainerCallback
 from luthier.errors import TrainingError
 from luthier.objectives.mixin import ObjectiveMixin
 from luthier.objectives.scope import backbone_parameters, block_parameters, head_parameters
+from luthier.registry import OBJECTIVES
 from luthier.robustness import RoastTrainer
 from luthier.robustness.baselines import VanillaSettings
 from luthier.robustness.parts.selective import SelectiveTraining, measure_importance
@@ -361,6 +362,32 @@ def test_modes_and_settings_that_contradict_each_other() -> None:
     ):
         with pytest.raises(ValueError):
             RoastSettings(**wrong)
+    assert SelectiveSettings(mode="released", mask_rule="random").skip_first_batch is False
+    assert SelectiveSettings(mask_rule="topk", mask_stage="update").parts()
+
+
+@pytest.mark.parametrize(
+    ("objective", "beside", "without_effect"),
+    [
+        ("roast", {"mask_rule": "random"}, {"importance": "per_example"}),
+        ("selective", {"mask_rule": "random"}, {"importance_batches": 3}),
+        ("selective", {"mask_rule": "random"}, {"skip_first_batch": True}),
+        ("roast", {"mask_rule": "topk"}, {"scale_cap": 2.0}),
+        ("selective", {"mask_rule": "topk"}, {"resample": "step"}),
+        ("roast", {"lambda_kl": 0}, {"kl_reduction": "batchmean"}),
+        ("adv_embed", {"lambda_kl": 0}, {"kl_stop_grad": True}),
+        ("adv_embed", {"init_noise": 0}, {"init_noise_sign": "symmetric"}),
+        ("smart", {"proximal_weight": 0}, {"average_decay": 0.9}),
+    ],
+)
+def test_settings_without_effect_are_refused(
+    objective: str, beside: dict[str, Any], without_effect: dict[str, Any]
+) -> None:
+    cls = OBJECTIVES.get(objective)
+    cls(**beside), cls(**without_effect)
+    (name,) = without_effect
+    with pytest.raises(ValueError, match=f"{name} has no effect with `{next(iter(beside))}: "):
+        cls(**beside, **without_effect)
 
 
 def test_lambda_converts_between_reductions(tmp_path: Path) -> None:

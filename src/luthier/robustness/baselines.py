@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from luthier.data.schemas import SCHEMAS
 from luthier.errors import DataError, RecipeError
 from luthier.objectives.base import Objective
 from luthier.registry import OBJECTIVES
-from luthier.robustness.settings import KlReduction, PerturbAfter, endless_pass
+from luthier.robustness.settings import KlReduction, PerturbAfter, endless_pass, refuse_without_effect
 from luthier.settings import Paper
 
 if TYPE_CHECKING:
@@ -244,6 +244,12 @@ class SmartSettings(Objective):
         0.99, gt=0, lt=1, description="Decay of the average of the weights over optimiser steps."
     )
     perturb_after: PerturbAfter = _PERTURB_AFTER
+
+    @model_validator(mode="after")
+    def _options_have_effect(self) -> Self:
+        if not self.proximal_weight:
+            refuse_without_effect(self, ("average_decay",), "`proximal_weight: 0`")
+        return self
 
     def relative_cost(self) -> float:
         return (6 + 2 * self.steps + bool(self.proximal_weight)) / 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -36,6 +37,22 @@ def endless_pass(name: str) -> RecipeError:
     )
 
 
+def refuse_without_effect(settings: Objective, names: Sequence[str], beside: str) -> None:
+    """Refuse settings that another one leaves without effect.
+
+    Args:
+        settings: of an objective.
+        names: of those that have no effect, unless they have their defaults.
+        beside: the other one, as in a recipe.
+
+    Raises:
+        ValueError: one differs from its default.
+    """
+    for name in names:
+        if getattr(settings, name) != type(settings).model_fields[name].default:
+            raise ValueError(f"{name} has no effect with {beside}: leave it out")
+
+
 class ModalObjective(Objective):
     """An objective whose defaults follow `mode`; a key that is given wins over the mode."""
 
@@ -50,7 +67,8 @@ class ModalObjective(Objective):
     @classmethod
     def _mode_fills_what_is_not_given(cls, data: Any) -> Any:
         if isinstance(data, dict) and data.get("mode") == "released":
-            without = {"skip_first_batch"} if data.get("importance") == "per_example" else set()
+            measured = data.get("importance") != "per_example" and data.get("mask_rule") != "random"
+            without = set() if measured else {"skip_first_batch"}
             return {k: v for k, v in _RELEASED.items() if k in cls.model_fields and k not in without} | data
         return data
 
@@ -110,6 +128,10 @@ class PerturbationSettings(ModalObjective):
             raise ValueError("clean_ce_weight and adv_ce_weight are both 0, so nothing would fit the labels")
         if self.probe == "clean_pass" and self.n_steps > 1:
             raise ValueError("the clean pass gives one gradient only: n_steps above 1 needs `probe: own_pass`")
+        if not self.lambda_kl:
+            refuse_without_effect(self, ("kl_reduction", "kl_stop_grad"), "`lambda_kl: 0`")
+        if not self.init_noise:
+            refuse_without_effect(self, ("init_noise_sign",), "`init_noise: 0`")
         return self
 
     def relative_cost(self) -> float:
@@ -199,15 +221,20 @@ class SelectionSettings(ModalObjective):
     def _selection_agrees(self) -> Self:
         if (self.resample == "interval") != (self.resample_every is not None):
             raise ValueError("resample_every belongs to `resample: interval`: give both or neither")
-        if self.mask_stage == "update" and self.unbiased_scale and self.scale_cap is None:
+        if self.mask_rule == "topk":  # keeps with probability 1 or 0
+            refuse_without_effect(self, ("scale_cap", "resample"), "`mask_rule: topk`")
+        elif self.mask_stage == "update" and self.unbiased_scale and self.scale_cap is None:
             raise ValueError(
                 "an update divided by a tiny probability would wreck the model: give scale_cap, or "
                 "unbiased_scale: false"
             )
         if self.scale_cap is not None and not self.unbiased_scale:
             raise ValueError("scale_cap has no effect without unbiased_scale")
-        if self.importance == "per_example" and self.skip_first_batch:
-            raise ValueError("skip_first_batch has no effect with `importance: per_example`")
+        if self.importance == "per_example":
+            refuse_without_effect(self, ("skip_first_batch",), "`importance: per_example`")
+        if self.mask_rule == "random":
+            of_importance = ("importance", "importance_batches", "skip_first_batch")
+            refuse_without_effect(self, of_importance, "`mask_rule: random`")
         return self
 
     def check(self, *, schema: str, classes: int, validation: bool, streamed: bool) -> None:
