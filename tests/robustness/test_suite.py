@@ -81,7 +81,7 @@ def test_the_suite_scores_given_sets_attacks_and_anomalies(subject: Subject, tmp
             "shift": [{"name": "other", "data": {"test": other, "label_map": {"pos": "positive", "neg": "negative"}}}],
             "attacks": [{"kind": "characters"}, {"kind": "substitution", "rows": 2, "rate": 0.5}],
             "anomalies": [{"name": "news", "data": {"test": news, "task": "single_sentence"}}],
-            "draws": 20,
+            "draws": 100,
         }
     )
     result = suite.run(subject)
@@ -95,12 +95,12 @@ def test_the_suite_scores_given_sets_attacks_and_anomalies(subject: Subject, tmp
     }
     assert scores["robustness/shift_accuracy"] == scores["robustness/accuracy"]
     report = result.details["robustness"]
-    attacked = ["test under characters", "test under substitution (rate 0.5)"]
+    attacked = ["test under characters", "test under substitution (rate 0.5, 2 rows)"]
     assert [s["name"] for s in report["sets"]] == ["test", "other", *attacked]
     by_name = {s["name"]: s for s in report["sets"]}
     for record, rows in zip(report["attacks"], (6, 2), strict=True):
         assert record["accuracy"] == by_name[record["name"]]["accuracy"]
-        assert (record["rows"], record["changed"] <= rows) == (rows, True)
+        assert (record["rows"], record["changed"] <= rows, record["cut"]) == (rows, True, 0)
     assert report["attacks"][0]["clean_accuracy"] == by_name["test"]["accuracy"]
     assert [by_name[name]["accuracy_before"] for name in attacked] == [r["clean_accuracy"] for r in report["attacks"]]
     shown = result.sections[1].table
@@ -232,6 +232,10 @@ def test_in_our_own_trainer_accumulation_changes_nothing(tmp_path: Path) -> None
             "can't be called 'test under rewrites'",
         ),
         ({"anomalies": [{"name": "a", "data": {"test": "FILE"}, "two_way": True}]}, "two_way would have no effect"),
+        ({"shift": [{"name": "a", "data": {"train": "FILE", "streaming": True}}]}, "data.streaming is for training"),
+        ({"shift": [{"name": "a", "data": {"test": "FILE", "as_text": True}}]}, "data.as_text is not for sets"),
+        ({"entailment": "nonsense", "shift": [{"name": "a", "data": {"test": "FILE"}}]}, "no set is `two_way`"),
+        ({"draws": 1}, "at least 100"),
     ],
 )
 def test_settings_that_fit_no_suite(settings: dict[str, Any], message: str) -> None:
@@ -267,13 +271,50 @@ def test_what_is_wrong_with_the_sets_is_found_before_anything_is_trained(tmp_pat
             suite.check(data)
 
 
+def test_anomalies_are_texts_that_the_model_can_be_shown(tmp_path: Path) -> None:
+    main = DataSettings(train=file(tmp_path, "main.jsonl", labelled("good", "bad")))
+
+    def check(row: dict[str, Any], **data: Any) -> None:
+        data["train"] = file(tmp_path, "anomalies.jsonl", [row])
+        RobustnessSuite.model_validate({"anomalies": [{"name": "odd", "data": data}]}).check(main)
+
+    check({"text": "a", "text_pair": "b"}, task="pair")
+    check({"prompt": "a", "response": "b"}, task="single_sentence", text="prompt")
+    answer = {"answers": {"text": ["b"], "answer_start": [0]}}
+    for row in ({"prompt": "a", "response": "b"}, {"question": "a", "context": "b", "id": "1", **answer}):
+        with pytest.raises(DataError, match=r"'odd' is read as task .* for single_sentence is shown") as raised:
+            check(row)
+        assert "task: single_sentence" in raised.value.fix
+    with pytest.raises(DataError, match="'odd' is read as task plain_text"):
+        check({"text": "a"}, task="plain_text")
+
+
+def test_changed_texts_that_outgrow_the_model_are_counted(subject: Subject, caplog: pytest.LogCaptureFixture) -> None:
+    subject.card, subject.too_long = dataclasses.replace(subject.card, max_length=4), "truncate"
+    kinds = [{"kind": "characters", "rate": 1.0}, {"kind": "substitution", "rate": 0.1, "rows": 1}]
+    result = RobustnessSuite.model_validate({"attacks": kinds, "draws": 0}).run(subject)
+    mistyped, substituted = result.details["robustness"]["attacks"]
+    assert (mistyped["cut"], mistyped["tried_cut"]) == (6, 0)
+    assert (substituted["cut"], substituted["tried_cut"] > 0) == (1, True)
+    assert "test under characters (rate 1): 6 changed texts" in result.sections[-1].text
+    assert "(rate 1): 6 of 6 changed texts" in caplog.text
+
+
+def test_sets_are_encoded_before_any_attack(subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RobustnessSuite, "_attacked", None)
+    long = file(tmp_path, "long.jsonl", [{"text": "good " * 99, "label": "positive"}])
+    settings = {"attacks": [{"kind": "characters"}], "shift": [{"name": "long", "data": {"test": long}}]}
+    with pytest.raises(DataError, match="longer than 64 tokens"):
+        RobustnessSuite.model_validate(settings).run(subject)
+
+
 def test_attacks_that_cannot_be_made_or_scored_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
     rows = file(tmp_path, "rows.jsonl", labelled("good", "bad"))
     suite = RobustnessSuite.model_validate({"attacks": [{"kind": "characters", "rows": 5}]})
     suite.check(DataSettings(train=rows))
     with pytest.raises(RecipeError, match="answers in text"):
         suite.check(DataSettings(train=rows, as_text=True, task="single_sentence"))
-    with pytest.raises(DataError, match="attack 'characters' has 5 rows, too few for the 10 folds"):
+    with pytest.raises(DataError, match=r"attack 'characters \(5 rows\)' has 5 rows, too few for the 10 folds"):
         suite.model_copy(update={"ece_temperature": "cv"}).check(DataSettings(train=rows))
 
 
@@ -291,10 +332,11 @@ def test_suites_agree_on_the_same_rows_whatever_the_seed_of_the_run(subject: Sub
     assert own[f"robustness/{error}"] == pytest.approx(calibration[error])
 
 
-def test_attacks_by_two_seeds_stand_side_by_side(subject: Subject) -> None:
-    attacks = [{"kind": "rewrites", "rows": 2, "seed": seed} for seed in (0, 1)]
+def test_attacks_by_two_seeds_or_on_fewer_rows_stand_side_by_side(subject: Subject) -> None:
+    attacks = [{"kind": "rewrites", "rows": rows, "seed": seed} for rows, seed in ((200, 0), (200, 1), (2, 0))]
     report = RobustnessSuite.model_validate({"attacks": attacks, "draws": 0}).run(subject).details["robustness"]
-    assert [one["name"] for one in report["attacks"]] == ["test under rewrites", "test under rewrites (seed 1)"]
+    names = ["test under rewrites", "test under rewrites (seed 1)", "test under rewrites (2 rows)"]
+    assert [one["name"] for one in report["attacks"]] == names
 
 
 def test_two_way_sets_keep_the_class_that_is_called_entailment(subject: Subject) -> None:

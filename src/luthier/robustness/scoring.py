@@ -76,8 +76,12 @@ class Scorer:
 
         return softmax(self(texts))
 
+    def count_too_long(self, texts: Sequence[Text]) -> int:
+        """How many of the texts are cut when they are scored."""
+        return sum(len(self.tokenizer(*_parts(text))["input_ids"]) > self.max_length for text in texts)
+
     def _encode(self, text: Text) -> dict[str, list[int]]:
-        parts = (text,) if isinstance(text, str) else tuple(text)
+        parts = _parts(text)
         encoded = self.tokenizer(*parts)
         if len(encoded["input_ids"]) > self.max_length:
             self.truncated += 1
@@ -92,3 +96,7 @@ class Scorer:
         with torch.inference_mode():
             logits: np.ndarray = self.model(**batch).logits.float().cpu().numpy()
         return logits
+
+
+def _parts(text: Text) -> tuple[str, ...]:
+    return (text,) if isinstance(text, str) else tuple(text)

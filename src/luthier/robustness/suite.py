@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from luthier.data.schemas import LabelKind
+from luthier.data.schemas import SCHEMAS, LabelKind
 from luthier.data.settings import DataSettings
 from luthier.errors import DataError, RecipeError
 from luthier.evaluation.subject import Subject, Suite, SuiteResult
@@ -19,11 +20,14 @@ from luthier.robustness.settings import ROAST_PAPER
 from luthier.settings import Paper, Settings
 
 if TYPE_CHECKING:
-    from luthier.data.schemas import TrainedOn
+    from luthier.data.schemas import TaskSchema, TrainedOn
     from luthier.data.task_data import TaskData
     from luthier.robustness.report import EvaluationSet
 
+logger = logging.getLogger(__name__)
+
 Split = Literal["train", "validation", "test"]
+_FEWEST_DRAWS = 100
 SCORE_NAMES = {
     "accuracy": "robustness/accuracy",
     "shift": "robustness/shift_accuracy",
@@ -54,6 +58,10 @@ class RobustnessSet(Settings):
             raise ValueError("data.max_length would have no effect: rows are encoded at the model's length")
         if self.data.labels is not None:
             raise ValueError("data.labels would have no effect: the labels are the model's; translate by `label_map`")
+        if self.data.streaming:
+            raise ValueError("data.streaming is for training rows: a set is read whole, or cut by data.limit")
+        if self.data.as_text:
+            raise ValueError("data.as_text is not for sets: their rows are put to the model as the evaluated ones are")
         return self
 
 
@@ -95,6 +103,7 @@ class AttackSettings(Settings):
         told = [f"rate {self.rate:g}"] if self.rate is not None else []
         told += [f"order {self.order}"] if self.order != "delete" else []
         told += [f"seed {self.seed}"] if self.seed else []
+        told += [f"{self.rows} rows"] if self.rows != type(self).model_fields["rows"].default else []
         return f"{self.kind} ({', '.join(told)})" if told else self.kind
 
 
@@ -130,7 +139,9 @@ class RobustnessSuite(Suite):
         "repeats the published code, which takes the position of the chosen temperature for the temperature.",
     )
     entailment: str = Field("entailment", description="Label of the class that two-way sets keep apart.")
-    draws: int = Field(1000, ge=0, description="Bootstrap draws behind the intervals; 0 leaves intervals out.")
+    draws: int = Field(
+        1000, ge=0, description="Bootstrap draws behind the intervals, 100 or more; 0 leaves intervals out."
+    )
     select_on: Literal["held_out", "reported"] = Field(
         "held_out",
         description="Whether the checkpoint was chosen on rows outside this report or, as in the paper, on rows in it; "
@@ -142,7 +153,7 @@ class RobustnessSuite(Suite):
         names = [one.name for one in self._sets()] + [attack.title for attack in self.attacks]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise ValueError(f"there are two sets called {twice!r}")
+            raise ValueError(f"there are two sets called {twice!r}: rename one, or leave one of the attacks out")
         splits = get_args(Split)
         taken = {*splits, *(_attacked_name(split, attack) for split in splits for attack in self.attacks)}
         if (name := next((name for name in names if name in taken), None)) is not None:
@@ -151,6 +162,11 @@ class RobustnessSuite(Suite):
             )
         if any(one.two_way for one in self.anomalies):
             raise ValueError("two_way would have no effect on anomalies, which have no labels")
+        default = type(self).model_fields["entailment"].default
+        if self.entailment != default and not any(one.two_way for one in self._sets()):
+            raise ValueError("entailment would have no effect: no set is `two_way`")
+        if 0 < self.draws < _FEWEST_DRAWS:
+            raise ValueError(f"draws is 0, which leaves intervals out, or at least {_FEWEST_DRAWS}")
         return self
 
     def _sets(self) -> list[RobustnessSet]:
@@ -177,14 +193,19 @@ class RobustnessSuite(Suite):
         from luthier.robustness.report import EvaluationSet, RobustnessReport, sections
 
         self._check_attacks(as_text=subject.task.form is not None)
+        inside, shift, adversarial = (
+            [self._load(subject, one) for one in sets] for sets in (self.in_distribution, self.shift, self.adversarial)
+        )
+        anomalies = [self._load(subject, one, labelled=False) for one in self.anomalies]
+        # Only now, since it takes time and a row of a set may be too long.
         self._check_folds(f"the split {subject.split!r}", len(subject.predictions.labels))
         evaluated = EvaluationSet(subject.split, subject.rows, subject.predictions.labels)
         attacked = [self._attacked(subject, attack) for attack in self.attacks]
         report = RobustnessReport(
-            in_distribution=[*(self._load(subject, s) for s in self.in_distribution), evaluated],
-            shift=[self._load(subject, s) for s in self.shift],
-            adversarial=[*(self._load(subject, s) for s in self.adversarial), *(one.after for one in attacked)],
-            anomalies=[self._load(subject, s, labelled=False) for s in self.anomalies],
+            in_distribution=[*inside, evaluated],
+            shift=shift,
+            adversarial=[*adversarial, *(one.after for one in attacked)],
+            anomalies=anomalies,
             bins=self.bins,
             binning=self.binning,
             ece_temperature=self.ece_temperature,
@@ -260,6 +281,12 @@ class RobustnessSuite(Suite):
                 f"the set {one.name!r} is read as task {task.schema.name}, and the model is judged on {judged}",
                 fix=f"set `task: {judged}` in its `data`, and name its columns, as in `text: COLUMN`",
             )
+        if not labelled and judged is not None and not _same_texts(task.schema, SCHEMAS[judged]):
+            raise DataError(
+                f"the set {one.name!r} is read as task {task.schema.name}, whose rows are not what a model for "
+                f"{judged} is shown",
+                fix=f"set `task: {judged}` in its `data`, and name its columns, as in `text: COLUMN`",
+            )
         if labelled:
             self._check_folds(f"the set {one.name!r}", len(task.splits[split]))
         return task, split
@@ -310,6 +337,12 @@ class RobustnessSuite(Suite):
         changed = attacked_texts(
             texts, labels, scorer, kind=attack.kind, rate=attack.rate, order=attack.order, seed=subject.seed
         )
+        tried, cut = scorer.truncated, scorer.count_too_long(changed)
+        if cut or tried:
+            logger.warning(
+                "%s: %d of %d changed texts, and %d that were tried, are longer than %d tokens and are scored cut",
+                *(_attacked_name(subject.split, attack), cut, len(changed), tried, scorer.max_length),
+            )
         right = np.asarray(subject.predictions.logits)[chosen].argmax(axis=1) == labels
         before = float(right.mean())
         drawn = "" if len(chosen) == len(everything) else f", rows drawn by seed {attack.seed}"
@@ -320,7 +353,12 @@ class RobustnessSuite(Suite):
             made_from=f"{subject.split}{drawn}",
             before=before,
         )
-        return Attacked(after, texts, before)
+        return Attacked(after, texts, before, cut, tried)
+
+
+def _same_texts(schema: TaskSchema, judged: TaskSchema) -> bool:
+    """Whether rows of a task can be put to a model for another, a row each: single texts and pairs can, either way."""
+    return schema.name == judged.name or (not schema.packed and "text" in schema.columns and "text" in judged.columns)
 
 
 def _attacked_name(split: str, attack: AttackSettings) -> str:
@@ -344,11 +382,15 @@ class Attacked:
         after: the changed rows.
         before: the same rows as they were.
         clean_accuracy: on these.
+        cut: how many changed rows are longer than the model takes, and are scored without their ends.
+        tried_cut: how often that befell a text that the attack tried on its way.
     """
 
     after: EvaluationSet
     before: Sequence[Any]
     clean_accuracy: float
+    cut: int = 0
+    tried_cut: int = 0
 
     def record(self, sets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Rows, how many of them changed, and accuracy before and after."""
@@ -360,6 +402,8 @@ class Attacked:
             "changed": changed,
             "clean_accuracy": self.clean_accuracy,
             "accuracy": scored["accuracy"],
+            "cut": self.cut,
+            "tried_cut": self.tried_cut,
         }
 
 
@@ -370,9 +414,14 @@ def attack_section(attacked: Sequence[Attacked], records: Sequence[Mapping[str, 
         for one in attacked
         for before, after in [(b, a) for b, a in zip(one.before, one.after.texts, strict=True) if a != b][:5]
     ]
+    text = "The same rows of the evaluated split before and after each attack; below, the first ones it changed."
+    for r in records:
+        if r["cut"] or r["tried_cut"]:
+            text += f" {r['name']}: {r['cut']} changed texts, and {r['tried_cut']} that the attack tried, are longer "
+            text += "than the model takes and were scored without their ends."
     return Section(
         "Robustness: attacks",
-        text="The same rows of the evaluated split before and after each attack; below, the first ones it changed.",
+        text=text,
         table=SectionTable(
             ["attack", "rows", "changed", "accuracy before", "accuracy after"],
             [[r["name"], r["rows"], r["changed"], r["clean_accuracy"], r["accuracy"]] for r in records],
