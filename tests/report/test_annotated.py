@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from luthier.report import annotated_layout
 from luthier.report.annotated import draw_annotated
 from luthier.report.annotated_layout import lay_out
 
@@ -53,6 +54,19 @@ def test_nothing_is_lost_and_nothing_lies_on_top_of_another(document: dict[str, 
     drawn = ET.fromstring(draw_annotated([document], ["Loc"], title="t", width=width))
     shown = "".join(text.text or "" for text in drawn.iter(f"{SVG}text"))
     assert all(word in shown for word in document["tokens"] if len(word) < 10)
+
+
+def test_a_long_word_is_cut_into_lines_by_looking_once_at_every_letter(monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    width_of = annotated_layout._character_width
+    monkeypatch.setattr(annotated_layout, "_character_width", lambda letter: seen.append(letter) or width_of(letter))
+    word = "Wi漢" * 100
+    pieces = lay_out({"tokens": [word], "entities": [], "relations": []}, 300).pieces
+    assert "".join(seen) == word == "".join(piece.text for piece in pieces)
+    room = 300 - 2 * annotated_layout.EDGE
+    for piece, after in itertools.pairwise(pieces):
+        assert piece.width == pytest.approx(annotated_layout.text_width(piece.text))
+        assert piece.width <= room < piece.width + annotated_layout.text_width(after.text[0])
 
 
 def test_text_is_data_and_never_markup():

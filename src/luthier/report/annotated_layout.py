@@ -5,8 +5,10 @@ nested ones stacked, and arcs above. Units are those of the drawing.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from luthier.report.text import one_line, visible
@@ -109,15 +111,20 @@ def _pieces(document: Mapping[str, Any], most: float) -> list[Piece]:
     for number, word in enumerate(document["tokens"]):
         touches = bool(offsets) and number > 0 and offsets[number - 1][1] == offsets[number][0]
         gap, text = 0.0 if touches or not number else 0.3 * SIZE, visible(word)
-        while text_width(text) > most:
-            cut = next(n for n in range(len(text), 0, -1) if n == 1 or text_width(text[:n]) <= most)
-            made.append(Piece(number, text[:cut], text_width(text[:cut]), gap))
-            gap, text = 0.0, text[cut:]
-            if not text:
-                break
-        if text:
-            made.append(Piece(number, text, text_width(text), gap))
+        for part, width in _parts(text, most):
+            made.append(Piece(number, part, width, gap))
+            gap = 0.0
     return made
+
+
+def _parts(text: str, most: float) -> Iterator[tuple[str, float]]:
+    """A word in parts of at most this width, or of one character, each with its width."""
+    ends = [SIZE * width for width in accumulate(map(_character_width, text), initial=0.0)]
+    start = 0
+    while start < len(text):
+        end = max(start + 1, bisect_right(ends, ends[start] + most, lo=start) - 1)
+        yield text[start:end], ends[end] - ends[start]
+        start = end
 
 
 def _flow(layout: Layout, entities: Sequence[Mapping[str, Any]]) -> None:
