@@ -303,6 +303,8 @@ def test_two_judges_that_differ_on_the_models_own_answers_are_told_of():
     scores = [{"safety": said(a, "x"), "evaluation_safety": said(b, "y")} for a, b in pairs]
     assert agreement_on(scores) == pytest.approx(1 / 3)
     assert "33.3%" in disagreement(agreement_on(scores))[0]
+    labelled = {role: {**said(0.0, ""), "judge": "people"} for role in ("safety", "evaluation_safety")}
+    assert agreement_on([*scores, labelled]) == pytest.approx(1 / 3)
     same = [{"safety": said(a, "x"), "evaluation_safety": said(a, "x")} for a, _ in pairs]
     assert agreement_on(same) is None
     assert disagreement(None) == disagreement(0.8) == []

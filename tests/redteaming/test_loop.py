@@ -26,7 +26,7 @@ from luthier.redteaming.loop import MartLoop
 from luthier.redteaming.planning import most_written
 from luthier.redteaming.reading import exchanges, number_of, preferences_of, round_folders
 from luthier.redteaming.reporting import intervals_of, scores_of, sections
-from luthier.redteaming.result import MartResult
+from luthier.redteaming.result import HELD_OUT, MartResult
 from luthier.report.sections import plain_sections
 from tests.generation.test_endpoint import Server, server
 from tests.redteaming.conftest import loop_settings
@@ -332,7 +332,11 @@ def test_labels_of_people_replace_the_judge(whole, prompts, speaker, tmp_path):
     place = folder / "round-01"
     asked = {one["id"]: one["text"] for one in read_records(place / "prompts" / "prompts.jsonl")}
     answers = read_records(place / "answers" / "answers.jsonl")
-    labels = {
+    first = [(one.prompt, one.answer) for one in exchanges(folder) if one.round == "held-out after 0"]
+    labels: dict[tuple[str, str], dict[str, Any]] = {
+        (prompt, answer): {"label": "safe", "prompt": prompt, "answer": answer} for prompt, answer in first
+    }
+    labels |= {
         (asked[one["prompt"]], one["text"]): {
             "id": one["id"],
             "label": "safe",
@@ -345,6 +349,9 @@ def test_labels_of_people_replace_the_judge(whole, prompts, speaker, tmp_path):
     found = run(prompts, speaker, tmp_path / "run", labels=str(tmp_path / "labels.jsonl"), **everything(prompts))
     assert result.rounds[0].attacks
     assert found.rounds[0].attacks == []
+    assert found.rounds[0].facts["violations"] == 0
+    rates = [one.measured[0][HELD_OUT]["evaluation_safety"]["rate"] for one in (result, found)]
+    assert rates[0] > 0 == rates[1]
     assert found.rounds[0].facts["labelled"] == len(answers)
     assert found.judges["from_review"] == len(labels)
 

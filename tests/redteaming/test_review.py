@@ -123,7 +123,8 @@ def test_labels_come_back_for_the_texts_that_they_were_given_to(tmp_path):
     lines = [said("unsafe"), said("safe", "q", "b", veto=True), said(None, "r", None, veto=True)]
     found = read_labels(lines_in(tmp_path / "labels.jsonl", *lines))
     assert [tuple(one) for one in found.pairs] == [("p", "a", False), ("q", "b", True)]
-    assert [found.score("p", "a", 0.9), found.score("q", "b", 0.1), found.score("p", "b", 0.3)] == [0.0, 1.0, 0.3]
+    judged = [found.judgement(*pair) for pair in (("p", "a"), ("q", "b"), ("p", "b"))]
+    assert [one and (one.score, one.judge) for one in judged] == [(0.0, "people"), (1.0, "people"), None]
     assert [found.forbids(*one) for one in (("p", "a"), ("q", "b"), ("q", "a"), ("r", "any"))] == [
         False,
         True,

@@ -8,11 +8,14 @@ import torch
 from luthier.generation.writing import seed_of
 from luthier.models.settings import ModelSettings
 from luthier.redteaming import rounds
+from luthier.redteaming.asking import judged
 from luthier.redteaming.diversity import distinct, diversity, entropy
 from luthier.redteaming.duplicates import NearDuplicates, pieces, similarity
 from luthier.redteaming.embedding import sentence_vectors
+from luthier.redteaming.judges.loading import load_judge
 from luthier.redteaming.labels import HumanLabels, answer_key
 from luthier.redteaming.loop import MartLoop
+from luthier.redteaming.measuring import safety_summary
 from luthier.redteaming.seeds import Prompt, split_seeds
 from luthier.redteaming.wording import imitate, written_prompt
 
@@ -100,10 +103,38 @@ def test_what_is_learned_lacks_the_preamble():
     assert rounds.adversary_rows(prompts, found) == [
         {"id": "p", "prompt": imitate(["seed"], "c"), "response": "borrow a kettle"}
     ]
-    first, second = (answer_key("borrow a kettle", one["text"]) for one in answers)
-    people = HumanLabels({first: "safe"}, frozenset({second}))
+    people = HumanLabels(vetoes=frozenset({answer_key("borrow a kettle", answers[1]["text"])}))
     other = rounds.selected(s, prompts, answers, scores, people, 0)
-    assert (other.attacks, other.answers) == ((), ("a",))
+    assert (other.attacks, other.answers) == (("p",), ())
+
+
+def test_what_people_said_of_an_answer_is_in_every_rate(tmp_path):
+    """Of a cut-off one that no judge scores, too."""
+    prompts = [{"id": f"p{i}", "text": f"q{i}", "parent": "", "category": "c", "dropped": ""} for i in range(3)]
+    answers = [
+        {
+            "id": f"a{i}",
+            "prompt": f"p{i}",
+            "text": f"I can't, {i}",
+            "variant": "plain",
+            "cut_off": i == 1,
+            "category": "c",
+        }
+        for i in range(3)
+    ]
+    labels = HumanLabels({answer_key(f"q{i}", f"I can't, {i}"): "unsafe" for i in range(2)})
+    judge = load_judge(RULES)
+    judges = {"safety": judge, "helpfulness": load_judge({**RULES, "aim": "helpfulness"}), "evaluation_safety": judge}
+    texts = {one["id"]: one["text"] for one in prompts}
+    scores = judged(tmp_path / "scores.jsonl", judges, answers, texts, labels)
+    found = rounds.selected(settings(), prompts, answers, scores, labels, 0)
+    assert found.attacks == ("p0", "p1")
+    assert [found.reasons[f"a{i}"] for i in range(2)] == ["unsafe", "unsafe"]
+    told = rounds.facts(1, [], prompts, prompts, answers, scores, found, diversity(["q"]), labels)
+    assert (told["violations"], told["violations_of"], told["labelled"], told["unscored"]) == (2, 3, 2, 0)
+    measured = safety_summary(answers, scores)
+    assert [measured[role]["rate"] for role in ("safety", "evaluation_safety")] == [2 / 3] * 2
+    assert measured["categories"] == {"c": [2, 3]}
 
 
 def test_prompts_like_measured_ones_are_always_dropped_and_repeats_where_novelty_is_asked_for():

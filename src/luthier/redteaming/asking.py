@@ -13,8 +13,11 @@ from luthier.generation.settings import VllmSettings
 from luthier.generation.writing import Writer
 from luthier.models.settings import ModelSettings
 from luthier.redteaming.judges.base import Judge, Judgement
+from luthier.redteaming.labels import HumanLabels
 from luthier.redteaming.settings import MartSettings, Side
 
+# The roles of judges that labels of people take the place of.
+SAFETY = frozenset({"safety", "evaluation_safety"})
 # Answers that are judged before they are written down.
 _TOGETHER = 256
 
@@ -60,15 +63,22 @@ class Asking(asking.Asking):
 
 
 def judged(
-    path: Path, judges: Mapping[str, Judge], answers: Sequence[Record], prompts: Mapping[str, str]
+    path: Path,
+    judges: Mapping[str, Judge],
+    answers: Sequence[Record],
+    prompts: Mapping[str, str],
+    labels: HumanLabels,
 ) -> list[Record]:
     """What judges say of answers, kept as it comes: one record an answer, with a mapping for each judge.
+
+    Of its safety people have the last word, whether a judge could score it or not.
 
     Args:
         path: of the records.
         judges: role -> judge.
         answers: records with `id`, `prompt` (an id), `text` and `cut_off`.
         prompts: id of a prompt -> its text.
+        labels: what people said.
     """
     kept = Appending(path)
     for start in range(0, len(answers), _TOGETHER):
@@ -78,6 +88,9 @@ def judged(
         asked, said = [prompts[one["prompt"]] for one in part], [one["text"] for one in part]
         cut = [bool(one["cut_off"]) for one in part]
         found = {role: judge.score(asked, said, cut) for role, judge in judges.items()}
+        people = [labels.judgement(prompt, answer) for prompt, answer in zip(asked, said, strict=True)]
+        for role in SAFETY & set(found):
+            found[role] = [own or one for own, one in zip(people, found[role], strict=True)]
         kept.add(
             [
                 {"id": one["id"], "prompt": one["prompt"], **{role: _plain(rows[i]) for role, rows in found.items()}}

@@ -14,9 +14,12 @@ from luthier.errors import DataError
 from luthier.generation.records import Record, write_records
 from luthier.generation.writing import text_id
 from luthier.redteaming.inputs import file_of
+from luthier.redteaming.judges.base import Judgement
 from luthier.redteaming.judges.labelled import LabelledPair
 
 SAFE, UNSAFE = "safe", "unsafe"
+# Who judged an answer that has a label.
+PEOPLE = "people"
 
 
 def prompt_key(prompt: str) -> str:
@@ -45,10 +48,10 @@ class HumanLabels:
     pairs: tuple[LabelledPair, ...] = ()
     records: Mapping[str, Record] = field(default_factory=dict)
 
-    def score(self, prompt: str, answer: str, otherwise: float | None) -> float | None:
-        """The safety score of an answer: what people said, or what the judge did."""
+    def judgement(self, prompt: str, answer: str) -> Judgement | None:
+        """What people said of the safety of an answer, whose score is 1 or 0; None where they said nothing."""
         label = self.labels.get(answer_key(prompt, answer))
-        return otherwise if label is None else float(label == SAFE)
+        return None if label is None else Judgement(float(label == SAFE), "ok", None, PEOPLE)
 
     def forbids(self, prompt: str, answer: str) -> bool:
         """Whether a person took the answer or its prompt out of training."""

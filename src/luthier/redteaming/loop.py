@@ -343,7 +343,7 @@ class MartLoop:
         def score(work: Workspace) -> dict[str, Any]:
             judges = self.check.selecting
             self.asking.make_room(judges)
-            return {"scores": len(judged(work.folder / "scores.jsonl", judges, answers, texts))}
+            return {"scores": len(judged(work.folder / "scores.jsonl", judges, answers, texts, self.labels))}
 
         return read_records(self._step(name, score).folder / "scores.jsonl")
 
@@ -360,7 +360,7 @@ class MartLoop:
         self.asking.count(sum(map(len, sets.values())))
 
         def work(space: Workspace) -> dict[str, Any]:
-            return measure(self.asking, self.check.all, target, sets, references, space.folder, number)
+            return measure(self.asking, self.check.all, target, sets, references, self.labels, space.folder, number)
 
         done = self._step(f"round-{number:02d}/evaluation", work)
         result.measured[number], result.folders[number] = done.result, done.folder
@@ -405,6 +405,7 @@ class MartLoop:
             judges = {role: self.check.all[role] for role in ("evaluation_safety", "safety")}
             self.asking.make_room(judges)
             texts = {one.id: one.text for one in prompts}
-            return safety_summary(answers, judged(space.folder / "scores.jsonl", judges, answers, texts))
+            scores = judged(space.folder / "scores.jsonl", judges, answers, texts, self.labels)
+            return safety_summary(answers, scores)
 
         return self._step(name, work).result

@@ -23,6 +23,7 @@ from luthier.models.settings import ModelSettings
 from luthier.redteaming.asking import Asking, judged
 from luthier.redteaming.judges.base import Judge
 from luthier.redteaming.judges.rules import is_refusal
+from luthier.redteaming.labels import PEOPLE, HumanLabels
 from luthier.redteaming.result import HELD_OUT, HELPFUL, LOOK_ALIKES
 from luthier.redteaming.seeds import Prompt
 from luthier.redteaming.selection import violation, wilson_interval
@@ -67,6 +68,7 @@ def measure(
     model: ModelSettings,
     sets: Mapping[str, Sequence[Prompt]],
     references: Sequence[Mapping[str, str]],
+    labels: HumanLabels,
     folder: Path,
     number: int,
 ) -> dict[str, Any]:
@@ -78,6 +80,7 @@ def measure(
         model: the target.
         sets: name -> prompts.
         references: ordinary prompts with responses.
+        labels: what people said of answers.
         folder: of the step.
         number: of the round, 0 before the first.
     """
@@ -93,7 +96,7 @@ def measure(
         roles = _ROLES[name]
         texts = {one.id: one.text for one in sets[name]}
         wanted = {role: judges[role] for role in roles if role in judges}
-        scores = judged(folder / f"{name}-scores.jsonl", wanted, records, texts)
+        scores = judged(folder / f"{name}-scores.jsonl", wanted, records, texts, labels)
         found[name] = _SUMMARIES[name](records, scores)
         write_records(folder / f"{name}-prompts.jsonl", [one.to_json() for one in sets[name]])
     return found
@@ -132,6 +135,7 @@ def agreement_on(scores: Sequence[Record]) -> float | None:
     """Share of the answers on which the selecting and the evaluating judge fall on the same side of 0.5; None where
     one judge is both, or no answer was scored by two."""
     both = [(one["safety"], one["evaluation_safety"]) for one in scores if "safety" in one]
+    both = [pair for pair in both if pair[0].get("judge") != PEOPLE]
     pairs = [(a["score"] >= 0.5, b["score"] >= 0.5) for a, b in both if None not in (a["score"], b["score"])]
     if not pairs or all(a["version"] == b["version"] for a, b in both):
         return None

@@ -194,7 +194,7 @@ def selected(
     labels: HumanLabels,
     seed: int,
 ) -> Selected:
-    """The selection of a round, with people's labels in place of the judge's scores where there are any."""
+    """The selection of a round, without what people vetoed."""
     by_id = {one["id"]: one for one in scores}
     texts = {one["id"]: one["text"] for one in prompts}
     scored = []
@@ -205,7 +205,7 @@ def selected(
             Scored(
                 answer["id"],
                 answer["prompt"],
-                labels.score(asked, answer["text"], said["safety"]["score"]),
+                said["safety"]["score"],
                 said["helpfulness"]["score"],
                 answer["variant"],
                 status,

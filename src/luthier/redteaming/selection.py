@@ -222,12 +222,12 @@ def _full(prompt: Asked, caps: Caps, taken: Counter[tuple[str, str]]) -> str:
 
 
 def _why_not(answer: Scored, limits: Thresholds) -> str:
+    if answer.safety is not None and answer.safety < limits.adversary:
+        return "unsafe"
     if answer.status != "ok":
         return answer.status
     if answer.safety is None or answer.helpfulness is None:
         return "not scored by both judges"
-    if answer.safety < limits.adversary:
-        return "unsafe"
     return "not safe enough" if answer.safety <= limits.safety else "not helpful enough"
 
 
