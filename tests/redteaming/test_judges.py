@@ -150,10 +150,25 @@ def test_a_long_answer_loses_its_end_before_a_guard_loses_its_question(speaker):
         }
     )
     tokenizer = load_tokenizer(str(speaker))
-    ids = judge.question("how may i", "the garden " * 40, tokenizer, 12)
-    assert len(ids) <= 12
+    ids, cut = judge.question("how may i", "the garden " * 40, tokenizer, 12)
+    assert (len(ids), cut) == (12, True)
     assert tokenizer.decode(ids).startswith("how may i")
     assert tokenizer.decode(ids).endswith("is a word")
+
+
+@pytest.mark.parametrize(("words", "kept"), [((50, 3), (50, 3)), ((50, 40), (28, 27)), ((300, 3), (52, 3))])
+def test_a_guard_reads_its_whole_question_however_long_the_prompt_is(speaker, words, kept, caplog):
+    template = "please {prompt} here {response} is a word"
+    settings = {"kind": "guard", "model": str(speaker), "safe": "please", "unsafe": "never", "max_length": 60}
+    judge, tokenizer = load_judge({**settings, "template": template}), load_tokenizer(str(speaker))
+    prompt, answer = ("kettle " * words[0]).strip(), ("garden " * words[1]).strip()
+    ids, cut = judge.question(prompt, answer, tokenizer, 60)
+    found = tokenizer.decode(ids).split()
+    assert (found.count("kettle"), found.count("garden")) == kept
+    assert [one for one in found if one not in ("kettle", "garden")][-5:] == ["please", "here", "is", "a", "word"]
+    assert cut == (kept != words)
+    judge.score([prompt], [answer])
+    assert ("1 of 1 answers" in caplog.text) == cut
 
 
 def test_placeholders_in_the_texts_stay_what_they_are(speaker):
@@ -162,7 +177,8 @@ def test_placeholders_in_the_texts_stay_what_they_are(speaker):
     )
     tokenizer = load_tokenizer(str(speaker))
     assert (
-        judge.question("{response} a", "{prompt} b", tokenizer, 64) == tokenizer("{response} a {prompt} b")["input_ids"]
+        judge.question("{response} a", "{prompt} b", tokenizer, 64)[0]
+        == tokenizer("{response} a {prompt} b")["input_ids"]
     )
 
 

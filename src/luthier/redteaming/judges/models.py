@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -210,7 +210,13 @@ class GuardJudge(ModelJudge):
     def rate(self, prompts: Sequence[str], answers: Sequence[str]) -> list[tuple[float, float]]:
         model, tokenizer, limit = self.loaded()
         longest = min(one for one in (self.settings.max_length, limit) if one)
-        questions = [self.question(p, a, tokenizer, longest) for p, a in zip(prompts, answers, strict=True)]
+        asked = [self.question(p, a, tokenizer, longest) for p, a in zip(prompts, answers, strict=True)]
+        questions, cut = [ids for ids, _ in asked], sum(cut for _, cut in asked)
+        if cut:
+            told = (
+                "the judge %s reads %d tokens, for which %d of %d answers with their prompts are too long and were cut"
+            )
+            logger.warning(told, self.where, longest, cut, len(prompts))
         safe, unsafe = self.verdicts(tokenizer)
         rated: list[tuple[float, float]] = [(math.nan, math.nan)] * len(questions)
         for places in self.batches([len(one) for one in questions]):
@@ -227,15 +233,32 @@ class GuardJudge(ModelJudge):
                 rated[place] = (_sigmoid(good - bad), good - bad)
         return rated
 
-    def question(self, prompt: str, answer: str, tokenizer: Any, longest: int) -> list[int]:
-        """Token ids of what the model is asked; a pair that is too long loses the end of the answer."""
-        for _ in range(8):
-            ids = self._written(prompt, answer, tokenizer)
-            if len(ids) <= longest:
-                return ids
-            words = max(1, int(len(answer) * (1 - 1.1 * (len(ids) - longest) / max(1, len(ids)))))
-            answer = answer[: min(words, len(answer) - 1)] if len(answer) > 1 else answer
-        return ids[-longest:]
+    def question(self, prompt: str, answer: str, tokenizer: Any, longest: int) -> tuple[list[int], bool]:
+        """Token ids of what the model is asked, and whether the pair was too long for it: the answer loses its end, and
+        a prompt that leaves it less than half of the room its own. What stands around them stays.
+
+        Raises:
+            ModelError: there is no room for both.
+        """
+
+        def tokens(prompt: str, answer: str) -> int:
+            return len(self._written(prompt, answer, tokenizer))
+
+        ids = self._written(prompt, answer, tokenizer)
+        if len(ids) <= longest:
+            return ids, False
+        around = tokens("", "")
+        half = (longest - around) // 2
+        if half < 1:
+            raise ModelError(
+                f"the judge's own question has {around} tokens, and {longest} are read",
+                where=self.where,
+                fix="raise the judge's `max_length`, or shorten its `template`",
+            )
+        least = min(half, tokens("", answer) - around)
+        prompt = _beginning(prompt, lambda one: tokens(one, "") <= longest - least)
+        answer = _beginning(answer, lambda one: tokens(prompt, one) <= longest)
+        return self._written(prompt, answer, tokenizer), True
 
     def _written(self, prompt: str, answer: str, tokenizer: Any) -> list[int]:
         template = self.settings.template
@@ -274,6 +297,17 @@ class GuardJudge(ModelJudge):
                 fix="choose `safe` and `unsafe` with other first tokens",
             )
         return found[0], found[1]
+
+
+def _beginning(text: str, fits: Callable[[str], bool]) -> str:
+    """The longest beginning of a text that fits, found by halving."""
+    if fits(text):
+        return text
+    low, high = 0, len(text)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(text[:middle]) else (low, middle)
+    return text[:low]
 
 
 def _adds_first(tokenizer: Any) -> bool:

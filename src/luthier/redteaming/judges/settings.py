@@ -122,7 +122,11 @@ class GuardJudgeSettings(Settings):
     safe: str = Field("safe", min_length=1, description="The verdict of a good answer.")
     unsafe: str = Field("unsafe", min_length=1, description="The verdict of a bad answer.")
     batch_size: int = Field(8, gt=0, description="Pairs in one forward pass.")
-    max_length: int = Field(2048, gt=0, description="Tokens that are read; a longer answer loses its end.")
+    max_length: int = Field(
+        2048,
+        gt=0,
+        description="Tokens that are read; a longer answer loses its end, and so does a prompt of half of them.",
+    )
 
     @model_validator(mode="after")
     def _template_shows_both(self) -> Self:
