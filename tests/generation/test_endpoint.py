@@ -252,6 +252,33 @@ def test_a_server_that_counts_no_tokens_can_not_keep_a_cap_on_money(server, monk
         written(endpoint, asked(1))
 
 
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (
+            {"content": [{"type": "thinking", "thinking": []}, *[{"type": "text", "text": x} for x in ("He", "llo")]]},
+            "Hello",
+        ),
+        ({"content": [{"type": "refusal", "refusal": "No."}]}, "No."),
+        ({"content": None, "refusal": "I can't."}, "I can't."),
+        ({"content": None, "tool_calls": [{}]}, ""),
+        ({"content": 5}, None),
+        ({"content": ["Hello"]}, None),
+        ({"content": [{"type": "text", "text": 5}]}, None),
+        ({"content": "Hello", "usage": float("inf")}, None),
+    ],
+)
+def test_what_an_answer_says_in_every_form_of_the_protocol(server, monkeypatch, message, text):
+    endpoint = Endpoint(settings(server))
+    usage = {"prompt_tokens": message.pop("usage", 1)}
+    monkeypatch.setattr(endpoint, "_once", lambda body: {"choices": [{"message": message}], "usage": usage})
+    if text is not None:
+        assert endpoint.ask(asked(1)[0], 8).text == text
+        return
+    with pytest.raises(ModelError, match="none of the chat protocol"):
+        endpoint.ask(asked(1)[0], 8)
+
+
 def test_two_models_of_one_server_have_budgets_of_their_own(server, tmp_path):
     asking = Asking(tmp_path)
     cheap, dear = (

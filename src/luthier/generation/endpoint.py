@@ -32,6 +32,8 @@ _ANY_OTHER = 502
 _FILTERED = "content_filter"
 _FILTERS = (_FILTERED, "content_policy_violation", "ResponsibleAIPolicyViolation")
 _LONGEST_REASON = 300
+# Parts of an answer's content that are said; others are thoughts, pictures and so on.
+_SAID = ("text", "refusal")
 
 
 class _RefusedError(Exception):
@@ -165,12 +167,12 @@ class Endpoint:
         found = self._post(body)
         try:
             choice = found["choices"][0]
-            text = choice["message"].get("content") or ""
+            text = _text_of(choice["message"])
             usage = found.get("usage") or {}
             read, written = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
             if min(read, written) < 0:
                 raise ValueError
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise ModelError(
                 "the answer is none of the chat protocol", where=self.settings.url, fix="is it the right address?"
             ) from error
@@ -181,7 +183,7 @@ class Endpoint:
                 fix="leave `max_cost` out, and cap `max_requests`",
             )
         self.budget.spend(read, written)
-        return Written(request.id, str(text), choice.get("finish_reason") == "length", written, read)
+        return Written(request.id, text, choice.get("finish_reason") == "length", written, read)
 
     def _post(self, body: dict[str, Any]) -> dict[str, Any]:
         reason = ""
@@ -262,6 +264,21 @@ def _mapping(content: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _text_of(message: dict[str, Any]) -> str:
+    """What a message says: its content, or the texts among the parts of it; of one without any the refusal.
+
+    Raises:
+        TypeError, AttributeError: it is none of the protocol.
+    """
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(part.get("text") or part.get("refusal") or "" for part in content if part["type"] in _SAID)
+    text = content or message.get("refusal") or ""
+    if not isinstance(text, str):
+        raise TypeError
+    return text
 
 
 def _code_of(told: Any) -> int:
