@@ -304,6 +304,16 @@ class LocalOrNot(Settings):
     backends: list[PermittedEndpoint]
 
 
+def test_what_is_for_this_machine_goes_through_no_proxy(server, monkeypatch):
+    proxy = Talk(http(200, {"choices": [{"message": {"content": "of the proxy"}}]}))
+    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert Endpoint(settings(server)).ask(asked(1)[0], 8).text == "about the kettle 0"
+    far = PermittedEndpoint(url="http://models.invalid/v1", model="m", may_test=True)
+    assert Endpoint(far).ask(asked(1)[0], 8).text == "of the proxy"
+    proxy.socket.close()
+
+
 def test_it_follows_no_redirect(server):
     server.faults = [(302, {"Location": "http://example.invalid/"})]
     with pytest.raises(ModelError, match="302"):

@@ -224,7 +224,7 @@ class Endpoint:
         request = urllib.request.Request(address, json.dumps(body).encode(), headers, method="POST")
         end = self._clock() + self.settings.seconds
         try:
-            with _opener().open(request, timeout=self.settings.seconds) as answer:
+            with self._opener().open(request, timeout=self.settings.seconds) as answer:
                 content = self._body(answer, end)
         except urllib.error.HTTPError as error:
             with suppress(OSError, http.client.HTTPException):
@@ -246,6 +246,11 @@ class Endpoint:
             if self._clock() > end or size > _MOST_BYTES:
                 raise TimeoutError
         return b"".join(parts)
+
+    def _opener(self) -> urllib.request.OpenerDirector:
+        """A proxy that the environment names gets nothing of what is for this machine."""
+        direct = [urllib.request.ProxyHandler({})] if self.settings.is_here else []
+        return urllib.request.build_opener(_NoRedirect, *direct)
 
     def _wait_for_turn(self) -> None:
         if self.settings.requests_per_minute is None:
@@ -307,10 +312,6 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(_NoRedirect)
 
 
 def _pause(number: int, asked: str | None) -> float:

@@ -3,6 +3,7 @@ compile one by one at every start."""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
@@ -34,6 +35,11 @@ class EndpointSettings(Settings):
     )
     price_in: float = Field(0.0, ge=0, description="Price of a million prompt tokens.")
     price_out: float = Field(0.0, ge=0, description="Price of a million written tokens.")
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the server is this machine."""
+        return urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
 
     @property
     def address(self) -> tuple[str, str]:

@@ -3,6 +3,7 @@ compile one by one at every start."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
@@ -80,10 +81,8 @@ class PermittedEndpoint(EndpointSettings):
 
     @model_validator(mode="after")
     def _may_be_tested(self) -> Self:
-        from urllib.parse import urlsplit
-
-        host = urlsplit(self.url).hostname or ""
-        if host not in ("localhost", "127.0.0.1", "::1") and not self.may_test:
+        if not self.is_here and not self.may_test:
+            host = urlsplit(self.url).hostname
             raise ValueError(
                 f"{host} is not this machine: test only endpoints that are yours or whose owner lets you, and say so "
                 "with `may_test: true`"
