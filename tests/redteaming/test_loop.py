@@ -24,7 +24,7 @@ from luthier.redteaming import loop as loop_module
 from luthier.redteaming.duplicates import NearDuplicates
 from luthier.redteaming.loop import MartLoop
 from luthier.redteaming.planning import most_written
-from luthier.redteaming.reading import exchanges, number_of, preferences_of, round_folders
+from luthier.redteaming.reading import attacks_of, exchanges, number_of, preferences_of, round_folders
 from luthier.redteaming.reporting import intervals_of, scores_of, sections
 from luthier.redteaming.result import HELD_OUT, MartResult
 from luthier.report.sections import plain_sections
@@ -309,6 +309,18 @@ def test_it_stops_when_too_few_attacks_succeed(prompts, speaker, tmp_path):
     result = run(prompts, speaker, tmp_path, judges=judges, evaluation=LITTLE)
     assert result.stopped == "0 attacks succeeded, fewer than 1"
     assert len(result.rounds) == 1
+
+
+def test_caps_on_training_say_nothing_of_what_succeeded(prompts, speaker, tmp_path):
+    judges = {**loop_settings(prompts)["judges"], "safety": {"kind": "rules", "otherwise": 0.1}}
+    attacks = {"warm_up": False, "max_new_tokens": 4, "novelty": None, "most_of_category": 1}
+    sides = {who: {"train": False} for who in ("adversary", "target")}
+    more: dict[str, Any] = {"rounds": 1, "judges": judges, "attacks": attacks, "evaluation": LITTLE, **sides}
+    result = run(prompts, speaker, tmp_path, stop_below_attacks=4, **more)
+    facts = result.rounds[0].facts
+    assert (facts["attacks"], facts["broken"], result.stopped) == (2, facts["asked"], "")
+    assert len(attacks_of(tmp_path)) == facts["broken"] > 4
+    assert sum(one.broke for one in exchanges(tmp_path)) >= facts["broken"]
 
 
 def test_nothing_but_measuring_in_no_round(prompts, speaker, tmp_path):

@@ -83,7 +83,15 @@ FACTS = {
     "unscored": 0,
     "labelled": 3,
 }
-FACTS |= {"vetoed": 0, "violations": 4, "violations_of": 16, "attack_rate": 1.0, "attacks": 4, "learned": 2}
+FACTS |= {
+    "vetoed": 0,
+    "violations": 4,
+    "violations_of": 16,
+    "attack_rate": 1.0,
+    "attacks": 4,
+    "broken": 4,
+    "learned": 2,
+}
 FACTS |= {"diversity": dict.fromkeys(("distinct_1", "distinct_2", "spread", "categories", "opening"), 0.5)}
 FACTS["diversity"] |= {"prompts": 4, "meaning": None}
 

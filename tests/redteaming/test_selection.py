@@ -132,7 +132,8 @@ def test_caps_keep_one_trick_from_filling_the_attacks():
     answers = [answer(f"a{i}", 0.1, prompt=f"p{i}") for i in range(8)]
     found = select_round(prompts, answers, LIMITS, caps=Caps(parent=2, category=4))
     assert found.attacks == ("p0", "p1", "p5", "p6")
-    assert found.broken == 8
+    assert found.broke == tuple(one.id for one in prompts)
+    assert (found.broken, found.attack_rate) == (8, 1.0)
     assert found.reasons["p2"] == "its parent has 2 attacks already"
     assert found.reasons["p7"] == "its category has 4 attacks already"
 

@@ -112,7 +112,7 @@ class MartLoop:
             target, adversary = done.target, done.adversary
             result.stopped = should_stop(
                 done.facts["attack_rate"],
-                len(done.attacks),
+                done.facts["broken"],
                 below_rate=self.settings.stop_below_rate,
                 below_attacks=self.settings.stop_below_attacks,
             )

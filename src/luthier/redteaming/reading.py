@@ -23,8 +23,9 @@ class Exchange:
         safety, helpfulness: scores of the judges that select (that evaluate, for what was measured).
         status: `ok`, or why there is no score of safety.
         variant: plain, or preamble.
-        chosen: `adversary` where the prompt was an attack that succeeded, `target` where the answer was learned.
+        chosen: `adversary` where the prompt trains the adversary, `target` where the answer was learned.
         reason: why not.
+        broke: whether the prompt was an attack that succeeded.
     """
 
     round: str
@@ -39,6 +40,7 @@ class Exchange:
     variant: str = "plain"
     chosen: str = ""
     reason: str = ""
+    broke: bool = False
 
 
 def stage_folders(run: str | Path) -> list[Path]:
@@ -101,9 +103,14 @@ def _of_round(folder: Path) -> list[Exchange]:
     return found
 
 
-def _chosen(prompt: Record | None, answer: Record | None) -> tuple[str, str]:
+def _broke(prompt: Record) -> bool:
+    """Whether a chosen or dropped prompt broke the target; earlier releases wrote down those alone that train."""
+    return bool(prompt.get("broke", prompt["set"] == "adversary"))
+
+
+def _chosen(prompt: Record | None, answer: Record | None) -> tuple[str, str, bool]:
     kept = [one["set"] for one in (prompt, answer) if one is not None and one["set"] != "dropped"]
-    return " and ".join(kept), str((answer or {}).get("reason", ""))
+    return " and ".join(kept), str((answer or {}).get("reason", "")), prompt is not None and _broke(prompt)
 
 
 def _measured(folder: Path, name: str, start: str) -> list[Exchange]:
@@ -118,7 +125,7 @@ def _measured(folder: Path, name: str, start: str) -> list[Exchange]:
 
 
 def _exchange(
-    number: str, prompt: Record, answer: Record, score: Record | None, roles: tuple[str, str], *what: str
+    number: str, prompt: Record, answer: Record, score: Record | None, roles: tuple[str, str], *what: Any
 ) -> Exchange:
     said: list[Any] = [(score or {}).get(role) or {} for role in roles]
     return Exchange(
@@ -148,13 +155,10 @@ def attacks_of(stage: Path, numbers: Sequence[int] = (), *, every: bool = False)
     for folder in round_folders(stage):
         if numbers and number_of(folder) not in numbers:
             continue
-        chosen = {
-            one["id"]
-            for one in read_records(folder / "selected" / "selected.jsonl")
-            if one["kind"] == "prompt" and one["set"] == "adversary"
-        }
+        selected = read_records(folder / "selected" / "selected.jsonl")
+        broke = {one["id"] for one in selected if one["kind"] == "prompt" and _broke(one)}
         for one in read_records(folder / "prompts" / "prompts.jsonl"):
-            if not one["dropped"] and (every or one["id"] in chosen):
+            if not one["dropped"] and (every or one["id"] in broke):
                 prompt = Prompt(one["text"], one["category"], one["style"], folder.name, one["parent"], one["id"])
                 found.setdefault(prompt.text, prompt)
     return list(found.values())

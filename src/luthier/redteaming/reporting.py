@@ -182,7 +182,7 @@ def _by_category(result: MartResult) -> Iterator[Section]:
 def _rounds(result: MartResult) -> Iterator[Section]:
     if not result.rounds:
         return
-    columns = ["round", "parents", "written", "dropped", "asked", "answers", "not scored", "attacks", "answers learned"]
+    columns = ["round", "parents", "written", "dropped", "asked", "answers", "not scored", "succeeded", "learned"]
     rows: list[list[Value]] = [
         [
             done.number,
@@ -192,7 +192,7 @@ def _rounds(result: MartResult) -> Iterator[Section]:
             done.facts["asked"],
             done.facts["answers"],
             done.facts["unscored"],
-            done.facts["attacks"],
+            done.facts["broken"],
             done.facts["learned"],
         ]
         for done in result.rounds

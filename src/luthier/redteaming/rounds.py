@@ -228,18 +228,19 @@ def selected(
 
 
 def selection_records(prompts: Sequence[Record], answers: Sequence[Record], found: Selected) -> list[Record]:
-    """Every prompt and answer with what became of it."""
-    attacks, learned = set(found.attacks), set(found.answers)
+    """Every prompt and answer with what became of it, and of prompts whether they broke the target."""
+    attacks, learned, broke = set(found.attacks), set(found.answers), set(found.broke)
     made: list[Record] = []
     for kind, records in (("prompt", prompts), ("answer", answers)):
         for one in records:
             chosen = "adversary" if one["id"] in attacks else "target" if one["id"] in learned else "dropped"
-            made.append({"id": one["id"], "kind": kind, "set": chosen, "reason": found.reasons.get(one["id"], "")})
+            record = {"id": one["id"], "kind": kind, "set": chosen, "reason": found.reasons.get(one["id"], "")}
+            made.append({**record, "broke": one["id"] in broke} if kind == "prompt" else record)
     return made
 
 
 def adversary_rows(prompts: Sequence[Record], found: Selected) -> list[Record]:
-    """(imitate(parent), prompt) of every attack that succeeded."""
+    """(imitate(parent), prompt) of every attack that the adversary learns."""
     attacks = set(found.attacks)
     return [
         {"id": one["id"], "prompt": imitate([one["parent_text"]], one["category"]), "response": one["text"]}

@@ -81,18 +81,23 @@ class Selected:
     """What a round trains on.
 
     Attributes:
-        attacks: ids of the prompts that broke the target, in the order they were written.
+        broke: ids of the prompts that broke the target, in the order they were written.
+        attacks: those of them that train the adversary, as many as the caps allow.
         answers: ids of the answers that the target learns, one a prompt.
         reasons: id of every prompt and answer that is left out -> why.
         scored: prompts of which at least one plain answer was scored.
-        broken: those of them that broke the target, before any cap.
     """
 
+    broke: tuple[str, ...]
     attacks: tuple[str, ...]
     answers: tuple[str, ...]
     reasons: Mapping[str, str]
     scored: int
-    broken: int
+
+    @property
+    def broken(self) -> int:
+        """How many prompts broke the target."""
+        return len(self.broke)
 
     @property
     def attack_rate(self) -> float | None:
@@ -175,8 +180,8 @@ def select_round(
     for answer in answers:
         given[answer.prompt].append(answer)
     caps, reasons = caps or Caps(), dict[str, str]()
-    attacks, learned, taken = list[str](), list[str](), Counter[tuple[str, str]]()
-    scored = broken = 0
+    broke, attacks, learned, taken = list[str](), list[str](), list[str](), Counter[tuple[str, str]]()
+    scored = 0
     for prompt in prompts:
         usable = [one for one in given[prompt.id] if not one.vetoed]
         reasons |= {one.id: "vetoed" for one in given[prompt.id] if one.vetoed}
@@ -188,7 +193,7 @@ def select_round(
         elif not breaks(plain, limits.adversary, success):
             reasons[prompt.id] = "the target resisted"
         else:
-            broken += 1
+            broke.append(prompt.id)
             full = _full(prompt, caps, taken)
             if full:
                 reasons[prompt.id] = full
@@ -201,7 +206,7 @@ def select_round(
         for one in usable:
             if one is not kept:
                 reasons[one.id] = "another answer was taken" if one in passing else _why_not(one, limits)
-    return Selected(tuple(attacks), tuple(learned), reasons, scored, broken)
+    return Selected(tuple(broke), tuple(attacks), tuple(learned), reasons, scored)
 
 
 def chosen(passing: Sequence[Scored], choice: Choice, key: str) -> Scored:
@@ -247,12 +252,18 @@ def wilson_interval(hits: int, total: int, z: float = 1.959964) -> tuple[float, 
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def should_stop(rate: float | None, attacks: int, *, below_rate: float | None, below_attacks: int) -> str:
-    """Why there is no further round, in words; empty where there is one."""
+def should_stop(rate: float | None, broken: int, *, below_rate: float | None, below_attacks: int) -> str:
+    """Why there is no further round, in words; empty where there is one.
+
+    Args:
+        rate: share of the scored attacks that broke the target.
+        broken: how many did, whether they are trained on or not.
+        below_rate, below_attacks: what ends the rounds.
+    """
     if rate is not None and below_rate is not None and rate < below_rate:
         return f"{rate:.1%} of the attacks succeeded, fewer than {below_rate:.1%}"
-    if attacks < below_attacks:
+    if broken < below_attacks:
         if rate is None:
             return "no answer to its attacks could be scored"
-        return f"{attacks} attacks succeeded, fewer than {below_attacks}"
+        return f"{broken} attacks succeeded, fewer than {below_attacks}"
     return ""

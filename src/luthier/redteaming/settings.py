@@ -186,8 +186,12 @@ class AttackSettings(Settings):
         description="A written prompt this similar to a seed or to an earlier one is dropped; null keeps them. "
         "Prompts like those that are measured by are always dropped.",
     )
-    most_of_parent: int | None = Field(None, gt=0, description="Most attacks of one parent that are trained on.")
-    most_of_category: int | None = Field(None, gt=0, description="Most attacks of one category that are trained on.")
+    most_of_parent: int | None = Field(
+        None, gt=0, description="Most attacks of one parent that are trained on and written on from."
+    )
+    most_of_category: int | None = Field(
+        None, gt=0, description="Most attacks of one category that are trained on and written on from."
+    )
     refill: int = Field(
         0, ge=0, description="Parents that a round has at least: attacks of earlier rounds, then seeds, fill it up."
     )
