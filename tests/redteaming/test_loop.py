@@ -278,6 +278,23 @@ def test_both_sides_may_have_adapters_of_their_own_kind(prompts, speaker, tmp_pa
     assert len(result.rounds) == 2
 
 
+def test_each_side_is_loaded_as_its_own_settings_say_and_what_was_made_by_others_is_made_anew(
+    prompts, speaker, tmp_path
+):
+    def loop(folder: str, target: str, adversary: str, **more: Any) -> MartLoop:
+        settings = MartLoop.settings_of(loop_settings(prompts, **more))
+        one, other = (ModelSettings(reference=str(speaker), dtype=dtype) for dtype in (target, adversary))
+        return MartLoop(settings, one, tmp_path / folder, adversary=other, seed=5)
+
+    side = {"max_steps": 1}
+    one = {"rounds": 1, "evaluation": LITTLE, "adversary": side, "target": side}
+    result = loop("both", "float32", "bfloat16", **one).run()
+    assert (result.target.dtype, result.adversary.dtype) == ("float32", "bfloat16")
+    assert result.adversary.reference != str(speaker)
+    keys = [loop("key", *dtypes).key for dtypes in (("float32",) * 2, ("bfloat16", "float32"), ("float32", "bfloat16"))]
+    assert len(set(keys)) == 3
+
+
 def test_a_file_that_changed_is_read_anew(prompts, speaker, tmp_path):
     seeds, lines = tmp_path / "seeds.jsonl", (prompts / "seeds.jsonl").read_text().splitlines()
     seeds.write_text("\n".join(lines[:-2]))

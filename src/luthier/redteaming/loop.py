@@ -71,7 +71,7 @@ class MartLoop:
             {
                 "settings": settings,
                 "read": fingerprints(settings),
-                "models": [fingerprint(resolve(one)) for one in (self.start, self.twin)],
+                "models": [_identity(one) for one in (self.start, self.twin)],
                 "seed": seed,
             }
         )
@@ -193,12 +193,7 @@ class MartLoop:
             save_artifact(load_model(model, "causal_lm"), load_tokenizer(model), work.folder / "model", card)
             return {}
 
-        return self._inside(self._step(name, unpack))
-
-    def _inside(self, step: Step) -> ModelSettings:
-        """The model that a step left, loaded as the target is."""
-        place = str((step.folder / "model").resolve())
-        return self.start.model_copy(update={"reference": place, "revision": None, "gguf_file": None})
+        return _inside(self._step(name, unpack), model)
 
     def _sets(self, split: SeedSplit) -> tuple[dict[str, list[Prompt]], list[dict[str, str]]]:
         """What every target is asked, and ordinary prompts with responses."""
@@ -243,7 +238,7 @@ class MartLoop:
             seed = seed_of(self.seed, who, number) % (1 << 31)
             return train_side(side, self.settings, model, mixed(rows, more), work, seed)
 
-        return self._inside(self._step(name, train))
+        return _inside(self._step(name, train), model)
 
     # -- a round -------------------------------------------------------------------------------------------------
 
@@ -409,3 +404,17 @@ class MartLoop:
             return safety_summary(answers, scores)
 
         return self._step(name, work).result
+
+
+def _identity(model: ModelSettings) -> dict[str, Any]:
+    """The weights of a model, and how they are loaded."""
+    return {
+        "content": fingerprint(resolve(model)),
+        "settings": model.model_dump(mode="json", exclude={"reference"}),
+    }
+
+
+def _inside(step: Step, model: ModelSettings) -> ModelSettings:
+    """The model that a step left, loaded as the one that it was made from."""
+    place = str((step.folder / "model").resolve())
+    return model.model_copy(update={"reference": place, "revision": None, "gguf_file": None})
