@@ -30,7 +30,7 @@ from luthier.vocabulary.auxiliary import token_vectors
 from luthier.vocabulary.piece_views import PieceView
 from luthier.vocabulary.settings import TrainerSettings
 from luthier.vocabulary.tokenizer_files import fast_tokenizer
-from luthier.vocabulary.transplanting import sparsemax
+from luthier.vocabulary.transplanting import _Plan, sparsemax
 from luthier.vocabulary.unigram import train_unigram
 from tests.vocabulary.texts import lines_of
 
@@ -283,6 +283,38 @@ def test_pieces_of_every_kind_of_tokenizer_meet():
     assert pairs.cut("ж")
     assert pairs.common("Ã") == "\0Ã"
     assert words.with_role("bos") == words.roles["cls"]
+
+
+def test_what_word_piece_parts_everywhere_is_one_piece_with_two_spellings():
+    names = "[PAD] [UNK] [CLS] [SEP] [MASK] ##, ##国 ##中 ##' , 国 中 ' s ##s".split()
+    bert = BertTokenizerFast(vocab={name: number for number, name in enumerate(names)}, do_lower_case=True)
+    marked = ["<unk>", "<pad>", "▁,", ",", "国", "▁中", "中国", "'s", "s"]
+    inner = Tokenizer(models.Unigram([(name, -float(n)) for n, name in enumerate(marked)], unk_id=0))
+    plain = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", pad_token="<pad>")
+    view, other = PieceView(bert), PieceView(plain)
+    plan = _Plan.of(view, other, "uniform")
+    assert {marked[n]: names[o] for n, o in plan.copied.items() if n > 1} == {
+        "▁,": ",",
+        ",": ",",
+        "国": "国",
+        "▁中": "中",
+        "s": "##s",
+    }
+    made = dict(zip(plan.composed_ids, plan.parts, strict=True))
+    pieces = {marked[n]: " ".join(names[o] for o in parts) for n, parts in made.items()}
+    assert pieces == {"中国": "中 国", "'s": "' s"}
+    back = _Plan.of(other, view, "uniform").copied
+    assert {names[n]: marked[o] for n, o in back.items() if n > 4} == {
+        "##,": "▁,",
+        ",": "▁,",
+        "##国": "国",
+        "国": "国",
+        "##中": "▁中",
+        "中": "▁中",
+        "##s": "s",
+    }
+    again = _Plan.of(view, view, "uniform").copied
+    assert again == {number: number for number in range(len(names))}
 
 
 def test_what_is_refused(old: Any, new: Any):

@@ -1,7 +1,8 @@
 """Pieces of any fast tokenizer in one notation: letters, with `▁` in front where a word begins.
 
 WordPiece writes `##ing` inside of words, byte-level BPE `Ġthe` at their start and odd letters for bytes, SentencePiece
-`▁the`.
+`▁the`. What the tokenizer of a WordPiece vocabulary makes a word wherever it stands, as BERT's does punctuation and Han
+letters, is one piece there and two with the others, `▁,` and `,`; its `##,` occurs in no text.
 """
 
 from __future__ import annotations
@@ -85,6 +86,26 @@ class PieceView:
             return _BYTES + piece if text is None else START + text[1:] if text.startswith(" ") else text
         return piece
 
+    def spellings(self, number: int) -> tuple[str, ...]:
+        """A piece in the common notation; both without and with `▁` where it is a word wherever it stands."""
+        piece = self.pieces[number]
+        text = piece.removeprefix(START)
+        return (text, START + text) if number not in self.special_ids and self._alone(text) else (piece,)
+
+    def of_pieces(self) -> dict[str, int]:
+        """Id by piece in the common notation, special tokens left out; the first id where several are written alike."""
+        return {self.pieces[number]: number for number in self._plain_ids()}
+
+    def of_spellings(self) -> dict[str, int]:
+        """The same by every spelling of a piece, among which those that occur in texts go before others."""
+        unused = {number for number in self._plain_ids() if self._alone(self.pieces[number])}
+        order = sorted(self._plain_ids(), key=lambda number: number not in unused)
+        return {spelling: number for number in order for spelling in self.spellings(number)}
+
+    def _plain_ids(self) -> list[int]:
+        """Ids that are no special tokens, the last one first."""
+        return [number for number in reversed(range(len(self.pieces))) if number not in self.special_ids]
+
     def cut(self, piece: str) -> list[int]:
         """Ids that a piece in the common notation is made of in this vocabulary; unknown letters are left out."""
         begins, text = piece.startswith(START), piece.removeprefix(START)
@@ -112,7 +133,18 @@ class PieceView:
     def _word_pieces(self, text: str, begins: bool) -> list[int]:
         parts = self.backend.pre_tokenizer
         words = [text] if parts is None else [word for word, _ in parts.pre_tokenize_str(text)]
-        return [number for place, word in enumerate(words) for number in self._greedy(word, begins or place > 0)]
+        found = [
+            self._greedy(word, begins or place > 0 or self._alone(word)) for place, word in enumerate(words) if word
+        ]
+        return [number for part in found for number in part]
+
+    def _alone(self, text: str) -> bool:
+        """Whether WordPiece reads a text as a word of its own also where letters stand around it."""
+        parts = self.backend.pre_tokenizer
+        if self.kind != "WordPiece" or parts is None or not text or text.startswith(START):
+            return False
+        around = self._normalised(f"a{text}a")
+        return any(word == self._normalised(text) for word, _ in parts.pre_tokenize_str(around))
 
     def _greedy(self, word: str, begins: bool) -> list[int]:
         """The longest known piece, again and again, as WordPiece does it; also from inside of a word."""

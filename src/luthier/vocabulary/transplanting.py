@@ -143,9 +143,9 @@ class _Plan:
 
     @classmethod
     def of(cls, old: PieceView, new: PieceView, weights: str) -> _Plan:
-        known = {
-            piece: number for number, piece in reversed(list(enumerate(old.pieces))) if number not in old.special_ids
-        }
+        known = old.of_spellings()
+        # Of the same kind, what is written alike means the same, also what occurs in no text.
+        own = old.of_pieces() if old.kind == new.kind else {}
         copied: dict[int, int] = {}
         for role, number in new.roles.items():
             found = old.with_role(role)
@@ -159,8 +159,10 @@ class _Plan:
         for number, piece in enumerate(new.pieces):
             if number in copied:
                 continue
-            if number not in new.special_ids and piece in known:
-                copied[number] = known[piece]
+            found = [own[piece]] if piece in own else [known[one] for one in new.spellings(number) if one in known]
+            if number not in new.special_ids and found:
+                # Of two spellings the first one: vocabularies begin with what is frequent.
+                copied[number] = min(found)
                 continue
             composed.append(number)
             parts.append([] if number in new.special_ids else old.cut(piece))
