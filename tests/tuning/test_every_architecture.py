@@ -149,5 +149,6 @@ def test_it_trains_and_pads_or_is_refused(architecture: str, method: str) -> Non
 
 def test_a_refusal_names_the_method_and_the_model_as_people_do() -> None:
     tuner = METHODS._entries["idpg"]()
-    with pytest.raises(ModelError, match="^idpg can't be put on an albert model: "):
+    with pytest.raises(ModelError, match=r"^idpg can't be put on an albert model: ") as refused:
         tuner.apply(built("albert"), MethodContext("SEQ_CLS"))
+    assert refused.value.fix == "use lora, bitfit or full"  # idpg has no setting for its layers

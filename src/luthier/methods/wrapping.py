@@ -8,16 +8,16 @@ import torch
 from torch import nn
 
 from luthier.errors import ModelError, a_model
-from luthier.methods.base import MethodContext
+from luthier.methods.base import MethodContext, TuningMethod
 from luthier.methods.heads import head_modules
 from luthier.methods.trial import FAILURES, first_failure
 
 
-def wrap(model: Any, config: Any, context: MethodContext, method: str | None = None) -> Any:
+def wrap(model: Any, config: Any, context: MethodContext, method: TuningMethod | None = None) -> Any:
     """`get_peft_model` with the task head among the trained modules; new parameters depend on the seed alone.
 
     Args:
-        method: what errors call the method; PEFT's type where it is None.
+        method: that errors name, and whose settings they point to; where it is None, PEFT's type and configuration.
 
     Raises:
         ModelError: PEFT refuses the model, or the model runs and does not with what was put on it.
@@ -27,7 +27,7 @@ def wrap(model: Any, config: Any, context: MethodContext, method: str | None = N
     if hasattr(config, "modules_to_save"):
         head = head_modules(model, context.task_type)
         config.modules_to_save = sorted({*(config.modules_to_save or []), *head}) or None
-    name, kind = method or config.peft_type.value, model.config.model_type
+    name, kind = method.name if method else config.peft_type.value, model.config.model_type
     runs = first_failure(model, context.task_type) is None
     try:
         if config.is_prompt_learning:
@@ -35,7 +35,7 @@ def wrap(model: Any, config: Any, context: MethodContext, method: str | None = N
         torch.manual_seed(context.seed)
         wrapped = get_peft_model(model, config)
     except FAILURES as error:
-        by_layers = hasattr(config, "target_modules")
+        by_layers = hasattr(method or config, "target_modules")
         raise ModelError(
             f"{name} can't be put on {a_model(kind)}: {error}",
             fix="name the layers with target_modules, or use lora" if by_layers else "use lora, bitfit or full",

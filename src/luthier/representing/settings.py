@@ -91,7 +91,7 @@ class TaskPrefix(TaskPrefixOptions, TuningMethod):
         from luthier.methods.wrapping import wrap
         from luthier.representing import TaskPrefixConfig
 
-        return wrap(model, TaskPrefixConfig(task_type=context.task_type, **self.option_values()), context, self.name)
+        return wrap(model, TaskPrefixConfig(task_type=context.task_type, **self.option_values()), context, self)
 
     def parameter_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Prefix, network and head with their own rates; keys and values stand for themselves and are not decayed."""

@@ -86,4 +86,4 @@ class BottleneckAdapter(BottleneckOptions, TuningMethod):
         from luthier.methods.wrapping import wrap
         from luthier.tuning.bottleneck import BottleneckConfig
 
-        return wrap(model, BottleneckConfig(task_type=context.task_type, **self.option_values()), context, self.name)
+        return wrap(model, BottleneckConfig(task_type=context.task_type, **self.option_values()), context, self)

@@ -227,7 +227,7 @@ class InstancePrompt(InstancePromptOptions, PromptMethod):
             )
         except ValueError as error:
             raise ModelError(f"idpg can't be put on this model: {error}") from error
-        return wrap(model, config, context, self.name)
+        return wrap(model, config, context, self)
 
     def precompute(self, model: nn.Module, rows: list[Any], directory: Path) -> None:
         """Compute the sentence vectors of all encoded rows, or find them on disk, and use them from then on.

@@ -73,7 +73,7 @@ class PTuning(PlaceOptions, PromptMethod):
             encoder_reparameterization_type=self.reparameterization.upper(),
             **(lstm if self.reparameterization == "lstm" else {}),
         )
-        wrapped = wrap(model, config, context, self.name)
+        wrapped = wrap(model, config, context, self)
         if not behind:
             _free_network(wrapped)
         return wrapped

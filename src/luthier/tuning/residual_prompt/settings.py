@@ -179,7 +179,7 @@ class ResidualPrompt(ResidualPromptOptions, PromptMethod):
             prompt_init_file=str(user_path(self.init_file)) if self.init_file else None,
             **self.option_values(),
         )
-        return wrap(model, config, context, self.name)
+        return wrap(model, config, context, self)
 
     def files(self) -> list[Path]:
         return [user_path(self.init_file)] if self.init_file else []

@@ -52,7 +52,7 @@ class IA3(TuningMethod):
 
         targets, feedforward = self._layers(model)
         config = IA3Config(task_type=context.task_type, target_modules=targets, feedforward_modules=feedforward)
-        return wrap(model, config, context, self.name)
+        return wrap(model, config, context, self)
 
     def _layers(self, model: PreTrainedModel) -> tuple[list[str] | None, list[str] | None]:
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as KNOWN

@@ -64,4 +64,4 @@ class Lora(TuningMethod):
             use_rslora=self.rank_stabilized,
             use_dora=self.dora,
         )
-        return wrap(model, config, context, self.name)
+        return wrap(model, config, context, self)

@@ -71,7 +71,7 @@ class Prefix(PromptMethod):
             prefix_projection=self.projection,
             encoder_hidden_size=(self.hidden_size or width) if self.projection else None,
         )
-        wrapped = wrap(model, config, context, self.name)
+        wrapped = wrap(model, config, context, self)
         # Checkpointed layers drop the cache, and with it the prefix, in silence.
         model.supports_gradient_checkpointing = False
         return wrapped

@@ -59,7 +59,7 @@ class Prompt(PlaceOptions, PromptMethod):
         from luthier.methods.wrapping import wrap
 
         check_prompts_fit(model, context, self.name)
-        wrapped = wrap(model, self._config(context), context, self.name)
+        wrapped = wrap(model, self._config(context), context, self)
         rows = self._first_rows(model.get_input_embeddings(), context)
         if rows is not None and not rows.is_meta:
             with torch.no_grad():

@@ -172,7 +172,7 @@ class UniPELT(UniPELTOptions, TuningMethod):
         from luthier.methods.wrapping import wrap
         from luthier.tuning.unipelt import UniPELTConfig
 
-        return wrap(model, UniPELTConfig(task_type=context.task_type, **self.option_values()), context, self.name)
+        return wrap(model, UniPELTConfig(task_type=context.task_type, **self.option_values()), context, self)
 
     def parameter_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """The prefix with its own rate, all else with the other."""
