@@ -35,6 +35,12 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "deberta": lambda: hf.DebertaV2ForSequenceClassification(hf.DebertaV2Config(**SIZES)),
     "deberta_v1": lambda: hf.DebertaForSequenceClassification(hf.DebertaConfig(**SIZES)),
     "mpnet": lambda: hf.MPNetForSequenceClassification(hf.MPNetConfig(**SIZES)),
+    "llama": lambda: hf.LlamaForSequenceClassification(
+        hf.LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True, pad_token_id=0)
+    ),
+    "gptj": lambda: hf.GPTJForSequenceClassification(
+        hf.GPTJConfig(vocab_size=61, n_embd=32, n_layer=2, n_head=4, rotary_dim=4, pad_token_id=0)
+    ),
     "gpt2": lambda: hf.GPT2ForSequenceClassification(
         hf.GPT2Config(vocab_size=61, n_embd=32, n_layer=2, n_head=4, pad_token_id=0)
     ),
@@ -277,11 +283,13 @@ def test_half_of_bitfit_is_fewer_biases() -> None:
         ("mpnet", {"attn.q.bias", "intermediate.dense.bias"}),
         ("albert", {"attention.query.bias", "ffn.bias"}),
         ("distilbert", {"attention.q_lin.bias", "ffn.lin1.bias"}),
+        ("llama", {"self_attn.q_proj.bias", "mlp.up_proj.bias", "mlp.gate_proj.bias"}),
+        ("gptj", {"mlp.fc_in.bias"}),
     ],
 )
 def test_half_of_bitfit_has_queries_and_feed_forward_layers(architecture: str, half: set[str]) -> None:
     model = applied("bitfit", BUILDERS[architecture](), targets="query_and_feedforward")
-    trained = [n for n, p in model.named_parameters() if p.requires_grad and "layer" in n]
+    trained = [n for n, p in model.named_parameters() if p.requires_grad and ("layer" in n or ".h." in n)]
     assert {next((end for end in half if n.endswith(end)), n) for n in trained} == half
 
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-# What the first layer of the feed-forward part is called, where it is not BERT's `intermediate.dense`.
-_WIDE = ("fc1", "lin1", "ffn", "c_fc")
+# What the first layers of the feed-forward part are called, where it is not BERT's `intermediate.dense`.
+_WIDE = ("fc1", "lin1", "ffn", "c_fc", "fc_in", "up_proj", "gate_proj", "gate_up_proj", "Wi")
 
 
 @METHODS.register
