@@ -205,6 +205,8 @@ def test_methods_explain_themselves(name: str) -> None:
         ({"name": "prefix", "length": 6}, 6),
         ({"name": "residual_prompt", "length": 5}, 5),
         ({"name": "peft", "peft_type": "PROMPT_TUNING", "settings": {"num_virtual_tokens": 9}}, 9),
+        ({"name": "peft", "peft_type": "cpt", "settings": {"cpt_token_ids": [3, 4, 5]}}, 3),
+        ({"name": "peft", "peft_type": "CPT"}, 1),
     ],
 )
 def test_room_for_the_prompt_is_reserved(settings: dict[str, Any], tokens: int) -> None:

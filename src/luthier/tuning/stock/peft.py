@@ -38,6 +38,9 @@ class Peft(TuningMethod):
         return self.peft_type.upper() not in _KEYS_AND_VALUES
 
     def reserved_tokens(self) -> int:
+        if self.peft_type.upper() == "CPT":  # its prompt is these tokens, by default a single one
+            given = self.settings.get("cpt_token_ids") or [0]
+            return len(given) if isinstance(given, list) else 0
         tokens = self.settings.get("num_virtual_tokens")
         return tokens if isinstance(tokens, int) else 0  # what is no number is refused by the tuner
 
