@@ -31,7 +31,9 @@ class IA3(TuningMethod):
     target_modules: list[str] | None = Field(
         None,
         min_length=1,
-        description="Names of the layers to rescale; null takes keys, values and feed-forward outputs.",
+        description="Names of the layers to rescale; null takes keys, values and feed-forward outputs, and in BERT, "
+        "RoBERTa, ELECTRA and DeBERTa the attention's output, too, which is called `output.dense` there as well (PEFT "
+        "does the same).",
     )
     feedforward_modules: list[str] | None = Field(
         None,
