@@ -298,14 +298,14 @@ def test_a_terminal_gets_no_escape_codes_and_no_markup_from_names(tmp_path: Path
 
 
 def test_markdown_csv_and_json_of_hostile_names(tmp_path: Path):
-    folder = tmp_path / "=1|<b>\n`x`"
+    folder = tmp_path / "=1|<b>\n`x` ~y~ _z_ a_b"
     write_stage(folder / "00-tune", 0.8)
     write_recipe(folder, "name: x\n")
     table = comparison_table([read_run(folder)])
     line = to_markdown(table).splitlines()[2]
-    assert line.startswith(r"| =1\|&lt;b&gt;⟨U+000A⟩\`x\` | 0.8000 |")
+    assert line.startswith(r"| =1\|&lt;b&gt;⟨U+000A⟩\`x\` \~y\~ \_z\_ a_b | 0.8000 |")
     (read,) = csv.DictReader(io.StringIO(to_csv(table)))
-    assert read["run"] == "'=1|<b>\n`x`"
+    assert read["run"] == "'=1|<b>\n`x` ~y~ _z_ a_b"
     assert float(read["mean"]) == 0.8
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -282,7 +283,9 @@ def to_markdown(table: Table) -> str:
 
 def _markdown(text: str) -> str:
     text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{c}" if c in "\\|`*" else c for c in text).replace("](", "]\\(")
+    text = "".join(f"\\{c}" if c in "\\|`*~" else c for c in text).replace("](", "]\\(")
+    # Inside a word an underscore is no markup.
+    return re.sub(r"(?<!\w)_+|_+(?!\w)", lambda found: "\\_" * len(found[0]), text)
 
 
 def to_csv(table: Table) -> str:
