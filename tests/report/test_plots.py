@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 from xml.etree import ElementTree
+from xml.sax.saxutils import unescape
 
 import pytest
 
@@ -55,6 +56,12 @@ def test_references_lead_somewhere_and_no_two_plots_share_a_name():
     for svg, own in zip(drawn, names, strict=True):
         assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg)) <= own
     assert len(set.union(*names)) == sum(map(len, names))
+
+
+def test_names_that_look_like_the_markup_of_a_plot_are_left_as_they_are():
+    names = {'id="x"', "url(#a)", f'style="{COLOURS[0]}"'}
+    svg = plot_lines({name: [[(0, 1), (1, 2)]] for name in names}, title="t", x_label="x", y_label="y")
+    assert names <= {unescape(text) for text in written(svg)}
 
 
 def test_a_label_without_an_interval_gets_no_arms_of_another_kind():
@@ -279,3 +286,15 @@ def test_names_below_a_large_heat_map_stand_beside_each_other(name: str):
     places = [float(x) for x in re.findall(r'"translate\(([\d.]+) [\d.]+\) rotate\(-90\)"', svg)]
     assert len(places) == 21
     assert min(b - a for a, b in itertools.pairwise(places)) > 10.5  # a line of text
+
+
+@pytest.mark.parametrize("name", ["{}", "a method {}", "a method with a long name, number {}"])
+def test_axes_keep_their_height_above_a_legend_of_many_long_names(name: str):
+    series = {name.format(n): [[(0, n), (1, n)]] for n in range(8)}
+    svg = plot_lines(series, title="t", x_label="step", y_label="y" * 34)
+    corners = re.search(r'-patch_2">\s*<path d="M [\d.]+ ([\d.]+)\s+L [\d.]+ [\d.]+\s+L [\d.]+ ([\d.]+)', svg)
+    low, high = map(float, corners.groups())
+    assert low - high > 2 * 72  # points
+    y_label = [text for text in written(svg) if "y" in text]
+    assert "".join(y_label) == "y" * 34
+    assert max(map(len, y_label)) * 5.4 < 2 * 72

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from luthier.report.svg import COLOURS, INK, draw, label, labels, style
+from luthier.report.svg import COLOURS, INK, draw, label, labels, legend_columns, style
 from luthier.report.text import figure_text
 
 Points = Sequence[tuple[float, float]]
@@ -15,6 +16,8 @@ _MOST_WRITTEN_CELLS = 150
 # Of a heat map, in characters and in inches: names stand on two sides of it, and upright ones need a line each.
 _LONGEST_CELL_NAME, _LETTER, _BAR, _SLOPED, _UPRIGHT = 24, 0.075, 0.7, 0.24, 0.17
 _WIDEST = 9.4
+# Characters of a name that stands upright beside lines or points.
+_LONGEST_UPRIGHT = 26
 
 
 def plot_lines(
@@ -43,8 +46,7 @@ def plot_lines(
                 axes.fill_between(xs, low, high, color=looks["color"], alpha=0.16, linewidth=0)
         if log_x:
             _logarithmic(axes.xaxis, [x for points in shared.values() for x in points])
-        axes.set_xlabel(label(x_label))
-        axes.set_ylabel(label(y_label))
+        _name_axes(axes, x_label, y_label)
 
     ends = [
         f"{name} ends at {figure_text(statistics.fmean(points[max(points)]))}"
@@ -77,8 +79,7 @@ def plot_bands(
             low, high = ([m + sign * d for m, d in zip(means, deviations, strict=True)] for sign in (-1, 1))
             axes.fill_between(xs, low, high, color=looks["color"], alpha=0.16, linewidth=0)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_xlabel(label(x_label))
-        axes.set_ylabel(label(y_label))
+        _name_axes(axes, x_label, y_label)
 
     told = [
         f"{name} " + ", ".join(f"{figure_text(m, 3)} ± {figure_text(d, 2)}" for _, m, d in points)
@@ -172,8 +173,7 @@ def plot_scatter(
             _logarithmic(axes.xaxis, [x for found in points.values() for x, _ in found])
         else:
             axes.margins(x=0.08)
-        axes.set_xlabel(label(x_label))
-        axes.set_ylabel(label(y_label))
+        _name_axes(axes, x_label, y_label)
 
     told = [f"{name} {figure_text(x)}, {figure_text(y)}" for name, (x, y) in centres.items()]
     return draw(paint, title=title, description=_told(x_label, y_label, told), size=_below(points), legend=True)
@@ -322,7 +322,15 @@ def _some(values: Sequence[Any]) -> Sequence[Any]:
 
 def _below(series: Mapping[str, Any]) -> tuple[float, float]:
     """Room for a plot with its legend below, which one series alone does without."""
-    return 4.7, 2.75 + 0.19 * math.ceil(len(series) / 2) * (len(series) > 1)
+    if len(series) < 2:
+        return 4.7, 2.75
+    return 4.7, 2.75 + 0.19 * math.ceil(len(series) / legend_columns(labels(series)))
+
+
+def _name_axes(axes: Any, x_label: str, y_label: str) -> None:
+    """Names below and to the left; a long one to the left in lines that are no longer than the axis."""
+    axes.set_xlabel(label(x_label))
+    axes.set_ylabel("\n".join(textwrap.wrap(label(y_label), _LONGEST_UPRIGHT)))
 
 
 def _told(x_label: str, y_label: str, facts: Sequence[str]) -> str:

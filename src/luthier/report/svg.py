@@ -6,7 +6,7 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -110,10 +110,14 @@ def draw(
 
 
 def _legend_below(figure: Any, axes: Any) -> None:
-    names = axes.get_legend_handles_labels()[1]
+    columns = legend_columns(axes.get_legend_handles_labels()[1])
+    figure.legend(loc="outside lower center", frameon=False, fontsize=9.5, ncols=columns)
+
+
+def legend_columns(names: Sequence[str]) -> int:
+    """How many of these names, as they stand in a plot, a legend has side by side."""
     longest = max(map(len, names))
-    columns = 1 if longest > 24 else 2 if longest > 13 else 3
-    figure.legend(loc="outside lower center", frameon=False, fontsize=9.5, ncols=min(columns, len(names)))
+    return min(1 if longest > 24 else 2 if longest > 13 else 3, len(names))
 
 
 def _for_page(svg: str, title: str, description: str) -> str:
@@ -122,10 +126,16 @@ def _for_page(svg: str, title: str, description: str) -> str:
     opening, _, rest = svg.partition(">")
     opening = re.sub(r' (?:width|height)="[^"]*"', "", opening)
     prefix = "p" + hashlib.sha256(f"{title}{svg}".encode(errors="replace")).hexdigest()[:8]
-    rest = re.sub(r'\b(id="|href="#)|(url\(#)', lambda found: f"{found[0]}{prefix}-", rest)
-    rest = re.sub(r'style="[^"]*"', lambda found: _page_style(found[0]), rest)
+    # What stands between tags are names, which may look like any of this.
+    rest = re.sub(r"<[^>]*>", lambda tag: _page_tag(tag[0], prefix), rest)
     names = f"<title>{plain(title)}</title><desc>{plain(description)}</desc>"
     return f'{opening} role="img">{names}{rest.strip()}'
+
+
+def _page_tag(tag: str, prefix: str) -> str:
+    """A tag whose ids, and references to them, are the plot's own, in the page's colours and fonts."""
+    tag = re.sub(r'\b(id="|href="#)|(url\(#)', lambda found: f"{found[0]}{prefix}-", tag)
+    return re.sub(r'style="[^"]*"', lambda found: _page_style(found[0]), tag)
 
 
 def _page_style(text: str) -> str:
