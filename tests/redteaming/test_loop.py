@@ -278,20 +278,19 @@ def test_both_sides_may_have_adapters_of_their_own_kind(prompts, speaker, tmp_pa
     assert len(result.rounds) == 2
 
 
-def test_each_side_is_loaded_as_its_own_settings_say_and_what_was_made_by_others_is_made_anew(
-    prompts, speaker, tmp_path
-):
-    def loop(folder: str, target: str, adversary: str, **more: Any) -> MartLoop:
+def test_each_side_is_loaded_by_its_own_settings(prompts, speaker, tmp_path):
+    def loop(folder: str, dtypes: tuple[str, str], **more: Any) -> MartLoop:
         settings = MartLoop.settings_of(loop_settings(prompts, **more))
-        one, other = (ModelSettings(reference=str(speaker), dtype=dtype) for dtype in (target, adversary))
+        one, other = (ModelSettings(reference=str(speaker), dtype=dtype) for dtype in dtypes)
         return MartLoop(settings, one, tmp_path / folder, adversary=other, seed=5)
 
     side = {"max_steps": 1}
     one = {"rounds": 1, "evaluation": LITTLE, "adversary": side, "target": side}
-    result = loop("both", "float32", "bfloat16", **one).run()
+    result = loop("both", ("float32", "bfloat16"), **one).run()
     assert (result.target.dtype, result.adversary.dtype) == ("float32", "bfloat16")
     assert result.adversary.reference != str(speaker)
-    keys = [loop("key", *dtypes).key for dtypes in (("float32",) * 2, ("bfloat16", "float32"), ("float32", "bfloat16"))]
+    pairs = [("float32", "float32"), ("bfloat16", "float32"), ("float32", "bfloat16")]
+    keys = [loop("key", pair).key for pair in pairs]
     assert len(set(keys)) == 3
 
 
@@ -401,6 +400,13 @@ def test_labels_say_nothing_of_other_answers_that_have_the_same_ids(whole, promp
     assert {one["id"] for one in again} & {one["id"] for one in answers}
     assert found.rounds[0].facts["labelled"] == found.rounds[0].facts["vetoed"] == 0
     assert found.rounds[0].attacks
+    places = folder / "round-00", folder / "round-02", tmp_path / "run" / "round-00"
+    first, last, other = (
+        [one["sampling"]["seed"] for one in read_records(place / "evaluation" / "held-out-answers.jsonl")]
+        for place in places
+    )
+    assert first == last
+    assert not set(first) & set(other)
 
 
 def test_a_target_behind_an_endpoint_is_asked_and_not_trained(prompts, speaker, tmp_path, server: Server):

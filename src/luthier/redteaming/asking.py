@@ -28,12 +28,13 @@ class Asking(asking.Asking):
     Args:
         settings: of the loop.
         folder: of the loop, where budgets are kept.
+        seed: of all samples.
         release_judges: lets go of the judges' models.
     """
 
-    def __init__(self, settings: MartSettings, folder: Path, release_judges: Callable[[], None]) -> None:
+    def __init__(self, settings: MartSettings, folder: Path, seed: int, release_judges: Callable[[], None]) -> None:
         super().__init__(folder)
-        self.settings, self._release_judges = settings, release_judges
+        self.settings, self.seed, self._release_judges = settings, seed, release_judges
         self.generations = 0
 
     def writer(self, side: Side, model: ModelSettings, about: str) -> Writer:

@@ -77,7 +77,7 @@ class MartLoop:
         )
         self.labels = read_labels(settings.labels)
         self.check = JudgeCheck(settings, self.labels)
-        self.asking = Asking(settings, self.folder, self.check.release)
+        self.asking = Asking(settings, self.folder, seed, self.check.release)
         self.measured = NearDuplicates(settings.near_duplicate)
         self._done: dict[str, Step] = {}
 

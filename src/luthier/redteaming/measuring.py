@@ -36,7 +36,7 @@ _DRAWS = 1000
 def answers_to(
     asking: Asking, model: ModelSettings, prompts: Sequence[Prompt], path: Path, *parts: Any
 ) -> list[Record]:
-    """One answer of a target to each prompt.
+    """One answer of a target to each prompt, sampled by a seed that every target is asked with.
 
     Args:
         asking: what writes.
@@ -53,7 +53,7 @@ def answers_to(
             one.text,
             temperature=evaluation.temperature,
             top_p=settings.answers.top_p,
-            seed=seed_of("measured", one.id),
+            seed=seed_of(asking.seed, "measured", one.id),
         )
         for one in prompts
     ]
