@@ -138,14 +138,18 @@ def discover() -> None:
             ) from error
 
 
-def import_plugins(names: Iterable[str]) -> dict[str, Exception]:
-    """Import the modules that a recipe names as its plugins; gives those that can't be, with what they raised."""
+def import_plugins(names: Iterable[str]) -> dict[str, str]:
+    """Import the modules that a recipe names as its plugins; gives those that can't be, with what they raised.
+
+    All else is registered before, so that of two parts of one name the plugin's is the one too many.
+    """
     failed = {}
     for name in names:
+        discover()
         try:
             _import_plugin(name)
         except Exception as error:  # a plugin is any code
-            failed[name] = error
+            failed[name] = f"{type(error).__name__}: {error}"
     return failed
 
 

@@ -54,7 +54,7 @@ def test_a_plugin_that_ends_the_program_is_an_error_of_the_recipe(workplace, mon
     monkeypatch.syspath_prepend(str(workplace.folder))
     workplace.recipe["plugins"] = [f"my_script_{exit_code}"]
     assert main(["validate", workplace.write()]) == 2
-    told = f"my_script_{exit_code} can't be imported: it ends the program with sys.exit({exit_code})"
+    told = f"my_script_{exit_code} can't be imported: ImportError: it ends the program with sys.exit({exit_code})"
     assert told in capsys.readouterr().err
 
 

@@ -157,7 +157,7 @@ def test_a_plugin_that_is_gone_is_told_when_its_answer_is_asked_for(pocket: Work
     asked = ["predict", str(pocket.run_folder), "--text", GOOD_WORDS[0], "--allow", "remote_code"]
     (told,) = site.drive(asked, code=4)
     assert "for the task pocket_grades, which nothing that is installed brings" in told["err"]
-    assert "the plugin pocket_luthier.parts can't be imported: No module named 'pocket_luthier'" in told["err"]
+    assert "the plugin pocket_luthier.parts can't be imported: ModuleNotFoundError: No module named 'pocket_luthier'" in told["err"]
 
 
 def test_code_that_lies_in_a_run_is_not_imported_to_ask_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -163,3 +163,9 @@ def test_it_is_trained_judged_and_asked(topics, tmp_path, capsys):
         without.delitem(TASKS._entries, "topics")
         with pytest.raises(ModelError, match="trained for the task topics, which nothing that is installed brings"):
             predict_texts(folder, "a cat")
+
+
+@pytest.mark.parametrize("name", ["columns", "metrics", "targets"])
+def test_a_text_in_place_of_names_is_refused_where_the_task_is_written(name):
+    with pytest.raises(TypeError, match=rf"{name} of Hasty is no tuple but the text 'text': write \('text',\)"):
+        type("Hasty", (Topics,), {name: "text", "__qualname__": "Hasty"})

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 IGNORED = -100
 # Columns that say which rows belong together, or what one is called.
 _ABOUT_ROWS = ("group", "id")
+# What a task may have several of.
+_SEVERAL = ("columns", "optional", "unsure", "learned", "prompt_columns", "metrics", "targets")
 LabelKind = Literal["class", "classes", "choice", "score", "own"]
 
 
@@ -69,6 +71,12 @@ class TaskSchema:
     packed: ClassVar[bool] = False
     tells_labels: ClassVar[bool] = False
     labels_by_column: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        for name in _SEVERAL:
+            if isinstance(given := cls.__dict__.get(name), str):
+                raise TypeError(f"{name} of {cls.__qualname__} is no tuple but the text {given!r}: write ({given!r},)")
 
     @property
     def has_classes(self) -> bool:

@@ -250,7 +250,7 @@ def _tuned_on_text(method: Any, model: Any, seed: int, head: Head, tokenizer: An
         return model.requires_grad_(True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return method.apply(model, MethodContext(peft_task_type(head), seed, tokenizer))
+        return method.applied(model, MethodContext(peft_task_type(head), seed, tokenizer))
 
 
 def _groups(stage: Distil, name: str, model: Any) -> list[dict[str, Any]]:

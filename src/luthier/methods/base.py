@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from luthier.errors import ModelError
 from luthier.settings import Paper, Settings
 
 if TYPE_CHECKING:
@@ -53,6 +54,21 @@ class TuningMethod(Settings):
         The task head is trainable under every method.
         """
         raise TypeError(f"{type(self).__name__} does not define apply()")
+
+    def applied(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
+        """What `apply` makes of a model.
+
+        Raises:
+            ModelError: it is no model.
+        """
+        tuned: Any = self.apply(model, context)
+        if not hasattr(tuned, "named_parameters"):
+            raise ModelError(
+                f"{type(self).__module__}.{type(self).__qualname__}.apply() gave no model but {type(tuned).__name__}",
+                fix=f"mend the method {self.name}: `apply` has to return the model",
+            )
+        made: nn.Module = tuned
+        return made
 
     def files(self) -> list[Path]:
         """Files that `apply` reads beside the model; they are part of the stage's key."""

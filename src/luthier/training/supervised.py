@@ -152,7 +152,7 @@ def apply_method(
         torch.manual_seed(seed)
         context = MethodContext(peft_task_type(head), seed, tokenizer)
         parts = [] if stage.train_head else head_parameters(model, context.task_type)
-        tuned = stage.method.apply(model, context)
+        tuned = stage.method.applied(model, context)
     for path in stage.method.files():
         check_file_unchanged(path)
     if not stage.train_head:

@@ -205,7 +205,7 @@ def with_method(stage: InstructionSettings, model: Any, tokenizer: Any, seed: in
     """The model as the tuning method changes it; its new parameters depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tuned = stage.method.apply(model, MethodContext(peft_task_type("causal_lm"), seed, tokenizer))
+        tuned = stage.method.applied(model, MethodContext(peft_task_type("causal_lm"), seed, tokenizer))
     for path in stage.method.files():
         check_file_unchanged(path)
     return tuned
