@@ -9,6 +9,7 @@ import sys
 import tempfile
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -393,5 +394,7 @@ def test_the_example_of_a_new_task_works(tmp_path: Path, monkeypatch):
         task = task_named(settings.task)
         logits, batch = torch.tensor([[9.0, 0, 0], [0, 0, 9.0]]) * 9, {"labels": torch.tensor([2, 2])}
         assert task.loss(logits, batch, items=task.items(batch)).item() == pytest.approx(2.0)
+        told = task.outputs(SimpleNamespace(logits=logits), batch, shifted=False)
+        assert [row["nll"] for row in told] == pytest.approx([4.0, 0.0])
     finally:
         TASKS._entries.pop("ordinal")

@@ -157,7 +157,10 @@ def test_a_plugin_that_is_gone_is_told_when_its_answer_is_asked_for(pocket: Work
     asked = ["predict", str(pocket.run_folder), "--text", GOOD_WORDS[0], "--allow", "remote_code"]
     (told,) = site.drive(asked, code=4)
     assert "for the task pocket_grades, which nothing that is installed brings" in told["err"]
-    assert "the plugin pocket_luthier.parts can't be imported: ModuleNotFoundError: No module named 'pocket_luthier'" in told["err"]
+    assert (
+        "the plugin pocket_luthier.parts can't be imported: ModuleNotFoundError: No module named 'pocket_luthier'"
+        in told["err"]
+    )
 
 
 def test_code_that_lies_in_a_run_is_not_imported_to_ask_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -175,3 +178,12 @@ def test_an_installed_plugin_that_can_not_be_imported_is_named(site: Site):
     site.break_it()
     (answer,) = site.drive(["list"], code=2)
     assert "the plugin pocket of pocket-luthier can't be imported: KeyError: 'of the plugin'" in answer["err"]
+
+
+@pytest.mark.parametrize(("plugins", "more"), [("[somewhere.else]", " --allow remote_code"), ("[]", "")])
+def test_the_command_to_try_next_says_that_plugins_are_trusted(tmp_path: Path, monkeypatch, plugins: str, more: str):
+    from luthier.prediction import asking
+
+    (tmp_path / "recipe.yaml").write_text(f"plugins: {plugins}")
+    monkeypatch.setattr(asking, "_command", lambda run, place: "luthier predict RUN")
+    assert asking.next_command(tmp_path) == f"luthier predict RUN{more}"

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from luthier.errors import LuthierError
-from luthier.prediction.loading import TASK_MODEL, predictor_of
+from luthier.prediction.loading import TASK_MODEL, plugins_of, predictor_of
 
 _EXTRACTS = "joint_extraction"
 
@@ -18,14 +18,19 @@ def next_command(run: str | Path) -> str | None:
         run: a run, cell, stage or artefact directory.
     """
     try:
-        kind, place = predictor_of(run), shlex.quote(str(run))
-        if kind.embeds:
-            return f'luthier embed {place} --text "…" --output vectors.npy'
-        if kind.name == TASK_MODEL:
-            return _asking(run, place)
-        return f'luthier predict {place} --text "{kind.example}"' if kind.example else None
+        command = _command(run, shlex.quote(str(run)))
     except LuthierError:
         return None
+    return f"{command} --allow remote_code" if command is not None and plugins_of(run)[1] else command
+
+
+def _command(run: str | Path, place: str) -> str | None:
+    kind = predictor_of(run)
+    if kind.embeds:
+        return f'luthier embed {place} --text "…" --output vectors.npy'
+    if kind.name == TASK_MODEL:
+        return _asking(run, place)
+    return f'luthier predict {place} --text "{kind.example}"' if kind.example else None
 
 
 def _asking(run: str | Path, place: str) -> str | None:

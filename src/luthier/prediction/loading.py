@@ -98,17 +98,7 @@ def import_plugins_of(run: str | Path, allow: Collection[Danger] = ()) -> None:
         run: a run, cell, stage or artefact directory; the recipe lies there, or above it in the run.
         allow: `remote_code` allows it.
     """
-    folder = user_path(run).resolve()
-    place = next((p for p in (folder / RECIPE, *(p / RECIPE for p in folder.parents[:2])) if p.is_file()), None)
-    if place is None:
-        return
-    try:
-        content = parse_yaml(place.read_text(encoding="utf8"), str(place)).data
-    except (LuthierError, OSError, ValueError):
-        return
-    plugins = content.get("plugins") if isinstance(content, dict) else None
-    names = [name for name in plugins if _is_module(name)] if isinstance(plugins, list) else []
-    names = [name for name in names if not _lies_in(place.parent, name)]
+    place, names = plugins_of(run)
     missing = [name for name in names if name not in sys.modules]
     if missing and "remote_code" not in allow:
         logger.warning(
@@ -119,6 +109,21 @@ def import_plugins_of(run: str | Path, allow: Collection[Danger] = ()) -> None:
         return
     for name, error in import_plugins(names).items():
         logger.warning("%s: the plugin %s can't be imported: %s", place, name, error)
+
+
+def plugins_of(run: str | Path) -> tuple[Path | None, list[str]]:
+    """The recipe that a run was made by, and the modules among its plugins that lie outside of the run."""
+    folder = user_path(run).resolve()
+    place = next((p for p in (folder / RECIPE, *(p / RECIPE for p in folder.parents[:2])) if p.is_file()), None)
+    if place is None:
+        return None, []
+    try:
+        content = parse_yaml(place.read_text(encoding="utf8"), str(place)).data
+    except (LuthierError, OSError, ValueError):
+        return place, []
+    plugins = content.get("plugins") if isinstance(content, dict) else None
+    names = [name for name in plugins if _is_module(name)] if isinstance(plugins, list) else []
+    return place, [name for name in names if not _lies_in(place.parent, name)]
 
 
 def _is_module(name: object) -> bool:
