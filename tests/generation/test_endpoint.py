@@ -120,7 +120,7 @@ def test_it_asks_as_the_protocol_says(server):
 
 
 def test_it_tries_again_after_faults_that_may_pass(server):
-    server.faults = [(503, {}), (429, {"Retry-After": "7"}), (500, {})]
+    server.faults = [(529, {}), (429, {"Retry-After": "7"}), (500, {})]
     waited: list[float] = []
     endpoint = Endpoint(settings(server, at_once=1), sleep=waited.append)
     assert written(endpoint, asked(1))["r0"].text == "about the kettle 0"
@@ -189,7 +189,7 @@ def test_it_gives_up_after_the_last_try(server):
         written(Endpoint(settings(server, retries=2), sleep=lambda _: None), asked(1))
     server.http.shutdown()
     server.http.server_close()
-    with pytest.raises(ModelError, match="no answer"):
+    with pytest.raises(ModelError, match=r"no answer: URLError: .*refused"):
         written(Endpoint(settings(server, retries=1), sleep=lambda _: None), asked(1))
 
 
@@ -364,6 +364,11 @@ def test_the_rate_is_kept(server):
         ({"url": "https://models.example.org/v1"}, "not this machine"),
         ({"url": "ftp://localhost/v1"}, "match"),
         ({"url": "http://localhost:1/v1", "max_cost": 1}, "price_in"),
+        *[({"url": f"http://localhost:1/{path}"}, "no address has") for path in ("mod\u00e8le", "a b", "a\nb")],
+        *[({"url": f"http://{host}/v1"}, "is no address") for host in ("localhost:80o0", "localhost:99999", "[::1")],
+        ({"url": "http:///v1"}, "names no server"),
+        *[({"url": "http://localhost:1/v1", "api_key": f"a{x}b"}, "no key has") for x in ("\u2013", "\n")],
+        ({"url": "http://localhost:1/v1", "seconds": 1e12}, "86400"),
     ],
 )
 def test_what_is_refused(more, said):

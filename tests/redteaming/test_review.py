@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from luthier.cli.arguments import main
-from luthier.errors import DataError
+from luthier.errors import DataError, WorkspaceError
 from luthier.generation.records import write_records
 from luthier.redteaming.diversity import diversity
 from luthier.redteaming.labels import HumanLabels, answer_key, known_labels, prompt_key, read_labels, save_labels
+from luthier.redteaming.local_server import LocalHandler, LocalServer, local_server
 from luthier.redteaming.marks import collapsed, marks_in, unscored
 from luthier.redteaming.reading import Exchange
 from luthier.redteaming.review import embedded, render_review, write_review
@@ -293,3 +294,8 @@ def test_of_several_stages_it_is_said_which_is_read(stage, tmp_path, capsys):
     said = capsys.readouterr()
     assert "of 2 stages the last is read" in said.err
     assert "round 1: 1 attacks were asked, 1 succeeded" in said.out
+
+
+def test_a_port_beyond_the_last_one_is_told():
+    with pytest.raises(WorkspaceError, match="65535"):
+        local_server(LocalServer, 99_999, LocalHandler)

@@ -23,7 +23,8 @@ from luthier.progress import track
 from luthier.storage.files import write_json
 
 logger = logging.getLogger(__name__)
-_MAY_PASS = (408, 409, 425, 429, 500, 502, 503, 504)
+_MAY_PASS = (408, 409, 425, 429)  # and all that are the server's own
+_OWN_FAULTS = 500
 _LONGEST_WAIT = 60.0
 _MOST_BYTES, _MOST_TOLD = 64 << 20, 1 << 16
 # The status of an answer that says none; asked again, it may be another.
@@ -196,11 +197,12 @@ class Endpoint:
                 if error.filtered:
                     return {"choices": [{"message": {"content": ""}, "finish_reason": _FILTERED}]}
                 reason = str(error)
-                if error.code not in _MAY_PASS:
+                if error.code not in _MAY_PASS and error.code < _OWN_FAULTS:
                     break
                 pause = _pause(number, error.retry_after)
             except (OSError, http.client.HTTPException) as error:
-                reason, pause = f"no answer: {type(error).__name__}", _pause(number, None)
+                why = f": {error.reason}" if isinstance(error, urllib.error.URLError) else ""
+                reason, pause = f"no answer: {type(error).__name__}{why}", _pause(number, None)
             if number < self.settings.retries:
                 logger.info("%s: %s; again in %.1f s", self.settings.url, reason, pause)
                 self._sleep(pause)

@@ -24,7 +24,7 @@ class EndpointSettings(Settings):
     model: str = Field(min_length=1, description="Name of the model there.")
     api_key: str | None = Field(None, description="Write it as `${env:NAME}`.")
     retries: int = Field(5, ge=0, description="Further tries after a fault that may pass: 408, 429, 5xx, no answer.")
-    seconds: float = Field(60.0, gt=0, description="How long one answer may take.")
+    seconds: float = Field(60.0, gt=0, le=86_400, description="How long one answer may take.")
     requests_per_minute: float | None = Field(None, gt=0, description="Most requests a minute; null has no limit.")
     at_once: int = Field(4, gt=0, description="Requests that are under way at the same time.")
     max_requests: int = Field(
@@ -45,6 +45,25 @@ class EndpointSettings(Settings):
     def address(self) -> tuple[str, str]:
         """The server and the model there: what a budget is of."""
         return self.url.rstrip("/"), self.model
+
+    @model_validator(mode="after")
+    def _can_be_sent(self) -> Self:
+        """What stands in a request is checked here, before it is built deep inside a run."""
+        if not (self.url.isascii() and self.url.isprintable()) or " " in self.url:
+            raise ValueError(
+                "`url` has a blank or a letter that no address has: write it as a browser copies it, as %20"
+            )
+        try:
+            address = urlsplit(self.url)
+            found = bool(address.hostname) and address.port != 0
+        except ValueError as error:
+            raise ValueError(f"`url` is no address: {error}") from error
+        if not found:
+            raise ValueError("`url` names no server, or the port 0")
+        key = (self.api_key or "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError("`api_key` has a line break or a letter that no key has: copy it again, as plain text")
+        return self
 
     @model_validator(mode="after")
     def _cost_has_prices(self) -> Self:

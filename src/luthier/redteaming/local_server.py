@@ -73,9 +73,10 @@ def local_server(kind: type[_Server], port: int, handler: type[LocalHandler]) ->
         handler: of its requests.
 
     Raises:
-        WorkspaceError: the port is taken.
+        WorkspaceError: the port is taken, or is none.
     """
     try:
         return kind(("127.0.0.1", port), handler)
-    except OSError as error:
-        raise WorkspaceError(f"port {port} can't be used: {error.strerror}", fix="take another `--port`") from error
+    except (OSError, OverflowError) as error:
+        why = error.strerror if isinstance(error, OSError) else "ports go up to 65535"
+        raise WorkspaceError(f"port {port} can't be used: {why}", fix="take another `--port`") from error
