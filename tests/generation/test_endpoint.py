@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from luthier.errors import ModelError, WorkspaceError
 from luthier.generation.asking import Asking
 from luthier.generation.endpoint import Budget, Endpoint
-from luthier.generation.writing import Request
+from luthier.generation.writing import Request, Written
 from luthier.models.settings import ModelSettings
 from luthier.redteaming.settings import PermittedEndpoint
 from luthier.settings import Settings
@@ -324,16 +324,28 @@ def test_the_budget_of_requests_ends_it_and_what_was_written_is_kept(server, tmp
     s = settings(server, max_requests=4, at_once=2)
     kept: dict[str, Any] = {}
     endpoint = Endpoint(s, Budget(s, tmp_path / "spent.json"))
-    parts = endpoint.write(asked(), 16)
-    for _ in range(2):
-        kept |= {one.id: one for one in next(parts)}
+    parts = (one for part in endpoint.write(asked(), 16) for one in part)
     with pytest.raises(WorkspaceError, match="4 requests is spent"):
-        next(parts)
+        kept.update((one.id, one) for one in parts)
     assert len(kept) == 4
     again = s.model_copy(update={"max_requests": 6})
     more = written(Endpoint(again, Budget(again, tmp_path / "spent.json")), asked(), skip=frozenset(kept))
     assert set(kept) | set(more) == {one.id for one in asked()}
     assert json.loads((tmp_path / "spent.json").read_text()) == {"requests": 5, "tokens_in": 50, "tokens_out": 25}
+
+
+def test_a_slow_answer_keeps_no_other_waiting(server, monkeypatch):
+    endpoint, last = Endpoint(settings(server, at_once=2)), threading.Event()
+
+    def ask(request: Request, most: int) -> Written:
+        if request.id == "r0":
+            assert last.wait(10)
+        if request.id == "r4":
+            last.set()
+        return Written(request.id, "", False)
+
+    monkeypatch.setattr(endpoint, "ask", ask)
+    assert set(written(endpoint, asked())) == {"r0", "r1", "r2", "r3", "r4"}
 
 
 def test_the_budget_of_money_ends_it(server):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from luthier.generation.writing import seed_of
+from luthier.generation.writing import seed_of, text_id
 from luthier.models.settings import ModelSettings
 from luthier.redteaming import rounds
 from luthier.redteaming.asking import judged
@@ -47,6 +47,16 @@ def test_warm_up_pairs_share_category_and_style_and_never_a_seed_with_itself():
         assert shown[0].id != written.id
         assert (shown[0].category, shown[0].style) == (written.category, written.style)
         assert row["prompt"] == imitate([shown[0].text], written.category)
+
+
+def test_many_seeds_of_one_category_are_paired_in_no_time():
+    every = [Prompt(f"seed {i}", "c") for i in range(300)]
+    with pytest.MonkeyPatch.context() as patch:
+        calls: list[tuple[str, ...]] = []
+        patch.setattr(rounds, "text_id", lambda *texts: calls.append(texts) or text_id(*texts))
+        assert len(rounds.warm_up_rows(every, 2)) == 600
+        rounds.prompt_requests(settings(), every, 1, 0)
+    assert len(calls) == 300 + 600 + 300
 
 
 def test_the_adversary_is_shown_one_example_or_several_of_the_category():
@@ -108,7 +118,7 @@ def test_what_is_learned_lacks_the_preamble():
     assert (other.attacks, other.answers) == (("p",), ())
 
 
-def test_what_people_said_of_an_answer_is_in_every_rate(tmp_path):
+def test_what_people_said_of_an_answer_is_in_every_rate(tmp_path, monkeypatch):
     """Of a cut-off one that no judge scores, too."""
     prompts = [{"id": f"p{i}", "text": f"q{i}", "parent": "", "category": "c", "dropped": ""} for i in range(3)]
     answers = [
@@ -123,7 +133,9 @@ def test_what_people_said_of_an_answer_is_in_every_rate(tmp_path):
         for i in range(3)
     ]
     labels = HumanLabels({answer_key(f"q{i}", f"I can't, {i}"): "unsafe" for i in range(2)})
-    judge = load_judge(RULES)
+    judge, asked_of = load_judge(RULES), list[int]()
+    plain = judge.rate
+    monkeypatch.setattr(judge, "rate", lambda p, a: asked_of.append(len(a)) or plain(p, a))
     judges = {"safety": judge, "helpfulness": load_judge({**RULES, "aim": "helpfulness"}), "evaluation_safety": judge}
     texts = {one["id"]: one["text"] for one in prompts}
     scores = judged(tmp_path / "scores.jsonl", judges, answers, texts, labels)
@@ -132,6 +144,7 @@ def test_what_people_said_of_an_answer_is_in_every_rate(tmp_path):
     assert [found.reasons[f"a{i}"] for i in range(2)] == ["unsafe", "unsafe"]
     told = rounds.facts(1, [], prompts, prompts, answers, scores, found, diversity(["q"]), labels)
     assert (told["violations"], told["violations_of"], told["labelled"], told["unscored"]) == (2, 3, 2, 0)
+    assert asked_of == [2]
     measured = safety_summary(answers, scores)
     assert [measured[role]["rate"] for role in ("safety", "evaluation_safety")] == [2 / 3] * 2
     assert measured["categories"] == {"c": [2, 3]}

@@ -11,8 +11,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,8 @@ class Endpoint:
     def write(
         self, requests: Sequence[Request], max_new_tokens: int, skip: frozenset[str] = frozenset()
     ) -> Iterator[list[Written]]:
-        """Texts, some at a time, as many as are asked at once.
+        """Texts as they come, while as many as may be are asked at once. Where one fails no more are asked, and those
+        that are under way still come.
 
         Raises:
             ModelError: the server refuses, or can't be reached after all tries.
@@ -136,19 +138,26 @@ class Endpoint:
         left = [one for one in requests if one.id not in skip]
         size = self.settings.at_once
         with track(f"asking {self.settings.model}", len(requests)) as bar, ThreadPoolExecutor(size) as pool:
-            for start in range(0, len(left), size):
-                part = left[start : start + size]
-                done, failed = [], None
-                for one in [pool.submit(self.ask, request, max_new_tokens) for request in part]:
+            coming, failed, number = iter(left), None, len(requests) - len(left)
+            under_way = {pool.submit(self.ask, request, max_new_tokens) for request in islice(coming, size)}
+            while under_way:
+                ended, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                done = []
+                for one in ended:
                     try:
                         done.append(one.result())
                     except (ModelError, WorkspaceError) as error:
                         failed = failed or error
+                if failed is None:
+                    under_way |= {
+                        pool.submit(self.ask, request, max_new_tokens) for request in islice(coming, len(ended))
+                    }
                 if done:
                     yield done
-                if failed is not None:
-                    raise failed
-                bar.update(len(requests) - len(left) + start + len(part))
+                number += len(done)
+                bar.update(number)
+            if failed is not None:
+                raise failed
 
     def ask(self, request: Request, max_new_tokens: int) -> Written:
         """One text.

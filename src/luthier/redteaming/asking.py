@@ -88,13 +88,15 @@ def judged(
             continue
         asked, said = [prompts[one["prompt"]] for one in part], [one["text"] for one in part]
         cut = [bool(one["cut_off"]) for one in part]
-        found = {role: judge.score(asked, said, cut) for role, judge in judges.items()}
+        # One judge may have several roles.
+        rows = {judge: judge.score(asked, said, cut) for judge in set(judges.values())}
+        found = {role: rows[judge] for role, judge in judges.items()}
         people = [labels.judgement(prompt, answer) for prompt, answer in zip(asked, said, strict=True)]
         for role in SAFETY & set(found):
             found[role] = [own or one for own, one in zip(people, found[role], strict=True)]
         kept.add(
             [
-                {"id": one["id"], "prompt": one["prompt"], **{role: _plain(rows[i]) for role, rows in found.items()}}
+                {"id": one["id"], "prompt": one["prompt"], **{role: _plain(told[i]) for role, told in found.items()}}
                 for i, one in enumerate(part)
             ]
         )

@@ -36,7 +36,9 @@ class JudgeCheck:
         found = {name: load_judge(getattr(s, name), cut_off=cut_off) for name in ("safety", "helpfulness")}
         for name in ("safety", "helpfulness"):
             own = getattr(s, f"evaluation_{name}")
-            found[f"evaluation_{name}"] = found[name] if own is None else load_judge(own, cut_off=cut_off)
+            found[f"evaluation_{name}"] = (
+                found[name] if own in (None, getattr(s, name)) else load_judge(own, cut_off=cut_off)
+            )
         return found
 
     @property

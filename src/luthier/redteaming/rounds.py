@@ -5,7 +5,9 @@ Everything here depends on its arguments alone, and works inside the folder of a
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from heapq import nsmallest
 from typing import Any
 
 from luthier.generation.records import Record
@@ -53,8 +55,10 @@ def _shuffled(prompts: Sequence[Prompt], *parts: Any) -> list[Prompt]:
 
 def examples_for(parent: Prompt, parents: Sequence[Prompt], shots: int, *parts: Any) -> list[str]:
     """The parent's text, and those of others of its category where the adversary is shown several."""
+    if shots == 1:
+        return [parent.text]
     others = [one for one in parents if one.category == parent.category and one.id != parent.id]
-    chosen = _shuffled(others, "shots", parent.id, *parts)[: shots - 1]
+    chosen = nsmallest(shots - 1, others, key=lambda one: text_id("shots", parent.id, *map(str, parts), one.id))
     return [*(one.text for one in chosen), parent.text]
 
 
@@ -261,11 +265,17 @@ def target_rows(prompts: Sequence[Record], answers: Sequence[Record], found: Sel
 
 
 def warm_up_rows(seeds: Sequence[Prompt], pairs: int) -> list[Record]:
-    """(imitate(x), y) for seeds x and y of one category and style, x other than y."""
+    """(imitate(x), y) for seeds x and y of one category and style, x other than y: for each y those that come behind
+    it where all are drawn into a ring."""
+    rings: dict[tuple[str, str], list[Prompt]] = defaultdict(list)
+    for one in _shuffled(seeds, "warm-up"):
+        rings[one.category, one.style].append(one)
+    places = {one.id: place for ring in rings.values() for place, one in enumerate(ring)}
     found: list[Record] = []
     for one in seeds:
-        alike = [x for x in seeds if (x.category, x.style) == (one.category, one.style) and x.id != one.id]
-        for other in _shuffled(alike, "warm-up", one.id)[:pairs]:
+        ring = rings[one.category, one.style]
+        for step in range(1, min(pairs, len(ring) - 1) + 1):
+            other = ring[(places[one.id] + step) % len(ring)]
             found.append(
                 {"id": text_id(other.id, one.id), "prompt": imitate([other.text], one.category), "response": one.text}
             )
