@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from luthier.errors import ModelError, WorkspaceError
+from luthier.errors import ModelError, RecipeError, WorkspaceError
 from luthier.generation.asking import Asking
 from luthier.generation.endpoint import Budget, Endpoint
+from luthier.generation.settings import EndpointSettings
 from luthier.generation.writing import Request, Written
 from luthier.models.settings import ModelSettings
 from luthier.redteaming.settings import PermittedEndpoint
+from luthier.runs.runner import with_secrets
 from luthier.settings import Settings
 from luthier.storage.keys import digest_of
 
@@ -387,3 +389,13 @@ def test_what_is_refused(more, said):
     with pytest.raises(ValidationError, match=said):
         PermittedEndpoint(**{"model": "m", **more})
     PermittedEndpoint(url="https://models.example.org/v1", model="m", may_test=True)
+
+
+def test_what_the_environment_fills_in_is_checked_once_it_is_there(monkeypatch):
+    monkeypatch.setenv("LUTHIER_TEST_HOST", "localhost")
+    monkeypatch.setenv("LUTHIER_TEST_KEY", "abcd\u2013efgh")
+    written = {"url": "http://${env:LUTHIER_TEST_HOST}:8000/v1", "model": "m"}
+    assert with_secrets(EndpointSettings(**written)).url == "http://localhost:8000/v1"
+    with pytest.raises(RecipeError, match=r"`api_key` has .* no key has") as caught:
+        with_secrets(EndpointSettings(**written, api_key="${env:LUTHIER_TEST_KEY}"))
+    assert "efgh" not in f"{caught.value}{caught.value.__cause__}"

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
+from luthier.secrets import references
 from luthier.settings import Settings
 
 
@@ -48,7 +49,10 @@ class EndpointSettings(Settings):
 
     @model_validator(mode="after")
     def _can_be_sent(self) -> Self:
-        """What stands in a request is checked here, before it is built deep inside a run."""
+        """What stands in a request is checked here, before it is built deep inside a run; what variables of the
+        environment are to fill in, once they have."""
+        if references([self.url, self.api_key]):
+            return self
         if not (self.url.isascii() and self.url.isprintable()) or " " in self.url:
             raise ValueError(
                 "`url` has a blank or a letter that no address has: write it as a browser copies it, as %20"

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from luthier.errors import InterruptedRunError, LuthierError, RecipeError, WorkspaceError
 from luthier.models.settings import ModelSettings
 from luthier.progress import tell
@@ -193,8 +195,22 @@ def _artifact(link: Link, folder: Path, stages: list[Stage], keys: list[str]) ->
 
 
 def with_secrets(stage: Stage) -> Stage:
-    """The stage with every `${env:NAME}` filled in."""
-    return type(stage).model_validate(expand(stage.model_dump(exclude_unset=True)))
+    """The stage with every `${env:NAME}` filled in.
+
+    Raises:
+        RecipeError: a variable is not set, or a setting does not take what it holds.
+    """
+    filled = expand(stage.model_dump(exclude_unset=True))
+    try:
+        return type(stage).model_validate(filled)
+    except ValidationError as error:
+        told = error.errors(include_input=False, include_url=False)[0]
+        # What the error holds beside its text may be a secret.
+        raise RecipeError(
+            f"what variables of the environment fill in does not fit: {told['msg'].removeprefix('Value error, ')}",
+            where=".".join(map(str, told["loc"])) or None,
+            fix="set the variables to what the setting takes",
+        ) from None
 
 
 def _run_stage(visit: Visit, folder: Path) -> StageRecord:

@@ -159,10 +159,10 @@ class _Plan:
         for number, piece in enumerate(new.pieces):
             if number in copied:
                 continue
-            found = [own[piece]] if piece in own else [known[one] for one in new.spellings(number) if one in known]
-            if number not in new.special_ids and found:
+            alike = [own[piece]] if piece in own else [known[one] for one in new.spellings(number) if one in known]
+            if number not in new.special_ids and alike:
                 # Of two spellings the first one: vocabularies begin with what is frequent.
-                copied[number] = min(found)
+                copied[number] = min(alike)
                 continue
             composed.append(number)
             parts.append([] if number in new.special_ids else old.cut(piece))
