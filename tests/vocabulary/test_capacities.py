@@ -14,6 +14,7 @@ from luthier.errors import DataError
 from luthier.storage.steps import Workspace
 from luthier.vocabulary import allocate_capacity, average_log_probability
 from luthier.vocabulary.allocation import Allocation, cluster_capacities, concave_gains, language_weights, padded
+from luthier.vocabulary.building import _Builder
 from luthier.vocabulary.capacities import Capacities, numbers_of_file
 from luthier.vocabulary.settings import LanguageText, SampleSettings, TrainerSettings, VocabularySettings
 from luthier.vocabulary.steps import curve_step, sample_step
@@ -172,6 +173,24 @@ def test_alp_is_that_of_the_sentences_that_found_room(tmp_path: Path):
     assert len(kept) == 50
     encoded = Segmenter(train_unigram(read_units(sample.folder), 80, trainer)).encode(kept)
     assert curve == [[80, pytest.approx(average_log_probability(encoded), abs=1e-10)]]
+
+
+def test_a_language_has_room_for_the_letters_of_its_lines_once_where_they_count_several_times(tmp_path: Path):
+    lines = [f"{line} {chr(0xAC00 + n)}" for n, line in enumerate(lines_of("la", 200))]
+    (tmp_path / "ko.txt").write_text("\n".join(lines))
+    made = VocabularySettings(
+        text=LanguageText(folder=str(tmp_path)),
+        size=400,
+        language_pieces=20,
+        capacity={"least": 20, "most": 20},
+        trainer={"seed_pieces": 1000, "character_coverage": 0.98},
+    )
+    builder = _Builder(made, Workspace(tmp_path / "work"), 0, Processes(1))
+    counted = {"unspaced": False, "lines": 200}
+    sample = sample_step(builder.root, "ko", made.text, builder.sources["ko"], counted, 270, SampleSettings(), 0)
+    assert sample.result["weight"] == 1.35
+    assert builder._vocabularies({"ko": sample})
+    assert Capacities(made, builder.root, {"ko": sample}, builder.workers).of_languages()[0]
 
 
 @pytest.mark.parametrize("total", [100, 101, 997])

@@ -15,7 +15,9 @@ from luthier.storage.one_version import one_version
 from luthier.vocabulary.checking import check_text
 from luthier.vocabulary.folders import folder_sources, not_read
 from luthier.vocabulary.settings import LanguageText
+from luthier.vocabulary.steps import weighted_units
 from luthier.vocabulary.text import (
+    Sampled,
     check_text_unchanged,
     clean,
     clean_lines,
@@ -187,3 +189,12 @@ def test_a_kept_sample_is_read_as_it_was_written(tmp_path: Path):
     write_sample(found, tmp_path)
     assert list(read_units(tmp_path)) == [("b", 2), ("a", 1), ("c", 1)]
     assert read_examples(tmp_path) == ["b a b", "c"]
+
+
+@pytest.mark.parametrize("weight", [1.0, 1.49, 1.51, 2.4])
+def test_units_count_for_as_much_as_their_language_does(tmp_path: Path, weight: float):
+    write_sample(Sampled(Counter({"the": 40, **{f"w{n}": 1 for n in range(500)}}), 1, 1, weight, True, 0, []), tmp_path)
+    found = dict(weighted_units([(tmp_path, weight)]))
+    assert sum(found.values()) == pytest.approx(540 * weight, abs=1)
+    assert found["the"] == round(40 * weight)
+    assert set(found.values()) <= {found["the"], int(weight), int(weight) + 1}

@@ -184,7 +184,7 @@ class _Builder:
         """S2: language -> pieces and scores of its own model."""
         settings, jobs = self.settings, []
         for name, step in samples.items():
-            pieces = max(settings.language_pieces, letters_of(samples, [name], settings.trainer))
+            pieces = max(settings.language_pieces, letters_of(samples, [name], settings.trainer, once=True))
             jobs.append(
                 (self.root, f"mono/{name}", parts_of(samples, [name], once=True), [step.key], pieces, settings.trainer)
             )

@@ -83,7 +83,7 @@ class Capacities:
         measured_ones = [name for name in samples if name not in chosen.tail]
         jobs = []
         for name in measured_ones:
-            needed = letters_of(samples, [name], trainer)
+            needed = letters_of(samples, [name], trainer, once=True)
             sizes = [size for size in range(chosen.least, chosen.most + 1, chosen.step) if size >= needed]
             jobs.append((self.root, name, samples[name], sizes or [needed], trainer))
         steps = each(self.workers, _curve, [(*job, chosen.curve == "pruned") for job in jobs], "ALP curves")

@@ -128,10 +128,15 @@ def model_step(
 
 
 def weighted_units(parts: Iterable[Part]) -> Iterator[tuple[str, int]]:
-    """Units of samples, each count by its weight, at least 1."""
+    """Units of samples, each count by its weight, at least 1; what rounding takes from one unit the next ones get, so
+    that all of a sample count for as much as its weight says."""
     for folder, weight in parts:
+        left = 0.0
         for unit, count in read_units(folder):
-            yield unit, max(1, round(count * weight))
+            wanted = count * weight + left
+            whole = max(1, round(wanted))
+            left = wanted - whole
+            yield unit, whole
 
 
 class Units:
@@ -153,9 +158,15 @@ def parts_of(samples: Mapping[str, Step], members: Sequence[str], *, once: bool 
     return [(samples[name].folder, 1.0 if once else float(samples[name].result["weight"])) for name in members]
 
 
-def letters_of(samples: Mapping[str, Step], members: Sequence[str], trainer: TrainerSettings) -> int:
-    """Pieces that a model of some languages can't do without."""
-    letters = letters_needed(weighted_units(parts_of(samples, members)), trainer.character_coverage)
+def letters_of(
+    samples: Mapping[str, Step], members: Sequence[str], trainer: TrainerSettings, *, once: bool = False
+) -> int:
+    """Pieces that a model of some languages can't do without.
+
+    Args:
+        once: as of `parts_of`, as the model is trained.
+    """
+    letters = letters_needed(weighted_units(parts_of(samples, members, once=once)), trainer.character_coverage)
     return letters + _SPECIALS + 1 + (256 if trainer.byte_fallback else 0)
 
 
