@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import luthier
-from luthier.context.long_answering import fitting
+from luthier.context.long_answering import fitting, request_of
 from luthier.context.text_scores import rouge_geo, rouge_l, rouge_n, scores_of_texts
 from luthier.errors import LuthierError, RecipeError
 from luthier.generation.rollout import opened
@@ -53,25 +53,41 @@ def test_scores_of_texts_and_the_geometric_mean_over_averages():
 def test_a_prompt_of_a_base_model_loses_its_start():
     plain = tokenizer()
     prompt = text(200, 0)
-    kept, whole = fitting(plain, prompt, 50)
+    kept, whole = fitting(plain, Request("", prompt), 50)
     assert whole == 200
-    assert kept.split() == prompt.split()[-50:]
-    assert fitting(plain, prompt, 200) == (prompt, 200)
+    assert kept.prompt.split() == prompt.split()[-50:]
+    assert fitting(plain, Request("", prompt), 200) == (Request("", prompt), 200)
 
 
 def test_a_chat_prompt_loses_its_middle_and_keeps_its_turns():
     chatting = tokenizer()
     chatting.chat_template = "w0 w1 {{ messages[0]['content'] }} w2"
     prompt = text(200, 0)
-    kept, whole = fitting(chatting, prompt, 50)
+    kept, whole = fitting(chatting, Request("", prompt), 50)
     assert whole == 203
-    assert len(chatting(opened(chatting, Request("", kept)))["input_ids"]) == 50
-    head, tail = kept.split(" … ")
+    assert len(chatting(opened(chatting, kept))["input_ids"]) == 50
+    head, tail = kept.prompt.split(" … ")
     assert prompt.startswith(head)
     assert prompt.endswith(tail)
     assert abs(len(head.split()) - len(tail.split())) <= 1
     with pytest.raises(RecipeError, match="no room"):
-        fitting(chatting, prompt, 3)
+        fitting(chatting, Request("", prompt), 3)
+
+
+def test_messages_before_a_prompt_are_asked_and_take_room():
+    chatting = tokenizer()
+    chatting.chat_template = "{% for one in messages %}w0 {{ one['content'] }} {% endfor %}"
+    before = [
+        {"role": "system", "content": "w1"},
+        {"role": "user", "content": "w2"},
+        {"role": "assistant", "content": "w3"},
+    ]
+    asked = request_of("0", {"prompt": text(200, 0), "history": before})
+    assert asked.messages() == [*before, {"role": "user", "content": asked.prompt}]
+    kept, whole = fitting(chatting, asked, 50)
+    assert whole == 207
+    assert opened(chatting, kept).startswith("w0 w1 w0 w2 w0 w3 w0 ")
+    assert len(chatting(opened(chatting, kept))["input_ids"]) == 50
 
 
 def run(folder: Path, rows: list[dict[str, str]], **suite: Any) -> dict[str, Any]:

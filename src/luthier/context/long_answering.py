@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,8 +55,9 @@ def long_answer_scores(suite: LongAnswersSuite, subject: Subject) -> SuiteResult
             f"{length:,} tokens leave {max(0, room):,} for a prompt beside an answer of {suite.tokens}",
             fix="lower `tokens` of the suite, or raise `length`",
         )
-    fitted = [fitting(subject.tokenizer, str(row["prompt"]), room) for row in asked]
-    written = _written(suite, subject, [text for text, _ in fitted], length)
+    requests = [request_of(str(number), row) for number, row in enumerate(asked)]
+    fitted = [fitting(subject.tokenizer, request, room) for request in requests]
+    written = _written(suite, subject, [request for request, _ in fitted], length)
     wanted = [str(row["response"]) for row in asked]
     scores = scores_of_texts(written, wanted)
     result = SuiteResult(scores={name: float(values.mean()) for name, values in scores.items()})
@@ -72,37 +75,46 @@ def long_answer_scores(suite: LongAnswersSuite, subject: Subject) -> SuiteResult
     return result
 
 
-def fitting(tokenizer: Any, prompt: str, room: int) -> tuple[str, int]:
-    """The prompt as text that has at most `room` tokens with all that a chat template adds, and the tokens that the
-    whole one has.
+def request_of(name: str, row: Mapping[str, Any]) -> Request:
+    """A prompt with the messages before it, to be answered by what is likeliest."""
+    before = [(str(one["role"]), str(one["content"])) for one in row.get("history") or ()]
+    system = before.pop(0)[1] if before and before[0][0] == "system" else ""
+    return Request(name, str(row["prompt"]), system=system, temperature=0.0, turns=tuple(before))
 
-    With a chat template its middle goes; else its start.
+
+def fitting(tokenizer: Any, asked: Request, room: int) -> tuple[Request, int]:
+    """The request with a prompt that leaves at most `room` tokens with the messages before it and all that a chat
+    template adds, and the tokens that the whole one has.
+
+    With a chat template the middle of the prompt goes; else its start.
+
+    Raises:
+        RecipeError: nothing is left of the prompt.
     """
-    chats = getattr(tokenizer, "chat_template", None) is not None
+    chats, prompt = getattr(tokenizer, "chat_template", None) is not None, asked.prompt
 
-    def tokens_of(text: str) -> int:
-        request = Request("", text)
+    def tokens_of(request: Request) -> int:
         written = opened(tokenizer, request) if chats else as_it_stands(request)
         return len(tokenizer(written, add_special_tokens=not chats, verbose=False)["input_ids"])
 
-    whole = tokens = tokens_of(prompt)
+    whole = tokens = tokens_of(asked)
     if tokens <= room:
-        return prompt, whole
+        return asked, whole
     offsets = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
-    kept, text = len(offsets) - (whole - room), ""
+    kept = len(offsets) - (whole - room)
     while kept > 0:
         start, end = ((kept + 1) // 2, len(offsets) - kept // 2) if chats else (0, len(offsets) - kept)
         head = prompt[: offsets[start - 1][1]] if start else ""
         tail = prompt[offsets[end][0] :] if end < len(offsets) else ""
-        text = f"{head} … {tail}" if head and tail else head + tail
-        tokens = tokens_of(text)
+        shorter = replace(asked, prompt=f"{head} … {tail}" if head and tail else head + tail)
+        tokens = tokens_of(shorter)
         if tokens <= room:
-            return text, whole
+            return shorter, whole
         kept -= tokens - room
     raise RecipeError(f"{room} tokens leave no room for a prompt", fix="raise `length` of the suite")
 
 
-def _written(suite: LongAnswersSuite, subject: Subject, prompts: list[str], length: int) -> list[str]:
+def _written(suite: LongAnswersSuite, subject: Subject, requests: list[Request], length: int) -> list[str]:
     together = max(1, min(subject.batch_size, _TOKENS_TOGETHER // length))
     rollout = Rollout(
         subject.model,
@@ -111,9 +123,8 @@ def _written(suite: LongAnswersSuite, subject: Subject, prompts: list[str], leng
         reserved=subject.card.reserved_tokens,
         description="long answers",
     )
-    requests = [Request(str(n), text, temperature=0.0) for n, text in enumerate(prompts)]
     found = {one.id: one.text for part in rollout.write(requests, suite.tokens) for one in part}
-    texts = [found[str(n)].strip() for n in range(len(prompts))]
+    texts = [found[one.id].strip() for one in requests]
     return [text.partition("\n")[0].strip() for text in texts] if suite.first_line else texts
 
 
@@ -137,7 +148,8 @@ def _sections(
     columns = ["tokens", "rows", *(name.replace("_", " ") for name in scores)]
     found = [Section("Long answers by the length of the prompt", text=text, table=SectionTable(columns, table))]
     samples = [
-        {
+        _before(row)
+        | {
             "the prompt ends": cut(str(row["prompt"])[-_LONGEST // 2 :], _LONGEST),
             "the model writes": cut(text, _LONGEST),
             "in the data": cut(str(row["response"]), _LONGEST),
@@ -148,3 +160,8 @@ def _sections(
     if samples:
         found.append(Section("Long answers as written", samples=samples))
     return found
+
+
+def _before(row: Mapping[str, Any]) -> dict[str, str]:
+    earlier = [f"{one['role']}: {one['content']}" for one in row.get("history") or ()]
+    return {"before": cut("\n".join(earlier), _LONGEST)} if earlier else {}

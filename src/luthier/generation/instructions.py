@@ -16,8 +16,12 @@ MEASURED_SPLITS = ("test", "validation", "train")
 
 
 def instruction_rows(
-    data: DataSettings | None, count: int, *parts: Any, may_train: Callable[[str], bool] = lambda prompt: True
-) -> list[dict[str, str]]:
+    data: DataSettings | None,
+    count: int,
+    *parts: Any,
+    may_train: Callable[[str], bool] = lambda prompt: True,
+    conversations: bool = False,
+) -> list[dict[str, Any]]:
     """Ordinary prompts with responses, drawn without replacement by a seed made of the parts; all, where there are no
     more.
 
@@ -26,13 +30,14 @@ def instruction_rows(
         count: how many are drawn.
         parts: of the seed.
         may_train: whether a prompt may be among them.
+        conversations: as of `prompts_with_responses`.
 
     Raises:
-        DataError: the data have no prompts with responses, or none that may be among them.
+        DataError: as `prompts_with_responses`, or none may be among them.
     """
     if data is None or count < 1:
         return []
-    every = prompts_with_responses(data, "train")
+    every = prompts_with_responses(data, "train", conversations=conversations)
     draw = random.Random(seed_of("instructions", *parts))
     order = draw.sample(range(len(every)), min(count, len(every)))
     kept = [i for i in order if may_train(every[i]["prompt"])]
@@ -51,23 +56,41 @@ def instruction_rows(
     return [every[i] for i in kept]
 
 
-def prompts_with_responses(data: DataSettings, *splits: str) -> list[dict[str, str]]:
-    """Rows of the first of some splits that is there.
+def prompts_with_responses(data: DataSettings, *splits: str, conversations: bool = False) -> list[dict[str, Any]]:
+    """Rows of the first of some splits that is there: `prompt` and `response`.
+
+    Args:
+        data: where they are.
+        splits: names of splits.
+        conversations: whether messages may stand before a prompt, which rows have as `history` then, {role, content}.
 
     Raises:
-        DataError: the data are of another task, or have none of the splits.
+        DataError: the data are of another task, have none of the splits, or messages before a prompt, of a system too,
+            that would be dropped.
     """
     loaded = load_data(data, splits=splits)
+    where = str(data.train or data.test or data.source)
     if loaded.schema.name != "prompt_response":
         raise DataError(
             f"prompts with responses are needed, and these are rows of {loaded.schema.name}",
-            where=str(data.train or data.test or data.source),
+            where=where,
             fix="name the columns with `prompt:` and `response:`",
         )
     for split in splits:
         if split in loaded.splits:
             rows = loaded.splits[split]
-            return [
+            found: list[dict[str, Any]] = [
                 {"prompt": str(p), "response": str(r)} for p, r in zip(rows["prompt"], rows["response"], strict=True)
             ]
+            if "history" in rows.column_names:
+                for number, before in enumerate(rows["history"]):
+                    if before and not conversations:
+                        raise DataError(
+                            f"row {rows[number]['row']} has messages before its prompt, and here a prompt stands alone",
+                            where=where,
+                            fix="take rows of one prompt and one response",
+                        )
+                    if conversations:
+                        found[number]["history"] = list(before or ())
+            return found
     raise DataError(f"there is no split {' or '.join(splits)}", fix="name a file for it")

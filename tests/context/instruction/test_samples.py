@@ -13,6 +13,7 @@ from luthier.context.instruction.documents import Chunk, LongDocument, chunks_of
 from luthier.context.instruction.loss import WeightedLoss, WeightedText
 from luthier.context.instruction.samples import collate_samples, long_rows, sample_of, short_rows
 from luthier.data.schemas import IGNORED
+from luthier.errors import DataError
 from tests.context.instruction.conftest import CHAIN, chained, text, tokenizer
 
 QUESTION, ANSWER = "w1 w2", "w7 w8"
@@ -78,6 +79,19 @@ def batch_of(weight: float = 0.25):
     _, _, second = made(60, 200)
     rows = long_rows([first, second], tokenizer(), 200, weight) + short_rows(instructions(3), tokenizer(), 60, 0, 2)
     return rows, collate_samples(rows)
+
+
+def test_messages_before_a_short_instruction_are_read_and_replies_among_them_learned():
+    chatting = tokenizer()
+    chatting.chat_template = (
+        "{% for one in messages %}w0 {{ one['content'] }} {% endfor %}{% if add_generation_prompt %}w0 {% endif %}"
+    )
+    before = [{"role": role, "content": f"w{n}"} for n, role in enumerate(("system", "user", "assistant"), 1)]
+    (row,) = short_rows([{"prompt": "w4", "response": "w5", "history": before}], chatting, 60, 0, 0)
+    assert chatting.decode(row["input_ids"]) == "w0 w1 w0 w2 w0 w3 w0 w4 w0 w5"
+    assert chatting.decode(row["labels"][row["labels"] != -100]) == "w3 w5"
+    with pytest.raises(DataError, match="no chat template"):
+        short_rows([{"prompt": "w4", "response": "w5", "history": before}], tokenizer(), 60, 0, 0)
 
 
 def test_the_loss_is_the_weighted_mean_of_each_row_alone():

@@ -22,7 +22,7 @@ def check_instruction(stage: Instruct) -> None:
     """
     check_corpora(stage.documents)
     if stage.short is not None:
-        prompts_with_responses(stage.short, "train")
+        prompts_with_responses(stage.short, "train", conversations=True)
 
 
 def plan_instruction(stage: Instruct, inputs: StageInputs) -> StagePlan:
@@ -41,7 +41,7 @@ def plan_instruction(stage: Instruct, inputs: StageInputs) -> StagePlan:
         "loss": f"a token of the input weighs {stage.input_loss_weight:g}, one of the answer 1",
     }
     if stage.short is not None:
-        rows = len(prompts_with_responses(stage.short, "train"))
+        rows = len(prompts_with_responses(stage.short, "train", conversations=True))
         facts["short instructions"] = f"{min(rows, stage.short_rows or rows):,} of {rows:,}"
     if inputs.stands_in:
         return StagePlan(facts)

@@ -152,7 +152,7 @@ def what_is_learned(stage: InstructionSettings, inputs: StageInputs, folder: Pat
     samples = [Sample(**one) for one in read_records(folder / SAMPLES)]
     learned, held = ([one for one in samples if one.held_out is which] for which in (False, True))
     rows = long_rows(learned, tokenizer, length, stage.input_loss_weight)
-    instructions = instruction_rows(stage.short, stage.short_rows or 1 << 40, inputs.seed)
+    instructions = instruction_rows(stage.short, stage.short_rows or 1 << 40, inputs.seed, conversations=True)
     short = short_rows(instructions, tokenizer, length, inputs.seed, len(rows))
     tokens = {name: sum(row["length"] for row in some) for name, some in (("long", rows), ("short", short))}
     held_out = long_rows(held, tokenizer, length, 1.0)

@@ -136,25 +136,29 @@ def long_rows(samples: Sequence[Sample], tokenizer: Any, length: int, input_weig
 
 
 def short_rows(
-    instructions: Sequence[Mapping[str, str]], tokenizer: Any, length: int, seed: int, first: int
+    instructions: Sequence[Mapping[str, Any]], tokenizer: Any, length: int, seed: int, first: int
 ) -> list[Row]:
     """Short instructions one behind another in rows of at most `length` tokens; each sees itself alone, since its
-    positions begin at 0, and of each the response is learned. One that is longer than a row is cut as `tune` cuts it.
+    positions begin at 0, and of each what the assistant says is learned. One that is longer than a row is cut as `tune`
+    cuts it.
 
     Args:
-        instructions: with `prompt` and `response`.
+        instructions: with `prompt` and `response`, and the messages before them as `history` where there are some.
         tokenizer: of the model.
         length: L.
         seed: of their order.
         first: number of the first row.
+
+    Raises:
+        DataError: there are messages before a prompt, and no chat template to write them with.
     """
     if not instructions:
         return []
     order = random.Random(seed_of("short", seed)).sample(range(len(instructions)), len(instructions))
     columns: dict[str, list[Any]] = {
         name: [instructions[n][name] for n in order] for name in ("prompt", "response")
-    } | {"row": order}
-    encoded = encode_replies(columns, Encoder(tokenizer, length, too_long="truncate"))
+    } | {"history": [instructions[n].get("history", []) for n in order], "row": order}
+    encoded = encode_replies(columns, Encoder(tokenizer, length, too_long="truncate", where="short"))
     both = zip(encoded["input_ids"], encoded["labels"], strict=True)
     return [_packed(some, first + n) for n, some in enumerate(_filled(both, length))]
 
