@@ -33,6 +33,10 @@ def test_rouge_counts_common_words_and_sequences():
         ("今天天气好", "今天天气很好", 10 / 11),
         ("un café noir", "un cafe noir", 2 / 3),
         ("...", "...", 0.0),
+        ("बच्चे की किताब", "बच्चा का किताब", 1 / 3),
+        ("தீ", "தா", 0.0),
+        ("cafe\u0301 noir", "caf\u00e9 noir", 1.0),
+        ("มีดี", "มีดำ", 0.4),
     ],
 )
 def test_rouge_reads_words_of_any_script(written: str, wanted: str, expected: float):

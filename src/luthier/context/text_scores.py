@@ -7,20 +7,23 @@ without stemming; its geometric mean is that of SCROLLS (Shaham et al., EMNLP 20
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
+from luthier.data.words import MARKS
 from luthier.evaluation.metrics import answer_f1, exact_match
 
 _UNPARTED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"  # Thai to Khmer, kana, Han
-_WORD = re.compile(rf"[{_UNPARTED}]|[^\W_{_UNPARTED}]+")
+_WORD = re.compile(rf"[{_UNPARTED}][{MARKS}]*|(?:[^\W_{_UNPARTED}][{MARKS}]*)+")
 
 
 def words_of(text: str) -> list[str]:
-    """Lower-case words and numbers of any script; of those without blanks, each character."""
-    return _WORD.findall(text.lower())
+    """Lower-case words and numbers of any script; of those without blanks, each character. Marks, such as the vowels of
+    Indic scripts, stay with their letter, however it is encoded."""
+    return _WORD.findall(unicodedata.normalize("NFC", text.lower()))
 
 
 def rouge_n(written: str, wanted: str, n: int) -> float:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from luthier.errors import ModelError
 from luthier.models.inspect import text_embeddings
-from luthier.robustness.attacks.words import WORD
+from luthier.data.words import WORD
 
 _MARKS = "Ġ▁"
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
-from luthier.robustness.attacks.words import LETTER
+from luthier.data.words import LETTER
 
 NoiseKind = Literal["swap", "delete", "insert", "keyboard", "homoglyph"]
 KINDS: tuple[NoiseKind, ...] = get_args(NoiseKind)

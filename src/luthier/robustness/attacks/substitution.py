@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from luthier.progress import track
-from luthier.robustness.attacks.words import WORD
+from luthier.data.words import WORD
 from luthier.robustness.scoring import Text
 
 Order = Literal["delete", "mask", "weighted"]
