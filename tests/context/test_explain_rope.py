@@ -42,6 +42,33 @@ def test_torch_is_not_imported(config: Path):
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+def test_a_base_is_not_advised_where_positions_are_interpolated(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    place = tmp_path / "config.json"
+    place.write_text(json.dumps({**LLAMA, "rope_scaling": {"type": "linear", "factor": 4.0}}))
+    assert main(["explain", "rope", str(place), "--length", "8192"]) == 0
+    told = capsys.readouterr().out
+    assert "recommended base: 10,000: its own" in told
+    assert "abf" not in told
+    assert main(["explain", "rope", str(place), "--length", "8192", "--kind", "yarn"]) != 0
+    assert "`kind: yarn` would take back" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "kind", "said"),
+    [
+        ({"rope_scaling": [1]}, "abf", "no mapping"),
+        ({"head_dim": 2}, "dynamic", "need more than one pair"),
+    ],
+)
+def test_odd_configurations_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: dict[str, object], kind: str, said: str
+):
+    place = tmp_path / "config.json"
+    place.write_text(json.dumps({**LLAMA, **more}))
+    assert main(["explain", "rope", str(place), "--length", "8192", "--kind", kind]) != 0
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -183,6 +183,13 @@ def test_factors_are_as_many_as_pairs():
         with_rope(config(), RopeSettings(kind="longrope", long_factor=[1.0], short_factor=[1.0]), 512)
 
 
+@pytest.mark.parametrize("kind", ["abf", "dynamic", "yarn", "llama3", "proportional"])
+def test_an_interpolation_is_not_taken_back(kind: Any):
+    linear = config(rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4})
+    with pytest.raises(ModelError, match=f"divided by 4 already, which `kind: {kind}` would take back"):
+        with_rope(linear, RopeSettings(kind=kind), 512)
+
+
 def test_dynamic_positions_are_of_before_and_the_model_takes_more():
     """transformers reads `max_position_embeddings` as the old length; its other stages have to know of the new one."""
     old = LlamaConfig(hidden_size=32, num_attention_heads=2, max_position_embeddings=64)

@@ -30,7 +30,7 @@ def explain_rope(arguments: argparse.Namespace) -> Iterator[RenderableType]:
 
     given = {name: getattr(arguments, name) for name in ("kind", "base") if getattr(arguments, name) is not None}
     try:
-        settings = RopeSettings.model_validate(given)
+        settings = RopeSettings.model_validate(given) if given else None
     except ValidationError as error:
         said = error.errors()[0]
         raise RecipeError(

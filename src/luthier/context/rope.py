@@ -63,7 +63,10 @@ def rope_of(config: Mapping[str, Any], where: str = "config.json") -> Rope:
         ModelError: the model has none, or another one for each kind of layer.
     """
     text = config.get("text_config", config)
-    parameters = dict(text.get("rope_parameters") or text.get("rope_scaling") or {})
+    given = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    if not isinstance(given, Mapping):
+        raise ModelError("`rope_scaling` is no mapping", where=where, fix="correct it, or leave it out")
+    parameters = dict(given)
     theta = parameters.get("rope_theta", text.get("rope_theta"))
     if any(isinstance(value, Mapping) for value in parameters.values()):
         raise ModelError(
@@ -117,6 +120,11 @@ def inverse_frequencies(
         ModelError: there is no such type, or it lacks a parameter.
     """
     base, kind = float(parameters["rope_theta"]), str(parameters.get("rope_type", "default"))
+    if kind == "dynamic" and dim <= 2:
+        raise ModelError(
+            f"rotary embeddings of type dynamic need more than one pair, and {dim} dimensions turn",
+            fix="choose another kind",
+        )
     try:
         if kind == "dynamic":
             base = dynamic_base(base, dim, float(parameters["factor"]), positions, length or positions)

@@ -23,6 +23,7 @@ from luthier.context.rope import (
     rope_of,
 )
 from luthier.context.rope_settings import ABOUT, RopeSettings
+from luthier.errors import ModelError
 from luthier.models.loading import local_folder
 from luthier.models.references import resolve
 from luthier.models.settings import ModelSettings
@@ -112,19 +113,27 @@ def view_of(reference: str, length: int, settings: RopeSettings | None = None) -
     Args:
         reference: a model, its folder, or a `config.json` alone.
         length: of the longer texts.
-        settings: a kind to show beside the model's own, interpolation and the recommended base.
+        settings: a kind to show beside the model's own, interpolation and the recommended base; default `abf`, but
+            `interpolation` for a model whose positions are interpolated already.
 
     Raises:
-        ModelError: there is no such model, or it has no rotary embedding.
+        ModelError: there is no such model, it has no rotary embedding, or the kind does not fit it.
     """
     rope = rope_of(_configuration(reference), reference)
-    chosen = settings or RopeSettings()
+    interpolated = rope.kind == "linear"
+    chosen = settings or RopeSettings(kind="interpolation" if interpolated else "abf")
     old = chosen.old_length(rope)
-    advice = recommended_base(rope.dim, length, old_base=rope.base, old_length=old)
+    if interpolated:
+        advice = BaseAdvice(rope.base, "its own, since another one would take back that its positions are interpolated")
+    else:
+        advice = recommended_base(rope.dim, length, old_base=rope.base, old_length=old)
     others = {"as it is": rope.frequencies(length)}
     shown = [RopeSettings(kind="interpolation", original_length=chosen.original_length), chosen]
     for one in shown:
-        given = one.parameters(rope, length)
+        try:
+            given = one.parameters(rope, length)
+        except ValueError as error:
+            raise ModelError(str(error), where=reference, fix="choose another kind") from None
         name = f"abf {given['rope_theta']:,.0f}" if one.kind == "abf" else one.kind
         others[name] = inverse_frequencies(
             given, rope.dim, positions=one.positions(rope, length), length=length, head_dim=rope.head_dim

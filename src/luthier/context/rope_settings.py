@@ -112,10 +112,15 @@ class RopeSettings(Settings):
             length: of the longer texts, L_new.
 
         Raises:
-            ValueError: the factors are not as many as pairs.
+            ValueError: the factors are not as many as pairs, or the kind would take back an earlier interpolation.
         """
         from luthier.context.rope import recommended_base
 
+        if rope.kind == "linear" and self.kind not in ("base", "interpolation", "longrope"):
+            raise ValueError(
+                f"the model's positions are divided by {float(rope.parameters['factor']):g} already, which "
+                f"`kind: {self.kind}` would take back: take `interpolation`, which divides them once more, or `base`"
+            )
         old = self.old_length(rope)
         kept = {"rope_theta": rope.base}
         if "partial_rotary_factor" in rope.parameters:
