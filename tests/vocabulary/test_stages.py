@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import luthier
 from luthier.cli.arguments import main
+from luthier.errors import WorkspaceError
+from luthier.storage.one_version import one_version
+from luthier.vocabulary import transplant_run
 from luthier.vocabulary.reporting import cluster_section
 from luthier.vocabulary.settings import CapacitySettings, ClusterSettings, MergeSettings
 from luthier.vocabulary.stage import Transplant
@@ -242,6 +246,29 @@ def test_an_encoder_without_a_head_stays_one(text: Path, tmp_path: Path, capsys:
     )
     assert main(["predict", str(folder), "--text", "a"]) == 4
     assert "predicts nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["prune", "extend"])
+def test_text_of_a_transplant_that_changes_while_it_is_read_is_told(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    place = tmp_path / "de.txt"
+    place.write_text("some text\n")
+    stage, inputs = Transplant.model_validate({part: {"text": str(tmp_path)}}), SimpleNamespace(model=None, seed=0)
+    tokenizer = SimpleNamespace(model_max_length=8)
+
+    def read(*_: Any) -> Any:
+        place.write_text("another text\n")
+        return tokenizer
+
+    monkeypatch.setattr(transplant_run, "loaded", lambda *_: (None, "encoder"))
+    monkeypatch.setattr(transplant_run, "load_tokenizer", lambda _: tokenizer)
+    monkeypatch.setattr(transplant_run, "new_tokenizer", read)
+    monkeypatch.setattr(transplant_run, "transplant_embeddings", lambda *_, **__: None)
+    with one_version():
+        stage.external_inputs(inputs)
+        with pytest.raises(WorkspaceError, match="changed while it was in use"):
+            transplant_run.run_transplant(stage, inputs, tmp_path / "run")
 
 
 def test_the_room_is_used_from_python(text: Path, tmp_path: Path):

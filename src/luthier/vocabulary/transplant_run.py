@@ -68,9 +68,9 @@ def run_transplant(stage: Transplant, inputs: StageInputs, folder: Path) -> Stag
             seed=inputs.seed,
         )
     after = _scored(model, new, head, texts, inputs.seed)
-    for text in (stage.text, stage.prune and stage.prune.text):
-        if text:
-            check_text_unchanged(text)
+    for part in (stage, stage.prune, stage.extend):
+        if part is not None and part.text is not None:
+            check_text_unchanged(part.text)
     name = stage.name if head == "encoder" else head
     method = {"name": name, "stage": stage.name, "init": stage.init}
     schema = None if head == "encoder" else "plain_text"
