@@ -221,6 +221,7 @@ def test_losses_by_position_are_the_models_own(decoder: Path):
     contexts, by_row = by_context(losses, points=6, least=1)
     assert by_row.shape == (5, len(contexts))
     assert (np.diff(contexts) > 0).all()
+    assert [len(one) for one in by_context(losses[:, :15])] == [0, 5]
 
 
 @pytest.mark.parametrize("size", PUBLISHED)

@@ -92,10 +92,11 @@ def by_context(losses: Numbers, points: int = 24, least: int = 16) -> tuple[Numb
         least: the first one.
 
     Returns:
-        (C,) and (N, C).
+        (C,) and (N, C); C is 0 where there are no more than `least` columns.
     """
     columns = losses.shape[1]
     ends = np.unique(np.geomspace(min(least, columns), columns, points + 1).round().astype(int))
     parts = [(low, high) for low, high in pairwise(ends) if high > low]
     centres = np.array([np.sqrt((low + 1.0) * high) for low, high in parts])
-    return centres, np.stack([losses[:, low:high].mean(axis=1) for low, high in parts], axis=1)
+    found = np.array([losses[:, low:high].mean(axis=1) for low, high in parts])
+    return centres, found.reshape(len(parts), len(losses)).T

@@ -48,6 +48,15 @@ def test_sentences_of_other_scripts_have_ends():
     assert all(one.text.endswith("。") for one in found[:3])
 
 
+def test_no_part_ends_inside_a_number():
+    inner = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|\W"), "isolated")
+    words = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+    text = "It is so, they say. Pi is 3.14 or so"
+    found = chunks_of(LongDocument("c", text), words, tokens=18, room=23, count=9, short_share=0.5, seed=0)
+    assert [one.text for one in found] == ["It is so, they say.", " Pi is 3.14 or so"]
+
+
 def test_draws_depend_on_document_and_seed_alone():
     assert cut() == cut()
     assert [one.id for one in cut()] != [one.id for one in cut(seed=1)]

@@ -124,7 +124,9 @@ def _spans(text: str, offsets: Sequence[tuple[int, int]], tokens: int) -> Iterat
         if last < len(offsets):
             half = start + (end - start) // 2
             # Not behind the blank as well, which the next token begins with in most tokenizers.
-            end = max((found.end() for found in _SENTENCE_END.finditer(text, half, end)), default=end)
+            # The end is no end of the text, so that what stands behind it is looked at.
+            ends = itertools.takewhile(end.__ge__, (found.end() for found in _SENTENCE_END.finditer(text, half)))
+            end = max(ends, default=end)
         if text[start:end].strip():
             yield start, end
         following = next((n for n in range(first + 1, last) if offsets[n][0] >= end), last)
