@@ -13,12 +13,14 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import luthier
 from luthier.cli.arguments import main
-from luthier.errors import WorkspaceError
+from luthier.errors import DataError, WorkspaceError
 from luthier.storage.one_version import one_version
 from luthier.vocabulary import transplant_run
+from luthier.vocabulary.checking import check_vocabulary
+from luthier.vocabulary.planning import _models
 from luthier.vocabulary.reporting import cluster_section
-from luthier.vocabulary.settings import CapacitySettings, ClusterSettings, MergeSettings
-from luthier.vocabulary.stage import Transplant
+from luthier.vocabulary.settings import CapacitySettings, ClusterSettings, MergeSettings, VocabularySettings
+from luthier.vocabulary.stage import Transplant, Vocabulary
 from luthier.vocabulary.transplant_settings import ExtendSettings
 from tests.vocabulary.conftest import settings
 from tests.vocabulary.texts import lines_of
@@ -190,6 +192,8 @@ def test_tokenizers_are_compared_on_the_terminal_on_a_page_and_as_data(
         (MergeSettings, {"passes": 2}, "`passes` has no effect"),
         (MergeSettings, {"weights": "uniform"}, "`weights` has no effect"),
         (ExtendSettings, {"text": "x", "trainer": {"normaliser": "nfkc"}}, "`trainer.normaliser` has no effect"),
+        (ExtendSettings, {"text": "x", "trainer": {"byte_fallback": True}}, "`trainer.byte_fallback` has no effect"),
+        (Transplant, {"extend": {"text": "x"}, "init": "copy"}, "refuses new tokens"),
         (Transplant, {}, "nothing says which vocabulary"),
         (Transplant, {"tokenizer": "stages.0", "prune": {"text": "x"}}, "both say"),
         (Transplant, {"tokenizer": "stages.0", "init": "focus"}, "give some"),
@@ -220,6 +224,35 @@ def test_recipes_that_can_not_be_run_are_refused(text: Path, tmp_path: Path, sta
     (tmp_path / "recipe.yaml").write_text(content)
     assert main(["run", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "runs"), "--quiet"]) in (2, 3)
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"cluster": {"count": 4, "must_link": [["la", "lb"], ["ka", "kb"]]}}, "4 clusters of 3 languages, or groups"),
+        ({"cluster": {"must_link": [["la", "lb"]], "pins": {"la": 1, "lb": 2}}}, "pinned to different clusters"),
+        ({"cluster": {"pins": {"la": 9}}}, "cluster 9 of at most 5"),
+        ({"cluster": {"method": "pins", "pins": {"la": 1}}}, "no pin says where"),
+        ({"capacity": {"tail": ["la"], "tail_pieces": 400}}, "get 400 pieces, and the vocabulary has 400"),
+        ({"capacity": {"parity": True}}, "pads with English"),
+        ({"text": {"folder": "TEXT", "unspaced": ["thai"]}}, "no language 'thai'"),
+    ],
+)
+def test_what_no_model_can_be_trained_for_is_told_before(text: Path, more: dict[str, Any], told: str):
+    given = {"text": str(text), "size": 400, **more}
+    if isinstance(given["text"], dict):
+        given["text"] = {**given["text"], "folder": str(text)}
+    with pytest.raises(DataError, match=told):
+        check_vocabulary(VocabularySettings.model_validate(given))
+
+
+@pytest.mark.parametrize(
+    ("cluster", "clusters"),
+    [({}, 5), ({"count": 2}, 2), ({"method": "pins", "pins": dict.fromkeys(("la", "lb", "ka", "kb", "zh"), 1)}, 1)],
+)
+def test_a_plan_tells_the_clusters_that_are_made(cluster: dict[str, Any], clusters: int):
+    stage = Vocabulary.model_validate({"text": "x", "size": 400, "cluster": cluster})
+    assert _models(stage, 5).endswith(f"{clusters} of clusters")
 
 
 def test_an_encoder_without_a_head_stays_one(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

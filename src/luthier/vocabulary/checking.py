@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from luthier.errors import DataError
+from luthier.vocabulary.clustering import groups_of
 from luthier.vocabulary.settings import LanguageText, VocabularySettings
 from luthier.vocabulary.text import corpus_of, language_sources, tell_of_others
 
@@ -17,14 +18,14 @@ def check_vocabulary(settings: VocabularySettings) -> None:
 
     Raises:
         DataError: a text or the file of capacities can't be read, a name is unknown, a language has no pin where all
-            need one, or there are fewer languages than clusters.
+            need one, there are fewer languages, or groups of them, than clusters, the tail takes all pieces, or there
+            is no English where `parity` needs it.
     """
     languages = check_text(settings.text)
     named = {
         "cluster.must_link": {one for group in settings.cluster.must_link for one in group},
         "cluster.pins": set(settings.cluster.pins),
         "capacity.tail": set(settings.capacity.tail),
-        "text.unspaced": set(settings.text.unspaced or ()),
     }
     for place, names in named.items():
         if unknown := sorted(names - set(languages)):
@@ -33,22 +34,25 @@ def check_vocabulary(settings: VocabularySettings) -> None:
                 where=f"vocabulary.{place}",
                 fix=f"known: {', '.join(languages)}",
             )
-    if settings.cluster.method == "pins" and (left := [one for one in languages if one not in settings.cluster.pins]):
+    chosen = settings.cluster
+    groups_of(languages, chosen.count, method=chosen.method, must_link=chosen.must_link, pins=chosen.pins)
+    capacity = settings.capacity
+    if (given := capacity.tail_pieces * len(set(capacity.tail))) >= settings.size:
         raise DataError(
-            f"no pin says where {left[0]!r} belongs",
-            where="vocabulary.cluster.pins",
-            fix="pin every language, or use k-means",
+            f"languages without a curve get {given:,} pieces, and the vocabulary has {settings.size:,}",
+            where="vocabulary.capacity.tail_pieces",
+            fix="lower it, or raise `size`",
+        )
+    if capacity.parity and not {"en", "eng"} & (set(languages) - set(capacity.tail)):
+        raise DataError(
+            "the reference code pads with English, and no language with a curve is called `en`",
+            where="vocabulary.capacity.parity",
+            fix="leave it out",
         )
     if settings.capacity.file is not None:
         from luthier.vocabulary.capacities import numbers_of_file
 
         numbers_of_file(settings.capacity.file, languages)
-    if (count := settings.cluster.count) is not None and count > len(languages):
-        raise DataError(
-            f"{count} clusters of {len(languages)} languages can't be made",
-            where="vocabulary.cluster.count",
-            fix=f"set it to {len(languages)} or less",
-        )
 
 
 def check_transplant(stage: Transplant) -> None:
@@ -66,9 +70,11 @@ def check_text(text: LanguageText) -> list[str]:
     """The languages of a text, each of which has a first document.
 
     Raises:
-        DataError: one has none, or can't be read.
+        DataError: one has none, or can't be read, or `unspaced` names another one.
     """
     found = language_sources(text)
+    if unknown := sorted(set(text.unspaced or ()) - set(found)):
+        raise DataError(f"there is no language {unknown[0]!r}", where="text.unspaced", fix=f"known: {', '.join(found)}")
     tell_of_others(text)
     for name, sources in found.items():
         if next(corpus_of(text, sources).documents(), None) is None:

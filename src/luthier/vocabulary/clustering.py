@@ -45,23 +45,10 @@ def cluster_languages(
             there are fewer groups than clusters.
     """
     languages, pins = fingerprints.languages, dict(pins or {})
-    groups = _groups(languages, must_link, pins)
-    for name in [*pins, *(one for group in must_link for one in group)]:
-        _check_known(name, languages)
-    if method == "pins" and (missing := [one for one in languages if one not in pins]):
-        raise DataError(f"no pin says where {missing[0]!r} belongs", fix="pin every language, or use k-means")
+    groups, k = groups_of(languages, count, method=method, must_link=must_link, pins=pins)
     pinned = {number: pins[group[0]] for number, group in enumerate(groups) if group[0] in pins}
     if method == "pins":
         return _sorted(groups, [pinned[number] for number in range(len(groups))])
-    last, most = max(pinned.values(), default=0), len(groups) if count is None else count
-    if last > most:
-        raise DataError(f"a pin names cluster {last} of at most {most}", fix="number clusters from 1, without gaps")
-    k = max(min(DEFAULT_COUNT, len(groups)), last) if count is None else count
-    if k > len(groups):
-        raise DataError(
-            f"{k} clusters of {len(groups)} languages, or groups of them that stay together, can't be made",
-            fix=f"set `count: {len(groups)}` or less",
-        )
     points, weights = _points(fingerprints, groups)
     labels = _labels(points, weights, k, method, {n: p - 1 for n, p in pinned.items()}, starts, seed)
     if method == "kmeans" and 2 < k < len(groups) / 2 and _alone(labels) > k / 2:
@@ -72,6 +59,35 @@ def cluster_languages(
             k,
         )
     return _sorted(groups, labels.tolist())
+
+
+def groups_of(
+    languages: list[str],
+    count: int | None,
+    *,
+    method: ClusterMethod,
+    must_link: Iterable[Sequence[str]],
+    pins: Mapping[str, int],
+) -> tuple[list[list[str]], int]:
+    """Languages that stay together, and k; arguments and errors are those of `cluster_languages`."""
+    must_link = list(must_link)
+    for name in [*pins, *(one for group in must_link for one in group)]:
+        _check_known(name, languages)
+    groups = _groups(languages, must_link, pins)
+    if method == "pins":
+        if missing := [one for one in languages if one not in pins]:
+            raise DataError(f"no pin says where {missing[0]!r} belongs", fix="pin every language, or use k-means")
+        return groups, len(groups)
+    last, most = max(pins.values(), default=0), len(groups) if count is None else count
+    if last > most:
+        raise DataError(f"a pin names cluster {last} of at most {most}", fix="number clusters from 1, without gaps")
+    k = max(min(DEFAULT_COUNT, len(groups)), last) if count is None else count
+    if k > len(groups):
+        raise DataError(
+            f"{k} clusters of {len(groups)} languages, or groups of them that stay together, can't be made",
+            fix=f"set `count: {len(groups)}` or less",
+        )
+    return groups, k
 
 
 def _sorted(groups: list[list[str]], labels: Sequence[int]) -> list[list[str]]:
@@ -116,7 +132,10 @@ def _groups(languages: list[str], must_link: Iterable[Sequence[str]], pins: Mapp
     for members in joined.values():
         members.sort(key=lambda one: (one not in pins, languages.index(one)))
         if len({pins[one] for one in members if one in pins}) > 1:
-            raise DataError(f"{' and '.join(members)} must stay together, and are pinned to different clusters")
+            raise DataError(
+                f"{' and '.join(members)} must stay together, and are pinned to different clusters",
+                fix="pin them alike, or leave them out of `must_link`",
+            )
     return list(joined.values())
 
 

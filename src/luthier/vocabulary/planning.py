@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.models.inspect import parameter_counts
 from luthier.stages.base import StagePlan
+from luthier.vocabulary.clustering import DEFAULT_COUNT
 from luthier.vocabulary.text import corpus_of, count_lines, is_spaced, language_sources, sampling_targets
 
 if TYPE_CHECKING:
@@ -57,7 +58,10 @@ def plan_vocabulary(stage: Vocabulary, inputs: StageInputs) -> StagePlan:
 
 
 def _models(stage: Vocabulary, languages: int) -> str:
-    capacity, clusters = stage.capacity, stage.cluster.count or min(8, languages)
+    capacity, pins = stage.capacity, len(set(stage.cluster.pins.values()))
+    clusters = stage.cluster.count or max(min(DEFAULT_COUNT, languages), pins)
+    if stage.cluster.method == "pins":
+        clusters = pins
     curves = 0
     if capacity.rule == "alp":
         steps = len(range(capacity.least, capacity.most + 1, capacity.step))

@@ -85,6 +85,8 @@ class Transplant(TransplantSettings, Stage):
         if len(given) != 1:
             told = f"`{given[0]}` and `{given[1]}` both say" if given else "nothing says"
             raise ValueError(f"{told} which vocabulary the model gets: give one of `tokenizer`, `prune`, `extend`")
+        if self.extend is not None and self.init == "copy":
+            raise ValueError("`init: copy` refuses new tokens, which `extend` is for: choose another `init`")
         return self
 
     def takes(self) -> dict[str, Port]:

@@ -36,6 +36,8 @@ class ExtendSettings(Settings):
     def _has_effect(self) -> Self:
         if self.trainer.changed("normaliser"):
             raise ValueError("`trainer.normaliser` has no effect: text is normalised as the model's tokenizer does it")
+        if self.trainer.byte_fallback:
+            raise ValueError("`trainer.byte_fallback` has no effect: pieces for bytes are the model's own or none")
         return self
 
 
