@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from luthier.data.words import WORD
 from luthier.errors import ModelError
 from luthier.models.inspect import text_embeddings
-from luthier.data.words import WORD
 
 _MARKS = "Ġ▁"
 

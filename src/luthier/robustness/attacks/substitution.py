@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from luthier.progress import track
 from luthier.data.words import WORD
+from luthier.progress import track
 from luthier.robustness.scoring import Text
 
 Order = Literal["delete", "mask", "weighted"]
