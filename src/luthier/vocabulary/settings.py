@@ -195,6 +195,10 @@ class ClusterSettings(Settings):
             raise ValueError("`must_link` and `count` have no effect beside `method: pins`")
         if self.method == "agglomerative" and self.pins:
             raise ValueError("`pins` have no effect beside `method: agglomerative`: use `must_link`, or k-means")
+        if self.method != "kmeans" and self.changed("starts"):
+            raise ValueError(f"`starts` has no effect beside `method: {self.method}`")
+        if any(len(set(group)) < 2 for group in self.must_link):
+            raise ValueError("a group of `must_link` that is one language has no effect")
         if any(number < 1 for number in self.pins.values()):
             raise ValueError("`pins` count clusters from 1")
         if self.count is not None and (last := max(self.pins.values(), default=0)) > self.count:
@@ -243,6 +247,11 @@ class CapacitySettings(Settings):
         own = ("alpha", "beta", "curve", "least", "most", "parity", "rescale", "step", "tail", "tail_pieces")
         if self.rule != "alp" and (given := self.changed(*own)):
             raise ValueError(f"`{given[0]}` has no effect beside `rule: {self.rule}`")
+        powers = ("alpha",) if self.parity else ("alpha", "beta")
+        if not self.rescale and (given := self.changed(*powers)):
+            raise ValueError(f"`{given[0]}` has no effect beside `rescale: false`")
+        if not self.tail and self.changed("tail_pieces"):
+            raise ValueError("`tail_pieces` has no effect without `tail`")
         return self
 
     def missing(self) -> Iterator[tuple[str, LuthierError]]:
