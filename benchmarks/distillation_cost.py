@@ -250,7 +250,7 @@ def trainer_seconds(kind: str, width: int) -> list[float]:
 
 def check_agreement() -> None:
     """Hard and soft loss in chunks, and with the logits of all positions."""
-    from luthier.distillation.divergence import divergence_of_predictions
+    from luthier.distillation.divergences import divergence_of_predictions
 
     rows, student, teacher = batch(0), model(1, 1, 128).eval(), model(1, 2, 128).eval()
     inputs, counted = {k: rows[k] for k in ("input_ids", "attention_mask")}, rows["labels"] >= 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from luthier.distillation.divergence import divergence
+from luthier.distillation.divergences import divergence
 
 DIRECTIONS = ["forward", "reverse", "jsd"]
 
@@ -55,6 +55,17 @@ def plain(learner: Tensor, teacher: Tensor, temperature: float, direction: str) 
         "jsd": ((p * (p / middle).log()).sum() + (q * (q / middle).log()).sum()) / 2,
     }
     return sums[direction]
+
+
+def test_autocast_changes_nothing() -> None:
+    learner, teacher = logits(dtype=torch.float32)
+    teacher = learner.detach() + 0.01 * teacher
+    found = [divergence(learner, teacher)]
+    with torch.autocast("cpu", torch.bfloat16):
+        found.append(divergence(learner, teacher))
+    gradients = [torch.autograd.grad(value, learner)[0] for value in found]
+    assert torch.equal(*found)
+    assert torch.equal(*gradients)
 
 
 @pytest.mark.parametrize("stop", [True, False])

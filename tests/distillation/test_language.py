@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
 from luthier.distillation import DistillationTrainer, Edge
-from luthier.distillation.divergence import divergence, divergence_of_predictions
+from luthier.distillation.divergences import divergence, divergence_of_predictions
 from luthier.language_modeling.rows import PredictionRows
 from luthier.objectives.part import Part
 from luthier.objectives.part_list import PartList

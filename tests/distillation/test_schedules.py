@@ -1,12 +1,15 @@
 """Schedules against their equations, and what a recipe may write."""
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from luthier.distillation.edge import Edge
+from luthier.distillation.parts import Term
 from luthier.distillation.schedules import Schedule
 
 
@@ -77,3 +80,14 @@ def test_a_number_stays_a_number_when_an_edge_is_written_and_read_again() -> Non
     assert written["weight"] == 4
     assert written["temperature"] == {"kind": "linear", "start": 4, "end": 1}
     assert Edge.model_validate(written) == edge
+
+
+def test_a_row_that_only_fills_a_pass_is_not_told() -> None:
+    class Two(Term):
+        def value(self, step: Any) -> torch.Tensor:
+            return torch.tensor(2.0)
+
+    term, models = Two("a"), {"a": torch.nn.Linear(1, 1)}
+    for weight in (1.0, 0.0):
+        term.loss(SimpleNamespace(weight=weight, models=models))  # type: ignore[arg-type]
+    assert term.mean(1) == 2.0

@@ -240,10 +240,13 @@ def test_the_best_weights_of_a_node_are_what_was_scored(
         ({"nodes": {"t": {"frozen": True}, "s": {}}, "edges": TEACH}, "t was not trained for this task"),
         ({"nodes": {"s": {"sizes": {"num_layers_": 1}}}, "edges": [], "give": None}, "no field 'num_layers_'"),
         ({"nodes": {"s": {"sizes": {"hidden_size": 31}}}, "edges": [], "give": None}, "can't be built"),
-        (
-            {"nodes": {"s": {"sizes": {"num_hidden_layers": 1}, "method": "lora"}}, "edges": [], "give": None},
-            "lora would leave its random weights",
-        ),
+        *[
+            (
+                {"nodes": {"s": {"sizes": {"num_hidden_layers": 1}, "method": method}}, "edges": [], "give": None},
+                f"{method} would leave its random weights",
+            )
+            for method in ("lora", "head_only", "bitfit")
+        ],
     ],
 )
 def test_nodes_that_can_t_be_are_refused(

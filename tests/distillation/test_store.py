@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from luthier.distillation import store as store_module
-from luthier.distillation.divergence import StoredRows, divergence, divergence_from_stored
+from luthier.distillation.divergences import StoredRows, divergence, divergence_from_stored
 from luthier.distillation.store import Kept, StoredTeacher, some_of, stored_outputs
 from luthier.errors import TrainingError, WorkspaceError
 from luthier.language_modeling.masking import Masking

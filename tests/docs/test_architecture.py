@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import tomllib
 from pathlib import Path
@@ -49,3 +50,11 @@ def test_what_the_page_points_to_is_there():
     assert places
     missing = [p for p in places if not (ROOT / p).exists() and not (SOURCE / p).exists()]
     assert not missing
+
+
+def test_no_public_name_is_also_a_module():
+    """The import of a module puts it in its package, in the place of what is found there by name."""
+    for path in SOURCE.rglob("__init__.py"):
+        package = ".".join(("luthier", *path.parent.relative_to(SOURCE).parts))
+        names = getattr(importlib.import_module(package), "_HOMES", {})
+        assert not [name for name in names if (path.parent / f"{name}.py").exists() or (path.parent / name).is_dir()]

@@ -16,6 +16,7 @@ from luthier.pretraining.glue import AT_HAND, GLUE
 from luthier.pretraining.glue_run import METRICS
 from luthier.pretraining.glue_table import Line, averages, difference, sections
 from luthier.recipe import load_recipe
+from luthier.registry import STAGES
 from tests.cli.conftest import sentences, tiny_model
 
 __all__ = ["tiny_model"]
@@ -159,3 +160,14 @@ def test_the_dry_run_counts_the_fine_tunings(
     told = capsys.readouterr().out
     assert "fine-tunings" in told
     assert "CoLA, MNLI, MRPC" in told
+
+
+def test_a_file_of_the_method_is_part_of_what_is_known(two_tasks: Path) -> None:
+    place = two_tasks / "rows.safetensors"
+    place.write_bytes(b"one")
+    method = {"name": "residual_prompt", "init": "tensor", "init_file": str(place)}
+    stage = STAGES.get("glue").resolved()(models={"one": "a/b"}, tasks=["rte"], method=method)
+    first = stage.external_inputs(None)
+    assert stage.method_files().items() <= first.items()
+    place.write_bytes(b"two")
+    assert stage.external_inputs(None) != first

@@ -8,7 +8,7 @@ _HOMES = {
     "DistillationTrainer": "luthier.distillation.trainer",
     "Edge": "luthier.distillation.edge",
     "Schedule": "luthier.distillation.schedules",
-    "divergence": "luthier.distillation.divergence",
+    "divergence": "luthier.distillation.divergences",
     "remap_parameters": "luthier.models.remapping",
 }
 __all__ = list(_HOMES)

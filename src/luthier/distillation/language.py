@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from luthier.data.schemas import IGNORED
-from luthier.distillation.divergence import divergence_term, stored_term
+from luthier.distillation.divergences import divergence_term, stored_term
 from luthier.distillation.edge import Edge
 from luthier.distillation.parts import HardLoss, SoftLoss, Term
 from luthier.distillation.schedules import Schedule
@@ -263,7 +263,7 @@ class LanguageLosses(Part):
             dtype=self.passes.dtype,
         )
         for term, share, found in zip(terms, shares, sums, strict=True):
-            term.count(share * found)
+            term.count(step.weight * share * found)
         return total
 
     def _share(self, step: Step, term: LanguageTerm) -> float:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from luthier.distillation.divergence import divergence
+from luthier.distillation.divergences import divergence
 from luthier.distillation.edge import Edge
 from luthier.distillation.schedules import Schedule, share_done
 from luthier.errors import ModelError
@@ -47,7 +47,7 @@ class Term(Part):
         if not self.acts(step):
             return None
         value = self.value(step)
-        self.count(value.detach())
+        self.count(step.weight * value.detach())
         return self.weight * value
 
     def count(self, value: Tensor) -> None:

@@ -20,6 +20,7 @@ from luthier.language_modeling.held_out import collate
 from luthier.language_modeling.preparing import TextJob, validation_of
 from luthier.language_modeling.rows import check_head
 from luthier.models.head_kinds import HEAD_KINDS, Head, peft_task_type
+from luthier.models.inspect import parameter_counts
 from luthier.models.references import fingerprint, resolve
 from luthier.objectives.part import Part
 from luthier.stages.base import StageInputs
@@ -225,7 +226,8 @@ def tuned(stage: Distil, source: Prepared | TextJob, name: str, model: Any, seed
     else:
         start_at_mean(model, task_of(source.task).prior(source.task))
         found = apply_method(supervised(stage, name), model, source, seed)
-    if node.start != "weights" and hasattr(found, "peft_config"):
+    trained, total = parameter_counts(found)
+    if node.start != "weights" and node.method.name != "full" and trained < total:
         raise ModelError(
             f"the node {name} is new, and {node.method.name} would leave its random weights as they are",
             where=f"distil.nodes.{name}.method",

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from luthier.distillation.divergence import StoredRows
+from luthier.distillation.divergences import StoredRows
 from luthier.errors import ModelError, TrainingError
 from luthier.language_modeling.rows import predicted_positions, prediction_rows
 from luthier.objectives.divergence import comparable_rows

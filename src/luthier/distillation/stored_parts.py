@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from luthier.distillation.divergence import divergence_from_stored
+from luthier.distillation.divergences import divergence_from_stored
 from luthier.distillation.edge import Edge
 from luthier.distillation.parts import SoftLoss
 from luthier.distillation.store import StoredTeacher

@@ -114,6 +114,7 @@ def fine_tuned(
         "model": fingerprint(resolve(inputs.model)),
         "loaded": inputs.model.model_dump(mode="json", exclude={"reference"}),
         "data": source_fingerprint(settings.data),
+        **stage.method_files(),
         "seed": inputs.seed,
         "code": code_digest({train_supervised.__module__, *modules_of(settings)}),
         **several_processes(),

@@ -60,12 +60,13 @@ def divergence(
 
 def _between(log_p: Tensor, log_q: Tensor, direction: str) -> Tensor:
     """Of every row of log-probabilities of the teacher p and the learner q."""
-    if direction == "forward":
-        return torch.linalg.vecdot(log_p.exp(), log_p - log_q)
-    if direction == "reverse":
-        return torch.linalg.vecdot(log_q.exp(), log_q - log_p)
-    middle = torch.logaddexp(log_p, log_q) - math.log(2)
-    return (torch.linalg.vecdot(log_p.exp(), log_p - middle) + torch.linalg.vecdot(log_q.exp(), log_q - middle)) / 2
+    with torch.autocast(log_p.device.type, enabled=False):  # which would sum in half precision
+        if direction == "forward":
+            return torch.linalg.vecdot(log_p.exp(), log_p - log_q)
+        if direction == "reverse":
+            return torch.linalg.vecdot(log_q.exp(), log_q - log_p)
+        middle = torch.logaddexp(log_p, log_q) - math.log(2)
+        return (torch.linalg.vecdot(log_p.exp(), log_p - middle) + torch.linalg.vecdot(log_q.exp(), log_q - middle)) / 2
 
 
 def divergence_of_predictions(
