@@ -18,6 +18,7 @@ from luthier.errors import TrainingError, WorkspaceError
 from luthier.language_modeling.masking import Masking
 from luthier.language_modeling.packing import Block
 from luthier.language_modeling.stream import encoded_row
+from luthier.storage.folder_cache import bytes_of
 from tests.distillation.test_language import collate, masked
 from tests.distillation.test_training import Tokens, tagger
 from tests.robustness import tiny
@@ -210,3 +211,33 @@ def test_every_seed_of_the_masks_has_its_own(tmp_path: Path) -> None:
 def test_a_cache_that_is_too_small_says_so(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match=r"a shard of the teacher's outputs would take"):
         stored_outputs(kept(), batches(), teacher, most_bytes=100, where=tmp_path)
+
+
+def test_shards_of_one_run_never_make_room_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "SHARD_ROWS", 5)
+    stored(tmp_path / "large")
+    needed = bytes_of(tmp_path / "large")
+    with pytest.raises(WorkspaceError, match=r"bytes beside [\d,]+ that it is used with.*\n.*raise `store.gigabytes`"):
+        stored_outputs(kept(), batches(), teacher, most_bytes=needed * 2 // 3, where=tmp_path / "small")
+
+
+def test_shards_that_another_run_removes_meanwhile_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def removed(kept: Kept, folders: list[Path]) -> StoredTeacher:
+        shutil.rmtree(folders[0])
+        return StoredTeacher(kept, folders)
+
+    monkeypatch.setattr(store_module, "StoredTeacher", removed)
+    with pytest.raises(WorkspaceError, match=r"did not stay until all were there.*\n.*start again"):
+        stored(tmp_path)
+
+
+def test_a_stored_teacher_holds_no_file_open(tmp_path: Path) -> None:
+    import psutil
+
+    found = stored(tmp_path)
+    assert not [file.path for file in psutil.Process().open_files() if str(tmp_path) in file.path]
+    expected = [found.rows(batch, torch.device("cpu")).log_p for batch in batches(4)]
+    shutil.rmtree(tmp_path)  # as another run may that makes room
+    assert all(
+        torch.equal(found.rows(b, torch.device("cpu")).log_p, p) for b, p in zip(batches(4), expected, strict=True)
+    )

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from luthier.distillation.divergences import StoredRows
-from luthier.errors import ModelError, TrainingError
+from luthier.errors import ModelError, TrainingError, WorkspaceError
 from luthier.language_modeling.rows import predicted_positions, prediction_rows
 from luthier.objectives.divergence import comparable_rows
 from luthier.progress import track
@@ -150,9 +150,8 @@ class _Shard:
             check_seal(folder)
             self.about = json.loads((folder / "about.json").read_text(encoding="utf8"))
             self.keys = [key.tobytes() for key in np.load(folder / "keys.npy")]
-            self._offsets, self.rest = np.load(folder / "offsets.npy"), np.load(folder / "rest.npy", mmap_mode="r")
-            self._log_p = np.load(folder / "log_p.npy", mmap_mode="r")
-            self._tokens = np.load(folder / "tokens.npy", mmap_mode="r")
+            self._offsets = np.load(folder / "offsets.npy")
+            self._log_p, self._tokens, self.rest = (_mapped(folder / f"{n}.npy") for n in ("log_p", "tokens", "rest"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{folder} holds no outputs of a teacher: {error}") from error
         if self.about["name"] != folder.name:
@@ -162,6 +161,18 @@ class _Shard:
     def row(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         piece = slice(self._offsets[number], self._offsets[number + 1])
         return np.array(self._log_p[piece]), np.array(self._tokens[piece]), np.array(self.rest[piece])
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """An array's file as memory, with no file open behind it: `np.load` keeps one open for each that it maps, and a
+    process may only have some hundreds. What another run deletes stays readable."""
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        start = file.tell()
+    content = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
+    found: np.ndarray = torch.empty(0, dtype=torch.uint8).set_(content).numpy()[start:].view(dtype).reshape(shape)
+    return found
 
 
 def stored_outputs(
@@ -191,10 +202,19 @@ def stored_outputs(
             except ValueError as error:
                 tell_of_damage(folder, error)
                 model = teacher() if model is None else model
-                _write(folder, kept, some, keys, model, cache)
+                arrays, left_out = _computed(kept, some, keys, model)
+                cache.make_room(sum(array.nbytes for array in arrays.values()), folders)
+                _write(folder, kept, arrays, left_out)
             folders.append(folder)
             bar.update(0, f"shard {number + 1}")
-    return StoredTeacher(kept, folders)
+    try:
+        return StoredTeacher(kept, folders)
+    except ValueError as error:
+        raise WorkspaceError(
+            f"stored outputs of the teacher did not stay until all were there: {error}",
+            where=str(cache.directory),
+            fix="start again; where other runs store outputs meanwhile, raise `store.gigabytes` of all of them",
+        ) from error
 
 
 def _shards(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
@@ -213,7 +233,10 @@ def _name(kept: Kept, keys: Sequence[bytes]) -> str:
     return identity([_FORMAT, *(f"{k} {v}" for k, v in sorted(vars(kept).items())), *(key.hex() for key in keys)])
 
 
-def _write(folder: Path, kept: Kept, batches: list[Batch], keys: list[bytes], model: Any, cache: TeacherCache) -> None:
+def _computed(
+    kept: Kept, batches: list[Batch], keys: list[bytes], model: Any
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """What a shard holds, and what is lost in it."""
     found = [_of_batch(kept, model, batch) for batch in batches]
     log_p, tokens, rest = (torch.cat([getattr(one, n) for one in found]) for n in ("log_p", "tokens", "log_rest"))
     entropy = torch.cat([one.entropy for one in found])
@@ -231,11 +254,14 @@ def _write(folder: Path, kept: Kept, batches: list[Batch], keys: list[bytes], mo
         "offsets": np.cumsum([0, *counts]),
         "keys": np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), KEY_BYTES),
     }
-    cache.make_room(sum(array.nbytes for array in arrays.values()))
     left_out = {"mean": 0.0, "largest": 0.0, "entropy": 0.0}
     if len(rest):
         mass = rest.exp()
         left_out = {"mean": float(mass.mean()), "largest": float(mass.max()), "entropy": float(entropy.mean())}
+    return arrays, left_out
+
+
+def _write(folder: Path, kept: Kept, arrays: dict[str, np.ndarray], left_out: dict[str, float]) -> None:
     with whole_folder(folder) as scratch:
         for name, array in arrays.items():
             np.save(scratch / f"{name}.npy", array)

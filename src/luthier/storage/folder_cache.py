@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
@@ -39,15 +40,20 @@ class FolderCache:
         """Bytes that are stored."""
         return sum(bytes_of(folder) for folder in self._folders())
 
-    def make_room(self, needed: int) -> None:
+    def make_room(self, needed: int, keep: Collection[Path] = ()) -> None:
         """Remove what was not used for longest until `needed` more bytes fit.
+
+        Args:
+            keep: entries that are needed together with the new one, and stay.
 
         Raises:
             WorkspaceError: they never will.
         """
-        if needed > self.max_bytes:
+        kept = sum(map(bytes_of, keep))
+        if needed + kept > self.max_bytes:
+            beside = f" beside {kept:,} that it is used with" if kept else ""
             raise WorkspaceError(
-                f"{self.holds} would take {needed:,} bytes, and the cache may hold {self.max_bytes:,}",
+                f"{self.holds} would take {needed:,} bytes{beside}, and the cache may hold {self.max_bytes:,}",
                 where=str(self.directory),
                 fix=self.fix,
             )
@@ -57,6 +63,8 @@ class FolderCache:
         for folder in oldest_first:
             if free >= needed:
                 return
+            if folder in keep:
+                continue
             free += bytes_of(folder)
             logger.info("removing %s to make room", folder)
             shutil.rmtree(folder, ignore_errors=True)
