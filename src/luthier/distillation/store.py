@@ -170,7 +170,7 @@ def _mapped(path: Path) -> np.ndarray:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         start = file.tell()
-    content = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
+    content: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
     found: np.ndarray = torch.empty(0, dtype=torch.uint8).set_(content).numpy()[start:].view(dtype).reshape(shape)
     return found
 
