@@ -153,6 +153,18 @@ def test_a_head_that_bends_its_logits_is_refused():
         check_head(model)
 
 
+def test_a_prompt_in_front_of_the_text_is_refused(monkeypatch):
+    model = made(CAUSAL["llama"])
+    forward = model.forward
+
+    def longer(input_ids, attention_mask):
+        return forward(input_ids=torch.cat([input_ids[:, :2], input_ids], dim=1))
+
+    monkeypatch.setattr(model, "forward", longer)
+    with pytest.raises(ModelError, match="gives 6 outputs for 4 tokens"):
+        check_head(model)
+
+
 def test_a_model_without_a_vocabulary_is_refused():
     with pytest.raises(ModelError, match="projection onto a vocabulary"):
         output_embeddings(made(MASKED["bert"]).bert)

@@ -172,7 +172,8 @@ def check_head(model: nn.Module) -> None:
     """See on two short texts that hidden vectors and output embeddings give the logits of the model's own forward.
 
     Raises:
-        ModelError: they do not, since the head changes its logits after the projection, or mixes positions.
+        ModelError: they do not, since the head changes its logits after the projection, mixes positions, or has
+            positions of a prompt in front.
     """
     was_training = model.training
     parameter = next(model.parameters())
@@ -183,7 +184,14 @@ def check_head(model: nn.Module) -> None:
     model.eval()
     try:
         with torch.no_grad():
-            expected = model(**inputs).logits[labels.ne(IGNORED)].float()
+            logits = model(**inputs).logits
+            if logits.shape[1] != ids.shape[1]:
+                raise ModelError(
+                    f"the model gives {logits.shape[1]} outputs for {ids.shape[1]} tokens: its tuning method puts "
+                    "vectors before the text, which losses of text can't tell from it",
+                    fix="take `full`, `lora` or another method that does not",
+                )
+            expected = logits[labels.ne(IGNORED)].float()
             found = prediction_rows(model, labels, shifted=False, inputs=inputs).logits()
     except (AttributeError, KeyError, TypeError, RuntimeError) as error:
         raise _odd_head(model, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
