@@ -143,9 +143,10 @@ def import_plugins(names: Iterable[str]) -> dict[str, str]:
 
     All else is registered before, so that of two parts of one name the plugin's is the one too many.
     """
-    failed = {}
-    for name in names:
+    failed, names = {}, list(names)
+    if names:
         discover()
+    for name in names:
         try:
             _import_plugin(name)
         except Exception as error:  # a plugin is any code

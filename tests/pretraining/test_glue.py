@@ -168,6 +168,6 @@ def test_a_file_of_the_method_is_part_of_what_is_known(two_tasks: Path) -> None:
     method = {"name": "residual_prompt", "init": "tensor", "init_file": str(place)}
     stage = STAGES.get("glue").resolved()(models={"one": "a/b"}, tasks=["rte"], method=method)
     first = stage.external_inputs(None)
-    assert stage.method_files().items() <= first.items()
+    assert stage.method.file_fingerprints().items() <= first.items()
     place.write_bytes(b"two")
     assert stage.external_inputs(None) != first

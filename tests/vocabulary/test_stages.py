@@ -253,11 +253,16 @@ def test_what_no_model_can_be_trained_for_is_told_before(text: Path, more: dict[
 
 @pytest.mark.parametrize(
     ("cluster", "clusters"),
-    [({}, 5), ({"count": 2}, 2), ({"method": "pins", "pins": dict.fromkeys(("la", "lb", "ka", "kb", "zh"), 1)}, 1)],
+    [
+        ({}, 5),
+        ({"count": 2}, 2),
+        ({"must_link": [["la", "lb"]]}, 4),
+        ({"method": "pins", "pins": dict.fromkeys(("la", "lb", "ka", "kb", "zh"), 1)}, 1),
+    ],
 )
 def test_a_plan_tells_the_clusters_that_are_made(cluster: dict[str, Any], clusters: int):
     stage = Vocabulary.model_validate({"text": "x", "size": 400, "cluster": cluster})
-    assert _models(stage, 5).endswith(f"{clusters} of clusters")
+    assert _models(stage, ["la", "lb", "ka", "kb", "zh"]).endswith(f"{clusters} of clusters")
 
 
 def test_an_encoder_without_a_head_stays_one(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -191,7 +191,6 @@ def stored_teacher(
             "outputs for answers in a text can't be stored", where=f"distil.nodes.{name}.store", fix="leave it out"
         )
     edge = next(edge for edge in stage.edges if edge.teacher == name)
-    loaded_as = reference.model_dump(mode="json", exclude={"reference"})
     size = stage.evaluation_batch_size
     if isinstance(source, TextJob):
         steps = text_steps(source, stage, models) or 0
@@ -203,7 +202,9 @@ def stored_teacher(
         batches = some_of((data[i] for i in range(len(data))), len(data), size, collator)
         shifted = source.shifted
     kept = Kept(
-        teacher=digest_of({"model": fingerprint(resolve(reference)), "loaded": loaded_as, "head": vars(heads)}),
+        teacher=digest_of(
+            {"model": fingerprint(resolve(reference)), "loaded": reference.loaded_as(), "head": vars(heads)}
+        ),
         top_k=settings.top_k,
         temperature=edge.temperature.start,
         everywhere=edge.positions == "non_pad",

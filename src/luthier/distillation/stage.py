@@ -248,10 +248,10 @@ class Distil(TrainingSettings, Stage):
 
     def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
         from luthier.data.sources.fingerprint import source_fingerprint
-        from luthier.storage.one_version import file_fingerprint
 
-        files = [path for name in self.trained for path in self.nodes[name].method.files() if path.is_file()]
-        found = {f"file {path}": file_fingerprint(path) for path in files}
+        found: dict[str, str] = {}
+        for name in self.trained:
+            found |= self.nodes[name].method.file_fingerprints()
         if self.data is not None:
             return found | {"data": source_fingerprint(self.data)}
         from luthier.language_modeling.documents import Corpus

@@ -74,6 +74,12 @@ class TuningMethod(Settings):
         """Files that `apply` reads beside the model; they are part of the stage's key."""
         return []
 
+    def file_fingerprints(self) -> dict[str, str]:
+        """What `files` hold, as a stage's key has it; those that are missing are left out."""
+        from luthier.storage.one_version import file_fingerprint
+
+        return {f"file {path}": file_fingerprint(path) for path in self.files() if path.is_file()}
+
     def precompute(self, model: nn.Module, rows: list[Any], directory: Path) -> None:
         """Compute once what the method needs of rows that are held and seen in every epoch; most need nothing.
 

@@ -54,6 +54,10 @@ class ModelSettings(Settings):
     def _from_string(cls, value: Any) -> Any:
         return {"reference": value} if isinstance(value, str) else value
 
+    def loaded_as(self) -> dict[str, Any]:
+        """How the model is loaded, in JSON's types: all but where it is."""
+        return self.model_dump(mode="json", exclude={"reference"})
+
     def extras(self) -> Mapping[str, str]:
         """GGUF files are read by the extra `gguf`."""
         if self.gguf_file is not None:

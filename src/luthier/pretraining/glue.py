@@ -188,10 +188,4 @@ class Glue(TrainingSettings, Stage):
         from luthier.data.sources.fingerprint import source_fingerprint
 
         found = {f"data of {task}": source_fingerprint(self.data_of(task)) for task in self.chosen()}
-        return found | self.method_files()
-
-    def method_files(self) -> dict[str, str]:
-        """Fingerprints of the files that the method reads."""
-        from luthier.storage.one_version import file_fingerprint
-
-        return {f"file {path}": file_fingerprint(path) for path in self.method.files() if path.is_file()}
+        return found | self.method.file_fingerprints()

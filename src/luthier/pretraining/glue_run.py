@@ -112,9 +112,9 @@ def fine_tuned(
     made_from = {
         "settings": settings,
         "model": fingerprint(resolve(inputs.model)),
-        "loaded": inputs.model.model_dump(mode="json", exclude={"reference"}),
+        "loaded": inputs.model.loaded_as(),
         "data": source_fingerprint(settings.data),
-        **stage.method_files(),
+        **stage.method.file_fingerprints(),
         "seed": inputs.seed,
         "code": code_digest({train_supervised.__module__, *modules_of(settings)}),
         **several_processes(),

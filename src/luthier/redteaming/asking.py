@@ -89,7 +89,7 @@ def judged(
         asked, said = [prompts[one["prompt"]] for one in part], [one["text"] for one in part]
         cut = [bool(one["cut_off"]) for one in part]
         # One judge may have several roles.
-        rows = {judge: judge.score(asked, said, cut) for judge in set(judges.values())}
+        rows = {judge: judge.score(asked, said, cut) for judge in dict.fromkeys(judges.values())}
         found = {role: rows[judge] for role, judge in judges.items()}
         people = [labels.judgement(prompt, answer) for prompt, answer in zip(asked, said, strict=True)]
         for role in SAFETY & set(found):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.data.sources.base import FileSource, digest, resolve
@@ -45,9 +44,7 @@ def fingerprints(stage: MartSettings) -> dict[str, str]:
     if stage.evaluation.embedder is not None:
         found["embedder"] = fingerprint(resolve_model(stage.evaluation.embedder))
     for side in (stage.adversary, stage.target):
-        for path in side.method.files():
-            if Path(path).is_file():
-                found[f"file {path}"] = _file_digest(str(path))
+        found |= side.method.file_fingerprints()
     return found
 
 

@@ -408,10 +408,7 @@ class MartLoop:
 
 def _identity(model: ModelSettings) -> dict[str, Any]:
     """The weights of a model, and how they are loaded."""
-    return {
-        "content": fingerprint(resolve(model)),
-        "settings": model.model_dump(mode="json", exclude={"reference"}),
-    }
+    return {"content": fingerprint(resolve(model)), "settings": model.loaded_as()}
 
 
 def _inside(step: Step, model: ModelSettings) -> ModelSettings:

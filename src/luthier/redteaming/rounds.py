@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from heapq import nsmallest
 from typing import Any
 
 from luthier.generation.records import Record
@@ -58,7 +57,7 @@ def examples_for(parent: Prompt, parents: Sequence[Prompt], shots: int, *parts: 
     if shots == 1:
         return [parent.text]
     others = [one for one in parents if one.category == parent.category and one.id != parent.id]
-    chosen = nsmallest(shots - 1, others, key=lambda one: text_id("shots", parent.id, *map(str, parts), one.id))
+    chosen = _shuffled(others, "shots", parent.id, *parts)[: shots - 1]
     return [*(one.text for one in chosen), parent.text]
 
 

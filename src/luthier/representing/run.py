@@ -259,7 +259,7 @@ def prefix_inputs(tune: SupervisedSettings, inputs: StageInputs) -> dict[str, An
     return {
         "settings": tune,
         "model": fingerprint(resolve(inputs.model)),
-        "model_settings": inputs.model.model_dump(mode="json", exclude={"reference"}),
+        "model_settings": inputs.model.loaded_as(),
         "data": source_fingerprint(tune.data),
         "seed": inputs.seed,
         "code": code_digest({train_supervised.__module__, *modules_of(tune)}),

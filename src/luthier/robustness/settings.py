@@ -48,9 +48,8 @@ def refuse_without_effect(settings: Objective, names: Sequence[str], beside: str
     Raises:
         ValueError: one differs from its default.
     """
-    for name in names:
-        if getattr(settings, name) != type(settings).model_fields[name].default:
-            raise ValueError(f"{name} has no effect with {beside}: leave it out")
+    if given := settings.changed(*names):
+        raise ValueError(f"{given[0]} has no effect with {beside}: leave it out")
 
 
 class ModalObjective(Objective):

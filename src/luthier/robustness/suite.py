@@ -103,7 +103,7 @@ class AttackSettings(Settings):
         told = [f"rate {self.rate:g}"] if self.rate is not None else []
         told += [f"order {self.order}"] if self.order != "delete" else []
         told += [f"seed {self.seed}"] if self.seed else []
-        told += [f"{self.rows} rows"] if self.rows != type(self).model_fields["rows"].default else []
+        told += [f"{self.rows} rows"] if self.changed("rows") else []
         return f"{self.kind} ({', '.join(told)})" if told else self.kind
 
 
@@ -162,8 +162,7 @@ class RobustnessSuite(Suite):
             )
         if any(one.two_way for one in self.anomalies):
             raise ValueError("two_way would have no effect on anomalies, which have no labels")
-        default = type(self).model_fields["entailment"].default
-        if self.entailment != default and not any(one.two_way for one in self._sets()):
+        if self.changed("entailment") and not any(one.two_way for one in self._sets()):
             raise ValueError("entailment would have no effect: no set is `two_way`")
         if 0 < self.draws < _FEWEST_DRAWS:
             raise ValueError(f"draws is 0, which leaves intervals out, or at least {_FEWEST_DRAWS}")

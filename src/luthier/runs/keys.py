@@ -74,7 +74,7 @@ def _identity(artifact: Artifact) -> dict[str, Any]:
     return {
         "kind": artifact.kind,
         "content": artifact.key or fingerprint(resolve(artifact.settings)),
-        "settings": artifact.settings.model_dump(mode="json", exclude={"reference"}),
+        "settings": artifact.settings.loaded_as(),
     }
 
 

@@ -71,7 +71,5 @@ class Tune(SupervisedSettings, Stage):
 
     def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
         from luthier.data.sources.fingerprint import source_fingerprint
-        from luthier.storage.one_version import file_fingerprint
 
-        files = [path for path in self.method.files() if path.is_file()]
-        return {"data": source_fingerprint(self.data)} | {f"file {path}": file_fingerprint(path) for path in files}
+        return {"data": source_fingerprint(self.data)} | self.method.file_fingerprints()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.models.inspect import parameter_counts
 from luthier.stages.base import StagePlan
-from luthier.vocabulary.clustering import DEFAULT_COUNT
+from luthier.vocabulary.clustering import groups_of
 from luthier.vocabulary.text import corpus_of, count_lines, is_spaced, language_sources, sampling_targets
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def plan_vocabulary(stage: Vocabulary, inputs: StageInputs) -> StagePlan:
             facts[f"text {name}"] = "on the Hub" if size is None else f"{size / 1e6:,.1f} MB"
     if len(sources) > _FEW:
         facts["further languages"] = str(len(sources) - _FEW)
-    facts["models to train"] = _models(stage, len(sources))
+    facts["models to train"] = _models(stage, list(sources))
     facts["pieces"] = f"{stage.size:,} of all clusters, less what several have"
     letters = [one["characters"] for one in counted.values()]
     bound = stage.sample.most_words * 12
@@ -57,11 +57,13 @@ def plan_vocabulary(stage: Vocabulary, inputs: StageInputs) -> StagePlan:
     return StagePlan(facts, None, int(memory))
 
 
-def _models(stage: Vocabulary, languages: int) -> str:
-    capacity, pins = stage.capacity, len(set(stage.cluster.pins.values()))
-    clusters = stage.cluster.count or max(min(DEFAULT_COUNT, languages), pins)
-    if stage.cluster.method == "pins":
-        clusters = pins
+def _models(stage: Vocabulary, names: list[str]) -> str:
+    capacity, chosen = stage.capacity, stage.cluster
+    if chosen.method == "pins":
+        clusters = len(set(chosen.pins.values()))
+    else:
+        _, clusters = groups_of(names, chosen.count, method=chosen.method, must_link=chosen.must_link, pins=chosen.pins)
+    languages = len(names)
     curves = 0
     if capacity.rule == "alp":
         steps = len(range(capacity.least, capacity.most + 1, capacity.step))

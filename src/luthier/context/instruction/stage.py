@@ -67,14 +67,13 @@ class Instruct(InstructionSettings, Stage):
     def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
         from luthier.data.sources.fingerprint import source_fingerprint
         from luthier.language_modeling.documents import Corpus
-        from luthier.storage.one_version import file_fingerprint
 
         found = {"documents": Corpus(self.documents.train, self.documents).fingerprint()}
         if self.documents.validation:
             found["held out"] = Corpus(self.documents.validation, self.documents).fingerprint()
         if self.short is not None:
             found["short"] = source_fingerprint(self.short)
-        return found | {f"file {path}": file_fingerprint(path) for path in self.method.files() if path.is_file()}
+        return found | self.method.file_fingerprints()
 
     def check(self, inputs: StageInputs) -> None:
         from luthier.context.instruction.planning import check_instruction
