@@ -31,8 +31,9 @@ def encode_documents(columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> 
         encoder: with the names of the types.
     """
     documents, rows = [list(tokens) for tokens in columns["tokens"]], list(columns["row"])
-    source, parts = _parts(documents, encoder)
-    texts = [documents[i][first:last] for i, (first, last) in zip(source, parts, strict=True)]
+    read = encoder.as_read(documents)
+    source, parts = _parts(documents, read, encoder)
+    texts = [read[i][first:last] for i, (first, last) in zip(source, parts, strict=True)]
     batch = encoder.tokenize(texts, is_split_into_words=True, truncation=True, max_length=encoder.room)
     encoded: Encoded = {key: list(value) for key, value in batch.items()}
     for i, ids in enumerate(encoded["input_ids"]):
@@ -57,9 +58,11 @@ def encode_documents(columns: Mapping[str, Sequence[Any]], encoder: Encoder) -> 
     return encoded
 
 
-def _parts(documents: list[list[str]], encoder: Encoder) -> tuple[list[int], list[tuple[int, int]]]:
-    """Which document every window is of, and its words."""
-    whole = encoder.tokenize(documents, is_split_into_words=True)
+def _parts(
+    documents: list[list[str]], read: list[list[str]], encoder: Encoder
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Which document every window is of, and its words; `read` are those that the tokenizer is given."""
+    whole = encoder.tokenize(read, is_split_into_words=True)
     source, parts = [], []
     for i, words in enumerate(documents):
         owners = whole.word_ids(i)

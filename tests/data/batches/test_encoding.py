@@ -2,14 +2,15 @@ import logging
 
 import pytest
 import torch
-from tokenizers import processors
-from transformers import BertTokenizerFast
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
-from luthier.data.batches.encoders import Encoder, opening_tokens
+from luthier.data.batches.encoders import Encoder, encode_words, opening_tokens
 from luthier.data.batches.encoding import encode, encode_rows
 from luthier.data.loading import load_data
 from luthier.data.settings import DataSettings
 from luthier.errors import DataError, ModelError
+from luthier.extraction.encoding import encode_documents
 from tests.data.tokenizers import decoder_tokenizer, word_tokenizer
 
 UNSEEN = "\u200b"
@@ -61,6 +62,47 @@ def test_first_sub_words_carry_the_labels(tokenizer):
     unlabelled = ids([{"tokens": ["ab", "c"]}], "token_labels", tokenizer)[0]
     assert "labels" not in unlabelled
     assert unlabelled["word_starts"] == [1, 3]
+
+
+_LLAMA = pre_tokenizers.Split(Regex(r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+| ?\p{L}+|\s+"), "isolated")
+_PARTED = {
+    "byte-level": pre_tokenizers.ByteLevel(add_prefix_space=False),
+    "byte-level with a blank before a text": pre_tokenizers.ByteLevel(add_prefix_space=True),
+    "digits apart": pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    ),
+    "split before": pre_tokenizers.Sequence(
+        [_LLAMA, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    ),
+    "blanks as a letter": pre_tokenizers.Metaspace(prepend_scheme="first"),
+    "blanks as a letter, none before a text": pre_tokenizers.Metaspace(prepend_scheme="never"),
+    "at blanks": pre_tokenizers.BertPreTokenizer(),
+}
+
+
+@pytest.mark.parametrize("parted", _PARTED)
+def test_words_of_a_list_are_read_as_words_of_a_text(parted):
+    words = ["Anna", "Berg's", "firm", ",", "Acme", "(", "12", ")", "paid", "a", "b", "."]
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = _PARTED[parted]
+    trained = trainers.BpeTrainer(
+        vocab_size=320, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    inner.train_from_iterator([" ".join(words)], trained)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>")
+    columns = {"tokens": [words, words[4:]], "row": [1, 2], "tags": [list(range(12)), list(range(8))]}
+    found = encode_words(columns, Encoder(tokenizer, 64))
+    for own, starts, some in zip(found["input_ids"], found["word_starts"], columns["tokens"], strict=True):
+        assert own == tokenizer(" ".join(some))["input_ids"]
+        ends = [*starts[1:], len(own)]
+        pieces = [tokenizer.convert_ids_to_tokens(own[start:end]) for start, end in zip(starts, ends, strict=True)]
+        assert ["".join(one).strip("\u0120\u2581") for one in pieces] == some
+    windows = encode_documents({"tokens": [words * 9], "row": [1]}, Encoder(tokenizer, 40))["input_ids"]
+    whole = tokenizer(" ".join(words * 9))["input_ids"]
+    assert len(windows) > 2
+    for ids in windows:
+        assert len(ids) <= 40
+        assert ids in [whole[place : place + len(ids)] for place in range(len(whole))]
 
 
 def test_words_that_the_model_does_not_see_shift_no_label(caplog):

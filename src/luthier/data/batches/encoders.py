@@ -68,10 +68,7 @@ class Encoder:
                 return token_columns(self.tokenizer, texts, pairs, **options)
             return self.tokenizer(texts, pairs, verbose=False, **options)
         except (AssertionError, NotImplementedError, TypeError) as error:
-            raise ModelError(
-                f"the tokenizer can't encode this task: {error}",
-                fix="load a fast tokenizer; byte-level ones need `add_prefix_space=True` for lists of words",
-            ) from error
+            raise ModelError(f"the tokenizer can't encode this task: {error}", fix="load a fast tokenizer") from error
         except Exception as error:
             if type(error) is not Exception:  # the library of tokenizers has no class of its own
                 raise
@@ -80,6 +77,12 @@ class Encoder:
                 where=self.where,
                 fix="copy or download tokenizer.json again, or name an unknown token that its vocabulary has",
             ) from error
+
+    def as_read(self, texts: Sequence[Sequence[str]]) -> list[list[str]]:
+        """Texts in words such that the tokenizer, called on the words, reads each as behind a blank."""
+        if not needs_blanks(self.tokenizer):
+            return [list(words) for words in texts]
+        return [[*words[:1], *(_behind_blank(word) for word in words[1:])] for words in texts]
 
     def too_long_rows(self, rows: Sequence[int], lengths: Sequence[int]) -> list[int]:
         """Indices of rows that have to be cut; they are noted in `cut`.
@@ -144,7 +147,7 @@ def encode_words(columns: Columns, encoder: Encoder) -> Encoded:
     Raises:
         DataError: a row is too long, or has tags and no word that the model sees.
     """
-    rows, words = list(columns["row"]), [list(tokens) for tokens in columns["tokens"]]
+    rows, words = list(columns["row"]), encoder.as_read(columns["tokens"])
     tags = columns.get("tags")
     batch = encoder.tokenize(words, is_split_into_words=True)
     lengths = [len(ids) if tags is not None else max(1, len(ids)) for ids in batch["input_ids"]]
@@ -166,6 +169,20 @@ def encode_words(columns: Columns, encoder: Encoder) -> Encoded:
     if masked:
         raise UnusableRowsError(2, masked, partial(nothing_learned, encoder.where), len(rows))
     return _finished(encoded, rows)
+
+
+def needs_blanks(tokenizer: Any) -> bool:
+    """Whether words of a list run together unless each begins with the blank before it: those of byte-level
+    tokenizers that put none before a text."""
+    joined, apart, behind = (
+        tokenizer(text, is_split_into_words=type(text) is list, add_special_tokens=False)["input_ids"]
+        for text in ("a b", ["a", "b"], ["a", " b"])
+    )
+    return bool(apart != joined and behind == joined)
+
+
+def _behind_blank(word: str) -> str:
+    return f" {word}" if word and not word[0].isspace() else word
 
 
 def _word_starts(owners: list[int | None], words: int) -> list[int]:
