@@ -81,6 +81,16 @@ def test_predictions_come_in_the_order_of_the_rows(prepared: Prepared):
     assert predictions.nll == pytest.approx(alone, rel=1e-4)
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if TASKS.get(case.task).language], ids=str)
+def test_no_padding_predicts_the_first_token_of_a_text(case: Case, tmp_path):
+    prepared = Prepared(case, tmp_path)
+    expected = prepared.task.predict(prepared.model, prepared.rows, prepared.tokenizer, batch_size=1)
+    prepared.tokenizer.padding_side = "left"
+    found = prepared.task.predict(prepared.model, prepared.rows, prepared.tokenizer, batch_size=8)
+    assert found.items.tolist() == expected.items.tolist()
+    assert found.nll == pytest.approx(expected.nll, rel=1e-5)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("case", [case for case in CASES if case.perfect], ids=str)
 def test_perfect_predictions_get_perfect_scores(case: Case, side: str, tmp_path):

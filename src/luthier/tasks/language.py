@@ -11,8 +11,9 @@ from luthier.tasks.base import Row, Task
 from luthier.tasks.heads import LANGUAGE_HEADS
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from luthier.data.batches.collating import Padding
     from luthier.data.task_data import TaskData
     from luthier.models.card import ModelCard
     from luthier.models.head_kinds import Head
@@ -40,6 +41,9 @@ class LanguageTask(Task):
         from luthier.tasks.running.next_token import config_shifts
 
         return config_shifts(config)
+
+    def collate(self, rows: Sequence[Mapping[str, Any]], padding: Padding) -> dict[str, Tensor]:
+        return super().collate(rows, padding.behind())
 
     def outputs(self, out: Any, batch: Mapping[str, Any], *, shifted: bool) -> Iterator[dict[str, Any]]:
         from luthier.tasks.running.predicting import token_scores

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -46,7 +47,8 @@ def make_collator(schema: TaskSchema | str, tokenizer: Any, pad_to_multiple_of: 
 
     Args:
         schema: the task, or its name.
-        tokenizer: says what is padded with, and on which side.
+        tokenizer: says what is padded with, and, where no text is learned token by token, on which side. Text that is
+            begins at position 0, so that no padding predicts its first token.
         pad_to_multiple_of: T is rounded up to a multiple of this.
 
     Raises:
@@ -69,6 +71,12 @@ class Padding:
             "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0),
             "labels": IGNORED,
         }
+
+    def behind(self) -> Padding:
+        """One that pads behind the rows, whatever the tokenizer's side."""
+        other = copy(self)
+        other.left = False
+        return other
 
     def __call__(self, name: str, lists: Sequence[Sequence[int]]) -> Tensor:
         width = max(len(one) for one in lists)
