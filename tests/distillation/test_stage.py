@@ -41,6 +41,20 @@ def load(folder: Path, block: dict[str, Any]) -> Any:
     return load_recipe(path).stage_list()[0]
 
 
+def test_what_may_have_no_epoch_is_kept_by_steps_where_a_recipe_leaves_it_out(tmp_path):
+    text = stage(**TEXT | {"same_mask": None})
+    streamed = {"tune": {"data": {"train": "a.tsv", "labels": ["x", "y"], "streaming": True}, "max_steps": 9}}
+    for block in (text, streamed):
+        kept = load(tmp_path, block)
+        assert (kept.evaluate_every, kept.checkpoint_every) == (200, 200)
+        (settings,) = block.values()
+        settings["checkpoint_every"] = "epoch"
+        kept = load(tmp_path, block)
+        assert (kept.evaluate_every, kept.checkpoint_every) == (200, "epoch")
+    whole = load(tmp_path, stage())
+    assert (whole.evaluate_every, whole.checkpoint_every) == ("epoch", "epoch")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

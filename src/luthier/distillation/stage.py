@@ -16,7 +16,7 @@ from luthier.registry import METHODS, OBJECTIVES, STAGES, one_of
 from luthier.settings import Paper
 from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
 from luthier.stages.base import MODEL, Stage, StageInputs
-from luthier.training.settings import TrainingSettings
+from luthier.training.settings import TrainingSettings, by_steps_where_left_out
 
 DWT = Paper(
     title="A Study on Knowledge Distillation from Weak Teacher for Scaling Up Pre-trained Language Models",
@@ -87,6 +87,12 @@ class Distil(TrainingSettings, Stage):
         return built
 
     # -- what the settings have to agree on ----------------------------------------------------------------
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_has_no_epochs(cls, given: Any) -> Any:
+        text = given.get("text") if isinstance(given, Mapping) else None
+        return given if text is None else by_steps_where_left_out(given)
 
     @model_validator(mode="after")
     def _graph_fits(self) -> Self:

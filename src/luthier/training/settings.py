@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from luthier.errors import RecipeError
 from luthier.settings import Settings
 
+_OFTEN = 200
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Tracker = Literal["tensorboard", "mlflow", "trackio", "wandb"]
 
@@ -72,11 +73,13 @@ class TrainingSettings(Settings):
     group_by_length: bool = Field(True, description="Draw batches of similar length, so that little is padded.")
     evaluate_every: int | Literal["epoch", "never"] = Field(
         "epoch",
-        description="Optimiser steps between evaluations on the validation split, or `epoch`, or `never`.",
+        description="Optimiser steps between evaluations on the validation split, or `epoch`, or `never`. Left out, "
+        "200 for streamed rows and for plain text to distil on, whose epoch may be the whole training.",
     )
     checkpoint_every: int | Literal["epoch"] = Field(
         "epoch",
-        description="Optimiser steps between checkpoints that a stopped run continues from, or `epoch`.",
+        description="Optimiser steps between checkpoints that a stopped run continues from, or `epoch`. Left out, as "
+        "for `evaluate_every`.",
     )
     keep_best: bool = Field(
         True,
@@ -106,6 +109,13 @@ class TrainingSettings(Settings):
     def extras(self) -> Mapping[str, str]:
         """Each tracker is an extra of its own."""
         return dict.fromkeys(self.report_to, "report_to")
+
+
+def by_steps_where_left_out(given: Any) -> Any:
+    """Settings as a mapping, with evaluations and checkpoints every 200 steps where it names none: for training whose
+    one epoch may be all of it."""
+    often = {"evaluate_every": _OFTEN, "checkpoint_every": _OFTEN}
+    return often | dict(given) if isinstance(given, Mapping) else given
 
 
 class SplitSettings(Settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -10,7 +11,7 @@ from luthier.data.settings import DataSettings
 from luthier.errors import RecipeError
 from luthier.methods.base import TuningMethod
 from luthier.tasks.base import task_named
-from luthier.training.settings import TrainingSettings
+from luthier.training.settings import TrainingSettings, by_steps_where_left_out
 
 
 class SupervisedSettings(TrainingSettings):
@@ -39,6 +40,13 @@ class SupervisedSettings(TrainingSettings):
     )
     method: Any = None
     objective: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _streams_have_no_epochs(cls, given: Any) -> Any:
+        data = given.get("data") if isinstance(given, Mapping) else None
+        streaming = data.get("streaming") if isinstance(data, Mapping) else getattr(data, "streaming", False)
+        return by_steps_where_left_out(given) if streaming else given
 
     @model_validator(mode="after")
     def _method_allows_the_settings(self) -> Self:
