@@ -52,6 +52,7 @@ def arguments(folder: Path, **changes: Any) -> TrainingArguments:
 
 def trainer(folder: Path, nodes: dict[str, nn.Module], edges: list[Edge], **more: Any) -> DistillationTrainer:
     own = {k: more.pop(k) for k in list(more) if k in DistillationTrainer.__init__.__annotations__ or k == "callbacks"}
+    own |= own.pop("others", {})
     rows = [tiny.Rows(ROWS)[i] for i in range(ROWS)]
     defaults: dict[str, Any] = {"main": "s", "train_dataset": rows, "data_collator": tiny.collate}
     return DistillationTrainer(nodes, edges, args=arguments(folder, **more), **defaults | own)
@@ -370,12 +371,29 @@ def test_edges_that_fit_no_graph_are_refused() -> None:
         ({"learning_rates": {"l": 1e-3}}, "`learning_rates` names 'l', which is no model that learns"),
         ({"hard_weights": {"l": 0.5}}, "`hard_weights` names 'l', which is no model that learns"),
         ({"edges": [Edge(teacher="l", student="s", start_step=6)]}, "begins behind 6 steps, and the run takes 6"),
+        ({"others": {"eval_dataset": tiny.Rows(2)}}, "`eval_dataset` would have no effect"),
+        ({"others": {"compute_metrics": dict}}, "`compute_metrics` would have no effect"),
+        ({"others": {"compute_loss_func": max}}, "`compute_loss_func` would have no effect"),
+        ({"eval_strategy": "steps"}, "`eval_strategy` would have no effect"),
+        ({"save_total_limit": 3}, "`save_total_limit` would have no effect: the newest checkpoint is kept"),
     ],
 )
 def test_settings_without_effect_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     edges = settings.pop("edges", BOTH[:1])
     with pytest.raises(TrainingError, match=message):
         trainer(tmp_path, models(frozen="l"), edges, **settings)
+
+
+def test_recomputed_activations_change_no_model_that_learns(tmp_path: Path) -> None:
+    ended = []
+    for recompute in (False, True):
+        nodes = models(frozen="l")
+        made = trainer(tmp_path / str(recompute), nodes, BOTH[:1], gradient_checkpointing=recompute)
+        assert [nodes[name].is_gradient_checkpointing for name in ("s", "l")] == [recompute, False]
+        made.train()
+        ended.append(list(nodes["s"].parameters()))
+    for one, other in zip(*ended, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_models_are_saved_by_name(tmp_path: Path) -> None:

@@ -22,7 +22,10 @@ from luthier.objectives.part import Part
 from luthier.storage.ranks import rank, world_size
 from luthier.tasks.base import task_named
 from luthier.training.graph import ModelGraph
+from luthier.training.job import enable_gradient_checkpointing
 from luthier.training.trainer import LuthierTrainer
+
+_OF_EVALUATION = ("eval_dataset", "compute_metrics", "preprocess_logits_for_metrics")
 
 
 class DistillationTrainer(LuthierTrainer):
@@ -35,7 +38,8 @@ class DistillationTrainer(LuthierTrainer):
         DistillationTrainer({"l": l, "s": s}, [Edge(teacher="l", student="s"), Edge(teacher="s", student="l")], …)
 
     All models read the same batches. Each one's gradient is clipped to `args.max_grad_norm` by itself. Checkpoints hold
-    every trained model and continue exactly with `train(resume_from_checkpoint=…)`.
+    every trained model and continue exactly with `train(resume_from_checkpoint=…)`; the newest is kept. Nothing is
+    evaluated meanwhile: a callback can.
 
     Args:
         models: by name. One without a parameter that requires a gradient is frozen: it runs in evaluation mode, without
@@ -56,7 +60,8 @@ class DistillationTrainer(LuthierTrainer):
         others: further arguments of transformers' Trainer.
 
     Raises:
-        TrainingError: an edge names no model, or one that can't learn, or the models can't take turns.
+        TrainingError: an edge names no model, or one that can't learn, or the models can't take turns, or an argument
+            would have no effect.
         ModelError: two models are the same and would stay so, and learn nothing from each other.
     """
 
@@ -76,15 +81,20 @@ class DistillationTrainer(LuthierTrainer):
         update: Update = "simultaneous",
         **others: Any,
     ) -> None:
+        _refuse_idle(args, others)
         learning = [n for n, model in models.items() if any(p.requires_grad for p in model.parameters())]
         weights = {name: Schedule.model_validate(value) for name, value in (hard_weights or {}).items()}
         chosen = main or next(iter(learning), next(iter(models)))
         self.nodes = Graph(models, edges, chosen, weights, main_parts, args.max_grad_norm, update=update)
         if self.nodes.alternates and args.fp16:
             raise TrainingError("models can't take turns under float16", fix="use bf16, or float32")
-        args = copy.copy(args)
+        args, checkpointing = (
+            copy.copy(args),
+            args.gradient_checkpointing or getattr(args, "activation_checkpointing", False),
+        )
         args.max_grad_norm = 0.0  # what clips is a part, a model at a time
         args.remove_unused_columns = args.logging_nan_inf_filter = False
+        args.gradient_checkpointing = args.activation_checkpointing = False  # it is for each model by itself
         sampler = None
         if hasattr(train_dataset, "__len__"):
             sampler = LengthBucketSampler(
@@ -111,6 +121,9 @@ class DistillationTrainer(LuthierTrainer):
                 )
         rates = {name: (learning_rates or {}).get(name, args.learning_rate) for name in learning}
         refuse_twins(self.nodes, rates)
+        if checkpointing:
+            for model in models.values():
+                enable_gradient_checkpointing(model)
         super().__init__(
             model=ModelGraph({place: models[name] for name, place in self.nodes.places.items()}),
             args=args,
@@ -130,6 +143,24 @@ class DistillationTrainer(LuthierTrainer):
         for name, place in places.items():
             self.nodes.models[name].save_pretrained(place)  # type: ignore[operator]
         return places
+
+
+def _refuse_idle(args: TrainingArguments, others: Mapping[str, Any]) -> None:
+    """Raises:
+    TrainingError: an argument of transformers is given that nothing here reads.
+    """
+    idle = [name for name in _OF_EVALUATION if others.get(name) is not None]
+    idle += ["eval_strategy"] if args.eval_strategy != "no" else []
+    if idle:
+        raise TrainingError(
+            f"`{idle[0]}` would have no effect: this trainer evaluates nothing", fix="leave it out, and use a callback"
+        )
+    if others.get("compute_loss_func") is not None:
+        raise TrainingError("`compute_loss_func` would have no effect beside `task`", fix="name the `task` of the rows")
+    if (args.save_total_limit or 1) > 1:
+        raise TrainingError(
+            "`save_total_limit` would have no effect: the newest checkpoint is kept", fix="leave it out"
+        )
 
 
 def _groups(model: nn.Module, rate: float, decay: float) -> list[dict[str, Any]]:

@@ -160,7 +160,7 @@ def train(job: TrainingJob, callbacks: Sequence[TrainerCallback] = ()) -> Traini
         cached = [(model, _uses_cache(model)) for model in models]  # the Trainer turns it off
         if job.settings.gradient_checkpointing:
             for model in models:
-                _enable_gradient_checkpointing(model)
+                enable_gradient_checkpointing(model)
         trainer = _trainer(job, stop, bar, callbacks)
     earlier = from_main(partial(_earlier, job))
     with stop.listening(), CostMeter() as meter, _with_workers(job.settings.workers):
@@ -389,7 +389,8 @@ def _uses_cache(model: nn.Module) -> bool | None:
     return found
 
 
-def _enable_gradient_checkpointing(model: nn.Module) -> None:
+def enable_gradient_checkpointing(model: nn.Module) -> None:
+    """Recompute activations in the backward pass of a model that learns."""
     if not any(p.requires_grad for p in model.parameters()):
         return
     base = base_of(model)
