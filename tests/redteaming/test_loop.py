@@ -18,16 +18,20 @@ from luthier.generation.loaded import LoadedModels
 from luthier.generation.records import Appending, read_records
 from luthier.generation.rollout import Rollout
 from luthier.generation.writing import Request
-from luthier.models.artifacts import load_artifact
+from luthier.models.artifacts import load_artifact, load_model
+from luthier.models.inspect import parameter_counts
 from luthier.models.settings import ModelSettings
+from luthier.recipe import load_recipe
 from luthier.redteaming import loop as loop_module
 from luthier.redteaming.duplicates import NearDuplicates
 from luthier.redteaming.loop import MartLoop
-from luthier.redteaming.planning import most_written
+from luthier.redteaming.planning import most_written, plan_redteaming
 from luthier.redteaming.reading import attacks_of, exchanges, number_of, preferences_of, round_folders
 from luthier.redteaming.reporting import intervals_of, scores_of, sections
 from luthier.redteaming.result import HELD_OUT, MartResult
 from luthier.report.sections import plain_sections
+from luthier.stages.artifacts import Artifact
+from luthier.stages.base import MODEL, StageInputs, StagePlan
 from tests.generation.test_endpoint import Server, server
 from tests.redteaming.conftest import loop_settings
 
@@ -109,6 +113,23 @@ def test_a_plan_counts_every_text_that_may_be_written(whole, prompts):
     assert written <= most <= tokens
     only = MartLoop.settings_of(loop_settings(prompts, rounds=0, evaluation={"transfer": False}))
     assert most_written(only, 8, 6) == (6, 6 * only.answers.max_new_tokens)
+
+
+def test_a_plan_counts_what_each_side_trains(prompts, speaker, tmp_path):
+    def planned(target: dict[str, Any]) -> StagePlan:
+        block = {"redteam": {"model": str(speaker), **loop_settings(prompts, target=target)}}
+        (tmp_path / "r.yaml").write_text(json.dumps({"name": "r", "stages": [block]}))
+        stage = load_recipe(tmp_path / "r.yaml").stage_list()[0]
+        inputs = StageInputs({MODEL: Artifact("pretrained", ModelSettings(reference=str(speaker)))}, 0)
+        return plan_redteaming(stage, inputs)
+
+    light, whole = planned({"method": "lora"}), planned({"method": "full"})
+    total = parameter_counts(load_model(str(speaker), "causal_lm"))[1]
+    assert whole.facts["target"] == f"full, {total:,} of {total:,} parameters to train"
+    trained = int(light.facts["target"].split()[1].replace(",", ""))
+    assert light.facts["adversary"] == light.facts["target"].replace("target", "adversary")
+    assert whole.memory_bytes - light.memory_bytes == 12 * (total - trained) - 4 * trained
+    assert planned({"train": False}).facts["target"] == "not trained"
 
 
 def test_pairs_of_a_safe_and_an_unsafe_answer_of_one_prompt_are_told(whole):

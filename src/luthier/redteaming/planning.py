@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from luthier.generation.instructions import MEASURED_SPLITS, prompts_with_responses
+from luthier.methods.base import MethodContext
+from luthier.models.head_kinds import peft_task_type
 from luthier.models.inspect import parameter_counts
-from luthier.models.loading import empty_model
+from luthier.models.loading import empty_model, load_tokenizer
 from luthier.redteaming.seeds import read_prompts, split_seeds
-from luthier.redteaming.settings import MartSettings
+from luthier.redteaming.settings import MartSettings, Side
 from luthier.stages.base import StagePlan
-from luthier.training.estimates import memory_estimate, operations_per_second
+from luthier.training.estimates import LIBRARIES, memory_estimate, operations_per_second
 
 if TYPE_CHECKING:
     from luthier.redteaming.stage import Redteam
@@ -27,23 +31,40 @@ def plan_redteaming(stage: Redteam, inputs: StageInputs) -> StagePlan:
     written, tokens = most_written(
         stage, len(split.train), len(split.held_out[: stage.evaluation.limit]), others, listed
     )
-    model = empty_model(inputs.model, "causal_lm")
-    total = parameter_counts(model)[1]
+    total = parameter_counts(empty_model(inputs.model, "causal_lm"))[1]
+    longest = min(stage.max_length, stage.answers.max_new_tokens + stage.attacks.max_new_tokens)
+    sides, memory = {"adversary": "not trained", "target": "not trained"}, 0
+    for name, side in _trained(stage).items():
+        model = _tuned(side, inputs)
+        trainable, whole = parameter_counts(model)
+        sides[name] = f"{side.method.name}, {trainable:,} of {whole:,} parameters to train"
+        memory = max(memory, memory_estimate(whole, trainable, model.config, longest * side.batch_size, scored=True))
     facts = {
         "seeds": f"{len(split.train)}, {len(split.dropped)} left out as near-duplicates",
         "held out": str(len(split.held_out)),
         "rounds": f"at most {stage.rounds}",
         "texts to write": f"at most {written:,} of {stage.limits.generations:,} allowed",
         "tokens to write": f"at most {tokens:,}",
-        "adversary": f"{stage.adversary.method.name}" if stage.trains_adversary() else "not trained",
-        "target": f"{stage.target.method.name}" if stage.target.train else "not trained",
+        **sides,
         "judges": f"{stage.judges.safety.kind} and {stage.judges.helpfulness.kind}",
     }
     # Reading weights bounds the writing of tokens: about a fifth of the arithmetic speed is reached in batches.
     seconds = 2 * total * tokens / (0.2 * operations_per_second())
-    longest = min(stage.max_length, stage.answers.max_new_tokens + stage.attacks.max_new_tokens)
-    memory = memory_estimate(total, total // 100, model.config, longest * stage.target.batch_size)
-    return StagePlan(facts, seconds, int(memory))
+    return StagePlan(facts, seconds, memory or 4 * total + LIBRARIES)
+
+
+def _trained(stage: Redteam) -> dict[str, Side]:
+    """The sides that learn, by name; one at a time is in memory."""
+    sides = {"adversary": (stage.adversary, stage.trains_adversary()), "target": (stage.target, stage.target.train)}
+    return {name: side for name, (side, learns) in sides.items() if learns and stage.rounds}
+
+
+def _tuned(side: Side, inputs: StageInputs) -> Any:
+    """The model as the side trains it, without weights."""
+    context = MethodContext(peft_task_type("causal_lm"), inputs.seed, load_tokenizer(inputs.model))
+    model = empty_model(inputs.model, "causal_lm")
+    with torch.device("meta"):
+        return side.method.applied(model, context)
 
 
 def _others(stage: Redteam) -> int:
