@@ -120,6 +120,24 @@ def test_a_head_is_what_a_logistic_regression_on_the_written_vectors_is(encoders
     assert sum(found[0]["heads"]["length"]["probabilities"].values()) == pytest.approx(1)
 
 
+def test_files_to_predict_have_the_columns_of_a_training_file(encoders, capsys):
+    named = encoders.folder / "named.tsv"
+    named.write_text((encoders.folder / "train.tsv").read_text().replace("text\tlabel", "review\tverdict", 1))
+    heads = stage_of(encoders)["heads"]
+    stage_of(encoders)["tasks"] = {}
+    heads["mood"]["data"] = {"train": str(named), "text": "review", "label": "verdict", "validation_fraction": 0.2}
+    assert encoders.run() == 0
+    run, found = str(encoders.run_folder), []
+    for file in ("named", "train"):
+        capsys.readouterr()
+        assert main(["predict", run, "--file", str(encoders.folder / f"{file}.tsv")]) == 0
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1]
+    (encoders.folder / "other.tsv").write_text("word\tlabel\na good film\tx\n")
+    assert main(["predict", run, "--file", str(encoders.folder / "other.tsv")]) == 3
+    assert "there is no column 'review'" in capsys.readouterr().err
+
+
 def test_another_task_leaves_the_prefixes_that_are_there_as_they_are(encoders, capsys):
     assert encoders.run() == 0
     before = prefix_file(encoders, "films").read_bytes()

@@ -56,6 +56,7 @@ class Head:
         layers: weight (inputs, outputs) and bias (outputs,) of each layer, float32; ReLU stands between them.
         representation: what it was trained on.
         pairs: whether those were pairs of texts.
+        columns: what its training file called the text, or both texts; nothing where it was no file.
     """
 
     kind: ClassVar[str] = ""
@@ -63,6 +64,7 @@ class Head:
     layers: tuple[Layer, ...]
     representation: Representation
     pairs: bool = False
+    columns: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         names = ", ".join(one_line(name, 24) for name in self.labels[:_MOST_NAMED])
@@ -116,6 +118,7 @@ class Head:
             "labels": list(self.labels),
             "representation": asdict(self.representation),
             "pairs": self.pairs,
+            "columns": list(self.columns),
         }
         tensors = {
             f"{number}.{name}": np.ascontiguousarray(x)
@@ -237,8 +240,8 @@ def read_head(path: Path) -> Head:
         about = json.loads(text or "")
         layers = tuple((tensors[f"{n}.weight"], tensors[f"{n}.bias"]) for n in range(len(tensors) // 2))
         made = TypeAdapter(Representation).validate_python(about["representation"])
-        labels, pairs = tuple(map(str, about["labels"])), bool(about.get("pairs"))
-        head: Head = HEADS[about["kind"]](labels, layers, made, pairs)
+        labels, columns = (tuple(map(str, names)) for names in (about["labels"], about.get("columns", ())))
+        head: Head = HEADS[about["kind"]](labels, layers, made, bool(about.get("pairs")), columns)
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise ModelError("the file holds no head", where=str(path), fix="train it again") from error
     return head

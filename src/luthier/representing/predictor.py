@@ -20,7 +20,8 @@ class SharedEncoderPredictor(RowPredictor):
     """Asks all heads of an encoder that a `represent` stage, or `SharedEncoder.save`, made; on the accelerator where
     there is one.
 
-    The columns of a file are `text`, and `text_pair` where every head reads pairs.
+    The columns of a file are those of the first head whose training file's it has; else `text`, and `text_pair` where
+    every head reads pairs.
     """
 
     name = "shared_encoder"
@@ -52,11 +53,21 @@ class SharedEncoderPredictor(RowPredictor):
         return self.encoder.encode(texts, batch_size=batch_size, dtype=dtype)
 
     def rows_of_file(self, file: str | Path) -> Any:
+        """The texts, or pairs where all heads read pairs, from the columns that a head's training file had, or from
+        `text` and `text_pair`."""
+        from luthier.data.rows.canonical import MissingColumnsError
         from luthier.data.texts import texts_of_file
 
         heads = self.encoder.heads.values()
-        in_pairs = bool(heads) and all(head.pairs for head in heads)
-        return texts_of_file(file, text_pair="text_pair" if in_pairs else None)
+        usual = ("text", "text_pair") if heads and all(head.pairs for head in heads) else ("text",)
+        known = [head.columns for head in heads if len(head.columns) == len(usual)]
+        missing: list[MissingColumnsError] = []
+        for columns in dict.fromkeys([*known, usual]):
+            try:
+                return texts_of_file(file, *columns)
+            except MissingColumnsError as error:
+                missing.append(error)
+        raise missing[0]
 
     def answers(self, texts: Any, batch_size: int) -> list[Answer]:
         predictions = self.encoder.predict(texts, batch_size=batch_size)

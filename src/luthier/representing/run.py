@@ -65,6 +65,14 @@ class Target:
     task: TaskData
     split: str
 
+    @property
+    def columns(self) -> list[str]:
+        """What the file calls the text, or both texts."""
+        names = [
+            self.task.columns.get(name, name) for name in ("text", "text_pair") if name in self.task.schema.columns
+        ]
+        return [name for name in names if isinstance(name, str)]
+
     def texts(self, split: str) -> Texts:
         """Texts, or pairs, of a split."""
         rows = self.task.splits[split]
@@ -305,8 +313,9 @@ def fit_heads(stage: Represent, encoder: SharedEncoder, targets: dict[str, Targe
         for number, (name, one) in enumerate(targets.items()):
             bar.update(number, name)
             head: HeadTask = stage.heads[name]
-            texts, options = one.texts("train"), head.options(seed)
-            encoder.fit_head(name, texts, one.labels("train"), kind=head.kind, store=store, batch_size=size, **options)
+            options: dict[str, Any] = {"store": store, "batch_size": size, **head.options(seed)}
+            texts = one.texts("train")
+            encoder.fit_head(name, texts, one.labels("train"), kind=head.kind, columns=one.columns, **options)
             vectors = store.vectors(encoder, one.texts(one.split), batch_size=size)
             answers = predictions(encoder, name, vectors, one)
             prior = task_of(one.task).prior(one.task)

@@ -67,6 +67,7 @@ class SharedEncoder(PrefixEncoder):
         kind: str = "linear",
         store: Any = None,
         batch_size: int = 64,
+        columns: Sequence[str] = (),
         **options: Any,
     ) -> Head:
         """Train a head on the representations of texts, and add it in the place of one of that name.
@@ -76,6 +77,7 @@ class SharedEncoder(PrefixEncoder):
             labels: N class names; a single string is one.
             kind: `linear` or `mlp`.
             store: a `RepresentationStore` that keeps the vectors.
+            columns: what their file calls the texts, for `luthier predict` on other files.
             options: of `LinearHead.fit` or `MLPHead.fit`.
 
         Raises:
@@ -91,7 +93,7 @@ class SharedEncoder(PrefixEncoder):
         keep = store.vectors if store is not None else type(self).encode
         vectors = keep(self, texts, batch_size=batch_size)
         head: Head = HEADS[kind].fit(vectors, labels, representation=self.representation, **options)
-        head = replace(head, pairs=are_pairs(texts))
+        head = replace(head, pairs=are_pairs(texts), columns=tuple(columns))
         self.add_head(name, head)
         return head
 

@@ -39,6 +39,10 @@ class BadCellError(ValueError):
         self.column = column
 
 
+class MissingColumnsError(DataError):
+    """A table lacks columns that are wanted of it."""
+
+
 def told_columns(source: str | list[str]) -> str:
     """What one or several columns are called in messages."""
     return source if isinstance(source, str) else ", ".join(source)
@@ -58,7 +62,7 @@ def wanted_columns(
 
 def check_columns(wanted: Columns, present: list[str], where: str) -> None:
     """Raises:
-    DataError: columns are missing; names all of them, and the nearest one that there is for each.
+    MissingColumnsError: names all of them, and the nearest one that there is for each.
     """
     missing = missing_columns(wanted, present)
     if not missing:
@@ -67,7 +71,7 @@ def check_columns(wanted: Columns, present: list[str], where: str) -> None:
     keys = ", ".join(dict.fromkeys(f"`{canonical}: COLUMN`" for canonical, _ in missing))
     if len(missing) == 1:
         hints = [hint.partition(" for ")[0] + "? " for hint in hints]
-    raise DataError(
+    raise MissingColumnsError(
         f"there is no column {' and no column '.join(repr(name) for _, name in missing)}",
         where=where,
         fix=f"{''.join(hints)}the columns are: {listing(present)}; name yours with {keys}",
