@@ -132,6 +132,30 @@ def test_a_run_stopped_while_it_writes_and_while_it_trains_ends_as_one_never_sto
     same(run(tmp_path, asker, settings), finished)
 
 
+def test_what_was_written_is_not_asked_for_again_where_only_the_training_changes(
+    tmp_path: Path, asker: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run(tmp_path, asker, stage(texts, max_steps=1))
+    asked: list[str] = []
+
+    class AskedError(Exception):
+        pass
+
+    def ask(_self: Asking, _backend: Any, _model: Any, about: str) -> Any:
+        asked.append(about)
+        raise AskedError
+
+    monkeypatch.setattr(Asking, "writer_of", ask)
+    again = run(tmp_path, asker, stage(texts, max_steps=2))
+    assert metrics(again)["details"]["steps"] == 2
+    assert read_records(again / "questions/questions.jsonl")
+    assert read_records(again / "verdicts/verdicts.jsonl")
+    writing = {**stage(texts)["writing"], "temperature": 0.5}
+    with pytest.raises(AskedError):
+        run(tmp_path, asker, stage(texts, writing=writing, max_steps=1))
+    assert asked == ["questions"]
+
+
 def test_what_the_model_calls_wrong_is_dropped_unless_it_is_not_asked(tmp_path: Path, texts: Path):
     folder = tmp_path / "doubting"
     chained({**CHAIN, "Right:": "no", "no": "</s>"}).save_pretrained(folder)

@@ -25,6 +25,7 @@ from luthier.data.schemas import IGNORED
 from luthier.errors import ModelError, RecipeError
 from luthier.generation.instructions import instruction_rows
 from luthier.generation.records import read_records
+from luthier.language_modeling.documents import Corpus
 from luthier.language_modeling.held_out import HeldOut
 from luthier.language_modeling.preparing import product_type
 from luthier.language_modeling.rows import check_head
@@ -34,8 +35,12 @@ from luthier.models.card import ModelCard, describe
 from luthier.models.head_kinds import peft_task_type
 from luthier.models.inspect import model_max_length, parameter_counts
 from luthier.models.loading import load_config, load_tokenizer
+from luthier.models.references import fingerprint, resolve
 from luthier.secrets import redact_values
 from luthier.stages.base import MODEL, StageOutputs, metrics_record
+from luthier.stages.parts import modules_of
+from luthier.storage.code import code_digest
+from luthier.storage.keys import digest_of
 from luthier.storage.one_version import check_file_unchanged
 from luthier.storage.ranks import joined, rank, world_size
 from luthier.training.checkpoints import of_key
@@ -87,7 +92,7 @@ def run_instruction(stage: Instruct, inputs: StageInputs, folder: Path) -> Stage
         tokenizer,
         length,
         workspace=inputs.workspace,
-        key=inputs.key,
+        key=digest_of(written_inputs(stage, inputs, length)),
         seed=inputs.seed,
     ).run()
     shutil.copyfile(found.folder / SAMPLES, folder / SAMPLES)
@@ -112,6 +117,22 @@ def run_instruction(stage: Instruct, inputs: StageInputs, folder: Path) -> Stage
         stage.name, scores=scores, primary=primary, cost=cost, details=details, marks=marks_of(found, learned)
     )
     return StageOutputs(record, {MODEL: artifact})
+
+
+def written_inputs(stage: InstructionSettings, inputs: StageInputs, length: int) -> dict[str, Any]:
+    """All that questions, verdicts and samples depend on: nothing of how the model is trained on them."""
+    from luthier.context.instruction.stage import GENERATOR
+
+    generator = inputs.artifacts.get(GENERATOR, inputs.artifacts[MODEL]).model
+    texts = [stage.documents.train, stage.documents.validation]
+    return {
+        "documents": [Corpus(one, stage.documents).fingerprint() for one in texts if one],
+        "settings": [stage.documents, stage.writing],
+        "models": [[fingerprint(resolve(one)), one.loaded_as()] for one in (generator, inputs.model)],
+        "length": length,
+        "seed": inputs.seed,
+        "code": code_digest({Synthesising.__module__, *modules_of([stage.documents, stage.writing])}),
+    }
 
 
 def instruct_along(stage: InstructionSettings, inputs: StageInputs, folder: Path) -> None:

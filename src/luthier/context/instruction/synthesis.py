@@ -5,6 +5,7 @@ Source: Xiong et al., “Effective Long-Context Scaling of Foundation Models” 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from luthier.generation.asking import Asking
 from luthier.generation.records import Record, read_records, write_records
 from luthier.generation.writing import Request, seed_of
 from luthier.models.settings import ModelSettings
+from luthier.storage.files import reporting_failed_writes
 from luthier.storage.steps import Step, Workspace
 
 _VERDICT_TOKENS = 8
@@ -56,7 +58,7 @@ class Synthesising:
         tokenizer: of the model that is trained, which parts and samples are measured with.
         length: tokens of a sample.
         workspace: where steps are kept.
-        key: of all that they depend on.
+        key: of all that they depend on, which is less than the stage does.
         seed: of all draws.
     """
 
@@ -86,12 +88,12 @@ class Synthesising:
         """
         cut = self._step("chunks", self._cut)
         chunks = [Chunk(**one) for one in read_records(cut.folder / "chunks.jsonl")]
-        asked = self._step("questions", lambda work: self._ask(work, chunks))
+        asked = self._kept("questions", lambda work: self._ask(work, chunks))
         pairs = [one for one in read_records(asked.folder / "questions.jsonl") if not one["dropped"]]
         kept = pairs
         counts = {**cut.result, "with question and answer": len(pairs)}
         if self.writing.verify:
-            checked = self._step("verdicts", lambda work: self._verify(work, chunks, pairs))
+            checked = self._kept("verdicts", lambda work: self._verify(work, chunks, pairs))
             verdicts = {one["id"]: one["verdict"] for one in read_records(checked.folder / "verdicts.jsonl")}
             kept = [one for one in pairs if verdicts[one["id"]] == "yes"]
             counts["found right"] = len(kept)
@@ -108,8 +110,18 @@ class Synthesising:
             )
         return Synthesis(samples, made.folder, counts)
 
-    def _step(self, name: str, work: Any) -> Step:
-        return self.workspace.step(name, {"synthesis": self.key, "step": name}, work)
+    def _step(self, name: str, work: Any, *, shared: bool = False) -> Step:
+        return self.workspace.step(name, {"synthesis": self.key, "step": name}, work, shared=shared)
+
+    def _kept(self, name: str, work: Any) -> Step:
+        """A step in which a model writes: other runs find its texts, which lie in this one's folder to be read."""
+        step = self._step(name, work, shared=True)
+        place = self.workspace.folder / name
+        if step.folder != place:
+            with reporting_failed_writes(place):
+                place.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(step.folder / f"{name}.jsonl", place / f"{name}.jsonl")
+        return step
 
     # -- the steps -----------------------------------------------------------------------------------------------
 
