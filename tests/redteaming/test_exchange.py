@@ -11,6 +11,8 @@ from ruamel.yaml import YAML
 from luthier.cli import main
 from luthier.errors import DataError
 from luthier.redteaming.exchange import write_attacks, write_garak, write_pyrit
+from luthier.redteaming.judges.labelled import read_labelled
+from luthier.redteaming.judges.settings import LabelledPairs
 from luthier.redteaming.seeds import Prompt, read_prompts
 
 TEXTS = [
@@ -55,6 +57,41 @@ def test_of_conversations_the_last_turn_of_the_user_is_the_prompt(tmp_path):
     (tmp_path / "p.jsonl").write_text('{"prompt": ["one", "two"]}')
     with pytest.raises(DataError, match="neither text nor a conversation"):
         read_prompts(str(tmp_path / "p.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.csv", "prompt;category\nWie geht das, schnell?;Spiele\nL\u00fcge!;L\u00fcgen\n".encode("cp1252")),
+        ("p.tsv", b"prompt|category\nWie geht das, schnell?|Spiele\nL\xc3\xbcge!|L\xc3\xbcgen\n"),
+        ("p.csv", "sep=;\nprompt;category\nWie geht das, schnell?;Spiele\nL\u00fcge!;L\u00fcgen\n".encode()),
+        ("p.csv", 'prompt,category\n"Wie geht das, schnell?",Spiele\nL\u00fcge!,L\u00fcgen\n'.encode()),
+    ],
+)
+def test_tables_are_read_as_their_first_lines_show(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    found = read_prompts(str(tmp_path / name))
+    assert [(one.text, one.category) for one in found] == [
+        ("Wie geht das, schnell?", "Spiele"),
+        ("L\u00fcge!", "L\u00fcgen"),
+    ]
+    labelled = content.replace(b"category", b"label").replace(b"prompt", b"response")
+    (tmp_path / name).write_bytes(labelled)
+    settings = LabelledPairs(file=str(tmp_path / name), prompt="response", bad=["spiele"])
+    assert [(one.answer, one.good) for one in read_labelled(settings)] == [
+        ("Wie geht das, schnell?", False),
+        ("L\u00fcge!", True),
+    ]
+
+
+def test_content_in_parts_is_their_text(tmp_path):
+    said = [{"type": "text", "text": "how do"}, {"type": "image_url", "image_url": {}}, {"type": "text", "text": " I"}]
+    rows = [
+        {"prompt": [{"role": "user", "content": said}]},
+        {"prompt": {"turns": [{"role": "user", "content": said[:1]}]}},
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [one.text for one in read_prompts(str(tmp_path / "p.jsonl"))] == ["how do I", "how do"]
 
 
 def test_hit_logs_of_garak_old_and_new(tmp_path):

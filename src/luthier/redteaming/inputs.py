@@ -1,12 +1,15 @@
-"""Fingerprints of all that a `redteam` stage reads beside its models: prompts, labels, the models of judges."""
+"""How the lists of a `redteam` stage are read, and fingerprints of all that it reads beside its models."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING
 
+from luthier.data.guessing.sample import read_sample
+from luthier.data.reading.readers import ReadOptions, read_table
 from luthier.data.sources.base import FileSource, digest, resolve
 from luthier.data.sources.fingerprint import source_fingerprint
+from luthier.data.table import Table
 from luthier.errors import DataError
 from luthier.models.references import fingerprint
 from luthier.models.references import resolve as resolve_model
@@ -26,6 +29,18 @@ def file_of(name: str) -> FileSource:
     if not isinstance(source, FileSource):
         raise DataError("a single file is needed", where=name, fix="name a file, or `package:NAME/path`")
     return source
+
+
+def read_list(source: FileSource, format: str | None = None) -> Table:  # noqa: A002
+    """A table of people's, whose encoding, and separator of fields, are told by its first lines: a list has no settings
+    for them.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    keys = {} if source.format in ("json", "parquet") else read_sample(source).keys
+    delimiter = keys.get("delimiter") if (format or source.format) in ("csv", "tsv") else None
+    return read_table(source, ReadOptions(format=format, encoding=keys.get("encoding", "utf-8"), delimiter=delimiter))
 
 
 def fingerprints(stage: MartSettings) -> dict[str, str]:

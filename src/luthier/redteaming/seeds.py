@@ -8,12 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from luthier.data.reading.readers import ReadOptions, read_table
 from luthier.data.sources.base import FileSource
 from luthier.data.table import listing, shorten
 from luthier.errors import DataError, nearest
 from luthier.generation.writing import text_id, whole
-from luthier.redteaming.inputs import file_of
+from luthier.redteaming.inputs import file_of, read_list
 
 if TYPE_CHECKING:
     from luthier.redteaming.settings import PromptSource
@@ -96,7 +95,7 @@ def _kind(file: FileSource) -> str:
 
 
 def _table(file: FileSource, kind: str, where: str, wanted: Sequence[str | None]) -> Iterable[Prompt]:
-    table = read_table(file, ReadOptions(format="txt" if kind == "txt" else None))
+    table = read_list(file, "txt" if kind == "txt" else None)
     names = list(table.columns)
     if kind == "table" and {"attempt_id", "prompt"} <= set(names):
         kind = "garak"
@@ -151,6 +150,9 @@ def _text_of(cell: Any) -> str:
             return _text_of(said[-1].get("content")) if said else ""
         return _text_of(cell.get("text") or cell.get("content") or "")
     if isinstance(cell, list | tuple):
+        if any(isinstance(part, Mapping) and part.get("type") == "text" for part in cell):  # content in parts
+            texts = [part.get("text") for part in cell if isinstance(part, Mapping) and part.get("type") == "text"]
+            return "".join(map(_text_of, texts))
         if not all(isinstance(turn, Mapping) for turn in cell):
             told = f"a prompt is {shorten(cell)}, which is neither text nor a conversation"
             raise DataError(told, fix="give its text")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from luthier.data.reading.readers import ReadOptions, read_table
 from luthier.data.sources.base import FileSource, resolve
 from luthier.data.table import listing
 from luthier.errors import DataError, nearest
+from luthier.redteaming.inputs import read_list
 
 if TYPE_CHECKING:
     from luthier.redteaming.judges.settings import LabelledPairs
@@ -31,7 +31,7 @@ def read_labelled(settings: LabelledPairs) -> list[LabelledPair]:
     source = resolve(settings.file)
     if not isinstance(source, FileSource):
         raise DataError("a file is needed", where=settings.file, fix="name a csv, tsv, jsonl, json or parquet file")
-    table = read_table(source, ReadOptions())
+    table = read_list(source)
     columns: list[Sequence[object]] = []
     for wanted in (settings.prompt, settings.response, settings.label):
         if wanted not in table.columns:
