@@ -490,6 +490,16 @@ def test_a_cap_on_volume_ends_it_before_anything_is_written_above_it(prompts, sp
         ({"answers": {"rejection_rounds": [4]}}, "names round 4"),
         ({"attacks": {"source": "static"}}, "needs a `list`"),
         ({"attacks": {"list": "x.txt"}}, "no effect"),
+        (
+            {"attacks": {"source": "suffix", "list": "x", "temperature": 0.1}},
+            "`temperature` has no effect with `source: s",
+        ),
+        ({"attacks": {"source": "static", "list": "x", "refill": 4}}, "`refill` has no effect with `source: static`"),
+        (
+            {"attacks": {"source": "few_shot", "warm_up_pairs": 2}},
+            "`warm_up_pairs` has no effect with `source: few_shot`",
+        ),
+        ({"attacks": {"warm_up": False, "warm_up_pairs": 2}}, "`warm_up_pairs` has no effect with `warm_up: false`"),
         ({"adversary": {"instruction_ratio": 1}}, "needs `instructions`"),
         ({"target": {"backend": {"kind": "endpoint", "url": "http://localhost:1", "model": "m"}}}, "can't be trained"),
         ({"target": {"method": "loraa"}}, "loraa"),

@@ -205,6 +205,12 @@ class AttackSettings(Settings):
             raise ValueError(f"`source: {self.source}` needs a `list`")
         if not needs and self.list is not None:
             raise ValueError(f"`list` has no effect with `source: {self.source}`")
+        idle = self.changed("shots", "temperature", "top_p", "max_new_tokens", "novelty") if needs else []
+        idle += self.changed("max_parents", "refill") if self.source == "static" else []
+        idle += self.changed("warm_up_pairs") if self.source != "mart" or not self.warm_up else []
+        if idle:
+            why = "`warm_up: false`" if idle[0] == "warm_up_pairs" and not self.warm_up else f"`source: {self.source}`"
+            raise ValueError(f"`{idle[0]}` has no effect with {why}")
         return self
 
 
