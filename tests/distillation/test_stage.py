@@ -91,6 +91,7 @@ def test_what_may_have_no_epoch_is_kept_by_steps_where_a_recipe_leaves_it_out(tm
             "stored at one temperature",
         ),
         ({"data": None, "text": {"corpus": "a.txt"}, "objective": "roast"}, "an `objective` acts on a task"),
+        (TEXT | {"same_mask": None, "epochs": 5, "max_steps": 9}, "`epochs` and `max_steps` both end the training"),
         ({"update": "alternating"}, "no effect where one node is trained"),
         ({**TWO, "edges": [{**TEACH[0], "stop_gradient": False}]}, "moves two nodes at once"),
         ({**TWO, "objective": "roast"}, "does not work with `update: alternating`"),

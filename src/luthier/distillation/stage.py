@@ -117,7 +117,9 @@ class Distil(TrainingSettings, Stage):
 
     def _check_text(self) -> None:
         try:
-            self.language_settings()
+            settings = self.language_settings()
+            if (given := [name for name in BUDGETS if getattr(settings, name) is not None]) and self.changed("epochs"):
+                raise ValueError(f"`epochs` and `{given[0]}` both end the training: keep one of them")
         except ValidationError as error:
             raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
 
