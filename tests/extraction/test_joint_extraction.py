@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from luthier.api import run
 from luthier.data import DataSettings, load_data
 from luthier.data.batches.encoding import encode, make_collator
+from luthier.errors import RecipeError
 from luthier.extraction.heads import RelationClassifier
 from luthier.methods.base import MethodContext
 from luthier.models.artifacts import load_artifact, load_model, save_artifact
-from luthier.models.card import describe
+from luthier.models.card import describe, read_card
 from luthier.models.head_kinds import peft_task_type
 from luthier.models.loading import load_tokenizer
 from luthier.prediction import predict_file, predict_texts
@@ -135,6 +136,26 @@ def test_comparisons_and_objectives_take_it(tmp_path: Path):
     assert len(told) == 2
     sizes = sorted(one["cost"]["total_parameters"] for one in told)
     assert sizes[1] - sizes[0] >= 2 * 32**2 + 4 * 32**2  # the projections and the attention
+
+
+def test_a_head_that_is_trained_on_keeps_the_settings_it_was_made_with(tmp_path: Path):
+    head = {"max_span_size": 3, "pooling": "attention"}
+    own = recipe(tmp_path, method="lora", max_steps=1, head=head)
+    own["stages"] = own["stages"][:1]
+    run(own, output=tmp_path / "runs")
+    first = tmp_path / "runs" / "own" / "00-tune" / "model"
+    tune = own["stages"][0]["tune"]
+    own["model"], tune["continue_adapter"] = str(first), True
+    tune["head"] = {"max_span_size": 4}
+    with pytest.raises(RecipeError, match="max_span_size 3 and not 4") as refused:
+        run(own | {"name": "other"}, output=tmp_path / "runs")
+    assert "leave `head` out" in str(refused.value)
+    for number, given in enumerate(({"pooling": "attention"}, {})):
+        tune["head"] = given
+        run(own | {"name": f"second{number}"}, output=tmp_path / "runs")
+        second = tmp_path / "runs" / f"second{number}"
+        assert read_card(second / "00-tune" / "model").head_settings == head
+        assert predict_texts(second, "Anna Berg works for Nordic Paper .")
 
 
 def test_a_masked_language_model_goes_on_as_an_extractor(tmp_path: Path):

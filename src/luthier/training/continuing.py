@@ -19,6 +19,7 @@ from luthier.models.card import ModelCard, read_card
 from luthier.models.head_kinds import peft_task_type
 from luthier.models.references import resolve
 from luthier.stages.base import StageInputs
+from luthier.tasks.base import settings_class, task_named
 
 if TYPE_CHECKING:
     from luthier.training.preparing import Prepared
@@ -44,6 +45,33 @@ def continued_model(stage: SupervisedSettings, inputs: StageInputs, prepared: Pr
     if not stage.train_head:
         freeze_head(model, head_parameters(model.get_base_model(), peft_task_type(prepared.head)))
     return model, inputs.with_model(base_settings(card, inputs.model))
+
+
+def with_saved_head(stage: SupervisedSettings, inputs: StageInputs) -> SupervisedSettings:
+    """The stage with the head settings of the adapter that it trains on, which its head was made and is loaded with.
+
+    Raises:
+        RecipeError: the stage names others.
+    """
+    source = resolve(inputs.model) if stage.continue_adapter and not inputs.stands_in else None
+    if source is None or source.kind != "artifact" or source.path is None or not is_adapter(source.path):
+        return stage
+    card = read_card(source.path)
+    settings = task_named(card.schema).head_settings if card.schema else ""
+    if not settings:
+        return stage
+    theirs = dict(card.head_settings or {})
+    defaults = {name: field.default for name, field in settings_class(settings).model_fields.items()}
+    other = {name: theirs.get(name, defaults.get(name)) for name in stage.head}
+    other = {name: value for name, value in other.items() if value != stage.head[name]}
+    if other:
+        told = ", ".join(f"{name} {_value(value)} and not {_value(stage.head[name])}" for name, value in other.items())
+        raise RecipeError(
+            f"the adapter's head was made with {told}, and stays as it is while it is trained on",
+            where=str(source.path),
+            fix="leave `head` out, which keeps the settings that the head was made with",
+        )
+    return stage.model_copy(update={"head": theirs})
 
 
 def check_continues(stage: SupervisedSettings, inputs: StageInputs, prepared: Prepared) -> tuple[Path, ModelCard]:

@@ -15,7 +15,7 @@ from luthier.models.references import resolve
 from luthier.stages.base import StageInputs, StagePlan
 from luthier.tasks.heads import LANGUAGE_HEADS
 from luthier.training.checkpoints import UNBOUNDED
-from luthier.training.continuing import check_continues, without_networks
+from luthier.training.continuing import check_continues, with_saved_head, without_networks
 from luthier.training.estimates import MEMORY_FACTOR, TIME_FACTOR, memory_estimate, time_estimate
 from luthier.training.job import total_steps
 from luthier.training.preparing import Prepared, described_task, new_head, prepare
@@ -76,6 +76,7 @@ def plan_supervised(stage: SupervisedSettings, inputs: StageInputs) -> StagePlan
 
 def planned_model(stage: SupervisedSettings, inputs: StageInputs, prepared: Prepared) -> Any:
     """The model that would be trained, on the device `meta`."""
+    stage = with_saved_head(stage, inputs)
     model = empty_model(inputs.model, prepared.head, **new_head(stage, prepared.task))
     with torch.device("meta"):
         model = apply_method(stage, model, prepared, inputs.seed)

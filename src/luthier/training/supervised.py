@@ -36,7 +36,7 @@ from luthier.storage.one_version import check_file_unchanged
 from luthier.storage.ranks import joined, rank, world_size
 from luthier.tasks.base import task_named, task_of
 from luthier.training.checkpoints import of_key
-from luthier.training.continuing import continued_model
+from luthier.training.continuing import continued_model, with_saved_head
 from luthier.training.job import TrainingJob, TrainingResult, TrainingRows, train
 from luthier.training.longer import too_short, with_advice
 from luthier.training.preparing import Prepared, new_head, prepare, row_counts
@@ -57,6 +57,7 @@ _SEED_BITS = 32
 
 def train_supervised(stage: SupervisedSettings, inputs: StageInputs, folder: Path) -> StageOutputs:
     """Load, train, save. See `luthier.training.job.train` for what stops it."""
+    stage = with_saved_head(stage, inputs)
     prepared, made_from, job, size = _ready(stage, inputs, folder)
     model = job.model
     counts = parameter_counts(model)
