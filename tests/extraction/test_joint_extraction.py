@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 from luthier.api import run
 from luthier.data import DataSettings, load_data
 from luthier.data.batches.encoding import encode, make_collator
-from luthier.errors import RecipeError
+from luthier.errors import ModelError, RecipeError
 from luthier.extraction.heads import RelationClassifier
 from luthier.methods.base import MethodContext
 from luthier.models.artifacts import load_artifact, load_model, save_artifact
 from luthier.models.card import describe, read_card
 from luthier.models.head_kinds import peft_task_type
-from luthier.models.loading import load_tokenizer
+from luthier.models.loading import empty_model, load_tokenizer
 from luthier.prediction import predict_file, predict_texts
 from luthier.registry import METHODS
 from luthier.tasks.base import task_named
@@ -102,6 +102,31 @@ def test_it_is_tuned_saved_and_loaded_under_every_method(name: str, tmp_path: Pa
         assert one["threshold"].tolist() == other["threshold"].tolist() == pytest.approx([0.3] * 4)
     one_by_one = task.predict(again, rows, tokenizer, batch_size=1)
     assert one_by_one.nll == pytest.approx(second.nll, rel=1e-4)
+
+
+def test_the_threshold_that_is_asked_for_takes_the_place_of_saved_ones(tmp_path: Path):
+    base = tiny_encoder(tmp_path / "base")
+    model = load_model(base, "joint_extraction", labels=LABELS)
+    with torch.no_grad():
+        model.relation_head.threshold.fill_(0.3)  # as the validation rows of its training had it
+    card = describe(base, "joint_extraction", schema="joint_extraction", labels=LABELS)
+    folder = str(save_artifact(model, load_tokenizer(base), tmp_path / "model", card))
+
+    def loaded(**head: Any) -> list[float]:
+        again = load_model(folder, "joint_extraction", labels=LABELS, config_overrides=head)
+        return again.relation_head.threshold.tolist()
+
+    assert loaded() == loaded(max_entities=9) == pytest.approx([0.3] * 4)
+    assert loaded(threshold=0.7) == pytest.approx([0.7] * 4)
+    assert loaded(tune_thresholds=False) == pytest.approx([0.5] * 4)
+
+
+def test_attention_heads_that_do_not_fit_are_told_as_such(tmp_path: Path):
+    base = tiny_encoder(tmp_path / "base")
+    for make in (load_model, empty_model):
+        with pytest.raises(ModelError, match=r"`attention_heads` .* is 5, which does not divide the width 32") as told:
+            make(base, "joint_extraction", labels=LABELS, config_overrides={"attention_heads": 5})
+        assert told.value.fix == "take one of 1, 2, 4, 8, 16, 32"
 
 
 def encoded_rows(base: str, folder: Path) -> Any:

@@ -61,9 +61,15 @@ class AutoModelForJointExtraction:
         there = AutoConfig.from_pretrained(folder, trust_remote_code=options.get("trust_remote_code", False))
         config = cls.head_config(there if config is None else config)
         if isinstance(there, SinetConfig):
-            return SinetForJointExtraction.from_pretrained(
-                folder, config=config, output_loading_info=output_loading_info, **options
+            model, info = SinetForJointExtraction.from_pretrained(
+                folder, config=config, output_loading_info=True, **options
             )
+            # Saved thresholds are those of the saved settings.
+            other = config.threshold != there.threshold or (there.tune_thresholds and not config.tune_thresholds)
+            if other and model.relation_head is not None:
+                with torch.no_grad():
+                    model.relation_head.threshold.fill_(config.threshold)
+            return (model, info) if output_loading_info else model
         encoder, info = encoder_class(config.encoder).from_pretrained(
             folder,
             output_loading_info=True,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from luthier.errors import ModelError
 from luthier.extraction.partition import PartitionFilter
 
 
@@ -68,7 +69,11 @@ class CrossTaskAttention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"{heads} attention heads do not divide the width {width}")
+            fitting = ", ".join(str(number) for number in range(1, width + 1) if width % number == 0)
+            raise ModelError(
+                f"`attention_heads` of a joint extraction head is {heads}, which does not divide the width {width}",
+                fix=f"take one of {fitting}",
+            )
         self.heads, self.dropout = heads, dropout
         self.queries, self.keys, self.values = (nn.Linear(width, width, bias=False) for _ in range(3))
         self.merged = nn.Linear(width, width)
