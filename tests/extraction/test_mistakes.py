@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -134,6 +135,26 @@ def test_statistics_counted_by_hand():
     assert (found.unreachable, found.relation_ceiling) == (3, 1 - 3 / 4)
     assert found.ignored_words == 3
     assert corpus_statistics([]).entity_ceiling == 1.0
+
+
+def test_a_long_document_takes_no_time_by_the_square_of_its_entities():
+    def long(kind: str, number: int) -> dict[str, Any]:
+        entities = [{"type": kind, "start": 2 * i, "end": 2 * i + 1} for i in range(number)]
+        relations = [{"type": "near", "head": i, "tail": i + 1} for i in range(number - 1)]
+        return {"tokens": ["w"] * 2 * number, "entities": entities, "relations": relations}
+
+    began = time.process_time()  # each is done within a second or two, and takes a minute where every pair is looked at
+    mistakes = find_mistakes([long("Peop", 5000)], [long("Loc", 5000)])
+    assert Counter(one.kind for one in mistakes.entities) == {"type": 5000}
+    assert Counter(one.kind for one in mistakes.relations) == {"entity_type": 4999}
+    assert corpus_statistics([long("Loc", 20_000)]).overlapping == 0
+    assert time.process_time() - began < 20
+
+
+def test_nested_and_equal_spans_are_those_of_every_pair():
+    spans = [(0, 4), (0, 4), (0, 2), (1, 4), (3, 6), (3, 6), (3, 6), (5, 6), (8, 9)]
+    found = corpus_statistics([document([(*span, "Loc") for span in spans])])
+    assert (found.same_span, found.nested) == (5, 3)
 
 
 def test_sections_are_data_that_can_be_read_and_drawn():

@@ -6,11 +6,12 @@ Of the kinds that a pair of gold and prediction can have, the first that fits co
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import product
+from typing import Any, TypeVar
 
-from luthier.extraction.documents import Document, Span, ordered_pair, overlap, span_of
+from luthier.extraction.documents import Document, Span, ordered_pair, span_of
 from luthier.extraction.scoring import without_ignored
 from luthier.extraction.types import Types
 
@@ -31,6 +32,10 @@ RELATION_KINDS = {
     "spurious": "nothing of the kind is there",
 }
 MOST_SHOWN = 20
+_Item = TypeVar("_Item")
+# What a pair of gold and prediction has to share, and what it is worth.
+_Marks = Callable[[_Item], Iterable[Any]]
+_Worth = Callable[[_Item, _Item], float]
 
 
 @dataclass(frozen=True)
@@ -134,13 +139,13 @@ def _entities(row: int, gold: Document, predicted: Document, found: Mistakes) ->
     sides = [list({(e := _entity(d, one)).key: e for one in d["entities"]}.values()) for d in (gold, predicted)]
     left, extra, right = _apart(*sides)
     found.right["entities"] += right
-    rules: list[tuple[str, Callable[[_Entity, _Entity], float]]] = [
-        ("type", lambda g, p: float(g.span == p.span)),
-        ("boundary", lambda g, p: _shared(g.span, p.span) * (g.type == p.type)),
-        ("boundary_and_type", lambda g, p: _shared(g.span, p.span)),
+    rules: list[tuple[str, _Marks[_Entity], _Worth[_Entity]]] = [
+        ("type", lambda e: [e.span], _always),
+        ("boundary", lambda e: product(range(*e.span), [e.type]), lambda g, p: _shared(g.span, p.span)),
+        ("boundary_and_type", lambda e: range(*e.span), lambda g, p: _shared(g.span, p.span)),
     ]
-    for kind, rule in rules:
-        for g, p in _paired(left, extra, rule):
+    for kind, marks, worth in rules:
+        for g, p in _paired(left, extra, worth, marks, marks):
             found.entities.append(Mistake(kind, row, g.text, p.text, p.score, p.span))
             if kind == "type":
                 found.confused[g.type, p.type] += 1
@@ -154,14 +159,14 @@ def _relations(row: int, gold: Document, predicted: Document, types: Types, foun
     ]
     left, extra, right = _apart(*sides)
     found.right["relations"] += right
-    rules: list[tuple[str, Callable[[_Relation, _Relation], float]]] = [
-        ("entity_type", lambda g, p: float(g.spans == p.spans and g.type == p.type)),
-        ("direction", lambda g, p: float(g.spans == p.spans[::-1] and g.type == p.type)),
-        ("type", lambda g, p: float(g.spans == p.spans)),
-        ("boundary", lambda g, p: _shared_ends(g, p) * (g.type == p.type)),
+    rules: list[tuple[str, _Marks[_Relation], _Marks[_Relation], _Worth[_Relation]]] = [
+        ("entity_type", lambda r: [(r.spans, r.type)], lambda r: [(r.spans, r.type)], _always),
+        ("direction", lambda r: [(r.spans, r.type)], lambda r: [(r.spans[::-1], r.type)], _always),
+        ("type", lambda r: [r.spans], lambda r: [r.spans], _always),
+        ("boundary", _words_of_ends, _words_of_ends, _shared_ends),
     ]
-    for kind, rule in rules:
-        for g, p in _paired(left, extra, rule):
+    for kind, of_gold, of_predicted, worth in rules:
+        for g, p in _paired(left, extra, worth, of_gold, of_predicted):
             found.relations.append(Mistake(kind, row, g.text, p.text, p.score, _hull(p)))
     there = {span_of(one) for one in predicted["entities"]}
     for g in left:
@@ -188,12 +193,19 @@ def _apart(gold: list[Any], predicted: list[Any]) -> tuple[list[Any], list[Any],
     return [g for g in gold if g.key not in both], [p for p in predicted if p.key not in both], len(both)
 
 
-def _paired(left: list[Any], extra: list[Any], fit: Callable[[Any, Any], float]) -> list[tuple[Any, Any]]:
-    """Pairs that fit, best first, taken out of both lists."""
-    fitting = [(-fit(g, p), i, j) for i, g in enumerate(left) for j, p in enumerate(extra)]
+def _paired(
+    left: list[_Item], extra: list[_Item], worth: _Worth[_Item], of_gold: _Marks[_Item], of_predicted: _Marks[_Item]
+) -> list[tuple[_Item, _Item]]:
+    """Pairs that share a mark, those worth most first, taken out of both lists."""
+    marked: dict[Any, list[int]] = {}
+    for j, p in enumerate(extra):
+        for mark in of_predicted(p):
+            marked.setdefault(mark, []).append(j)
+    near = [{j for mark in of_gold(g) for j in marked.get(mark, ())} for g in left]
+    fitting = sorted((-worth(left[i], extra[j]), i, j) for i, found in enumerate(near) for j in found)
     pairs, used_gold, used_extra = [], set[int](), set[int]()
-    for worth, i, j in sorted(one for one in fitting if one[0] < 0):
-        if worth and i not in used_gold and j not in used_extra:
+    for _, i, j in fitting:
+        if i not in used_gold and j not in used_extra:
             pairs.append((left[i], extra[j]))
             used_gold.add(i)
             used_extra.add(j)
@@ -202,10 +214,16 @@ def _paired(left: list[Any], extra: list[Any], fit: Callable[[Any, Any], float])
     return pairs
 
 
+def _always(one: Any, other: Any) -> float:
+    return 1.0
+
+
+def _words_of_ends(one: _Relation) -> Iterable[Any]:
+    return product(range(*one.head.span), range(*one.tail.span), [one.type])
+
+
 def _shared(one: Span, other: Span) -> float:
-    """The words that two spans share, of all that they have."""
-    if not overlap(one, other):
-        return 0.0
+    """The words that two overlapping spans share, of all that they have."""
     return (min(one[1], other[1]) - max(one[0], other[0])) / (max(one[1], other[1]) - min(one[0], other[0]))
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from luthier.extraction.documents import Document, overlap, overlapping, span_of
+from luthier.extraction.documents import Document, overlapping, span_of
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,11 @@ def corpus_statistics(documents: Sequence[Document], *, max_span_size: int = 10)
         shares = overlapping(spans)
         counts["overlapping"] += sum(shares)
         counts["overlapping_sentences"] += any(shares)
-        for number, (start, end) in enumerate(spans):
-            others = [span for other, span in enumerate(spans) if other != number and overlap(span, (start, end))]
-            counts["same_span"] += (start, end) in others
-            counts["nested"] += any(a <= start and end <= b and (a, b) != (start, end) for a, b in others)
+        furthest = -1
+        for (_, end), number in sorted(Counter(spans).items(), key=lambda one: (one[0][0], -one[0][1])):
+            counts["same_span"] += number if number > 1 else 0
+            counts["nested"] += number if end <= furthest else 0
+            furthest = max(furthest, end)
         entities.update(one["type"] for one in document["entities"])
         widths.update(end - start for start, end in spans)
         for one in document["relations"]:

@@ -43,12 +43,14 @@ class Node:
     count: int = 0
     score: float | None = None
     documents: list[str] = field(default_factory=list)
+    _seen: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def take(self, document: str, score: float | None) -> None:
         """Count one more mention."""
         self.count += 1
         self.score = score if self.score is None else max(self.score, score if score is not None else self.score)
-        if document not in self.documents:
+        if document not in self._seen:
+            self._seen.add(document)
             self.documents.append(document)
 
 
