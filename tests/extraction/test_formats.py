@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from luthier.data import DataSettings, load_data
 from luthier.data.sources.base import FolderSource
 from luthier.errors import DataError, WorkspaceError
 from luthier.extraction.formats.base import ReadingOptions
@@ -331,6 +333,25 @@ def test_types_of_one_file_do_not_replace_those_of_another(tmp_path: Path):
     assert read_documents(tmp_path / "gold.de.json").types.entities == ["Peop", "Ort"]
     (tmp_path / "gold.de.types.json").unlink()
     assert read_documents(tmp_path / "gold.de.json").types.is_symmetric("Kill")
+
+
+@pytest.mark.parametrize("archive", ["all.zip", "all.tar.gz"])
+def test_files_in_an_archive_are_read_as_those_outside(archive: str, tmp_path: Path):
+    inside, types = tmp_path / "inside", Types(["Peop", "Loc"], {"Kill": True})
+    for name in ("told.json", "words.conll"):
+        write_documents(inside / name, [SCORED], "spert" if name == "told.json" else "columns", types=types)
+    (inside / "texts.txt").write_text("Anna met Boris .\nNobody came .\n", encoding="utf8")
+    kind = "zip" if archive == "all.zip" else "gztar"
+    shutil.make_archive(str(tmp_path / "all"), kind, tmp_path, "inside")
+    for name in ("told.json", "words.conll"):
+        found = read_documents(f"{tmp_path / archive}!inside/{name}")
+        outside = read_documents(inside / name)
+        assert (found.documents, found.types) == (outside.documents, outside.types)
+    assert read_documents(f"{tmp_path / archive}!inside/told.json").types == types
+    rows = DataSettings(train=f"{tmp_path / archive}!inside/told.json", task="joint_extraction")
+    assert load_data(rows).labels == ["entity:Peop", "symmetric relation:Kill"]
+    found = documents_of_file(f"{tmp_path / archive}!inside/texts.txt")
+    assert [one["text"] for one in found] == ["Anna met Boris .", "Nobody came ."]
 
 
 def test_a_folder_of_brat_files_is_not_mixed_with_others(tmp_path: Path):

@@ -122,13 +122,13 @@ class JointExtraction(TaskOnWords):
         return list(row.get("ignore_types") or ())
 
     def files_beside(self, file: FileSource) -> list[FileSource]:
-        found = types_file_beside(file.path) if file.format in ("json", "jsonl") else None
-        return [] if found is None else [type(file)(found, None, str(found))]
+        found = types_file_beside(file) if file.format in ("json", "jsonl") else None
+        return [] if found is None else [found]
 
     def labels_beside_file(self, file: FileSource) -> list[str]:
         from luthier.extraction.formats.spert import read_types
 
-        return [label for one in self.files_beside(file) for label in read_types(one.path).labels]
+        return [label for one in self.files_beside(file) for label in read_types(one).labels]
 
     def known_as(self, label: str, labels: Sequence[str]) -> str | None:
         symmetric = f"symmetric {label}"

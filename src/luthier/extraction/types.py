@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from luthier.data.sources.base import unpacked
+from luthier.data.sources.base import FileSource, unpacked
 
 ENTITY, RELATION, SYMMETRIC = "entity:", "relation:", "symmetric relation:"
 
@@ -108,12 +108,16 @@ def own_types_file(path: Path) -> Path:
     return path.parent / f"{Path(unpacked(path.name)).stem}.types.json"
 
 
-def types_file_beside(path: Path) -> Path | None:
+def types_file_beside(file: FileSource) -> FileSource | None:
     """The file that names the types of one in SpERT's form: its own, that of files whose names begin alike up to a dot,
-    `types.json`, or the one `..._types.json` in its folder; None where there is none."""
-    shared = (path.parent / f"{path.name.split('.')[0]}.types.json", path.parent / "types.json")
-    for found in (own_types_file(path), *shared):
-        if found.is_file():
-            return found
-    named = sorted(path.parent.glob("*_types.json"))
+    `types.json`, or the one `..._types.json` in its folder; None where there is none.
+
+    Raises:
+        DataError: the archive that it is in can't be read.
+    """
+    beside, name = file.beside(), file.file_name
+    for one in (own_types_file(Path(name)).name, f"{name.split('.')[0]}.types.json", "types.json"):
+        if one in beside:
+            return beside[one]
+    named = [found for one, found in beside.items() if one.endswith("_types.json")]
     return named[0] if len(named) == 1 else None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from luthier.data.sources.base import unpacked
+from luthier.data.sources.base import FileSource, resolve, unpacked
 from luthier.errors import DataError
 from luthier.extraction.documents import Document, with_places
 from luthier.extraction.formats.base import ReadingOptions, file_at
@@ -46,9 +46,8 @@ def documents_of_file(file: str | Path, *, tokeniser: str = "words", encoding: s
     """
     from luthier.data.reading.lines import ReadOptions, decoded_lines
 
-    path = Path(file)
-    if unpacked(path.name).lower().endswith(".txt") and path.is_file():
-        source = file_at(path)
+    source = resolve(str(file)) if unpacked(str(file)).lower().endswith(".txt") and not Path(file).is_dir() else None
+    if isinstance(source, FileSource):
         with source.open() as stream:
             lines = decoded_lines(stream, source.name, ReadOptions(encoding=encoding))
             return documents_of_texts([line for _, line in lines if line.strip()], tokeniser=tokeniser)

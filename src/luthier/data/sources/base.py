@@ -83,6 +83,11 @@ class FileSource:
         """Format by the name of the file, or None."""
         return FORMATS.get(PurePosixPath(unpacked(self.member or self.path.name).lower()).suffix)
 
+    @property
+    def file_name(self) -> str:
+        """Name of the file, or of the member."""
+        return PurePosixPath(self.member).name if self.member is not None else self.path.name
+
     @contextlib.contextmanager
     def open(self) -> Iterator[IO[bytes]]:
         """The decompressed bytes.
@@ -90,9 +95,30 @@ class FileSource:
         Raises:
             DataError: the file can't be read, or the archive is damaged or has no such member.
         """
+        with self._readable() as stack:
+            yield self._open(stack)
+
+    def beside(self) -> dict[str, FileSource]:
+        """The files in its folder, or in its folder in the archive, by their names.
+
+        Raises:
+            DataError: as `open`.
+        """
+        if self.member is None:
+            with self._readable():
+                found = sorted(one for one in self.path.parent.iterdir() if one.is_file())
+            return {one.name: FileSource(one, None, str(one)) for one in found}
+        archive, folder = self.name.partition("!")[0], PurePosixPath(self.member).parent
+        with self._readable() as stack, _directory_read():
+            members = _names_in(_archive(stack, stack.enter_context(self.path.open("rb")), self.path))
+        beside = (one for one in members if PurePosixPath(one).parent == folder)
+        return {PurePosixPath(one).name: FileSource(self.path, one, f"{archive}!{one}") for one in beside}
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[contextlib.ExitStack]:
         try:
             with contextlib.ExitStack() as stack:
-                yield self._open(stack)
+                yield stack
         except _DAMAGED as error:
             raise DataError(
                 f"can't be read: {error}", where=self.name, fix="is the file whole, and readable?"
@@ -107,10 +133,9 @@ class FileSource:
         name = (self.member or self.path.name).lower()
         stream: IO[bytes] = stack.enter_context(self.path.open("rb"))
         if self.member is not None:
-            try:
-                stream = stack.enter_context(_open_member(stack, stream, self.path, self.member, self.name))
-            except _DAMAGED_DIRECTORY as error:
-                raise zipfile.BadZipFile(f"the archive's directory is damaged: {error}") from error
+            with _directory_read():
+                archive = _archive(stack, stream, self.path)
+                stream = stack.enter_context(_open_member(archive, self.member, self.name))
         if name.endswith(".zst"):
             return cast("IO[bytes]", stack.enter_context(open_zstandard(stream)))
         return cast("IO[bytes]", stack.enter_context(gzip.open(stream))) if name.endswith(".gz") else stream
@@ -381,18 +406,33 @@ def _known_short_name(source: str) -> SetSource | None:
     return None
 
 
-def _open_member(
-    stack: contextlib.ExitStack, stream: IO[bytes], path: Path, member: str, name: str
-) -> contextlib.AbstractContextManager[IO[bytes]]:
+@contextlib.contextmanager
+def _directory_read() -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGED_DIRECTORY as error:
+        raise zipfile.BadZipFile(f"the archive's directory is damaged: {error}") from error
+
+
+def _archive(stack: contextlib.ExitStack, stream: IO[bytes], path: Path) -> zipfile.ZipFile | tarfile.TarFile:
     if path.name.lower().endswith(".zip"):
-        bundle = stack.enter_context(zipfile.ZipFile(stream))
-        names = [info.filename for info in bundle.infolist() if not info.is_dir()]
-        if member not in names:
-            raise _no_member(member, names, name)
-        return bundle.open(member)
-    tar = stack.enter_context(tarfile.open(fileobj=stream))  # noqa: SIM115
-    names = [info.name for info in tar.getmembers() if info.isfile()]
-    found = tar.extractfile(member) if member in names else None
+        return stack.enter_context(zipfile.ZipFile(stream))
+    return stack.enter_context(tarfile.open(fileobj=stream))
+
+
+def _names_in(archive: zipfile.ZipFile | tarfile.TarFile) -> list[str]:
+    if isinstance(archive, zipfile.ZipFile):
+        return [info.filename for info in archive.infolist() if not info.is_dir()]
+    return [info.name for info in archive.getmembers() if info.isfile()]
+
+
+def _open_member(
+    archive: zipfile.ZipFile | tarfile.TarFile, member: str, name: str
+) -> contextlib.AbstractContextManager[IO[bytes]]:
+    names = _names_in(archive)
+    if member not in names:
+        raise _no_member(member, names, name)
+    found = archive.open(member) if isinstance(archive, zipfile.ZipFile) else archive.extractfile(member)
     if found is None:
         raise _no_member(member, names, name)
     return found

@@ -194,7 +194,7 @@ def guess_format(source: FileSource, options: ReadingOptions | None = None) -> s
     Raises:
         DataError: it is none that is known.
     """
-    name = unpacked(source.path.name).lower()
+    name = unpacked(source.file_name).lower()
     if name.endswith(".spacy"):
         return "spacy_docbin"
     if name.endswith((".conll", ".conllu", ".tsv", ".txt", ".bio")):

@@ -19,7 +19,7 @@ from luthier.data.table import shorten
 from luthier.errors import DataError
 from luthier.extraction.checking import Findings
 from luthier.extraction.documents import Document
-from luthier.extraction.formats.base import Read, ReadingOptions, file_at, json_bytes, json_records
+from luthier.extraction.formats.base import Read, ReadingOptions, json_bytes, json_records
 from luthier.extraction.types import Types, own_types_file, types_file_beside
 from luthier.storage.files import write_bytes
 
@@ -34,7 +34,7 @@ def read(source: FileSource, options: ReadingOptions, findings: Findings) -> Rea
         name = document.get("id") if isinstance(document, dict) else None
         places.append(where if name is None else f"{where} ({shorten(name, 40)})")
         documents.append(document)
-    beside = types_file_beside(source.path)
+    beside = types_file_beside(source)
     return Read(documents, places, None if beside is None else read_types(beside))
 
 
@@ -48,20 +48,20 @@ def _document(record: Any) -> Any:
     return {"entities": [], "relations": []} | made
 
 
-def read_types(path: Path) -> Types:
+def read_types(file: FileSource) -> Types:
     """Types of a types.json.
 
     Raises:
         DataError: it can't be read, or has another shape.
     """
-    value = parse_json(file_at(path), ReadOptions())
+    value = parse_json(file, ReadOptions())
     fix = "write {entities: {NAME: {}}, relations: {NAME: {symmetric: false}}}"
     if not isinstance(value, dict):
-        raise DataError("names no types", where=str(path), fix=fix)
+        raise DataError("names no types", where=file.name, fix=fix)
     try:
         return Types.from_json(value)
     except ValueError as error:
-        raise DataError(str(error), where=str(path), fix=fix) from error
+        raise DataError(str(error), where=file.name, fix=fix) from error
 
 
 def write(path: Path, documents: Sequence[Document], types: Types, findings: Findings) -> None:
