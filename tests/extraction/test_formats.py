@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from luthier.data import DataSettings, load_data
 from luthier.data.sources.base import FolderSource
 from luthier.errors import DataError, WorkspaceError
+from luthier.extraction.formats import brat
 from luthier.extraction.formats.base import ReadingOptions
 from luthier.extraction.formats.files import FORMATS, read_documents, write_documents
 from luthier.extraction.tokens import tokenise
@@ -271,6 +272,65 @@ def test_types_of_brat_files_may_stand_in_a_folder_above(tmp_path: Path):
     assert [file.path for file in FolderSource(folder, "train").files][-1] == types
     (folder / "annotation.conf").write_text("[entities]\nPerson\nMeet\n[relations]\nsibling Arg1:Person\n")
     assert not read_documents(folder).types.is_symmetric("sibling")
+
+
+@pytest.mark.parametrize(
+    ("configured", "row", "ends"),
+    [
+        ("", "R1\tkills Arg2:T2 Arg1:T1", (0, 1)),
+        ("", "R1\tkills Arg1:T2 Arg2:T1", (1, 0)),
+        ("", "R1\tkills Who:T2 Whom:T1", (1, 0)),
+        ("kills Who:Person, Whom:Person", "R1\tkills Whom:T2 Who:T1", (0, 1)),
+        ("kills\tWho-else:Person|Firm,Whom:<ENTITY>", "R1\tkills Whom:T2 Who-else:T1", (0, 1)),
+        ("kills Arg2:Person, Arg1:Person", "R1\tkills Arg1:T1 Arg2:T2", (0, 1)),
+    ],
+)
+def test_arguments_of_brat_relations_are_read_by_name(configured: str, row: str, ends: tuple[int, int], tmp_path: Path):
+    (tmp_path / "a.txt").write_text("Anna met Bo\n")
+    (tmp_path / "a.ann").write_text(f"T1\tPerson 0 4\tAnna\nT2\tPerson 9 11\tBo\n{row}\n")
+    if configured:
+        (tmp_path / "annotation.conf").write_text(f"[entities]\nPerson\n[relations]\n{configured}\n")
+    (relation,) = read_documents(tmp_path).documents[0]["relations"]
+    assert (relation["head"], relation["tail"]) == ends
+
+
+def test_relations_are_symmetric_that_the_files_use_so_or_the_reader_names(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("Anna met Bo\n")
+    rows = ["T1\tPerson 0 4\tAnna", "T2\tPerson 9 11\tBo", "*\tEquiv T2 T1", "R1\tkin Arg1:T2 Arg2:T1"]
+    (tmp_path / "a.ann").write_text("\n".join(rows))
+    relations = "Equiv Arg1:Person, Arg2:Person\nkin Arg1:Person, Arg2:Person\nkills Arg1:Person, Arg2:Person\n"
+    (tmp_path / "annotation.conf").write_text(f"[entities]\nPerson\n[relations]\n{relations}")
+    found = read_documents(tmp_path, symmetric=["kin"]).types
+    assert found == Types(["Person"], {"Equiv": True, "kin": True, "kills": False})
+    assert not read_documents(tmp_path).types.is_symmetric("kin")
+    given = Types(["Person"], {"Equiv": True, "kin": False})
+    assert read_documents(tmp_path, types=given, symmetric=["kin"]).types == given
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_of_brat_files_is_there_when_all_of_it_is(there: bool, tmp_path: Path, monkeypatch: Any):
+    target = tmp_path / "b"
+    if there:
+        target.mkdir()
+        (target / "notes.md").write_text("mine")
+    documents = [SCORED | {"id": f"{number}"} for number in range(20)]
+    written = []
+
+    def stopped(path: Path, content: bytes) -> None:
+        written.append(path)
+        if len(written) > 9:
+            raise KeyboardInterrupt
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(brat, "write_bytes", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            write_documents(target, documents, "brat", invalid="drop")
+    assert [one.name for one in tmp_path.rglob("*")] == (["b", "notes.md"] if there else [])
+    write_documents(target, documents, "brat", invalid="drop")
+    assert len(read_documents(target).documents) == 20
+    assert (target / "notes.md").exists() == there
 
 
 @pytest.mark.parametrize(("name", "kind"), [("brat", "Legal Person"), ("columns", "Legal\tPerson")])

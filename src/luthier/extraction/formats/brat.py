@@ -2,7 +2,8 @@
 
 Read are text-bound annotations (T), relations (R) and equivalences (*, a symmetric relation of every two); the triggers
 of events are entities, and events, attributes, normalisations and notes are remarked on. annotation.conf stands in the
-folder or in one of the three above it; relations marked `<REL-TYPE>:symmetric` in it are symmetric. Entities in several
+folder or in one of the three above it; relations marked `<REL-TYPE>:symmetric` in it are symmetric. Which argument of a
+relation is its head is told by their names: `Arg1`, or the first of others in annotation.conf. Entities in several
 pieces are faults of the kind `discontinuous`. Scores are not written.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from luthier.data.sources.base import BRAT_TYPES, configuration_of
@@ -32,7 +33,9 @@ from luthier.extraction.formats.base import (
 from luthier.extraction.types import Types
 from luthier.storage.files import write_bytes
 
-_RELATION = re.compile(r"(\S+)\s+\w+:(\S+)\s+\w+:(\S+)\s*")
+_RELATION = re.compile(r"(\S+)\s+([^\s:]+):(\S+)\s+([^\s:]+):(\S+)\s*")
+# Names of head and tail, where a relation has no others.
+_ARGUMENTS = ("Arg1", "Arg2")
 _SPAN = re.compile(r"(.+?) (\d+) (\d+)")
 _PIECES = re.compile(r".+? \d+ \d+(;\d+ \d+)+")
 
@@ -48,7 +51,7 @@ def read(folder: Path, options: ReadingOptions, findings: Findings) -> Read:
         raise DataError("has no .ann file", where=str(folder), fix="name the folder with the .txt and .ann files")
     made = Read([], [])
     configuration = configuration_of(folder)
-    made.types = None if configuration is None else _configured(configuration, options)
+    made.types, named = (None, {}) if configuration is None else _configured(configuration, options)
     for file in files:
         where = file.relative_to(folder).as_posix()
         if not file.with_suffix(".txt").is_file():
@@ -57,7 +60,7 @@ def read(folder: Path, options: ReadingOptions, findings: Findings) -> Read:
         name = file.relative_to(folder).with_suffix("").as_posix()
         source = CharacterDocument(text, [], [], name)
         for line, row in enumerate(_unmarked(file, options).split("\n"), 1):
-            _take(row.rstrip("\r"), f"{where}, line {line}", source, findings, made.symmetric)
+            _take(row.rstrip("\r"), f"{where}, line {line}", source, findings, made.symmetric, named)
         made.places.append(where)
         made.documents.append(to_document(source, where, options, findings))
     return made
@@ -68,8 +71,15 @@ def _unmarked(path: Path, options: ReadingOptions) -> str:
     return text_of(file_at(path), options.encoding).removeprefix("\ufeff")
 
 
-def _take(row: str, where: str, source: CharacterDocument, findings: Findings, symmetric: set[str]) -> None:
-    """Put one line of an .ann file into the document."""
+def _take(
+    row: str,
+    where: str,
+    source: CharacterDocument,
+    findings: Findings,
+    symmetric: set[str],
+    named: Mapping[str, tuple[str, ...]],
+) -> None:
+    """Put one line of an .ann file into the document; `named` are the arguments of relations, by their types."""
     if not row.strip():
         return
     key, _, rest = row.partition("\t")
@@ -89,7 +99,10 @@ def _take(row: str, where: str, source: CharacterDocument, findings: Findings, s
         if ends is None:
             findings.add("unreadable", where, f"{shorten(row)} is no type with two arguments")
             return
-        source.links.append(Link(ends[1], ends[2], ends[3]))
+        kind, first, head, second, tail = ends.groups()
+        if (second, first) == (_ARGUMENTS if first in _ARGUMENTS else named.get(kind)):
+            head, tail = tail, head
+        source.links.append(Link(kind, head, tail))
     elif key == "*":
         name, *members = rest.split() or [""]
         if len(members) < 2:
@@ -103,9 +116,9 @@ def _take(row: str, where: str, source: CharacterDocument, findings: Findings, s
         findings.add("unreadable", where, f"{shorten(row)} is no annotation")
 
 
-def _configured(path: Path, options: ReadingOptions) -> Types | None:
-    """Types that annotation.conf names; None where it names none."""
-    section, types = "", Types()
+def _configured(path: Path, options: ReadingOptions) -> tuple[Types | None, dict[str, tuple[str, ...]]]:
+    """Types that annotation.conf names, None where it names none, and the names of each relation's arguments."""
+    section, types, named = "", Types(), dict[str, tuple[str, ...]]()
     for row in _unmarked(path, options).splitlines():
         row = row.split("#")[0].strip()
         if row.startswith("["):
@@ -116,10 +129,11 @@ def _configured(path: Path, options: ReadingOptions) -> Types | None:
             name, _, arguments = re.sub(r"\s+", " ", row).partition(" ")
             symmetric = "symmetric" in arguments.partition("<REL-TYPE>:")[2]
             types.relations[name] = types.relations.get(name, False) or symmetric
+            named.setdefault(name, tuple(re.findall(r"(?:^|, ?)([^\s,:<]+):", arguments)[:2]))
         elif row and section == "events" and not row.startswith("<"):  # their triggers are marked as entities are
             types.entities.append(row.split()[0].lstrip("!"))
     types.entities[:] = dict.fromkeys(types.entities)
-    return types if types.entities else None
+    return types if types.entities else None, named
 
 
 def write(folder: Path, documents: Sequence[Document], types: Types, findings: Findings) -> None:

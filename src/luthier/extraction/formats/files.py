@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -78,7 +79,7 @@ def read_documents(
         source: a file, a folder of BRAT files, or what else a data block may name.
         format: of `FORMATS`; by name and content otherwise.
         types: the known ones; otherwise those that the format brings, or all that occur.
-        symmetric: relation types that are symmetric, where nothing else says so.
+        symmetric: relation types that are symmetric, beside those that the source says are; `types` says of each.
         invalid: `refuse` documents with faults, or `drop` the faulty entities, relations and documents.
         ignore_labels: types that mark what is not annotated: an entity of one makes its words an ignored range, a
             relation of one makes its pair an ignored pair. See `luthier.extraction.documents`.
@@ -122,6 +123,8 @@ def read_documents(
     if invalid == "refuse":
         findings.raise_if_faulty()
     known = given or Types.of(documents, both_ways)
+    if types is None:
+        known = Types(known.entities, {name: both or name in both_ways for name, both in known.relations.items()})
     return Corpus(documents, known, findings)
 
 
@@ -166,21 +169,29 @@ def write_documents(
             findings.raise_if_faulty("write SpERT's JSON, which has one, or leave it out with `invalid='drop'`")
         documents = [_with_labels(one, ignore_label) for one in documents]
         types = _with_label(types, documents, ignore_label)
-    if invalid == "refuse":
-        _write_whole(module, Path(path), documents, types)
+    if invalid == "refuse" or format == "brat":
+        _write_whole(module, Path(path), documents, types, findings, invalid)
     else:
         module.write(Path(path), documents, types, findings)
     return findings
 
 
-def _write_whole(module: ModuleType, path: Path, documents: list[Document], types: Types) -> None:
-    """Write to a place beside, and put it where it belongs only if nothing had to be left out."""
+def _write_whole(
+    module: ModuleType, path: Path, documents: list[Document], types: Types, findings: Findings, invalid: Invalid
+) -> None:
+    """Write to a place beside, and put it where it belongs when all is there and nothing had to be left out that is
+    refused: a folder of which a part is there could not be written again."""
+    path = Path(os.path.realpath(path))
     with reporting_failed_writes(path), ExitStack() as stack:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-"))
-        place, findings = Path(scratch) / path.name, Findings(str(path))
-        module.write(place, documents, types, findings)
-        findings.raise_if_faulty("take a format that can hold this, or leave it out with `invalid='drop'`")
+        place, left_out = Path(scratch) / path.name, Findings(findings.faults.name)
+        module.write(place, documents, types, left_out)
+        if invalid == "refuse":
+            left_out.raise_if_faulty("take a format that can hold this, or leave it out with `invalid='drop'`")
+        findings.take(left_out)
+        if place.is_dir() and (not path.exists() or not any(path.iterdir())):
+            place.replace(path)
         for made in sorted(Path(scratch).rglob("*")):
             if made.is_file():
                 target = path.parent / made.relative_to(scratch)
