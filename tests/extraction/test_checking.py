@@ -284,6 +284,24 @@ def test_offsets_of_browsers_count_utf_16_units(tmp_path: Path):
     ]
     (one,) = read_documents(written(tmp_path / "c.jsonl", characters(*units, text=text))).documents
     assert [one["tokens"][e["start"]] for e in one["entities"]] == ["Anna", "Paris"]
+    untold = [units[0], {"type": "Loc", "start": 22, "end": 27}]
+    (one,) = read_documents(written(tmp_path / "c.jsonl", characters(*untold, text=text))).documents
+    assert [one["tokens"][e["start"]] for e in one["entities"]] == ["Anna", "Paris"]
+    half = [units[0], {"type": "Loc", "start": 1, "end": 4}]
+    with pytest.raises(DataError, match="offsets 1"):
+        read_documents(written(tmp_path / "c.jsonl", characters(*half, text=text)))
+
+
+def test_offsets_that_may_count_utf_16_units_are_not_believed_without_their_text(tmp_path: Path):
+    text = "🙂🙂 Anna 🙂 lives in Paris"
+    units = [{"type": "Peop", "start": 4, "end": 8}, {"type": "Loc", "start": 22, "end": 27}]
+    file = written(tmp_path / "c.jsonl", characters(*units, text=text))
+    with pytest.raises(DataError, match=r"offsets 2(.|\n)*may count UTF-16 units; count characters, or give the text"):
+        read_documents(file)
+    (one,) = read_documents(file, invalid="drop").documents
+    assert one["entities"] == []
+    (one,) = read_documents(written(tmp_path / "c.jsonl", characters(units[0], text="🙂🙂  Anna"))).documents
+    assert one["tokens"][one["entities"][0]["start"]] == "Anna"
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def to_document(source: CharacterDocument, where: str, options: ReadingOptions, 
     made |= {"text": text, "offsets": words}
     ignored = [] if source.annotated else [[0, len(words)]]
     aligner, placed = Aligner(text, words), dict[Any, int | None]()
-    for mention in _by_characters(source.mentions, text):
+    for mention in _by_characters(source.mentions, text, where, findings):
         key = _hashable(mention.key)
         if key in placed:
             findings.add("unreadable", where, f"two entities are called {shorten(key, 30)}")
@@ -218,33 +218,60 @@ def _aligned(
     return entity if mention.score is None else entity | {"score": mention.score}
 
 
-def _by_characters(mentions: list[Mention], text: str) -> list[Mention]:
+def _by_characters(mentions: list[Mention], text: str, where: str, findings: Findings) -> list[Mention]:
     """The mentions of a text, of which a tool may have counted UTF-16 units, as JavaScript does. It did so of all or of
     none: where some have the text that the file gives for them only by units, and none only by characters, the offsets
-    of all are changed to characters."""
+    of all are changed to characters. Where an end is behind the last character and within the units, what is counted
+    is not known without the text of an entity, and none of these is believed."""
     if text.isascii():
         return mentions
-    units = text.encode("utf-16-le", "surrogatepass")
-    converted = [_from_units(mention, units) for mention in mentions]
-    by_characters = [text[one.start : one.end] == one.given for one in mentions]
-    only_units = any(new is not None and not fits for new, fits in zip(converted, by_characters, strict=True))
-    only_characters = any(new is None and fits for new, fits in zip(converted, by_characters, strict=True))
-    if not only_units:
+    places, units = dict[int, int](), 0
+    for number, character in enumerate(text):
+        places[units] = number
+        units += 2 if ord(character) > 0xFFFF else 1
+    places[units] = len(text)
+    if units == len(text):
         return mentions
-    told = zip(mentions, converted, by_characters, strict=True)
-    return [one if new is None or (fits and only_characters) else new for one, new, fits in told]
+    converted = [_from_units(mention, text, places) for mention in mentions]
+    by_characters = [text[one.start : one.end] == one.given for one in mentions]
+    given = [isinstance(one.given, str) for one in mentions]
+    of_each = list(zip(mentions, converted, by_characters, given, strict=True))
+    only_characters = any(new is None and fits for _, new, fits, _ in of_each)
+    only_units = any(told and new is not None and not fits for _, new, fits, told in of_each)
+    behind = any(not told and len(text) < one.end <= units for one, _, _, told in of_each)
+    if not only_units:
+        return mentions if only_characters or not behind else _doubtful(mentions, len(text), where, findings)
+    made = []
+    for one, new, fits, told in of_each:
+        stays = (new is None or fits or not told) if only_characters else (new is None and told)
+        made.append(one if stays else new or replace(one, start=-1))  # half a character is no place
+    return made
 
 
-def _from_units(mention: Mention, units: bytes) -> Mention | None:
-    """The mention with its UTF-16 units as characters; None where they don't give its text."""
-    given = mention.given
-    if not isinstance(given, str) or not 0 <= mention.start < mention.end <= len(units) // 2:
+def _doubtful(mentions: list[Mention], characters: int, where: str, findings: Findings) -> list[Mention]:
+    """The mentions, those without a text noted as faulty."""
+    made = []
+    for one in mentions:
+        if not isinstance(one.given, str):
+            told = f"entity {shorten(one.key, 30)} ({shorten(one.type, 30)}) is at {one.start} to {one.end}"
+            why = f"the offsets of this text, of {characters} characters, may count UTF-16 units"
+            findings.add("offsets", where, f"{told}: {why}; count characters, or give the text of each entity")
+            one = replace(one, faulty=True)
+        made.append(one)
+    return made
+
+
+def _from_units(mention: Mention, text: str, places: dict[int, int]) -> Mention | None:
+    """The mention with its UTF-16 units as characters; None where they don't give its text.
+
+    Args:
+        text: of the document.
+        places: unit at which a character begins -> place of the character.
+    """
+    start, end = places.get(mention.start, -1), places.get(mention.end, -1)
+    if not 0 <= start < end or (isinstance(mention.given, str) and text[start:end] != mention.given):
         return None
-    before, inside = units[: 2 * mention.start], units[2 * mention.start : 2 * mention.end]
-    if inside.decode("utf-16-le", "replace") != given:
-        return None
-    start = len(before.decode("utf-16-le", "replace"))
-    return replace(mention, start=start, end=start + len(given))
+    return replace(mention, start=start, end=end)
 
 
 def to_characters(document: Document) -> CharacterDocument:
