@@ -13,6 +13,7 @@ from luthier.data.batches.encoding import encode, make_collator
 from luthier.data.sources.fingerprint import source_fingerprint
 from luthier.errors import DataError, RecipeError
 from luthier.extraction import Types, write_documents
+from luthier.models.artifacts import load_model
 from luthier.models.loading import load_tokenizer
 from luthier.tasks.base import task_named
 from luthier.training.supervised_settings import SupervisedSettings
@@ -38,6 +39,15 @@ def test_types_are_those_of_the_training_rows_or_the_users(tmp_path: Path):
     assert [len(one["relations"]) for one in found] == [len(one["relations"]) for one in DOCUMENTS]
     without = [{k: v for k, v in one.items() if k != "relations"} for one in DOCUMENTS]
     assert load_data(settings(tmp_path, without)).metrics == ("entity_f1",)
+
+
+def test_one_type_is_enough(tmp_path: Path):
+    genes = [{"tokens": ["BRCA1", "binds"], "entities": [{"type": "Gene", "start": 0, "end": 1}], "relations": []}] * 4
+    for given in ({"labels": ["entity:Gene"]}, {}):
+        data = load_data(settings(tmp_path, genes, **given))
+        assert data.labels == ["entity:Gene"]
+    model = load_model(tiny_encoder(tmp_path / "model"), "joint_extraction", labels=data.labels)
+    assert (model.relation_head, model.config.types) == (None, Types(["Gene"]))
 
 
 @pytest.mark.parametrize("name", ["spert", "brat", "label_studio"])

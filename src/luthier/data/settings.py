@@ -64,7 +64,7 @@ class DataSettings(Settings):
     labelled: bool = Field(True, description="false: the examples carry no labels; the label column is not read.")
     labels: list[str] | None = Field(
         None,
-        min_length=2,
+        min_length=1,
         description="All labels in the order of their ids. Left out: from the known set, else sorted values.",
     )
     label_map: dict[str, str] | None = Field(
@@ -214,6 +214,8 @@ class DataSettings(Settings):
                 raise ValueError(f"`{ignored}` has no effect for task {self.task}")
             if self.per_class is not None and schema.label_kind != "class":
                 raise ValueError(f"`per_class` needs one label an example, which task {self.task} does not have")
+            if self.labels and len(self.labels) < 2 and not schema.tells_labels:
+                raise ValueError(f"`labels` needs at least 2 labels for task {self.task}")
         if isinstance(self.label, list):
             if self.task is None or not SCHEMAS[self.task].labels_by_column:
                 raise ValueError("`label` names several columns, one a class, which is for `task: multi_label`")
