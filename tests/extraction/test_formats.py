@@ -235,6 +235,19 @@ def test_words_whose_tag_has_a_fault_stay_and_are_ignored_ones(tmp_path: Path):
         documents_of_file(tmp_path / "c.conll")
 
 
+def test_columns_without_numbers_are_words_and_tags_or_faulty(tmp_path: Path):
+    (tmp_path / "c.conll").write_text("Anna\tB-P\nBerg\tI-P\nin\tO\n1990\tB-T\n\n1990\tO\n")
+    one, other = read_documents(tmp_path / "c.conll").documents
+    assert (one["tokens"], other["tokens"]) == (["Anna", "Berg", "in", "1990"], ["1990"])
+    assert [(e["type"], e["start"], e["end"]) for e in one["entities"]] == [("P", 0, 2), ("T", 3, 4)]
+    assert [one["tokens"] for one in documents_of_file(tmp_path / "c.conll")] == [one["tokens"], other["tokens"]]
+    for rows in ("Anna\tNNP\tB-P\nmet\tVBD\tO\n", "Anna\tNNP\n"):
+        (tmp_path / "c.conll").write_text(rows)
+        with pytest.raises(DataError, match=r"line 1 is .*, and holds no number and word"):
+            read_documents(tmp_path / "c.conll")
+        assert read_documents(tmp_path / "c.conll", invalid="drop").documents == []
+
+
 @pytest.mark.parametrize("key", ["label", "labels"])
 def test_objects_in_a_list_of_labels_are_entities(key: str, tmp_path: Path):
     entities = [{"start": 0, "end": 4, "text": "Anna", "labels": ["P"]}, {"start": 15, "end": 19, "label": "Q"}]

@@ -9,8 +9,8 @@
 Columns are parted by tabs: number, word, tag, names of the relations of which the entity that ends here is the head,
 and the numbers of the words at which their tails end. `N` is no relation. It is the layout in which CoNLL04 is spread
 (Bekoulis et al. 2018), with the comments of CoNLL-U; lines of `#doc ID` are read too, and so are BIOES and BILOU tags,
-and files without the last two columns. With a `# text` comment the words have their places in that text. Entities that
-share words can't be written.
+files without the last two columns, and files of words and tags alone. With a `# text` comment the words have their
+places in that text. Entities that share words can't be written.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def read(source: FileSource, options: ReadingOptions, findings: Findings) -> Rea
     made = Read([], [])
     for line, comments, rows in _blocks(source, options):
         where = f"document {len(made.documents) + 1} (line {line})"
+        rows = _numbered(rows)
         sound = [row for row in rows if _is_word(row, where, findings)]
         if len(sound) < len(rows):
             continue
@@ -80,10 +81,17 @@ def _blocks(source: FileSource, options: ReadingOptions) -> Iterator[tuple[int, 
         yield rows[0][0], comments, rows
 
 
+def _numbered(rows: list[_Row]) -> list[_Row]:
+    """The rows, with numbers where all of them are but a word and a tag."""
+    if any(len(cells) != 2 or not _TAG.fullmatch(cells[1]) for _, cells in rows):
+        return rows
+    return [(line, [str(number), *cells]) for number, (line, cells) in enumerate(rows)]
+
+
 def _is_word(row: _Row, where: str, findings: Findings) -> bool:
     """Without one of its words a sentence would be another one, so that it is left out whole."""
     line, cells = row
-    if len(cells) >= 2 and cells[1].strip():
+    if len(cells) >= 2 and cells[0].strip().isdecimal() and cells[1].strip():
         return True
     findings.add("document", where, f"line {line} is {shorten(cells)}, and holds no number and word")
     return False
