@@ -176,6 +176,12 @@ def test_a_text_in_which_nothing_was_found_is_a_suggestion_like_those_beside_it(
     nothing = {"tokens": ["rain"], "entities": [], "relations": []}
     write_documents(tmp_path / "s.json", [nothing, SCORED], "label_studio")
     assert ["predictions" in one for one in json.loads((tmp_path / "s.json").read_text())] == [True, True]
+    for name in (one.values[0] for one in INSTALLED if not one.marks[0].args[0]):
+        path = tmp_path / name / SUFFIX[name]
+        write_documents(path, [nothing], name, suggestions=True)
+        assert len(read_documents(path, name).documents) == 1
+    (task,) = json.loads((tmp_path / "label_studio" / "c.json").read_text())
+    assert "annotations" not in task
 
 
 def test_every_format_is_guessed(tmp_path: Path):

@@ -96,11 +96,15 @@ def test_the_command_writes_lines_suggestions_a_page_and_a_graph(
     command = ["extract", str(trained), "--text", TEXT, "--output", str(output), "--suggest", "label_studio"]
     assert main([*command, "--view", str(page), "--graph", str(graph)]) == 0
     assert "predictions" in json.loads(output.read_text())[0]
+    nothing = [str(tmp_path / "none.json") if one == str(output) else one for one in command]
+    assert main([one if one != TEXT else "." for one in nothing]) == 0
+    (task,) = json.loads((tmp_path / "none.json").read_text())
+    assert (task["predictions"][0]["result"], "annotations" in task) == ([], False)
     assert told(read_documents(output).documents[0]) == told(line)
     assert "Nordic Paper → employs → Anna Berg" in page.read_text(encoding="utf8")
     assert json.loads(graph.read_text())["@graph"]
     said = capsys.readouterr()
-    assert (said.out + said.err).count("wrote") == 3
+    assert (said.out + said.err).count("wrote") == 4
 
 
 @pytest.mark.parametrize("suggested", ["columns", "brat"])

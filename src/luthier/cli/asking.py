@@ -110,7 +110,8 @@ def _write_extractions(arguments: argparse.Namespace, found: list[Any], types: A
 
     written = []
     if arguments.output and arguments.suggest:
-        left_out = write_documents(arguments.output, found, arguments.suggest, types=types, invalid="drop").faults
+        how: dict[str, Any] = {"types": types, "invalid": "drop", "suggestions": True}
+        left_out = write_documents(arguments.output, found, arguments.suggest, **how).faults
         if left_out.count:
             tell(f"{arguments.suggest} can't hold all of it; left out is\n  {left_out.listed()}")
         written.append(f"{len(found)} documents to {arguments.output}")

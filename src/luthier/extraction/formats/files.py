@@ -11,9 +11,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -136,6 +137,7 @@ def write_documents(
     types: Types | None = None,
     invalid: Invalid = "refuse",
     ignore_label: str = IGNORE,
+    suggestions: bool = False,
 ) -> Findings:
     """Write annotations.
 
@@ -146,6 +148,8 @@ def write_documents(
         types: to write beside them; those that occur otherwise.
         invalid: `refuse` what the format can't hold, or `drop` it.
         ignore_label: type under which ignored ranges and pairs are written, in formats that have no place for them.
+        suggestions: whether people have still to look at all of the documents, those in which nothing was found, too;
+            Label Studio alone tells such ones apart.
 
     Returns:
         What was left out.
@@ -169,15 +173,21 @@ def write_documents(
             findings.raise_if_faulty("write SpERT's JSON, which has one, or leave it out with `invalid='drop'`")
         documents = [_with_labels(one, ignore_label) for one in documents]
         types = _with_label(types, documents, ignore_label)
+    write = partial(module.write, suggestions=True) if suggestions and format == "label_studio" else module.write
     if invalid == "refuse" or format == "brat":
-        _write_whole(module, Path(path), documents, types, findings, invalid)
+        _write_whole(write, Path(path), documents, types, findings, invalid)
     else:
-        module.write(Path(path), documents, types, findings)
+        write(Path(path), documents, types, findings)
     return findings
 
 
 def _write_whole(
-    module: ModuleType, path: Path, documents: list[Document], types: Types, findings: Findings, invalid: Invalid
+    write: Callable[..., None],
+    path: Path,
+    documents: list[Document],
+    types: Types,
+    findings: Findings,
+    invalid: Invalid,
 ) -> None:
     """Write to a place beside, and put it where it belongs when all is there and nothing had to be left out that is
     refused: a folder of which a part is there could not be written again."""
@@ -186,7 +196,7 @@ def _write_whole(
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-"))
         place, left_out = Path(scratch) / path.name, Findings(findings.faults.name)
-        module.write(place, documents, types, left_out)
+        write(place, documents, types, left_out)
         if invalid == "refuse":
             left_out.raise_if_faulty("take a format that can hold this, or leave it out with `invalid='drop'`")
         findings.take(left_out)

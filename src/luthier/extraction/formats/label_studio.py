@@ -4,7 +4,8 @@ A result of the type `labels` is an entity for each of its labels, one of the ty
 labels: `direction` right goes from `from_id` to `to_id`, left the other way, bi makes the type a symmetric one. Of
 several annotations of a task, the first that was not cancelled is read; without any, the first prediction; of the words
 of a task without either nothing is known. Entities and relations with a score are written as a prediction, which Label
-Studio shows as a suggestion, and so are documents beside them in which nothing was found; the others as annotation.
+Studio shows as a suggestion, and so are documents beside them in which nothing was found, and all that are written as
+suggestions; the others as annotation.
 Offsets may count characters or UTF-16 units, as the text of an entity tells.
 """
 
@@ -100,16 +101,18 @@ def _parts(results: list[Any], where: str, findings: Findings, symmetric: set[st
     return mentions, links
 
 
-def write(path: Path, documents: Sequence[Document], types: Types, findings: Findings) -> None:
+def write(
+    path: Path, documents: Sequence[Document], types: Types, findings: Findings, *, suggestions: bool = False
+) -> None:
     """See the module."""
     tasks, sources = [], [to_characters(document) for document in documents]
-    suggested = any(map(_scores, sources))
+    scored = any(map(_scores, sources))
     for number, source in enumerate(sources, 1):
         result = [_entity(m, number) for m in source.mentions]
         result += [_relation(one, number, types) for one in source.links]
         scores = _scores(source)
         task: dict[str, Any] = {"id": number if source.id is None else source.id, "data": {_TEXT: source.text}}
-        if scores or (suggested and not result):
+        if scores or suggestions or (scored and not result):
             mean = sum(scores) / max(1, len(scores))
             task["predictions"] = [{"model_version": "luthier", "score": mean, "result": result}]
         else:
