@@ -185,6 +185,34 @@ def test_annotations_that_are_read_are_not_written_over(
     assert Path(file).read_bytes() == before
 
 
+def test_a_file_of_the_folder_that_is_read_is_not_written_over(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    write_documents(tmp_path / "b", DOCUMENTS[:2], "brat")
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    before = {one.name: one.read_bytes() for one in (tmp_path / "b").iterdir()}
+    ask = ["extract", str(trained), "--file", str(tmp_path / "b")]
+    for name in ("document_000001.ann", "../link/document_000002.txt", "annotation.conf"):
+        assert main([*ask, "--output", f"{tmp_path}/b/{name}"]) == 6
+        assert "which would be lost" in capsys.readouterr().err
+    assert main([*ask, "--output", str(tmp_path / "link"), "--suggest", "brat"]) == 6
+    assert {one.name: one.read_bytes() for one in (tmp_path / "b").iterdir()} == before
+
+
+def test_outputs_are_several_files_that_are_not_called_compressed(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("luthier.prediction.extracting.load_predictor", None)  # all is refused before
+    ask = ["extract", str(trained), "--text", TEXT]
+    assert main([*ask, "--view", "found", "--graph", "./found"]) == 2
+    assert "two outputs would be written there" in capsys.readouterr().err
+    for how in (["--output"], ["--view"], ["--graph"], ["--suggest", "spert", "--output"]):
+        assert main([*ask, *how, "found.jsonl.gz"]) == 6
+        assert "name the file found.jsonl, and compress it afterwards" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_can_not_be_is_refused_before_the_model_is_loaded(trained: Path, tmp_path: Path):
     assert main(["extract", str(trained), "--text", TEXT, "--suggest", "brat"]) == 2
     assert main(["extract", str(trained), "--text", TEXT, "--output", "x", "--suggest", "bratt"]) == 3

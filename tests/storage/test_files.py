@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 
 import pytest
 
-from luthier.storage.files import write_bytes, write_text
+from luthier.errors import WorkspaceError
+from luthier.storage.files import check_place_of, write_bytes, write_text
 
 
 @pytest.mark.parametrize("dangling", [False, True])
@@ -62,3 +64,11 @@ def test_a_writer_that_fails_takes_away_its_own_file_alone(tmp_path):
     with pytest.raises(ValueError, match="no more"):
         write_bytes(tmp_path / "a.json", broken())
     assert os.listdir(tmp_path) == [".writing-a.json"]
+
+
+@pytest.mark.parametrize("name", ["lines.jsonl.gz", "lines.ZST"])
+@pytest.mark.parametrize("write", [check_place_of, partial(write_bytes, content=b"x"), partial(write_text, text="x")])
+def test_no_plain_file_is_called_compressed(name, write, tmp_path):
+    with pytest.raises(WorkspaceError, match="written uncompressed"):
+        write(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []

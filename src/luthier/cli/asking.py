@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -63,6 +64,13 @@ def _refuse_pair_of_file(arguments: argparse.Namespace, fix: str) -> None:
         raise RecipeError("--pair is the second text of a --text, and --file was given", fix=fix)
 
 
+def _refuse_equal(*outputs: str | None) -> None:
+    places = [os.path.realpath(one) for one in outputs if one is not None]
+    for number, place in enumerate(places):
+        if place in places[:number]:
+            raise RecipeError("two outputs would be written there", where=place, fix="name another file for one")
+
+
 def extract(arguments: argparse.Namespace) -> None:
     if arguments.suggest and not arguments.output:
         raise RecipeError("--suggest writes a file, and no --output was given", fix="name the file with --output")
@@ -83,6 +91,7 @@ def extract(arguments: argparse.Namespace) -> None:
         _check_lines_place(arguments.output, *read)
     for place in filter(None, places):
         place_of_output(place, *read)
+    _refuse_equal(arguments.output, arguments.view, arguments.graph)
     options = {"tokeniser": arguments.tokeniser}
     with progress_display():
         if arguments.text:

@@ -145,14 +145,16 @@ def place_of_output(output: str | Path, *read: str | Path | None) -> Path:
 
 
 def _files_of(source: str | Path) -> list[Path]:
-    """The files on this machine that a source string names, that of an archive for one of its members."""
-    from luthier.data.sources.base import FileSource, FolderSource, resolve
+    """The files on this machine that a source string names, those of a folder with annotations, that of an archive for
+    one of its members."""
+    from luthier.data.sources.base import FileSource, annotated_folder, resolve
     from luthier.errors import DataError
 
+    folder = annotated_folder(str(source))
+    if folder is not None:
+        return [one.path for one in folder.files]
     try:
         found = resolve(str(source))
     except DataError:  # told of by whoever reads it
         return [Path(source)]
-    if isinstance(found, FolderSource):
-        return [one.path for one in found.files]
     return [found.path] if isinstance(found, FileSource) else []

@@ -21,6 +21,8 @@ from luthier.storage.paths import is_folder, is_there, user_path
 # What only a write is refused with: no space, no quota, too large a file, a read-only mount.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _LONGEST_NAME = 255
+# Endings of what is read compressed, and written by nothing here.
+_COMPRESSED = (".gz", ".zst")
 # Seconds after which a file that is being written is one that a kill left.
 _LEFT_BEHIND = 3600
 _MORE_SPACE = "free some space, or choose another {place}{again}"
@@ -68,8 +70,10 @@ def check_place_of(path: Path, *read: str | Path | None) -> None:
         read: files that it must not take the place of.
 
     Raises:
-        WorkspaceError: it is a folder, a device or a pipe, one of these files, or in a folder that can't be written to.
+        WorkspaceError: it is a folder, a device or a pipe, one of these files, in a folder that can't be written to, or
+            called as a compressed file is.
     """
+    _refuse_compressed(path)
     number = 0
     above = next(folder for folder in path.absolute().parents if is_there(folder))
     if is_folder(path):
@@ -118,8 +122,10 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
         content: all of it, or one piece after another.
 
     Raises:
-        WorkspaceError: the place can't be written or the disk is full; what was there is untouched.
+        WorkspaceError: the place can't be written, is called as a compressed file is, or the disk is full; what was
+            there is untouched.
     """
+    _refuse_compressed(path)
     path = Path(os.path.realpath(path)) if path.is_symlink() else path
     scratch = None
     try:
@@ -135,6 +141,15 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
             with suppress(OSError):
                 scratch.unlink()
         raise
+
+
+def _refuse_compressed(path: Path) -> None:
+    if path.suffix.lower() in _COMPRESSED:
+        raise WorkspaceError(
+            f"files are written uncompressed, and one that ends in {path.suffix} is read as a compressed one",
+            where=str(path),
+            fix=f"name the file {path.stem}, and compress it afterwards",
+        )
 
 
 def _open_scratch(path: Path) -> tuple[Path, IO[bytes]]:
