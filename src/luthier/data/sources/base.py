@@ -99,14 +99,15 @@ class FileSource:
             yield self._open(stack)
 
     def beside(self) -> dict[str, FileSource]:
-        """The files in its folder, or in its folder in the archive, by their names.
+        """The files in its folder, or its folder in the archive, by their names; none where a folder can't be listed.
 
         Raises:
             DataError: as `open`.
         """
         if self.member is None:
-            with self._readable():
-                found = sorted(one for one in self.path.parent.iterdir() if one.is_file())
+            found: list[Path] = []
+            with contextlib.suppress(PermissionError), os.scandir(self.path.parent) as entries:
+                found = [self.path.parent / one for one in sorted(one.name for one in entries if one.is_file())]
             return {one.name: FileSource(one, None, str(one)) for one in found}
         archive, folder = self.name.partition("!")[0], PurePosixPath(self.member).parent
         with self._readable() as stack, _directory_read():
