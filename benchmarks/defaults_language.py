@@ -20,6 +20,7 @@ from tables import Cells, grouped, pick, spread, table
 
 from luthier.errors import TrainingError
 
+CORE_HOURS = 16
 LENGTHS = (100, 400)
 SEEDS = (1, 2, 3)
 BATCH = 8

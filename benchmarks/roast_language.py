@@ -28,6 +28,7 @@ import roast
 from evidence import Claim
 from protocol import MASKED_LM, Arm, Comparison, Study, arguments, run
 
+CORE_HOURS = 25
 PLACE = Path(".cache/benchmarks/roast")
 RATES, ATTACKED_ROWS, VICTIM_SEED = (1e-4, 3e-4), 500, 99
 DATA = {"examples": 4000, "max_length": roast.LENGTH, "too_long": "truncate"}

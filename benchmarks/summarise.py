@@ -7,6 +7,7 @@ cells into its part, with `findings` where it tests a claim, or `answers`: (ques
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,12 @@ the whole script. The papers used larger models and longer training.
 COSTS = """\
 ## Costs and other questions
 """
+WAITING = """\
+## Written and not yet run
+
+Scripts without a file of results. Hours are those of one core, estimated from a script's first cells. Each needs the
+masked LM first, which `luthier run recipes/local/masked_lm.yaml` trains in three hours on two cores.
+"""
 BEDS_HEADER = """\
 ## What the claims were tested on
 """
@@ -101,7 +108,18 @@ def main() -> None:
     used = [f"- **{name}**: {about}" for name, about in BEDS.items() if any(name in bed for bed in beds)]
     opening = [HEADER, table(COLUMNS, claims), BEDS_HEADER, "\n".join(used) + "\n"]
     costs = [COSTS, table(["question", "measured here"], answers)]
-    PAGE.write_text("\n".join([*opening, *costs, *parts]), encoding="utf8")
+    PAGE.write_text("\n".join([*opening, *costs, *waiting(), *parts]), encoding="utf8")
+
+
+def waiting() -> list[str]:
+    """What is still to be measured; nothing where every script has results."""
+    missing = [name for name in SCRIPTS if not (RESULTS / f"{name}.json").exists()]
+    scripts = {name: importlib.import_module(name) for name in missing}
+    rows = [
+        [f"`python benchmarks/{name}.py`", inspect.getdoc(script).partition("\n")[0], f"{script.CORE_HOURS}"]
+        for name, script in scripts.items()
+    ]
+    return [WAITING, table(["command", "question", "hours"], rows)] if rows else []
 
 
 def findings_in(script: Any, cells: Cells) -> list[Finding]:
