@@ -98,7 +98,7 @@ def with_cut_validation(
 
 def _of_one_text(train: Rows, schema: TaskSchema, share: float) -> list[list[int]]:
     """0-based rows of every text, so that none is on both sides of a cut; rows alone where too few texts differ."""
-    units = units_of(text_keys(train.columns, schema.shown_columns))
+    units = units_of(_text_keys(train, schema))
     return units if 0 < round(len(units) * (1 - share)) < len(units) else [[row] for row in range(len(train))]
 
 
@@ -106,9 +106,14 @@ def repeats(rows: dict[str, Rows], schema: TaskSchema) -> dict[str, Repeats]:
     """By split, rows whose text stands in the training rows, too; nothing without training rows."""
     if "train" not in rows:
         return {}
-    keys = {split: text_keys(one.columns, schema.shown_columns) for split, one in rows.items()}
+    keys = {split: _text_keys(one, schema) for split, one in rows.items()}
     training = set(keys["train"])
     return {split: repeats_in(split, own, training) for split, own in keys.items()}
+
+
+def _text_keys(one: Rows, schema: TaskSchema) -> list[int]:
+    """A hash of what a model reads of every row, the messages before a prompt among it."""
+    return text_keys(one.columns, (*schema.shown_columns, "history"))
 
 
 def _units(one: Rows, by_group: bool) -> list[list[int]]:

@@ -77,3 +77,31 @@ def test_texts_that_are_too_few_to_keep_apart_are_cut_all_the_same(write):
     data = load(train=write("a.csv", table(["one", "four"] * 20)), validation_fraction=0.1)
     assert len(data.splits["validation"]) == 4
     assert data.marks_of_repeats("validation")
+
+
+def conversations(*turns):
+    """A row of each sequence of turns, the user's and the assistant's by turns."""
+    roles = ["user", "assistant"]
+    chats = ([{"role": roles[n % 2], "content": text} for n, text in enumerate(one)] for one in turns)
+    return "\n".join(json.dumps({"messages": chat}) for chat in chats)
+
+
+def test_conversations_that_end_alike_are_others(write, caplog):
+    train = conversations(*([f"question {n}", "answer", "thanks", "welcome"] for n in range(30)))
+    held_out = conversations(["new", "answer", "thanks", "welcome"], ["question 3", "answer", "thanks", "sure"])
+    data = load(train=write("a.jsonl", train), validation=write("b.jsonl", held_out))
+    assert [data.summary[split].repeats.count for split in ("train", "validation")] == [0, 1]
+    assert "training rows repeat" not in caplog.text
+
+
+def test_a_cut_keeps_a_conversation_together_and_no_others_with_it(write):
+    chats = [[f"question {n}", "answer", "thanks", f"welcome {m}"] for n in range(30) for m in range(2)]
+    data = load(train=write("a.jsonl", conversations(*chats)), validation_fraction=0.2)
+    before = {split: {row[0]["content"] for row in data.splits[split]["history"]} for split in data.splits}
+    assert [len(before[split]) for split in ("train", "validation")] == [24, 6]
+
+
+def test_a_prompt_without_earlier_turns_is_the_same_where_a_split_has_none(write):
+    plain = write("b.jsonl", json.dumps({"prompt": "hello", "response": "yes"}))
+    data = load(train=write("a.jsonl", conversations(["hello", "hi"], ["bye", "bye"])), validation=plain)
+    assert data.summary["validation"].repeats.count == 1

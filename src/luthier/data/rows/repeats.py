@@ -45,11 +45,11 @@ def text_keys(columns: Mapping[str, Sequence[Any]], shown: Sequence[str]) -> lis
 
     Args:
         columns: canonical column -> (N,) values.
-        shown: the columns that a model reads; of a split that lacks one, it counts as empty.
+        shown: the columns that a model reads; of a split that lacks one, it counts as empty, as an empty list does.
     """
     rows = len(next(iter(columns.values()), ()))
     read = [columns.get(name) or [None] * rows for name in shown]
-    return [hash(tuple(v if isinstance(v, str) else repr(v) for v in one)) for one in zip(*read, strict=True)]
+    return [hash(tuple(v if isinstance(v, str) else repr(v or None) for v in one)) for one in zip(*read, strict=True)]
 
 
 def repeats_in(split: str, keys: Sequence[int], training: Collection[int]) -> Repeats:
