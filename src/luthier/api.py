@@ -16,7 +16,7 @@ from luthier.recipe.yaml_text import YamlText
 from luthier.runs.kinds import check_kind
 from luthier.runs.runner import FAILED, GOES_ON, RunRecord, locked, run_cell
 from luthier.settings import Settings
-from luthier.storage.files import disk_failure, write_json, write_text
+from luthier.storage.files import refusal, write_json, write_text
 from luthier.storage.one_version import one_version
 from luthier.storage.provenance import ENVIRONMENT, environment
 from luthier.storage.ranks import conducted
@@ -65,7 +65,7 @@ def _run(checked: RecipeBase, folder: Path, on_cell: Callable[[int, int, dict[st
                     write_json(folder / FAILED, {"error": str(error)})
                 raise
             except Exception as error:
-                if disk_failure(error) is None:
+                if refusal(error) is None:
                     write_json(folder / FAILED, {"error": f"unexpected {type(error).__name__}: {error}"})
                 raise
         write_text(folder / "recipe.yaml", recipe_yaml(checked), hidden=True)

@@ -28,8 +28,9 @@ _ANSWERS_GO_ON = "run the same command again; it goes on behind the rows that we
 _BEGINS_ANEW = "run the same command again, which begins anew"
 EXIT_CODES = """\
 exit codes: 0 done, 1 failed, 2 recipe or command line, 3 data, 4 model, 5 training (NaN, nothing to train),
-6 run directory (locked, full, not writable), 75 stopped by a signal while training, after one whole checkpoint: the
-same command continues, 130 stopped at once by Ctrl-C where nothing trains, or by a second one
+6 run directory (locked, full, not writable) or a file that may not be opened, 75 stopped by a signal while training,
+after one whole checkpoint: the same command continues, 130 stopped at once by Ctrl-C where nothing trains, or by a
+second one
 """
 
 
@@ -311,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         return _fail(f"out of memory\n  fix: {_less_memory(parsed)}", 1)
     except Exception as error:
-        return _unwritable(error) or _unexpected(error, parsed)
+        return _refused(error) or _unexpected(error, parsed)
 
 
 def _look_here_for_plugins() -> None:
@@ -347,15 +348,15 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _unwritable(error: Exception) -> int | None:
-    """Tell of a write that the disk refused, wherever it was made; None where the error is another."""
-    from luthier.storage.files import disk_failure, unwritable
+def _refused(error: Exception) -> int | None:
+    """Tell of a file that the disk or the system refused, wherever it was; None where the error is another."""
+    from luthier.storage.files import disk_failure, refusal
 
-    if (failure := disk_failure(error)) is None:
+    if (told := refusal(error)) is None:
         return None
-    with suppress(OSError):  # what is left in the buffer would be written again at exit
-        sys.stdout.close()
-    told = unwritable(Path(failure.filename or "."), failure)
+    if disk_failure(error) is not None:
+        with suppress(OSError):  # what is left in the buffer would be written again at exit
+            sys.stdout.close()
     return _fail(str(told), told.exit_code)
 
 

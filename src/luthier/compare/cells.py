@@ -18,7 +18,7 @@ from luthier.recipe import RecipeBase, recipe_yaml
 from luthier.recipe.grid import GIVE_VALIDATION, NOTHING_TO_CHOOSE_BY, cell_name, cell_recipe, cells, run_count
 from luthier.report.choice import recommend, validation_score_of
 from luthier.runs.runner import FAILED, GOES_ON, RunRecord, run_cell
-from luthier.storage.files import disk_failure, unwritable, write_json, write_text
+from luthier.storage.files import refusal, write_json, write_text
 from luthier.training.watch import EndedEarlyError
 
 if TYPE_CHECKING:
@@ -123,8 +123,8 @@ def _run_one(
             raise
         failure, cause = {"error": str(error)}, error
     except Exception as error:
-        if (failure_to_write := disk_failure(error)) is not None:
-            raise unwritable(place, failure_to_write) from error
+        if (refused := refusal(error, place)) is not None:
+            raise refused from error
         write_text(place / TRACEBACK, "".join(traceback.format_exception(error)))
         failure = {"error": f"unexpected {type(error).__name__}: {error}; the traceback is in {place / TRACEBACK}"}
     return _failed(place, failure, cause)

@@ -20,6 +20,8 @@ from luthier.storage.paths import is_folder, is_there, user_path
 
 # What only a write is refused with: no space, no quota, too large a file, a read-only mount.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# What a read may be refused with, too: no permission, a failing disk, too many open files, a stale network file.
+_OPENING = (errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE)
 _LONGEST_NAME = 255
 # Endings of what is read compressed, and written by nothing here.
 _COMPRESSED = (".gz", ".zst")
@@ -225,6 +227,26 @@ def disk_failure(error: BaseException) -> OSError | None:
         known = behind if isinstance(behind, OSError) else None
         return known or OSError("a file could not be written to its end; the disk may be full")
     return None
+
+
+def refusal(error: BaseException, place: Path | None = None) -> WorkspaceError | None:
+    """What a user is told of an error of any library where the disk refused a write or the system a file, and None
+    where neither did.
+
+    Args:
+        error: as it was raised.
+        place: what was written to, in place of what the error names.
+    """
+    if (failure := disk_failure(error)) is not None:
+        return unwritable(place or Path(failure.filename or "."), failure)
+    if not isinstance(error, OSError) or error.errno not in _OPENING or error.filename is None:
+        return None
+    denied = error.errno in (errno.EACCES, errno.EPERM)
+    return WorkspaceError(
+        f"can't be opened: {error.strerror}",
+        where=os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename),
+        fix="have its permissions changed, or name another file" if denied else fix_of(error, "file"),
+    )
 
 
 def _is_short_write(error: OSError) -> bool:
