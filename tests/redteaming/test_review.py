@@ -288,6 +288,19 @@ def test_options_without_effect_are_refused(stage, given, capsys):
     assert main(["attacks", str(stage)]) == 0
 
 
+def test_a_page_replaces_neither_the_labels_nor_what_was_asked(stage, tmp_path, capsys):
+    labels = tmp_path / "labels.jsonl"
+    save_labels(labels, [said("safe", "take it", "an answer")])
+    asked = next(stage.glob("*/**/*.jsonl"))
+    before = labels.read_bytes(), asked.read_bytes()
+    for given in (["--view", str(labels)], ["--view", "page.html", "--write", str(labels)], ["--view", str(asked)]):
+        assert main(["attacks", str(stage), "--labels", str(labels), *given]) == 6
+        assert "this is the file that is read, which would be lost" in capsys.readouterr().err
+    assert (labels.read_bytes(), asked.read_bytes()) == before
+    for _ in range(2):
+        assert main(["attacks", str(stage), "--write", str(tmp_path / "attacks.jsonl")]) == 0
+
+
 def test_of_several_stages_it_is_said_which_is_read(stage, tmp_path, capsys):
     shutil.copytree(stage, stage.with_name("01-redteam"))
     assert main(["attacks", str(stage.parent)]) == 0

@@ -20,7 +20,7 @@ def predict(arguments: argparse.Namespace) -> None:
     from luthier.progress import progress_display
 
     _refuse_pair_of_file(arguments, "name the file's column of second texts as in training, `text_pair`")
-    _check_lines_place(arguments.output, arguments.file)
+    _check_lines_place(arguments.output, arguments.run, arguments.file)
     how = {"batch_size": arguments.batch_size, "allow": arguments.allow}
     if arguments.file and arguments.output:
         with progress_display():
@@ -48,13 +48,13 @@ def _write_lines(rows: list[Any], output: str | None) -> None:
         write_bytes(place_of_output(output), as_lines(rows))
 
 
-def _check_lines_place(output: str | None, *read: str | None) -> None:
+def _check_lines_place(output: str | None, run: str, *read: str | None) -> None:
     """Refuse what can't be written when all is done, before anything is."""
     if output is None:
         return
     from luthier.prediction.writing import place_of_output
 
-    place_of_output(output, *read)
+    place_of_output(output, *read, run=run)
     if Path(output).suffix.lower() in (".csv", ".tsv", ".parquet"):
         raise RecipeError("JSON lines are written", where=output, fix="name the file .jsonl")
 
@@ -88,9 +88,9 @@ def extract(arguments: argparse.Namespace) -> None:
         check_place(arguments.output, arguments.suggest)
         places += [] if arguments.suggest == "brat" else [arguments.output]  # that is a folder
     else:
-        _check_lines_place(arguments.output, *read)
+        _check_lines_place(arguments.output, arguments.run, *read)
     for place in filter(None, places):
-        place_of_output(place, *read)
+        place_of_output(place, *read, run=arguments.run)
     _refuse_equal(arguments.output, arguments.view, arguments.graph)
     options = {"tokeniser": arguments.tokeniser}
     with progress_display():
@@ -159,6 +159,7 @@ def tokenizer(arguments: argparse.Namespace) -> None:
     from luthier.report.html import write_sections
     from luthier.report.terminal import print_section_table
     from luthier.storage.files import write_json
+    from luthier.storage.output_places import check_place_of
     from luthier.vocabulary.comparing import as_data, compare_tokenizers, sections, tables
     from luthier.vocabulary.settings import LanguageText
 
@@ -166,6 +167,8 @@ def tokenizer(arguments: argparse.Namespace) -> None:
     if place is not None and place.suffix not in (".html", ".json"):
         raise RecipeError("--output is an .html page or a .json file", where=str(place), fix="give it such a name")
     text = LanguageText(folder=arguments.text, text=arguments.column)
+    if place is not None:
+        check_place_of(place, *Path(arguments.text).rglob("*"))
     with progress_display():
         measured = compare_tokenizers(arguments.tokenizers, text, lines=arguments.lines)
     for table in tables(measured, brief=True):

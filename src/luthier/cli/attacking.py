@@ -17,6 +17,7 @@ def attacks(arguments: argparse.Namespace) -> None:
     from luthier.redteaming.marks import marks_in
     from luthier.redteaming.reading import attacks_of, number_of, preferences_of, round_folders, stage_folders
     from luthier.redteaming.review import write_review
+    from luthier.storage.output_places import check_place_of
 
     folders = stage_folders(arguments.run)
     folder = folders[-1]
@@ -34,6 +35,9 @@ def attacks(arguments: argparse.Namespace) -> None:
         raise RecipeError("--serve and --endpoint each serve until they are stopped", fix="give them to two commands")
     if arguments.all and arguments.form == "preferences":
         raise RecipeError("--all has no effect with --form preferences", fix="leave it out")
+    asked = list(folder.glob("*/**/*"))
+    for output in filter(None, (arguments.view, arguments.write)):
+        check_place_of(Path(output), arguments.labels, *asked)
     if arguments.view:
         page = write_review(folder, arguments.view, read_labels(arguments.labels))
         console().print(f"wrote the review page to {page}", soft_wrap=True)

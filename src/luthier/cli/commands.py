@@ -49,7 +49,7 @@ def _check_place_of_recipe(place: Path, data: str | None, *, replace: bool) -> N
         RecipeError: it is called as no recipe is, or it is there and not to be replaced.
         WorkspaceError: it can't be written, or the recipe is made for what it holds.
     """
-    from luthier.storage.files import check_place_of
+    from luthier.storage.output_places import check_place_of
 
     if place.suffix.lower() not in SUFFIXES:
         fix = f"name another file, such as {DEFAULT_RECIPE}"
@@ -277,7 +277,8 @@ def doctor(_arguments: argparse.Namespace) -> None:
 def schema(arguments: argparse.Namespace) -> None:
     text = json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
     if arguments.output:
-        from luthier.storage.files import check_place_of, write_text
+        from luthier.storage.files import write_text
+        from luthier.storage.output_places import check_place_of
 
         check_place_of(Path(arguments.output))
         write_text(Path(arguments.output), text)

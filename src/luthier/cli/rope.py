@@ -27,6 +27,8 @@ def explain_rope(arguments: argparse.Namespace) -> Iterator[RenderableType]:
 
     from luthier.context.rope_report import drawing, page, view_of
     from luthier.context.rope_settings import RopeSettings
+    from luthier.storage.files import write_text
+    from luthier.storage.output_places import check_place_of
 
     given = {name: getattr(arguments, name) for name in ("kind", "base") if getattr(arguments, name) is not None}
     try:
@@ -36,6 +38,11 @@ def explain_rope(arguments: argparse.Namespace) -> Iterator[RenderableType]:
         raise RecipeError(
             said["msg"].removeprefix("Value error, "), where=f"--{(said['loc'] or ('kind',))[0]}"
         ) from None
+    place = Path(arguments.output) if arguments.output else None
+    if place is not None:
+        if place.suffix not in (".html", ".svg"):
+            raise RecipeError("the file is neither a page nor a plot", where=str(place), fix="name it .html or .svg")
+        check_place_of(place)
     view = view_of(arguments.model, arguments.length, settings)
     for section in view.sections():
         yield Text(section.title, style="bold")
@@ -52,12 +59,7 @@ def explain_rope(arguments: argparse.Namespace) -> Iterator[RenderableType]:
             yield table
         if section.plot is not None:
             yield from _sketched(section.plot.series)  # type: ignore[attr-defined]
-    if arguments.output:
-        from luthier.storage.files import write_text
-
-        place = Path(arguments.output)
-        if place.suffix not in (".html", ".svg"):
-            raise RecipeError("the file is neither a page nor a plot", where=str(place), fix="name it .html or .svg")
+    if place is not None:
         write_text(place, page(view) if place.suffix == ".html" else drawing(view))
         yield Text(f"wrote {place}")
 

@@ -30,6 +30,7 @@ from luthier.peft_bridge.adapter_types import ADAPTER_TYPES, PROMPT_EMBEDDINGS
 from luthier.registry import PREDICTORS, discover
 from luthier.secrets import as_reference, redact_values
 from luthier.storage.files import fix_of, write_bytes
+from luthier.storage.output_places import check_place_of, refuse_what_is_read
 from luthier.storage.paths import user_path
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def export_model(
         raise WorkspaceError(
             "there is something already", where=str(place), fix="name another folder, or add --force (overwrite=True)"
         )
+    refuse_what_is_read(place, source)
     model, tokenizer, card = saved_artifact(source, allow).load()
     save_head_only(model, None)
     return save_artifact(model, tokenizer, place, card)
@@ -301,6 +303,7 @@ def _check_place(place: Path, overwrite: bool) -> None:
         raise WorkspaceError(
             "the file is there already", where=str(place), fix="name another one, or add --force (overwrite=True)"
         )
+    check_place_of(place)
 
 
 def _write(place: Path, exported: Exported, about: dict[str, Any]) -> None:

@@ -99,7 +99,7 @@ def _written(
     from luthier.storage.part_file import kept_parts
 
     check_batch_size(batch_size)
-    place = check_output(output)
+    place = check_output(output, run=run)
     with noise_logged():
         embedder = load_embedder(run, allow)
 
@@ -127,12 +127,13 @@ def _joined(parts: Iterable[bytes]) -> np.ndarray:
     return np.concatenate([np.load(io.BytesIO(part), allow_pickle=False) for part in parts])
 
 
-def check_output(output: str | Path, *read: str | Path) -> Path:
+def check_output(output: str | Path, *read: str | Path, run: str | Path | None = None) -> Path:
     """Refuse a file name of another kind than .npy and .parquet, and a place that can't be written.
 
     Args:
         output: of the vectors.
         read: files that are read, and may not be written over.
+        run: what encodes, as in `place_of_output`.
 
     Returns:
         The file that is written, where a link leads to it.
@@ -145,7 +146,7 @@ def check_output(output: str | Path, *read: str | Path) -> Path:
 
     if Path(output).suffix not in FORMATS:
         raise DataError("vectors are written as .npy or .parquet", where=str(output), fix="name the output so")
-    return place_of_output(output, *read)
+    return place_of_output(output, *read, run=run)
 
 
 def write_vectors(output: str | Path, texts: Any, vectors: np.ndarray) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,7 @@ from luthier.models.quiet import noise_logged
 from luthier.models.settings import Danger
 from luthier.prediction.loading import check_batch_size, check_run, load_predictor
 from luthier.secrets import redact_values
+from luthier.storage.paths import is_file, user_path
 
 if TYPE_CHECKING:
     from luthier.storage.part_file import KeptParts
@@ -42,7 +43,7 @@ def write_predictions(
     check_batch_size(batch_size)
     check_run(run)
     check_there_and_filled(str(file))
-    place = place_of_output(output, file)
+    place = place_of_output(output, file, run=run)
     with noise_logged():
         predictor = load_predictor(run, allow)
         if not isinstance(predictor, RowPredictor):
@@ -125,23 +126,48 @@ def key_of(run: str | Path, *asked: Any) -> str:
     return digest_of([__version__, sha256_of(manifest) if manifest and manifest.is_file() else str(run), *asked])
 
 
-def place_of_output(output: str | Path, *read: str | Path | None) -> Path:
+def place_of_output(output: str | Path, *read: str | Path | None, run: str | Path | None = None) -> Path:
     """The file that is written, where a link leads to it.
 
     Args:
         output: as the user names it.
         read: sources that must not be lost.
+        run: what answers; nor must the files be lost that its recipe names.
 
     Raises:
-        WorkspaceError: it can't be written, or is a source that is read, or the archive that holds one.
+        WorkspaceError: it can't be written, or is a source that is read, or the archive that holds one, or of a run.
     """
-    from luthier.storage.files import check_place_of
+    from luthier.storage.output_places import check_place_of
 
     files = [path for one in read if one is not None for path in _files_of(one)]
+    files += [] if run is None else _named_by(Path(run))
     place = Path(os.path.realpath(output))
     for path in (Path(output), place):
         check_place_of(path, *files)
     return place
+
+
+def _named_by(run: Path) -> list[Path]:
+    """The files that the recipe of a run names: what its model was trained on."""
+    from luthier.errors import RecipeError
+    from luthier.recipe.yaml_text import parse_yaml
+    from luthier.storage.done import OF_A_RUN
+
+    place = next((one / OF_A_RUN[0] for one in (run, *run.parents) if (one / OF_A_RUN[0]).is_file()), None)
+    try:
+        texts = [] if place is None else _texts(parse_yaml(place.read_text(encoding="utf8"), str(place)).data)
+    except (RecipeError, UnicodeDecodeError):
+        return []
+    paths = (user_path(text.partition("!")[0]) for text in texts)
+    return [path for path in paths if is_file(path)]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _texts(one)
 
 
 def _files_of(source: str | Path) -> list[Path]:

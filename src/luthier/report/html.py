@@ -28,10 +28,9 @@ from luthier.report.sections import Section
 from luthier.report.svg import COLOURS, DARK_COLOURS
 from luthier.report.tables import comparison_table
 from luthier.report.text import is_hidden, mark, runs_from_right, visible
+from luthier.storage.done import OF_A_RUN
 
 PAGE = "report.html"
-# What every run directory holds; a recipe alone may lie anywhere.
-OF_A_RUN = ("recipe.yaml", "environment.json")
 _KEPT = "\n\t"
 _TOGETHER = re.compile(r"\[[^\]]*\]|± \S+")
 
@@ -50,7 +49,8 @@ def write_report(folders: list[Path], output: Path | None = None) -> Path:
     Raises:
         WorkspaceError: a folder is no run, or the file can't be written, or is one of a run's that is no page.
     """
-    from luthier.storage.files import check_place_of, write_text
+    from luthier.storage.files import write_text
+    from luthier.storage.output_places import check_place_of
 
     runs = read_runs([Path(f) for f in folders])
     place = Path(output) if output is not None else _own_place([run.folder for run in runs])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import time
@@ -13,6 +14,8 @@ from luthier.storage.files import write_json
 from luthier.storage.hashing import remembered_sha256
 
 DONE, CHECKPOINTS = "done.json", "checkpoints"
+# What every run directory holds; a recipe alone may lie anywhere.
+OF_A_RUN = ("recipe.yaml", "environment.json")
 # Names that files and folders carry while they are written. One that is still there was left by a kill.
 _UNFINISHED = re.compile(r"\.writing-.*|\.model\..*|\.[\w-]+\.(old\.)?[a-z0-9_]{8}")
 # Files below this size, in bytes, are read each time; of a larger one, its time of change says whether to.
@@ -65,6 +68,21 @@ def sweep(place: Path, *, finished: bool) -> None:
 def belongs(relative: Path) -> bool:
     """Whether a file below a stage's folder is the stage's own, and no checkpoint, scratch file or marker."""
     return relative.name != DONE and not any(p == CHECKPOINTS or _UNFINISHED.fullmatch(p) for p in relative.parts)
+
+
+def is_of_a_run(path: Path) -> bool:
+    """Whether a place belongs to what a run finished: its saved recipe, a file of a stage or a folder of them, or
+    anything in the folder of a saved model, which holds what its manifest lists and nothing else."""
+    real = Path(os.path.realpath(path))
+    if real.name in OF_A_RUN and all((real.parent / name).exists() for name in OF_A_RUN):
+        return True
+    for folder in real.parents:
+        if _digests_in_manifest(folder):
+            return True
+        name, done = real.relative_to(folder).as_posix(), _marker(folder)
+        if done and (name == DONE or any(one == name or one.startswith(f"{name}/") for one in done["files"])):
+            return True
+    return False
 
 
 def _marker(place: Path) -> dict[str, Any] | None:

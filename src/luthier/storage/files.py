@@ -16,13 +16,11 @@ from typing import IO, Any
 
 from luthier.errors import LuthierError, WorkspaceError
 from luthier.secrets import redact, redact_values
-from luthier.storage.paths import is_folder, is_there, user_path
 
 # What only a write is refused with: no space, no quota, too large a file, a read-only mount.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # What a read may be refused with, too: no permission, a failing disk, too many open files, a stale network file.
 _OPENING = (errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE)
-_LONGEST_NAME = 255
 # Endings of what is read compressed, and written by nothing here.
 _COMPRESSED = (".gz", ".zst")
 # Seconds after which a file that is being written is one that a kill left.
@@ -64,43 +62,6 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def check_place_of(path: Path, *read: str | Path | None) -> None:
-    """Refuse a file that can't be written, before there is anything to write; nothing is made.
-
-    Args:
-        path: of the file.
-        read: files that it must not take the place of.
-
-    Raises:
-        WorkspaceError: it is a folder, a device or a pipe, one of these files, in a folder that can't be written to, or
-            called as a compressed file is.
-    """
-    _refuse_compressed(path)
-    number = 0
-    above = next(folder for folder in path.absolute().parents if is_there(folder))
-    if is_folder(path):
-        number = errno.EISDIR
-    elif is_there(path) and not path.is_file():
-        raise WorkspaceError(
-            "this is no ordinary file, and would be replaced by one", where=str(path), fix="name a file to write"
-        )
-    elif len(os.fsencode(_scratch(path).name)) > _LONGEST_NAME:
-        number = errno.ENAMETOOLONG
-    elif not is_folder(above):
-        number = errno.ENOTDIR
-    elif not os.access(above, os.W_OK | os.X_OK):
-        number = errno.EACCES
-    if number:
-        raise WorkspaceError(
-            f"can't write here: {os.strerror(number)}", where=str(path), fix=fix_of(OSError(number, ""), "file")
-        )
-    known = [user_path(one) for one in read if one is not None] if is_there(path) else []
-    if any(is_there(one) and path.samefile(one) for one in known):
-        raise WorkspaceError(
-            "this is the file that is read, which would be lost", where=str(path), fix="name another file to write"
-        )
-
-
 def write_text(path: Path, text: str, *, hidden: bool = False) -> None:
     """Write a text file in one step, with every secret blotted out.
 
@@ -127,7 +88,7 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
         WorkspaceError: the place can't be written, is called as a compressed file is, or the disk is full; what was
             there is untouched.
     """
-    _refuse_compressed(path)
+    refuse_compressed(path)
     path = Path(os.path.realpath(path)) if path.is_symlink() else path
     scratch = None
     try:
@@ -145,7 +106,10 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
         raise
 
 
-def _refuse_compressed(path: Path) -> None:
+def refuse_compressed(path: Path) -> None:
+    """Raises:
+    WorkspaceError: a file to write is called as a compressed one is.
+    """
     if path.suffix.lower() in _COMPRESSED:
         raise WorkspaceError(
             f"files are written uncompressed, and one that ends in {path.suffix} is read as a compressed one",
@@ -156,7 +120,7 @@ def _refuse_compressed(path: Path) -> None:
 
 def _open_scratch(path: Path) -> tuple[Path, IO[bytes]]:
     """A new file that nobody else writes to: where another process does already, one with a name of its own."""
-    scratch = _scratch(path)
+    scratch = scratch_of(path)
     with suppress(OSError):
         if time.time() - scratch.stat().st_mtime > _LEFT_BEHIND:
             scratch.unlink()
@@ -167,7 +131,7 @@ def _open_scratch(path: Path) -> tuple[Path, IO[bytes]]:
         return scratch, scratch.open("xb")
 
 
-def _scratch(path: Path) -> Path:
+def scratch_of(path: Path) -> Path:
     """Where a file is written before it takes its place."""
     return path.with_name(f".writing-{path.name}")
 
