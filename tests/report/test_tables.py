@@ -40,9 +40,10 @@ def flat(folder: Path, values: dict[str, tuple[float, ...]], name: str = "valida
     return folder
 
 
-def printed(folder: Path, width: int) -> str:
+def printed(folder: Path, width: int, *, terminal: bool = True) -> str:
     out = io.StringIO()
-    print_table(comparison_table([read_run(folder)]), Console(file=out, width=width))
+    console = Console(file=out, width=width, force_terminal=terminal, color_system=None)
+    print_table(comparison_table([read_run(folder)]), console)
     return out.getvalue()
 
 
@@ -286,6 +287,33 @@ def test_no_word_of_a_crowded_table_is_cut_off(tmp_path: Path):
     said = set(text.split())
     assert {word for line in table.lines[1:] for word in table.cells()[1][3].split()} <= said
     assert {"difference", "trivial", "constant,", "better"} <= said
+
+
+def with_long_values(folder: Path) -> Path:
+    """A grid that is too wide for any terminal of 80 columns."""
+    values = {method: "/".join(["a_folder"] * 6) + f"/{method}" for method in METHODS}
+    return with_factor(grid(folder, seeds=(1, 2)), values)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 110])
+def test_no_number_is_cut_off_in_any_terminal_and_the_difference_is_shown(tmp_path: Path, width: int):
+    folder = with_long_values(tmp_path / "grid")
+    text, table = printed(folder, width), comparison_table([read_run(folder)])
+    assert "…" not in text
+    said = text.split()
+    for line, cells in zip(table.lines, table.cells(), strict=True):
+        assert set(cells[2].split() + cells[4].split()) <= set(said)
+        assert line.row.factors["x.rate"].rpartition("/")[0] not in said
+
+
+def test_a_pipe_gets_every_column_on_one_line_each(tmp_path: Path):
+    folder = with_long_values(tmp_path / "grid")
+    table = comparison_table([read_run(folder)])
+    lines = printed(folder, 80, terminal=False).splitlines()
+    shown = [" ".join(line.split()) for line in lines]
+    for cells in (table.columns, *table.cells()):
+        line = next(one for one in shown if one.startswith(f"{cells[0]} "))
+        assert all(cell in line for n, cell in enumerate(cells) if n in table.filled_columns())
 
 
 def test_a_terminal_gets_no_escape_codes_and_no_markup_from_names(tmp_path: Path):
