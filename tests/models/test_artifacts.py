@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from luthier.errors import ModelError, WorkspaceError
 from luthier.models import artifacts, load
 from luthier.models.artifacts import check_merges, load_artifact, load_model, save_artifact
-from luthier.models.card import ModelCard, describe, read_card
+from luthier.models.card import ModelCard, describe, read_card, write_card
 from luthier.models.inspect import bytes_on_disk, parameter_counts
 from luthier.models.loading import empty_model, load_config, load_tokenizer
 from luthier.models.manifest import verify_manifest, write_manifest
@@ -27,6 +27,7 @@ from luthier.models.references import resolve
 from luthier.models.settings import ModelSettings
 from luthier.prediction import predict_texts
 from luthier.prediction.loading import load_predictor
+from luthier.tasks.base import task_named
 
 from .builders import bert_config, build_tokenizer, save_tiny
 
@@ -137,6 +138,15 @@ def test_labels_are_remembered_where_the_card_names_none(bert: Path, tmp_path: P
     model = peft.get_peft_model(base, ADAPTERS["lora"]())
     folder = save_artifact(model, load_tokenizer(str(bert)), tmp_path / "a", describe(str(bert), CLASSIFY))
     assert load_artifact(folder)[0].get_base_model().classifier.modules_to_save["default"].out_features == 5
+
+
+def test_labels_of_a_card_keep_their_order(tmp_path: Path):
+    """Of equally frequent ones the first is the constant answer that a model is held against."""
+    shares = {"yes": 0.4, "no": 0.4, "maybe": 0.2}
+    write_card(tmp_path, ModelCard(base="x", base_fingerprint="x", head=CLASSIFY, prior={"rows": 5, "shares": shares}))
+    kept = read_card(tmp_path).prior
+    assert list(kept["shares"]) == list(shares)
+    assert task_named("single_sentence").told_prior(kept) == "always 'yes'"
 
 
 def test_a_regression_head_comes_back(bert: Path, tmp_path: Path):

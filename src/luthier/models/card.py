@@ -105,9 +105,10 @@ def describe(settings: ModelSettings | str, head: Head, **details: Any) -> Model
 
 
 def write_card(directory: Path, card: ModelCard) -> None:
-    """Write `luthier.json`. A secret in the base's reference stays the `${env:NAME}` that it came from."""
+    """Write `luthier.json`. A secret in the base's reference stays the `${env:NAME}` that it came from, and labels keep
+    their order, by which the first of equally frequent ones is the constant answer."""
     content = dataclasses.asdict(card) | {"base": as_reference(card.base)}
-    (directory / CARD).write_text(json_text(content, sort_keys=True), encoding="utf-8", errors="backslashreplace")
+    (directory / CARD).write_text(json_text(content), encoding="utf-8", errors="backslashreplace")
 
 
 def read_card(directory: Path) -> ModelCard:
