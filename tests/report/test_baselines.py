@@ -69,6 +69,20 @@ def test_rows_of_a_comparison_tell_of_how_many_seeds_the_model_is_not_better(tmp
     assert to_csv(table).splitlines()[0].endswith(",trivial_baseline,marks")
 
 
+def test_a_mark_names_the_answers_of_its_own_scores_and_head() -> None:
+    def trivial(answer: str) -> dict[str, object]:
+        return {**TRIVIAL, "answer": answer}
+
+    baselines = {
+        "test/topic/accuracy": trivial("always 'a'"),
+        "test/topic/loss": trivial("the shares"),
+        "test/mood/accuracy": trivial("always 'b'"),
+    }
+    marks = [f"mood: {MARK}", f"topic: {MARK}, loss", "mood: predicts one class only: 'b'"]
+    told = [f"mood: {MARK} (always 'b')", f"topic: {MARK}, loss (always 'a', the shares)", marks[2]]
+    assert marks_of({"baselines": baselines, "marks": marks}) == told
+
+
 @pytest.mark.parametrize("kept", [None, [], "x", {"a": None}, {"a": {"score": "1"}}, {"a": {"score": float("nan")}}])
 def test_what_is_no_baseline_is_left_out(kept: object) -> None:
     assert baselines_of({"baselines": kept}) == {}

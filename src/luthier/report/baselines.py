@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from luthier.report.statistics import Row
 
 COLUMN = "trivial baseline"
+BY_BASELINE = "not shown to be better than the trivial baseline by "
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,17 @@ def marks_of(metrics: Mapping[str, Any]) -> list[str]:
     """What a reader must not miss of a model that learned nothing, with what the baseline answers."""
     marks = metrics.get("marks")
     told = [str(mark) for mark in marks] if isinstance(marks, list) else []
-    answers = dict.fromkeys(one.answer for one in baselines_of(metrics).values() if not one.better and one.answer)
-    return [f"{mark} ({', '.join(answers)})" if answers and "baseline" in mark else mark for mark in told]
+    found = baselines_of(metrics)
+    return [f"{mark} ({', '.join(answers)})" if (answers := _answers(mark, found)) else mark for mark in told]
+
+
+def _answers(mark: str, baselines: Mapping[str, Trivial]) -> list[str]:
+    """What the baselines answer that a mark names: those of its scores, and of its head where it is of one of several,
+    `HEAD: not shown to be better than the trivial baseline by SCORE, SCORE`."""
+    head, said, scores = mark.partition(BY_BASELINE)
+    of = f"/{head.removesuffix(': ')}/" if head else "/"
+    ends = tuple(of + score for score in scores.split(", ")) if said else ()
+    return list(dict.fromkeys(one.answer for name, one in baselines.items() if name.endswith(ends) and one.answer))
 
 
 def score_title(metrics: Mapping[str, Any], name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from luthier.report.baselines import trivial_text
+from luthier.report.baselines import BY_BASELINE, trivial_text
 from luthier.report.results import Cell
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _BY = f"{_NO_BETTER} by "
 _KINDS = {
     "predicts one class only": "one class",
     "nearly constant predictions": "nearly constant",
-    "not shown to be better than the trivial baseline by ": _BY,
+    BY_BASELINE: _BY,
     "worse than before tuning": "made worse",
     "train longer": "train longer",
     "rows stand in the training rows": "repeated rows",
