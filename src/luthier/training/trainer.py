@@ -456,8 +456,9 @@ class LuthierTrainer(Trainer):
 
 
 def _tokens(batch: dict[str, Any]) -> int:
-    """Tokens of a batch. A mask of two dimensions tells which tokens are padding; a batch without one, whose packed
-    documents are told apart by their positions, has none."""
-    if "attention_mask" in batch and batch["attention_mask"].ndim == 2:
-        return int(batch["attention_mask"].sum())
-    return batch["input_ids"].numel() if "position_ids" in batch else 0
+    """Tokens of a batch. A mask of the same shape tells which tokens are padding, of every choice where a row has
+    several; a batch without one, whose packed documents are told apart by their positions, has none."""
+    mask, ids = batch.get("attention_mask"), batch.get("input_ids")
+    if mask is not None and mask.ndim == (2 if ids is None else ids.ndim):
+        return int(mask.sum())
+    return ids.numel() if ids is not None and "position_ids" in batch else 0
