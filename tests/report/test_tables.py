@@ -380,6 +380,7 @@ def test_intervals_are_bounded_and_of_one_kind_and_name_their_split(tmp_path: Pa
     text = " ".join(table.about_intervals())
     assert "redraws the validation rows and the seeds" in text
     assert "test rows" not in text
+    assert "exact" not in text
     # One line that does not tell which rows it got right: no interval is over rows then.
     place = cell_folder(folder, "full", 1) / "00-tune" / "metrics.json"
     place.write_text(place.read_text().replace("validation_correct", "other"))
@@ -388,6 +389,19 @@ def test_intervals_are_bounded_and_of_one_kind_and_name_their_split(tmp_path: Pa
     assert not any(line.difference.by_rows for line in table.lines[1:])
     assert "t intervals over the seeds" in " ".join(table.about_intervals())
     assert all(-1 <= end <= 1 for line in table.lines[1:] for end in line.difference.interval)
+
+
+def test_an_exact_interval_is_called_no_bootstrap(tmp_path: Path):
+    folder = grid(tmp_path / "grid", seeds=(1, 2))
+    for method in METHODS:
+        for seed in (1, 2):
+            tell_rows(folder, method, seed, "same", "1" * 60)
+    said = "The 95 % intervals are the exact binomial ones of so many rows that came out alike."
+    assert comparison_table([read_run(folder)]).about_intervals()[1] == said
+    tell_rows(folder, METHODS[0], 1, "same", outcomes(0.5, 1))
+    told = " ".join(comparison_table([read_run(folder)]).about_intervals())
+    assert "percentiles of a bootstrap" in told
+    assert "Where all rows came out alike, they are the exact binomial ones" in told
 
 
 def test_runs_that_were_scored_on_other_rows_are_marked_and_not_ranked(tmp_path: Path):

@@ -110,9 +110,14 @@ def bounded_interval(drawn: np.ndarray, rows: int | None, span: Interval = (0.0,
 def never_exact(ends: Interval, rows: int | None, span: Interval = (0.0, 1.0)) -> Interval | None:
     """The ends of a bootstrap interval; where they are one, see `bounded_interval`."""
     low, high = ends
-    if high - low > _NO_WIDTH:
+    if has_width(ends):
         return low, high
     return agreeing_interval((low + high) / 2, rows, span) if rows else None
+
+
+def has_width(ends: Interval) -> bool:
+    """Whether the ends of a bootstrap interval are two numbers."""
+    return ends[1] - ends[0] > _NO_WIDTH
 
 
 def crossed_interval(outcomes: np.ndarray, *, draws: int = DRAWS, level: float = 0.95) -> Interval:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from luthier.metric_names import range_of
-from luthier.report.intervals import Interval, bounded_interval
+from luthier.report.intervals import Interval, bounded_interval, has_width, interval_over_seeds
 from luthier.report.results import Cell
 
 if TYPE_CHECKING:
@@ -69,6 +69,11 @@ class Row:
         if not self.by_rows:
             return None
         return bounded_interval(_stacked([self.drawn[seed] for seed in self.scores]), self.rows_alike(self.scores))
+
+    @property
+    def exact(self) -> bool:
+        """Whether its interval is the exact one of rows that all came out alike."""
+        return self.by_rows and not has_width(interval_over_seeds(_stacked([self.drawn[s] for s in self.scores])))
 
     def rows_alike(self, seeds: Iterable[Any]) -> int | None:
         """How many rows bound the mean over these seeds where all came out alike; None where one does not tell."""
@@ -176,12 +181,14 @@ class Difference:
             of what another seed would give, unless rows that all came out alike bound it.
         seeds: how many pairs.
         by_rows: whether the interval counts in that other rows would have been other ones.
+        exact: whether it is the exact one of rows whose differences all came out alike.
     """
 
     mean: float
     interval: Interval | None
     seeds: int
     by_rows: bool = False
+    exact: bool = False
 
     @property
     def decided(self) -> bool:
@@ -206,7 +213,8 @@ def difference(row: Row, baseline: Row, *, by_rows: bool = True) -> Difference |
         drawn = _stacked([row.drawn[s] for s in seeds] + [baseline.drawn[s] for s in seeds])
         gap, alike = drawn[: len(seeds)] - drawn[len(seeds) :], row.rows_alike(seeds)
         span = _range_of_differences(row, baseline)
-        return Difference(mean, bounded_interval(gap, alike, span), len(gaps), True)
+        exact = not has_width(interval_over_seeds(gap))
+        return Difference(mean, bounded_interval(gap, alike, span), len(gaps), True, exact)
     if len(gaps) < 2 or statistics.stdev(gaps) < _NO_SPREAD:
         return Difference(mean, None, len(gaps))
     half = half_interval(gaps)

@@ -103,7 +103,12 @@ class Table:
         told = [f"Mean ± sample standard deviation over {self.seeds} seeds, fewer where told."] if several else []
         if self.by_rows:
             redrawn = f"the {rows} and the seeds" if several else f"the {rows}; another seed may differ more"
-            told.append(f"95 % intervals are percentiles of a bootstrap that redraws {redrawn}.")
+            exact = [one.exact for line in self.lines for one in (line.row, line.difference) if one and one.interval]
+            if not all(exact) or not exact:
+                told.append(f"95 % intervals are percentiles of a bootstrap that redraws {redrawn}.")
+            if any(exact):
+                which = "The 95 % intervals are" if all(exact) else "Where all rows came out alike, they are"
+                told.append(f"{which} the exact binomial ones of so many rows that came out alike.")
             if len(self.lines) > 1:
                 told.append("Differences are taken by seed and row.")
         elif any(line.difference and line.difference.interval for line in self.lines):
