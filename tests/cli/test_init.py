@@ -169,6 +169,27 @@ def test_letters_of_other_alphabets_are_not_read_as_western_ones(folder, capsys,
     assert not (folder / "recipe.yaml").exists()
 
 
+def test_a_split_of_other_columns_does_not_hide_a_sound_one(folder, capsys):
+    content = rows(("text", "label"), *LABELLED)
+    (folder / "train.csv").write_text(content)
+    (folder / "valid.csv").write_text(rows(("x", "y"), (1, 2)))
+    (folder / "dev.csv").write_text(content)
+    assert main(["init", "--data", "train.csv"]) == 0
+    said = capsys.readouterr().out
+    assert "valid.csv lies beside it and is left out: it has no column 'label'" in said
+    assert "dev.csv lies beside it, and is taken for validation" in said
+    assert "validation: dev.csv" in (folder / "recipe.yaml").read_text()
+
+
+def test_steps_on_plain_text_are_those_of_its_blocks(folder):
+    lines = [f"line {n} of a text that goes on and on about nothing in particular" for n in range(300)]
+    (folder / "plain.txt").write_text("\n".join(lines))
+    assert main(["init", "--data", "plain.txt"]) == 0
+    recipe = (folder / "recipe.yaml").read_text()
+    steps = int(re.search(r"3 epochs, about (\d+) steps", recipe)[1])
+    assert 3 * 4 <= steps <= 3 * 8  # about 5000 tokens in blocks of 256, four a step; 300 lines would be 204 steps
+
+
 def test_a_split_in_another_encoding_is_left_out(folder, capsys):
     content = rows(("text", "label"), *[(f"Schöner Film: {text}", label) for text, label in LABELLED])
     (folder / "train.csv").write_text(content, encoding="windows-1252")

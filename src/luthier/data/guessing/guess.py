@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def guess_data(source: str) -> Guess:
         SCHEMAS[guess.task].metrics_for(guess.labels) if guess.labels else SCHEMAS[guess.task].metrics,
         (*said, *about_splits, told),
         tuple(doubts),
-        _examples(_rows(found, sample), sample, table, splits),
+        _examples(_rows(found, sample), sample, _learned_at_once(guess, table, length), splits),
         guess.exchanges,
     )
 
@@ -110,11 +111,19 @@ def _rows(source: FileSource | FolderSource, sample: Sample) -> int | None:
     return len(sample.table) if isinstance(source, FolderSource) else rows_about(source, sample)
 
 
-def _examples(rows: int | None, sample: Sample, table: Table, splits: dict[str, Any]) -> int | None:
-    """Examples to learn from: of a row that was read may become several, and a share of them may be cut off."""
+def _learned_at_once(guess: TaskGuess, table: Table, length: int) -> float:
+    """Examples that the rows of a table are: as many as rows, or as blocks that their texts fill one after another."""
+    if not SCHEMAS[guess.task].packed:
+        return len(table)
+    return sum(_tokens([text], 0) for text in table.columns[str(guess.keys.get("text", "text"))]) / length
+
+
+def _examples(rows: int | None, sample: Sample, of_sample: float, splits: dict[str, Any]) -> int | None:
+    """Examples to learn from: of a row that was read may become several, or a part of one, and a share of them may be
+    cut off."""
     if rows is None:
         return None
-    return round(rows * len(table) / len(sample.table) * (1 - splits.get("validation_fraction", 0.0)))
+    return max(1, round(rows * of_sample / len(sample.table) * (1 - splits.get("validation_fraction", 0.0))))
 
 
 def _annotated(source: FileSource | FolderSource) -> Sample | None:
@@ -193,20 +202,19 @@ def _splits_beside(
     if isinstance(file, FileSource) and file.member is not None:
         return keys, said
     for split, names in (("validation", _VALIDATION), ("test", _TEST)):
-        name = _sibling(file.path, names)
-        if name is None:
-            continue
-        problem = _unlike(file, name, sample, guess)
-        if problem:
-            said.append(f"{name} lies beside it and is left out: {problem}")
-            continue
-        keys[split] = source.rstrip("/").removesuffix(file.path.name) + name
-        said.append(f"{name} lies beside it, and is taken for {split}")
+        for name in _siblings(file.path, names):
+            problem = _unlike(file, name, sample, guess)
+            if problem:
+                said.append(f"{name} lies beside it and is left out: {problem}")
+                continue
+            keys[split] = source.rstrip("/").removesuffix(file.path.name) + name
+            said.append(f"{name} lies beside it, and is taken for {split}")
+            break
     return keys, said
 
 
-def _sibling(path: Path, names: tuple[str, ...]) -> str | None:
-    """The file beside a training file that has another split's name in place of `train`, or is called so alone."""
+def _siblings(path: Path, names: tuple[str, ...]) -> Iterator[str]:
+    """The files beside a training file that have another split's name in place of `train`, or are called so alone."""
     suffix = "".join(path.suffixes[-2:]) if path.name.endswith((".gz", ".zst")) else path.suffix
     alike = [one for one in path.parent.iterdir() if one.is_dir() == path.is_dir() and one != path]
     present = {one.name.lower(): one.name for one in alike}
@@ -214,8 +222,7 @@ def _sibling(path: Path, names: tuple[str, ...]) -> str | None:
         replaced, count = re.subn(r"train(ing)?", name, path.name.lower(), count=1)
         wanted = replaced if count else f"{name}{suffix}".lower()
         if wanted in present:
-            return present[wanted]
-    return None
+            yield present[wanted]
 
 
 def _unlike(file: FileSource | FolderSource, name: str, sample: Sample, guess: TaskGuess) -> str | None:
