@@ -17,6 +17,7 @@ from tokenizers.models import BPE, Unigram, WordLevel, WordPiece
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 from luthier.errors import ModelError, WorkspaceError
+from luthier.methods.base import MethodContext
 from luthier.models import artifacts, load
 from luthier.models.artifacts import check_merges, load_artifact, load_model, save_artifact
 from luthier.models.card import ModelCard, describe, read_card, write_card
@@ -27,6 +28,7 @@ from luthier.models.references import resolve
 from luthier.models.settings import ModelSettings
 from luthier.prediction import predict_texts
 from luthier.prediction.loading import load_predictor
+from luthier.registry import METHODS
 from luthier.tasks.base import task_named
 
 from .builders import bert_config, build_tokenizer, save_tiny
@@ -171,6 +173,14 @@ def test_a_next_stage_starts_from_the_merged_adapter(bert: Path, tmp_path: Path)
     assert torch.equal(scores(load_artifact(second)[0], text(tokenizer)), scores(chained, text(tokenizer)))
     assert load_config(str(second)).hidden_size == 32
     assert parameter_counts(empty_model(str(second), CLASSIFY))[1] == total
+
+
+def test_an_attached_adapter_is_known_not_to_merge_before_it_is_loaded(bert: Path, tmp_path: Path):
+    model, tokenizer, card = adapted(bert)
+    attached = METHODS.get("bottleneck")().applied(model.unload(), MethodContext("SEQ_CLS"))
+    folder = save_artifact(attached, tokenizer, tmp_path / "a", card)
+    with pytest.raises(ModelError, match="BOTTLENECK adapter can't be merged"):
+        check_merges(resolve(str(folder)))
 
 
 def test_a_prompt_can_not_be_merged(bert: Path, tmp_path: Path):

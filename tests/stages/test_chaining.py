@@ -11,6 +11,7 @@ from luthier.errors import RecipeError
 from luthier.recipe.loading import check_recipe
 from luthier.recipe.recipe import RecipeBase, recipe_yaml
 from luthier.recipe.yaml_text import parse_yaml
+from luthier.registry import METHODS
 from luthier.stages.artifacts import kind_of_folder, register_kind
 from luthier.stages.chaining import chain, kind_of
 
@@ -61,6 +62,28 @@ def test_text_without_labels_gives_a_language_model():
     assert [one["model"][2] for one in links(check(TEXT + "  - evaluate: {}\n" + TUNE))] == ["pretrained"] * 3
     assert links(check("  - tune: {data: {train: t.txt}}\n  - evaluate: {}\n"))[1]["model"][2] == "pretrained"
     assert links(check("  - tune: {data: data:sst2}\n  - evaluate: {}\n"))[1]["model"][2] == "task"
+
+
+def method(settings: str, more: str = "") -> str:
+    return f"  - tune: {{data: {{train: train.tsv}}, method: {settings}{more}}}\n"
+
+
+@pytest.mark.parametrize("first", [name for name in METHODS.names() if not METHODS.get(name).merges])
+def test_nothing_is_trained_on_top_of_what_can_not_be_merged(first: str):
+    told = refused(method(first) + method("prompt"))
+    assert "r.yaml:5: stages.1.tune: stage 1 (tune) goes on from stages.0" in told
+    assert f"what {first} trains can't be merged into its base" in told
+    check(method(first) + method(first, ", continue_adapter: true"))
+    check(method("lora") + method(first))
+
+
+def test_an_adapter_is_not_trained_on_in_another_form():
+    more = ", continue_adapter: true"
+    told = refused(method("{name: lora, rank: 4}") + method("{name: lora, rank: 8}", more))
+    assert "goes on from stages.0: the adapter was made with rank 4 and not 8" in told
+    assert "fix: write `method: {name: lora, rank: 4}`" in told
+    assert "the adapter was made by full" in refused(method("full") + method("lora", more))
+    check(method("{name: lora, rank: 4}") + method("{name: lora, rank: 4}", more))
 
 
 def test_a_recipe_without_a_model_where_no_stage_takes_one_from_outside():

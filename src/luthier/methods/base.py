@@ -45,6 +45,8 @@ class TuningMethod(Settings):
     paper: ClassVar[Paper | None] = None
     default_learning_rate: ClassVar[float] = 1e-3
     supports_gradient_checkpointing: ClassVar[bool] = True
+    # Whether what it trains can be built into the model, so that another training can begin on the result.
+    merges: ClassVar[bool] = True
     # Settings, beside learning rates and weight decays, that an adapter may be trained on with other values of.
     may_change: ClassVar[tuple[str, ...]] = ()
 

@@ -287,9 +287,12 @@ def check_merges(source: ModelSource) -> None:
         return
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
+    from luthier.models.layers.attached import AttachedTuner
+
     kind = str(read_json(folder / ADAPTER_CONFIG).get("peft_type"))
     ensure_adapter_type(kind, str(folder / ADAPTER_CONFIG))
-    if not hasattr(PEFT_TYPE_TO_TUNER_MAPPING.get(kind), "merge_and_unload"):
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(kind)
+    if tuner is None or not hasattr(tuner, "merge_and_unload") or issubclass(tuner, AttachedTuner):
         raise ModelError(
             f"a {kind} adapter can't be merged into its base, so nothing can be built on top of it",
             where=str(folder),

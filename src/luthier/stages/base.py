@@ -162,6 +162,14 @@ class Stage(Settings):
         """
         return ""
 
+    def follow(self, before: Stage) -> None:
+        """Find why the stage can't go on from the model of an earlier one, told by the settings of both before anything
+        runs.
+
+        Raises:
+            RecipeError: it can't.
+        """
+
     def may_validate(self, data: Any) -> bool:
         """Whether its main score may be one on validation rows, as far as settings tell.
 

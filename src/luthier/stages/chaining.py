@@ -174,6 +174,13 @@ class _Chain:
             path = ("stages", position, stage.name)
             self.problems.append(ChainProblem(path, f"stage {position} ({stage.name}): {error.what}", error.fix or ""))
             return
+        before = found[MODEL].stage if MODEL in found else None
+        if before is not None:
+            try:
+                stage.follow(self.stages[before])
+            except RecipeError as error:
+                what = f"stage {position} ({stage.name}) goes on from stages.{before}: {error.what}"
+                self.problems.append(ChainProblem(("stages", position, stage.name), what, error.fix or ""))
         kinds = {name: link.kind for name, link in found.items()}
         reason = stage.misfit(kinds, data, lambda port: found[port].language_head())
         if reason:

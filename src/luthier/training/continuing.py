@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
 from torch import nn
 
 from luthier.errors import ModelError, RecipeError
-from luthier.methods.base import TuningMethod
 from luthier.methods.heads import freeze_head, head_parameters
 from luthier.models.adapters import base_settings, is_adapter
 from luthier.models.artifacts import load_artifact
@@ -20,13 +16,11 @@ from luthier.models.head_kinds import peft_task_type
 from luthier.models.references import resolve
 from luthier.stages.base import StageInputs
 from luthier.tasks.base import settings_class, task_named
+from luthier.training.same_method import check_same_method, value_text
 
 if TYPE_CHECKING:
     from luthier.training.preparing import Prepared
     from luthier.training.supervised_settings import SupervisedSettings
-
-# What decides how an adapter is trained, and leaves no trace in its form.
-_MAY_CHANGE = re.compile(r".*(learning_rate|weight_decay)")
 
 
 def continued_model(stage: SupervisedSettings, inputs: StageInputs, prepared: Prepared) -> tuple[Any, StageInputs]:
@@ -65,7 +59,7 @@ def with_saved_head(stage: SupervisedSettings, inputs: StageInputs) -> Supervise
     other = {name: theirs.get(name, defaults.get(name)) for name in stage.head}
     other = {name: value for name, value in other.items() if value != stage.head[name]}
     if other:
-        told = ", ".join(f"{name} {_value(value)} and not {_value(stage.head[name])}" for name, value in other.items())
+        told = ", ".join(f"{name} {value_text(value)} and not {value_text(stage.head[name])}" for name, value in other.items())
         raise RecipeError(
             f"the adapter's head was made with {told}, and stays as it is while it is trained on",
             where=str(source.path),
@@ -92,7 +86,7 @@ def check_continues(stage: SupervisedSettings, inputs: StageInputs, prepared: Pr
             fix="leave `continue_adapter` out, or name the folder of a `tune` stage whose method makes an adapter",
         )
     card, where = read_card(source.path), str(source.path)
-    _check_method(stage.method, card, where)
+    check_same_method(stage.method, card.method, where)
     _check_head(prepared, card, where)
     return source.path, card
 
@@ -124,48 +118,6 @@ def _check_head(prepared: Prepared, card: ModelCard, where: str) -> None:
             fix="train on with data of the same labels, in the order that `data.labels` gives them, or start afresh "
             f"from {card.base}",
         )
-
-
-def _check_method(method: TuningMethod, card: ModelCard, where: str) -> None:
-    made = dict(card.method or {})
-    if made.get("name") != method.name:
-        raise RecipeError(
-            f"the adapter was made by {made.get('name') or 'no known method'}, and the stage's method is {method.name}",
-            where=where,
-            fix="take the method that made it, or leave `continue_adapter` out",
-        )
-    try:
-        theirs = type(method).model_validate(made).model_dump(mode="json")
-    except ValidationError as error:
-        raise ModelError(
-            f"the adapter's card has settings that {method.name} does not take: {error.errors()[0]['msg']}",
-            where=where,
-            fix="train it again with this version",
-        ) from error
-    ours = method.model_dump(mode="json")
-    free = {name for name in ours if _MAY_CHANGE.fullmatch(name)} | set(method.may_change)
-    other = [name for name in ours if ours[name] != theirs[name] and name not in free]
-    if other:
-        told = ", ".join(f"{name} {_value(theirs[name])} and not {_value(ours[name])}" for name in other)
-        defaults = {name: f.default for name, f in type(method).model_fields.items()}
-        both = {name: ours[name] if name in free else x for name, x in theirs.items()}
-        needed = {name: x for name, x in both.items() if name == "name" or x != defaults.get(name)}
-        raise RecipeError(
-            f"the adapter was made with {told}, and its form can't change while it is trained on",
-            where=where,
-            fix=f"write `method: {_mapping(needed)}`",
-        )
-
-
-def _mapping(settings: dict[str, Any]) -> str:
-    """One line of YAML."""
-    if len(settings) <= 1:
-        return str(settings.get("name", "lora"))
-    return "{" + ", ".join(f"{name}: {_value(x)}" for name, x in settings.items()) + "}"
-
-
-def _value(x: Any) -> str:
-    return x if isinstance(x, str) and re.fullmatch(r"[A-Za-z_]\w*", x) else json.dumps(x)
 
 
 def _told(head: str, labels: list[str] | None) -> str:

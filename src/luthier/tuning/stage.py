@@ -8,11 +8,14 @@ from typing import Any, ClassVar
 from pydantic import Field, create_model
 
 from luthier.data.stated import is_language
+from luthier.errors import RecipeError
 from luthier.evaluation.fit import may_have
+from luthier.methods.base import TuningMethod
 from luthier.registry import METHODS, OBJECTIVES, STAGES, import_folder, one_of
 from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
 from luthier.stages.base import Stage, StageInputs
 from luthier.stages.presets import Preset, register_preset
+from luthier.training.same_method import check_same_method
 from luthier.training.supervised_settings import SupervisedSettings
 
 import_folder("luthier.tuning.stock")
@@ -48,6 +51,18 @@ class Tune(SupervisedSettings, Stage):
     def gives(self) -> dict[str, str]:
         """A task model; of text without labels a language model, which is pretrained for what comes after."""
         return {"model": "pretrained" if is_language(self.data) else "task"}
+
+    def follow(self, before: Stage) -> None:
+        method = getattr(before, "method", None)
+        if not isinstance(method, TuningMethod):
+            return
+        if self.continue_adapter:
+            check_same_method(self.method, method.model_dump(mode="json"), before.name)
+        elif not method.merges:
+            raise RecipeError(
+                f"what {method.name} trains can't be merged into its base, so nothing can be built on top of it",
+                fix="take another method in the earlier stage, or train its adapter on with `continue_adapter: true`",
+            )
 
     def may_validate(self, data: Any) -> bool:
         return self.evaluate_every != "never" and may_have("validation", self.data)

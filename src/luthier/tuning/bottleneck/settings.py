@@ -76,6 +76,7 @@ class BottleneckAdapter(BottleneckOptions, TuningMethod):
         url="https://proceedings.mlr.press/v97/houlsby19a.html",
     )
     default_learning_rate: ClassVar[float] = 3e-3
+    merges: ClassVar[bool] = False
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         """Wrap with bottleneck adapters.

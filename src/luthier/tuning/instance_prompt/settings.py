@@ -168,6 +168,7 @@ class InstancePrompt(InstancePromptOptions, PromptMethod):
         url="https://aclanthology.org/2022.naacl-main.403/",
     )
     default_learning_rate: ClassVar[float] = 1e-2
+    merges: ClassVar[bool] = False
     may_change: ClassVar[tuple[str, ...]] = ("cache_vectors",)
     length: int = setting(ConfigurationOptions, "prompt_length")
     order: int | None = setting(

@@ -36,6 +36,7 @@ class PTuning(PlaceOptions, PromptMethod):
         url="https://arxiv.org/abs/2103.10385",
     )
     default_learning_rate: ClassVar[float] = 1e-2
+    merges: ClassVar[bool] = False
     reparameterization: Literal["mlp", "lstm"] = Field("mlp", description="Network that makes the vectors.")
     hidden_size: int | None = Field(
         None, gt=0, description="Width of the network; null takes that of the token embeddings."

@@ -131,6 +131,7 @@ class ResidualPrompt(ResidualPromptOptions, PromptMethod):
         url="https://arxiv.org/abs/2305.03937",
     )
     default_learning_rate: ClassVar[float] = 1e-3
+    merges: ClassVar[bool] = False
     path_fields: ClassVar[tuple[str, ...]] = ("init_file",)
     length: int = Field(10, gt=0, description="Prompt length: trained vectors in front of the text.")
     head_learning_rate: float | None = Field(

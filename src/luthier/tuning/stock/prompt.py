@@ -30,6 +30,7 @@ class Prompt(PlaceOptions, PromptMethod):
         url="https://aclanthology.org/2021.emnlp-main.243/",
     )
     default_learning_rate: ClassVar[float] = 1e-3
+    merges: ClassVar[bool] = False
     head_learning_rate: float | None = Field(
         1e-2, gt=0, description="Peak learning rate of the task head; null takes that of the prompt."
     )

@@ -136,6 +136,7 @@ class UniPELT(UniPELTOptions, TuningMethod):
         url="https://aclanthology.org/2022.acl-long.433/",
     )
     default_learning_rate: ClassVar[float] = 3e-3
+    merges: ClassVar[bool] = False
     may_change: ClassVar[tuple[str, ...]] = ("recorded_examples",)
     prefix_learning_rate: float | None = Field(
         None,
