@@ -132,3 +132,20 @@ def test_a_run_on_files_in_utf_16(workplace, encoding):
     workplace.tune["data"]["encoding"] = encoding
     assert workplace.run("--no-report") == 0
     assert workplace.metrics()["scores"]["validation/accuracy"] > 0.9
+
+
+def test_a_plan_refuses_rows_that_a_saved_model_can_not_be_judged_on(workplace, capsys):
+    assert workplace.run("--no-report") == 0
+    other = workplace.folder / "other.tsv"
+    other.write_text("text\tlabel\nfine\tgood\ndull\tbad\n")
+    pairs = workplace.folder / "pairs.tsv"
+    pairs.write_text("text\ttext_pair\tlabel\nfine\tfine\tpositive\ndull\tfine\tnegative\n")
+    model = str(workplace.run_folder / "00-tune" / "model")
+    for data, told in (
+        ({"test": str(other)}, "the label 'good' is not one of 'negative', 'positive'"),
+        ({"test": str(pairs), "task": "pair"}, "the model was trained for the task single_sentence"),
+    ):
+        workplace.recipe = {"name": "judged", "model": model, "stages": [{"evaluate": {"data": data}}]}
+        capsys.readouterr()
+        assert workplace.luthier("plan", workplace.write()) == 3
+        assert told in capsys.readouterr().err

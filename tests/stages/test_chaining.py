@@ -86,6 +86,14 @@ def test_an_adapter_is_not_trained_on_in_another_form():
     check(method("{name: lora, rank: 4}") + method("{name: lora, rank: 4}", more))
 
 
+def test_a_model_is_judged_on_data_of_its_own_task():
+    tune = "  - tune: {data: {train: train.tsv, task: pair}}\n"
+    told = refused(tune + "  - evaluate: {data: {test: t.tsv, task: single_sentence}}\n")
+    assert "stage 1 (evaluate) goes on from stages.0: its model is trained for the task pair, and the data" in told
+    check(tune + "  - evaluate: {data: {test: t.tsv, task: pair}}\n")
+    check(tune + "  - evaluate: {data: {test: t.tsv}}\n")
+
+
 def test_a_recipe_without_a_model_where_no_stage_takes_one_from_outside():
     assert links(check("  - words: {}\n", head="")) == [{}]
     message = refused("  - words: {}\n" + TUNE, head="")

@@ -27,7 +27,7 @@ from luthier.evaluation.subject import Subject, Suite, SuiteResult
 from luthier.evaluation.untuned import UNTUNED, untuned_scores, worse_than_untuned
 from luthier.models.adapters import base_settings
 from luthier.models.artifacts import load_artifact, load_model
-from luthier.models.card import ModelCard, describe
+from luthier.models.card import ModelCard, describe, read_card
 from luthier.models.inspect import language_head
 from luthier.models.loading import load_config, load_tokenizer, local_folder
 from luthier.models.placing import on_accelerator
@@ -75,10 +75,7 @@ def _subject(stage: Evaluate, inputs: StageInputs, settings: DataSettings) -> Su
     model, tokenizer, card = loaded(inputs, settings, speaking_heads(stage.suites))
     if reason := head_misfit(stage.suites, card.head if card.head in SPEAKING else ""):
         raise RecipeError(reason)
-    if settings.labels is None and card.labels:
-        settings = settings.model_copy(update={"labels": list(card.labels)})
-    task = load_data(settings, splits=SPLITS, trained=trained_on(card))
-    check_same_task(task, card)
+    task = rows_for(settings, card)
     task = with_text_form(task, card, stage.data)
     check_fit(stage.suites, task)
     return Subject(
@@ -242,8 +239,10 @@ def check_before(stage: Evaluate, data: DataSettings, *, trained_here: bool) -> 
 
 
 def plan_evaluation(stage: Evaluate, inputs: StageInputs) -> StagePlan:
-    """The suites, and the rows that they will judge."""
-    task = load_data(data_of(stage, inputs), splits=SPLITS)
+    """The suites, and the rows that they will judge: of a saved model those that it can be judged on."""
+    source, settings = resolve(inputs.model), data_of(stage, inputs)
+    folder = source.path if source.kind == "artifact" and not inputs.stands_in else None
+    task = load_data(settings, splits=SPLITS) if folder is None else rows_for(settings, read_card(folder))
     split = choose_split(task, stage.split)
     rows = f"{len(task.splits[split])} of {split}"
     facts = {"suites": ", ".join(suite.name for suite in stage.suites), "task": str(task.schema.name), "rows": rows}
@@ -252,6 +251,19 @@ def plan_evaluation(stage: Evaluate, inputs: StageInputs) -> StagePlan:
         for suite in stage.suites:
             facts |= suite.planned(texts, tokenizer)
     return StagePlan(facts)
+
+
+def rows_for(settings: DataSettings, card: ModelCard) -> TaskData:
+    """The data as a saved model reads them, with its labels.
+
+    Raises:
+        DataError: they can't be read, or are of another task or other labels.
+    """
+    if settings.labels is None and card.labels:
+        settings = settings.model_copy(update={"labels": list(card.labels)})
+    task = load_data(settings, splits=SPLITS, trained=trained_on(card))
+    check_same_task(task, card)
+    return task
 
 
 def check_same_task(task: TaskData, card: ModelCard) -> None:

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, create_model, field_validator
 
 from luthier.data.settings import DataSettings
-from luthier.data.stated import stated_task
+from luthier.data.stated import learns_text, stated_task
+from luthier.errors import RecipeError
 from luthier.evaluation.fit import head_misfit, language_misfit, suites_misfit, task_misfit
 from luthier.registry import STAGES, SUITES, import_folder, one_of
 from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
@@ -81,6 +82,18 @@ class Evaluate(Stage):
         if data.as_text:
             return head_misfit(self.suites, language_head("model"))
         return language_misfit(stated_task(data), self.suites, language_head("model"))
+
+    def follow(self, before: Stage) -> None:
+        trained = getattr(before, "data", None)
+        if self.data is None or not isinstance(trained, DataSettings) or trained.as_text or self.data.as_text:
+            return
+        task, judged = stated_task(trained), stated_task(self.data)
+        if task is None or judged is None or task == judged or (learns_text(task) and learns_text(judged)):
+            return
+        raise RecipeError(
+            f"its model is trained for the task {task}, and the data to judge on are of the task {judged}",
+            fix="give data of the same task, or leave `data` out, which takes that of the training",
+        )
 
     def may_validate(self, data: Any) -> bool:
         data = self.data or data
