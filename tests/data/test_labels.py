@@ -172,3 +172,14 @@ def test_a_name_of_the_label_map_that_no_row_has_is_warned_of(write, caplog):
         label_map={"1": "a", "0": "b", "2": "a"},
     )
     assert "renames" not in caplog.text
+
+
+def test_json_booleans_and_their_words_are_the_same_labels(write, caplog):
+    train = "".join(f'{{"text": "text {n}", "label": {["true", "false"][n % 2]}}}\n' for n in range(4))
+    data = load_data(
+        DataSettings(
+            train=write("a.jsonl", train), test=write("b.csv", "text,label\nx,true\ny,TRUE\nz,False\nw,false\n")
+        )
+    )
+    assert [data.labels[one].lower() for one in data.splits["test"]["label"]] == ["true", "true", "false", "false"]
+    assert "counts as" in caplog.text

@@ -27,13 +27,17 @@ def relabelled(value: str, known: Mapping[str, str], user: Mapping[str, str]) ->
 
 
 def spelled_as(label: str, known: Collection[str]) -> str | None:
-    """The known label that a label means: itself, or the whole number that it writes in another way (1 as 1.0, as
-    tables with missing cells do); None where there is none.
+    """The known label that a label means: itself, the whole number that it writes in another way (1 as 1.0, as
+    tables with missing cells do), or true and false in another case (JSON's `true` as the word `True`); None where
+    there is none.
 
     Among labels with decimals, such as versions, 1 and 1.0 are two.
     """
     if label in known:
         return label
+    if label.lower() in ("true", "false"):
+        alike = [one for one in known if one.lower() == label.lower()]
+        return alike[0] if len(alike) == 1 else None
     whole = _WHOLE.fullmatch(label)
     if whole is None:
         return None
