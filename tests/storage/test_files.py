@@ -9,7 +9,8 @@ from functools import partial
 import pytest
 
 from luthier.errors import WorkspaceError
-from luthier.storage.files import check_place_of, write_bytes, write_text
+from luthier.storage.files import write_bytes, write_text
+from luthier.storage.output_places import check_place_of
 
 
 @pytest.mark.parametrize("dangling", [False, True])

@@ -68,6 +68,7 @@ class TaskPrefix(TaskPrefixOptions, TuningMethod):
         url="https://aclanthology.org/2023.findings-emnlp.497/",
     )
     default_learning_rate: ClassVar[float] = 1e-1
+    merges: ClassVar[bool] = False
     network_learning_rate: float | None = Field(
         NETWORK_RATE,
         gt=0,

@@ -59,7 +59,9 @@ def with_saved_head(stage: SupervisedSettings, inputs: StageInputs) -> Supervise
     other = {name: theirs.get(name, defaults.get(name)) for name in stage.head}
     other = {name: value for name, value in other.items() if value != stage.head[name]}
     if other:
-        told = ", ".join(f"{name} {value_text(value)} and not {value_text(stage.head[name])}" for name, value in other.items())
+        told = ", ".join(
+            f"{name} {value_text(value)} and not {value_text(stage.head[name])}" for name, value in other.items()
+        )
         raise RecipeError(
             f"the adapter's head was made with {told}, and stays as it is while it is trained on",
             where=str(source.path),
