@@ -133,9 +133,17 @@ def test_files_to_predict_have_the_columns_of_a_training_file(encoders, capsys):
         assert main(["predict", run, "--file", str(encoders.folder / f"{file}.tsv")]) == 0
         found.append(capsys.readouterr().out)
     assert found[0] == found[1]
+    # A semicolon between the fields is seen in the first lines.
+    (encoders.folder / "named.csv").write_text(named.read_text().replace("\t", ";"))
+    assert main(["predict", run, "--file", str(encoders.folder / "named.csv")]) == 0
+    assert capsys.readouterr().out == found[0]
     (encoders.folder / "other.tsv").write_text("word\tlabel\na good film\tx\n")
     assert main(["predict", run, "--file", str(encoders.folder / "other.tsv")]) == 3
-    assert "there is no column 'review'" in capsys.readouterr().err
+    assert (
+        "there is no column 'review'\n  fix: name another one; the columns are: word, label" in capsys.readouterr().err
+    )
+    assert main(["embed", run, "--file", str(encoders.folder / "other.tsv"), "--output", "v.npy"]) == 3
+    assert "there is no column 'text'\n  fix: name it with --column, or --pair-column; the" in capsys.readouterr().err
 
 
 def test_another_task_leaves_the_prefixes_that_are_there_as_they_are(encoders, capsys):

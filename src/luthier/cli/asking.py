@@ -137,6 +137,7 @@ def _write_extractions(arguments: argparse.Namespace, found: list[Any], types: A
 
 
 def embed(arguments: argparse.Namespace) -> None:
+    from luthier.data.rows.canonical import MissingColumnsError
     from luthier.prediction.embedding import embed_file, embed_texts
     from luthier.progress import progress_display
 
@@ -150,7 +151,11 @@ def embed(arguments: argparse.Namespace) -> None:
             shape = embed_texts(arguments.run, arguments.text, arguments.output, arguments.pair, **options)
         else:
             columns = {"text": arguments.column or "text", "text_pair": arguments.pair_column}
-            shape = embed_file(arguments.run, arguments.file, arguments.output, **columns, **options)
+            try:
+                shape = embed_file(arguments.run, arguments.file, arguments.output, **columns, **options)
+            except MissingColumnsError as error:
+                fix = str(error.fix).replace("name another one", "name it with --column, or --pair-column")
+                raise MissingColumnsError(error.what, where=error.where, fix=fix) from None
     console().print(f"wrote {shape[0]} vectors of {shape[1]} numbers to {arguments.output}", soft_wrap=True)
 
 

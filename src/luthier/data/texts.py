@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from luthier.data.rows.canonical import BadCellError, whole_characters
+from luthier.data.rows.canonical import BadCellError, MissingColumnsError, whole_characters
 from luthier.errors import DataError
 
 
@@ -47,23 +47,44 @@ def texts_of_file(file: str | Path, text: str = "text", text_pair: str | None = 
     """The texts of a file, or pairs of them where a second column is named.
 
     Raises:
-        DataError: the file can't be read, or lacks a column.
+        MissingColumnsError: the file lacks a column.
+        DataError: it can't be read.
     """
     from luthier.data.loading import load_data
     from luthier.data.settings import DataSettings
 
-    encoding = encoding_of(file)
+    read = {"encoding": encoding_of(file)} | delimiter_of(file)
 
     def rows(schema: str, **columns: str) -> Any:
         settings = DataSettings.model_validate(
-            {"test": str(file), "task": schema, "labelled": False, "encoding": encoding, **columns}
+            {"test": str(file), "task": schema, "labelled": False, **read, **columns}
         )
-        return load_data(settings, splits=("test",)).splits["test"]
+        try:
+            return load_data(settings, splits=("test",)).splits["test"]
+        except MissingColumnsError as error:  # which advises keys of a recipe
+            told = str(error.fix).partition("; name yours")[0]
+            raise MissingColumnsError(error.what, where=error.where, fix=f"name another one; {told}") from None
 
     if text_pair is None:
         return list(rows("single_sentence", text=text)["text"])
     found = rows("pair", text=text, text_pair=text_pair)
     return list(zip(found["text"], found["text_pair"], strict=True))
+
+
+def delimiter_of(file: str | Path) -> dict[str, str]:
+    """The separator of a csv or tsv that is not part of a recipe, as `delimiter`, where its first lines show another
+    one than is usual.
+
+    Raises:
+        DataError: the file can't be read.
+    """
+    from luthier.data.guessing.sample import read_sample
+    from luthier.data.sources.base import FileSource, resolve
+
+    source = resolve(str(file))
+    if not isinstance(source, FileSource) or source.format not in ("csv", "tsv"):
+        return {}
+    return {name: value for name, value in read_sample(source).keys.items() if name == "delimiter"}
 
 
 def encoding_of(file: str | Path, stated: str = "utf-8") -> str:
