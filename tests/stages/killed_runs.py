@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from typing import Any
@@ -27,8 +28,15 @@ def outcome_of(recipe: str, kills: int, seed: int) -> dict[str, Any]:
     """How both runs of a recipe ended. The undisturbed one, in this process, imports what the forked ones need."""
     started = time.perf_counter()
     straight = main(command(recipe, "straight"))
-    seconds = time.perf_counter() - started
-    return {"straight": straight, **run_killed(command(recipe, "killed"), kills, 0.5 * seconds, seed)}
+    longest = 0.5 * (time.perf_counter() - started)
+    killed: dict[str, Any] = {}
+    while not killed.get("died") and killed.get("code", 0) == 0 and longest > 0.02:
+        # One that ended before the first kill, as imports were paid by the undisturbed one, says nothing.
+        for made in (f"{recipe}.killed", f"{recipe}.killed-cache"):
+            shutil.rmtree(made, ignore_errors=True)
+        killed = run_killed(command(recipe, "killed"), kills, longest, seed)
+        longest /= 3
+    return {"straight": straight, **killed}
 
 
 if __name__ == "__main__":
