@@ -103,7 +103,7 @@ def page(cells: Cells) -> str:
         "## Default learning rates\n\nValidation accuracy after 100 steps at each rate (where there are two: of the "
         "prompt / of the head, or of UniPELT's other parts / of the network behind its prefix, which elsewhere has "
         "the same; prompts start from rows of the vocabulary where nothing else is said), mean over as many seeds as "
-        "the row says: most rates were run once or twice, so that neighbours can't be told apart. A run has failed "
+        "the row says; where that is one or two, neighbours can't be told apart. A run has failed "
         "where its validation loss is not below that of guessing evenly. Of the rates at which no run failed, "
         "the one with the best mean over the sets, in bold, became the default, with three exceptions: `prompt` "
         "starts from the vocabulary, `head_only` has 3e-2, which can't be told from the best and is the safer, and "

@@ -29,6 +29,7 @@ from luthier.data.settings import DataSettings
         ({"train": "a.csv", "labels": []}, "at least 1"),
         ({"train": "a.csv", "labelled": False, "per_class": 4}, "`labelled` is false"),
         ({"train": "a.csv", "streaming": True, "examples": 4}, "can't be used with `streaming`"),
+        ({"train": "a.csv", "buffer": 50}, "`buffer` shuffles a stream: it has no effect without `streaming: true`"),
         ({"train": "a.csv", "streaming": True, "task": "token_labels"}, "can't be streamed"),
         ({"train": "a.csv", "validation_fraction": 1.0}, "less than 1"),
         ({"train": "a.csv", "tekst": "b"}, "Extra inputs"),

@@ -258,6 +258,8 @@ class DataSettings(Settings):
     @model_validator(mode="after")
     def _stream_fits(self) -> DataSettings:
         if not self.streaming:
+            if self.changed("buffer"):
+                raise ValueError("`buffer` shuffles a stream: it has no effect without `streaming: true`")
             return self
         whole = ("limit", "evaluation_limit", "per_class", "examples", "validation_fraction", "validation_examples")
         for name in whole:

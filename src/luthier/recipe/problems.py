@@ -123,7 +123,14 @@ def merged(problems: Sequence[Problem]) -> list[Problem]:
         if before is not None and parts[1] not in before[1].split(", or "):
             what = f"has to be {before[1]}, or {parts[1]}{parts[2]}"
             found[place] = replace(found[place], what=what, fix=found[place].fix or one.fix)
-    return found
+    return [one for one in found if not _is_of_other_member(one, found)]
+
+
+def _is_of_other_member(one: Problem, found: Sequence[Problem]) -> bool:
+    """Whether a value is told to be of another kind, while another member of the union took it and found more."""
+    return _WANTED_OF.fullmatch(one.what) is not None and any(
+        other.path[: len(one.path)] == one.path and _WANTED_OF.fullmatch(other.what) is None for other in found
+    )
 
 
 def _shown(value: Any) -> str:
