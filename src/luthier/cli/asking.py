@@ -154,8 +154,7 @@ def embed(arguments: argparse.Namespace) -> None:
             try:
                 shape = embed_file(arguments.run, arguments.file, arguments.output, **columns, **options)
             except MissingColumnsError as error:
-                fix = str(error.fix).replace("name another one", "name it with --column, or --pair-column")
-                raise MissingColumnsError(error.what, where=error.where, fix=fix) from None
+                raise error.advising("name it with --column, or --pair-column") from None
     console().print(f"wrote {shape[0]} vectors of {shape[1]} numbers to {arguments.output}", soft_wrap=True)
 
 

@@ -62,8 +62,7 @@ def texts_of_file(file: str | Path, text: str = "text", text_pair: str | None = 
         try:
             return load_data(settings, splits=("test",)).splits["test"]
         except MissingColumnsError as error:  # which advises keys of a recipe
-            told = str(error.fix).partition("; name yours")[0]
-            raise MissingColumnsError(error.what, where=error.where, fix=f"name another one; {told}") from None
+            raise error.advising("name another one") from None
 
     if text_pair is None:
         return list(rows("single_sentence", text=text)["text"])

@@ -88,10 +88,8 @@ class DistillationTrainer(LuthierTrainer):
         self.nodes = Graph(models, edges, chosen, weights, main_parts, args.max_grad_norm, update=update)
         if self.nodes.alternates and args.fp16:
             raise TrainingError("models can't take turns under float16", fix="use bf16, or float32")
-        args, checkpointing = (
-            copy.copy(args),
-            args.gradient_checkpointing or getattr(args, "activation_checkpointing", False),
-        )
+        checkpointing = args.gradient_checkpointing or getattr(args, "activation_checkpointing", False)
+        args = copy.copy(args)
         args.max_grad_norm = 0.0  # what clips is a part, a model at a time
         args.remove_unused_columns = args.logging_nan_inf_filter = False
         args.gradient_checkpointing = args.activation_checkpointing = False  # it is for each model by itself

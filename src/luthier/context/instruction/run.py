@@ -25,7 +25,6 @@ from luthier.data.schemas import IGNORED
 from luthier.errors import ModelError, RecipeError
 from luthier.generation.instructions import instruction_rows
 from luthier.generation.records import read_records
-from luthier.language_modeling.documents import Corpus
 from luthier.language_modeling.held_out import HeldOut
 from luthier.language_modeling.preparing import product_type
 from luthier.language_modeling.rows import check_head
@@ -119,14 +118,13 @@ def run_instruction(stage: Instruct, inputs: StageInputs, folder: Path) -> Stage
     return StageOutputs(record, {MODEL: artifact})
 
 
-def written_inputs(stage: InstructionSettings, inputs: StageInputs, length: int) -> dict[str, Any]:
+def written_inputs(stage: Instruct, inputs: StageInputs, length: int) -> dict[str, Any]:
     """All that questions, verdicts and samples depend on: nothing of how the model is trained on them."""
     from luthier.context.instruction.stage import GENERATOR
 
     generator = inputs.artifacts.get(GENERATOR, inputs.artifacts[MODEL]).model
-    texts = [stage.documents.train, stage.documents.validation]
     return {
-        "documents": [Corpus(one, stage.documents).fingerprint() for one in texts if one],
+        "documents": stage.documents_read(),
         "settings": [stage.documents, stage.writing],
         "models": [[fingerprint(resolve(one)), one.loaded_as()] for one in (generator, inputs.model)],
         "length": length,

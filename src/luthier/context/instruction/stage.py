@@ -66,14 +66,16 @@ class Instruct(InstructionSettings, Stage):
 
     def external_inputs(self, inputs: StageInputs) -> dict[str, str]:
         from luthier.data.sources.fingerprint import source_fingerprint
+
+        short = {} if self.short is None else {"short": source_fingerprint(self.short)}
+        return self.documents_read() | short | self.method.file_fingerprints()
+
+    def documents_read(self) -> dict[str, str]:
+        """Fingerprints of the documents, those held out among them."""
         from luthier.language_modeling.documents import Corpus
 
-        found = {"documents": Corpus(self.documents.train, self.documents).fingerprint()}
-        if self.documents.validation:
-            found["held out"] = Corpus(self.documents.validation, self.documents).fingerprint()
-        if self.short is not None:
-            found["short"] = source_fingerprint(self.short)
-        return found | self.method.file_fingerprints()
+        texts = {"documents": self.documents.train, "held out": self.documents.validation}
+        return {name: Corpus(one, self.documents).fingerprint() for name, one in texts.items() if one}
 
     def check(self, inputs: StageInputs) -> None:
         from luthier.context.instruction.planning import check_instruction

@@ -40,7 +40,20 @@ class BadCellError(ValueError):
 
 
 class MissingColumnsError(DataError):
-    """A table lacks columns that are wanted of it."""
+    """A table lacks columns that are wanted of it.
+
+    Args:
+        what, where, fix: as of every error.
+        present: the columns that there are, in words.
+    """
+
+    def __init__(self, what: str, *, where: str | None, fix: str, present: str) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.present = present
+
+    def advising(self, advice: str) -> MissingColumnsError:
+        """The same where a column is named in another way than by a key of a recipe."""
+        return MissingColumnsError(self.what, where=self.where, fix=f"{advice}; {self.present}", present=self.present)
 
 
 def told_columns(source: str | list[str]) -> str:
@@ -71,10 +84,12 @@ def check_columns(wanted: Columns, present: list[str], where: str) -> None:
     keys = ", ".join(dict.fromkeys(f"`{canonical}: COLUMN`" for canonical, _ in missing))
     if len(missing) == 1:
         hints = [hint.partition(" for ")[0] + "? " for hint in hints]
+    there = f"{''.join(hints)}the columns are: {listing(present)}"
     raise MissingColumnsError(
         f"there is no column {' and no column '.join(repr(name) for _, name in missing)}",
         where=where,
-        fix=f"{''.join(hints)}the columns are: {listing(present)}; name yours with {keys}",
+        fix=f"{there}; name yours with {keys}",
+        present=there,
     )
 
 
