@@ -291,3 +291,29 @@ def test_plan_and_validate_know_the_search(place, capsys):
     assert place.luthier("plan", place.write(), "--output", str(place.folder / "runs")) == 0
     assert "up to 5, of which this is one" in capsys.readouterr().out
     assert not (place.folder / "runs").exists()
+
+
+def test_a_score_that_is_no_number_is_null_for_every_reader_of_json(place, monkeypatch):
+    """One method's score has no end: the others are chosen from, and what is found done says the same."""
+    import luthier.training.supervised as run
+
+    scores = {"bitfit": 0.9, "head_only": float("inf"), "full": 0.6}
+
+    def by_method(stage, prepared):
+        found = {"validation/accuracy": scores[stage.method.name]}
+        return Validation(lambda model: Evaluation(found), "validation/accuracy", True)
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    monkeypatch.setattr(run, "validation_of", by_method)
+    space = {"stages.0.tune.method": list(scores)}
+    place.recipe["compare"]["search"].update(trials=8, sampler="random", space=space)
+    for _ in range(2):
+        assert place.search() == 0
+        files = place.run_folder.glob("cells/*/00-tune/metrics.json")
+        found = [json.loads(path.read_text(), parse_constant=refuse)["scores"]["validation/accuracy"] for path in files]
+        assert sorted(found, key=str) == [0.6, 0.9, None]
+        choice = recommend(place.run_folder)
+        assert choice.chosen.label == "bitfit"
+        assert [label for label, _ in choice.left_out] == ["head_only"]

@@ -263,11 +263,12 @@ def validation_score(cell: Cell) -> tuple[str, float] | None:
 
 
 def validation_score_of(stages: Sequence[Mapping[str, Any]]) -> tuple[str, float] | None:
-    """The same from the metrics of a run's stages."""
+    """The same from the metrics of a run's stages; NaN where the score is there and no number."""
     for metrics in reversed(stages):
         name = metrics.get("primary")
         if isinstance(name, str) and name.startswith("validation/") and name in metrics["scores"]:
-            return name, float(metrics["scores"][name])
+            score = metrics["scores"][name]
+            return name, math.nan if score is None else float(score)
     return None
 
 

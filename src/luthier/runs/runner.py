@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ from luthier.stages.artifacts import KINDS, Artifact
 from luthier.stages.base import Stage, StageInputs, StageOutputs
 from luthier.stages.chaining import ChainError, Link, chain, saved_data
 from luthier.storage.done import DONE, read_done
-from luthier.storage.files import json_text, unwritable, write_bytes, write_json, write_text
+from luthier.storage.files import strict_json, unwritable, write_bytes, write_json, write_text
 from luthier.storage.paths import user_path
 from luthier.storage.provenance import ENVIRONMENT, environment
 from luthier.storage.ranks import world_size
@@ -224,14 +223,13 @@ def _run_stage(visit: Visit, folder: Path) -> StageRecord:
         inputs = replace(visit.inputs, key=workspace.key, workspace=workspace)
         outputs = visit.active.run(inputs, workspace.folder)
         _check_given(stage, outputs, workspace.folder)
-        return outputs.metrics
+        return strict_json(outputs.metrics)
 
     notes = {"made_from": made_from(visit.inputs), **({"gives": gives} if gives else {})}
     step = Workspace(folder).step(visit.place.name, visit.key, work, notes=notes)
     if step.cached:
         tell(f"{folder.name}/{visit.place.name}: done already")
-    metrics = json.loads(json_text(step.result))
-    return StageRecord(stage.name, visit.place, metrics, cached=step.cached)
+    return StageRecord(stage.name, visit.place, step.result, cached=step.cached)
 
 
 def _check_given(stage: Stage, outputs: StageOutputs, place: Path) -> None:

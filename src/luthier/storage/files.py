@@ -151,6 +151,12 @@ def json_text(data: Any, **options: Any) -> str:
     return json.dumps(redact_values(data), default=json_value, **options) + "\n"
 
 
+def strict_json(data: Any) -> Any:
+    """Data in JSON's own types, with null for NaN and infinity, which JSON has no words for: other readers refuse those
+    that Python's writes."""
+    return json.loads(json_text(data, indent=None), parse_constant=lambda _: None)
+
+
 def json_value(value: Any) -> Any:
     """A number of numpy or torch as a number, and anything else that JSON has no type for as text."""
     if getattr(value, "ndim", None) == 0:
