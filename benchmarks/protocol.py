@@ -29,8 +29,12 @@ from luthier.errors import ModelError, TrainingError
 TRIAL_SEEDS = (101, 102)
 # Seeds of the pilot, and those that are run where no number of them would tell.
 PILOT, WITHOUT_END = 3, 5
-# Written by `luthier run recipes/local/masked_lm.yaml`.
 MASKED_LM = Path("runs/masked-lm/00-pretrain/model")
+TINY_LM = Path("runs/masked-lm-tiny/00-pretrain/model")
+MADE_BY = {
+    MASKED_LM: "`luthier run recipes/local/masked_lm.yaml`",
+    TINY_LM: "`python benchmarks/bert_tiny.py`, then `luthier run benchmarks/masked_lm_tiny.yaml`",
+}
 
 
 @dataclass(frozen=True)
@@ -158,12 +162,12 @@ def run(study: Study, options: argparse.Namespace) -> None:
 
 
 def bed_exists(model: str) -> None:
-    """Say how to make the masked LM where it is meant and not there."""
-    if model == str(MASKED_LM) and not MASKED_LM.exists():
-        raise ModelError(
-            f"the test bed {MASKED_LM} is not there",
-            fix="make it first: `luthier run recipes/local/masked_lm.yaml`; it can be stopped and goes on",
-        )
+    """Say how to make a masked LM that is meant and not there."""
+    for bed, how in MADE_BY.items():
+        if model == str(bed) and not bed.exists():
+            raise ModelError(
+                f"the test bed {bed} is not there", fix=f"make it first: {how}; it can be stopped and goes on"
+            )
 
 
 def _all_done(done: Mapping[str, Any], cells: list[dict[str, Any]]) -> bool:
@@ -318,6 +322,7 @@ def _power(study: Study, comparison: Comparison, cells: Cells) -> str:
 
 __all__ = [
     "MASKED_LM",
+    "TINY_LM",
     "Arm",
     "Comparison",
     "Study",

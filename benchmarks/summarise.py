@@ -84,8 +84,8 @@ COSTS = """\
 WAITING = """\
 ## Written and not yet run
 
-Scripts without a file of results. Hours are those of one core, estimated from a script's first cells. Each needs the
-masked LM first, which `luthier run recipes/local/masked_lm.yaml` trains in three hours on two cores.
+Scripts without a file of results. Hours are those of one core, estimated from a script's first cells. Each needs
+BERT-tiny as a masked LM first, which takes twenty minutes on two cores (`benchmarks/masked_lm_tiny.yaml`).
 """
 BEDS_HEADER = """\
 ## What the claims were tested on
