@@ -19,6 +19,7 @@ from luthier.methods.base import MethodContext
 from luthier.models.artifacts import load_artifact
 from luthier.registry import METHODS
 from luthier.representing.settings import TaskPrefix
+from luthier.representing.stage import Represent
 from luthier.tuning import SharedEncoder
 from tests.tuning.cases import ARCHITECTURES, base_model
 
@@ -130,6 +131,28 @@ def test_keys_and_values_are_not_decayed() -> None:
 def test_settings_that_can_not_be_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         TaskPrefix(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "idle"),
+    [
+        ({"epochs": 5}, "epochs"),
+        ({"learning_rate": 0.2}, "learning_rate"),
+        ({"prefix": {"prefix_length": 9}}, "prefix"),
+        ({"combine": "mean"}, "combine"),
+        ({"tasks": {"old": {"prefix": "kept"}}, "batch_size": 3}, "batch_size"),
+    ],
+)
+def test_settings_of_a_training_that_there_is_not_are_refused(settings: dict[str, Any], idle: str) -> None:
+    heads = {"length": {"data": {"source": "rows.csv"}}}
+    with pytest.raises(ValidationError, match=f"`{idle}` would have no effect"):
+        Represent.model_validate({"heads": heads, **settings})
+
+
+@pytest.mark.parametrize("tasks", [{}, {"old": {"prefix": "kept"}}, {"new": {"data": {"source": "rows.csv"}}}])
+def test_what_is_written_out_of_a_stage_is_read_again(tasks: dict[str, Any]) -> None:
+    stage = Represent.model_validate({"heads": {"length": {"data": {"source": "rows.csv"}}}, "tasks": tasks})
+    assert Represent.model_validate(stage.filled_in().model_dump(mode="json")) == stage.filled_in()
 
 
 def test_a_model_that_does_not_fit_is_refused_for_the_user() -> None:

@@ -123,6 +123,15 @@ class Represent(TrainingSettings, Stage):
     def _has_work(self) -> Self:
         if not self.tasks and not self.heads:
             raise ValueError("give `tasks` to learn prefixes on, `heads` to fit, or both")
+        if any(task.data is not None for task in self.tasks.values()):
+            return self
+        idle = self.changed("prefix", *TrainingSettings.model_fields)
+        if self.learning_rate == self.prefix.default_learning_rate:  # as `filled_in` leaves it
+            idle.remove("learning_rate")
+        if idle:
+            raise ValueError(f"`{idle[0]}` would have no effect: no task has `data` that a prefix is trained on")
+        if not self.tasks and self.changed("combine"):
+            raise ValueError("`combine` would have no effect: there are no `tasks`, so no prefixes")
         return self
 
     def filled_in(self) -> Self:
