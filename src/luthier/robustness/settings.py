@@ -125,6 +125,8 @@ class PerturbationSettings(ModalObjective):
     def _something_is_trained(self) -> Self:
         if self.clean_ce_weight + self.adv_ce_weight == 0:
             raise ValueError("clean_ce_weight and adv_ce_weight are both 0, so nothing would fit the labels")
+        if self.adv_ce_weight + self.lambda_kl == 0:
+            raise ValueError("adv_ce_weight and lambda_kl are both 0, so the perturbed pass would have no effect")
         if self.probe == "clean_pass" and self.n_steps > 1:
             raise ValueError("the clean pass gives one gradient only: n_steps above 1 needs `probe: own_pass`")
         if not self.lambda_kl:
