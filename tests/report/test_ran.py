@@ -166,9 +166,9 @@ def test_what_every_cell_complains_of_is_said_once_with_their_number(tmp_path: P
     own = cell_folder(folder, "lora", 1) / "00-tune" / "metrics.json"
     own.write_text(own.read_text().replace('"validation/odd"', '"validation/other"'))
     text = text_of(write_report([folder]))
-    assert text.count("validation/odd is None, not a number") == 1
-    assert "In 7 of 8 runs: 00-tune: validation/odd is None, not a number." in text
-    assert text.count("validation/other is None, not a number") == 1
+    assert text.count("validation/odd is no finite number") == 1
+    assert "In 7 of 8 runs: 00-tune: validation/odd is no finite number." in text
+    assert text.count("validation/other is no finite number") == 1
 
 
 STATES = {

@@ -311,7 +311,9 @@ def _checked(metrics: dict[str, Any], place: Path, problems: list[str]) -> dict[
         values = _mapping(metrics.get(part))
         checked[part] = {name: float(value) for name, value in values.items() if _is_number(value)}
         problems += [
-            f"{place.name}: {name} is {value}, not a number" for name, value in values.items() if not _is_number(value)
+            f"{place.name}: {name} is {'no finite number' if value is None else f'{value}, not a number'}"
+            for name, value in values.items()
+            if not _is_number(value)
         ]
     intervals = _mapping(metrics.get("intervals"))
     checked["intervals"] = {
