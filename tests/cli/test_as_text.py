@@ -246,6 +246,18 @@ def test_objectives_that_change_a_head_are_refused(t5, capsys):
     assert "changes a classification head" in capsys.readouterr().err
 
 
+def test_a_rate_of_the_head_is_refused_on_a_language_model(t5, capsys):
+    t5.tune["method"] = {"name": "prompt", "length": 4, "head_learning_rate": 5e-3}
+    assert t5.luthier("plan", t5.write()) == 2
+    assert "`head_learning_rate` would have no effect on a language model" in capsys.readouterr().err
+
+
+def test_a_rate_of_the_head_is_refused_where_the_head_is_frozen(workplace, capsys):
+    workplace.tune.update(method={"name": "prompt", "length": 4, "head_learning_rate": 5e-3}, train_head=False)
+    assert workplace.luthier("plan", workplace.write()) == 2
+    assert "`head_learning_rate` would have no effect with `train_head: false`" in capsys.readouterr().err
+
+
 def test_an_encoder_is_refused(workplace, capsys):
     workplace.tune["data"]["as_text"] = True
     assert workplace.run() == 2

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from luthier.errors import RecipeError
+from luthier.settings import Settings
 
 # In the names of parameters that PEFT trains and saves beside its own.
 HEAD_MARK = ".modules_to_save."
@@ -55,6 +56,25 @@ def head_parameters(model: Any, task_type: str) -> list[nn.Parameter]:
     if not parameters:
         raise RecipeError("a language model has no task head that could be frozen", fix="leave `train_head` out")
     return parameters
+
+
+def check_head_rate(method: Settings, task_type: str, *, trained: bool) -> None:
+    """Refuse a rate of the head, where a method has that setting, if no head is trained.
+
+    Args:
+        method: the tuning method.
+        task_type: PEFT's task type of the model.
+        trained: whether the head is trained where there is one.
+
+    Raises:
+        RecipeError: the rate differs from the method's own.
+    """
+    name = "head_learning_rate"
+    if (trained and task_type not in LANGUAGE_MODEL_TASKS) or name not in type(method).model_fields:
+        return
+    if method.changed(name):
+        why = "with `train_head: false`" if not trained else "on a language model, which has no task head"
+        raise RecipeError(f"`{name}` would have no effect {why}", fix="leave it out")
 
 
 def freeze_head(model: Any, parameters: list[nn.Parameter]) -> None:

@@ -22,7 +22,7 @@ from luthier.evaluation.prediction import Predictions, predict_rows, predict_tas
 from luthier.evaluation.scoring import task_result
 from luthier.evaluation.unigram import MOST_ROWS, log_shares, predicted_tokens
 from luthier.methods.base import MethodContext
-from luthier.methods.heads import freeze_head, head_parameters
+from luthier.methods.heads import check_head_rate, freeze_head, head_parameters
 from luthier.metric_names import higher_is_better
 from luthier.models.artifacts import load_model, save_artifact
 from luthier.models.card import ModelCard, describe
@@ -152,6 +152,7 @@ def apply_method(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         context = MethodContext(peft_task_type(head), seed, tokenizer)
+        check_head_rate(stage.method, context.task_type, trained=stage.train_head)
         parts = [] if stage.train_head else head_parameters(model, context.task_type)
         tuned = stage.method.applied(model, context)
     for path in stage.method.files():
