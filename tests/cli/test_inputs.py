@@ -523,3 +523,15 @@ def test_a_split_that_is_cut_off_is_there_to_be_judged_on(workplace, capsys, key
     data = workplace.tune["data"] | keys
     workplace.tune["data"] = {key: value for key, value in data.items() if value is not None}
     assert workplace.luthier("plan", workplace.write(), "--output", "runs") == 0, capsys.readouterr().err
+
+
+def test_too_few_rows_for_a_temperature_are_told_before_anything_is_trained(workplace, capsys):
+    workplace.recipe["stages"][1]["evaluate"]["suites"] = [{"name": "robustness", "ece_temperature": "cv"}]
+    few = workplace.folder / "few.tsv"
+    few.write_text("".join((workplace.folder / "test.tsv").read_text().splitlines(keepends=True)[:7]))
+    workplace.tune["data"]["test"] = str(few)
+    assert workplace.run() == 3
+    assert "the split 'test' has 6 rows, and `ece_temperature: cv` needs 10" in capsys.readouterr().err
+    assert not (workplace.run_folder / "00-tune").exists()
+    workplace.tune["data"]["test"] = str(workplace.folder / "test.tsv")
+    assert workplace.run() == 0

@@ -259,7 +259,7 @@ def test_what_is_wrong_with_the_sets_is_found_before_anything_is_trained(tmp_pat
         check({"train": hans})
     with pytest.raises(RecipeError, match="has no class 'entails'"):
         check({"train": hans, "label_map": {"other": "neutral"}}, set=two_way, entailment="entails")
-    with pytest.raises(DataError, match="6 rows, too few for the 10 folds"):
+    with pytest.raises(DataError, match="6 rows, and `ece_temperature: cv` needs 10"):
         check({"train": hans, "label_map": {"other": "neutral"}}, ece_temperature="cv")
     for bad in (empty, path):
         with pytest.raises(DataError):
@@ -314,12 +314,14 @@ def test_attacks_that_cannot_be_made_or_scored_are_refused_before_anything_is_tr
     suite.check(DataSettings(train=rows))
     with pytest.raises(RecipeError, match="answers in text"):
         suite.check(DataSettings(train=rows, as_text=True, task="single_sentence"))
-    with pytest.raises(DataError, match=r"attack 'characters \(5 rows\)' has 5 rows, too few for the 10 folds"):
+    with pytest.raises(
+        DataError, match=r"attack 'characters \(5 rows\)' has 5 rows, and `ece_temperature: cv` needs 10"
+    ):
         suite.model_copy(update={"ece_temperature": "cv"}).check(DataSettings(train=rows))
 
 
 def test_too_few_evaluated_rows_for_a_temperature_are_told(subject: Subject) -> None:
-    with pytest.raises(DataError, match="split 'test' has 6 rows, too few for the 10 folds"):
+    with pytest.raises(DataError, match="split 'test' has 6 rows, and `ece_temperature: cv` needs 10"):
         RobustnessSuite(ece_temperature="cv").run(subject)
 
 

@@ -225,7 +225,7 @@ def check_before(stage: Evaluate, data: DataSettings, *, trained_here: bool) -> 
         trained_here: whether an earlier stage of the run makes the model, which reads the rows as they look.
 
     Raises:
-        DataError: there is no split to judge on, or a source names nothing.
+        DataError: there is no split to judge on, or too few rows for a suite, or a source names nothing.
         RecipeError: a suite can't judge the task of the rows.
     """
     there = {*origins_of(data), *cut_splits(data)}
@@ -236,6 +236,11 @@ def check_before(stage: Evaluate, data: DataSettings, *, trained_here: bool) -> 
     if look is not None and (reason := suites_misfit(look.task, stage.suites)):
         what, _, fix = reason.partition(": ")
         raise RecipeError(what, fix=fix)
+    if trained_here and any(suite.fewest_rows()[0] for suite in stage.suites):
+        task = load_data(data, splits=SPLITS)
+        split = choose_split(task, stage.split)
+        for suite in stage.suites:
+            suite.check_count(f"the split {split!r}", len(task.splits[split]))
 
 
 def plan_evaluation(stage: Evaluate, inputs: StageInputs) -> StagePlan:

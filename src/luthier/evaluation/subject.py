@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from luthier.data.schemas import LabelKind
+from luthier.errors import DataError
 from luthier.evaluation.meters import CostMeter
 from luthier.progress import track
 from luthier.report.sections import Section
@@ -210,6 +211,21 @@ class Suite(Settings):
             tokenizer: of the model.
         """
         return {}
+
+    def fewest_rows(self) -> tuple[int, str]:
+        """How many rows the evaluated split has to have, and the setting that asks for them; 0 where any will do."""
+        return 0, ""
+
+    def check_count(self, named: str, rows: int) -> None:
+        """Raises:
+        DataError: rows, of what is named so, are too few.
+        """
+        fewest, setting = self.fewest_rows()
+        if rows < fewest:
+            raise DataError(
+                f"{named} has {rows} rows, and `{setting}` needs {fewest}",
+                fix=f"give more rows, or leave `{setting}` out",
+            )
 
     def check(self, data: DataSettings) -> None:
         """Find what is wrong with the suite's own data before anything is trained.

@@ -197,7 +197,7 @@ class RobustnessSuite(Suite):
         )
         anomalies = [self._load(subject, one, labelled=False) for one in self.anomalies]
         # Only now, since it takes time and a row of a set may be too long.
-        self._check_folds(f"the split {subject.split!r}", len(subject.predictions.labels))
+        self.check_count(f"the split {subject.split!r}", len(subject.predictions.labels))
         evaluated = EvaluationSet(subject.split, subject.rows, subject.predictions.labels)
         attacked = [self._attacked(subject, attack) for attack in self.attacks]
         report = RobustnessReport(
@@ -287,7 +287,7 @@ class RobustnessSuite(Suite):
                 fix=f"set `task: {judged}` in its `data`, and name its columns, as in `text: COLUMN`",
             )
         if labelled:
-            self._check_folds(f"the set {one.name!r}", len(task.splits[split]))
+            self.check_count(f"the set {one.name!r}", len(task.splits[split]))
         return task, split
 
     def _check_attacks(self, *, as_text: bool) -> None:
@@ -297,16 +297,12 @@ class RobustnessSuite(Suite):
                 fix="leave `attacks` out of the robustness suite; sets under `adversarial` work",
             )
         for attack in self.attacks:
-            self._check_folds(f"the attack {attack.title!r}", attack.rows)
+            self.check_count(f"the attack {attack.title!r}", attack.rows)
 
-    def _check_folds(self, named: str, rows: int) -> None:
+    def fewest_rows(self) -> tuple[int, str]:
         from luthier.robustness.metrics import FOLDS
 
-        if self.ece_temperature != "none" and rows < FOLDS:
-            raise DataError(
-                f"{named} has {rows} rows, too few for the {FOLDS} folds of a temperature",
-                fix="leave ece_temperature at none, or give more rows",
-            )
+        return (0, "") if self.ece_temperature == "none" else (FOLDS, f"ece_temperature: {self.ece_temperature}")
 
     def _load(self, subject: Subject, one: RobustnessSet, *, labelled: bool = True) -> EvaluationSet:
         import numpy as np
