@@ -236,9 +236,16 @@ def test_room_for_the_prompt_is_reserved(settings: dict[str, Any], tokens: int) 
         (
             {"name": "peft", "peft_type": "PROMPT_TUNING", "settings": {"num_virtual_tokens": "few"}},
             "encoder",
-            ModelError,
-            "PROMPT_TUNING can't be put on",
+            RecipeError,
+            "settings.num_virtual_tokens is 'few', and takes a number",
         ),
+        (
+            {"name": "peft", "peft_type": "LORA", "settings": {"lora_dropout": [0.1]}},
+            "encoder",
+            RecipeError,
+            r"settings.lora_dropout is \[0.1\], and takes a number",
+        ),
+        ({"name": "peft", "peft_type": "LORA", "settings": {"r": True}}, "encoder", RecipeError, "takes a number"),
         ({"name": "head_only"}, "decoder", ModelError, "no task head"),
         ({"name": "bitfit"}, "decoder", ModelError, "no such bias"),
         ({"name": "prompt", "init": "text", "init_text": "great or bad"}, "encoder", ModelError, "tokenizer"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from types import NoneType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_type_hints
 
 from pydantic import Field
 
@@ -74,6 +76,7 @@ class Peft(TuningMethod):
                     f"{self.peft_type.upper()} has no setting {name!r}",
                     fix=(f"did you mean {guess!r}? " if guess else "") + f"it has: {', '.join(sorted(known))}",
                 )
+        check_numbers(config_cls, self.settings)
         try:
             config = config_cls(task_type=context.task_type, **self.settings)
         except (TypeError, ValueError) as error:
@@ -82,6 +85,21 @@ class Peft(TuningMethod):
         if isinstance(targets, set | list | tuple):
             check_targets(model, sorted(targets))
         return config
+
+
+def check_numbers(config_cls: type, settings: Mapping[str, Any]) -> None:
+    """Refuse words and lists where a configuration says that it holds a number, which PEFT finds out deep in a model.
+
+    Raises:
+        RecipeError: names the setting.
+    """
+    hints = get_type_hints(config_cls)
+    for name, value in settings.items():
+        kinds = {hints[name], *get_args(hints[name])} - {NoneType}
+        if not kinds & {int, float} or kinds - {int, float, hints[name]} or value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise RecipeError(f"settings.{name} is {value!r}, and takes a number", fix="write a number")
 
 
 def _config_class(peft_type: str) -> Any:
