@@ -142,15 +142,26 @@ def test_shared_steps_make_room_for_each_other_and_too_large_ones_stay(tmp_path:
     import os
 
     monkeypatch.setattr(steps, "SHARED_BYTES", 5000)
-    run, work = Workspace(tmp_path / "run"), Work(2000)
+    work = Work(2000)
     for number in (1, 2):
-        run.step(str(number), {"x": number}, work, shared=True)
+        Workspace(tmp_path / "run").step(str(number), {"x": number}, work, shared=True)
     os.utime(steps._shared_place(digest_of({"x": 2})), (1, 1))
-    run.step("3", {"x": 3}, work, shared=True)
+    Workspace(tmp_path / "run").step("3", {"x": 3}, work, shared=True)
     assert [number for number in (1, 2, 3) if shared_step({"x": number})] == [1, 3]
+    run = Workspace(tmp_path / "run")
     large = run.step("4", {"x": 4}, Work(9000), shared=True)
     assert large.folder == tmp_path / "run" / "4"
     assert run.step("4", {"x": 4}, Work(9000), shared=True).cached
+
+
+def test_shared_steps_of_one_piece_of_work_make_no_room_for_each_other(tmp_path: Path, cache: Path, monkeypatch):
+    monkeypatch.setattr(steps, "SHARED_BYTES", 5000)
+    Workspace(tmp_path / "other").step("0", {"x": 0}, Work(2000), shared=True)
+    run = Workspace(tmp_path / "run")
+    done = [run.step(str(number), {"x": number}, Work(2000), shared=True) for number in (1, 2, 3)]
+    assert [(one.folder / "model" / "weights").exists() for one in done] == [True, True, True]
+    assert [one.folder.parent == cache for one in done] == [True, True, False]
+    assert shared_step({"x": 0}) is None
 
 
 def test_a_cache_that_can_not_be_written_stops_no_run(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture):

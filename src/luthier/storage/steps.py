@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -57,11 +57,13 @@ class Workspace:
         folder: the place of this step, or of a run; its own steps lie in folders below it.
         key: of this step; empty for a run.
         told: folders of many steps in which the first one was put aside and said so.
+        taken: shared steps that this one has been given, and may read again: they make no room for each other.
     """
 
     folder: Path
     key: str = ""
     told: set[Path] = field(default_factory=set, repr=False, compare=False)
+    taken: set[Path] = field(default_factory=set, repr=False, compare=False)
 
     def step(
         self,
@@ -79,8 +81,8 @@ class Workspace:
             inputs: everything that the result depends on, in JSON's types and settings; or the digest of that.
             work: does it, inside `workspace.folder`, and gives a result in JSON's types. What an earlier, stopped call
                 with the same inputs left there, it may go on from; `checkpoints` below it go when the step is done.
-            shared: whether it is kept in the user's cache, where it makes room for newer ones when it was not used for
-                longest.
+            shared: whether it is kept in the user's cache, where it makes room for newer ones of other runs when it was
+                not used for longest.
             notes: written beside the key. Where the work fails and leaves no checkpoint, a finished step of the same
                 notes that stood there before comes back, so that an attempt that is refused costs nothing.
 
@@ -91,6 +93,7 @@ class Workspace:
         if shared and (step := shared_step(key)) is not None:
             logger.info("%s is done already, in %s", name, step.folder)
             _forget(place)
+            self.taken.add(step.folder)
             return step
         done = read_done(place)
         if done is not None and done["key"] == key:
@@ -110,8 +113,9 @@ class Workspace:
             if aside is not None:
                 _bring_back(aside, place, dict(notes or {}))
             raise
-        if shared and _share(place, key):
+        if shared and _share(place, key, self.taken):
             _forget(place)
+            self.taken.add(_shared_place(key))
             return Step(_shared_place(key), key, result, cached=False)
         with reporting_failed_writes(place):
             write_done(place, key, started)
@@ -199,14 +203,14 @@ def first_free(folder: Path, name: str, suffix: str = "", *, taken: Callable[[Pa
     return next(place for one in chain([name], numbered) if not taken(place := folder / f"{one}{suffix}"))
 
 
-def _share(place: Path, key: str) -> bool:
-    """Copy a finished step into the user's cache; False where it is too large for it, or the cache can't be written:
-    then it stays where it is."""
+def _share(place: Path, key: str, beside: Collection[Path]) -> bool:
+    """Copy a finished step into the user's cache; False where it is too large for it, beside others that stay there, or
+    the cache can't be written: then it stays where it is."""
     cache = FolderCache(cache_directory() / "steps", SHARED_BYTES)
-    if bytes_of(place) > cache.max_bytes:
+    if bytes_of(place) + sum(map(bytes_of, beside)) > cache.max_bytes:
         logger.warning("%s is too large for %s, so other runs will not find it", place, cache.directory)
         return False
-    cache.make_room(bytes_of(place))
+    cache.make_room(bytes_of(place), keep=beside)
     try:
         with whole_folder(_shared_place(key)) as scratch:
             for path in sorted(place.rglob("*")):
