@@ -501,6 +501,22 @@ def test_a_cap_on_volume_ends_it_before_anything_is_written_above_it(prompts, sp
         ),
         ({"attacks": {"warm_up": False, "warm_up_pairs": 2}}, "`warm_up_pairs` has no effect with `warm_up: false`"),
         ({"adversary": {"instruction_ratio": 1}}, "needs `instructions`"),
+        ({"instructions": {"train": "x.jsonl"}}, "`instructions` has no effect without an `instruction_ratio`"),
+        (
+            {"answers": {"rejection_rounds": [], "rejection_temperatures": [0.1]}},
+            "`rejection_temperatures` has no effect beside `rejection_rounds: ..`",
+        ),
+        ({"answers": {"distillation_rounds": [], "preamble": "Be good."}}, "`preamble` has no effect"),
+        ({"rounds": 1, "answers": {"per_prompt": 5}}, "`answers.per_prompt` has no effect where every round"),
+        (
+            {"rounds": 2, "answers": {"rejection_rounds": [1, 2], "temperature": 0.1}},
+            "`answers.temperature` has no eff",
+        ),
+        ({"evaluation": {"transfer": False, "transfer_prompts": 3}}, "`transfer_prompts` has no effect"),
+        (
+            {"judges": {"safety": {"kind": "rules", "enough_words": 3}, "helpfulness": "rules"}},
+            "`enough_words` has no effect beside `aim: safety`",
+        ),
         ({"target": {"backend": {"kind": "endpoint", "url": "http://localhost:1", "model": "m"}}}, "can't be trained"),
         ({"target": {"method": "loraa"}}, "loraa"),
         (

@@ -196,12 +196,24 @@ def test_prompts_of_a_list_and_suffixes(tmp_path):
     assert len({one["id"] for one in found}) == 4
 
 
+@pytest.mark.parametrize("source", ["static", "suffix"])
+@pytest.mark.parametrize(
+    "text", ['"How is it done?"', "Question: is 2. a number?", "1. First 2. then", "'tis a 'game'"]
+)
+def test_prompts_of_a_list_are_asked_as_they_are(source, text):
+    found = rounds.sifted(
+        [{"id": "a", "text": text}], settings(attacks={"source": source, "list": "x.txt"}), NearDuplicates(1.0), []
+    )
+    assert [one["text"] for one in rounds.asked_prompts(found)] == [text]
+
+
 @pytest.mark.parametrize(
     ("written", "prompt"),
     [
         ('"How is it done?"', "How is it done?"),
         ("Message: how is it done?", "how is it done?"),
         ("1. how is it done?", "how is it done?"),
+        ('"Yes" or "no"', '"Yes" or "no"'),
         ("  how\nis it done?  ", "how\nis it done?"),
     ],
 )

@@ -131,13 +131,14 @@ def sifted(
         measured: every prompt that a target is measured by, which nothing that is trained on may be like.
         earlier: seeds and prompts of earlier rounds.
     """
-    novelty = settings.attacks.novelty if settings.attacks.source in ("mart", "few_shot") else None
+    by_adversary = settings.attacks.source in ("mart", "few_shot")  # else they are the user's, and asked as they are
+    novelty = settings.attacks.novelty if by_adversary else None
     known = NearDuplicates(novelty or 1.0)
     for place, text in enumerate(earlier) if novelty else ():
         known.add(f"earlier {place}", text)
     found = []
     for record in records:
-        text, reason = written_prompt(record["text"]), ""
+        text, reason = written_prompt(record["text"]) if by_adversary else record["text"].strip(), ""
         if not text:
             reason = "empty"
         elif measured.like(text) is not None:

@@ -79,6 +79,13 @@ def _listed(
     """`read_prompts` by the fields of `PromptSource`."""
     source = file_of(file)
     kind = format if format != "auto" else _kind(source)
+    named = {"text": text, "category": category, "style": style}
+    if kind == "pyrit" and (idle := [name for name, column in named.items() if column is not None]):
+        raise DataError(
+            f"`{idle[0]}` has no effect on a PyRIT file, whose fields have names of their own",
+            where=file,
+            fix=f"leave `{idle[0]}` out",
+        )
     read = _pyrit(source) if kind == "pyrit" else _table(source, kind, file, (text, category, style))
     found = [replace(one, text=whole(one.text), id="") for one in read]
     kept = list({one.id: one for one in found if one.text.strip()}.values())

@@ -241,6 +241,16 @@ class AnswerSettings(Settings):
         description="One answer a prompt at each of them in those rounds.",
     )
 
+    @model_validator(mode="after")
+    def _rounds_are_there(self) -> Self:
+        for rounds, names in (
+            ("rejection_rounds", ("rejection_temperatures",)),
+            ("distillation_rounds", ("preamble", "preamble_place")),
+        ):
+            if not getattr(self, rounds) and (idle := self.changed(*names)):
+                raise ValueError(f"`{idle[0]}` has no effect beside `{rounds}: []`")
+        return self
+
 
 class SelectionSettings(Settings):
     """Thresholds of both judges, and what is kept."""
@@ -279,6 +289,12 @@ class RedteamEvaluation(Settings):
         "in words; null leaves it out.",
     )
     limit: int | None = Field(None, gt=0, description="Most prompts of each set, the first ones; null takes all.")
+
+    @model_validator(mode="after")
+    def _transfer_is_measured(self) -> Self:
+        if not self.transfer and self.changed("transfer_prompts"):
+            raise ValueError("`transfer_prompts` has no effect beside `transfer: false`")
+        return self
 
 
 class LimitSettings(Settings):
@@ -379,11 +395,14 @@ class MartSettings(Settings):
                 raise ValueError(
                     f"both sides ask one model of one endpoint, which has one `{other[0]}`: give both the same"
                 )
+        ratios = {}
         for name in ("adversary", "target"):
             side = getattr(self, name)
-            ratio = side.get("instruction_ratio") if isinstance(side, dict) else side.instruction_ratio
-            if ratio and self.instructions is None:
+            ratios[name] = side.get("instruction_ratio") if isinstance(side, dict) else side.instruction_ratio
+            if ratios[name] and self.instructions is None:
                 raise ValueError(f"`{name}.instruction_ratio` needs `instructions`")
+        if self.instructions is not None and not any(ratios.values()):
+            raise ValueError("`instructions` has no effect without an `instruction_ratio` of `adversary` or `target`")
         late = [n for n in self.answers.distillation_rounds if n > self.rounds > 0 and n > 1]
         if late:
             raise ValueError(f"`answers.distillation_rounds` names round {late[0]}, and there are {self.rounds}")
@@ -391,6 +410,12 @@ class MartSettings(Settings):
             over = [n for n in self.answers.rejection_rounds if n > self.rounds]
             if over:
                 raise ValueError(f"`answers.rejection_rounds` names round {over[0]}, and there are {self.rounds}")
+        plain = [number for number in range(1, self.rounds + 1) if not self.is_rejection_round(number)]
+        if self.rounds and not plain and (idle := self.answers.changed("per_prompt", "temperature")):
+            raise ValueError(
+                f"`answers.{idle[0]}` has no effect where every round is one of `rejection_rounds`, whose answers have "
+                "`rejection_temperatures`"
+            )
         return self
 
     def missing(self) -> Iterator[tuple[str, LuthierError]]:

@@ -26,6 +26,6 @@ def written_prompt(text: str) -> str:
     plain = text.strip()
     plain = re.sub(r"^(?:message|prompt|question|request)\s*:\s*", "", plain, flags=re.I)
     plain = re.sub(r"^\d+[.)]\s+", "", plain)
-    if len(plain) > 1 and plain[0] == plain[-1] and plain[0] in "\"'":
+    if len(plain) > 1 and plain[0] == plain[-1] and plain[0] in "\"'" and plain.count(plain[0]) == 2:
         plain = plain[1:-1]
     return plain.strip()

@@ -62,6 +62,12 @@ class RuleJudgeSettings(Settings):
     )
     enough_words: int = Field(30, gt=0, description="Words from which on an answer counts as fully helpful.")
 
+    @model_validator(mode="after")
+    def _aim_reads_them(self) -> Self:
+        if idle := self.changed(*(("enough_words",) if self.aim == "safety" else ("unsafe", "otherwise"))):
+            raise ValueError(f"`{idle[0]}` has no effect beside `aim: {self.aim}`")
+        return self
+
 
 class ClassifierJudgeSettings(Settings):
     """A model with a classification head that reads a prompt and its answer, such as one that `tune` trained."""
