@@ -77,6 +77,7 @@ def test_a_model_that_reads_finds_the_keys_and_names_the_variables():
     probes = multi_key_retrieval(Reader(named), ByteTokenizer(), [400], depths=(0.9, 0.1), samples=2)
     assert [one.depth for one in probes] == [0.9, 0.1]
     assert all(one.exact.all() and one.prefers == 1.0 for one in probes)
+    assert [list(one.texts) for one in probes] == [[0, 1], [0, 1]]
 
     def tracked(ids: list[int]) -> int | None:
         text, asked, rest = shown(ids).partition("\nWhich variables are ")
@@ -91,6 +92,7 @@ def test_a_model_that_reads_finds_the_keys_and_names_the_variables():
 
     found = variable_tracking(Reader(tracked), ByteTokenizer(), [500], hops=[1, 2], samples=2)
     assert [one.hops for one in found] == [1, 2]
+    assert [list(one.texts) for one in found] == [[0, 0, 1, 1]] * 2
     assert all(one.exact.all() and one.prefers == 1.0 and (one.recall == 1).all() for one in found)
     blind = variable_tracking(Reader(lambda ids: None), ByteTokenizer(), [500], hops=[1], samples=2)
     assert (blind[0].recall == 0).all()

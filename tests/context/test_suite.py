@@ -11,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 import luthier
-from luthier.context.scoring import interval_of_mean
+from luthier.context.probes import Probe
+from luthier.context.scoring import _texts, interval_of_mean
 from luthier.context.suite import ContextSuite
 from luthier.errors import LuthierError
 from luthier.report.html import write_report
@@ -108,3 +109,21 @@ def test_settings_that_do_not_fit_are_refused(given: dict[str, Any], said: str):
 def test_a_share_of_which_every_sample_is_right_has_an_interval_with_a_width():
     assert interval_of_mean(np.ones(20), 0, (0.0, 1.0)) == pytest.approx((0.025 ** (1 / 20), 1.0))
     assert interval_of_mean(np.full(20, 0.3), 0) is None
+
+
+def test_answers_about_one_text_are_redrawn_together():
+    """Five answers a text that are all right or all wrong tell no more than one: the interval is that of the texts."""
+    right = np.array([1.0, 0.0, 0.0, 1.0, 1.0, 0.0])
+    low, high = interval_of_mean(right, 0, (0.0, 1.0))
+    assert interval_of_mean(np.tile(right, 5), 0, (0.0, 1.0), np.tile(np.arange(6), 5)) == pytest.approx((low, high))
+    alone = interval_of_mean(np.tile(right, 5), 0, (0.0, 1.0))
+    assert high - low > 1.5 * (alone[1] - alone[0])
+
+
+def test_every_depth_of_a_text_and_each_of_its_chains_is_of_that_text():
+    many = [Probe(64, depth, np.ones(3), np.ones(3), np.ones(3), texts=range(3)) for depth in (0.0, 0.5)]
+    assert list(_texts(many)) == [0, 1, 2, 0, 1, 2]
+    chains = [Probe(64, 0.0, np.ones(4), np.ones(4), np.ones(4), hops=h, texts=[0, 0, 1, 1]) for h in (1, 2)]
+    assert list(_texts(chains)) == [0, 0, 1, 1, 2, 2, 3, 3]
+    keys = [Probe(64, depth, np.ones(2), np.ones(2), np.ones(2)) for depth in (0.0, 0.5)]
+    assert list(_texts(keys)) == [0, 1, 2, 3]

@@ -43,6 +43,8 @@ class Probe:
         margins: (N,) nats a token by which the answer is likelier than another sample's.
         rouge_l: (N,) ROUGE-L of what was written; NaN where nothing was.
         recall: (N,) share of the wanted names in what was written; NaN where nothing was, or no names are wanted.
+        texts: (N,) number of the text that is asked about, among those of this length and number of hops, where
+            several questions are of one text; none where each answer has a text of its own.
         written: the first of what was written, with what it should be.
     """
 
@@ -54,6 +56,7 @@ class Probe:
     written: Sequence[dict[str, str]] = ()
     hops: int = 0
     recall: Any = np.nan
+    texts: Sequence[int] = ()
 
     @property
     def prefers(self) -> float:

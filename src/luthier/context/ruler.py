@@ -68,7 +68,7 @@ def multi_key_retrieval(
             asked += [replace(one, group=sample) for one in _named(tokenizer, length, order, draw)]
         answers = ask(model, tokenizer, asked, length, batch_size, reuse=reuse)
         for depth in depths:
-            found.append(probe_of(answers[order.index(depth) :: len(order)], length, depth))
+            found.append(probe_of(answers[order.index(depth) :: len(order)], length, depth, texts=range(samples)))
     return found
 
 
@@ -115,7 +115,8 @@ def variable_tracking(
                 wanted += names
             answers = ask(model, tokenizer, asked, length, batch_size, reuse=reuse)
             more = _recalled(tokenizer, answers, wanted) if generate else {}
-            found.append(probe_of(answers, length, hops=count, **more))
+            texts = [one.group for one in asked]
+            found.append(probe_of(answers, length, hops=count, texts=texts, **more))
     return found
 
 

@@ -26,7 +26,7 @@ _LENGTH, _SHORTEST, _DRAWS = 512, 64, 1000
 
 
 def context_scores(suite: ContextSuite, subject: Subject) -> SuiteResult:
-    """All probes, with intervals over samples.
+    """All probes, with intervals over texts.
 
     Raises:
         DataError: the split holds too little text.
@@ -268,6 +268,7 @@ def _put(result: SuiteResult, name: str, probes: list[Probe], seed: int) -> None
     """The means over all lengths and depths, and those of the longest prompts."""
     longest = max(one.length for one in probes)
     for ending, some in (("", probes), ("_longest", [one for one in probes if one.length == longest])):
+        texts = _texts(some)
         found = {
             f"{name}_accuracy{ending}": np.concatenate([one.exact for one in some]).astype(float),
             f"{name}_prefers{ending}": np.concatenate([one.margins for one in some]) > 0,
@@ -279,16 +280,37 @@ def _put(result: SuiteResult, name: str, probes: list[Probe], seed: int) -> None
             if not np.isnan(values.astype(float)).any():
                 result.scores[key] = float(values.mean())
                 span = None if "_margin" in key else (0.0, 1.0)
-                if (ends := interval_of_mean(values.astype(float), seed, span)) is not None:
+                if (ends := interval_of_mean(values.astype(float), seed, span, texts)) is not None:
                     result.intervals[key] = ends
         result.about[f"{name}_prefers{ending}"] = "half by chance"
 
 
-def interval_of_mean(values: Any, seed: int, span: Interval | None = None) -> Interval | None:
-    """95 % bootstrap interval of a mean; where all values agree, that of so many values within a span, or none."""
-    drawn = np.random.default_rng(seed).integers(0, len(values), (_DRAWS, len(values)))
-    low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
-    return never_exact((float(low), float(high)), None if span is None else len(values), span or (0.0, 1.0))
+def _texts(probes: list[Probe]) -> Any:
+    """(N,) for each answer the number of the text that it is about."""
+    names = [
+        (one.length, one.hops, one.texts[i]) if one.texts else (number, i)
+        for number, one in enumerate(probes)
+        for i in range(len(one.exact))
+    ]
+    known = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.asarray([known[name] for name in names])
+
+
+def interval_of_mean(values: Any, seed: int, span: Interval | None = None, texts: Any = None) -> Interval | None:
+    """95 % bootstrap interval of a mean; where all values agree, that of so many texts within a span, or none.
+
+    Args:
+        values: (N,) of answers.
+        seed: of the redrawn texts.
+        span: of values.
+        texts: (N,) numbers, from 0, of the texts that they are about, which are redrawn with all of their answers; None
+            where each has its own.
+    """
+    texts = np.arange(len(values)) if texts is None else texts
+    sums, counts = np.bincount(texts, values), np.bincount(texts)
+    drawn = np.random.default_rng(seed).integers(0, len(sums), (_DRAWS, len(sums)))
+    low, high = np.percentile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), [2.5, 97.5])
+    return never_exact((float(low), float(high)), None if span is None else len(sums), span or (0.0, 1.0))
 
 
 def _share(values: Any) -> str:
