@@ -53,6 +53,18 @@ def test_a_base_is_not_advised_where_positions_are_interpolated(tmp_path: Path, 
     assert "`kind: yarn` would take back" in capsys.readouterr().err
 
 
+def test_a_model_of_llama3_is_shown_with_its_own_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    place = tmp_path / "config.json"
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    place.write_text(json.dumps({**LLAMA, "rope_scaling": {**scaling, "original_max_position_embeddings": 1024}}))
+    assert main(["explain", "rope", str(place), "--length", "16384"]) == 0
+    told = capsys.readouterr().out
+    assert "llama3" in told
+    assert "abf" not in told
+    assert main(["explain", "rope", str(place), "--length", "16384", "--kind", "abf"]) != 0
+    assert "take `llama3`, which stretches them further" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "kind", "said"),
     [

@@ -190,6 +190,40 @@ def test_an_interpolation_is_not_taken_back(kind: Any):
         with_rope(linear, RopeSettings(kind=kind), 512)
 
 
+STRETCHED = {
+    "llama3": {"factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64},
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 64},
+    "longrope": {
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+        "short_factor": [1.0] * 16,
+        "long_factor": [4.0] * 16,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", ["abf", "dynamic", "proportional"])
+@pytest.mark.parametrize("before", list(STRETCHED))
+def test_stretched_pairs_do_not_turn_as_before(before: str, kind: Any):
+    made = config(
+        max_position_embeddings=256, rope_parameters={"rope_type": before, "rope_theta": 1e4, **STRETCHED[before]}
+    )
+    with pytest.raises(ModelError, match=f"stretched by `{before}` already, which `kind: {kind}` would take back"):
+        with_rope(made, RopeSettings(kind=kind), 512)
+    kept = with_rope(made, RopeSettings(kind="base"), 512)
+    assert np.array_equal(rope_in(kept).frequencies(300), rope_in(made).frequencies(300))
+
+
+def test_stretched_pairs_are_stretched_further():
+    """Llama 3.2 has a factor of 32 and sixteen times its original length: twice the length is a factor of 64."""
+    parameters = {"rope_type": "llama3", "rope_theta": 1e4, **STRETCHED["llama3"]}
+    made = config(max_position_embeddings=1024, rope_parameters=parameters)
+    longer = with_rope(made, RopeSettings(kind="llama3"), 2048)
+    assert longer.rope_parameters["factor"] == 64
+    assert (rope_in(longer).frequencies(2048) <= rope_in(made).frequencies(1024)).all()
+    assert with_rope(made, RopeSettings(kind="llama3", factor=40), 2048).rope_parameters["factor"] == 40
+
+
 def test_dynamic_positions_are_of_before_and_the_model_takes_more():
     """transformers reads `max_position_embeddings` as the old length; its other stages have to know of the new one."""
     old = LlamaConfig(hidden_size=32, num_attention_heads=2, max_position_embeddings=64)

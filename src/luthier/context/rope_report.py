@@ -22,7 +22,7 @@ from luthier.context.rope import (
     recommended_base,
     rope_of,
 )
-from luthier.context.rope_settings import ABOUT, RopeSettings
+from luthier.context.rope_settings import ABOUT, STRETCHED, RopeKind, RopeSettings
 from luthier.errors import ModelError
 from luthier.models.loading import local_folder
 from luthier.models.references import resolve
@@ -114,14 +114,15 @@ def view_of(reference: str, length: int, settings: RopeSettings | None = None) -
         reference: a model, its folder, or a `config.json` alone.
         length: of the longer texts.
         settings: a kind to show beside the model's own, interpolation and the recommended base; default `abf`, but
-            `interpolation` for a model whose positions are interpolated already.
+            `interpolation` for a model whose positions are interpolated already, and the model's own where slow pairs
+            are.
 
     Raises:
         ModelError: there is no such model, it has no rotary embedding, or the kind does not fit it.
     """
     rope = rope_of(_configuration(reference), reference)
-    interpolated = rope.kind == "linear"
-    chosen = settings or RopeSettings(kind="interpolation" if interpolated else "abf")
+    interpolated = rope.kind == "linear" or rope.kind in STRETCHED
+    chosen = settings or _fitting(rope)
     old = chosen.old_length(rope)
     if interpolated:
         advice = BaseAdvice(rope.base, "its own, since another one would take back that its positions are interpolated")
@@ -142,6 +143,12 @@ def view_of(reference: str, length: int, settings: RopeSettings | None = None) -
         advised = {"rope_type": "default", "rope_theta": advice.base}
         others.setdefault(f"abf {advice.base:,.0f}", inverse_frequencies(advised, rope.dim))
     return RopeView(rope, length, old, advice, others)
+
+
+def _fitting(rope: Rope) -> RopeSettings:
+    """The kind that suits a model as it is; factors of every pair can't be guessed."""
+    kinds: dict[str, RopeKind] = {"linear": "interpolation", "yarn": "yarn", "llama3": "llama3", "longrope": "base"}
+    return RopeSettings(kind=kinds.get(rope.kind, "abf"))
 
 
 def config_place(model: str | ModelSettings) -> Path:

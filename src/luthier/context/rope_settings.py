@@ -27,6 +27,9 @@ ABOUT: dict[str, str] = {
     "proportional": "only a share of the pairs turns, spread over all of the head's frequencies",
 }
 
+# Types under which slow pairs turn slower, or each by a factor of its own, than their base says.
+STRETCHED = ("yarn", "llama3", "longrope")
+
 
 def _refuse_xpos(value: Any) -> Any:
     if value in ("xpos", "xpos_abf"):
@@ -121,6 +124,11 @@ class RopeSettings(Settings):
                 f"the model's positions are divided by {float(rope.parameters['factor']):g} already, which "
                 f"`kind: {self.kind}` would take back: take `interpolation`, which divides them once more, or `base`"
             )
+        if rope.kind in STRETCHED and self.kind in ("abf", "dynamic", "proportional"):
+            raise ValueError(
+                f"the model's slow pairs are stretched by `{rope.kind}` already, which `kind: {self.kind}` would take "
+                f"back: take `{rope.kind}`, which stretches them further, or `base`"
+            )
         old = self.old_length(rope)
         kept = {"rope_theta": rope.base}
         if "partial_rotary_factor" in rope.parameters:
@@ -132,6 +140,8 @@ class RopeSettings(Settings):
             default = advised if rope.base >= ABF_BASE else ABF_BASE
             return kept | {"rope_type": "default", "rope_theta": self.base or default}
         factor = float(self.factor or max(1.0, length / old))
+        if self.factor is None and rope.kind in STRETCHED:  # Llama 3.2 is stretched by more than its length tells
+            factor = max(factor, float(rope.parameters.get("factor") or 1) * length / rope.positions)
         if self.kind == "interpolation" and rope.kind == "linear":
             factor *= float(rope.parameters["factor"])  # positions that are squeezed already
         made: Mapping[str, Any] = {
