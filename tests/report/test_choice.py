@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 from luthier.report.choice import cheapest, recommend
 from luthier.report.html import write_report
 from luthier.report.intervals import crossed_interval
+from luthier.report.results import read_run
 
 from .fixtures import HOSTILE, TRAINED, add_evaluation, cell_folder, fail, grid, write_recipe, write_stage
 
@@ -168,6 +169,24 @@ def test_a_method_without_a_score_of_every_seed_is_neither_the_best_nor_level(
     reason = f"{len(silent)} of 3 runs finished without a validation score that is a number"
     assert choice.left_out == [(method, reason)]
     assert all(c.row.mean <= choice.contenders[0].row.mean for c in choice.contenders)
+
+
+def test_no_earlier_stage_stands_in_for_a_last_score_that_is_no_number(tmp_path: Path):
+    """full scored best after the first stage and came to nothing in the second, as JSON says it: null."""
+    folder = preset_run(tmp_path / "run", CLOSE)
+    for method, scores in CLOSE.items():
+        for seed, score in enumerate(scores, 1):
+            add_evaluation(folder, method, seed, {})
+            place = cell_folder(folder, method, seed) / "01-evaluate" / "metrics.json"
+            found = None if method == "full" else score - 0.1
+            named = {"primary": "validation/accuracy", "scores": {"validation/accuracy": found}}
+            place.write_text(json.dumps(json.loads(place.read_text()) | named))
+    choice = recommend(folder)
+    assert choice.left_out == [("full", "3 of 3 runs finished without a validation score that is a number")]
+    assert choice.contenders[0].row.mean == pytest.approx(np.mean(CLOSE["lora"]) - 0.1)
+    cell = read_run(folder).cells[0]
+    assert cell.factors["stages.0.tune.method"] == "full"
+    assert cell.primary is None
 
 
 def test_a_method_that_is_not_done_is_not_recommended_yet(tmp_path: Path):

@@ -258,16 +258,18 @@ def recommend(run: Run | Path | str) -> Choice | None:
 
 
 def validation_score(cell: Cell) -> tuple[str, float] | None:
-    """Name and value of the last stage's main score on the validation split."""
-    return validation_score_of(list(cell.stages.values()))
+    """Name and value of the last stage's main score on the validation split; None where it is no finite number."""
+    found = validation_score_of(list(cell.stages.values()))
+    return None if found is None or math.isnan(found[1]) else found
 
 
 def validation_score_of(stages: Sequence[Mapping[str, Any]]) -> tuple[str, float] | None:
-    """The same from the metrics of a run's stages; NaN where the score is there and no number."""
+    """The same from the metrics of a run's stages; NaN where the score is no finite number, for which that of an
+    earlier stage is none."""
     for metrics in reversed(stages):
         name = metrics.get("primary")
-        if isinstance(name, str) and name.startswith("validation/") and name in metrics["scores"]:
-            score = metrics["scores"][name]
+        if isinstance(name, str) and name.startswith("validation/"):
+            score = metrics["scores"].get(name)
             return name, math.nan if score is None else float(score)
     return None
 

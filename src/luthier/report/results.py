@@ -56,11 +56,11 @@ class Cell:
 
     @property
     def primary(self) -> tuple[str, float] | None:
-        """Name and value of the score that a table shows first: that of the last stage that has one."""
+        """Name and value of the score that a table shows first: that of the last stage that has one; None where it is
+        no finite number, for which no earlier stage stands in."""
         for metrics in reversed(list(self.stages.values())):
-            name = metrics.get("primary")
-            if name in metrics["scores"]:
-                return name, metrics["scores"][name]
+            if (name := metrics.get("primary")) is not None:
+                return (name, metrics["scores"][name]) if name in metrics["scores"] else None
         return None
 
     def drawn(self, score: str) -> np.ndarray | None:
