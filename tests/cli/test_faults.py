@@ -227,6 +227,15 @@ def test_a_tracker_that_is_not_installed_names_its_extra(workplace, capsys):
         importlib.invalidate_caches()
 
 
+def test_patience_without_validation_rows_is_refused(workplace, capsys):
+    workplace.tune["patience"] = 2
+    del workplace.tune["data"]["validation"]
+    fails(workplace, capsys, 2, "patience needs evaluations, but there are no validation rows")
+    nodes = {"one": {"model": workplace.recipe["model"]}}
+    workplace.recipe["stages"] = [{"distil": {"nodes": nodes, "data": workplace.tune["data"], "patience": 2}}]
+    fails(workplace, capsys, 2, "patience needs evaluations, but there are no validation rows")
+
+
 def test_settings_that_exclude_each_other_are_refused_before_anything_runs(workplace, capsys):
     workplace.tune.update(method="prefix", gradient_checkpointing=True)
     fails(workplace, capsys, 2, "prefix does not work with gradient_checkpointing", verb="validate")

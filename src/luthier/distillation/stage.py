@@ -11,6 +11,7 @@ from luthier.data.settings import DataSettings
 from luthier.data.stated import is_language
 from luthier.distillation.edge import Edge, never_begun
 from luthier.distillation.settings import Node, NodeName, TextSettings, Update
+from luthier.evaluation.fit import check_patience
 from luthier.language_modeling.settings import BUDGETS, LanguageTrainingSettings
 from luthier.registry import METHODS, OBJECTIVES, STAGES, one_of
 from luthier.settings import Paper
@@ -111,6 +112,8 @@ class Distil(TrainingSettings, Stage):
             raise ValueError("an `objective` acts on a task: leave it out, or give `data`")
         if self.text is not None:
             self._check_text()
+        if self.data is not None:
+            check_patience(self.patience, self.data)
         if self.max_steps is not None and (late := never_begun(self.edges, self.max_steps)):
             raise ValueError(f"{late}: lower its `start_step`")
         return self

@@ -65,6 +65,14 @@ def may_have(split: str, data: DataSettings) -> bool:
     return data.source is not None or getattr(data, split) is not None or split in cut_splits(data)
 
 
+def check_patience(patience: int | None, data: DataSettings) -> None:
+    """Raises:
+    ValueError: there are no validation rows, whose scores could stop improving.
+    """
+    if patience is not None and not may_have("validation", data):
+        raise ValueError("patience needs evaluations, but there are no validation rows: give some, or leave it out")
+
+
 def suites_misfit(task: str | None, suites: Sequence[Suite]) -> str:
     """Why suites can't judge rows of a task; empty where they can, or the task is not known before rows are read."""
     if task is None or task not in SCHEMAS:

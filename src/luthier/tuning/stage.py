@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 
 from luthier.data.stated import is_language
 from luthier.errors import RecipeError
-from luthier.evaluation.fit import may_have
+from luthier.evaluation.fit import check_patience, may_have
 from luthier.methods.base import TuningMethod
 from luthier.registry import METHODS, OBJECTIVES, STAGES, import_folder, one_of
 from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
@@ -47,6 +47,11 @@ class Tune(SupervisedSettings, Stage):
     plans: ClassVar[str] = "luthier.training.planning:plan_supervised"
 
     model: Reference = Field(None, description=MODEL_FIELD)
+
+    @model_validator(mode="after")
+    def _patience_has_scores(self) -> Self:
+        check_patience(self.patience, self.data)
+        return self
 
     def gives(self) -> dict[str, str]:
         """A task model; of text without labels a language model, which is pretrained for what comes after."""
