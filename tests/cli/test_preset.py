@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from luthier.api import as_recipe
 from luthier.cli.arguments import main
 from luthier.cli.commands import _with_comparison
+from luthier.errors import RecipeError
+from luthier.recipe import recipe_yaml
 from luthier.recipe.loading import load_recipe
 from luthier.report import recommend
 from luthier.training.trainer import LuthierTrainer
@@ -222,6 +225,30 @@ def test_a_setting_of_the_preset_keeps_what_else_the_recipe_compares(place):
     assert recipe.compare.baseline == "lora"
     recipe = _with_comparison(load_recipe(place.write()), ["stages.0.tune.batch_size=2"], {"seeds": 1}, "r.yaml", "x")
     assert recipe.compare.over["stages.0.tune.batch_size"] == [2]
+
+
+@pytest.mark.parametrize(
+    ("override", "methods", "seeds"),
+    [
+        ("compare.preset.seeds=1", ["head_only", "bitfit"], [13]),
+        ("compare.preset.methods=[lora]", ["lora"], [13, 14]),
+        ("seed=42", ["head_only", "bitfit"], [42, 43]),
+        ("stages.0.tune.batch_size=4", ["head_only", "bitfit"], [13, 14]),
+    ],
+)
+def test_what_a_saved_preset_filled_in_follows_what_is_set(place, override, methods, seeds):
+    place.recipe["compare"] = {
+        "preset": {"name": "tuning", "methods": ["head_only", "bitfit"], "seeds": 2},
+        "over": {"stages.0.tune.weight_decay": [0.0, 0.1]},
+    }
+    saved = Path("saved.yaml")
+    saved.write_text(recipe_yaml(load_recipe(place.write())))
+    recipe = load_recipe(saved, [override])
+    rest = {"stages.0.tune.weight_decay": [0.0, 0.1]}
+    assert recipe.compare.over == {"stages.0.tune.method": methods, "seed": seeds, **rest}
+    assert as_recipe(load_recipe(saved), override).compare.over == recipe.compare.over
+    with pytest.raises(RecipeError, match="is not what the preset fills in"):
+        load_recipe(saved, ["compare.over.seed=[7]"])
 
 
 METHOD, EPOCHS, BEST = "stages.0.tune.method", "stages.0.tune.epochs", "stages.0.tune.keep_best"

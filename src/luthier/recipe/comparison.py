@@ -262,6 +262,11 @@ def varied_by(preset: TuningPreset, stages: Sequence[str]) -> tuple[int | None, 
     return place, f"stages.{place}.{about.stage}.{about.field}"
 
 
+def filled_in(preset: TuningPreset, key_of_methods: str, seed: int) -> dict[str, list[Any]]:
+    """What a preset fills in under `compare.over`."""
+    return {key_of_methods: preset.parts(), "seed": preset.seed_list(seed)}
+
+
 def with_preset(data: dict[str, Any], preset: TuningPreset, seed: int) -> dict[str, Any]:
     """A recipe's data with the grid that its preset stands for, its budget, and the methods' own learning rates.
 
@@ -280,10 +285,7 @@ def with_preset(data: dict[str, Any], preset: TuningPreset, seed: int) -> dict[s
             f"the preset varies the {about.field} of the {about.stage} stage, and the recipe has none", fix="add one"
         )
     over = data["compare"].setdefault("over", {})
-    for key, values in (
-        (key_of_methods, preset.parts()),
-        ("seed", preset.seed_list(seed)),
-    ):
+    for key, values in filled_in(preset, key_of_methods, seed).items():
         if over.setdefault(key, values) != values:
             raise RecipeError(
                 f"compare.over.{key} is not what the preset fills in there",

@@ -6,10 +6,11 @@ Loading a recipe imports neither torch nor transformers.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from luthier.errors import RecipeError
 from luthier.recipe.checking import examined
-from luthier.recipe.comparison import with_preset
+from luthier.recipe.comparison import filled_in, varied_by, with_preset
 from luthier.recipe.grid import grid_problems
 from luthier.recipe.overrides import apply_override
 from luthier.recipe.problem import Problem, refusal
@@ -71,8 +72,10 @@ def _read(place: Path) -> str:
 
 def check_recipe(source: YamlText, overrides: tuple[str, ...] | list[str] = (), *, inputs: bool = False) -> RecipeBase:
     """Check parsed YAML, every cell of its comparison included. See `load_recipe`."""
-    for text in overrides if isinstance(source.data, dict) else ():
-        apply_override(source, text)
+    if overrides and isinstance(source.data, dict):
+        _open_preset(source.data, source)
+        for text in overrides:
+            apply_override(source, text)
     recipe, problems = examined(source)
     if recipe is not None:
         from luthier.recipe.inputs import anchor
@@ -86,6 +89,21 @@ def check_recipe(source: YamlText, overrides: tuple[str, ...] | list[str] = (), 
     if recipe is None or problems:
         raise refusal(problems, source)
     return recipe
+
+
+def _open_preset(data: dict[str, Any], source: YamlText) -> None:
+    """Of a saved recipe with a preset, leave to the preset what it filled in, so that other methods or seeds of it, or
+    another seed of the recipe, can be set."""
+    compare = data.get("compare")
+    if isinstance(compare, dict) and compare.get("preset") is not None and isinstance(compare.get("over"), dict):
+        recipe, _ = examined(source)
+        preset = recipe.compare.preset if recipe is not None and recipe.compare is not None else None
+        if recipe is None or preset is None:
+            return
+        _, key_of_methods = varied_by(preset, [stage.name for stage in recipe.stage_list()])
+        for key, values in filled_in(preset, key_of_methods, recipe.seed).items():
+            if compare["over"].get(key) == values:
+                del compare["over"][key]
 
 
 def _expanded(recipe: RecipeBase, problems: list[Problem]) -> tuple[RecipeBase, list[Problem]]:
