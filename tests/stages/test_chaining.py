@@ -77,6 +77,22 @@ def test_nothing_is_trained_on_top_of_what_can_not_be_merged(first: str):
     check(method("lora") + method(first))
 
 
+@pytest.mark.parametrize(
+    "first", ["unipelt", "{name: peft, peft_type: prefix_tuning, settings: {num_virtual_tokens: 4}}"]
+)
+def test_no_stage_is_built_on_what_can_not_be_merged(first: str):
+    text = "  - tune: {data: {train: t.txt, task: plain_text}, method: %s}\n"
+    for stage in (
+        "represent: {heads: {a: {data: {train: train.tsv}}}}",
+        "lengthen: {corpus: {train: t.txt}, length: 64}",
+    ):
+        told = refused((text if stage.startswith("lengthen") else method("%s")) % first + f"  - {stage}\n")
+        assert "goes on from stages.0: what" in told
+        assert "can't be merged into its base" in told
+    assert "can't be merged" in refused(method(first) + TUNE)
+    check(method(first) + "  - evaluate: {}\n")
+
+
 def test_an_adapter_is_not_trained_on_in_another_form():
     more = ", continue_adapter: true"
     told = refused(method("{name: lora, rank: 4}") + method("{name: lora, rank: 8}", more))

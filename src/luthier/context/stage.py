@@ -51,6 +51,7 @@ class Lengthen(ContextParallelSettings, LanguageTrainingSettings, Stage):
     products: ClassVar[Mapping[str, tuple[str, ...]]] = {"model": ("pretrained",)}
     scores_by_step: ClassVar[bool] = True
     runs: ClassVar[str] = "luthier.context.run:run_lengthening"
+    merges_adapters: ClassVar[bool] = True
     plans: ClassVar[str] = "luthier.context.planning:plan_lengthening"
 
     model: Reference = Field(None, description=MODEL_FIELD)

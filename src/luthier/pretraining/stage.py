@@ -82,6 +82,7 @@ class Pretrain(ContextParallelSettings, LanguageTrainingSettings, Stage):
     path_fields: ClassVar[tuple[str, ...]] = ("cloze",)
     no_paths: ClassVar[frozenset[str]] = frozenset({BUILT_IN})
     runs: ClassVar[str] = "luthier.pretraining.run:run_pretraining"
+    merges_adapters: ClassVar[bool] = True
     plans: ClassVar[str] = "luthier.pretraining.planning:plan_pretraining"
 
     model: Reference = Field(None, description=MODEL_FIELD)

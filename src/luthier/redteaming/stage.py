@@ -36,6 +36,7 @@ class Redteam(MartSettings, Stage):
     }
     products: ClassVar[Mapping[str, tuple[str, ...]]] = {MODEL: ("pretrained",)}
     runs: ClassVar[str] = "luthier.redteaming.run:run_redteaming"
+    merges_adapters: ClassVar[bool] = True
     plans: ClassVar[str] = "luthier.redteaming.planning:plan_redteaming"
 
     model: Reference = Field(None, description=MODEL_FIELD)

@@ -92,6 +92,7 @@ class Represent(TrainingSettings, Stage):
     ports: ClassVar[Mapping[str, Port]] = {"model": Port(("pretrained", "task"), about="what the prefixes are for")}
     products: ClassVar[Mapping[str, tuple[str, ...]]] = {"model": ("encoder",)}
     runs: ClassVar[str] = "luthier.representing.run:run_representing"
+    merges_adapters: ClassVar[bool] = True
     plans: ClassVar[str] = "luthier.representing.run:plan_representing"
 
     model: Reference = Field(None, description=MODEL_FIELD)

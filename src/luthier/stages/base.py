@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
+from luthier.errors import RecipeError
 from luthier.models.settings import ModelSettings
 from luthier.report.sections import plain_sections
 from luthier.settings import Paper, Settings
@@ -99,6 +100,8 @@ class Stage(Settings):
     products: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     # Whether its log tells the validation score of the model step by step, so that a search can end it early.
     scores_by_step: ClassVar[bool] = False
+    # Whether it merges an adapter that it is given into its base, to go on from the result.
+    merges_adapters: ClassVar[bool] = False
     # "module:function", imported when the stage runs: `runs(stage, inputs, folder)` and `plans(stage, inputs)`.
     runs: ClassVar[str] = ""
     plans: ClassVar[str] = ""
@@ -169,6 +172,12 @@ class Stage(Settings):
         Raises:
             RecipeError: it can't.
         """
+        method: Any = getattr(before, "method", None)
+        if self.merges_adapters and not getattr(method, "merges", True):
+            raise RecipeError(
+                f"what {method.name} trains can't be merged into its base, so nothing can be built on top of it",
+                fix="take another method in the earlier stage",
+            )
 
     def may_validate(self, data: Any) -> bool:
         """Whether its main score may be one on validation rows, as far as settings tell.

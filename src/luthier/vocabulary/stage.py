@@ -64,6 +64,7 @@ class Transplant(TransplantSettings, Stage):
     }
     products: ClassVar[Mapping[str, tuple[str, ...]]] = {"model": ("pretrained",)}
     runs: ClassVar[str] = "luthier.vocabulary.transplant_run:run_transplant"
+    merges_adapters: ClassVar[bool] = True
     plans: ClassVar[str] = "luthier.vocabulary.planning:plan_transplant"
 
     model: Reference = Field(None, description=MODEL_FIELD)

@@ -31,6 +31,7 @@ class Instruct(InstructionSettings, Stage):
     products: ClassVar[Mapping[str, tuple[str, ...]]] = {MODEL: ("pretrained",)}
     scores_by_step: ClassVar[bool] = True
     runs: ClassVar[str] = "luthier.context.instruction.run:run_instruction"
+    merges_adapters: ClassVar[bool] = True
     plans: ClassVar[str] = "luthier.context.instruction.planning:plan_instruction"
 
     model: Reference = Field(None, description=MODEL_FIELD)

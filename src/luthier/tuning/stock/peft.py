@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 
 # Tuners that train keys and values in front of every layer's own.
 _KEYS_AND_VALUES = ("PREFIX_TUNING", "CARTRIDGE")
+# Tuners that are no change of weights, and have no `merge_and_unload`.
+_UNMERGED = {
+    "ADAPTION_PROMPT",
+    "CARTRIDGE",
+    "CPT",
+    "MULTITASK_PROMPT_TUNING",
+    "P_TUNING",
+    "PREFIX_TUNING",
+    "PROMPT_TUNING",
+}
 _OURS_TO_SET = ("peft_type", "task_type", "inference_mode", "auto_mapping", "peft_version")
 
 
@@ -38,6 +48,11 @@ class Peft(TuningMethod):
     def supports_gradient_checkpointing(self) -> bool:  # type: ignore[override]
         """Checkpointed layers drop keys and values from outside in silence."""
         return self.peft_type.upper() not in _KEYS_AND_VALUES
+
+    @property
+    def merges(self) -> bool:  # type: ignore[override]
+        """Whether the tuner changes weights of the model."""
+        return self.peft_type.upper() not in _UNMERGED
 
     def reserved_tokens(self) -> int:
         if self.peft_type.upper() == "CPT":  # its prompt is these tokens, by default a single one
