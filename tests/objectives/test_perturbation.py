@@ -28,8 +28,10 @@ from transformers import (
 )
 
 from luthier.errors import TrainingError
+from luthier.methods.base import MethodContext
 from luthier.objectives.divergence import comparable_rows, symmetric_divergence
 from luthier.objectives.perturbation import direction, embedding_sites, intervene
+from luthier.registry import METHODS
 from luthier.robustness.settings import AdvEmbedSettings
 from tests.robustness import tiny
 
@@ -139,6 +141,12 @@ def test_prompt_tuning_is_reached_in_the_block_or_at_the_words(kind: str, width:
     with intervene(embedding_sites(model), lambda e: seen.append(e.shape) or e):
         model(**batch)
     assert seen == [(4, batch["input_ids"].shape[1] + width, 16)]
+
+
+def test_the_pass_that_makes_instance_prompts_is_not_the_one_that_is_perturbed() -> None:
+    idpg = METHODS.get("idpg")(length=2, cache_vectors=False)
+    model = idpg.apply(tiny.bert(), MethodContext("SEQ_CLS")).eval()
+    _changing_it_matters(model, embedding_sites(model), 16)
 
 
 def test_a_site_that_is_not_reached_is_an_error() -> None:

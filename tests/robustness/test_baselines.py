@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 from transformers import TrainerCallback
 
-from luthier.errors import TrainingError
+from luthier.errors import DataError, TrainingError
 from luthier.objectives.scope import head_parameters
 from luthier.registry import OBJECTIVES
 from luthier.robustness import baselines as b
@@ -353,6 +353,15 @@ def test_temperature_scaling_finishes_the_model_on_the_validation_rows(tmp_path:
     tiny.trainer(plain, b.VanillaSettings(), tmp_path).train()
     result = tiny.trainer(scaled, b.TemperatureScalingSettings(), tmp_path).train()
     torch.testing.assert_close(scaled.classifier.weight * result.metrics["temperature"], plain.classifier.weight)
+
+
+@pytest.mark.parametrize(("rows", "there"), [(None, "none"), ({"a": [], "b": []}, "several sets")])
+def test_a_temperature_without_one_set_of_validation_rows_is_refused_before_the_training(tmp_path, rows, there) -> None:
+    trainer = tiny.trainer(tiny.bert(), b.TemperatureScalingSettings(), tmp_path)
+    trainer.eval_dataset = rows
+    with pytest.raises(DataError, match=f"the trainer has {there}"):
+        trainer.train()
+    assert trainer.state.global_step == 0
 
 
 def test_a_temperature_that_nothing_bounds_is_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
+from luthier.errors import TrainingError
 from luthier.robustness.selection import MaskPolicy, Selection, importance_scores, keep_probability, kept_fraction
 from tests.processes import of_each
 
@@ -70,6 +71,19 @@ def test_the_release_leaves_out_the_first_batch_but_counts_it() -> None:
     made.renew()
     made.observe([torch.ones(3, dtype=torch.float64)])
     assert made.importance.tolist() == [0, 0, 0]
+
+
+def test_a_round_whose_only_batch_is_left_out_keeps_the_ranks_of_before() -> None:
+    made = Selection(parameters((3,)), MaskPolicy("topk", alpha=0.5), skip_first=True)
+    made.observe([torch.ones(3, dtype=torch.float64)])
+    with pytest.raises(TrainingError, match="`skip_first_batch` leaves out"):
+        made.renew()
+    made.observe([torch.tensor([1.0, 3.0, 2.0], dtype=torch.float64)])
+    made.renew()
+    ranks = made.probability
+    made.observe([torch.tensor([9.0, 1.0, 9.0], dtype=torch.float64)])
+    made.renew()
+    assert torch.equal(made.probability, ranks)
 
 
 def test_missing_gradients_count_as_zeros() -> None:

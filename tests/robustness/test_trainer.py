@@ -358,6 +358,7 @@ def test_modes_and_settings_that_contradict_each_other() -> None:
         {"importance": "per_example", "skip_first_batch": True},
         {"clean_ce_weight": 0, "adv_ce_weight": 0},
         {"lambda_kl": 0, "adv_ce_weight": 0},
+        {"skip_first_batch": True, "importance_batches": 1},
         {"probe": "clean_pass", "n_steps": 2},
         {"epsilon": 1},
     ):

@@ -260,6 +260,7 @@ def test_mistakes_are_named(settings: dict[str, Any], kind: str, error: type[Exc
 @pytest.mark.parametrize(
     "settings",
     [
+        {"name": "p_tuning", "reparameterization": "lstm", "layers": 1, "dropout": 0.5},
         {"name": "residual_prompt", "reparameterizer": "lstm", "bottleneck": 8},
         {"name": "residual_prompt", "reparameterizer": "none", "residual": False},
         {"name": "residual_prompt", "tied": False},

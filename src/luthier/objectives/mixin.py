@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
+from luthier.errors import DataError
 from luthier.objectives.base import Objective
 from luthier.objectives.part_list import PartList
 from luthier.objectives.step import MAIN, Step, attending_to_padding
@@ -103,7 +104,17 @@ class ObjectiveMixin(_TrainerMethods):
         return loss
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train, then let the objective finish the model on the evaluation set where it needs one."""
+        """Train, then let the objective finish the model on the evaluation set where it needs one.
+
+        Raises:
+            DataError: it needs one, and there is none, or several.
+        """
+        if self.objective.needs_validation_logits and (not self.eval_dataset or isinstance(self.eval_dataset, dict)):
+            raise DataError(
+                f"{self.objective.name} is finished on the validation rows, and the trainer has "
+                f"{'several sets of them' if self.eval_dataset else 'none'}",
+                fix="give one set as `eval_dataset`",
+            )
         result = super().train(*args, **kwargs)
         if self.objective.needs_validation_logits:
             predicted = self.predict(self.eval_dataset)

@@ -76,7 +76,8 @@ def _embedding_block(base: nn.Module, words: nn.Module) -> nn.Module | None:
 
 @contextmanager
 def intervene(sites: list[nn.Module], change: Change) -> Iterator[None]:
-    """Replace the first output of any of the `sites` in the block by `change(output)`.
+    """Replace the first output of any of the `sites` in the block by `change(output)`. A pass without gradients,
+    such as one that makes prompts from the bare text, is another one, and stays as it is.
 
     Raises:
         TrainingError: none of them was reached.
@@ -85,7 +86,7 @@ def intervene(sites: list[nn.Module], change: Change) -> Iterator[None]:
 
     def hook(module: nn.Module, args: object, output: Tensor) -> Tensor | None:
         nonlocal reached
-        if reached:
+        if reached or not torch.is_grad_enabled():
             return None
         reached = True
         return change(output)

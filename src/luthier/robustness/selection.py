@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from luthier.errors import TrainingError
+
 MaskRule = Literal["bernoulli", "topk", "random", "reversed"]
 TINY = 1e-12
 _CHUNK = 1 << 22
@@ -154,8 +156,20 @@ class Selection:
                 slot.addcmul_(flat, flat, value=1 / scale**2)
 
     def renew(self) -> None:
-        """Turn the observed importance into probabilities, start a new round, and draw a mask."""
-        self.probability = self.policy.probabilities(self.importance)
+        """Turn the observed importance into probabilities, start a new round, and draw a mask. Where the only step was
+        left out, the probabilities of before stay.
+
+        Raises:
+            TrainingError: there are none of before.
+        """
+        left_out = self._squares is not None and self.skip_first and self.observed == 1
+        if not left_out:
+            self.probability = self.policy.probabilities(self.importance)
+        elif self.probability is None:
+            raise TrainingError(
+                "the importance was measured on one batch alone, which `skip_first_batch` leaves out",
+                fix="give more rows or a smaller batch_size, or set `skip_first_batch: false`",
+            )
         if self._squares is not None:
             self._squares.zero_()
         self.observed = 0

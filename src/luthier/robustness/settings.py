@@ -236,6 +236,8 @@ class SelectionSettings(ModalObjective):
         if self.mask_rule == "random":
             of_importance = ("importance", "importance_batches", "skip_first_batch")
             refuse_without_effect(self, of_importance, "`mask_rule: random`")
+        if self.skip_first_batch and self.importance_batches == 1:
+            raise ValueError("`skip_first_batch` leaves out the one batch of `importance_batches: 1`: give more")
         return self
 
     def check(self, *, schema: str, classes: int, validation: bool, streamed: bool) -> None:

@@ -48,6 +48,8 @@ class PTuning(PlaceOptions, PromptMethod):
     def _options_have_effect(self) -> Self:
         if self.reparameterization == "mlp" and (self.layers is not None or self.dropout is not None):
             raise ValueError("layers and dropout belong to `reparameterization: lstm`; the MLP has neither")
+        if self.layers == 1 and self.dropout:
+            raise ValueError("dropout acts between LSTM layers and would have no effect with layers 1")
         return self
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
