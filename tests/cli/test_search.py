@@ -150,6 +150,27 @@ def test_poor_trials_are_ended_early_and_a_stopped_search_ends_the_same_ones(pla
     assert ended_early(stopped) == pruned
 
 
+def test_a_search_that_goes_on_ends_trials_by_the_score_of_the_training(place, monkeypatch):
+    """The last stage has another score, which no log of the training tells."""
+    import luthier.training.supervised as run
+
+    def by_rate(stage, prepared):
+        scores = {"validation/accuracy": stage.learning_rate}
+        return Validation(lambda model: Evaluation(scores), "validation/accuracy", True)
+
+    monkeypatch.setattr(run, "validation_of", by_rate)
+    place.tune.update(max_steps=2, evaluate_every=1)
+    place.recipe["stages"].append({"evaluate": {"split": "validation", "suites": ["calibration"]}})
+    search = place.recipe["compare"]["search"]
+    search.update(trials=9, sampler="random", space={k: SPACE[k] for k in list(SPACE)[:1]})
+    assert place.search("straight", "--no-report") == 0
+    assert ended_early(place.folder / "straight" / "small")
+    for trials in (5, 9):
+        search["trials"] = trials
+        assert place.search("later", "--no-report") == 0
+    assert ended_early(place.folder / "later" / "small") == ended_early(place.folder / "straight" / "small")
+
+
 def test_what_is_tried_again_ends_as_it_did_before(place, monkeypatch):
     """A method that is behind at first and best in the end, asked for again when most of the others began better."""
     import luthier.training.supervised as run

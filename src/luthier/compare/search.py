@@ -23,7 +23,7 @@ from luthier.report.text import number_text
 from luthier.runs.runner import RunRecord, walk
 from luthier.storage.jsonlines import JsonLog, read_log
 from luthier.storage.keys import digest_of
-from luthier.storage.steps import REPLACED, first_free, key_in
+from luthier.storage.steps import REPLACED, RESULT, first_free, key_in
 from luthier.training.watch import EndedEarlyError, watching
 
 # Random trials before the model of the sampler counts, and trials before any is ended early.
@@ -87,8 +87,8 @@ class Search:
     def finish(self, place: Path, score: tuple[str, float] | None, *, pruned: bool = False) -> None:
         """Tell the study how the trial ended: with a score, pruned, or failed."""
         states = self._optuna.trial.TrialState
-        if self._score_name is None and score is not None:
-            self._score_name = score[0]
+        if self._score_name is None and self._follows:
+            self._score_name = primary_of(place / self._scored)
         # Of a finished stage; the others told theirs while they ran, and an earlier one may be back in their place.
         if self._follows and self._score_name is not None and score is not None:
             for step, value in evaluations(place / self._scored, self._score_name):
@@ -190,6 +190,16 @@ def has_begun(recipe: RecipeBase, folder: Path, stage: str) -> bool:
     """Whether what a stage left in the folder of a run was made by the recipe with its data and code as they are."""
     left = key_in(folder / stage)
     return left is not None and any(v.key == left for v in walk(recipe, folder) if v.place.name == stage)
+
+
+def primary_of(stage: Path) -> str | None:
+    """The score that a finished stage was trained by, which trials tell step by step; that of a later stage may be
+    another."""
+    try:
+        found = json.loads((stage / RESULT).read_text(encoding="utf8")).get("primary")
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def evaluations(stage: Path, name: str) -> list[tuple[int, float]]:
