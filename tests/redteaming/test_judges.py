@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from transformers import AutoModelForSequenceClassification
 
 from luthier.errors import DataError, ModelError
-from luthier.models.artifacts import load_model
-from luthier.models.card import ModelCard
+from luthier.models.artifacts import load_model, save_artifact
+from luthier.models.card import ModelCard, describe
 from luthier.models.loading import load_tokenizer
 from luthier.redteaming.checks import JudgeCheck
 from luthier.redteaming.judges.base import Judge
@@ -88,6 +88,45 @@ def test_a_reward_model_is_squashed_by_a_middle_and_a_spread(classifiers):
     found = judge.score(PROMPTS, ANSWERS)
     assert [one.raw for one in found] == pytest.approx(rewards, abs=1e-4)
     assert [one.score for one in found] == pytest.approx([1 / (1 + math.exp((0.5 - r) / 2)) for r in rewards], abs=1e-5)
+
+
+CHAT = "{% for one in messages %}Reply to the message {{ one.content }} {% endfor %}please"
+
+
+def chat_reward(classifiers, folder, **card):
+    """The reward model with a chat template, saved as Luthier saves one that is so described."""
+    model = AutoModelForSequenceClassification.from_pretrained(classifiers["reward"])
+    tokenizer = load_tokenizer(str(classifiers["reward"]))
+    tokenizer.chat_template = CHAT
+    told = describe(str(classifiers["reward"]), "sequence_classification", labels=["reward"], **card)
+    return str(save_artifact(model, tokenizer, folder / "model", told))
+
+
+@pytest.mark.parametrize("schema", ["pair", "regression"])
+def test_a_reward_model_that_tune_trained_is_asked_as_it_was_trained(classifiers, tmp_path, schema):
+    columns = {"text": "prompt", "text_pair": "response"}
+    found = load_judge({"kind": "reward", "model": chat_reward(classifiers, tmp_path, schema=schema, columns=columns)})
+    expected = [float(row[0]) for row in logits_one_by_one(classifiers["reward"])]
+    assert [one.raw for one in found.score(PROMPTS, ANSWERS)] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_long_prompt_leaves_a_reward_model_the_answer_within_its_chat(classifiers, tmp_path, caplog):
+    judge = load_judge({"kind": "reward", "model": chat_reward(classifiers, tmp_path), "max_length": 21})
+    model, tokenizer, _ = judge.loaded()
+
+    def reward(text):
+        with torch.no_grad():
+            return float(model(**tokenizer(text, return_tensors="pt")).logits[0, 0])
+
+    told = judge.score(["how may i", "kettle " * 30, "kettle " * 30], ["no never", "no never", "garden " * 30])
+    assert "2 of 3 answers" in caplog.text
+    # 9 of the 21 tokens are the template's.
+    seen = [("how may i", "no never"), ("kettle " * 10, "no never"), ("kettle " * 6, "garden " * 6)]
+    said = [f"Reply to the message {prompt} Reply to the message {answer} please" for prompt, answer in seen]
+    assert [one.raw for one in told] == pytest.approx([reward(one) for one in said], abs=1e-4)
+    short = load_judge({"kind": "reward", "model": judge.where, "max_length": 10})
+    with pytest.raises(ModelError, match="question has 9 tokens"):
+        short.score(["how may i"], ["no never"])
 
 
 def test_middle_and_spread_are_those_of_logistic_regression(classifiers, tmp_path):

@@ -16,7 +16,7 @@ from luthier.redteaming.judges.settings import (
 )
 
 HEADS = {"classifier": "sequence_classification", "reward": "sequence_classification", "guard": "causal_lm"}
-_PAIRS = ("pair", "regression")
+PAIRS = ("pair", "regression")
 _ANSWERS = ("response", "answer", "output", "completion", "reply")
 
 
@@ -52,7 +52,7 @@ def check_card(card: ModelCard, settings: ClassifierJudgeSettings | RewardJudgeS
     if isinstance(settings, GuardJudgeSettings):
         return
     columns = card.columns or {}
-    if card.schema is not None and (card.schema not in _PAIRS or (columns and "text_pair" not in columns)):
+    if card.schema is not None and (card.schema not in PAIRS or (columns and "text_pair" not in columns)):
         raise ModelError(
             f"the judge was trained on rows of {card.schema} with {', '.join(columns) or 'one text'}, and here it "
             "reads a prompt with its answer",

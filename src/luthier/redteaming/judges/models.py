@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ from luthier.models.placing import on_accelerator
 from luthier.models.references import fingerprint, resolve
 from luthier.models.settings import ModelSettings
 from luthier.redteaming.judges.base import Judge
-from luthier.redteaming.judges.fitness import HEADS, check_card, check_classes
+from luthier.redteaming.judges.fitness import HEADS, PAIRS, check_card, check_classes
 from luthier.redteaming.judges.settings import ClassifierJudgeSettings, GuardJudgeSettings, RewardJudgeSettings
 from luthier.storage.keys import digest_of
 
@@ -44,6 +45,7 @@ class ModelJudge(Judge):
         self.reference, self.batch_size, self.settings = model, batch_size, settings
         self.version = digest_of([settings, fingerprint(resolve(model))])[:12]
         self._loaded: tuple[Any, Any, int | None] | None = None
+        self.trained_on_pairs = False
 
     @property
     def where(self) -> str:
@@ -60,6 +62,7 @@ class ModelJudge(Judge):
         if source.kind == "artifact":
             model, tokenizer, card = load_artifact(str(source.path), settings=self.reference)
             check_card(card, self.settings)
+            self.trained_on_pairs = card.schema in PAIRS
             longest, reserved = card.max_length, card.reserved_tokens
         else:
             model, tokenizer = load_model(self.reference, HEADS[self.kind]), load_tokenizer(self.reference)
@@ -95,14 +98,12 @@ class ModelJudge(Judge):
         found: list[Any] = [None] * len(prompts)
         filled = 0
         for places in self.batches([len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]):
-            batch = tokenizer(
-                *self.texts(tokenizer, [prompts[i] for i in places], [answers[i] for i in places]),
-                truncation=True,
-                max_length=longest,
-                padding=True,
-                return_tensors="pt",
-            ).to(model.device)
-            filled += int((batch["attention_mask"].sum(-1) >= longest).sum())
+            texts, cut = self.texts(tokenizer, [prompts[i] for i in places], [answers[i] for i in places], longest)
+            batch = tokenizer(*texts, truncation=True, max_length=longest, padding=True, return_tensors="pt").to(
+                model.device
+            )
+            full = (batch["attention_mask"].sum(-1) >= longest).tolist()
+            filled += sum(map(operator.or_, full, cut))
             with torch.inference_mode():
                 logits = model(**batch).logits.float().cpu()
             for place, row in zip(places, logits, strict=True):
@@ -112,9 +113,40 @@ class ModelJudge(Judge):
             logger.warning(told, self.where, longest, filled, len(prompts))
         return found
 
-    def texts(self, tokenizer: Any, prompts: list[str], answers: list[str]) -> tuple[list[str], ...]:
-        """What the tokenizer gets."""
-        return prompts, answers
+    def texts(
+        self, tokenizer: Any, prompts: list[str], answers: list[str], longest: int
+    ) -> tuple[tuple[list[str], ...], list[bool]]:
+        """What the tokenizer gets, and of each pair whether it was cut before."""
+        return (prompts, answers), [False] * len(prompts)
+
+    def fitted(
+        self, prompt: str, answer: str, tokens: Callable[[str, str], int], longest: int
+    ) -> tuple[str, str, bool]:
+        """A pair such that what is written of it has room, and whether it was too long: the answer loses its end, and a
+        prompt that leaves it less than half of the room its own. What stands around them stays.
+
+        Args:
+            prompt, answer: the pair.
+            tokens: how many tokens what is written of a pair has.
+            longest: how many there may be.
+
+        Raises:
+            ModelError: there is no room for both.
+        """
+        if tokens(prompt, answer) <= longest:
+            return prompt, answer, False
+        around = tokens("", "")
+        half = (longest - around) // 2
+        if half < 1:
+            shorter = ", or shorten its `template`" if getattr(self.settings, "template", None) else ""
+            raise ModelError(
+                f"the judge's own question has {around} tokens, and {longest} are read",
+                where=self.where,
+                fix=f"raise the judge's `max_length`{shorter}",
+            )
+        least = min(half, tokens("", answer) - around)
+        prompt = _beginning(prompt, lambda one: tokens(one, "") <= longest - least)
+        return prompt, _beginning(answer, lambda one: tokens(prompt, one) <= longest), True
 
 
 class ClassifierJudge(ModelJudge):
@@ -185,18 +217,25 @@ class RewardJudge(ModelJudge):
             )
         self.middle, self.spread = -offset / slope, 1 / slope
 
-    def texts(self, tokenizer: Any, prompts: list[str], answers: list[str]) -> tuple[list[str], ...]:
-        if getattr(tokenizer, "chat_template", None) is None:
-            return prompts, answers
-        both = [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": p}, {"role": "assistant", "content": a}], tokenize=False
-            )
-            for p, a in zip(prompts, answers, strict=True)
-        ]
+    def texts(
+        self, tokenizer: Any, prompts: list[str], answers: list[str], longest: int
+    ) -> tuple[tuple[list[str], ...], list[bool]]:
+        # What `tune` trained has seen pairs without a template, whatever its tokenizer has.
+        if self.trained_on_pairs or getattr(tokenizer, "chat_template", None) is None:
+            return super().texts(tokenizer, prompts, answers, longest)
         # The tokenizer's own first token is in the template already.
-        first = tokenizer.bos_token
-        return ([one.removeprefix(first) for one in both] if first and _adds_first(tokenizer) else both,)
+        first = tokenizer.bos_token if tokenizer.bos_token and _adds_first(tokenizer) else ""
+
+        def chat(prompt: str, answer: str) -> str:
+            turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+            written: str = tokenizer.apply_chat_template(turns, tokenize=False)
+            return written.removeprefix(first)
+
+        def tokens(prompt: str, answer: str) -> int:
+            return len(tokenizer(chat(prompt, answer), verbose=False)["input_ids"])
+
+        found = [self.fitted(p, a, tokens, longest) for p, a in zip(prompts, answers, strict=True)]
+        return ([chat(prompt, answer) for prompt, answer, _ in found],), [cut for *_, cut in found]
 
 
 class GuardJudge(ModelJudge):
@@ -234,8 +273,7 @@ class GuardJudge(ModelJudge):
         return rated
 
     def question(self, prompt: str, answer: str, tokenizer: Any, longest: int) -> tuple[list[int], bool]:
-        """Token ids of what the model is asked, and whether the pair was too long for it: the answer loses its end, and
-        a prompt that leaves it less than half of the room its own. What stands around them stays.
+        """Token ids of what the model is asked, and whether the pair was too long for it.
 
         Raises:
             ModelError: there is no room for both.
@@ -244,21 +282,8 @@ class GuardJudge(ModelJudge):
         def tokens(prompt: str, answer: str) -> int:
             return len(self._written(prompt, answer, tokenizer))
 
-        ids = self._written(prompt, answer, tokenizer)
-        if len(ids) <= longest:
-            return ids, False
-        around = tokens("", "")
-        half = (longest - around) // 2
-        if half < 1:
-            raise ModelError(
-                f"the judge's own question has {around} tokens, and {longest} are read",
-                where=self.where,
-                fix="raise the judge's `max_length`, or shorten its `template`",
-            )
-        least = min(half, tokens("", answer) - around)
-        prompt = _beginning(prompt, lambda one: tokens(one, "") <= longest - least)
-        answer = _beginning(answer, lambda one: tokens(prompt, one) <= longest)
-        return self._written(prompt, answer, tokenizer), True
+        prompt, answer, cut = self.fitted(prompt, answer, tokens, longest)
+        return self._written(prompt, answer, tokenizer), cut
 
     def _written(self, prompt: str, answer: str, tokenizer: Any) -> list[int]:
         template = self.settings.template
