@@ -8,26 +8,20 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from luthier.errors import ModelError
 from luthier.generation import vllm_writer
-from luthier.generation.vllm_writer import rounded_up, served_rank, written
+from luthier.generation.served import RANKS, served_rank
+from luthier.generation.vllm_writer import rounded_up, written
 from luthier.generation.writing import Request, Written
 
 FOUND = importlib.util.find_spec("vllm")
 needs_vllm = pytest.mark.skipif(FOUND is None, reason="vLLM is not installed")
-
-
-def adapter(folder: Path, **config: Any) -> Path:
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 8} | config))
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -41,8 +35,8 @@ def adapter(folder: Path, **config: Any) -> Path:
         ({"use_dora": False, "bias": "none", "modules_to_save": None, "trainable_token_indices": None}, 8),
     ],
 )
-def test_the_rank_that_an_adapter_fits_in(tmp_path, config, rank):
-    assert served_rank(adapter(tmp_path, **config)) == rank
+def test_the_rank_that_an_adapter_fits_in(config, rank):
+    assert served_rank({"peft_type": "LORA", "r": 8} | config) == rank
 
 
 @pytest.mark.parametrize(
@@ -56,9 +50,9 @@ def test_the_rank_that_an_adapter_fits_in(tmp_path, config, rank):
         ({"r": 600}, "this has 600"),
     ],
 )
-def test_adapters_that_it_can_not_serve_whole_are_refused(tmp_path, config, said):
+def test_adapters_that_it_can_not_serve_whole_are_refused(config, said):
     with pytest.raises(ModelError, match=said):
-        served_rank(adapter(tmp_path, **config))
+        served_rank({"peft_type": "LORA", "r": 8} | config)
 
 
 def test_a_text_has_what_it_begins_with():
@@ -173,7 +167,7 @@ def test_ranks_and_refused_fields_are_those_of_vllm():
         for node in ast.walk(tree_of("vllm.config.lora"))
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MaxLoRARanks"
     )
-    assert set(vllm_writer._RANKS) <= set(ast.literal_eval(ast.unparse(ranks).removeprefix("Literal")))
+    assert set(RANKS) <= set(ast.literal_eval(ast.unparse(ranks).removeprefix("Literal")))
     assert "VLLM_NO_USAGE_STATS" in {
         node.value for node in ast.walk(tree_of("vllm.envs")) if isinstance(node, ast.Constant)
     }

@@ -37,6 +37,7 @@ from tests.redteaming.conftest import loop_settings
 
 __all__ = ["server"]
 ENDPOINT = {"kind": "endpoint", "url": "http://localhost:1/v1", "model": "m"}
+VLLM = {"kind": "vllm"}
 LITTLE = {"transfer": False, "final_attacks": False, "every_round": False}
 
 
@@ -519,6 +520,19 @@ def test_a_cap_on_volume_ends_it_before_anything_is_written_above_it(prompts, sp
         ),
         ({"target": {"backend": {"kind": "endpoint", "url": "http://localhost:1", "model": "m"}}}, "can't be trained"),
         ({"target": {"method": "loraa"}}, "loraa"),
+        ({"target": {"method": "ia3", "backend": VLLM}}, "this is IA3, which `method` would train"),
+        ({"target": {"method": "prompt", "backend": VLLM}}, "this is PROMPT"),
+        ({"adversary": {"method": {"name": "lora", "dora": True}, "backend": VLLM}}, "`use_dora`"),
+        ({"target": {"method": {"name": "lora", "rank": 600}, "backend": VLLM}}, "this has 600"),
+        (
+            {
+                "target": {
+                    "method": {"name": "peft", "peft_type": "lora", "settings": {"rank_pattern": {"q_proj": 600}}},
+                    "backend": VLLM,
+                }
+            },
+            "this has 600",
+        ),
         (
             {
                 "adversary": {"train": False, "backend": ENDPOINT},
@@ -532,3 +546,17 @@ def test_a_cap_on_volume_ends_it_before_anything_is_written_above_it(prompts, sp
 def test_settings_that_can_not_work_are_refused(prompts, more, said):
     with pytest.raises(ValidationError, match=said):
         MartLoop.settings_of(loop_settings(prompts, **more))
+
+
+@pytest.mark.parametrize(
+    "side",
+    [
+        {"method": "full"},
+        {"method": "bitfit"},
+        {"method": {"name": "lora", "rank": 512}},
+        {"method": {"name": "peft", "peft_type": "lora", "settings": {"use_rslora": True}}},
+        {"method": "ia3", "train": False},
+    ],
+)
+def test_what_vllm_serves_may_be_trained(prompts, side):
+    MartLoop.settings_of(loop_settings(prompts, target={**side, "backend": VLLM}))

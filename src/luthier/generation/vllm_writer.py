@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from luthier.data.batches.encoders import turn_end
 from luthier.errors import ModelError
 from luthier.extras import how_to_install, is_installed
 from luthier.generation.rollout import prompt_ids
+from luthier.generation.served import served_rank
 from luthier.generation.settings import VllmSettings
 from luthier.generation.writing import Request, Written
 from luthier.models.adapters import ADAPTER_CONFIG, base_settings, is_adapter
@@ -28,20 +28,6 @@ from luthier.models.settings import ModelSettings
 from luthier.models.tensors import read_json
 
 _PART = 256
-# What vLLM takes as `max_lora_rank`.
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-# Fields of an adapter's configuration that vLLM refuses, or leaves out without a word, and what they mean where they
-# do nothing.
-_NOTHING: Mapping[str, tuple[Any, ...]] = {
-    "use_dora": (False, None),
-    "lora_bias": (False, None),
-    "bias": ("none", None),
-    "modules_to_save": (None, []),
-    "trainable_token_indices": (None, [], {}),
-    "layer_replication": (None, []),
-    "alora_invocation_tokens": (None, []),
-    "target_parameters": (None, []),
-}
 
 
 class VllmWriter:
@@ -61,8 +47,8 @@ class VllmWriter:
         source, self._adapter = resolve(model), None
         self._options: dict[str, Any] = {}
         if source.path is not None and is_adapter(source.path):
-            self._adapter = source.path
-            self._options = {"enable_lora": True, "max_lora_rank": served_rank(source.path)}
+            self._adapter, config = source.path, read_json(source.path / ADAPTER_CONFIG)
+            self._options = {"enable_lora": True, "max_lora_rank": served_rank(config, str(source.path))}
             model = base_settings(read_card(source.path), model)
             source = resolve(model)
         if source.gguf_file is not None:
@@ -149,25 +135,6 @@ def rounded_up(longest: int) -> int:
     """The next power of two: a model for long texts may have no room for its whole length, and what vLLM compiles is
     used again where the length is the same."""
     return 1 << (longest - 1).bit_length()
-
-
-def served_rank(adapter: Path) -> int:
-    """The least rank that vLLM takes which a LoRA adapter fits in.
-
-    Raises:
-        ModelError: it is another adapter, or one that vLLM can't serve, or would serve without a part of it.
-    """
-    config = read_json(adapter / ADAPTER_CONFIG)
-    kind, fix = str(config.get("peft_type")), "use `kind: local`"
-    if kind != "LORA":
-        raise ModelError(f"vLLM serves LoRA adapters, and this is {kind}", where=str(adapter), fix=fix)
-    for name, nothing in _NOTHING.items():
-        if config.get(name) not in nothing:
-            raise ModelError(f"vLLM serves no LoRA adapter with `{name}`", where=str(adapter), fix=fix)
-    rank = max([int(config.get("r", 8)), *map(int, (config.get("rank_pattern") or {}).values())])
-    if rank > _RANKS[-1]:
-        raise ModelError(f"vLLM serves ranks up to {_RANKS[-1]}, and this has {rank}", where=str(adapter), fix=fix)
-    return next(one for one in _RANKS if one >= rank)
 
 
 def free_accelerator() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -94,6 +94,11 @@ class TuningMethod(Settings):
     def reserved_tokens(self) -> int:
         """Positions of the model's context that the method fills itself, kept free when text is cut."""
         return 0
+
+    def adapter_config(self) -> Mapping[str, Any] | None:
+        """What the PEFT configuration of the adapter that is saved says, as far as the settings tell; None where a
+        whole model is saved, or nothing is known of it."""
+        return None
 
     def examine(self, model: nn.Module, forward: Callable[[int], None]) -> dict[str, Any]:
         """What a trained model tells about the method: more `details` for metrics.json; `sections` among them, each a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,6 +39,9 @@ class PromptMethod(TuningMethod):
 
     def reserved_tokens(self) -> int:
         return self.length
+
+    def adapter_config(self) -> Mapping[str, Any]:
+        return {"peft_type": self.name.upper()}
 
     def parameter_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Prompt and head with their own rates.

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from luthier.data.settings import DataSettings
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, ModelError
+from luthier.generation.served import served_rank
 from luthier.generation.settings import EndpointSettings, LocalSettings, VllmSettings
 from luthier.methods.base import TuningMethod
 from luthier.redteaming.judges.settings import (
@@ -123,6 +124,15 @@ class Side(TrainingSettings):
         if isinstance(self.backend, EndpointSettings) and self.train:
             raise ValueError("a model behind an endpoint can't be trained: set `train: false`")
         method: TuningMethod | None = self.method
+        adapter = method.adapter_config() if method is not None else None
+        if adapter is not None and self.train and isinstance(self.backend, VllmSettings):
+            try:
+                served_rank(adapter)
+            except ModelError as error:
+                raise ValueError(
+                    f"{error.what}, which `method` would train: take `full` or a LoRA that it serves, or "
+                    "`backend: {kind: local}`"
+                ) from error
         if self.gradient_checkpointing and method is not None and not method.supports_gradient_checkpointing:
             raise ValueError(f"{method.name} does not work with gradient_checkpointing: leave one of them out")
         return self

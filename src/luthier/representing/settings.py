@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -77,6 +78,9 @@ class TaskPrefix(TaskPrefixOptions, TuningMethod):
     head_learning_rate: float | None = Field(
         1e-2, gt=0, description="Peak learning rate of the task head; null takes that of the prefix."
     )
+
+    def adapter_config(self) -> Mapping[str, Any]:
+        return {"peft_type": "TASK_PREFIX"}
 
     def check(self) -> None:
         super().check()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from luthier.methods.base import MethodContext, TuningMethod
 from luthier.methods.options import Options, option
@@ -77,6 +78,9 @@ class BottleneckAdapter(BottleneckOptions, TuningMethod):
     )
     default_learning_rate: ClassVar[float] = 3e-3
     merges: ClassVar[bool] = False
+
+    def adapter_config(self) -> Mapping[str, Any]:
+        return {"peft_type": "BOTTLENECK"}
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         """Wrap with bottleneck adapters.

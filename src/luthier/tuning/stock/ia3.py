@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -40,6 +41,9 @@ class IA3(TuningMethod):
         description="Those of `target_modules` whose input is rescaled instead of their output; null takes the "
         "feed-forward layers among them.",
     )
+
+    def adapter_config(self) -> Mapping[str, Any]:
+        return {"peft_type": "IA3"}
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         """Wrap with PEFT's IA3.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -38,6 +39,9 @@ class Lora(TuningMethod):
     )
     rank_stabilized: bool = Field(False, description="Scale by alpha / sqrt(rank) instead (rsLoRA).")
     dora: bool = Field(False, description="Train the length of every weight column apart from its direction (DoRA).")
+
+    def adapter_config(self) -> Mapping[str, Any]:
+        return {"peft_type": "LORA", "r": self.rank, "use_dora": self.dora}
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         """Wrap with PEFT's LoRA.

@@ -61,6 +61,9 @@ class Peft(TuningMethod):
         tokens = self.settings.get("num_virtual_tokens")
         return tokens if isinstance(tokens, int) else 0  # what is no number is refused by the tuner
 
+    def adapter_config(self) -> Mapping[str, Any]:
+        return {**self.settings, "peft_type": self.peft_type.upper()}
+
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         """Wrap with the named tuner.
 

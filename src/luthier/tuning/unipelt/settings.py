@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
@@ -147,6 +147,9 @@ class UniPELT(UniPELTOptions, TuningMethod):
     recorded_examples: int = Field(
         256, ge=0, description="Validation examples whose gate values are recorded after training; 0 records none."
     )
+
+    def adapter_config(self) -> Mapping[str, Any]:
+        return {"peft_type": "UNIPELT"}
 
     def check(self) -> None:
         super().check()
