@@ -25,6 +25,7 @@ from luthier.recipe import load_recipe
 from luthier.redteaming import loop as loop_module
 from luthier.redteaming.duplicates import NearDuplicates
 from luthier.redteaming.loop import MartLoop
+from luthier.redteaming.measuring import perplexity
 from luthier.redteaming.planning import most_written, plan_redteaming
 from luthier.redteaming.reading import attacks_of, exchanges, number_of, preferences_of, round_folders
 from luthier.redteaming.reporting import intervals_of, scores_of, sections
@@ -281,6 +282,30 @@ def test_one_base_serves_the_adapters_of_both_sides(whole, speaker):
     assert models.bases_loaded == 2
     half, _, _ = models.get(ModelSettings(reference=str(speaker), dtype="bfloat16"))
     assert half.dtype == torch.bfloat16
+
+
+def test_no_judge_is_in_memory_beside_a_model_that_writes(prompts, speaker, tmp_path, monkeypatch):
+    guard = {"kind": "guard", "model": str(speaker), "template": "{prompt} {response}"}
+    guard |= {"safe": "please", "unsafe": "never"}
+    settings = loop_settings(prompts, rounds=1, target={"train": False}, adversary={"train": False})
+    settings["judges"] = {"safety": guard, "helpfulness": {**guard, "batch_size": 3}, "cut_off": "judge"}
+    settings["evaluation"] = {**everything(prompts)["evaluation"], "transfer_prompts": 2}
+    loop = MartLoop(MartLoop.settings_of(settings), str(speaker), tmp_path, seed=5)
+    beside, get = [], LoadedModels.get
+
+    def judges() -> list[str]:
+        return [role for role, judge in loop.check.all.items() if judge._loaded is not None]
+
+    def watched(models: LoadedModels, model: ModelSettings) -> Any:
+        beside.append(judges())
+        return get(models, model)
+
+    monkeypatch.setattr(LoadedModels, "get", watched)
+    loop.run()
+    assert judges()
+    perplexity(loop.asking, loop.start, [{"prompt": "how may i", "response": "no never"}])
+    assert len(beside) > 10
+    assert not any(beside)
 
 
 @pytest.mark.parametrize("method", ["full", {"name": "prompt", "length": 2}], ids=str)

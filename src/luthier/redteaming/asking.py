@@ -9,7 +9,7 @@ from typing import Any
 from luthier.errors import WorkspaceError
 from luthier.generation import asking
 from luthier.generation.records import Appending, Record
-from luthier.generation.settings import VllmSettings
+from luthier.generation.settings import EndpointSettings
 from luthier.generation.writing import Writer
 from luthier.models.settings import ModelSettings
 from luthier.redteaming.judges.base import Judge, Judgement
@@ -38,10 +38,15 @@ class Asking(asking.Asking):
         self.generations = 0
 
     def writer(self, side: Side, model: ModelSettings, about: str) -> Writer:
-        """What writes for a side; vLLM takes its share of the memory at once, so that nothing else may be there."""
-        if isinstance(side.backend, VllmSettings):
+        """What writes for a side; where it writes on this machine, the judges make room."""
+        if not isinstance(side.backend, EndpointSettings):
             self._release_judges()
         return self.writer_of(side.backend, model, about)
+
+    def in_memory(self, model: ModelSettings) -> tuple[Any, Any, int]:
+        """A model as `LoadedModels.get` gives it, with no judge beside it."""
+        self._release_judges()
+        return self.models.get(model)
 
     def make_room(self, judges: Mapping[str, Judge]) -> None:
         """Let go of the models that write where a judge has a model of its own."""

@@ -201,7 +201,7 @@ def perplexity(asking: Asking, model: ModelSettings, rows: Sequence[Mapping[str,
     from luthier.models.inspect import model_max_length
     from luthier.tasks.base import task_named
 
-    loaded, tokenizer, reserved = asking.models.get(model)
+    loaded, tokenizer, reserved = asking.in_memory(model)
     limit = min(asking.settings.max_length, model_max_length(loaded.config, tokenizer) or 1 << 20)
     encoded = encode_rows(
         [{**row, "row": place} for place, row in enumerate(rows, 1)],
