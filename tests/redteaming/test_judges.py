@@ -22,6 +22,7 @@ from luthier.redteaming.judges.base import Judge
 from luthier.redteaming.judges.fitness import check_card
 from luthier.redteaming.judges.labelled import LabelledPair, read_labelled
 from luthier.redteaming.judges.loading import load_judge
+from luthier.redteaming.judges.models import ModelJudge
 from luthier.redteaming.judges.report import PLAIN_REFUSALS, best_cut, judge_report, warnings_of
 from luthier.redteaming.judges.rules import is_refusal
 from luthier.redteaming.judges.settings import ClassifierJudgeSettings, LabelledPairs
@@ -463,6 +464,51 @@ def test_rows_that_a_judge_was_fitted_on_and_judges_of_one_model_are_told_of(cla
     told = check.run(tmp_path)["warnings"]
     assert "has not been checked" in told[0]
     assert any(one.startswith("4 labelled answers say nothing") for one in told)
+
+
+@pytest.mark.parametrize(
+    ("judge", "said"),
+    [
+        ({"kind": "reward", "model": "classes"}, "has 2"),
+        ({"kind": "reward", "model": "speaker"}, "lacks the head"),
+        ({"kind": "classifier", "model": "classes", "good": ["fine"]}, "no class 'fine'"),
+        ({"kind": "guard", "model": "speaker", "template": None}, "no chat template"),
+        ({"kind": "guard", "model": "speaker", "safe": "no", "unsafe": "no never"}, "same token"),
+    ],
+)
+@pytest.mark.parametrize("role", ["safety", "helpfulness", "evaluation_safety", "evaluation_helpfulness"])
+def test_a_judge_that_can_not_judge_is_told_of_at_once(role, judge, said, classifiers, speaker, prompts, tmp_path):
+    place = tmp_path / "rows.jsonl"
+    place.write_text("".join(json.dumps({"prompt": "p", "response": "one", "label": i}) + "\n" for i in (0, 1)))
+    judge = judge | {"model": str({**classifiers, "speaker": speaker}[judge["model"]])}
+    rules = HELPFUL if "helpfulness" in role else RULES
+    inner = {"kind": "ensemble", "members": [rules, {"kind": "ensemble", "members": [rules, judge]}]}
+    judges = {"safety": RULES, "helpfulness": HELPFUL, role: inner if role.startswith("evaluation") else judge}
+    judges |= {"labelled": {"file": str(place)}} if "helpfulness" in role else {}
+    check = JudgeCheck(MartLoop.settings_of(loop_settings(prompts, judges=judges)), HumanLabels())
+    with pytest.raises(ModelError, match=said):
+        check.run(tmp_path)
+
+
+def test_judges_are_tried_one_model_at_a_time(classifiers, speaker, prompts, tmp_path, monkeypatch):
+    guard = {"kind": "guard", "model": str(speaker), "safe": "please", "unsafe": "never"}
+    judges = {
+        "safety": {"kind": "ensemble", "members": [guard, {"kind": "reward", "model": str(classifiers["reward"])}]},
+        "helpfulness": {"kind": "classifier", "model": str(classifiers["classes"]), "good": ["safe"]},
+    }
+    check = JudgeCheck(MartLoop.settings_of(loop_settings(prompts, judges=judges)), HumanLabels())
+    models = [part for judge in check.selecting.values() for part in judge.parts()]
+    tried, load = [], ModelJudge._load
+
+    def watched(judge):
+        tried.append(judge.kind)
+        assert not [one for one in models if one._loaded is not None]
+        return load(judge)
+
+    monkeypatch.setattr(ModelJudge, "_load", watched)
+    check.run(tmp_path)
+    assert tried == ["guard", "reward", "classifier"]
+    assert not [one for one in models if one._loaded is not None]
 
 
 def test_every_model_of_nested_judges_counts(prompts):

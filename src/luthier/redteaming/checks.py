@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from luthier.redteaming.judges.settings import RewardJudgeSettings, leaves
 from luthier.redteaming.labels import HumanLabels
 from luthier.redteaming.settings import MartSettings
 
+# What a judge that no labelled answers are there for is tried on.
+_PAIR = ("How long do I boil an egg?", "About eight minutes, if you like it hard.")
 ROLES = ("safety", "helpfulness", "evaluation_safety", "evaluation_helpfulness")
 
 
@@ -58,7 +61,11 @@ class JudgeCheck:
             judge.release()
 
     def run(self, folder: Path) -> dict[str, Any]:
-        """Reports on both judges of safety, their agreement, and what has to stand on top of every table."""
+        """Reports on both judges of safety, their agreement, and what has to stand on top of every table.
+
+        Raises:
+            ModelError: one of the judges can't judge.
+        """
         labelled = [] if self.settings.labelled is None else read_labelled(self.settings.labelled)
         fitted = self._fitted_on()
         rows = [one for one in (*labelled, *self.labels.pairs) if one[:2] not in fitted]
@@ -82,7 +89,24 @@ class JudgeCheck:
         }
         if rows and len(roles) == 2:
             found["agreement"] = agreement(self.all["safety"], self.all["evaluation_safety"], rows)
+        self._try(without=roles if rows else [])
         return found
+
+    def _try(self, without: Sequence[str]) -> None:
+        """Ask every model that judges about one pair, one model at a time.
+
+        Args:
+            without: roles of judges that have been asked.
+
+        Raises:
+            ModelError: one can't judge: before anything is written or trained, so that nothing is lost.
+        """
+        self.release()
+        asked = {part for role in without for part in self.all[role].parts()}
+        for judge in dict.fromkeys(part for one in self.all.values() for part in one.parts()):
+            if judge.uses_model and judge not in asked:
+                judge.score([_PAIR[0]], [_PAIR[1]])
+                judge.release()
 
     def _fitted_on(self) -> set[tuple[str, str]]:
         """Prompts and answers that a judge of safety was fitted on."""

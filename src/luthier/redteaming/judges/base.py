@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -75,6 +75,10 @@ class Judge:
         if not math.isfinite(score):
             return Judgement(None, "error", None, self.kind, self.version)
         return Judgement(min(1.0, max(0.0, score)), "ok", raw, self.kind, self.version)
+
+    def parts(self) -> Iterator[Judge]:
+        """The judges that it asks: itself, where it does not combine others."""
+        yield self
 
     def release(self) -> None:
         """Let go of models in memory; the next call loads them again."""

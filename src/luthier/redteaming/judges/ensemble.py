@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 from luthier.redteaming.judges.base import Judge
@@ -44,6 +44,10 @@ class EnsembleJudge(Judge):
             }
             found = rules[self.combine](scores)
         return found, found
+
+    def parts(self) -> Iterator[Judge]:
+        for member in self.members:
+            yield from member.parts()
 
     def release(self) -> None:
         for member in self.members:
