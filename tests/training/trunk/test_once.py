@@ -98,7 +98,8 @@ def test_a_row_passes_the_frozen_layers_once(place, layer_passes):
     # Two layers; a few single passes find out what has to be stored.
     assert 2 * batches <= first <= 2 * (batches + 6)
     luthier.run(place.recipe, ["seed=99"], output=place.folder / "second")
-    assert len(layer_passes) - first <= 2
+    # One pass finds what runs first, and one for each split what is read of it.
+    assert len(layer_passes) - first <= 2 * 3
     before = len(layer_passes)
     luthier.run(place.recipe, ["stages.0.tune.cache_trunk=false"], output=place.folder / "third")
     assert len(layer_passes) - before > 4 * 2 * (128 // 8)

@@ -42,7 +42,7 @@ from luthier.training.trunk.split_point import TARGETS, names_of, output_of, ten
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 3
+_FORMAT = 4
 T = TypeVar("T")
 Collator = Callable[[list[Any]], dict[str, Tensor]]
 
@@ -149,8 +149,9 @@ def cached_features(
 ) -> Features:
     """The outputs of a model's frozen part for all rows, computed or found on disk.
 
-    They are found again by content: frozen weights, every input of every batch, split point and number format. So
-    epochs, seeds and settings of the trained part share them. What is damaged is computed again.
+    They are found again by content: frozen weights, every input of every batch, split point, number format and what
+    the trained part reads. So epochs, seeds and settings of the trained part share them. What is damaged is computed
+    again.
 
     Args:
         model: a transformers model; what runs up to the split point must be frozen.
@@ -173,16 +174,18 @@ def cached_features(
     order = _by_length(encoded_dataset)
     batches = partial(_batches, encoded_dataset, order, batch_size, collator)
     fed = [_fed(batch) for batch in batches()]
-    folder = cache.directory / identity([str(_FORMAT), frozen, split_point, dtype, *(one.key for one in fed)])
+    rest = batches()
+    first = next(rest)
+    fields = read_fields(model, split_point, first)
+    read = [f"{field.name} {field.form} {field.width}" for field in fields]
+    name = identity([str(_FORMAT), frozen, split_point, dtype, *read, *(one.key for one in fed)])
+    folder = cache.directory / name
     try:
         return Features(folder)
     except ValueError as error:
         tell_of_damage(folder, error)
     keys = _in_place(order, [key for one in fed for key in one.rows])
     logger.info("computing the frozen model's outputs for %d rows", len(keys))
-    rest = batches()
-    first = next(rest)
-    fields = read_fields(model, split_point, first)
     offsets = np.cumsum([0, *_in_place(order, [length for one in fed for length in one.lengths])])
     lengths = [int(offsets[-1]) if field.form == "tokens" else len(keys) for field in fields]
     needed = sum(n * field.width * np.dtype(STORED[dtype]).itemsize for n, field in zip(lengths, fields, strict=True))
