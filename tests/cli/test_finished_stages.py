@@ -248,3 +248,15 @@ def test_another_value_from_the_environment_is_another_setting(tuning, steps, mo
         assert bool(steps) is trains
     for place in tuning.run_folder.rglob("key.json"):
         assert "scene" not in place.read_text()
+
+
+def test_a_training_that_fails_before_its_first_checkpoint_costs_no_finished_one(tuning, steps):
+    assert tuning.run() == 0
+    trained, rate = len(steps), tuning.tune["learning_rate"]
+    tuning.tune["learning_rate"] = 1e30
+    assert tuning.run() != 0
+    assert len(steps) > trained
+    failed = len(steps)
+    tuning.tune["learning_rate"] = rate
+    assert tuning.run() == 0
+    assert len(steps) == failed

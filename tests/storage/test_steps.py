@@ -198,7 +198,10 @@ def test_keys_are_of_content_alone():
 
 
 def fails(workspace: Workspace) -> dict[str, Any]:
+    """As training does before its first checkpoint."""
     (workspace.folder / "log.jsonl").write_text("{}\n")
+    (workspace.folder / "checkpoints" / "key").mkdir(parents=True)
+    (workspace.folder / "checkpoints" / "key" / "labels.json").write_text("[]")
     raise RuntimeError
 
 

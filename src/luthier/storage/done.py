@@ -14,6 +14,8 @@ from luthier.storage.files import write_json
 from luthier.storage.hashing import remembered_sha256
 
 DONE, CHECKPOINTS = "done.json", "checkpoints"
+# What the name of a checkpoint begins with; its step follows.
+CHECKPOINT = "checkpoint-"
 # What every run directory holds; a recipe alone may lie anywhere.
 OF_A_RUN = ("recipe.yaml", "environment.json")
 # Names that files and folders carry while they are written. One that is still there was left by a kill.

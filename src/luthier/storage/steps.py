@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import WorkspaceError
-from luthier.storage.done import CHECKPOINTS, DONE, belongs, changed_file, read_done, sweep, write_done
+from luthier.storage.done import CHECKPOINT, CHECKPOINTS, DONE, belongs, changed_file, read_done, sweep, write_done
 from luthier.storage.files import reporting_failed_writes, write_json
 from luthier.storage.folder_cache import FolderCache, bytes_of, mark_used
 from luthier.storage.hashing import cache_directory
@@ -177,7 +177,7 @@ def make_way(place: Path, key: str, told: set[Path] | None = None) -> Path | Non
 def _bring_back(aside: Path, place: Path, notes: dict[str, Any]) -> None:
     """Put a finished step back where its successor failed, if both have the same notes and nothing could be gone on
     with."""
-    if read_done(aside) is None or any(place.glob(f"**/{CHECKPOINTS}/*")):
+    if read_done(aside) is None or any(place.glob(f"**/{CHECKPOINTS}/**/{CHECKPOINT}*")):
         return
     with suppress(OSError, ValueError):
         if {k: v for k, v in _read_json(aside / KEY).items() if k != "key"} == notes:

@@ -17,13 +17,12 @@ from pathlib import Path
 from luthier.data.table import listing
 from luthier.errors import DataError
 from luthier.secrets import redact_values
-from luthier.storage.done import CHECKPOINTS
+from luthier.storage.done import CHECKPOINT, CHECKPOINTS
 from luthier.storage.files import reporting_failed_writes, sha256_of, sync, write_json
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 LABELS = "labels.json"
-PREFIX = "checkpoint-"
 TRAINER_STATE = "trainer_state.json"
 # More steps than any run takes: those of a run that only its time limit ends.
 UNBOUNDED = 10**9
@@ -75,12 +74,12 @@ def is_whole(place: Path) -> bool:
 
 
 def step_of(place: Path) -> int:
-    return int(place.name.removeprefix(PREFIX))
+    return int(place.name.removeprefix(CHECKPOINT))
 
 
 def newest_whole(folder: Path) -> Path | None:
     """The checkpoint with the highest step that is whole; torn ones are named in the log and passed over."""
-    places = [p for p in folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdecimal()]
+    places = [p for p in folder.glob(f"{CHECKPOINT}*") if p.name.removeprefix(CHECKPOINT).isdecimal()]
     for place in sorted(places, key=step_of, reverse=True):
         if is_whole(place):
             return place
@@ -111,7 +110,7 @@ def reached(folder: Path) -> tuple[int, int | None] | None:
 
 def remove_older(folder: Path, keep: Path) -> None:
     """Delete every checkpoint but `keep`, and what an interrupted write left behind."""
-    for place in [*folder.glob(f"{PREFIX}*"), *folder.glob(f".writing-{PREFIX}*")]:
+    for place in [*folder.glob(f"{CHECKPOINT}*"), *folder.glob(f".writing-{CHECKPOINT}*")]:
         if place != keep:
             shutil.rmtree(place, ignore_errors=True)
 

@@ -13,9 +13,9 @@ from torch import nn
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from luthier.errors import WorkspaceError
+from luthier.storage.done import CHECKPOINT
 from luthier.storage.files import reporting_failed_writes
 from luthier.storage.ranks import agree, from_main, rank
-from luthier.training.checkpoints import PREFIX
 from luthier.training.shares import check_same_weights
 from luthier.training.split import (
     give_freed_memory_back,
@@ -76,7 +76,7 @@ class SplitTrainer(LuthierTrainer):
     @property
     def _waiting(self) -> Path:
         """Where the processes put their parts of a checkpoint, before the main one takes them into it."""
-        return Path(self.args.output_dir) / f".writing-{PREFIX}parts"
+        return Path(self.args.output_dir) / f".writing-{CHECKPOINT}parts"
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         if not self._is_finished():

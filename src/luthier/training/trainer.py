@@ -26,11 +26,12 @@ from luthier.evaluation.prediction import model_inputs
 from luthier.objectives.part import Part
 from luthier.objectives.part_list import PartList
 from luthier.objectives.step import MAIN, Step
+from luthier.storage.done import CHECKPOINT
 from luthier.storage.files import json_value, sha256_of
 from luthier.storage.helping import helped
 from luthier.storage.ranks import agree, from_main, gathered, is_main, world_size
 from luthier.tasks.base import Task
-from luthier.training.checkpoints import PREFIX, TRAINER_STATE, remove_older, writing
+from luthier.training.checkpoints import TRAINER_STATE, remove_older, writing
 from luthier.training.finite import check_finite
 from luthier.training.graph import ModelGraph
 from luthier.training.optimizer import adamw
@@ -343,7 +344,7 @@ class LuthierTrainer(Trainer):
         self, weights: dict[str, Tensor] | None, parts: Any, others: dict[str, bytes], progress: dict[str, Any]
     ) -> None:
         folder = Path(self.args.output_dir)
-        place = folder / f"{PREFIX}{self.state.global_step}"
+        place = folder / f"{CHECKPOINT}{self.state.global_step}"
         with writing(place, beside=self.best.files) as scratch:
             if weights is not None:
                 save_file(weights, scratch / TRAINABLE)
