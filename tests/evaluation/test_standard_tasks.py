@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from luthier.cli.arguments import main
+from luthier.data.loading import load_data
+from luthier.data.settings import DataSettings
 from luthier.errors import DataError, RecipeError
+from luthier.evaluation.run import merge
 from luthier.evaluation.standard_tasks import TaskScore, _scores, known_tasks
+from luthier.evaluation.subject import SuiteResult
 from luthier.evaluation.suites.standard_tasks import StandardTasksSuite
+from luthier.registry import STAGES
+from luthier.stages import StageInputs
 from tests.evaluation.test_untuned import metrics_of
 
 HARNESS = importlib.util.find_spec("lm_eval") is not None
@@ -120,6 +127,32 @@ def test_its_folder_is_part_of_the_key(own_tasks: Path):
     assert before.keys() == {"own_choice.yaml", "rows.jsonl"}
     (own_tasks / "own_choice.yaml").write_text("task: other")
     assert suite.external_inputs()["own_choice.yaml"] != before["own_choice.yaml"]
+
+
+def test_files_of_one_name_in_the_folders_of_two_suites_are_told_apart(own_tasks: Path, tmp_path: Path):
+    shutil.copytree(own_tasks, tmp_path / "others")
+    suites = [
+        {"name": "lm_eval", "tasks": [task], "folder": str(folder)}
+        for task, folder in (("own_choice", own_tasks), ("other", tmp_path / "others"))
+    ]
+    stage = STAGES.get("evaluate").resolved()(suites=suites)
+    found = [stage.external_inputs(StageInputs({}, 0))]
+    for folder in (own_tasks, tmp_path / "others"):
+        (folder / "own_choice.yaml").write_text(f"task: {folder.name}")
+        found.append(stage.external_inputs(StageInputs({}, 0)))
+    assert len(found[0]) == 4
+    assert found[0] != found[1] != found[2]
+
+
+def test_versions_of_the_tasks_of_two_suites_stand_side_by_side(tmp_path: Path):
+    (tmp_path / "text.txt").write_text("a film\n" * 20)
+    data = load_data(DataSettings(train=str(tmp_path / "text.txt"), validation_fraction=0.5))
+    results = [
+        SuiteResult(scores={f"{task}/acc": 0.5}, details={"lm_eval": {"harness": "0.4", "versions": {task: version}}})
+        for task, version in (("arc_easy", "1.0"), ("hellaswag", "2.0"))
+    ]
+    record = merge(results, "validation", data, {}, {})
+    assert record["details"]["lm_eval"] == {"harness": "0.4", "versions": {"arc_easy": "1.0", "hellaswag": "2.0"}}
 
 
 def test_a_missing_folder_and_extra_are_told_before_anything_runs(tmp_path: Path, capsys):

@@ -97,6 +97,9 @@ def test_an_edit_elsewhere_keeps_the_key(modules: set[str], file: str, changes):
         ("scikit-learn", LORA, False),
         ("scikit-learn", {"luthier.vocabulary.clustering"}, True),
         ("scipy", {"luthier.robustness.temperature"}, True),
+        ("seqeval", JUDGED, True),
+        ("lm-eval", JUDGED, False),
+        ("lm-eval", {"luthier.evaluation.suites.standard_tasks"}, True),
         ("ruff", LORA, False),
     ],
 )

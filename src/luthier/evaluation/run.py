@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -336,6 +336,13 @@ def told_of_rows(split: str, task: TaskData) -> dict[str, Any]:
     }
 
 
+def _together(first: Any, second: Any) -> Any:
+    """The entries of two mappings, and those of the mappings that both have by one name; of what is none the second."""
+    if not isinstance(first, dict) or not isinstance(second, dict):
+        return second
+    return first | {name: _together(first.get(name), value) for name, value in second.items()}
+
+
 def merge(
     results: list[SuiteResult], split: str, task: TaskData, cost: dict[str, float], untuned: dict[str, float]
 ) -> dict[str, object]:
@@ -346,7 +353,7 @@ def merge(
     intervals = {f"{split}/{k}": v for r in results for k, v in r.intervals.items()}
     baselines = {f"{split}/{k}": v.to_json() for r in results for k, v in r.baselines.items()}
     about = {f"{split}/{k}": v for r in results for k, v in r.about.items()}
-    details = {k: v for r in results for k, v in r.details.items()}
+    details: dict[str, Any] = reduce(_together, (r.details for r in results), {})
     details["ran"] = {"scored": told_of_rows(split, task)}
     if untuned:
         details[UNTUNED] = {f"{split}/{k}": v for k, v in untuned.items()}

@@ -69,8 +69,8 @@ class Evaluate(Stage):
 
         sources = [self.data or inputs.data, *(s for suite in self.suites for s in suite.sources())]
         found = {f"data {number}": source_fingerprint(s) for number, s in enumerate(sources) if s is not None}
-        for suite in self.suites:
-            found |= {f"{suite.name} {name}": digest for name, digest in suite.external_inputs().items()}
+        for number, suite in enumerate(self.suites):
+            found |= {f"{suite.name} {number} {name}": digest for name, digest in suite.external_inputs().items()}
         return found
 
     def misfit(self, kinds: Mapping[str, str], data: Any, language_head: Callable[[str], str]) -> str:
