@@ -13,12 +13,14 @@ from torch import Tensor
 
 from luthier.distillation import store as store_module
 from luthier.distillation.divergences import StoredRows, divergence, divergence_from_stored
+from luthier.distillation.settings import StoredOutputs
 from luthier.distillation.store import Kept, StoredTeacher, some_of, stored_outputs
 from luthier.errors import TrainingError, WorkspaceError
 from luthier.language_modeling.masking import Masking
 from luthier.language_modeling.packing import Block
 from luthier.language_modeling.stream import encoded_row
 from luthier.storage.folder_cache import bytes_of
+from luthier.storage.keys import digest_of
 from tests.distillation.test_language import collate, masked
 from tests.distillation.test_training import Tokens, tagger
 from tests.robustness import tiny
@@ -211,6 +213,11 @@ def test_every_seed_of_the_masks_has_its_own(tmp_path: Path) -> None:
 def test_a_cache_that_is_too_small_says_so(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match=r"a shard of the teacher's outputs would take"):
         stored_outputs(kept(), batches(), teacher, most_bytes=100, where=tmp_path)
+
+
+def test_what_the_cache_may_hold_is_no_part_of_a_key() -> None:
+    assert digest_of(StoredOutputs(gigabytes=1)) == digest_of(StoredOutputs())
+    assert digest_of(StoredOutputs(top_k=1)) != digest_of(StoredOutputs())
 
 
 def test_shards_of_one_run_never_make_room_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

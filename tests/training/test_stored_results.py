@@ -222,6 +222,24 @@ def test_a_row_of_other_segments_is_not_taken_for_a_stored_one(tmp_path):
     assert passes == [1]
 
 
+def test_rows_that_find_no_room_beside_the_others_run_through_the_whole_model(tmp_path, caplog):
+    model, split = with_trained_head("bert")
+    stored, beside = with_segments(1), with_segments(2)
+    wanted = cached_features(model, split, stored, 5, cache=TrunkCache(tmp_path), collator=collate_segments).folder
+    cache = TrunkCache(tmp_path, max_bytes=TrunkCache(tmp_path).size() + 100)
+    with stored_trunk(model, split, [stored, beside], collate_segments, cache, batch_size=5) as skips:
+        assert skips
+        assert wanted.exists()
+        assert "in every epoch for some of the rows" in caplog.text
+        passes: list[int] = []
+        model.bert.encoder.layer[0].register_forward_hook(lambda _m, args, out: passes.append(int(out is not args[0])))
+        for rows in (stored, beside):
+            batch = collate_segments(rows)
+            batch.pop("row")
+            model(**batch)
+    assert passes == [1]
+
+
 def padded_on_the_left(some: Any) -> dict[str, torch.Tensor]:
     batch, places = collate(some), range(len(some))
     short = [int((row == 0).sum()) for row in batch["attention_mask"]]

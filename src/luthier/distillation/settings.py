@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, create_model, model_validator
 
@@ -34,6 +34,7 @@ class StoredOutputs(Settings):
     """A frozen teacher's outputs on the training rows are computed once and kept on disk, where later runs find them;
     then the teacher is not loaded at all."""
 
+    without_effect_on_results: ClassVar[frozenset[str]] = frozenset({"gigabytes"})
     top_k: int = Field(
         64,
         gt=0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,9 @@ from luthier.training.settings import TrainingSettings, by_steps_where_left_out
 class SupervisedSettings(TrainingSettings):
     """Training on labelled text with one method."""
 
+    without_effect_on_results: ClassVar[frozenset[str]] = TrainingSettings.without_effect_on_results | {
+        "cache_gigabytes"
+    }
     data: DataSettings = Field(description="The labelled text: a set's name, or a mapping with sources and columns.")
     train_head: bool = Field(
         True, description="false freezes the task head at its first, random values, as some published baselines do."

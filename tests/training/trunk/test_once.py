@@ -105,11 +105,14 @@ def test_a_row_passes_the_frozen_layers_once(place, layer_passes):
     assert len(layer_passes) - before > 4 * 2 * (128 // 8)
 
 
-def test_a_cache_that_is_too_small_is_no_error(place, caplog):
+def test_a_cache_that_is_too_small_is_no_error_and_a_larger_one_trains_nothing_again(place, caplog):
     place.tune["cache_gigabytes"] = 1e-9
     record = luthier.run(place.recipe, output=place.folder / "runs")
     assert record.stages[0].metrics["scores"]["validation/accuracy"] > 0
     assert "is run in every epoch" in caplog.text
+    assert "raise `cache_gigabytes`" in caplog.text
+    place.tune["cache_gigabytes"] = 1.0
+    assert luthier.run(place.recipe, output=place.folder / "runs").stages[0].cached
 
 
 def test_a_stopped_run_goes_on_exactly(place, monkeypatch):

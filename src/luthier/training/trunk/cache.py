@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -131,7 +131,7 @@ class TrunkCache(FolderCache):
 
     marker = ABOUT
     holds = "the frozen model's outputs"
-    fix = "raise max_bytes, store bfloat16, or train without the cache"
+    fix = "raise `cache_gigabytes`, or leave it with `cache_trunk: false`"
 
     def __init__(self, directory: str | Path, max_bytes: int = 10 << 30) -> None:
         super().__init__(directory, max_bytes)
@@ -146,6 +146,7 @@ def cached_features(
     cache: TrunkCache,
     collator: Collator,
     dtype: str = "float32",
+    keep: Collection[Path] = (),
 ) -> Features:
     """The outputs of a model's frozen part for all rows, computed or found on disk.
 
@@ -161,6 +162,7 @@ def cached_features(
         cache: where they are kept.
         collator: rows -> a padded batch with `input_ids` and `attention_mask`, both (B, T).
         dtype: float32 or bfloat16.
+        keep: folders of features that are needed together with these, and make no room for them.
 
     Raises:
         ValueError: a trained parameter runs before the split point, or its output has no known form.
@@ -189,7 +191,7 @@ def cached_features(
     offsets = np.cumsum([0, *_in_place(order, [length for one in fed for length in one.lengths])])
     lengths = [int(offsets[-1]) if field.form == "tokens" else len(keys) for field in fields]
     needed = sum(n * field.width * np.dtype(STORED[dtype]).itemsize for n, field in zip(lengths, fields, strict=True))
-    cache.make_room(needed + offsets.nbytes + KEY_BYTES * len(keys))
+    cache.make_room(needed + offsets.nbytes + KEY_BYTES * len(keys), keep)
     about = {"format": _FORMAT, "dtype": dtype, "lengths": lengths, "fields": [vars(field) for field in fields]}
     with writing_arrays(folder, about) as writer:
         shapes = [(n, field.width) for n, field in zip(lengths, fields, strict=True)]

@@ -58,7 +58,8 @@ def stored_trunk(
 ) -> Iterator[bool]:
     """Let the model skip its frozen part for the rows of these splits; yields whether it does.
 
-    Where the features can't be stored, a warning says why and the model runs whole.
+    Where the features can't be stored, a warning says why and the model runs whole, for rows of the splits behind
+    those that were stored alone.
 
     Args:
         model: what runs up to the split point must be frozen.
@@ -68,14 +69,16 @@ def stored_trunk(
         cache: where features are kept.
         batch_size: rows of one pass when they are computed.
     """
+    stores: list[_Store] = []
     try:
-        stores = [
-            _Store(cached_features(model, split_point, rows, batch_size, cache=cache, collator=collator))
-            for rows in splits
-            if len(rows)
-        ]
+        for rows in filter(len, splits):
+            keep = [store.features.folder for store in stores]
+            found = cached_features(model, split_point, rows, batch_size, cache=cache, collator=collator, keep=keep)
+            stores.append(_Store(found))
     except (WorkspaceError, ValueError) as error:
-        logger.warning("the frozen part of the model is run in every epoch: %s", error)
+        some = " for some of the rows" if stores else ""
+        logger.warning("the frozen part of the model is run in every epoch%s: %s", some, error)
+    if not stores:
         yield False
         return
     run, precision = model.forward, next(p.dtype for p in model.parameters() if p.is_floating_point())
