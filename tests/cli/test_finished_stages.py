@@ -3,10 +3,12 @@
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from luthier.extras import is_installed
 from luthier.models import artifacts
 from luthier.runs import runner
 from luthier.storage import done
@@ -260,3 +262,42 @@ def test_a_training_that_fails_before_its_first_checkpoint_costs_no_finished_one
     tuning.tune["learning_rate"] = rate
     assert tuning.run() == 0
     assert len(steps) == failed
+
+
+WRITER = """
+import os
+
+__version__ = "0"
+
+
+class SummaryWriter:
+    def __init__(self, log_dir):
+        os.makedirs(log_dir, exist_ok=True)
+        self.file = open(os.path.join(log_dir, "events.out.tfevents.0"), "w")
+        self.add_scalar = self.add_text = lambda *values: print(*values, file=self.file)
+        self.flush, self.close = self.file.flush, self.file.close
+"""
+
+
+@pytest.fixture
+def tensorboard(tmp_path, monkeypatch):
+    """TensorBoard; where it is not installed, a writer in its place."""
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    if not is_installed("tensorboard"):
+        for name in ("tensorboard", "tensorboardX"):
+            (tmp_path / "writer").mkdir(exist_ok=True)
+            (tmp_path / "writer" / f"{name}.py").write_text(WRITER)
+            monkeypatch.setitem(sys.modules, name, None)  # so that what is imported is forgotten afterwards
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.syspath_prepend(tmp_path / "writer")
+
+
+def test_what_tensorboard_shows_stays_with_a_finished_stage(tuning, steps, tensorboard):
+    tuning.tune["report_to"] = ["tensorboard"]
+    assert tuning.run() == 0
+    trained = len(steps)
+    (events,) = (tuning.run_folder / "00-tune").rglob("events.out.tfevents.*")
+    assert events.parent == tuning.run_folder / "00-tune" / "tensorboard"
+    assert b"loss" in events.read_bytes()
+    assert tuning.run() == 0
+    assert len(steps) == trained

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 
 from luthier.data.batches.workers import quiet_forks, telling_of_dead_workers
 from luthier.errors import InterruptedRunError, TrainingError
@@ -242,6 +243,9 @@ def _trainer(
         parts=job.parts,
     )
     trainer.remove_callback(PrinterCallback)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+            callback.logging_dir = str(log.path.with_name("tensorboard"))  # by default it is among the checkpoints
     if limit is not None:
         trainer.add_callback(TimeLimitCallback(trainer, evaluate_every))
         bar.count_seconds(lambda: trainer.seconds, limit)

@@ -93,7 +93,9 @@ class TrainingSettings(Settings):
     )
     log_every: int = Field(10, gt=0, description="Optimiser steps between lines of the training log.")
     report_to: list[Tracker] = Field(
-        default_factory=list, description="Experiment trackers to report to; each is an extra of its own."
+        default_factory=list,
+        description="Experiment trackers to report to; each is an extra of its own. tensorboard writes into the folder "
+        "`tensorboard` of the stage, unless TENSORBOARD_LOGGING_DIR names another.",
     )
 
     @model_validator(mode="after")
