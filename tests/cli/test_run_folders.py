@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from luthier.recipe.loading import load_recipe
+from luthier.report import read_run
 from luthier.runs.kinds import COMPARISON, RUN, beside, check_kind, kind_of
 
 OVER = ["--over", "seed=1,2", "--quiet"]
@@ -20,6 +21,14 @@ def place(workplace):
 
 def kept(folder: Path) -> dict[str, str]:
     return {name: (folder / name).read_text(encoding="utf8") for name in ("recipe.yaml", "report.html")}
+
+
+def test_a_run_in_a_folder_that_is_called_cells_stays_in_its_own(place):
+    folder = place.folder / "cells"
+    assert place.luthier("run", place.write(), "--quiet", "--output", str(folder)) == 0
+    assert not (place.folder / "environment.json").exists()
+    assert (folder / "small" / "environment.json").exists()
+    assert not read_run(folder / "small").cells[0].problems
 
 
 def test_a_comparison_from_the_command_line_goes_beside_the_run_of_its_recipe(place, capsys):

@@ -113,7 +113,7 @@ def _run_one(
     cause: LuthierError | None = None
     try:
         with around(made, place):
-            return run_cell(made, place)
+            return run_cell(made, place, folder)
     except EndedEarlyError as error:
         for left in place.glob("*/checkpoints"):
             shutil.rmtree(left, ignore_errors=True)

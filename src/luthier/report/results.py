@@ -222,7 +222,7 @@ def _read_grid(folder: Path, places: list[Path], wanted: list[dict[str, Any]], p
     for place in sorted(places, key=_last_run):
         recipe = _text(place / "recipe.yaml")
         unread: list[str] = []
-        cell = _read_cell(place, _recipe_data(recipe, unread) if recipe else {})
+        cell = _read_cell(place, _recipe_data(recipe, unread) if recipe else {}, of_grid=True)
         if recipe is None and cell.status == "finished":
             unread.append("recipe.yaml is missing")
         cell.problems += unread
@@ -248,9 +248,9 @@ def _not_started(factors: dict[str, Any]) -> Cell:
     return Cell(name, factors, status="unfinished", seed=factors.get("seed"), problems=["it has not been started"])
 
 
-def _read_cell(folder: Path, plan: Mapping[str, Any]) -> Cell:
+def _read_cell(folder: Path, plan: Mapping[str, Any], *, of_grid: bool = False) -> Cell:
     problems: list[str] = []
-    described = _json(folder / "cell.json", problems) if folder.parent.name == "cells" else {}
+    described = _json(folder / "cell.json", problems) if of_grid or (folder / "cell.json").is_file() else {}
     cell = Cell(folder.name, _mapping(described.get("factors")), problems=problems)
     cell.seed = cell.factors.get("seed", plan.get("seed"))
     waiting = ""

@@ -102,8 +102,14 @@ class Visit:
     cached: bool
 
 
-def run_cell(recipe: RecipeBase, folder: Path) -> RunRecord:
-    """Run the stages of one recipe in one folder. A recipe that is refused doesn't replace that of finished results."""
+def run_cell(recipe: RecipeBase, folder: Path, comparison: Path | None = None) -> RunRecord:
+    """Run the stages of one recipe in one folder. A recipe that is refused doesn't replace that of finished results.
+
+    Args:
+        recipe: of a run, or of one cell of a comparison.
+        folder: where its stages are done.
+        comparison: the run directory that the cell is of; None for a run by itself.
+    """
     place, text, record = folder / "recipe.yaml", recipe_yaml(recipe.filled_in()), RunRecord(folder)
     beside = [place, folder / ENVIRONMENT] if any(folder.glob(f"*/{DONE}")) else []
     earlier = {path: path.read_bytes() for path in beside if path.is_file()}
@@ -113,7 +119,7 @@ def run_cell(recipe: RecipeBase, folder: Path) -> RunRecord:
     write_text(place, text, hidden=True)
     try:
         for visit in walk(recipe, folder):
-            record.stages.append(_run_stage(visit, folder))
+            record.stages.append(_run_stage(visit, folder, comparison or folder))
     except BaseException:
         position = len(record.stages)
         stopped_at = stage_folder(folder, position, recipe.stage_list()[position])
@@ -212,12 +218,12 @@ def with_secrets(stage: Stage) -> Stage:
         ) from None
 
 
-def _run_stage(visit: Visit, folder: Path) -> StageRecord:
+def _run_stage(visit: Visit, folder: Path, run: Path) -> StageRecord:
     stage, gives = visit.stage, visit.stage.gives()
 
     def work(workspace: Workspace) -> dict[str, Any]:
         # Of what runs, and not of a later command that finds everything done.
-        write_json((folder.parents[1] if folder.parent.name == "cells" else folder) / ENVIRONMENT, environment())
+        write_json(run / ENVIRONMENT, environment())
         settings = {stage.name: stage.filled_in().model_dump(mode="json"), "seed": visit.inputs.seed}
         write_text(workspace.folder / "stage.yaml", dump_yaml(settings), hidden=True)
         inputs = replace(visit.inputs, key=workspace.key, workspace=workspace)
