@@ -25,6 +25,8 @@ def test_a_score_that_rises_to_the_end_is_told_with_the_setting_that_ended_it():
     assert advice(falling, rising) == said + "`epochs: 6`"
     assert advice(falling, rising, max_steps=30) == said + "`max_steps: 60`"
     assert advice(falling, rising, max_minutes=1.5) == said + "`max_minutes: 3`"
+    assert advice(falling, rising, max_minutes=1.5, max_steps=31) == said + "`max_minutes: 3`"
+    assert advice(falling, rising, max_minutes=1.5, max_steps=30) == said + "`max_steps: 60`"
     assert advice(falling, [0.5, 0.5, 0.5]).startswith("the validation loss was still falling")
     assert advice([0.7, 0.6], [0.5, 0.6])
     slowly = [0.6940, 0.6935, 0.6932], [0.5, 0.5, 0.5]

@@ -52,16 +52,18 @@ def too_short(
     rose = scores[-1] != scores[-2] and primary != _LOSS
     moved = ("the score was still rising" if higher else "the score was still falling") if rose else ""
     moved = moved or "the validation loss was still falling"
-    return f"{moved} at the last step, {by_step[-1]['step']}: train longer, e.g. `{_longer(settings)}`"
+    last = by_step[-1]["step"]
+    return f"{moved} at the last step, {last}: train longer, e.g. `{_longer(settings, last)}`"
 
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _longer(settings: TrainingSettings) -> str:
-    """The setting that ended the training, doubled."""
-    name = "max_steps" if settings.max_steps else "max_minutes" if settings.max_minutes else "epochs"
+def _longer(settings: TrainingSettings, last: int) -> str:
+    """The setting that ended the training at its last step, doubled."""
+    by_time = settings.max_minutes and (not settings.max_steps or last < settings.max_steps)
+    name = "max_minutes" if by_time else "max_steps" if settings.max_steps else "epochs"
     return f"{name}: {2 * getattr(settings, name):g}"
 
 
