@@ -143,7 +143,8 @@ STUDY = Study(
     title="RoAST against vanilla fine-tuning and its halves on a masked language model",
     about="4,000 rows, 750 steps of 16; whole sets of other text, and test rows attacked on another model. `points` is "
     "the mean of the five scores, calibration error negative; `largest_entry` is what `eps` is a part of: the largest "
-    "entry of a token's vector, mean over tokens.",
+    "entry of a token's vector, mean over tokens. Where `best_step` is near the last, validation was not flat yet, and "
+    "arms are compared at equal steps alone.",
     model=str(TINY_LM),
     sets={name: {"source": task["train"], **DATA} for name, task in roast.TASKS.items()},
     tune=TUNE,
@@ -163,7 +164,7 @@ STUDY = Study(
     most_seeds=8,
     judge=judged,
     score="points",
-    columns=(*roast.PERSPECTIVES, "points", "largest_entry"),
+    columns=(*roast.PERSPECTIVES, "points", "largest_entry", "best_step"),
 )
 
 

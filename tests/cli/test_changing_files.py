@@ -26,7 +26,7 @@ from luthier.models.references import fingerprint, resolve
 from luthier.runs import runner
 from luthier.storage.one_version import first_sight, one_version
 from tests.cli.conftest import Workplace, sentences, write_tsv
-from tests.cli.test_represent import encoders, prefix_file, stage_of  # noqa: F401 - a fixture
+from tests.cli.test_represent import encoders, prefix_file, without_training  # noqa: F401 - a fixture
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_a_prefix_from_elsewhere_is_of_one_version(encoders, after_key, capsys):
     file = encoders.folder / "given.safetensors"
     file.write_bytes(kept["films"])
     encoders.recipe["name"] = "again"
-    stage_of(encoders)["tasks"] = {"films": {"prefix": str(file)}}
+    without_training(encoders, {"films": {"prefix": str(file)}})
     after_key(1, lambda: file.write_bytes(kept["others"]))
     fails(encoders, capsys, file.name)
 

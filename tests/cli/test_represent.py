@@ -54,6 +54,13 @@ def stage_of(place: Workplace) -> dict:
     return place.recipe["stages"][0]["represent"]
 
 
+def without_training(place: Workplace, tasks: dict) -> None:
+    """Other source tasks, none of which is trained."""
+    stage = stage_of(place)
+    stage["tasks"] = tasks
+    del stage["epochs"], stage["batch_size"]
+
+
 def prefix_file(place: Workplace, task: str) -> Path:
     return place.run_folder / STAGE / "model" / "prefixes" / f"{task}.safetensors"
 
@@ -87,7 +94,7 @@ def test_the_stage_scores_every_head_and_the_report_shows_them(encoders, capsys)
 def test_heads_without_prefixes_are_those_of_a_run_without_source_tasks(encoders):
     assert encoders.run() == 0
     beside = encoders.metrics(STAGE)["details"]["without_prefixes"]
-    stage_of(encoders)["tasks"] = {}
+    without_training(encoders, {})
     assert encoders.run() == 0
     metrics = encoders.metrics(STAGE)
     assert metrics["details"]["without_prefixes"] == {}
@@ -124,7 +131,7 @@ def test_files_to_predict_have_the_columns_of_a_training_file(encoders, capsys):
     named = encoders.folder / "named.tsv"
     named.write_text((encoders.folder / "train.tsv").read_text().replace("text\tlabel", "review\tverdict", 1))
     heads = stage_of(encoders)["heads"]
-    stage_of(encoders)["tasks"] = {}
+    without_training(encoders, {})
     heads["mood"]["data"] = {"train": str(named), "text": "review", "label": "verdict", "validation_fraction": 0.2}
     assert encoders.run() == 0
     run, found = str(encoders.run_folder), []
@@ -196,7 +203,7 @@ def test_a_damaged_kept_prefix_is_trained_again(name, encoders, caplog):
 
 
 def test_without_source_tasks_the_heads_read_the_model_itself(encoders):
-    stage_of(encoders).pop("tasks")
+    without_training(encoders, {})
     assert encoders.run() == 0
     metrics = encoders.metrics(STAGE)
     assert metrics["details"]["tasks"] == {}

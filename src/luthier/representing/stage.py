@@ -130,7 +130,8 @@ class Represent(TrainingSettings, Stage):
         if self.learning_rate == self.prefix.default_learning_rate:  # as `filled_in` leaves it
             idle.remove("learning_rate")
         if idle:
-            raise ValueError(f"`{idle[0]}` would have no effect: no task has `data` that a prefix is trained on")
+            named = ", ".join(f"`{name}`" for name in idle)
+            raise ValueError(f"{named} would have no effect: no task has `data` that a prefix is trained on")
         if not self.tasks and self.changed("combine"):
             raise ValueError("`combine` would have no effect: there are no `tasks`, so no prefixes")
         return self
