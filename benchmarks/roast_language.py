@@ -32,7 +32,6 @@ from evidence import Claim
 from protocol import TINY_LM, Arm, Comparison, Study, arguments, run
 
 PLACE = Path(".cache/benchmarks/roast")
-CORE_HOURS = 4
 RATES, ATTACKED_ROWS, VICTIM_SEED = (3e-4, 1e-3), 500, 99
 DATA = {"examples": 4000, "max_length": roast.LENGTH, "too_long": "truncate"}
 TUNE = {

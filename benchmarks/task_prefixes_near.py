@@ -32,7 +32,6 @@ from task_prefixes import encoder_of, labelled, source, trained_together
 
 from luthier.errors import DataError
 
-CORE_HOURS = 1
 SOURCES = ("sst2", "agnews", "sick", "qnli")
 TARGETS = ("mr", "cad_sentiment", "reuters_r8", "newsgroups_mini/coarse", "cad_nli", "mrpc")
 FIT, TEST, LENGTH, STEPS, BATCH, PARTS = 300, 2000, 64, 300, 16, 2

@@ -167,7 +167,7 @@ def _preset_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _with_comparison(recipe: RecipeBase, over: list[str], preset: dict[str, Any], place: str, name: str) -> RecipeBase:
     """The recipe with the comparison of the command line in place of its own; a preset keeps what is not given."""
-    from luthier.recipe.comparison import varied_by
+    from luthier.recipe.comparison import filled_in
     from luthier.recipe.yaml_text import YamlText, parse_value
 
     grid: dict[str, Any] = {}
@@ -190,7 +190,7 @@ def _with_comparison(recipe: RecipeBase, over: list[str], preset: dict[str, Any]
         comparison["preset"] = kept | preset
     if own is not None and preset:
         assert recipe.compare is not None
-        filled = {"seed", varied_by(own, [stage.name for stage in recipe.stage_list()])[1]}
+        filled = filled_in(own, [stage.name for stage in recipe.stage_list()], recipe.seed)
         comparison["over"] = {k: v for k, v in recipe.compare.over.items() if k not in filled} | grid
         comparison |= {"baseline": recipe.compare.baseline} if recipe.compare.baseline else {}
     given = recipe.model_dump(mode="json", exclude_unset=True) | {"name": name, "compare": comparison}

@@ -22,7 +22,7 @@ from luthier.context.rope import (
     recommended_base,
     rope_of,
 )
-from luthier.context.rope_settings import ABOUT, STRETCHED, RopeKind, RopeSettings
+from luthier.context.rope_settings import ABOUT, RopeKind, RopeSettings
 from luthier.errors import ModelError
 from luthier.models.loading import local_folder
 from luthier.models.references import resolve
@@ -107,6 +107,15 @@ class RopeView:
         )
 
 
+# transformers' types that interpolate, and the kind that suits such a model: factors of every pair can't be guessed.
+_INTERPOLATED: Mapping[str, RopeKind] = {
+    "linear": "interpolation",
+    "yarn": "yarn",
+    "llama3": "llama3",
+    "longrope": "base",
+}
+
+
 def view_of(reference: str, length: int, settings: RopeSettings | None = None) -> RopeView:
     """Look at a model's configuration.
 
@@ -121,8 +130,8 @@ def view_of(reference: str, length: int, settings: RopeSettings | None = None) -
         ModelError: there is no such model, it has no rotary embedding, or the kind does not fit it.
     """
     rope = rope_of(_configuration(reference), reference)
-    interpolated = rope.kind == "linear" or rope.kind in STRETCHED
-    chosen = settings or _fitting(rope)
+    interpolated = rope.kind in _INTERPOLATED
+    chosen = settings or RopeSettings(kind=_INTERPOLATED.get(rope.kind, "abf"))
     old = chosen.old_length(rope)
     if interpolated:
         advice = BaseAdvice(rope.base, "its own, since another one would take back that its positions are interpolated")
@@ -143,12 +152,6 @@ def view_of(reference: str, length: int, settings: RopeSettings | None = None) -
         advised = {"rope_type": "default", "rope_theta": advice.base}
         others.setdefault(f"abf {advice.base:,.0f}", inverse_frequencies(advised, rope.dim))
     return RopeView(rope, length, old, advice, others)
-
-
-def _fitting(rope: Rope) -> RopeSettings:
-    """The kind that suits a model as it is; factors of every pair can't be guessed."""
-    kinds: dict[str, RopeKind] = {"linear": "interpolation", "yarn": "yarn", "llama3": "llama3", "longrope": "base"}
-    return RopeSettings(kind=kinds.get(rope.kind, "abf"))
 
 
 def config_place(model: str | ModelSettings) -> Path:

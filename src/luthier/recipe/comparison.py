@@ -262,9 +262,9 @@ def varied_by(preset: TuningPreset, stages: Sequence[str]) -> tuple[int | None, 
     return place, f"stages.{place}.{about.stage}.{about.field}"
 
 
-def filled_in(preset: TuningPreset, key_of_methods: str, seed: int) -> dict[str, list[Any]]:
-    """What a preset fills in under `compare.over`."""
-    return {key_of_methods: preset.parts(), "seed": preset.seed_list(seed)}
+def filled_in(preset: TuningPreset, stages: Sequence[str], seed: int) -> dict[str, list[Any]]:
+    """What a preset fills in under `compare.over` of a recipe with stages of these names."""
+    return {varied_by(preset, stages)[1]: preset.parts(), "seed": preset.seed_list(seed)}
 
 
 def with_preset(data: dict[str, Any], preset: TuningPreset, seed: int) -> dict[str, Any]:
@@ -279,13 +279,14 @@ def with_preset(data: dict[str, Any], preset: TuningPreset, seed: int) -> dict[s
         RecipeError: there is no stage of the preset's kind, or `over` has other methods or seeds than the preset.
     """
     about = preset_named(preset.name)
-    place, key_of_methods = varied_by(preset, [next(iter(stage), "") for stage in data["stages"]])
+    names = [next(iter(stage), "") for stage in data["stages"]]
+    place, _ = varied_by(preset, names)
     if place is None:
         raise RecipeError(
             f"the preset varies the {about.field} of the {about.stage} stage, and the recipe has none", fix="add one"
         )
     over = data["compare"].setdefault("over", {})
-    for key, values in filled_in(preset, key_of_methods, seed).items():
+    for key, values in filled_in(preset, names, seed).items():
         if over.setdefault(key, values) != values:
             raise RecipeError(
                 f"compare.over.{key} is not what the preset fills in there",

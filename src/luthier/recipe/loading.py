@@ -10,7 +10,7 @@ from typing import Any
 
 from luthier.errors import RecipeError
 from luthier.recipe.checking import examined
-from luthier.recipe.comparison import filled_in, varied_by, with_preset
+from luthier.recipe.comparison import filled_in, with_preset
 from luthier.recipe.grid import grid_problems
 from luthier.recipe.overrides import apply_override
 from luthier.recipe.problem import Problem, refusal
@@ -100,8 +100,7 @@ def _open_preset(data: dict[str, Any], source: YamlText) -> None:
         preset = recipe.compare.preset if recipe is not None and recipe.compare is not None else None
         if recipe is None or preset is None:
             return
-        _, key_of_methods = varied_by(preset, [stage.name for stage in recipe.stage_list()])
-        for key, values in filled_in(preset, key_of_methods, recipe.seed).items():
+        for key, values in filled_in(preset, [stage.name for stage in recipe.stage_list()], recipe.seed).items():
             if compare["over"].get(key) == values:
                 del compare["over"][key]
 

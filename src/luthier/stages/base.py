@@ -102,6 +102,8 @@ class Stage(Settings):
     scores_by_step: ClassVar[bool] = False
     # Whether it merges an adapter that it is given into its base, to go on from the result.
     merges_adapters: ClassVar[bool] = False
+    # What else a recipe may do where an adapter can't be merged, behind the advice to train another.
+    beside_merging: ClassVar[str] = ""
     # "module:function", imported when the stage runs: `runs(stage, inputs, folder)` and `plans(stage, inputs)`.
     runs: ClassVar[str] = ""
     plans: ClassVar[str] = ""
@@ -176,7 +178,7 @@ class Stage(Settings):
         if self.merges_adapters and not getattr(method, "merges", True):
             raise RecipeError(
                 f"what {method.name} trains can't be merged into its base, so nothing can be built on top of it",
-                fix="take another method in the earlier stage",
+                fix=f"take another method in the earlier stage{self.beside_merging}",
             )
 
     def may_validate(self, data: Any) -> bool:

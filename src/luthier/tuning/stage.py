@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, create_model, model_validator
 
 from luthier.data.stated import is_language
-from luthier.errors import RecipeError
 from luthier.evaluation.fit import check_patience, may_have
 from luthier.methods.base import TuningMethod
 from luthier.registry import METHODS, OBJECTIVES, STAGES, import_folder, one_of
@@ -43,6 +42,8 @@ class Tune(SupervisedSettings, Stage):
     ports: ClassVar[Mapping[str, Port]] = {"model": Port(("pretrained", "task"), about="what is trained on")}
     products: ClassVar[Mapping[str, tuple[str, ...]]] = {"model": ("task", "pretrained")}
     scores_by_step: ClassVar[bool] = True
+    merges_adapters: ClassVar[bool] = True
+    beside_merging: ClassVar[str] = ", or train its adapter on with `continue_adapter: true`"
     runs: ClassVar[str] = "luthier.training.supervised:train_supervised"
     plans: ClassVar[str] = "luthier.training.planning:plan_supervised"
 
@@ -59,15 +60,10 @@ class Tune(SupervisedSettings, Stage):
 
     def follow(self, before: Stage) -> None:
         method = getattr(before, "method", None)
-        if not isinstance(method, TuningMethod):
-            return
-        if self.continue_adapter:
+        if not self.continue_adapter:
+            super().follow(before)
+        elif isinstance(method, TuningMethod):
             check_same_method(self.method, method.model_dump(mode="json"), before.name)
-        elif not method.merges:
-            raise RecipeError(
-                f"what {method.name} trains can't be merged into its base, so nothing can be built on top of it",
-                fix="take another method in the earlier stage, or train its adapter on with `continue_adapter: true`",
-            )
 
     def may_validate(self, data: Any) -> bool:
         return self.evaluate_every != "never" and may_have("validation", self.data)
