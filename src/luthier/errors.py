@@ -5,6 +5,9 @@ The command line prints these without a traceback and exits with `exit_code`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LuthierError(Exception):
     """Base of every error that is meant for the user.
@@ -63,6 +66,33 @@ class InterruptedRunError(LuthierError):
     """The run was asked to stop and left one whole checkpoint; the same command continues it."""
 
     exit_code = 75
+
+
+class Refusals:
+    """Several refusals told as one, so that a user mends all of them at once.
+
+    `with refusals.next():` around each thing that may be refused, and `raise_all` behind the last. Errors that say
+    nothing of what was given are raised at once.
+    """
+
+    def __init__(self) -> None:
+        self._told: dict[str, LuthierError] = {}
+
+    @contextmanager
+    def next(self) -> Iterator[None]:
+        try:
+            yield
+        except (RecipeError, DataError, ModelError, TrainingError) as error:
+            self._told.setdefault(str(error), error)
+
+    def raise_all(self) -> None:
+        """Raises the only refusal, or one of the first's kind that says them all; nothing where there is none."""
+        if not self._told:
+            return
+        first = next(iter(self._told.values()))
+        if len(self._told) > 1:
+            first.args = ("\n".join(self._told),)
+        raise first
 
 
 def _writable(text: str) -> str:

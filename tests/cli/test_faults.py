@@ -81,6 +81,26 @@ def test_recipe_faults_come_all_at_once(workplace, capsys):
     fails(workplace, capsys, 2, "2 errors", "did you mean 'epochs'", "'many'", verb="validate")
 
 
+def test_faulty_rows_of_every_stage_are_told_before_the_first_one_runs(workplace, capsys):
+    put(workplace, "text\tlabel\n" + ROWS + "only one field\n", "more.tsv")
+    put(workplace, "text\tlabel\n" + ROWS + "\tpositive\n", "others.tsv")
+    first = workplace.recipe["stages"][0]["tune"]
+    again = {**first, "data": {**first["data"], "train": "more.tsv"}}
+    workplace.recipe["stages"] = [{"tune": first}, {"evaluate": {"data": {"test": "others.tsv"}}}, {"tune": again}]
+    for verb in ("plan", "run"):
+        err = fails(workplace, capsys, 3, "more.tsv: row 17", "others.tsv: row 17", verb=verb)
+        assert err.count("fix:") == 2
+    assert not (workplace.folder / "runs" / "small" / "00-tune").exists()
+
+
+def test_rows_to_judge_are_read_as_by_the_model_that_is_not_there_yet(workplace):
+    put(workplace, "text\tlabel\n" + "a fine film\tpositive\n" * 9, "others.tsv")
+    workplace.recipe["stages"][1]["evaluate"]["data"] = {"test": "others.tsv"}
+    assert workplace.luthier("plan", workplace.write()) == 0
+    assert workplace.run() == 0
+    assert workplace.metrics("01-evaluate")["details"]["rows"] == 9
+
+
 def test_a_duplicate_key_is_an_error(workplace, capsys):
     path = Path(workplace.write())
     path.write_text(path.read_text().replace('"name": "small"', '"name": "small", "name": "other"'))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from luthier.data.loading import load_data
 from luthier.distillation.curves import NodeCost, cost_of
 from luthier.distillation.edge import never_begun
 from luthier.distillation.nodes import Heads, NodeBuilder
@@ -98,15 +99,21 @@ def check_begun(stage: Distil, steps: int) -> None:
         raise RecipeError(late, where="distil.edges", fix="lower its `start_step`")
 
 
-def check_texts(stage: Distil) -> None:
-    """Look at the first document of each text.
+def check_data(stage: Distil, *, waits: bool) -> None:
+    """Look at the first document of each text, or read the rows.
+
+    Args:
+        stage: that will train.
+        waits: whether other stages run first.
 
     Raises:
-        DataError: there is none, or it can't be read.
+        DataError: there is no document, or what is there can't be read or used.
     """
-    if stage.text is None:
-        return
-    check_corpora(stage.text.corpus)  # type: ignore[attr-defined]
+    if stage.text is not None:
+        check_corpora(stage.text.corpus)  # type: ignore[attr-defined]
+    elif waits:
+        assert stage.data is not None
+        load_data(stage.data)
 
 
 def supervised(stage: Distil, name: str, longest: int | None = None) -> SupervisedSettings:

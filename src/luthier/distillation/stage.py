@@ -272,6 +272,6 @@ class Distil(TrainingSettings, Stage):
         return found | ({"held out": Corpus(corpus.validation, corpus).fingerprint()} if corpus.validation else {})
 
     def check(self, inputs: StageInputs) -> None:
-        from luthier.distillation.sources import check_texts
+        from luthier.distillation.sources import check_data
 
-        check_texts(self)
+        check_data(self, waits=inputs.waits)

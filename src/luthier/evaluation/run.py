@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.data.loading import load_data
 from luthier.data.looks import look_at
-from luthier.data.schemas import SCHEMAS, TaskSchema
+from luthier.data.schemas import SCHEMAS, TaskSchema, TrainedOn
 from luthier.data.settings import SPLITS, DataSettings
 from luthier.data.sources.origins import plan as origins_of
 from luthier.data.task_data import TaskData
@@ -216,28 +216,33 @@ def check_language(stage: Evaluate, inputs: StageInputs) -> None:
         checked_head(inputs, load_config(inputs.model), speaking_heads(stage.suites))
 
 
-def check_before(stage: Evaluate, data: DataSettings, *, trained_here: bool) -> None:
-    """Find what the settings of the data and the first rows of local files tell, before any stage runs.
+def check_before(stage: Evaluate, data: DataSettings, inputs: StageInputs) -> None:
+    """Find what the settings of the data and the first rows of local files tell, before any stage runs; where other
+    stages run first, what all rows tell that none of them reads.
 
     Args:
         stage: that will judge.
         data: what it judges on.
-        trained_here: whether an earlier stage of the run makes the model, which reads the rows as they look.
+        inputs: of the stage.
 
     Raises:
-        DataError: there is no split to judge on, or too few rows for a suite, or a source names nothing.
+        DataError: there is no split to judge on, or too few rows for a suite, or a source names nothing, or rows can't
+            be used.
         RecipeError: a suite can't judge the task of the rows.
     """
     there = {*origins_of(data), *cut_splits(data)}
     wanted = wanted_splits(stage.split)
     if there.isdisjoint(wanted):
         raise _no_split(wanted, [split for split in SPLITS if split in there])
+    if inputs.kind != "task":
+        return
+    trained_here = bool(inputs.artifacts["model"].key)
     look = look_at(data).read if trained_here and stage.data is None else None
     if look is not None and (reason := suites_misfit(look.task, stage.suites)):
         what, _, fix = reason.partition(": ")
         raise RecipeError(what, fix=fix)
-    if trained_here and any(suite.fewest_rows()[0] for suite in stage.suites):
-        task = load_data(data, splits=SPLITS)
+    if (stage.data is not None and inputs.waits) or (trained_here and any(s.fewest_rows()[0] for s in stage.suites)):
+        task = rows_to_judge(stage, inputs)
         split = choose_split(task, stage.split)
         for suite in stage.suites:
             suite.check_count(f"the split {split!r}", len(task.splits[split]))
@@ -245,9 +250,7 @@ def check_before(stage: Evaluate, data: DataSettings, *, trained_here: bool) -> 
 
 def plan_evaluation(stage: Evaluate, inputs: StageInputs) -> StagePlan:
     """The suites, and the rows that they will judge: of a saved model those that it can be judged on."""
-    source, settings = resolve(inputs.model), data_of(stage, inputs)
-    folder = source.path if source.kind == "artifact" and not inputs.stands_in else None
-    task = load_data(settings, splits=SPLITS) if folder is None else rows_for(settings, read_card(folder))
+    task = rows_to_judge(stage, inputs)
     split = choose_split(task, stage.split)
     rows = f"{len(task.splits[split])} of {split}"
     facts = {"suites": ", ".join(suite.name for suite in stage.suites), "task": str(task.schema.name), "rows": rows}
@@ -258,17 +261,38 @@ def plan_evaluation(stage: Evaluate, inputs: StageInputs) -> StagePlan:
     return StagePlan(facts)
 
 
+def rows_to_judge(stage: Evaluate, inputs: StageInputs) -> TaskData:
+    """The rows as the model will read them, which need not be there yet.
+
+    Raises:
+        DataError: they can't be read, or are of another task or other labels.
+    """
+    settings, training = data_of(stage, inputs), inputs.trained_on
+    if not inputs.artifacts["model"].key:
+        source = resolve(inputs.model)
+        folder = source.path if source.kind == "artifact" else None
+        return load_data(settings, splits=SPLITS) if folder is None else rows_for(settings, read_card(folder))
+    if stage.data is None or training is None or training.as_text:
+        return load_data(settings, splits=SPLITS)
+    trained = load_data(training, splits=("train",))
+    return _as_read(settings, trained.labels, TrainedOn(str(trained.schema.name), tuple(trained.columns)))
+
+
 def rows_for(settings: DataSettings, card: ModelCard) -> TaskData:
     """The data as a saved model reads them, with its labels.
 
     Raises:
         DataError: they can't be read, or are of another task or other labels.
     """
-    if settings.labels is None and card.labels:
-        settings = settings.model_copy(update={"labels": list(card.labels)})
-    task = load_data(settings, splits=SPLITS, trained=trained_on(card))
+    task = _as_read(settings, card.labels, trained_on(card))
     check_same_task(task, card)
     return task
+
+
+def _as_read(settings: DataSettings, labels: Sequence[str] | None, trained: TrainedOn | None) -> TaskData:
+    if settings.labels is None and labels:
+        settings = settings.model_copy(update={"labels": list(labels)})
+    return load_data(settings, splits=SPLITS, trained=trained)
 
 
 def check_same_task(task: TaskData, card: ModelCard) -> None:

@@ -104,7 +104,7 @@ class Evaluate(Stage):
         if data is not None:
             from luthier.evaluation.run import check_before
 
-            check_before(self, data, trained_here=inputs.kind == "task" and bool(inputs.artifacts["model"].key))
+            check_before(self, data, inputs)
         for suite in self.suites if data is not None else ():
             suite.check(data)
         if inputs.kind == "pretrained":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from luthier.errors import Refusals
 from luthier.models.settings import ModelSettings
 from luthier.recipe.recipe import RecipeBase
 from luthier.runs.runner import Visit, walk
@@ -41,11 +42,14 @@ def plan_cell(recipe: RecipeBase, folder: Path, name: str) -> list[PlannedStage]
     What a stage starts from may not be there yet: then it is planned with the model that this will be made from, which
     has the same architecture.
     """
-    planned = []
+    planned, refusals = [], Refusals()
     for visit in walk(recipe, folder):
-        plan = None if visit.cached else _plan(visit)
+        plan = None
+        with refusals.next():
+            plan = None if visit.cached else _plan(visit)
         begun = None if visit.cached else reached(of_key(visit.place, visit.key))
         planned.append(PlannedStage(name, visit.place, visit.cached, _left(plan, begun), reached=begun))
+    refusals.raise_all()
     return planned
 
 

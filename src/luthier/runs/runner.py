@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from luthier.errors import InterruptedRunError, LuthierError, RecipeError, WorkspaceError
+from luthier.errors import InterruptedRunError, LuthierError, RecipeError, Refusals, WorkspaceError
 from luthier.models.settings import ModelSettings
 from luthier.progress import tell
 from luthier.recipe import RecipeBase, recipe_yaml
@@ -18,7 +18,7 @@ from luthier.recipe.yaml_text import dump_yaml
 from luthier.runs.keys import made_from, stage_key
 from luthier.secrets import expand
 from luthier.stages.artifacts import KINDS, Artifact
-from luthier.stages.base import Stage, StageInputs, StageOutputs
+from luthier.stages.base import MODEL, Stage, StageInputs, StageOutputs
 from luthier.stages.chaining import ChainError, Link, chain, saved_data
 from luthier.storage.done import DONE, read_done
 from luthier.storage.files import strict_json, unwritable, write_bytes, write_json, write_text
@@ -133,21 +133,23 @@ def run_cell(recipe: RecipeBase, folder: Path, comparison: Path | None = None) -
 
 def _check(recipe: RecipeBase, folder: Path) -> None:
     """Find what is wrong with the data of every stage that will run, before any does."""
-    finished = False
+    refusals, finished = Refusals(), False
     for visit in walk(recipe, folder, keyed=False):
         if read_done(visit.place) is None:
-            _check_stage(visit)
+            _check_stage(visit, refusals)
         else:
             finished = True
     # Keys are taken where they may tell that something finished has become another thing.
     for visit in walk(recipe, folder) if finished else ():
         if not visit.cached and read_done(visit.place) is not None:
-            _check_stage(visit)
+            _check_stage(visit, refusals)
+    refusals.raise_all()
 
 
-def _check_stage(visit: Visit) -> None:
-    visit.active.check_processes(world_size())
-    visit.active.check(visit.inputs)
+def _check_stage(visit: Visit, refusals: Refusals) -> None:
+    with refusals.next():
+        visit.active.check_processes(world_size())
+        visit.active.check(visit.inputs)
 
 
 def stage_folder(folder: Path, position: int, stage: Stage) -> Path:
@@ -177,7 +179,14 @@ def walk(recipe: RecipeBase, folder: Path, *, keyed: bool = True) -> Iterator[Vi
         stage, active, place = stages[position], actives[position], stage_folder(folder, position, stages[position])
         artifacts = {port: _artifact(link, folder, stages, keys) for port, link in links.items()}
         origins = {port: link.outside for port, link in links.items() if link.stage is not None}
-        inputs = StageInputs(artifacts, recipe.seed, data or saved_data(active, links))
+        made_by = links[MODEL].stage if MODEL in links else None
+        inputs = StageInputs(
+            artifacts,
+            recipe.seed,
+            data or saved_data(active, links),
+            waits=position > 0,
+            trained_on=None if made_by is None else getattr(actives[made_by], "data", None),
+        )
         keys.append(stage_key(stage, active, inputs) if keyed else "")
         done = read_done(place) if keyed else None
         cached = done is not None and done["key"] == keys[-1]

@@ -33,6 +33,8 @@ class StageInputs:
         key: of the stage (`luthier.runs.keys.stage_key`); empty in a dry run. What a stopped run left behind under
             another key belongs to other settings.
         workspace: for pieces of the stage's work that are kept by themselves; None in a dry run.
+        waits: whether other stages run first. What doesn't wait finds by itself, at once, what is wrong with its rows.
+        trained_on: settings of the data that a stage of this run trains the model on; None where none does.
     """
 
     artifacts: Mapping[str, Artifact]
@@ -40,6 +42,8 @@ class StageInputs:
     data: Any = None
     key: str = ""
     workspace: Workspace | None = None
+    waits: bool = False
+    trained_on: Any = None
 
     @property
     def model(self) -> ModelSettings:

@@ -65,6 +65,12 @@ class Tune(SupervisedSettings, Stage):
         elif isinstance(method, TuningMethod):
             check_same_method(self.method, method.model_dump(mode="json"), before.name)
 
+    def check(self, inputs: StageInputs) -> None:
+        if inputs.waits:
+            from luthier.data.loading import load_data
+
+            load_data(self.data)
+
     def may_validate(self, data: Any) -> bool:
         return self.evaluate_every != "never" and may_have("validation", self.data)
 
