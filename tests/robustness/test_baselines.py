@@ -179,6 +179,19 @@ def test_r_drop_is_two_dropout_passes_and_their_divergence(tmp_path: Path) -> No
     same(found, model)
 
 
+def test_r_drop_tells_once_that_no_dropout_is_active(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def told(model: Any) -> int:
+        caplog.clear()
+        tiny.trainer(model, b.RDropSettings(), tmp_path, eval_strategy="no").train()
+        return caplog.text.count("no dropout is active in this model")
+
+    assert told(tiny.bert()) == told(tiny.llama()) == 1
+    assert told(tiny.bert(0.1)) == 0
+    one_layer = tiny.bert()
+    one_layer.bert.encoder.layer[1].output.dropout.p = 0.1
+    assert told(one_layer) == 0
+
+
 @pytest.mark.parametrize(
     ("distribution", "reduction"), [("uniform", "batchmean"), ("normal", "batchmean"), ("uniform", "sum")]
 )

@@ -252,3 +252,9 @@ class RandomState:
         torch.set_rng_state(self.cpu)
         if self.cuda:
             torch.cuda.set_rng_state_all(self.cuda)
+
+    def moved(self) -> bool:
+        """Whether anything has been drawn since."""
+        now = RandomState()
+        pairs = zip([self.cpu, *self.cuda], [now.cpu, *now.cuda], strict=True)
+        return not all(torch.equal(before, after) for before, after in pairs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 from luthier.objectives.divergence import symmetric_divergence
 from luthier.objectives.part import Part
 from luthier.objectives.perturbation import Perturbation, embedding_sites
-from luthier.objectives.step import Step
+from luthier.objectives.step import RandomState, Step
+
+logger = logging.getLogger(__name__)
 
 
 class TwoBranches(Part):
@@ -49,8 +52,10 @@ class TwoBranches(Part):
         self.stop_gradient, self.perturb_after = stop_gradient, perturb_after
         self.attends_to_padding, self.shares_dropout = attends_to_padding, shares_dropout
         self._sites: list[nn.Module] = []
+        self._may_repeat = False
 
     def begin(self, trainer: Any) -> None:
+        self._may_repeat = self.perturbation is None and trainer.args.device.type in ("cpu", "cuda")
         if self.perturbation is not None:
             self._sites = embedding_sites(trainer.main_model, self.perturb_after)
 
@@ -58,7 +63,15 @@ class TwoBranches(Part):
         # The probing pass is over, its activations freed, before the two passes that are kept.
         change = self.perturbation.change(step, self._sites) if self.perturbation else None
         clean = step.clean
+        before = RandomState() if self._may_repeat else None
         perturbed = step.run(self._sites, change, companion=True)
+        if before is not None:
+            self._may_repeat = False  # looked at in the first step alone
+            if not before.moved():
+                logger.warning(
+                    "no dropout is active in this model, so that both passes of a step are the same: "
+                    "`objective: vanilla` does the same with one"
+                )
         reference = clean.rows.detach() if self.stop_gradient else clean.rows
         divergence = symmetric_divergence(perturbed.rows, reference)
         return (
