@@ -137,6 +137,17 @@ def test_the_recipe_can_hold_the_preset_and_the_command_line_changes_it(place, c
     assert recipes(place)[0].stage_list()[0].max_minutes is None
 
 
+def test_the_learning_rate_that_the_preset_sets_aside_is_told(place, caplog):
+    place.recipe["compare"] = {"preset": {"name": "tuning", "methods": ["head_only"]}}
+    told = "stages.0.tune.learning_rate is set aside"
+    load_recipe(place.write())
+    assert caplog.text.count(told) == 1
+    caplog.clear()
+    place.tune["learning_rate"] = None
+    load_recipe(place.write())
+    assert told not in caplog.text
+
+
 def test_a_budget_of_time(place, monkeypatch):
     monkeypatch.setattr(LuthierTrainer, "seconds", property(lambda self: max(6.0 * self.state.global_step, 0.1)))
     assert place.compare(*FEW[:-2], "--budget-minutes", "0.5", "--seeds", "2") == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -14,6 +15,7 @@ from luthier.registry import METHODS
 from luthier.settings import Settings
 from luthier.stages.presets import preset_named
 
+logger = logging.getLogger(__name__)
 Prefer = Literal["parameters", "seconds"]
 _SEEDS = 2**32
 # Where between the ends of a range a number is tried that is no end, no half and no third of it.
@@ -294,6 +296,12 @@ def with_preset(data: dict[str, Any], preset: TuningPreset, seed: int) -> dict[s
             )
     data["compare"]["over"] = {key: over[key] for key in sorted(over, key=lambda key: key == "seed")}
     stage = data["stages"][place][about.stage]
+    if stage.get("learning_rate") is not None:
+        logger.warning(
+            "stages.%d.%s.learning_rate is set aside: the preset gives every method its own learning rate",
+            place,
+            about.stage,
+        )
     stage["learning_rate"] = None
     if preset.steps or preset.minutes:
         stage |= {"max_steps": preset.steps, "max_minutes": preset.minutes}
