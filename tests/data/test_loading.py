@@ -4,9 +4,12 @@ import json
 import tarfile
 import zipfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from luthier.data.loading import load_data
+from luthier.data.looks import look_at
 from luthier.data.settings import DataSettings
 from luthier.data.sources.fingerprint import source_fingerprint
 from luthier.errors import DataError
@@ -44,6 +47,41 @@ def test_named_columns_and_label_map(write):
     data = load(train=path, text="sentence", label="polarity", label_map={"1": "good", "0": "bad"})
     assert data.labels == ["bad", "good"]
     assert data.splits["train"][0] == {"row": 1, "text": 'says "hi"', "label": 1}
+
+
+@pytest.mark.parametrize(
+    ("files", "read", "told"),
+    [
+        (("a.jsonl",), {"delimiter": ";"}, "`delimiter` has no effect: no split is a csv or tsv file"),
+        (("a.jsonl", "b.parquet"), {"column_names": ["text", "label"]}, "`column_names` has no effect"),
+        (("a.parquet",), {"encoding": "latin-1"}, "`encoding` has no effect: no split is a file of text"),
+        (("a.parquet",), {"max_line_megabytes": 9}, "`max_line_megabytes` has no effect"),
+        (("a.csv",), {"format": "jsonl", "delimiter": ";"}, "`delimiter` has no effect"),
+        (("a.jsonl", "b.csv"), {"delimiter": ";"}, None),
+        (("a.data",), {"format": "csv", "delimiter": ";"}, None),
+        (("a.jsonl",), {"encoding": "latin-1", "format": "jsonl"}, None),
+    ],
+    ids=str,
+)
+def test_settings_that_no_split_is_read_by_are_refused(write, files, read, told):
+    def written(name: str) -> str:
+        if name.endswith(".parquet"):
+            table, place = pa.table({"text": ["good", "bad"], "label": ["pos", "neg"]}), io.BytesIO()
+            pq.write_table(table, place)
+            return write(name, place.getvalue())
+        if name.endswith(".jsonl") or read.get("format") == "jsonl":
+            return write(name, jsonl({"text": "good", "label": "pos"}, {"text": "bad", "label": "neg"}))
+        return write(name, "text;label\nfine;pos\nawful;neg\n")
+
+    settings = DataSettings(**dict(zip(("train", "test"), map(written, files), strict=False)), **read)
+    seen = dict(look_at(settings).wrong)
+    if told is None:
+        assert not seen
+        assert len(load_data(settings).splits) == len(files)
+        return
+    assert list(seen) == [list(read)[-1]]
+    with pytest.raises(DataError, match=told):
+        load_data(settings)
 
 
 def test_label_order_is_by_number_or_as_given(write):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from luthier.data.schemas import TrainedOn
 from luthier.data.settings import SPLITS, DataSettings
 from luthier.data.sources.fingerprint import source_fingerprint
-from luthier.data.sources.origins import plan
+from luthier.data.sources.origins import plan, without_effect
 from luthier.data.task_data import TaskData
 from luthier.data.whole import load_whole
 from luthier.storage.one_version import one_version
@@ -30,8 +30,11 @@ def load_data(settings: DataSettings, *, splits: Sequence[str] = SPLITS, trained
     """
     with one_version():
         source_fingerprint(settings)
+        origins = plan(settings)
+        for error in without_effect(settings, origins).values():
+            raise error
         if settings.streaming:
             from luthier.data.streaming import load_stream
 
-            return load_stream(settings, plan(settings), splits, trained)
-        return load_whole(settings, plan(settings), splits, trained)
+            return load_stream(settings, origins, splits, trained)
+        return load_whole(settings, origins, splits, trained)

@@ -16,7 +16,7 @@ from luthier.data.rows.canonical import Columns, check_apart, missing_columns, w
 from luthier.data.rows.columns import columns_to_read
 from luthier.data.schemas import SCHEMAS, TaskSchema, TrainedOn
 from luthier.data.settings import DataSettings
-from luthier.data.sources.origins import Origin, key_of, sought
+from luthier.data.sources.origins import Origin, key_of, sought, without_effect
 from luthier.data.splits import (
     RawSplit,
     choose_schema,
@@ -54,6 +54,7 @@ def look_at(settings: DataSettings, trained: TrainedOn | None = None, *, whole: 
         whole: whether the block says by itself how its rows are read; if not, what it leaves open is not judged.
     """
     origins, wrong = sought(settings)
+    wrong |= without_effect(settings, origins) if not wrong else {}
     look = Look(list(wrong.items()))
     heads: dict[str, RawSplit] = {}
     for split, origin in origins.items():

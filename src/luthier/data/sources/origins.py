@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from luthier.data.catalogue.known_set import KnownSet
@@ -23,6 +24,16 @@ HUB_SPLIT_NAMES = {
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test",),
+}
+# Settings of how the user's files are read: the formats that each is for, and what files of these are called.
+_TABLES = (("csv", "tsv"), "a csv or tsv file")
+_TEXT = (("csv", "tsv", "jsonl", "json", "txt", "conll"), "a file of text")
+_READ_BY = {
+    "delimiter": _TABLES,
+    "column_names": _TABLES,
+    "encoding": _TEXT,
+    "max_line_megabytes": _TEXT,
+    "format": ((*_TEXT[0], "parquet"), "a file"),
 }
 
 
@@ -107,6 +118,25 @@ def sought(settings: DataSettings) -> tuple[dict[str, Origin], dict[str, DataErr
         except DataError as error:
             wrong.setdefault(key_of(settings, split), error)
     return {split: origins[split] for split in SPLITS if split in origins}, wrong
+
+
+def without_effect(settings: DataSettings, origins: Mapping[str, Origin]) -> dict[str, DataError]:
+    """What is wrong with the settings of how files are read, by their names, where no split is read by them."""
+    read = {_format_read(origin, settings) for origin in origins.values()}
+    where = ", ".join(dict.fromkeys(origin.name for origin in origins.values()))
+    wrong = {}
+    for name in settings.changed(*_READ_BY):
+        formats, told = _READ_BY[name]
+        if "" not in read and read.isdisjoint(formats):
+            wrong[name] = DataError(f"`{name}` has no effect: no split is {told}", where=where, fix="leave it out")
+    return wrong
+
+
+def _format_read(origin: Origin, settings: DataSettings) -> str | None:
+    """The format that a user's file is read as, empty where it is not told; None for a set."""
+    if origin.folder is not None:
+        return "txt"
+    return None if origin.file is None else settings.format or origin.file.format or ""
 
 
 def key_of(settings: DataSettings, split: str) -> str:
