@@ -100,6 +100,9 @@ def test_an_edit_elsewhere_keeps_the_key(modules: set[str], file: str, changes):
         ("seqeval", JUDGED, True),
         ("lm-eval", JUDGED, False),
         ("lm-eval", {"luthier.evaluation.suites.standard_tasks"}, True),
+        ("vllm", LORA, False),
+        ("vllm", {"luthier.redteaming.stage"}, True),
+        ("vllm", {"luthier.context.instruction.synthesis"}, True),
         ("ruff", LORA, False),
     ],
 )

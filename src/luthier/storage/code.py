@@ -43,7 +43,13 @@ IGNORED = (
 COUNTED = ("luthier.report.intervals", "luthier.report.statistics")
 # Distributions that compute wherever something runs, and those that do where a module imports them.
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
-WHERE_IMPORTED = {"lm_eval": "lm-eval", "scipy": "scipy", "seqeval": "seqeval", "sklearn": "scikit-learn"}
+WHERE_IMPORTED = {
+    "lm_eval": "lm-eval",
+    "scipy": "scipy",
+    "seqeval": "seqeval",
+    "sklearn": "scikit-learn",
+    "vllm": "vllm",
+}
 _FUNCTION = re.compile(r"([A-Za-z_]\w*(?:\.\w+)+):\w+")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 _NAMING_CALLS = ("import_module", "register_adapter_type")
