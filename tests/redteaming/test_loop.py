@@ -585,3 +585,26 @@ def test_settings_that_can_not_work_are_refused(prompts, more, said):
 )
 def test_what_vllm_serves_may_be_trained(prompts, side):
     MartLoop.settings_of(loop_settings(prompts, target={**side, "backend": VLLM}))
+
+
+@pytest.mark.parametrize(
+    "side",
+    [
+        {"method": "ia3", "backend": VLLM},
+        {"backend": ENDPOINT},
+        {"method": "prefix", "gradient_checkpointing": True},
+    ],
+)
+def test_only_a_side_that_is_trained_has_to_be_one_that_can_be(prompts, side):
+    def refused(**more: Any) -> str:
+        try:
+            MartLoop.settings_of(loop_settings(prompts, **more))
+        except ValidationError as error:
+            return str(error)
+        return ""
+
+    assert "`adversary`: " in refused(adversary=side)
+    assert "`target`: " in refused(target=side)
+    for more in ({"attacks": {"source": "few_shot"}}, {"rounds": 0}):
+        assert not refused(adversary=side, **more)
+    assert not refused(adversary={**side, "train": False}, target={**side, "train": False})

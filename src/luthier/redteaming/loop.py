@@ -208,7 +208,7 @@ class MartLoop:
 
     def _warm_up(self, seeds: Sequence[Prompt]) -> ModelSettings:
         s = self.settings
-        if not (s.attacks.warm_up and s.trains_adversary() and s.rounds):
+        if not s.attacks.warm_up or ADVERSARY not in s.learning_sides():
             return self.twin
         rows = rounds.warm_up_rows(seeds, s.attacks.warm_up_pairs)
         if not rows:
@@ -271,7 +271,7 @@ class MartLoop:
         chosen = self._step(f"{place}/selected", select)
         rows = {who: self._rows(number, who, s_side) for who, s_side in ((ADVERSARY, s.adversary), (TARGET, s.target))}
         new_adversary = adversary
-        if s.trains_adversary():
+        if ADVERSARY in s.learning_sides():
             new_adversary = self._trained(
                 f"{place}/adversary", s.adversary, adversary, rows[ADVERSARY], ADVERSARY, number
             )

@@ -34,7 +34,7 @@ def plan_redteaming(stage: Redteam, inputs: StageInputs) -> StagePlan:
     total = parameter_counts(empty_model(inputs.model, "causal_lm"))[1]
     longest = min(stage.max_length, stage.answers.max_new_tokens + stage.attacks.max_new_tokens)
     sides, memory = {"adversary": "not trained", "target": "not trained"}, 0
-    for name, side in _trained(stage).items():
+    for name, side in stage.learning_sides().items():
         model = _tuned(side, inputs)
         trainable, whole = parameter_counts(model)
         sides[name] = f"{side.method.name}, {trainable:,} of {whole:,} parameters to train"
@@ -51,12 +51,6 @@ def plan_redteaming(stage: Redteam, inputs: StageInputs) -> StagePlan:
     # Reading weights bounds the writing of tokens: about a fifth of the arithmetic speed is reached in batches.
     seconds = 2 * total * tokens / (0.2 * operations_per_second())
     return StagePlan(facts, seconds, memory or 4 * total + LIBRARIES)
-
-
-def _trained(stage: Redteam) -> dict[str, Side]:
-    """The sides that learn, by name; one at a time is in memory."""
-    sides = {"adversary": (stage.adversary, stage.trains_adversary()), "target": (stage.target, stage.target.train)}
-    return {name: side for name, (side, learns) in sides.items() if learns and stage.rounds}
 
 
 def _tuned(side: Side, inputs: StageInputs) -> Any:

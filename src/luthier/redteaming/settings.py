@@ -121,21 +121,25 @@ class Side(TrainingSettings):
     def _side_fits(self) -> Self:
         if self.evaluate_every != "never":
             raise ValueError("a round has no validation split: leave `evaluate_every` out")
-        if isinstance(self.backend, EndpointSettings) and self.train:
-            raise ValueError("a model behind an endpoint can't be trained: set `train: false`")
+        return self
+
+    def untrainable(self) -> str:
+        """Why the side can't be trained, and what to do; empty where it can."""
+        if isinstance(self.backend, EndpointSettings):
+            return "a model behind an endpoint can't be trained: set `train: false`"
         method: TuningMethod | None = self.method
         adapter = method.adapter_config() if method is not None else None
-        if adapter is not None and self.train and isinstance(self.backend, VllmSettings):
+        if adapter is not None and isinstance(self.backend, VllmSettings):
             try:
                 served_rank(adapter)
             except ModelError as error:
-                raise ValueError(
+                return (
                     f"{error.what}, which `method` would train: take `full` or a LoRA that it serves, or "
                     "`backend: {kind: local}`"
-                ) from error
+                )
         if self.gradient_checkpointing and method is not None and not method.supports_gradient_checkpointing:
-            raise ValueError(f"{method.name} does not work with gradient_checkpointing: leave one of them out")
-        return self
+            return f"{method.name} does not work with gradient_checkpointing: leave one of them out"
+        return ""
 
     def rate(self) -> float:
         """The peak learning rate: the recipe's, or the method's own."""
@@ -393,6 +397,13 @@ class MartSettings(Settings):
                 yield judge.fit.file
 
     @model_validator(mode="after")
+    def _what_learns_can_be_trained(self) -> Self:
+        for name, side in self.learning_sides().items():
+            if isinstance(side, Side) and (why := side.untrainable()):
+                raise ValueError(f"`{name}`: {why}")
+        return self
+
+    @model_validator(mode="after")
     def _settings_agree(self) -> Self:
         if self.held_out is not None and self.changed("held_out_share"):
             raise ValueError("`held_out_share` has no effect beside `held_out`")
@@ -448,9 +459,11 @@ class MartSettings(Settings):
         models = {role: getattr(getattr(self.judges, role), "model", None) for role in type(self.judges).model_fields}
         return [role for role, model in models.items() if model is not None and model.reference.startswith("stages.")]
 
-    def trains_adversary(self) -> bool:
-        """Whether the adversary learns in any round."""
-        return bool(self.adversary.train) and self.attacks.source == "mart"
+    def learning_sides(self) -> dict[str, Side]:
+        """The sides that learn in any round, by name."""
+        learning = (("adversary", self.attacks.source == "mart"), ("target", True))
+        sides = {name: getattr(self, name) for name, learns in learning if learns and self.rounds}
+        return {name: side for name, side in sides.items() if getattr(side, "train", False)}
 
     def is_rejection_round(self, number: int) -> bool:
         """Whether a round, from 1, takes one of several answers."""
