@@ -483,3 +483,14 @@ def test_a_known_set_and_own_pairs_are_read_alike(place, sets, fed):
     evaluate = {"evaluate": {"suites": ["task"], "data": {"test": "data:sick/relatedness"}}}
     assert place.run({"train": own}, "bert", evaluate) == 0
     assert tokens <= since(fed)
+
+
+@pytest.mark.parametrize("row", ['{"body": "a cat"}', '{"text": 3, "body": "a cat"}'])
+def test_the_tokenizer_command_advises_its_own_option(tmp_path, capsys, row):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "en.jsonl").write_text(row + "\n")
+    assert main(["tokenizer", str(tmp_path), "--text", str(folder)]) == 3
+    said = capsys.readouterr().err
+    assert "fix: name the one that holds the text with --column; the fields are " in said
+    assert "`text` to" not in said

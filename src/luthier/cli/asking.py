@@ -159,6 +159,7 @@ def embed(arguments: argparse.Namespace) -> None:
 
 
 def tokenizer(arguments: argparse.Namespace) -> None:
+    from luthier.data.rows.canonical import MissingColumnsError
     from luthier.progress import progress_display
     from luthier.report.html import write_sections
     from luthier.report.terminal import print_section_table
@@ -174,7 +175,10 @@ def tokenizer(arguments: argparse.Namespace) -> None:
     if place is not None:
         check_place_of(place, *Path(arguments.text).rglob("*"))
     with progress_display():
-        measured = compare_tokenizers(arguments.tokenizers, text, lines=arguments.lines)
+        try:
+            measured = compare_tokenizers(arguments.tokenizers, text, lines=arguments.lines)
+        except MissingColumnsError as error:  # which advises a key of a recipe
+            raise error.advising("name the one that holds the text with --column") from None
     for table in tables(measured, brief=True):
         print_section_table(table, console())
     if place is not None and place.suffix == ".json":

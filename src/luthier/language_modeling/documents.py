@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from luthier.data.reading.readers import ReadOptions, Row, iterate_rows
-from luthier.data.rows.canonical import BadCellError, whole_characters
+from luthier.data.rows.canonical import BadCellError, MissingColumnsError, whole_characters
 from luthier.data.sources.base import FileSource, HubSource, resolve
 from luthier.data.sources.hub import load_hub_split
 from luthier.data.sources.origins import Origin
@@ -193,10 +193,11 @@ class Corpus:
         if value is None:
             return ""
         if not isinstance(value, str):
-            raise DataError(
+            raise MissingColumnsError(
                 f"{place(number)}: `{self.settings.text}` is {shorten(value)}, not text",
                 where=name,
                 fix="name the field that holds the text with `text`, or correct this row",
+                present=_told_fields(row),
             )
         try:
             return whole_characters(value)
@@ -208,10 +209,11 @@ class Corpus:
     def _no_field(self, names: list[str], name: str, where: str = "") -> DataError:
         guess = nearest(self.settings.text, names)
         hint = f"did you mean {guess!r}? " if guess else ""
-        return DataError(
+        return MissingColumnsError(
             f"{where + ': ' if where else ''}there is no field `{self.settings.text}`",
             where=name,
             fix=f"{hint}set `text` to the one that holds it: {', '.join(names[:12])}",
+            present=_told_fields(names),
         )
 
 
@@ -285,6 +287,10 @@ def _sources(name: str) -> list[FileSource | HubSource]:
     raise DataError(
         "this set is for tasks, and no text to train a language model on", where=name, fix="name a file or a Hub set"
     )
+
+
+def _told_fields(names: Iterable[str]) -> str:
+    return f"the fields are {', '.join(itertools.islice(names, 12))}"
 
 
 def _format_of(source: FileSource, settings: CorpusSettings) -> str:

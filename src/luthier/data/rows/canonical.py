@@ -47,7 +47,7 @@ class MissingColumnsError(DataError):
         present: the columns that there are, in words.
     """
 
-    def __init__(self, what: str, *, where: str | None, fix: str, present: str) -> None:
+    def __init__(self, what: str, *, where: str | None = None, fix: str = "", present: str = "") -> None:
         super().__init__(what, where=where, fix=fix)
         self.present = present
 
