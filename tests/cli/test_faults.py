@@ -75,6 +75,14 @@ def test_text_that_is_too_long_is_explained_not_cut(workplace, capsys):
     assert workplace.run() == 0
 
 
+def test_a_length_that_the_model_can_not_read_is_told(workplace, caplog):
+    told = "data.max_length is 100, and 64 tokens are all that can be read at once"
+    for length, times in ((64, 0), (100, 1)):
+        workplace.tune["data"]["max_length"] = length
+        assert workplace.luthier("plan", workplace.write()) == 0
+        assert caplog.text.count(told) == times
+
+
 def test_recipe_faults_come_all_at_once(workplace, capsys):
     workplace.tune["epocs"] = 3
     workplace.tune["batch_size"] = "many"

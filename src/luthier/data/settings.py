@@ -118,7 +118,9 @@ class DataSettings(Settings):
         "or too few. `drop` leaves them out and names them; where they are more than half, they are refused.",
     )
     max_length: int | None = Field(
-        None, gt=0, description="Longest example in tokens. Left out: what the model allows."
+        None,
+        gt=0,
+        description="Longest example in tokens, at most what the model can read. Left out: that, up to 512.",
     )
     too_long: Literal["error", "truncate"] = Field(
         "error", description="What happens to examples that are longer than `max_length`; truncation is reported."

@@ -60,8 +60,7 @@ def prepared_source(stage: Distil, inputs: StageInputs, builder: NodeBuilder) ->
     most = max(
         (n for n in stage.nodes if not stage.nodes[n].frozen), key=lambda n: stage.nodes[n].method.reserved_tokens()
     )
-    settings_of_most = supervised(stage, most, longest)
-    prepared = prepare(settings_of_most, builder.inputs_of(stage.main))
+    prepared = prepare(supervised(stage, most), builder.inputs_of(stage.main), most=longest)
     check_positions(stage, prepared)
     return prepared, Heads(prepared.head, label_arguments(prepared.task))
 
@@ -116,23 +115,16 @@ def check_data(stage: Distil, *, waits: bool) -> None:
         load_data(stage.data)
 
 
-def supervised(stage: Distil, name: str, longest: int | None = None) -> SupervisedSettings:
-    """How one node would be trained alone on the task.
-
-    Args:
-        name: of the node.
-        longest: tokens that every node can be shown.
-    """
+def supervised(stage: Distil, name: str) -> SupervisedSettings:
+    """How one node would be trained alone on the task."""
     assert stage.data is not None
-    node, data = stage.nodes[name], stage.data
-    if longest is not None and longest < (data.max_length or 512):
-        data = data.model_copy(update={"max_length": longest})
+    node = stage.nodes[name]
     shared = {field: getattr(stage, field) for field in TrainingSettings.model_fields}
     objective = stage.objective if name == stage.main else None
     return SupervisedSettings.model_construct(
         **shared
         | {
-            "data": data,
+            "data": stage.data,
             "method": node.method,
             "objective": objective,
             "train_head": True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from luthier.tasks.base import task_of
 
 if TYPE_CHECKING:
     from luthier.training.supervised_settings import SupervisedSettings
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,10 @@ class Prepared:
 
 
 def prepare(
-    stage: SupervisedSettings, inputs: StageInputs, encoding: Callable[..., dict[str, Any]] = encode
+    stage: SupervisedSettings,
+    inputs: StageInputs,
+    encoding: Callable[..., dict[str, Any]] = encode,
+    most: int | None = None,
 ) -> Prepared:
     """Read, check and encode the data.
 
@@ -53,6 +59,7 @@ def prepare(
         stage: with the data settings.
         inputs: with the model.
         encoding: what encodes them: `luthier.data.batches.encoding.encode`, or a sample of them for a dry run.
+        most: tokens that other models can be shown which read the same rows; None where nothing limits it.
 
     Raises:
         DataError: a row can't be used, or a row is too long and may not be cut.
@@ -67,8 +74,10 @@ def prepare(
     if stage.data.streaming and stage.max_steps is None and stage.max_minutes is None:
         raise RecipeError("a stream has no end that epochs could count", fix="give tune.max_steps or tune.max_minutes")
     reserved = stage.method.reserved_tokens()
-    limit = model_max_length(config, tokenizer)
-    longest = min(x for x in (stage.data.max_length, limit, 512 if stage.data.max_length is None else None) if x)
+    wanted = stage.data.max_length
+    longest = min(x for x in (wanted or 512, model_max_length(config, tokenizer), most) if x)
+    if wanted is not None and longest < wanted:
+        logger.warning("data.max_length is %d, and %d tokens are all that can be read at once", wanted, longest)
     if longest - reserved < 8:
         raise RecipeError(
             f"the method fills {reserved} of the {longest} positions, which leaves no room for text",
