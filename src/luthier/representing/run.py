@@ -18,7 +18,7 @@ from luthier.data.rows.identity import rows_digest
 from luthier.data.settings import SPLITS, DataSettings
 from luthier.data.sources.fingerprint import source_fingerprint
 from luthier.data.task_data import TaskData
-from luthier.errors import DataError, ModelError, RecipeError
+from luthier.errors import DataError, ModelError, RecipeError, Refusals
 from luthier.evaluation.meters import CostMeter
 from luthier.evaluation.prediction import Predictions
 from luthier.evaluation.scoring import TaskResult, task_result
@@ -90,11 +90,15 @@ def check_sources(stage: Represent) -> None:
     Raises:
         DataError, RecipeError: the data can't be read, or have no labels where they need some.
     """
+    refusals = Refusals()
     for name, task in stage.tasks.items():
-        if task.data is not None and load_data(task.data).schema.label_column is None:
-            raise no_labels(f"tasks.{name}")
+        with refusals.next():
+            if task.data is not None and load_data(task.data).schema.label_column is None:
+                raise no_labels(f"tasks.{name}")
     for name, head in stage.heads.items():
-        target(name, head.data)
+        with refusals.next():
+            target(name, head.data)
+    refusals.raise_all()
 
 
 def no_labels(where: str) -> DataError:
