@@ -15,9 +15,10 @@ from transformers import AutoModelForSequenceClassification
 
 from luthier.errors import DataError, ModelError
 from luthier.models.artifacts import load_model, save_artifact
-from luthier.models.card import ModelCard, describe
+from luthier.models.card import CARD, ModelCard, describe
 from luthier.models.loading import load_tokenizer
 from luthier.redteaming.checks import JudgeCheck
+from luthier.redteaming.inputs import fingerprints
 from luthier.redteaming.judges.base import Judge
 from luthier.redteaming.judges.fitness import check_card
 from luthier.redteaming.judges.labelled import LabelledPair, read_labelled
@@ -111,6 +112,20 @@ def test_a_reward_model_that_tune_trained_is_asked_as_it_was_trained(classifiers
     assert [one.raw for one in found.score(PROMPTS, ANSWERS)] == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_judge_that_is_asked_in_another_form_is_another_version(prompts, classifiers, tmp_path):
+    settings = {"kind": "reward", "model": chat_reward(classifiers, tmp_path)}
+    judges = loop_settings(prompts)["judges"] | {"helpfulness": settings}
+    loop = MartLoop.settings_of(loop_settings(prompts, judges=judges))
+    version, read = load_judge(settings).version, fingerprints(loop)
+    card = tmp_path / "model" / CARD
+    told = json.loads(card.read_text())
+    assert load_judge(settings).version == version
+    for change in ({"schema": "pair"}, {"max_length": 12}):
+        card.write_text(json.dumps(told | change))
+        assert load_judge(settings).version != version
+        assert fingerprints(loop) != read
+
+
 def test_a_long_prompt_leaves_a_reward_model_the_answer_within_its_chat(classifiers, tmp_path, caplog):
     judge = load_judge({"kind": "reward", "model": chat_reward(classifiers, tmp_path), "max_length": 21})
     model, tokenizer, _ = judge.loaded()
@@ -149,6 +164,10 @@ def test_middle_and_spread_are_those_of_logistic_regression(classifiers, tmp_pat
     expected = LogisticRegression(C=1e6).fit([[r] for r in rewards], good).predict_proba([[r] for r in rewards])[:, 1]
     found = [one.score for one in judge.score([p for p, _ in rows], [a for _, a in rows])]
     assert found == pytest.approx(list(expected), abs=1e-3)
+    content = path.read_text()
+    path.write_text(content.replace("fine", "unsafe", 1))
+    again = load_judge({"kind": "reward", "model": str(classifiers["reward"]), "fit": {"file": str(path)}})
+    assert again.version != judge.version
 
 
 def test_a_guard_compares_the_two_verdicts_at_their_first_token(speaker):

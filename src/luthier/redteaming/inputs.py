@@ -11,11 +11,14 @@ from luthier.data.sources.base import FileSource, digest, resolve
 from luthier.data.sources.fingerprint import source_fingerprint
 from luthier.data.table import Table
 from luthier.errors import DataError
+from luthier.models.card import read_card
 from luthier.models.references import fingerprint
 from luthier.models.references import resolve as resolve_model
+from luthier.storage.keys import digest_of
 from luthier.storage.one_version import first_sight
 
 if TYPE_CHECKING:
+    from luthier.models.settings import ModelSettings
     from luthier.redteaming.settings import MartSettings
 
 
@@ -55,12 +58,26 @@ def fingerprints(stage: MartSettings) -> dict[str, str]:
     for judge in stage.every_judge():
         model = getattr(judge, "model", None)
         if model is not None and not model.reference.startswith("stages."):
-            found[f"judge {model.reference}"] = fingerprint(resolve_model(model))
+            found[f"judge {model.reference}"] = judge_fingerprint(model)
     if stage.evaluation.embedder is not None:
         found["embedder"] = fingerprint(resolve_model(stage.evaluation.embedder))
     for side in (stage.adversary, stage.target):
         found |= side.method.file_fingerprints()
     return found
+
+
+def judge_fingerprint(model: ModelSettings) -> str:
+    """Digest of a judge's model and, where Luthier saved it, of what its card tells of the form that it is asked in.
+
+    Raises:
+        ModelError: there is no such model, or its card can't be read.
+    """
+    source = resolve_model(model)
+    content = fingerprint(source)
+    if source.kind != "artifact" or source.path is None:
+        return content
+    card = read_card(source.path)
+    return digest_of([content, card.schema, card.max_length, card.reserved_tokens])
 
 
 def _file_digest(name: str) -> str:

@@ -33,7 +33,7 @@ class Judge:
 
     Attributes:
         kind: of judge, as recipes call it.
-        version: a digest of the settings and of the weights.
+        version: a digest of the settings, of the weights, of how they are asked and of what the scores are fitted on.
         judges_cut_off: whether answers that were cut off are scored like others.
         uses_model: whether it needs memory for a model.
     """

@@ -18,8 +18,9 @@ from luthier.models.artifacts import load_artifact, load_model
 from luthier.models.inspect import model_max_length
 from luthier.models.loading import load_tokenizer
 from luthier.models.placing import on_accelerator
-from luthier.models.references import fingerprint, resolve
+from luthier.models.references import resolve
 from luthier.models.settings import ModelSettings
+from luthier.redteaming.inputs import judge_fingerprint
 from luthier.redteaming.judges.base import Judge
 from luthier.redteaming.judges.fitness import HEADS, PAIRS, check_card, check_classes
 from luthier.redteaming.judges.settings import ClassifierJudgeSettings, GuardJudgeSettings, RewardJudgeSettings
@@ -43,7 +44,7 @@ class ModelJudge(Judge):
 
     def __init__(self, model: ModelSettings, batch_size: int, settings: Any) -> None:
         self.reference, self.batch_size, self.settings = model, batch_size, settings
-        self.version = digest_of([settings, fingerprint(resolve(model))])[:12]
+        self.version = digest_of([settings, judge_fingerprint(model)])[:12]
         self._loaded: tuple[Any, Any, int | None] | None = None
         self.trained_on_pairs = False
 
@@ -216,6 +217,7 @@ class RewardJudge(ModelJudge):
                 fix="look at the labels that are `bad`, or take another judge",
             )
         self.middle, self.spread = -offset / slope, 1 / slope
+        self.version = digest_of([self.version, list(prompts), list(answers), list(good)])[:12]
 
     def texts(
         self, tokenizer: Any, prompts: list[str], answers: list[str], longest: int
