@@ -154,6 +154,19 @@ def test_a_recipe_that_is_refused_leaves_that_of_the_results(tuning, monkeypatch
     assert (tuning.run_folder / "00-tune" / "done.json").exists()
 
 
+def test_a_cell_that_is_refused_leaves_the_environment_of_the_comparison(tuning, monkeypatch):
+    tuning.recipe["compare"] = {"over": {"seed": [0, 1]}}
+    assert tuning.run() == 0
+    place = tuning.run_folder / "environment.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"processor": "of another machine"}))
+    before = place.read_text()
+    tuning.tune["learning_rate"] = 0.5
+    (tuning.folder / "validation.tsv").write_text("text\tlabel\na film\tneither\n")
+    monkeypatch.setattr(runner, "_check", lambda *_: None)
+    assert tuning.run() == 3
+    assert place.read_text() == before
+
+
 def test_a_recipe_of_which_nothing_finished_is_that_of_the_last_attempt(tuning):
     (tuning.folder / "validation.tsv").write_text("text\tlabel\na film\tneither\n")
     for rate in (0.5, 0.25):

@@ -111,9 +111,8 @@ def run_cell(recipe: RecipeBase, folder: Path, comparison: Path | None = None) -
         comparison: the run directory that the cell is of; None for a run by itself.
     """
     place, text, record = folder / "recipe.yaml", recipe_yaml(recipe.filled_in()), RunRecord(folder)
-    beside = [place, folder / ENVIRONMENT] if any(folder.glob(f"*/{DONE}")) else []
-    earlier = {path: path.read_bytes() for path in beside if path.is_file()}
-    if not earlier:
+    earlier = place.read_bytes() if any(folder.glob(f"*/{DONE}")) and place.is_file() else None
+    if earlier is None:
         write_text(place, text, hidden=True)
     _check(recipe, folder)
     write_text(place, text, hidden=True)
@@ -123,9 +122,8 @@ def run_cell(recipe: RecipeBase, folder: Path, comparison: Path | None = None) -
     except BaseException:
         position = len(record.stages)
         stopped_at = stage_folder(folder, position, recipe.stage_list()[position])
-        if all(stage.cached for stage in record.stages) and read_done(stopped_at) is not None:
-            for path, content in earlier.items():
-                write_bytes(path, content)
+        if earlier is not None and all(stage.cached for stage in record.stages) and read_done(stopped_at) is not None:
+            write_bytes(place, earlier)
         raise
     (folder / FAILED).unlink(missing_ok=True)
     return record
@@ -231,13 +229,13 @@ def _run_stage(visit: Visit, folder: Path, run: Path) -> StageRecord:
     stage, gives = visit.stage, visit.stage.gives()
 
     def work(workspace: Workspace) -> dict[str, Any]:
-        # Of what runs, and not of a later command that finds everything done.
-        write_json(run / ENVIRONMENT, environment())
         settings = {stage.name: stage.filled_in().model_dump(mode="json"), "seed": visit.inputs.seed}
         write_text(workspace.folder / "stage.yaml", dump_yaml(settings), hidden=True)
         inputs = replace(visit.inputs, key=workspace.key, workspace=workspace)
         outputs = visit.active.run(inputs, workspace.folder)
         _check_given(stage, outputs, workspace.folder)
+        # Of what made results, and not of a later command that is refused or finds everything done.
+        write_json(run / ENVIRONMENT, environment())
         return strict_json(outputs.metrics)
 
     notes = {"made_from": made_from(visit.inputs), **({"gives": gives} if gives else {})}
