@@ -20,7 +20,7 @@ from luthier.data.loading import load_data
 from luthier.data.settings import DataSettings
 from luthier.errors import DataError, RecipeError
 from luthier.evaluation.run import merge
-from luthier.evaluation.standard_tasks import TaskScore, _scores, known_tasks
+from luthier.evaluation.standard_tasks import TaskScore, _scores, _section, known_tasks
 from luthier.evaluation.subject import SuiteResult
 from luthier.evaluation.suites.standard_tasks import StandardTasksSuite
 from luthier.registry import STAGES
@@ -218,6 +218,12 @@ def test_of_a_group_without_numbers_its_tasks_count():
 )
 def test_intervals_stay_inside_what_a_score_can_be(score: TaskScore, ends):
     assert score.interval() == (ends if ends is None else pytest.approx(ends))
+
+
+def test_the_page_shows_scores_and_intervals_as_everywhere():
+    sure = TaskScore("a/acc", 0.99985, 0.00002, 400_000, 0)
+    section = _section(StandardTasksSuite(tasks=["a"]), [sure], {"a/acc": 0.99951})
+    assert section.table.rows == [["a/acc", "400,000", "0", "0.9998", "[0.9998, 0.9999]", "0.9995"]]
 
 
 def test_questions_that_all_came_out_alike_are_not_exact():

@@ -16,12 +16,12 @@ from luthier.report.tables import (
     comparison_table,
     cost_text,
     difference_text,
-    interval_text,
     to_csv,
     to_json,
     to_markdown,
 )
 from luthier.report.terminal import print_table
+from luthier.report.text import interval_text
 
 from .fixtures import METHODS, cell_folder, fail, grid, write_recipe, write_stage
 

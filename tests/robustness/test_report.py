@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from luthier.report.sections import Section
+from luthier.report.text import interval_text
 from luthier.robustness import EvaluationSet, RobustnessReport
 from luthier.robustness.metrics import aggregate_improvement, anomaly_scores, judge, softmax
 from luthier.robustness.report import compare
@@ -62,6 +63,12 @@ def test_the_page_shows_sets_weighted_by_their_rows_beside_the_plain_mean() -> N
     assert shift == {"side": "accuracy under distribution shift", "score": 0.375, "sets": 2, "rows": 70} | {
         "over all rows": round(45 / 70, 4)
     }
+
+
+def test_the_page_shows_intervals_as_everywhere() -> None:
+    report = RobustnessReport(**SETS, draws=20).run(logits_for)
+    shown = [row[-2] for row in report["sections"][1]["table"]["rows"]]
+    assert shown == [interval_text(one.get("accuracy_interval")) for one in report["sets"]]
 
 
 def test_the_report_is_json_and_its_sections_can_be_drawn() -> None:

@@ -22,6 +22,7 @@ from luthier.metric_names import range_of
 from luthier.models.inspect import model_max_length
 from luthier.report.intervals import agreeing_interval
 from luthier.report.sections import Section, SectionTable, Value
+from luthier.report.text import interval_text, number_text
 
 if TYPE_CHECKING:
     from luthier.evaluation.suites.standard_tasks import StandardTasksSuite
@@ -197,11 +198,10 @@ def _scores(found: Mapping[str, Any]) -> Iterator[TaskScore]:
 def _section(suite: StandardTasksSuite, found: list[TaskScore], before: Mapping[str, float]) -> Section:
     rows: list[list[Value]] = []
     for one in found:
-        ends = one.interval()
-        interval = "" if ends is None else f"[{ends[0]:.3f}, {ends[1]:.3f}]"
         shots = "" if one.shots is None else str(one.shots)
-        last = [f"{before[one.name]:.3f}"] if before else []
-        rows.append([one.name, f"{one.questions:,}", shots, f"{one.value:.3f}", interval, *last])
+        last = [number_text(before[one.name])] if before else []
+        interval = interval_text(one.interval())
+        rows.append([one.name, f"{one.questions:,}", shots, number_text(one.value), interval, *last])
     columns = ["task", "questions", "shots", "score", "95 %", *(["before tuning"] if before else [])]
     some = f" The first {suite.limit:,} questions of each." if suite.limit is not None else ""
     return Section(

@@ -9,6 +9,7 @@ from luthier.redteaming.measuring import QUANTILES, reduction
 from luthier.redteaming.result import HELD_OUT, HELPFUL, LOOK_ALIKES, MartResult
 from luthier.redteaming.settings import MartSettings
 from luthier.report.sections import Bars, Heatmap, Lines, Reliability, Section, SectionTable, Value
+from luthier.report.text import interval_text
 
 _ROLE = "evaluation_safety"
 
@@ -305,7 +306,7 @@ def _judges(settings: MartSettings, result: MartResult) -> Iterator[Section]:
                 result.judges["versions"][role],
                 report["scored"],
                 _number(report["auroc"]),
-                None if report["auroc_interval"] is None else _range(report["auroc_interval"], percent=False),
+                interval_text(report["auroc_interval"]) or None,
                 _share(report["accuracy"]),
                 _number(report["kappa"]),
                 _number(report["calibration_error"]),
@@ -347,7 +348,5 @@ def _number(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
-def _range(pair: Sequence[float] | None, *, percent: bool = True) -> str | None:
-    if pair is None:
-        return None
-    return f"{pair[0]:.1%} to {pair[1]:.1%}" if percent else f"{pair[0]:.3f} to {pair[1]:.3f}"
+def _range(pair: Sequence[float] | None) -> str | None:
+    return None if pair is None else f"{pair[0]:.1%} to {pair[1]:.1%}"

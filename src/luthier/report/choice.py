@@ -16,8 +16,8 @@ from luthier.report.baselines import trivial_mean, trivial_of
 from luthier.report.marks import FEW_ROWS, scored_row_count
 from luthier.report.results import Cell, Run, read_run
 from luthier.report.statistics import Difference, Row, difference, on_other_rows, on_other_tokens, summarise
-from luthier.report.tables import cost_text, difference_text, interval_text, score_text
-from luthier.report.text import mean_text, number_text, one_line
+from luthier.report.tables import cost_text, difference_text, score_text
+from luthier.report.text import interval_text, mean_text, number_text, one_line
 
 _COSTS = {"parameters": "trainable_parameters", "seconds": "seconds"}
 _MOST_SHOWN = 100

@@ -9,8 +9,8 @@ from luthier.metric_names import higher_is_better
 from luthier.report.results import Cell, Run
 from luthier.report.scores import own_interval
 from luthier.report.statistics import Row, comparable, difference, on_other_rows, with_all_seeds
-from luthier.report.tables import SPLITS, Table, difference_text, interval_text
-from luthier.report.text import mean_text, number_text
+from luthier.report.tables import SPLITS, Table, difference_text
+from luthier.report.text import interval_text, mean_text, number_text
 
 
 def headline(table: Table) -> str:

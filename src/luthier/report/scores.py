@@ -11,8 +11,8 @@ from luthier.report.baselines import COLUMN, baselines_of, marks_of, score_title
 from luthier.report.intervals import bounded_interval
 from luthier.report.ran import chosen_by_validation
 from luthier.report.results import Cell
-from luthier.report.tables import COSTS, SPLITS, cost_text, interval_text
-from luthier.report.text import figure_text, number_text
+from luthier.report.tables import COSTS, SPLITS, cost_text
+from luthier.report.text import figure_text, interval_text, number_text
 
 BEFORE = "before tuning"
 _NONE = [("", True)] * 4

@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from decimal import ROUND_CEILING, ROUND_FLOOR
 from typing import Any
 
 from luthier.report.baselines import COLUMN, title_of, trivial_mean, trivial_text
@@ -28,7 +27,7 @@ from luthier.report.statistics import (
     summarise,
     value_text,
 )
-from luthier.report.text import mean_text, number_text, one_line
+from luthier.report.text import interval_text, mean_text, one_line
 
 COSTS = {
     "trainable_parameters": "trained",
@@ -244,11 +243,6 @@ def score_text(row: Row, score_name: str) -> str:
     if row.score_name != score_name:
         text = f"{one_line(row.score_name)} {text}"
     return text if row.n == len(row.cells) else f"{text} ({row.n} of {len(row.cells)})"
-
-
-def interval_text(pair: tuple[float, float] | None) -> str:
-    """`[0.7120, 0.7430]`, or nothing: ends as scores are written, rounded outwards, so that they hold the score."""
-    return f"[{number_text(pair[0], ROUND_FLOOR)}, {number_text(pair[1], ROUND_CEILING)}]" if pair else ""
 
 
 def difference_text(found: Difference | None) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from decimal import ROUND_HALF_EVEN, Decimal
+from collections.abc import Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 # Control, format (direction, zero width), lone surrogates, private use, unassigned, line and paragraph separators.
@@ -62,6 +63,11 @@ def number_text(value: float, rounding: str = ROUND_HALF_EVEN) -> str:
     while abs(number.quantize(Decimal(1).scaleb(-places), rounding)) == 1 != size:
         places += 1
     return f"{number.quantize(Decimal(1).scaleb(-places), rounding):f}"
+
+
+def interval_text(pair: Sequence[float] | None) -> str:
+    """`[0.7120, 0.7430]`, or nothing: ends as scores are written, rounded outwards, so that they hold the score."""
+    return f"[{number_text(pair[0], ROUND_FLOOR)}, {number_text(pair[1], ROUND_CEILING)}]" if pair else ""
 
 
 def mean_text(mean: float, deviation: float | None) -> str:

@@ -12,6 +12,7 @@ from luthier.evaluation.calibration import Binning, expected_calibration_error, 
 from luthier.evaluation.metrics import bootstrap_interval
 from luthier.report.intervals import never_exact
 from luthier.report.sections import Bars, Radar, Reliability, Section, SectionTable
+from luthier.report.text import interval_text
 from luthier.robustness.metrics import (
     ACCURACIES,
     AGGREGATES,
@@ -305,7 +306,7 @@ def sections(
     attacked = any("accuracy_before" in r for r in records)
     sets = [
         _shown([r["perspective"], r["name"], r["rows"], *([r.get("accuracy_before")] if attacked else [])])
-        + _shown([r["accuracy"], _between(r), r["ece"]])
+        + _shown([r["accuracy"], interval_text(r.get("accuracy_interval")), r["ece"]])
         for r in records
     ]
     made = [
@@ -365,11 +366,6 @@ def _before_after(records: Sequence[Mapping[str, Any]]) -> str:
     rows = sum(count for count, _, _ in found)
     before, after = (sum(one[0] * one[n] for one in found) / rows for n in (1, 2))
     return f" Under attack accuracy goes from {before:.3f} to {after:.3f} on the same {rows} rows."
-
-
-def _between(record: Mapping[str, Any]) -> str:
-    low, high = record.get("accuracy_interval", (None, None))
-    return "" if low is None else f"{low:.3f} to {high:.3f}"
 
 
 def _shown(values: list[Any]) -> list[Any]:
