@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import xml.etree.ElementTree as ET
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -105,6 +106,27 @@ def test_a_line_is_broken_before_an_entity_and_not_in_it():
     for width in range(330, 420, 10):
         layout = lay_out(one, width)
         assert len({piece.line for piece in layout.pieces[-2:]}) == 1
+
+
+def test_a_long_text_takes_as_much_work_as_its_parts(monkeypatch):
+    reads = Counter()
+
+    def counting(kind: type[Any]) -> type[Any]:
+        class Counted(kind):
+            def __getattribute__(self, name: str) -> Any:
+                reads[words] += 1
+                return super().__getattribute__(name)
+
+        return Counted
+
+    for name in ("Piece", "Bar", "Arc"):
+        monkeypatch.setattr(annotated_layout, name, counting(getattr(annotated_layout, name)))
+    for words in (200, 800):
+        entities = [{"type": "Loc", "start": start, "end": start + 2} for start in range(0, words, 4)]
+        relations = [{"type": "Near", "head": head, "tail": head - 1} for head in range(1, len(entities))]
+        one = {"tokens": ["word"] * words, "entities": entities, "relations": relations}
+        draw_annotated([one], ["Loc"], title="", width=400)
+    assert reads[800] < 5 * reads[200]
 
 
 def test_a_span_outside_and_nothing_to_draw_are_refused():

@@ -74,16 +74,19 @@ class _Painter:
     def __init__(self, document: Mapping[str, Any], layout: Layout, types: Sequence[str]) -> None:
         self.document, self.layout = document, layout
         self._colours = {name: i % len(COLOURS) for i, name in enumerate(types)}
+        # The line that each span begins on.
+        self._begins: dict[int, int] = {}
+        for bar in layout.bars:
+            self._begins[bar.span] = min(bar.line, self._begins.get(bar.span, bar.line))
 
     def paint(self, top: float) -> tuple[str, float]:
         """The drawing from a height on, and how high it is."""
         layout, parts, y = self.layout, [], top
-        for line in range(layout.lines):
-            arcs = [arc for arc in layout.arcs if arc.line == line]
-            bars = [bar for bar in layout.bars if bar.line == line]
+        lines = (_by_line(parts, layout.lines) for parts in (layout.pieces, layout.bars, layout.arcs))
+        for pieces, bars, arcs in zip(*lines, strict=True):
             y += _ARC * (max((arc.level for arc in arcs), default=-1) + 1)
             parts += [self._bar(bar, y) for bar in sorted(bars, key=lambda bar: -bar.level)]
-            parts += [_word(piece, y) for piece in layout.pieces if piece.line == line]
+            parts += [_word(piece, y) for piece in pieces]
             parts += [self._arc(arc, y) for arc in arcs]
             y += _TEXT + _BAR * (max((bar.level for bar in bars), default=-1) + 1) + _AIR
         return "".join(parts), y - top - _AIR
@@ -95,8 +98,7 @@ class _Painter:
         top = y + _TEXT + _BAR * bar.level
         tint = f'<rect x="{bar.left:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{_TEXT + _BAR * bar.level:.1f}" '
         label = f'<rect x="{bar.left:.1f}" y="{top:.1f}" width="{wide:.1f}" height="{_BAR - 1.5:.1f}" rx="2" '
-        first = all(other.line >= bar.line for other in self.layout.bars if other.span == bar.span)
-        name = shown_name(one) if first else "…"
+        name = shown_name(one) if bar.line == self._begins[bar.span] else "…"
         said = f"{words_of(self.document, one)}: {one['type']}{sure(one)}"
         return (
             f"<g><title>{plain(said)}</title>"
@@ -125,6 +127,14 @@ class _Painter:
             f'<path d="{rises}{falls}" style="fill: none; stroke: currentColor; stroke-opacity: .6"/>{arrow}'
             f"{_small(name, middle, top + 3.5, None, halo=True)}</g>"
         )
+
+
+def _by_line(parts: Sequence[Any], lines: int) -> list[list[Any]]:
+    """The parts of every line, in their order."""
+    found: list[list[Any]] = [[] for _ in range(lines)]
+    for part in parts:
+        found[part.line].append(part)
+    return found
 
 
 def _word(piece: Piece, y: float) -> str:

@@ -5,7 +5,7 @@ nested ones stacked, and arcs above. Units are those of the drawing.
 from __future__ import annotations
 
 import unicodedata
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -163,11 +163,11 @@ def _flow(layout: Layout, entities: Sequence[Mapping[str, Any]]) -> None:
 def _bars(layout: Layout, entities: Sequence[Mapping[str, Any]]) -> list[Bar]:
     bars: list[Bar] = []
     on_line: dict[int, list[Bar]] = {}
+    words = [piece.word for piece in layout.pieces]
     for number, one in sorted(enumerate(entities), key=lambda item: (item[1]["end"] - item[1]["start"], item[0])):
         lines: dict[int, list[Piece]] = {}
-        for piece in layout.pieces:
-            if one["start"] <= piece.word < one["end"]:
-                lines.setdefault(piece.line, []).append(piece)
+        for piece in layout.pieces[bisect_left(words, one["start"]) : bisect_left(words, one["end"])]:
+            lines.setdefault(piece.line, []).append(piece)
         for place, (line, pieces) in enumerate(sorted(lines.items())):
             left, right = pieces[0].x - 2, pieces[-1].x + pieces[-1].width + 2
             if place == 0:
