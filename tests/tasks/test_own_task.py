@@ -123,6 +123,24 @@ def test_a_task_that_nobody_registered_is_told_with_the_nearest_one(tmp_path):
         run({"name": "a", "model": "m", "stages": [{"tune": {"data": {"train": "a.csv", "task": "single_sentense"}}}]})
 
 
+def test_a_metric_that_is_none_is_told_before_anything_is_trained(topics, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = BertModel(BertConfig(vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
+    model.save_pretrained("model")
+    word_tokenizer().save_pretrained("model")
+    tune = {"data": {"train": write(Path("train.jsonl"), rows_of(14)), "task": "topics"}}
+    Path("recipe.yaml").write_text(json.dumps({"name": "a", "model": "./model", "stages": [{"tune": tune}]}))
+    monkeypatch.setattr(Topics, "metrics", ("topic_acuracy",))
+    assert main(["plan", "recipe.yaml"]) == 2
+    assert "there is no metric called 'topic_acuracy'\n  fix: did you mean 'topic_accuracy'?" in capsys.readouterr().err
+    monkeypatch.setattr(Topics, "own_metrics", Task.own_metrics)
+    monkeypatch.setattr(Topics, "metrics", ("acuracy",))
+    assert main(["validate", "recipe.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert "recipe.yaml:1: stages.0.tune.data.task: there is no metric called 'acuracy'" in said
+    assert "did you mean 'accuracy'?" in said
+
+
 def test_it_is_trained_judged_and_asked(topics, tmp_path, capsys):
     torch.manual_seed(0)
     tokenizer = word_tokenizer()

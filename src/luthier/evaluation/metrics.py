@@ -6,12 +6,12 @@ import re
 import string
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 
-from luthier.errors import RecipeError
+from luthier.errors import RecipeError, nearest
 from luthier.evaluation import counted
 
 
@@ -94,6 +94,24 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
 GROUPED_METRICS: dict[str, Callable[[Any, Any, np.ndarray], float]] = {"question_exact_match": question_exact_match}
 
 
+def check_metrics(names: Sequence[str], own: Collection[str] = ()) -> None:
+    """Find a name that is no metric.
+
+    Args:
+        names: of metrics.
+        own: those that a task has beside the ones here.
+
+    Raises:
+        RecipeError: there is one; names the nearest metric.
+    """
+    known = [*METRICS, *GROUPED_METRICS, *own]
+    for name in names:
+        if name not in known:
+            guess = nearest(name, known)
+            meant = f"did you mean {guess!r}? " if guess else ""
+            raise RecipeError(f"there is no metric called {name!r}", fix=f"{meant}known: {', '.join(known)}")
+
+
 def score(names: tuple[str, ...], gold: Any, guess: Any, groups: np.ndarray | None = None) -> dict[str, float]:
     """Every named score of guesses against gold labels.
 
@@ -105,12 +123,9 @@ def score(names: tuple[str, ...], gold: Any, guess: Any, groups: np.ndarray | No
     Raises:
         RecipeError: an unknown name, or a metric of whole questions without them.
     """
-    known = METRICS if groups is None else METRICS | GROUPED_METRICS
-    unknown = [n for n in names if n not in known]
-    if unknown and unknown[0] in GROUPED_METRICS:
-        raise RecipeError(f"the metric {unknown[0]!r} needs a column `group` that joins the rows of a question")
-    if unknown:
-        raise RecipeError(f"there is no metric called {unknown[0]!r}", fix=f"known: {', '.join(known)}")
+    check_metrics(names)
+    if groups is None and (grouped := [name for name in names if name in GROUPED_METRICS]):
+        raise RecipeError(f"the metric {grouped[0]!r} needs a column `group` that joins the rows of a question")
     found = {name: METRICS[name](gold, guess) for name in names if name in METRICS}
     if groups is not None:
         found |= {name: GROUPED_METRICS[name](gold, guess, groups) for name in names if name in GROUPED_METRICS}

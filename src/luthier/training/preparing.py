@@ -11,6 +11,7 @@ from luthier.data.batches.encoding import encode
 from luthier.data.loading import load_data
 from luthier.data.task_data import TaskData
 from luthier.errors import DataError, RecipeError
+from luthier.evaluation.metrics import check_metrics
 from luthier.models.head_kinds import Head
 from luthier.models.inspect import is_decoder, is_encoder_decoder, model_max_length
 from luthier.models.loading import load_config, load_tokenizer
@@ -63,10 +64,13 @@ def prepare(
 
     Raises:
         DataError: a row can't be used, or a row is too long and may not be cut.
-        RecipeError: the method leaves no room for text, or the objective does not fit the data.
+        RecipeError: the method leaves no room for text, the objective does not fit the data, or the task has a metric
+            that there is not.
     """
     tokenizer, config = load_tokenizer(inputs.model), load_config(inputs.model)
     task = load_data(stage.data, splits=("train", "validation"))
+    if not task_of(task).language:
+        check_metrics(task.metrics, task_of(task).own_metrics())
     if task.form is not None:
         check_answers_in_text(stage, config)
     if "train" not in task.splits or (not stage.data.streaming and not len(task.splits["train"])):
