@@ -129,6 +129,14 @@ def test_it_says_what_it_takes_and_gives(tmp_path: Path) -> None:
     assert text.gives() == {"model": "pretrained"}
 
 
+def test_a_model_that_no_node_starts_from_is_refused(tmp_path: Path) -> None:
+    own = {"t": {"model": "a/teacher", "frozen": True}, "s": {"model": "a/student"}}
+    with pytest.raises(RecipeError, match=r"stages\.0\.distil\.model: .*`model` has no effect"):
+        load(tmp_path, stage(nodes=own, model="a/third"))
+    for nodes in (own, NODES):
+        load(tmp_path, stage(nodes=nodes, model="a/third" if nodes is NODES else None))
+
+
 def test_a_reference_that_leads_nowhere_is_told_at_its_node(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"stages\.0\.distil\.nodes\.t\.model: stages\.0 is this stage itself"):
         load(tmp_path, stage(nodes={"t": {"model": "stages.0", "frozen": True}, "s": {}}))

@@ -102,7 +102,11 @@ class _Chain:
 
     def _links_of(self, position: int, stage: Stage) -> dict[str, Link]:
         found: dict[str, Link] = {}
-        for name, port in stage.takes().items():
+        takes = stage.takes()
+        if MODEL not in takes and stage.reference(MODEL) is not None:
+            what = f"stage {position} ({stage.name}): `{MODEL}` has no effect: nothing here starts from it"
+            self.problems.append(ChainProblem(("stages", position, stage.name, MODEL), what, "leave it out"))
+        for name, port in takes.items():
             reference = stage.reference(name)
             path: tuple[str | int, ...] = ("stages", position, stage.name)
             path = path if reference is None else (*path, *stage.place_of(name))
