@@ -171,6 +171,14 @@ def test_what_can_not_be_trained_on_is_refused(short, capsys):
     assert "this is a whole model" in refusal(4)
 
 
+def test_a_whole_model_from_elsewhere_is_refused_before_an_earlier_stage_runs(short, capsys):
+    later = {"model": str(short.folder / "model"), "method": "lora", "continue_adapter": True}
+    short.recipe["stages"].append({"tune": short.tune | later})
+    assert short.run("--no-report") == 4
+    assert "goes on from an adapter that Luthier tuned, and this is a whole model" in capsys.readouterr().err
+    assert not (short.run_folder / "00-tune").exists()
+
+
 def test_without_it_a_prompt_is_refused_and_lora_is_merged(short, capsys):
     short.tune["method"] = METHODS[0]
     assert short.run("--no-report") == 0

@@ -98,8 +98,19 @@ def test_an_adapter_is_not_trained_on_in_another_form():
     told = refused(method("{name: lora, rank: 4}") + method("{name: lora, rank: 8}", more))
     assert "goes on from stages.0: the adapter was made with rank 4 and not 8" in told
     assert "fix: write `method: {name: lora, rank: 4}`" in told
-    assert "the adapter was made by full" in refused(method("full") + method("lora", more))
+    assert "the adapter was made by prompt" in refused(method("prompt") + method("lora", more))
     check(method("{name: lora, rank: 4}") + method("{name: lora, rank: 4}", more))
+
+
+@pytest.mark.parametrize("whole", ["full", "bitfit", "{name: head_only, save_base_model: true}"])
+def test_what_is_saved_whole_leaves_no_adapter_to_go_on_from(whole: str):
+    told = "saves a whole model and no adapter that `continue_adapter` could go on from"
+    later = refused(method(whole) + method("lora", ", continue_adapter: true"))
+    assert "stage 1 (tune) goes on from stages.0" in later
+    assert told in later
+    assert "leave `continue_adapter` out, or take lora in the earlier stage" in later
+    assert told in refused(method(whole, ", continue_adapter: true"))
+    check(method("head_only") + method("head_only", ", continue_adapter: true"))
 
 
 def test_a_model_is_judged_on_data_of_its_own_task():

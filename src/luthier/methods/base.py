@@ -47,6 +47,8 @@ class TuningMethod(Settings):
     supports_gradient_checkpointing: ClassVar[bool] = True
     # Whether what it trains can be built into the model, so that another training can begin on the result.
     merges: ClassVar[bool] = True
+    # Whether what it trains is saved apart from the model, so that it can be trained on; else a whole model is saved.
+    saves_adapter: ClassVar[bool] = True
     # Settings, beside learning rates and weight decays, that an adapter may be trained on with other values of.
     may_change: ClassVar[tuple[str, ...]] = ()
 

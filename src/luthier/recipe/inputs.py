@@ -20,7 +20,6 @@ from luthier.data.settings import DataSettings
 from luthier.data.sources.base import NO_SUCH_FILE
 from luthier.data.text_form import REPLIES
 from luthier.errors import LuthierError, RecipeError
-from luthier.evaluation.metrics import check_metrics
 from luthier.extras import how_to_install, is_installed
 from luthier.models.references import resolve
 from luthier.models.settings import ModelSettings
@@ -39,7 +38,6 @@ from luthier.stages.base import MODEL
 from luthier.stages.chaining import ChainError, chain
 from luthier.storage.nearby import did_you_mean
 from luthier.storage.paths import is_there, user_path
-from luthier.tasks.base import Task, task_named
 
 Place = tuple[str | int, ...]
 _NO_PATH = re.compile(r"(package|hub|data):|stages\.\d")
@@ -162,7 +160,6 @@ class _Looks:
                     self.taught[place] = look
                 trained = look.read if _trains(place) and len(place) == _OF_A_STAGE else trained
                 problems += [self._problem((*place, key), error) for key, error in look.wrong]
-                problems += [self._problem((*place, "task"), error) for error in _unknown_metrics(look)]
         return problems
 
     def _look(self, place: Place, settings: DataSettings, trained: TrainedOn | None) -> Look:
@@ -358,16 +355,3 @@ def _replace(source: YamlText, place: Place, value: str, found: str) -> bool:
         return False
     holder[path[-1]] = found
     return True
-
-
-def _unknown_metrics(look: Look) -> list[LuthierError]:
-    """What is wrong with the metrics of the task that the rows are for; one with metrics of its own, which may need
-    torch, is left to what reads all rows."""
-    task = None if look.read is None else task_named(look.read.task)
-    if task is None or task.language or type(task).own_metrics is not Task.own_metrics:
-        return []
-    try:
-        check_metrics(task.metrics)
-    except RecipeError as error:
-        return [error]
-    return []

@@ -14,6 +14,7 @@ from luthier.models.artifacts import load_artifact
 from luthier.models.card import ModelCard, read_card
 from luthier.models.head_kinds import peft_task_type
 from luthier.models.references import resolve
+from luthier.models.settings import ModelSettings
 from luthier.stages.base import StageInputs
 from luthier.tasks.base import settings_class, task_named
 from luthier.training.same_method import check_same_method, value_text
@@ -80,16 +81,27 @@ def check_continues(stage: SupervisedSettings, inputs: StageInputs, prepared: Pr
         RecipeError: the method, its settings or the labels differ from those that the adapter was made with.
         ModelError: the model is no adapter.
     """
-    source = resolve(inputs.model)
+    folder, card = adapter_to_continue(stage, inputs.model)
+    _check_head(prepared, card, str(folder))
+    return folder, card
+
+
+def adapter_to_continue(stage: SupervisedSettings, model: ModelSettings) -> tuple[Path, ModelCard]:
+    """The folder and the card of a saved adapter that the stage's method may go on from.
+
+    Raises:
+        RecipeError: the method or its settings differ from those that the adapter was made with.
+        ModelError: the model is no adapter.
+    """
+    source = resolve(model)
     if source.kind != "artifact" or source.path is None or not is_adapter(source.path):
         raise ModelError(
             "`continue_adapter` goes on from an adapter that Luthier tuned, and this is a whole model",
-            where=inputs.model.reference,
+            where=model.reference,
             fix="leave `continue_adapter` out, or name the folder of a `tune` stage whose method makes an adapter",
         )
-    card, where = read_card(source.path), str(source.path)
-    check_same_method(stage.method, card.method, where)
-    _check_head(prepared, card, where)
+    card = read_card(source.path)
+    check_same_method(stage.method, card.method, str(source.path))
     return source.path, card
 
 

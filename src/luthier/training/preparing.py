@@ -68,15 +68,9 @@ def prepare(
             that there is not.
     """
     tokenizer, config = load_tokenizer(inputs.model), load_config(inputs.model)
-    task = load_data(stage.data, splits=("train", "validation"))
-    if not task_of(task).language:
-        check_metrics(task.metrics, task_of(task).own_metrics())
+    task = checked_rows(stage)
     if task.form is not None:
         check_answers_in_text(stage, config)
-    if "train" not in task.splits or (not stage.data.streaming and not len(task.splits["train"])):
-        raise DataError("there are no training rows", fix="give data.train or data.source")
-    if stage.data.streaming and stage.max_steps is None and stage.max_minutes is None:
-        raise RecipeError("a stream has no end that epochs could count", fix="give tune.max_steps or tune.max_minutes")
     reserved = stage.method.reserved_tokens()
     wanted = stage.data.max_length
     longest = min(x for x in (wanted or 512, model_max_length(config, tokenizer), most) if x)
@@ -107,6 +101,23 @@ def prepare(
         )
     kind = task_of(task)
     return Prepared(task, rows, tokenizer, kind.head_on(config), longest, kind.predicts_next_token(config))
+
+
+def checked_rows(stage: SupervisedSettings) -> TaskData:
+    """Read and check the rows to train on, as far as that needs no model.
+
+    Raises:
+        DataError: a row can't be used, or there are none to train on.
+        RecipeError: the task has a metric that there is not, or a stream is to be read in epochs.
+    """
+    task = load_data(stage.data, splits=("train", "validation"))
+    if not task_of(task).language:
+        check_metrics(task.metrics, task_of(task).own_metrics())
+    if "train" not in task.splits or (not stage.data.streaming and not len(task.splits["train"])):
+        raise DataError("there are no training rows", fix="give data.train or data.source")
+    if stage.data.streaming and stage.max_steps is None and stage.max_minutes is None:
+        raise RecipeError("a stream has no end that epochs could count", fix="give tune.max_steps or tune.max_minutes")
+    return task
 
 
 def _has_rows(split: Any) -> bool:

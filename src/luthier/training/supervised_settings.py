@@ -56,6 +56,11 @@ class SupervisedSettings(TrainingSettings):
         method: TuningMethod | None = self.method
         if self.gradient_checkpointing and method is not None and not method.supports_gradient_checkpointing:
             raise ValueError(f"{method.name} does not work with gradient_checkpointing: leave one of them out")
+        if self.continue_adapter and method is not None and not method.saves_adapter:
+            raise ValueError(
+                f"{method.name} saves a whole model and no adapter that `continue_adapter` could go on from: leave it "
+                "out, and training begins with that model"
+            )
         return self
 
     @model_validator(mode="after")

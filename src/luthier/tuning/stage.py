@@ -8,11 +8,12 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, create_model, model_validator
 
 from luthier.data.stated import is_language
+from luthier.errors import RecipeError
 from luthier.evaluation.fit import check_patience, may_have
 from luthier.methods.base import TuningMethod
 from luthier.registry import METHODS, OBJECTIVES, STAGES, import_folder, one_of
 from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
-from luthier.stages.base import Stage, StageInputs
+from luthier.stages.base import MODEL, Stage, StageInputs
 from luthier.stages.presets import Preset, register_preset
 from luthier.training.same_method import check_same_method
 from luthier.training.supervised_settings import SupervisedSettings
@@ -62,14 +63,25 @@ class Tune(SupervisedSettings, Stage):
         method = getattr(before, "method", None)
         if not self.continue_adapter:
             super().follow(before)
+        elif isinstance(method, TuningMethod) and not method.saves_adapter:
+            raise RecipeError(
+                f"{method.name} saves a whole model and no adapter that `continue_adapter` could go on from",
+                fix=f"leave `continue_adapter` out, or take {self.method.name} in the earlier stage",
+            )
         elif isinstance(method, TuningMethod):
             check_same_method(self.method, method.model_dump(mode="json"), before.name)
 
     def check(self, inputs: StageInputs) -> None:
-        if inputs.waits:
-            from luthier.data.loading import load_data
+        """Look for the adapter to go on from, where it is from outside, and at the rows of a later stage."""
+        artifact = inputs.artifacts[MODEL]
+        if self.continue_adapter and not artifact.key and not artifact.stands_in:
+            from luthier.training.continuing import adapter_to_continue
 
-            load_data(self.data)
+            adapter_to_continue(self, artifact.model)
+        if inputs.waits:
+            from luthier.training.preparing import checked_rows
+
+            checked_rows(self)
 
     def may_validate(self, data: Any) -> bool:
         return self.evaluate_every != "never" and may_have("validation", self.data)

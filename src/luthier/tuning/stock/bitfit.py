@@ -33,6 +33,7 @@ class BitFit(TuningMethod):
         url="https://aclanthology.org/2022.acl-short.1/",
     )
     default_learning_rate: ClassVar[float] = 3e-3
+    saves_adapter: ClassVar[bool] = False
     targets: Literal["all", "query_and_feedforward"] = Field(
         "all",
         description="Which biases: all of them, or only those of the attention queries and of the wide "

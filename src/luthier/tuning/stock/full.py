@@ -26,6 +26,7 @@ class Full(TuningMethod):
         url="https://aclanthology.org/N19-1423/",
     )
     default_learning_rate: ClassVar[float] = 1e-4
+    saves_adapter: ClassVar[bool] = False
 
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         model.requires_grad_(True)

@@ -36,6 +36,11 @@ class HeadOnly(TuningMethod):
         "model.",
     )
 
+    @property
+    def saves_adapter(self) -> bool:  # type: ignore[override]
+        """Unless the base is saved with the head."""
+        return not self.save_base_model
+
     def apply(self, model: PreTrainedModel, context: MethodContext) -> nn.Module:
         """Freeze all but the head.
 
