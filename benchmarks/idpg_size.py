@@ -11,7 +11,6 @@ from __future__ import annotations
 from evidence import Claim
 from protocol import TINY_LM, Comparison, Study, arguments, at_rates, run
 
-CORE_HOURS = 0.5
 HEAD = {"head_learning_rate": 5e-3}
 PROMPT = {"name": "prompt", "insert": "after_cls", **HEAD}
 STUDY = Study(
