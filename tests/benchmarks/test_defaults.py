@@ -1,7 +1,7 @@
 """What is read from rates that were tried beside the defaults."""
 
 import pytest
-from defaults_language import LENGTHS, RATES, SEEDS, SETS, answers, cells, page
+from defaults_language import LENGTHS, RATES, SEEDS, SETS, answers, cells, moved, page
 
 from luthier.registry import METHODS
 
@@ -27,9 +27,19 @@ def test_defaults_stand_in_the_middle(method):
 
 @pytest.mark.parametrize(("best", "behind"), [(0, len(RATES)), (1, 0), (2, len(RATES))])
 def test_a_default_is_behind_where_a_neighbour_is_better(best, behind):
-    told = answers(measured(best))
+    *told, moves = answers(measured(best))
     assert len(told) == len(LENGTHS)
     assert all(line[1].startswith(f"{behind} of {len(RATES)} ") for line in told)
+    assert moves[1].startswith(f"To a lower one in 0 of {len(RATES)} methods, to a higher one in 0; ")
+
+
+def test_a_best_rate_that_moves_with_the_length_is_counted():
+    best = dict(zip(LENGTHS, (2, 0), strict=True))
+    short, long = ([e for e in measured(best[steps]) if e["cell"]["steps"] == steps] for steps in LENGTHS)
+    assert moved(short + long, "lora") == (1e-2, 1e-3, pytest.approx(0.1))
+    told = answers(short + long)[-1][1]
+    assert told.startswith(f"To a lower one in {len(RATES)} of {len(RATES)} methods, to a higher one in 0; ")
+    assert told.endswith("by at most 0.100.")
 
 
 def test_a_rate_at_which_a_run_failed_is_not_the_best():
