@@ -73,7 +73,7 @@ def short(command: list[str]) -> list[str]:
         return short_graphs(ROOT / command[1])
     if "quickstart" in command[1]:
         return [*SHORT, "--set", "compare.preset.seeds=2"]
-    if "robust_sentiment" in command[1]:
+    if "robust_sentiment" in command[1] or "prompts" in command[1]:
         return [*SHORT, "--set", "compare.over.seed=[13]"]
     if "represent" not in command[1]:
         return SHORT
