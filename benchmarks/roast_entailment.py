@@ -9,12 +9,11 @@ paper's ten. Of each arm's four trials the two are tried again that validation l
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 from evidence import Claim
-from protocol import Comparison, arguments, run
+from protocol import Comparison
 from roast_language import STUDY as SHORT
-from roast_language import TUNE, judged
+from roast_language import TUNE, start
 
 # By their places among the trials of the shorter training, whose trial seeds have these mean accuracies on validation:
 # vanilla 0.717, 0.720, 0.687, 0.615, roast 0.612, 0.616, 0.611, 0.625.
@@ -42,8 +41,7 @@ STUDY = replace(
 
 
 def main() -> None:
-    options = arguments(__doc__)
-    run(replace(STUDY, judge=partial(judged, rows=16)) if options.scale == "quick" else STUDY, options)
+    start(STUDY, __doc__)
 
 
 if __name__ == "__main__":

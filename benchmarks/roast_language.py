@@ -167,9 +167,14 @@ STUDY = Study(
 )
 
 
+def start(study: Study, about: str | None) -> None:
+    """Run a study from the command line; at the scale `quick` some rows of each set are judged."""
+    options = arguments(about)
+    run(replace(study, judge=partial(judged, rows=16)) if options.scale == "quick" else study, options)
+
+
 def main() -> None:
-    options = arguments(__doc__)
-    run(replace(STUDY, judge=partial(judged, rows=16)) if options.scale == "quick" else STUDY, options)
+    start(STUDY, __doc__)
 
 
 if __name__ == "__main__":

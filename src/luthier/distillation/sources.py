@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from luthier.data.loading import load_data
 from luthier.distillation.curves import NodeCost, cost_of
 from luthier.distillation.edge import never_begun
 from luthier.distillation.nodes import Heads, NodeBuilder
@@ -17,7 +16,7 @@ from luthier.models.inspect import is_decoder, is_encoder_decoder
 from luthier.models.loading import load_config
 from luthier.stages.base import StageInputs
 from luthier.storage.ranks import world_size
-from luthier.training.preparing import Prepared, label_arguments, prepare
+from luthier.training.preparing import Prepared, checked_rows, label_arguments, prepare
 from luthier.training.settings import TrainingSettings
 from luthier.training.supervised_settings import SupervisedSettings
 
@@ -111,8 +110,7 @@ def check_data(stage: Distil, *, waits: bool) -> None:
     if stage.text is not None:
         check_corpora(stage.text.corpus)  # type: ignore[attr-defined]
     elif waits:
-        assert stage.data is not None
-        load_data(stage.data)
+        checked_rows(supervised(stage, stage.main))
 
 
 def supervised(stage: Distil, name: str) -> SupervisedSettings:

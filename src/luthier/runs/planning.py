@@ -55,7 +55,8 @@ def plan_cell(recipe: RecipeBase, folder: Path, name: str) -> list[PlannedStage]
 
 def _plan(visit: Visit) -> StagePlan:
     inputs, missing = _with_stand_ins(visit)
-    visit.active.check(inputs)
+    # What is planned reads the rows of its stage by itself.
+    visit.active.check(replace(inputs, waits=inputs.waits and bool(missing)))
     if missing:
         return StagePlan({"starts from": f"{', '.join(missing)}, of which nothing can be told before it is there"})
     plan = visit.active.plan(inputs)

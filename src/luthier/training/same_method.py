@@ -16,6 +16,13 @@ from luthier.methods.base import TuningMethod
 _MAY_CHANGE = re.compile(r".*(learning_rate|weight_decay)")
 
 
+def saved_whole(method: TuningMethod) -> str:
+    """Why no adapter that a method made can be trained on; empty where it saves one."""
+    if method.saves_adapter:
+        return ""
+    return f"{method.name} saves a whole model and no adapter that `continue_adapter` could go on from"
+
+
 def check_same_method(method: TuningMethod, made_by: Mapping[str, Any] | None, where: str) -> None:
     """Refuse to train an adapter on with another method than made it, or with settings that would change its form.
 

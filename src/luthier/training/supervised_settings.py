@@ -11,6 +11,7 @@ from luthier.data.settings import DataSettings
 from luthier.errors import RecipeError
 from luthier.methods.base import TuningMethod
 from luthier.tasks.base import task_named
+from luthier.training.same_method import saved_whole
 from luthier.training.settings import TrainingSettings, by_steps_where_left_out
 
 
@@ -56,11 +57,8 @@ class SupervisedSettings(TrainingSettings):
         method: TuningMethod | None = self.method
         if self.gradient_checkpointing and method is not None and not method.supports_gradient_checkpointing:
             raise ValueError(f"{method.name} does not work with gradient_checkpointing: leave one of them out")
-        if self.continue_adapter and method is not None and not method.saves_adapter:
-            raise ValueError(
-                f"{method.name} saves a whole model and no adapter that `continue_adapter` could go on from: leave it "
-                "out, and training begins with that model"
-            )
+        if self.continue_adapter and method is not None and (why := saved_whole(method)):
+            raise ValueError(f"{why}: leave it out, and training begins with that model")
         return self
 
     @model_validator(mode="after")

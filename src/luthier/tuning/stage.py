@@ -15,7 +15,7 @@ from luthier.registry import METHODS, OBJECTIVES, STAGES, import_folder, one_of
 from luthier.stages.artifacts import MODEL_FIELD, Port, Reference
 from luthier.stages.base import MODEL, Stage, StageInputs
 from luthier.stages.presets import Preset, register_preset
-from luthier.training.same_method import check_same_method
+from luthier.training.same_method import check_same_method, saved_whole
 from luthier.training.supervised_settings import SupervisedSettings
 
 import_folder("luthier.tuning.stock")
@@ -63,11 +63,8 @@ class Tune(SupervisedSettings, Stage):
         method = getattr(before, "method", None)
         if not self.continue_adapter:
             super().follow(before)
-        elif isinstance(method, TuningMethod) and not method.saves_adapter:
-            raise RecipeError(
-                f"{method.name} saves a whole model and no adapter that `continue_adapter` could go on from",
-                fix=f"leave `continue_adapter` out, or take {self.method.name} in the earlier stage",
-            )
+        elif isinstance(method, TuningMethod) and (why := saved_whole(method)):
+            raise RecipeError(why, fix=f"leave `continue_adapter` out, or take {self.method.name} in the earlier stage")
         elif isinstance(method, TuningMethod):
             check_same_method(self.method, method.model_dump(mode="json"), before.name)
 

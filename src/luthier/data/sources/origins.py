@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from luthier.data.catalogue.known_set import KnownSet
 from luthier.data.catalogue.lookup import is_evaluation_only, known_hub_set, known_set
-from luthier.data.settings import SPLITS, DataSettings
+from luthier.data.settings import SPLITS, DataSettings, FileFormat
 from luthier.data.sources.base import (
     FileSource,
     FolderSource,
@@ -27,13 +28,13 @@ HUB_SPLIT_NAMES = {
 }
 # Settings of how the user's files are read: the formats that each is for, and what files of these are called.
 _TABLES = (("csv", "tsv"), "a csv or tsv file")
-_TEXT = (("csv", "tsv", "jsonl", "json", "txt", "conll"), "a file of text")
+_TEXT = (tuple(name for name in get_args(FileFormat) if name != "parquet"), "a file of text")
 _READ_BY = {
     "delimiter": _TABLES,
     "column_names": _TABLES,
     "encoding": _TEXT,
     "max_line_megabytes": _TEXT,
-    "format": ((*_TEXT[0], "parquet"), "a file"),
+    "format": (get_args(FileFormat), "a file"),
 }
 
 
